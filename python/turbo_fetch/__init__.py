@@ -1,0 +1,1 @@
+"""turbo-fetch: image URL lists into training-ready datasets."""

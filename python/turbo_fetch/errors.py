@@ -1,0 +1,64 @@
+"""Every exception that turbo-fetch raises on purpose.
+
+A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of these::
+
+    TurboFetchError
+    ├── SpecError            the spec, or a command-line override, is wrong      exit code 2
+    ├── InputError           the URL list cannot be read or lacks a column       exit code 2
+    ├── OutputError          the output cannot be written, or is full            exit code 1
+    │   └── OutputExists     the output holds something this job must not touch  exit code 2
+    ├── MissingExtra         an optional package is needed and not installed     exit code 2
+    ├── ShardFailed          a shard could not be finished                       exit code 1
+    └── Interrupted          stopped by a signal; the run can be resumed         exit code 130
+"""
+
+from __future__ import annotations
+
+
+class TurboFetchError(Exception):
+    """Base of all deliberate errors; the message says what, the value, and what was expected."""
+
+    exit_code: int = 1
+
+
+class SpecError(TurboFetchError):
+    """The spec is wrong; the message lists every problem with file, key, value and expectation."""
+
+    exit_code = 2
+
+
+class InputError(TurboFetchError):
+    """The URL list is missing, unreadable, or lacks a column that the spec names."""
+
+    exit_code = 2
+
+
+class OutputError(TurboFetchError):
+    """The output place cannot be written to."""
+
+
+class OutputExists(OutputError):
+    """The output place holds a dataset that this job may not continue or replace."""
+
+    exit_code = 2
+
+
+class MissingExtra(TurboFetchError):
+    """A feature was asked for whose optional dependency is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}'. Install it with: pip install 'turbo-fetch[{extra}]'"
+        )
+
+
+class ShardFailed(TurboFetchError):
+    """A shard could not be finished after all restarts; the others are complete."""
+
+
+class Interrupted(TurboFetchError):
+    """The run was stopped by a signal after its state was saved."""
+
+    exit_code = 130

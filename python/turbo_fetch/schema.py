@@ -1,0 +1,78 @@
+"""The Arrow schemas that pass between the parts, and the columns that users read.
+
+Three tables describe a shard, all ordered by `row`, the row's index within the shard:
+
+- *source rows*: what the list says (`url`, `caption`, kept columns), with any Arrow types;
+- *results*: what happened (:data:`RESULTS`), one record per row, journalled in the spool;
+- *samples*: both joined in img2dataset's column order, which writers turn into files.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+TRANSFORMED: Final = pa.schema(
+    [
+        pa.field("outcome", pa.uint8(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("original_format", pa.string()),
+        pa.field("exif", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("image", pa.binary()),
+    ]
+)
+"""What the native transform returns, one record per body, in the order given.
+
+`image` is null unless `outcome` is success. `digest` is over the original bytes, in lower-case hex.
+Widths and heights are in pixels, the original ones before EXIF orientation is applied.
+"""
+
+FETCHED: Final = pa.schema(
+    [
+        pa.field("row", pa.uint32(), nullable=False),
+        pa.field("http_status", pa.uint16()),
+        pa.field("attempts", pa.uint8(), nullable=False),
+        pa.field("redirects", pa.list_(pa.string())),
+        pa.field("final_url", pa.string()),
+        pa.field("content_type", pa.string()),
+        pa.field("etag", pa.string()),
+        pa.field("last_modified", pa.string()),
+        pa.field("body_bytes", pa.uint64(), nullable=False),
+        pa.field("started", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("first_byte_ms", pa.float32()),
+        pa.field("total_ms", pa.float32(), nullable=False),
+    ]
+)
+"""What the fetcher knows of one row, whether it has a body or not."""
+
+RESULTS: Final = pa.schema([*FETCHED, *TRANSFORMED])
+"""One record of the spool: a row is in it exactly once when the shard is complete."""
+
+LEDGER: Final = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("retryable", pa.bool_(), nullable=False),
+        pa.field("detail", pa.string()),
+        *[field for field in FETCHED if field.name != "row"],
+    ]
+)
+"""One row per URL of a shard, in list order. Timings live only here."""
+
+PEER_RESULT_COLUMNS: Final = (
+    pa.field("key", pa.string()),
+    pa.field("status", pa.string()),
+    pa.field("error_message", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("original_width", pa.int32()),
+    pa.field("original_height", pa.int32()),
+)
+"""img2dataset's columns after the source columns and before `exif` and the hash."""

@@ -1,0 +1,186 @@
+"""The spec: everything a user can say about a job, validated, with a JSON Schema.
+
+Each model is one table of the TOML file. Models are frozen; unknown keys are errors. Parts of the
+engine receive the table they need, never the whole spec.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
+Order = Literal["position", "spread"]
+ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop", "stretch"]
+Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
+Encoding = Literal["jpg", "png", "webp", "original"]
+Digest = Literal["none", "md5", "sha256", "sha512"]
+OutputFormat = Literal["files", "webdataset", "parquet", "dummy"]
+IfExists = Literal["resume", "extend", "overwrite", "error"]
+
+Side = Annotated[int, Field(gt=0, le=65_535)]
+
+
+class Table(BaseModel):
+    """One table of the spec: frozen, strict about names, documented from its docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class InputSpec(Table):
+    """`[fetch.input]`: the list of image URLs."""
+
+    urls: str
+    """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …)."""
+    format: InputFormat = "auto"
+    """Format of the list; `auto` goes by the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
+    url_column: str = "url"
+    """Column that holds the URL; `txt` lists have just one."""
+    caption_column: str | None = None
+    """Column that holds the caption, named `caption` in the output."""
+    keep_columns: tuple[str, ...] = ()
+    """Further columns to carry into the dataset, of any Arrow type."""
+    order: Order = "position"
+    """`position`: shards follow the list. `spread`: hosts are interleaved so that none is hit in bursts."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the `spread` order; the same list and seed give the same shards."""
+
+
+class HttpSpec(Table):
+    """`[fetch.http]`: how requests are made."""
+
+    concurrency: PositiveInt = 256
+    """Requests in flight per worker process."""
+    per_domain: int = Field(default=8, ge=0)
+    """Requests in flight per registrable domain and worker; 0 means no limit."""
+    timeout_s: PositiveFloat = 10
+    """Seconds that one request may take from its start to its last byte, redirects included."""
+    connect_timeout_s: PositiveFloat = 5
+    """Seconds that one connection may take, name resolution and TLS included."""
+    stall_timeout_s: PositiveFloat = 10
+    """Seconds that a response may pause between two chunks."""
+    retries: int = Field(default=2, ge=0, le=100)
+    """Further attempts after a failure that may pass: timeouts, resets, 429, 5xx, DNS trouble."""
+    backoff_s: PositiveFloat = 0.5
+    """First pause before a retry; it doubles each time, with jitter, unless Retry-After says otherwise."""
+    max_backoff_s: PositiveFloat = 30
+    """Longest pause before a retry; a server that asks for more is not asked again in this run."""
+    max_redirects: int = Field(default=5, ge=0, le=20)
+    """Redirects to follow before giving up."""
+    max_body_mb: PositiveFloat = 50
+    """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
+    memory_mb: PositiveInt = 96
+    """Megabytes of bodies that may be held at once, per worker; downloads wait when it is reached."""
+    user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
+    """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
+    opt_out: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    """X-Robots-Tag directives that forbid use; `[]` ignores the header."""
+    allow_private_addresses: bool = False
+    """Whether loopback, private, link-local and other special addresses may be connected to."""
+    verify_tls: bool = True
+    """Whether certificates are checked."""
+    ca_file: str | None = None
+    """PEM file of further certificate authorities to trust."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further request headers, sent to every host."""
+
+
+class ImageSpec(Table):
+    """`[fetch.image]`: what becomes of each picture."""
+
+    size: Side | tuple[Side, Side] = 256
+    """Target side in pixels, or `[width, height]`."""
+    mode: ResizeMode = "center_crop"
+    """`no`: keep; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
+    `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the ratio."""
+    only_if_bigger: bool = False
+    """Leave pictures alone that are not larger than the target (border and keep_ratio_largest compare the
+    larger side, the others the smaller one)."""
+    downscale: Filter = "lanczos"
+    """Filter for making pictures smaller; all but `nearest` are antialiased."""
+    upscale: Filter = "lanczos"
+    """Filter for making pictures larger."""
+    encode: Encoding = "jpg"
+    """Format of the pictures written; `original` keeps the downloaded bytes and only checks them."""
+    quality: int = Field(default=95, ge=0, le=100)
+    """JPEG and WebP: quality 1 to 100 (WebP 100 is lossless). PNG: compression level 0 to 9."""
+    skip_reencode: bool = False
+    """Keep the original bytes where the picture needs no change and already has the format of `encode`."""
+    min_side: int = Field(default=0, ge=0)
+    """Smallest allowed side of the original in pixels; 0 means no limit."""
+    max_pixels: PositiveInt = 100_000_000
+    """Largest allowed area of the original in pixels, checked in the header before decoding."""
+    max_aspect: float = Field(default=0, ge=0)
+    """Largest allowed ratio of the longer to the shorter side of the original; 0 means no limit."""
+    digest: Digest = "sha256"
+    """Hash of the original bytes, recorded per picture; `none` leaves the column out."""
+    exif: bool = True
+    """Whether the EXIF tags of the original are recorded, as JSON."""
+
+    @model_validator(mode="after")
+    def _quality_fits_the_encoding(self) -> ImageSpec:
+        if self.encode == "png" and self.quality > 9 and "quality" in self.model_fields_set:
+            raise ValueError(f"quality is {self.quality}, but for png it is the compression level, 0 to 9")
+        if self.encode in {"jpg", "webp"} and self.quality < 1:
+            raise ValueError(f"quality is {self.quality}, but for {self.encode} it is 1 to 100")
+        return self
+
+    @property
+    def box(self) -> tuple[int, int]:
+        """Target width and height in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def encoder_quality(self) -> int:
+        """Quality as the encoder takes it; png falls back to compression level 6."""
+        return 6 if self.encode == "png" and self.quality > 9 else self.quality
+
+
+class OutputSpec(Table):
+    """`[fetch.output]`: the dataset."""
+
+    path: str
+    """Folder of the dataset, on disk or at any fsspec URL."""
+    format: OutputFormat = "webdataset"
+    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `dummy`: no pictures."""
+    samples_per_shard: PositiveInt = 10_000
+    """Rows of the list per shard."""
+    if_exists: IfExists = "resume"
+    """`resume`: go on; `extend`: add this list after what is there; `overwrite`: delete first; `error`."""
+    spool: str | None = None
+    """Local folder for shards in progress; by default inside the output, or in the user's cache folder
+    when the output is remote."""
+
+
+class FetchSpec(Table):
+    """`[fetch]`: from a URL list to a dataset."""
+
+    input: InputSpec
+    """The list."""
+    http: HttpSpec = Field(default_factory=HttpSpec)
+    """The requests."""
+    image: ImageSpec = Field(default_factory=ImageSpec)
+    """The pictures."""
+    output: OutputSpec
+    """The dataset."""
+
+
+class EngineSpec(Table):
+    """`[engine]`: where the work runs."""
+
+    kind: Literal["local"] = "local"
+    """`local`: worker processes on this machine."""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Worker processes. One event loop feeds about eight cores of decoding, so `auto` is one per eight."""
+    threads: PositiveInt | Literal["auto"] = "auto"
+    """Decoding threads per worker; `auto` shares the cores among the workers."""
+
+
+class Spec(Table):
+    """A whole spec file."""
+
+    fetch: FetchSpec
+    """From a URL list to a dataset."""
+    engine: EngineSpec = Field(default_factory=EngineSpec)
+    """Where the work runs."""

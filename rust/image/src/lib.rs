@@ -1,0 +1,1 @@
+//! Pictures in, training-ready pictures out, in batches, without Python.

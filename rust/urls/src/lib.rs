@@ -1,0 +1,1 @@
+//! URL lists: parsing, registrable domains, deterministic order and shards.
