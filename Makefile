@@ -1,0 +1,60 @@
+# Every target sets up what it needs, and costs seconds when that is there already.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+
+.PHONY: help setup demo test lint format typecheck rust-test wheel bench ci clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.built ## System packages, virtual environment, extension in release mode
+
+demo: setup ## Build, serve real photographs on loopback, make a dataset of them, show it
+	$(BIN)/python examples/demo.py
+
+test: setup ## Run all tests, Rust and Python
+	$(MAKE) rust-test
+	$(BIN)/pytest
+
+rust-test: $(VENV)/.system ## Run the Rust tests
+	cargo test --release --quiet
+
+lint: setup ## Formatting and lints of both languages
+	cargo fmt --check
+	cargo clippy --release --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup ## Format both languages
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+typecheck: setup ## mypy, and the stubs against the compiled module
+	$(BIN)/mypy
+	cd python && ../$(BIN)/python -m mypy.stubtest --mypy-config-file ../pyproject.toml turbo_fetch._native
+
+wheel: setup ## Build sdist and wheel, and try the wheel in an empty virtual environment
+	bash .ci/wheel
+
+bench: setup ## Measure against img2dataset (about an hour); see bench/README.md
+	$(BIN)/python bench/throughput.py all
+
+ci: lint typecheck test wheel ## Everything that must pass
+
+clean: ## Remove what was built, keep downloads
+	rm -rf $(VENV) target dist
+
+$(VENV)/.system: ; @bash .ci/system && mkdir -p $(VENV) && touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
+	$(BIN)/python -m pip install --quiet --editable . --config-settings=build-args=--release
+	touch $@

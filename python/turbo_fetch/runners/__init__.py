@@ -1,0 +1,1 @@
+"""Where shards run: each runner takes shards and gives back commit records."""

@@ -1,0 +1,53 @@
+"""What parent and worker say to each other, pickled over one socket pair per worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Parent → worker, first: what the job is and how many decoding threads to use."""
+
+    fetch: FetchSpec
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantShard:
+    """Worker → parent: there is room for one more shard; answered by a Shard or NoMoreShards."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoMoreShards:
+    """Parent → worker: finish what is open, then end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Parent → worker: save what has arrived, then end, within seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """Worker → parent: the shard is published; `record` is its commit record."""
+
+    shard: int
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Worker → parent: the job cannot go on; `kind` names a class of :mod:`turbo_fetch.errors`."""
+
+    kind: str
+    message: str
+
+
+ToWorker = Setup | Shard | NoMoreShards | Stop
+ToParent = WantShard | Tally | ShardDone | JobError

@@ -1,0 +1,65 @@
+"""A request to stop that can be waited for beside sockets, and the signals that make it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Counts requests to stop; readable (for `select`) from the first one on.
+
+    The first request asks for a clean end, a second one for an immediate end.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self.count = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when stopping is asked for."""
+        return self._read
+
+    def ask(self) -> None:
+        """Ask to stop; safe in a signal handler and from any thread."""
+        self.count += 1
+        os.write(self._write, b"\0")
+
+    def acknowledge(self) -> None:
+        """Make the descriptor unreadable until the next request."""
+        os.read(self._read, 4096)
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a StopRequest while the context lasts.
+
+    In a thread other than the main one, where Python allows no handlers, signals stay as they are.
+    """
+    stop = StopRequest()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.ask()
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in signals} if main else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop.close()

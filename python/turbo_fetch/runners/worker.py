@@ -1,0 +1,209 @@
+"""Main of a worker process: one loop, one session, one pool of Rust threads, several open shards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Final
+
+import psutil
+import uvloop
+
+from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Client
+from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.messages import (
+    JobError,
+    NoMoreShards,
+    Setup,
+    ShardDone,
+    Stop,
+    ToParent,
+    ToWorker,
+    WantShard,
+)
+from turbo_fetch.shard import OpenShard, Tools
+from turbo_fetch.storage import Storage
+from turbo_fetch.tally import Tally
+from turbo_fetch.transform import Transform
+
+TALLY_EVERY_S: Final = 0.5
+MAX_OPEN_ROWS: Final = 100_000
+MAX_OPEN_SHARDS: Final = 64
+TRANSFORMS_AT_ONCE: Final = 2
+"""Batches in the native code at once: the second keeps the cores busy while the first one ends."""
+
+
+class Worker:
+    """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
+
+    def __init__(self, connection: Connection[ToParent, ToWorker], tools: Tools, pool: FetchPool) -> None:
+        self._connection = connection
+        self._tools = tools
+        self._pool = pool
+        self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
+        self._sender = ThreadPoolExecutor(1, "sender")
+        self._open: dict[int, OpenShard] = {}
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._process = psutil.Process()
+
+    async def run(self) -> None:
+        """Work until the parent has no more shards, asks to stop, or is gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Ctrl-C reaches the whole process group; the parent decides. A SIGTERM of our own ends us cleanly.
+            loop.add_signal_handler(number, self._stop if number == signal.SIGTERM else _ignore)
+        threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
+        async with asyncio.TaskGroup() as background:
+            fetching = background.create_task(self._pool.run())
+            telling = background.create_task(self._tell())
+            async with asyncio.TaskGroup() as shards:
+                stopper = shards.create_task(self._suspend_on_stop(fetching))
+                await self._pull(shards)
+                while self._open:
+                    self._room.clear()
+                    await self._room.wait()
+                stopper.cancel()
+            fetching.cancel()
+            telling.cancel()
+        await self._send_tally()
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pass messages from the parent to the loop; a parent that is gone is a parent that said Stop."""
+        with contextlib.suppress(RuntimeError):  # the loop ended first
+            while True:
+                try:
+                    message = self._connection.recv()
+                except (EOFError, OSError):
+                    message = Stop()
+                match message:
+                    case Shard():
+                        loop.call_soon_threadsafe(self._inbox.put_nowait, message)
+                    case NoMoreShards():
+                        loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case _:
+                        loop.call_soon_threadsafe(self._stop)
+                        return
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._inbox.put_nowait(None)
+        self._room.set()
+
+    async def _pull(self, shards: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            await self._wait_for_room()
+            if self._stopping.is_set():
+                return
+            await self._send(WantShard())
+            shard = await self._inbox.get()
+            if shard is None or self._stopping.is_set():
+                return
+            opened = OpenShard(self._tools, shard)
+            self._open[shard.id] = opened
+            shards.create_task(self._run(opened))
+            await opened.submitted.wait()
+
+    async def _wait_for_room(self) -> None:
+        hungry = asyncio.ensure_future(self._pool.wants_rows())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({hungry, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            while not self._stopping.is_set() and self._is_full():
+                self._room.clear()
+                await self._room.wait()
+        finally:
+            hungry.cancel()
+            stopping.cancel()
+
+    def _is_full(self) -> bool:
+        rows = sum(shard.rows for shard in self._open.values())
+        return len(self._open) >= MAX_OPEN_SHARDS or rows >= MAX_OPEN_ROWS
+
+    async def _run(self, opened: OpenShard) -> None:
+        try:
+            record = await opened.run()
+            if record is not None:
+                await self._send_tally()
+                await self._send(ShardDone(opened.shard.id, record))
+        except TurboFetchError as error:
+            await self._send(JobError(type(error).__name__, str(error)))
+            self._stop()
+        finally:
+            opened.submitted.set()
+            del self._open[opened.shard.id]
+            self._room.set()
+
+    async def _suspend_on_stop(self, fetching: asyncio.Task[None]) -> None:
+        await self._stopping.wait()
+        fetching.cancel()
+        for opened in self._open.values():
+            opened.suspend()
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(TALLY_EVERY_S)
+            await self._send_tally()
+
+    async def _send_tally(self) -> None:
+        tally = self._tools.tally
+        self._tools.tally = Tally()
+        tally.in_flight = self._pool.in_flight
+        tally.waiting = self._pool.parked + self._pool.delayed
+        tally.open_shards = len(self._open)
+        tally.memory_bytes = self._process.memory_info().rss
+        await self._send(tally)
+
+    async def _send(self, message: ToParent) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._sender, self._connection.send, message)
+        except OSError:
+            self._stop()
+
+
+def _ignore() -> None:
+    """Do nothing."""
+
+
+async def _work(connection: Connection[ToParent, ToWorker], setup: Setup) -> None:
+    http = setup.fetch.http
+    budget = ByteBudget(http.memory_mb * 1_000_000)
+    transform = Transform(setup.fetch.image, setup.threads)
+    with (
+        ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
+        ThreadPoolExecutor(2, "files") as files,
+    ):
+        async with Client(http, budget) as client:
+            pool = FetchPool(client, http)
+            storage = Storage.open(setup.fetch.output.path, setup.fetch.output.spool)
+            tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files)
+            await Worker(connection, tools, pool).run()
+
+
+def main() -> None:
+    """Run a worker on the socket whose descriptor is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection: Connection[ToParent, ToWorker] = Connection(int(sys.argv[1]))
+    try:
+        setup = connection.recv()
+    except (EOFError, OSError):
+        return
+    assert isinstance(setup, Setup)
+    uvloop.run(_work(connection, setup))
+    # The listening thread may still wait for the parent; everything is saved, so nothing waits for it.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

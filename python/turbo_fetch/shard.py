@@ -1,0 +1,221 @@
+"""One shard, from its rows to its commit record: fetch → transform → spool → writer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+
+from turbo_fetch import commit, results
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Fetched
+from turbo_fetch.fetch.pool import FetchPool, Request
+from turbo_fetch.keys import shard_name
+from turbo_fetch.outcomes import BY_NUMBER, Outcome
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spool import Spool
+from turbo_fetch.storage import Storage
+from turbo_fetch.tally import Tally
+from turbo_fetch.transform import Transform
+
+BATCH_PICTURES: Final = 64
+BATCH_BYTES: Final = 16_000_000
+BATCH_WAIT_S: Final = 0.05
+DEATHS_TO_BLAME: Final = 3
+"""Times that a picture must have been alone in the transform when the process died to be called corrupt."""
+
+
+@dataclass(slots=True)
+class Tools:
+    """What the shards of one worker share."""
+
+    fetch: FetchSpec
+    storage: Storage
+    pool: FetchPool
+    budget: ByteBudget
+    transform: Transform
+    transforms: Executor
+    """Threads for native batches and the spool."""
+    files: Executor
+    """Threads for loading rows and writing finished shards."""
+    tally: Tally = field(default_factory=Tally)
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a suspect is in the transform, so that no two suspects share the blame."""
+
+
+@dataclass(slots=True)
+class Journal:
+    """A spool with the lock that its threads take, and the digest of the rows that it belongs to."""
+
+    spool: Spool
+    rows_digest: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class OpenShard:
+    """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved."""
+
+    def __init__(self, tools: Tools, shard: Shard) -> None:
+        self.shard = shard
+        self.submitted = asyncio.Event()
+        """Set when the pool knows the rows, or the shard ended."""
+        self._tools = tools
+        self._started_s = time.time()
+        self._ended = asyncio.Event()
+        self._suspended = False
+        self._error: Exception | None = None
+        self._left = shard.count
+        self._pending: list[tuple[int, Fetched]] = []
+        self._pending_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: set[asyncio.Task[None]] = set()
+        self._suspects: set[int] = set()
+
+    async def run(self) -> dict[str, Any] | None:
+        """Run the shard; return its commit record, or None if it was suspended.
+
+        Raises OutputError if it cannot be written, InputError if its rows cannot be read, OutputExists if
+        its spool was made from other rows.
+        """
+        loop = asyncio.get_running_loop()
+        source, journal = await loop.run_in_executor(self._tools.files, self._open)
+        committed = False
+        try:
+            await self._fill(source, journal)
+            if self._error is not None:
+                raise self._error
+            if self._left:
+                return None
+            record = await loop.run_in_executor(self._tools.files, self._commit, source, journal)
+            committed = True
+            return record
+        finally:
+            if committed:
+                journal.spool.delete()
+            else:
+                journal.spool.close()
+
+    def suspend(self) -> None:
+        """End early: what has arrived goes to the spool, what has not is left for the next run."""
+        self._suspended = True
+        self._ended.set()
+
+    def _open(self) -> tuple[pa.RecordBatch, Journal]:
+        tools, shard = self._tools, self.shard
+        source = results.one_batch(shard.load())
+        digest = results.rows_digest(source, tools.fetch.image)
+        path = tools.storage.make_work() / f"{shard_name(shard.id)}.spool"
+        return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest)
+
+    def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
+        times = (self._started_s, time.time())
+        return commit.commit_shard(
+            self._tools.fetch, self._tools.storage, self.shard.id, source, journal.spool, journal.rows_digest, times
+        )
+
+    async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:
+        """Bring every row into the spool, unless suspended: suspects first, one by one, then all others."""
+        spool = journal.spool
+        recovered = int(spool.done.sum())
+        self._left -= recovered
+        self._tools.tally.recovered += recovered
+        self._suspects = set(spool.suspects)
+        blamed = {row for row, deaths in spool.suspects.items() if deaths >= DEATHS_TO_BLAME}
+        rows = [row for row in (~spool.done).nonzero()[0].tolist() if row not in blamed]
+        requests = self._requests(source, rows, journal)
+        for row in blamed:
+            self._take(row, results.not_fetched(Outcome.CORRUPT, "the decoder crashed on it"), journal)
+        self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+        self.submitted.set()
+        if self._left == 0:
+            self._ended.set()
+        await self._ended.wait()
+        self._flush(journal)
+        while self._batches:
+            await asyncio.wait(self._batches)
+
+    def _requests(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> list[Request]:
+        """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
+        urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
+        requests = []
+        for row, url, domain, error in zip(rows, urls.normalised, urls.domain, urls.error, strict=True):
+            if url is None:
+                self._take(row, results.not_fetched(Outcome.URL, error), journal)
+            else:
+                requests.append(Request(row, url, domain))
+        return sorted(requests, key=lambda request: request.row not in self._suspects)
+
+    def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:
+        """Take what became of a row; called in the loop, once per row."""
+        if row in self._suspects and fetched.body is not None:
+            self._start_batch([(row, fetched)], journal)
+            return
+        self._pending.append((row, fetched))
+        self._pending_bytes += len(fetched.body or b"")
+        if len(self._pending) >= BATCH_PICTURES or self._pending_bytes >= BATCH_BYTES:
+            self._flush(journal)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_WAIT_S, self._flush, journal)
+
+    def _flush(self, journal: Journal) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending:
+            batch, self._pending, self._pending_bytes = self._pending, [], 0
+            self._start_batch(batch, journal)
+
+    def _start_batch(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
+        task = asyncio.get_running_loop().create_task(self._transform(batch, journal))
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+
+    async def _transform(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
+        """Transform and journal a batch; its bytes are free again afterwards, whatever happens."""
+        loop = asyncio.get_running_loop()
+        work = (self._tools.transforms, _transform_and_journal, self._tools.transform, batch, journal)
+        try:
+            if batch[0][0] in self._suspects:
+                async with self._tools.alone:
+                    outcomes = await loop.run_in_executor(*work)
+            else:
+                outcomes = await loop.run_in_executor(*work)
+        except Exception as error:  # noqa: BLE001 - raised again by run, whatever it is
+            self._error = error
+            self._ended.set()
+            return
+        finally:
+            self._tools.budget.release(sum(len(fetched.body or b"") for _, fetched in batch))
+        self._count(batch, outcomes)
+
+    def _count(self, batch: list[tuple[int, Fetched]], outcomes: list[int]) -> None:
+        tally = self._tools.tally
+        tally.outcomes.update(BY_NUMBER[number].label for number in outcomes)
+        tally.body_bytes += sum(fetched.body_bytes for _, fetched in batch)
+        tally.retries += sum(max(0, fetched.attempts - 1) for _, fetched in batch)
+        self._left -= len(batch)
+        if self._left == 0:
+            self._ended.set()
+
+
+def _transform_and_journal(
+    transform: Transform, batch: list[tuple[int, Fetched]], journal: Journal
+) -> list[int]:
+    """Run one batch through the native transform into the spool; return the outcome numbers."""
+    bodies = [(row, fetched.body) for row, fetched in batch if fetched.body is not None]
+    with journal.lock:
+        journal.spool.intend([row for row, _ in bodies])
+    transformed = transform.run([body for _, body in bodies]) if bodies else None
+    finished = results.results_batch(batch, transformed)
+    with journal.lock:
+        journal.spool.append(finished)
+    outcomes: list[int] = finished.column("outcome").to_pylist()
+    return outcomes

@@ -1,0 +1,128 @@
+"""Spec files: TOML and command-line overrides in, a validated Spec or every problem at once out."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from turbo_fetch.errors import SpecError
+from turbo_fetch.spec import Spec
+
+_LONGEST_VALUE: Final = 80
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
+    """Read the spec at `path` and apply overrides such as `fetch.image.size=512`.
+
+    Raises SpecError that lists every problem with file, key, value and what was expected.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as a UTF-8 text file: {error}") from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(tables, override)
+    return parse_spec(tables, str(path))
+
+
+def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:
+    """Validate the tables of a spec; `origin` names them in messages. Raises SpecError."""
+    try:
+        return Spec.model_validate(tables)
+    except ValidationError as error:
+        problems = "\n".join(f"  {line}" for line in map(_explain, error.errors()))
+        raise SpecError(f"{origin}: {error.error_count()} problem(s)\n{problems}") from error
+
+
+def dump_spec(spec: Spec) -> str:
+    """Return the spec as TOML with every default written out."""
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield what differs between two dumped specs: `fetch.image.size was 256, is now 512`."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name} was {_shown(old)}, is now {_shown(new)}"
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise SpecError(f"--set {override!r}: expected key=value, for instance fetch.image.size=512")
+    table = tables
+    for name in names[:-1]:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise SpecError(f"--set {override!r}: {name} is a value, not a table")
+        table = inner
+    table[names[-1]] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML, or else as a bare string, so that paths need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ErrorDetails) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(_named(location))
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing, and it has no default"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} = {_shown(error['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _named(location: Sequence[str]) -> list[str]:
+    """Drop the parts of a location that pydantic adds for branches of a union."""
+    named: list[str] = []
+    model: Any = Spec
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            named.append(part)
+            field = model.model_fields.get(part)
+            model = field.annotation if field else None
+        elif part.isdigit():
+            named.append(part)
+    return named
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Spec
+    for name in location:
+        field = model.model_fields[name]
+        candidates = (field.annotation, *get_args(field.annotation))
+        model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return sorted(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

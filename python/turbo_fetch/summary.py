@@ -1,0 +1,82 @@
+"""What a run comes to: counted from commit records, told in a few lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+TOP: Final = 5
+HOSTS_KEPT: Final = 10_000
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+@dataclass(slots=True)
+class Summary:
+    """The account of a dataset after a run: all its shards, and what this run added."""
+
+    path: str
+    rows: int = 0
+    shards: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Rows by the label of their outcome."""
+    failing_hosts: Counter[str] = field(default_factory=Counter)
+    """Failed rows by registrable domain; of very many domains, the most frequent ones."""
+    dataset_bytes: int = 0
+    downloaded_bytes: int = 0
+    """Bytes of bodies that this run received."""
+    run_rows: int = 0
+    """Rows that this run ended."""
+    wall_s: float = 0.0
+
+    def add_shard(self, record: Mapping[str, Any]) -> None:
+        """Count the commit record of a shard."""
+        self.shards += 1
+        self.rows += record["rows"]
+        self.outcomes.update(record["outcomes"])
+        self.dataset_bytes += sum(file["bytes"] for file in record["files"])
+        self.failing_hosts.update(record["failing_hosts"])
+        if len(self.failing_hosts) > 2 * HOSTS_KEPT:
+            self.failing_hosts = Counter(dict(self.failing_hosts.most_common(HOSTS_KEPT)))
+
+    @property
+    def successes(self) -> int:
+        """Rows that became samples."""
+        return self.outcomes["success"]
+
+    def text(self) -> str:
+        """Return the summary as lines for a person."""
+        share = self.successes / self.rows if self.rows else 0.0
+        lines = [
+            f"dataset   {self.path}",
+            f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {self.shards:,} shards, "
+            f"{human_bytes(self.dataset_bytes)}",
+            f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, "
+            f"{self.run_rows / max(self.wall_s, 1e-9):,.0f} rows/s, {human_bytes(self.downloaded_bytes)} received",
+        ]
+        failures = [(label, count) for label, count in self.outcomes.most_common() if label != "success"]
+        if failures:
+            lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in failures))
+        if self.failing_hosts:
+            hosts = self.failing_hosts.most_common(TOP)
+            lines.append("hosts     " + ", ".join(f"{host} {count:,}" for host, count in hosts) + " (most failures)")
+        return "\n".join(lines)
+
+
+def human_bytes(count: float) -> str:
+    """Return a count of bytes with a decimal unit: `1.5 GB`."""
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration as `12.3 s`, `4:05 min` or `3:04:05 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
