@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+
+from turbo_fetch.runners.stop import StopRequest, stop_on_signals
+
+
+def _is_readable(stop: StopRequest) -> bool:
+    return bool(select.select([stop], [], [], 0)[0])
+
+
+def test_a_signal_asks_to_stop_and_wakes_whoever_waits() -> None:
+    with stop_on_signals() as stop:
+        assert not stop
+        assert not _is_readable(stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.count == 1
+        assert _is_readable(stop)
+        stop.acknowledge()
+        assert not _is_readable(stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.count == 2
+
+
+def test_the_handlers_of_before_are_restored() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_no_handler_is_touched() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def run() -> None:
+        with stop_on_signals() as stop:
+            seen.append(signal.getsignal(signal.SIGINT))
+            stop.ask()
+            seen.append(stop.count)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before, 1]
