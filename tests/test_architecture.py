@@ -1,0 +1,66 @@
+"""Imports point one way, as ARCHITECTURE.md says; importing the package is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "python" / "turbo_fetch"
+
+FORBIDDEN = {
+    "spec.py": {"turbo_fetch", "aiohttp", "pyarrow"},
+    "errors.py": {"turbo_fetch"},
+    "outcomes.py": {"turbo_fetch"},
+    "policy.py": {"aiohttp", "asyncio"},
+    "writers": {"aiohttp", "turbo_fetch.fetch", "turbo_fetch.runners", "turbo_fetch.job", "fsspec"},
+    "fetch": {"cv2", "turbo_fetch.transform", "turbo_fetch.writers", "turbo_fetch.shard", "turbo_fetch.runners"},
+    "plan": {"aiohttp", "turbo_fetch.fetch", "turbo_fetch.shard", "turbo_fetch.runners", "turbo_fetch.job"},
+    "runners/local.py": {"aiohttp", "turbo_fetch.shard", "turbo_fetch.job", "turbo_fetch.fetch"},
+    "spool.py": {"turbo_fetch.fetch", "turbo_fetch.writers", "turbo_fetch.shard"},
+    "storage.py": {"turbo_fetch.spool", "turbo_fetch.writers", "turbo_fetch.shard"},
+    "shard.py": {"turbo_fetch.runners", "turbo_fetch.job", "turbo_fetch.cli", "turbo_fetch.display"},
+    "job.py": {"turbo_fetch.cli", "aiohttp"},
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _modules(place: str) -> list[Path]:
+    found = list(PACKAGE.rglob(place))
+    assert found, f"ARCHITECTURE.md and this test speak of {place}, which is not there"
+    return [path for match in found for path in (match.rglob("*.py") if match.is_dir() else [match])]
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_imports_point_one_way(place: str) -> None:
+    for path in _modules(place):
+        for name in _imports(path):
+            for forbidden in FORBIDDEN[place]:
+                assert name != forbidden and not name.startswith(f"{forbidden}."), f"{path.name} imports {name}"
+
+
+def test_only_transform_imports_the_native_transform() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if any(name.startswith("turbo_fetch._native") for name in _imports(path)):
+            assert path.relative_to(PACKAGE).as_posix() in {"transform.py", "plan/urls.py", "plan/reader.py", "plan/csv.py", "plan/sharder.py", "__init__.py"}, path
+
+
+def test_importing_the_package_or_the_command_line_is_light() -> None:
+    code = (
+        "import sys, turbo_fetch, turbo_fetch.cli\n"
+        "heavy = {'torch', 'ray', 'cv2', 'pyarrow', 'aiohttp', 'fsspec'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
