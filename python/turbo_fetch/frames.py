@@ -1,0 +1,66 @@
+"""Frames of an append-only file: each proves that it is whole, where it belongs, and which file it is of.
+
+A file is a 16-byte preamble (magic, random nonce) and frames. A frame is a 16-byte head (payload length,
+CRC-32, kind) and the payload, padded with zeros to a multiple of 16 so that Arrow buffers stay aligned. The
+CRC covers nonce, offset, length and kind as well, so that neither the remains of an older write nor a
+picture that contains the bytes of a frame can pass for one.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+PREAMBLE: Final = struct.Struct("<8s8s")
+MAGIC: Final = b"TFSPOOL1"
+ALIGNMENT: Final = 16
+
+_HEAD: Final = struct.Struct("<IIB7x")
+_SEED: Final = struct.Struct("<8sQIB")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole frame: its kind, and where its payload starts and ends and the frame ends, in bytes."""
+
+    kind: int
+    start: int
+    stop: int
+    end: int
+
+
+def _checksum(nonce: bytes, offset: int, kind: int, payload: memoryview) -> int:
+    return zlib.crc32(payload, zlib.crc32(_SEED.pack(nonce, offset, payload.nbytes, kind)))
+
+
+def encode(
+    nonce: bytes, offset: int, kind: int, payload: memoryview
+) -> tuple[list[bytes | memoryview], Frame]:
+    """Return the pieces to write at byte `offset`, without copying the payload, and the frame they make.
+
+    Kinds are 1 to 255; a payload holds less than 4 GiB.
+    """
+    head = _HEAD.pack(payload.nbytes, _checksum(nonce, offset, kind, payload), kind)
+    start = offset + _HEAD.size
+    stop = start + payload.nbytes
+    padding = -stop % ALIGNMENT
+    return [head, payload, bytes(padding)], Frame(kind, start, stop, stop + padding)
+
+
+def walk(content: memoryview, nonce: bytes, offset: int) -> Iterator[Frame]:
+    """Yield the frames from byte `offset` on, up to the first that is torn, altered or not a frame."""
+    while offset + _HEAD.size <= content.nbytes:
+        length, checksum, kind = _HEAD.unpack_from(content, offset)
+        start = offset + _HEAD.size
+        stop = start + length
+        end = stop + -stop % ALIGNMENT
+        if kind == 0 or end > content.nbytes:
+            return
+        with content[start:stop] as payload:
+            if _checksum(nonce, offset, kind, payload) != checksum:
+                return
+        yield Frame(kind, start, stop, end)
+        offset = end

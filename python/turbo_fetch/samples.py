@@ -1,0 +1,133 @@
+"""Joins what the list says and what happened into img2dataset's columns: pure functions.
+
+The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.schema.PEER_RESULT_COLUMNS`,
+then `exif` and the hash, named after its kind, if the spec asks for them. Source columns keep their types.
+As in img2dataset, everything about the picture is null unless the status is `success`, and `error_message`
+is null only then.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from turbo_fetch.errors import InputError
+from turbo_fetch.keys import SHARD_DIGITS, index_digits
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.schema import PEER_RESULT_COLUMNS
+from turbo_fetch.spec import ImageSpec
+
+SIDES: Final = ("width", "height", "original_width", "original_height")
+_LAST_SOURCE_COLUMNS: Final = ("caption", "url")
+
+
+class Samples(NamedTuple):
+    """Rows of a shard, ready to be written: metadata, and the picture, null where there is none."""
+
+    metadata: pa.RecordBatch
+    image: pa.BinaryArray
+    original_format: pa.StringArray
+
+
+def by_outcome(values: dict[Outcome, object], kind: pa.DataType) -> pa.Array:
+    """Return an array in which the value of each outcome stands at its number, to `take` from."""
+    table: list[object] = [None] * 256
+    for outcome, value in values.items():
+        table[outcome.number] = value
+    return pa.array(table, kind)
+
+
+LABELS: Final = by_outcome({outcome: outcome.label for outcome in Outcome}, pa.string())
+_STATUSES: Final = by_outcome({outcome: outcome.peer_status for outcome in Outcome}, pa.string())
+
+
+def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
+    """Return the schema of the metadata of samples whose source rows have the schema `source`.
+
+    Raises InputError if a source column has the name of a result column, or a type that Parquet lacks.
+    """
+    results = [*PEER_RESULT_COLUMNS]
+    if image.exif:
+        results.append(pa.field("exif", pa.string()))
+    if image.digest != "none":
+        results.append(pa.field(image.digest, pa.string()))
+    names = _source_columns(source)
+    clashes = sorted({field.name for field in results} & set(names))
+    if clashes:
+        raise InputError(
+            f"the list's columns {clashes} have the names of columns that the dataset adds; expected others: "
+            "rename them in the list, or leave them out of fetch.input.keep_columns"
+        )
+    for name in names:
+        _check_storable(source.field(name))
+    return pa.schema(
+        [*(source.field(name).with_nullable(True).remove_metadata() for name in names), *results]
+    )
+
+
+def metadata_batch(
+    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, samples_per_shard: int, image: ImageSpec
+) -> pa.RecordBatch:
+    """Return the metadata of the rows in `results`, in the order of `results`.
+
+    `source` holds all rows of the shard, row i at index i; `results` any of them (`RESULTS`).
+    """
+    rows = results.column("row")
+    picked = _pick(source, rows.to_numpy())
+    success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
+    outcome = results.column("outcome").cast(pa.int32())
+    message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
+    columns: dict[str, pa.Array] = {
+        "key": keys(rows.to_numpy(), shard, samples_per_shard),
+        "status": _STATUSES.take(outcome),
+        "error_message": _only_where(pc.invert(success), message),
+        "exif": _only_where(success, results.column("exif")),
+        image.digest: _only_where(success, results.column("digest")),
+        **{side: _only_where(success, results.column(side)) for side in SIDES},
+        **{name: picked.column(name) for name in source.schema.names},
+    }
+    schema = metadata_schema(source.schema, image)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def keys(rows: npt.NDArray[np.uint32], shard: int, samples_per_shard: int) -> pa.StringArray:
+    """Return the keys of `rows`, as :func:`~turbo_fetch.keys.sample_key` makes them."""
+    digits = index_digits(samples_per_shard)
+    first, width = shard * 10**digits, digits + SHARD_DIGITS
+    return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())
+
+
+def _source_columns(source: pa.Schema) -> list[str]:
+    repeated = sorted({name for name in source.names if source.names.count(name) > 1})
+    if repeated:
+        raise InputError(f"the list has several columns of the name {repeated}; expected distinct names")
+    last = [name for name in _LAST_SOURCE_COLUMNS if name in source.names]
+    return [name for name in source.names if name not in last] + last
+
+
+def _check_storable(field: pa.Field) -> None:
+    try:
+        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"the list's column {field.name!r} has the type {field.type}, which Parquet cannot hold "
+            f"({error}); cast it in the list, or leave it out of fetch.input.keep_columns"
+        ) from error
+
+
+def _pick(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
+    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
+        if int(rows[-1]) >= source.num_rows:
+            raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
+        return source.slice(int(rows[0]), rows.size)
+    return source.take(pa.array(rows))
+
+
+def _only_where(condition: pa.Array, values: pa.Array) -> pa.Array:
+    return pc.if_else(condition, values, pa.scalar(None, values.type))

@@ -1,0 +1,80 @@
+"""Writers: from the sorted samples of a shard to its final files, as a pure function.
+
+How the samples are cut into batches leaves no trace in the files, nor does the time at which they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from itertools import chain
+from pathlib import Path
+from typing import Final, Protocol
+
+import pyarrow as pa
+
+from turbo_fetch.samples import Samples
+from turbo_fetch.spec import ImageSpec, OutputFormat
+from turbo_fetch.writers.dummy import Nothing
+from turbo_fetch.writers.files import Folder
+from turbo_fetch.writers.parquet import ImageTable
+from turbo_fetch.writers.staged import WrittenFile
+from turbo_fetch.writers.tables import TableFile
+from turbo_fetch.writers.webdataset import TarFile
+
+__all__ = ["SUFFIXES", "WrittenFile", "write_shard"]
+
+METADATA_SUFFIX: Final = ".parquet"
+SUFFIXES: Final[dict[OutputFormat, str]] = {
+    "webdataset": ".tar",
+    "files": "",
+    "parquet": ".parquet",
+    "dummy": "",
+}
+
+
+class _Writer(Protocol):
+    """What writes the pictures of one shard."""
+
+    def add(self, samples: Samples) -> None: ...
+
+    def finish(self, name: str) -> WrittenFile | None: ...
+
+    def close(self) -> None: ...
+
+
+def write_shard(
+    output_format: OutputFormat, samples: Iterable[Samples], work: Path, name: str, image: ImageSpec
+) -> list[WrittenFile]:
+    """Write the files of one shard into the folder `work`; return them in the order to publish them.
+
+    `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Files of that
+    name in `work`, of an earlier attempt, are replaced. Raises OutputError if they cannot be written.
+    """
+    batches = iter(samples)
+    first = next(batches)
+    schema = first.metadata.schema
+    path = work / f"{name}{SUFFIXES[output_format]}"
+    with ExitStack() as stack:
+        data = stack.enter_context(closing(_writer(output_format, path, schema, image)))
+        table = None
+        if output_format != "parquet":
+            table = stack.enter_context(closing(TableFile(work / f"{name}{METADATA_SUFFIX}", schema)))
+        for batch in chain([first], batches):
+            data.add(batch)
+            if table is not None:
+                table.add(batch.metadata)
+        written = [data.finish(f"{name}{SUFFIXES[output_format]}")]
+        if table is not None:
+            written.append(table.finish(f"{name}{METADATA_SUFFIX}"))
+    return [file for file in written if file is not None]
+
+
+def _writer(output_format: OutputFormat, path: Path, schema: pa.Schema, image: ImageSpec) -> _Writer:
+    if output_format == "webdataset":
+        return TarFile(path, image)
+    if output_format == "files":
+        return Folder(path, image)
+    if output_format == "parquet":
+        return ImageTable(path, schema, image)
+    return Nothing()
