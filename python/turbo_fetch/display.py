@@ -94,6 +94,21 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
+    def total(self, rows: int | None, is_estimate: bool) -> None:
+        """Take the number of rows of the list, as far as it is known."""
+        self.progress.total_rows = rows
+        self.progress.total_is_estimate = is_estimate
+
+    def add(self, worker: int, tally: Tally) -> None:
+        """Count the progress of a worker."""
+        self.progress.add(worker, tally, time.monotonic())
+
+    def shard_done(self, rows: int, resumed: bool) -> None:
+        """Count a committed shard; the rows of one of this run were counted as they ended."""
+        self.progress.shards_done += 1
+        if resumed:
+            self.progress.done_rows += rows
+
     def note(self, text: str) -> None:
         """Print a line that stays."""
         if not self._quiet:

@@ -1,0 +1,171 @@
+"""A whole job: check, plan, run, account for."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from turbo_fetch.dataset import Dataset
+from turbo_fetch.errors import Interrupted, OutputExists, TurboFetchError
+from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.runners.messages import ShardDone
+from turbo_fetch.runners.stop import StopRequest, stop_on_signals
+from turbo_fetch.spec import Spec
+from turbo_fetch.storage import Storage
+from turbo_fetch.summary import Summary
+from turbo_fetch.tally import Tally
+
+
+class Watcher(Protocol):
+    """Who looks on while a job runs; called in the thread that runs it."""
+
+    def total(self, rows: int | None, is_estimate: bool) -> None:
+        """Take the number of rows of the list, as far as it is known."""
+
+    def add(self, worker: int, tally: Tally) -> None:
+        """Take the progress of a worker."""
+
+    def shard_done(self, rows: int, resumed: bool) -> None:
+        """Take note of a committed shard, one of an earlier run if `resumed`."""
+
+    def note(self, text: str) -> None:
+        """Take a line that a person should see."""
+
+    def refresh(self) -> None:
+        """Take the chance to redraw, a few times a second."""
+
+
+class Unwatched:
+    """A Watcher that looks away."""
+
+    def total(self, rows: int | None, is_estimate: bool) -> None:
+        """See Watcher."""
+
+    def add(self, worker: int, tally: Tally) -> None:
+        """See Watcher."""
+
+    def shard_done(self, rows: int, resumed: bool) -> None:
+        """See Watcher."""
+
+    def note(self, text: str) -> None:
+        """See Watcher."""
+
+    def refresh(self) -> None:
+        """See Watcher."""
+
+
+def run(spec: Spec, watcher: Watcher | None = None, stop: StopRequest | None = None) -> Summary:
+    """Run the job and return the account of its dataset; blocks until done.
+
+    Called in the main thread, SIGINT and SIGTERM stop it within seconds; `stop` stops it from elsewhere.
+    Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
+    which the same call goes on where it stopped.
+    """
+    if stop is not None:
+        return _run(spec, watcher or Unwatched(), stop)
+    with stop_on_signals() as stop_on_signal:
+        return _run(spec, watcher or Unwatched(), stop_on_signal)
+
+
+async def arun(spec: Spec, watcher: Watcher | None = None) -> Summary:
+    """Run the job without blocking the loop; cancelling saves its state, as Ctrl-C does. Raises as `run`."""
+    stop = StopRequest()
+    running = asyncio.create_task(asyncio.to_thread(run, spec, watcher, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.ask()
+        await asyncio.wait({running})
+        # Interrupted is what was asked for; anything else is news.
+        if not isinstance(running.exception(), Interrupted | None):
+            await running
+        raise
+    finally:
+        stop.close()
+
+
+def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
+    started_s = time.monotonic()
+    plan = Plan.of(spec.fetch.input, spec.fetch.output.samples_per_shard)
+    storage = Storage.open(spec.fetch.output.path, spec.fetch.output.spool)
+    storage.probe()
+    with _locked(storage), Dataset.open(storage, spec, plan.fingerprint) as dataset:
+        account = _Account(dataset, Summary(storage.url), watcher, plan)
+        for record in dataset.records():
+            account.resume(record)
+        shards = plan.shards(dataset.first_shard, skip=dataset.committed)
+        try:
+            LocalRunner(spec.fetch, spec.engine, account, stop).run(shards)
+        except TurboFetchError as error:
+            if isinstance(error, Interrupted):
+                raise Interrupted(_how_to_resume(account.summary)) from error
+            raise
+        finally:
+            account.summary.wall_s = time.monotonic() - started_s
+        dataset.complete()
+    return account.summary
+
+
+class _Account:
+    """Keeps the books of a run: commits records, adds up, and passes on to the watcher."""
+
+    def __init__(self, dataset: Dataset, summary: Summary, watcher: Watcher, plan: Plan) -> None:
+        self.summary = summary
+        self._dataset = dataset
+        self._watcher = watcher
+        self._plan = plan
+
+    def resume(self, record: dict[str, object]) -> None:
+        self.summary.add_shard(record)
+        self._watcher.shard_done(int(str(record["rows"])), resumed=True)
+
+    def tally(self, worker: int, tally: Tally) -> None:
+        self.summary.run_rows += tally.rows
+        self.summary.downloaded_bytes += tally.body_bytes
+        self._watcher.add(worker, tally)
+
+    def done(self, message: ShardDone) -> None:
+        self._dataset.commit(message.record)
+        self.summary.add_shard(message.record)
+        self._watcher.shard_done(message.record["rows"], resumed=False)
+
+    def worker_died(self, worker: int, why: str) -> None:
+        self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
+
+    def tick(self) -> None:
+        self._watcher.total(*self._plan.total_rows())
+        self._watcher.refresh()
+
+
+def _how_to_resume(summary: Summary) -> str:
+    return (
+        f"interrupted after {summary.run_rows:,} rows; everything that had arrived is saved in {summary.path}. "
+        "Run the same command again to go on"
+    )
+
+
+@contextmanager
+def _locked(storage: Storage) -> Iterator[None]:
+    """Hold the lock of the work folder, so that no two runs on this machine work on one output."""
+    path = storage.make_work() / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise OutputExists(
+                f"{storage.url}: another run (process {holder}) is working on this output; "
+                "wait for it, or stop it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
