@@ -1,0 +1,74 @@
+"""Runs of whole jobs in tests, and what they leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turbo_fetch.spec import Spec
+from turbo_fetch.specfile import dump_spec, parse_spec
+
+
+def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[object]) -> Path:
+    """Write a Parquet list with captions and further `columns`."""
+    captions = [f"picture {number}" for number in range(len(urls))]
+    pq.write_table(pa.table({"url": pa.array(urls, pa.string()), "caption": captions, **columns}), path)
+    return path
+
+
+def job_spec(urls: Path, output: Path, **changes: dict[str, Any]) -> Spec:
+    """Return a spec for loopback; `changes` are tables such as `image={"size": 64}`."""
+    tables: dict[str, dict[str, Any]] = {
+        "input": {"urls": str(urls), "caption_column": "caption"},
+        "http": {"allow_private_addresses": True, "per_domain": 0, "backoff_s": 0.01, "concurrency": 32},
+        "image": {"size": 64},
+        "output": {"path": str(output), "samples_per_shard": 50},
+    }
+    engine = changes.pop("engine", {"threads": 2})
+    for name, table in changes.items():
+        tables[name].update(table)
+    return parse_spec({"fetch": tables, "engine": engine})
+
+
+def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start `turbo-fetch run` on the spec as a user would, in a process group of its own."""
+    path = folder / "job.toml"
+    path.write_text(dump_spec(spec))
+    return subprocess.Popen(
+        [sys.executable, "-m", "turbo_fetch", "run", str(path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ledger(output: Path) -> list[dict[str, Any]]:
+    """Return the ledger rows of all shards, in shard order."""
+    return [row for path in sorted(output.glob("*.ledger.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def manifest(output: Path) -> list[dict[str, Any]]:
+    """Return the commit records of all shards."""
+    return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+
+
+def content_hashes(output: Path) -> dict[str, str]:
+    """Return the sha256 of every file that must not depend on how a run went."""
+    timed = (".ledger.parquet", "_stats.json")
+    return {
+        path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file()
+        and not path.name.endswith(timed)
+        and path.name not in {"manifest.jsonl", "job.json", "spec.toml"}
+        and ".turbo-fetch" not in path.parts
+    }

@@ -1,0 +1,172 @@
+"""Runs that are stopped, killed and crashed: nothing is lost, and the bytes are those of a quiet run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import turbo_fetch
+from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
+from origin import Origin
+from pictures import album
+from turbo_fetch.spec import Spec
+
+ALBUM = album(400, side=96)
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM, latency_s=0.02) as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The list, and what an uninterrupted run makes of it."""
+    folder = tmp_path_factory.mktemp("quiet")
+    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
+    turbo_fetch.run(_spec(urls, folder / "out"))
+    return urls, content_hashes(folder / "out")
+
+
+def _spec(urls: Path, output: Path) -> Spec:
+    return job_spec(urls, output, http={"concurrency": 4}, engine={"workers": 2, "threads": 1})
+
+
+def _wait_for_hits(process: subprocess.Popen[str], origin: Origin, hits: int) -> None:
+    """Return when the origin has had `hits` requests, or the run is over."""
+    while origin.hits.total() < hits:
+        try:
+            process.wait(timeout=0.005)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _members(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _wait_until_gone(workers: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive, f"workers outlive their parent: {alive}"
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    choose = random.Random(20)
+    spec = _spec(urls, tmp_path / "out")
+    kills = 0
+    while kills < KILLS:
+        process = start(spec, tmp_path)
+        _wait_for_hits(process, origin, origin.hits.total() + choose.randint(0, 30))
+        workers = _members(process)
+        victim = choose.choice(["parent", "worker", "group"])
+        if process.poll() is not None:
+            # It got to the end before it could be killed: begin another dataset.
+            assert process.returncode == 0, process.communicate()
+            assert content_hashes(tmp_path / "out") == expected
+            spec = _spec(urls, tmp_path / "again" / str(kills) / "out")
+            continue
+        kills += 1
+        if victim == "group":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == "worker" and workers:
+            choose.choice(workers).kill()
+            _wait_for_hits(process, origin, origin.hits.total() + choose.randint(1, 30))
+            process.kill()
+        else:
+            process.kill()
+        process.communicate()
+        _wait_until_gone(workers)
+    final = Path(spec.fetch.output.path)
+    process = start(spec, tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert content_hashes(final) == expected
+    assert [row["url"] for row in ledger(final)] == [origin.url(name) for name in ALBUM]
+    assert len(manifest(final)) == 8
+    assert "400 of 400 rows" in out
+
+
+def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    process = start(_spec(urls, tmp_path / "out"), tmp_path)
+    _wait_for_hits(process, origin, origin.hits.total() + 60)
+    victim = _members(process)[0]
+    victim.kill()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "was ended by SIGKILL; a new one goes on with its shards" in err
+    assert "400 of 400 rows" in out
+    assert content_hashes(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path, number: signal.Signals
+) -> None:
+    urls, expected = quiet
+    process = start(_spec(urls, tmp_path / "out"), tmp_path)
+    _wait_for_hits(process, origin, origin.hits.total() + 100)
+    workers = _members(process)
+    # Ctrl-C on a terminal reaches the whole process group; a supervisor signals the parent only.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in err
+    assert "Traceback" not in err
+    _wait_until_gone(workers)
+
+    hits = origin.hits.total()
+    process = start(_spec(urls, tmp_path / "out"), tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert content_hashes(tmp_path / "out") == expected
+    # Of the hundred rows asked for, only those in flight (4 in each of 2 workers) are asked for again.
+    assert origin.hits.total() - hits <= 400 - 100 + 2 * 4 + 4
+
+
+def test_a_slow_row_never_holds_up_its_neighbours(origin: Origin, tmp_path: Path) -> None:
+    names = list(ALBUM)
+    rows = [origin.url(name) for name in names]
+    rows[10] = origin.url(names[10], "slow_headers", seconds=6)
+    urls = write_list(tmp_path / "list.parquet", rows)
+    process = start(job_spec(urls, tmp_path / "out", http={"concurrency": 16, "timeout_s": 20}), tmp_path)
+    stats = tmp_path / "out" / "00007_stats.json"
+    while not stats.exists() and process.poll() is None:
+        assert not (tmp_path / "out" / "00000_stats.json").exists(), "the slow shard ended first"
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert len(manifest(tmp_path / "out")) == 8
+
+
+def test_two_runs_on_one_output_do_not_mix(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    first = start(_spec(urls, tmp_path / "out"), tmp_path)
+    _wait_for_hits(first, origin, origin.hits.total() + 20)
+    second = start(_spec(urls, tmp_path / "out"), tmp_path)
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert f"another run (process {first.pid})" in err
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    assert content_hashes(tmp_path / "out") == expected
