@@ -1,0 +1,244 @@
+"""A real HTTP/1.1 origin on loopback that serves pictures, with every fault that real servers show.
+
+    with Origin({"cat.jpg": jpeg}) as origin:
+        origin.url("cat.jpg")                                   # served well
+        origin.url("cat.jpg", "truncated")                      # fewer bytes than announced
+        origin.url("cat.jpg", "status", code=503, retry_after=1, times=2)   # twice, then well
+        origin.hits["/cat.jpg"]
+
+It speaks raw asyncio streams in a thread and loop of its own, so that it can break the protocol and is not
+disturbed by the loop under test. A fault and its parameters travel in the query, so the address alone says
+what will happen, in any process. Faults are listed in :mod:`origin_faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import trustme
+
+from origin_faults import FAULTS, ConnectionEnds, Exchange, respond
+
+HEAD_LIMIT_BYTES = 65_536
+CONTENT_TYPES = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived; header names are lower-case."""
+
+    target: str
+    headers: Mapping[str, str]
+    connection: int
+
+
+@dataclass(slots=True)
+class Load:
+    """How many requests are being answered now, and were at most."""
+
+    now: int = 0
+    most: int = 0
+    by_host_now: Counter[str] = field(default_factory=Counter)
+    by_host_most: Counter[str] = field(default_factory=Counter)
+
+    def begin(self, host: str) -> None:
+        """Count a request in."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.by_host_now[host] += 1
+        self.by_host_most[host] = max(self.by_host_most[host], self.by_host_now[host])
+
+    def end(self, host: str) -> None:
+        """Count a request out."""
+        self.now -= 1
+        self.by_host_now[host] -= 1
+
+
+class Origin:
+    """The server; a context manager. `pictures` maps paths without a leading slash to bytes, or is a folder.
+
+    `latency_s` delays every response. `tls` serves https with a certificate for `names`, signed by an
+    authority of its own whose PEM is `authority_pem`. Counters may be read from any thread at any time.
+    """
+
+    def __init__(
+        self,
+        pictures: Mapping[str, bytes] | Path,
+        *,
+        latency_s: float = 0.0,
+        tls: bool = False,
+        names: tuple[str, ...] = ("127.0.0.1", "localhost"),
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.pictures = pictures
+        self.latency_s = latency_s
+        self.address = address
+        self.port = 0
+        self.hits: Counter[str] = Counter()
+        """Requests per path, without the query."""
+        self.targets: Counter[str] = Counter()
+        """Requests per path with its query."""
+        self.received: list[Received] = []
+        self.connections = 0
+        self.load = Load()
+        self.authority_pem = b""
+        self._tls = self._server_context(names) if tls else None
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._startup_error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="origin", daemon=True)
+        self._stop = asyncio.Event()
+        self._handlers: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        if self._startup_error is not None:
+            raise self._startup_error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def base(self) -> str:
+        """Scheme, address and port, without a slash at the end."""
+        return f"{'https' if self._tls else 'http'}://{self.address}:{self.port}"
+
+    def url(self, path: str, fault: str | None = None, **parameters: object) -> str:
+        """Return the address of a picture; `fault` and its `parameters` say how it is served."""
+        address = f"{self.base}/{quote(path.lstrip('/'))}"
+        if fault is None:
+            return address
+        if fault not in FAULTS:
+            raise ValueError(f"fault is {fault!r}, expected one of {', '.join(sorted(FAULTS))}")
+        return f"{address}?{urlencode({'fault': fault, **parameters})}"
+
+    def write_authority(self, folder: Path) -> Path:
+        """Write the certificate authority as a PEM file into `folder` and return its path."""
+        path = folder / "authority.pem"
+        path.write_bytes(self.authority_pem)
+        return path
+
+    def _server_context(self, names: tuple[str, ...]) -> ssl.SSLContext:
+        authority = trustme.CA()
+        self.authority_pem = authority.cert_pem.bytes()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(*names).configure_cert(context)
+        return context
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        try:
+            server = await asyncio.start_server(
+                self._connected, self.address, 0, ssl=self._tls, backlog=4096, limit=HEAD_LIMIT_BYTES
+            )
+        except OSError as error:
+            self._startup_error = error
+            self._started.set()
+            return
+        self.port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        await self._stop.wait()
+        server.close()
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        handler = self._loop.create_task(self._converse(reader, writer, self.connections))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int
+    ) -> None:
+        """Answer requests on one connection until either side ends it."""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await self._answer(head, reader, writer, connection)
+        except (ConnectionEnds, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int
+    ) -> None:
+        target, headers = parse_head(head)
+        parts = urlsplit(target)
+        host = headers.get("host", "")
+        self.hits[parts.path] += 1
+        self.targets[target] += 1
+        self.received.append(Received(target, headers, connection))
+        self.load.begin(host)
+        try:
+            if self.latency_s:
+                await asyncio.sleep(self.latency_s)
+            parameters = dict(parse_qsl(parts.query))
+            body = await self._body(unquote(parts.path.lstrip("/")))
+            suffix = parts.path.rpartition(".")[2].lower()
+            kind = f"image/{CONTENT_TYPES[suffix]}" if suffix in CONTENT_TYPES else "application/octet-stream"
+            exchange = Exchange(
+                target,
+                parameters,
+                headers,
+                body or b"",
+                kind,
+                reader,
+                writer,
+                self.targets[target],
+                self.base,
+            )
+            fault = FAULTS.get(parameters.get("fault", ""))
+            if fault is not None:
+                await fault(exchange)
+            elif body is None:
+                await respond(exchange, HTTPStatus.NOT_FOUND, b"no such picture\n", content_type="text/plain")
+            else:
+                await respond(exchange)
+        finally:
+            self.load.end(host)
+
+    async def _body(self, path: str) -> bytes | None:
+        if isinstance(self.pictures, Path):
+            file = self.pictures / path
+            exists = await asyncio.to_thread(file.is_file)
+            return await asyncio.to_thread(file.read_bytes) if exists else None
+        return self.pictures.get(path)
+
+
+def parse_head(head: bytes) -> tuple[str, dict[str, str]]:
+    """Return target and headers (names in lower case) of a request head."""
+    request_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+    return request_line.split(" ")[1], headers
