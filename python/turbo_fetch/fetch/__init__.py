@@ -1,0 +1,1 @@
+"""From URLs to bodies: one request, what to do next, and many requests at once."""

@@ -1,0 +1,102 @@
+"""Which IP addresses may be connected to, and the gate through which every connection passes.
+
+A URL list is untrusted input: without a gate it could make the worker ask the machine's own services or its
+cloud's metadata address. Names are no protection, for they may resolve to anything, so the check is on the
+address itself, at the moment the socket is made.
+"""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, Final
+
+AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+"""One entry of :func:`socket.getaddrinfo`."""
+
+_SPECIAL_IPV4: Final = tuple(
+    IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, cloud metadata
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+"""IANA IPv4 special-purpose registry: every block that is not ordinary unicast."""
+
+_GLOBAL_IPV6: Final = IPv6Network("2000::/3")
+_SPECIAL_IPV6: Final = tuple(
+    IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+    )
+)
+"""Blocks inside 2000::/3 that are not ordinary unicast; everything outside 2000::/3 is special anyway."""
+
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_SIX_TO_FOUR: Final = IPv6Network("2002::/16")
+_ISATAP_TAGS: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
+
+
+class AddressRefused(OSError):
+    """An address is not public; raised before its socket exists, always with the same text."""
+
+    def __init__(self) -> None:
+        super().__init__("not a public address")
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP literal (without brackets) is ordinary unicast, reachable by anyone.
+
+    IPv6 forms that carry an IPv4 address to connect to (mapped, NAT64, 6to4, ISATAP) are judged by that one.
+    What is not a canonical literal is not public.
+    """
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return _is_public_ipv4(parsed) if isinstance(parsed, IPv4Address) else _is_public_ipv6(parsed)
+
+
+def _is_public_ipv4(address: IPv4Address) -> bool:
+    return not any(address in block for block in _SPECIAL_IPV4)
+
+
+def _is_public_ipv6(address: IPv6Address) -> bool:
+    bits = int(address)
+    if address in _MAPPED or address in _NAT64:
+        return _is_public_ipv4(IPv4Address(bits & 0xFFFF_FFFF))
+    if address not in _GLOBAL_IPV6 or any(address in block for block in _SPECIAL_IPV6):
+        return False
+    if address in _SIX_TO_FOUR and not _is_public_ipv4(IPv4Address(bits >> 80 & 0xFFFF_FFFF)):
+        return False
+    is_isatap = (bits >> 32 & 0xFFFF_FFFF) in _ISATAP_TAGS
+    return not is_isatap or _is_public_ipv4(IPv4Address(bits & 0xFFFF_FFFF))
+
+
+def public_socket(info: AddressInfo) -> socket.socket:
+    """Return an unconnected socket for an address; raise AddressRefused unless it is public."""
+    if not is_public(info[4][0]):
+        raise AddressRefused
+    return any_socket(info)
+
+
+def any_socket(info: AddressInfo) -> socket.socket:
+    """Return an unconnected socket for an address, whatever it is."""
+    family, kind, protocol, _, _ = info
+    return socket.socket(family, kind, protocol)

@@ -1,0 +1,223 @@
+"""One HTTP request: redirects, deadlines, limits, and a record of how it ended."""
+
+from __future__ import annotations
+
+import ssl
+from importlib.metadata import version
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from turbo_fetch.errors import SpecError
+from turbo_fetch.fetch.addresses import any_socket, public_socket
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
+from turbo_fetch.fetch.failures import deadline_failure, error_failure, status_failure
+from turbo_fetch.fetch.fetched import Draft, Fetched
+from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
+from turbo_fetch.fetch.resolver import Resolver
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import HttpSpec
+
+__all__ = ["Client", "Fetched"]
+
+ACCEPT: Final = "image/jpeg,image/png,image/*;q=0.9,*/*;q=0.5"
+"""Does not name webp or avif: servers that convert on demand would send those instead of the original."""
+
+READ_BUFFER_BYTES: Final = 131_072
+KEEP_ALIVE_S: Final = 15.0
+DRAIN_BYTES: Final = 16_384
+"""An error page up to this size is read, for a connection costs more than its bytes."""
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_OPT_OUT_DETAIL: Final = "Use of image disallowed by X-Robots-Tag directive"
+
+
+class Client:
+    """One aiohttp session for all requests of an event loop; an async context manager.
+
+    Bodies are charged to `budget`; whoever takes a body releases its length when done with it. Raises
+    SpecError if `http.ca_file` cannot be read.
+    """
+
+    def __init__(self, http: HttpSpec, budget: ByteBudget, resolver: Resolver | None = None) -> None:
+        self.http = http
+        self.budget = budget
+        self._resolver = resolver or Resolver()
+        self._tls = _tls_context(http)
+        self._headers = _request_headers(http)
+        self._max_body_bytes = int(http.max_body_mb * 1e6)
+        self._opt_out = frozenset(directive.lower() for directive in http.opt_out)
+        self._agent_token = agent_token(self._headers["User-Agent"])
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            resolver=self._resolver,
+            use_dns_cache=False,
+            keepalive_timeout=KEEP_ALIVE_S,
+            ssl=self._tls,
+            socket_factory=any_socket if self.http.allow_private_addresses else public_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self.http.connect_timeout_s, ceil_threshold=float("inf")
+            ),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+        await self._resolver.close()
+
+    async def get(self, url: str) -> Fetched:
+        """Make one attempt at a normalised http or https URL; every failure is an outcome."""
+        draft = Draft()
+        try:
+            with Deadline(self.http.timeout_s, self.http.stall_timeout_s) as deadline:
+                return await self._follow(URL(url, encoded=True), draft, deadline)
+        except DeadlineExpired as expired:
+            outcome, detail = deadline_failure(expired.limit, self.http)
+        except Exception as error:
+            outcome, detail = error_failure(error, self.http)
+            if draft.redirects and outcome is Outcome.URL:
+                outcome = Outcome.REDIRECT
+        return draft.end(outcome, detail)
+
+    async def _follow(self, url: URL, draft: Draft, deadline: Deadline) -> Fetched:
+        """Request `url` and whatever it redirects to."""
+        visited = {url}
+        while True:
+            response = await self._session.get(url, allow_redirects=False)
+            try:
+                draft.answered(str(url), response.status, response.headers)
+                if response.status not in _REDIRECTS:
+                    return await self._receive(response, draft, deadline)
+                onward = _redirect_target(url, response.headers.get("Location"))
+                await _drain(response)
+            finally:
+                response.close()
+            problem = self._redirect_problem(onward, visited)
+            if problem is not None or onward is None:
+                return draft.end(Outcome.REDIRECT, problem)
+            draft.redirects.append(str(onward))
+            visited.add(onward)
+            url = onward
+
+    def _redirect_problem(self, onward: URL | None, visited: set[URL]) -> str | None:
+        if onward is None:
+            return "redirect without a usable Location"
+        if onward.scheme not in {"http", "https"}:
+            return f"redirect to the scheme {onward.scheme}, expected http or https"
+        if onward in visited:
+            return "redirect loop"
+        if len(visited) > self.http.max_redirects:
+            return f"more than {self.http.max_redirects} redirects"
+        return None
+
+    async def _receive(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> Fetched:
+        """Judge the head of a final response and read its body if it is wanted."""
+        if not 200 <= response.status < 300:
+            await _drain(response)
+            return draft.end(*status_failure(response.status, response.reason))
+        tags = response.headers.getall("X-Robots-Tag", ())
+        if tags and is_opted_out(tags, self._opt_out, self._agent_token):
+            return draft.end(Outcome.OPT_OUT, _OPT_OUT_DETAIL)
+        if (response.content_length or 0) > self._max_body_bytes:
+            return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
+        body = await self._read(response.content, draft, deadline)
+        if body is None:
+            return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
+        return draft.end(Outcome.SUCCESS, None, body)
+
+    async def _read(self, content: aiohttp.StreamReader, draft: Draft, deadline: Deadline) -> bytes | None:
+        """Read a body, charged to the budget; return None if it is larger than allowed."""
+        reader = self.budget.reader()
+        chunks: list[bytes] = []
+        is_whole = False
+        try:
+            while chunk := await content.readany():
+                deadline.progress()
+                draft.body_bytes += len(chunk)
+                if draft.body_bytes > self._max_body_bytes:
+                    return None
+                reader.charge(len(chunk))
+                chunks.append(chunk)
+                if not reader.may_read and not content.at_eof():
+                    deadline.pause()
+                    try:
+                        await reader.turn()
+                    finally:
+                        deadline.resume()
+            is_whole = True
+        finally:
+            if is_whole:
+                reader.finish()
+            else:
+                reader.abandon()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large_detail(self) -> str:
+        return f"body larger than {self.http.max_body_mb:g} MB"
+
+
+def _redirect_target(url: URL, location: str | None) -> URL | None:
+    """Return the address that a Location header names, without fragment, or None if it names none."""
+    if not location:
+        return None
+    try:
+        onward = url.join(URL(location)).with_fragment(None)
+    except ValueError:
+        return None
+    return onward if onward.raw_host or onward.scheme not in {"http", "https"} else None
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read a short unwanted body, so that its connection can be used again."""
+    length = response.content_length
+    if length is None or length > DRAIN_BYTES:
+        return
+    try:
+        await response.read()
+    except (aiohttp.ClientError, OSError):
+        return
+
+
+def _request_headers(http: HttpSpec) -> CIMultiDict[str]:
+    headers = CIMultiDict(
+        {
+            "User-Agent": http.user_agent.replace("{version}", version("turbo-fetch")),
+            "Accept": ACCEPT,
+            "Accept-Encoding": "identity",
+        }
+    )
+    headers.update(http.headers)
+    return headers
+
+
+def _tls_context(http: HttpSpec) -> ssl.SSLContext:
+    """Return the one context of all connections; reading the certificate store for each would cost 20 ms."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if http.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=http.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise SpecError(
+                f"fetch.http.ca_file is {http.ca_file!r}, expected a PEM file of certificates: {error}"
+            ) from error
+    if not http.verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

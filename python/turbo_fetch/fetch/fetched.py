@@ -1,0 +1,103 @@
+"""What became of one request: the record that leaves the fetcher, and its draft while the request runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from turbo_fetch.outcomes import Outcome
+
+HEADER_LIMIT_CHARACTERS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The end of one attempt, or of all attempts at a row; facts are those of the last attempt."""
+
+    outcome: Outcome
+    detail: str | None
+    """Why it failed, the same text for the same failure; None on success."""
+    body: bytes | None
+    """Not None exactly on success; its length is charged to the byte budget."""
+    http_status: int | None
+    """Status of the last response, if there was one."""
+    attempts: int
+    redirects: tuple[str, ...]
+    """The addresses that were redirected to, in order."""
+    final_url: str | None
+    """The address that answered last, after redirects; None if none answered."""
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+    body_bytes: int
+    """Bytes of the body that were received, also when it failed."""
+    started_us: int
+    """Start in microseconds since the epoch."""
+    first_byte_ms: float | None
+    """Milliseconds from the start to the head of the last response."""
+    total_ms: float
+    """Milliseconds from the start to the end."""
+    retry_after: str | None = None
+    """The Retry-After header of the last response, as sent."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A Fetched in the making: what is known so far of the attempt that runs."""
+
+    started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
+    started_ns: int = field(default_factory=time.monotonic_ns)
+    redirects: list[str] = field(default_factory=list)
+    http_status: int | None = None
+    final_url: str | None = None
+    content_type: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    retry_after: str | None = None
+    first_byte_ms: float | None = None
+    body_bytes: int = 0
+
+    def answered(self, url: str, status: int, headers: Mapping[str, str]) -> None:
+        """Note the head of a response."""
+        self.first_byte_ms = self._elapsed_ms()
+        self.final_url = url
+        self.http_status = status
+        self.content_type = _clean(headers.get("Content-Type"))
+        self.etag = _clean(headers.get("ETag"))
+        self.last_modified = _clean(headers.get("Last-Modified"))
+        self.retry_after = _clean(headers.get("Retry-After"))
+
+    def end(self, outcome: Outcome, detail: str | None, body: bytes | None = None) -> Fetched:
+        """Return the finished record of this attempt."""
+        return Fetched(
+            outcome=outcome,
+            detail=detail,
+            body=body,
+            http_status=self.http_status,
+            attempts=1,
+            redirects=tuple(self.redirects),
+            final_url=self.final_url,
+            content_type=self.content_type,
+            etag=self.etag,
+            last_modified=self.last_modified,
+            body_bytes=self.body_bytes,
+            started_us=self.started_us,
+            first_byte_ms=self.first_byte_ms,
+            total_ms=self._elapsed_ms(),
+            retry_after=self.retry_after,
+        )
+
+    def _elapsed_ms(self) -> float:
+        return (time.monotonic_ns() - self.started_ns) / 1e6
+
+
+def printable(text: str) -> str:
+    """Return text from a server as valid Unicode of bounded length; undecodable bytes become U+FFFD."""
+    text = text[:HEADER_LIMIT_CHARACTERS]
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _clean(value: str | None) -> str | None:
+    return None if value is None else printable(value)

@@ -1,0 +1,76 @@
+"""What to do after an attempt: pure decisions about retries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import HttpSpec
+
+_LONGEST_DIGITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again after a pause."""
+
+    delay_s: float
+    asked_by_server: bool
+    """Whether the pause concerns the server as a whole, and not only this row."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The attempt's outcome is the row's outcome in this run."""
+
+    hold_s: float = 0.0
+    """How long the server asked to be left alone, at most the longest pause."""
+
+
+def next_step(
+    fetched: Fetched, attempts: int, http: HttpSpec, random_unit: float, now_s: float
+) -> Retry | GiveUp:
+    """Decide what follows an attempt, the `attempts`-th of its row.
+
+    `random_unit` is uniform in [0, 1) and `now_s` the time since the epoch. Retry-After is a lower bound of
+    the pause; a server that asks for more than `http.max_backoff_s` is not asked for this row again. Without
+    it the pause is exponential with full jitter:
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    asked_s = None
+    if fetched.retry_after is not None and fetched.outcome.retryable:
+        asked_s = retry_after_s(fetched.retry_after, now_s)
+    if asked_s is None:
+        if not fetched.outcome.retryable or attempts > http.retries:
+            return GiveUp()
+        backoff_s = random_unit * backoff_ceiling_s(attempts, http)
+        return Retry(backoff_s, asked_by_server=fetched.outcome is Outcome.RATE_LIMITED)
+    if attempts > http.retries or asked_s > http.max_backoff_s:
+        return GiveUp(hold_s=min(asked_s, http.max_backoff_s))
+    jitter_s = random_unit * backoff_ceiling_s(attempts, http)
+    return Retry(min(asked_s + jitter_s, http.max_backoff_s), asked_by_server=True)
+
+
+def backoff_ceiling_s(attempts: int, http: HttpSpec) -> float:
+    """Return the longest pause after the given number of attempts, 1 or more."""
+    return min(http.max_backoff_s, http.backoff_s * 2.0 ** (attempts - 1))
+
+
+def retry_after_s(value: str, now_s: float) -> float | None:
+    """Return the pause in seconds that a Retry-After header asks for, or None if it is malformed.
+
+    Both forms of RFC 9110, 10.2.3: seconds, or an HTTP date; a date in the past asks for no pause.
+    """
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) <= _LONGEST_DIGITS else math.inf
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s)
