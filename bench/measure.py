@@ -1,0 +1,150 @@
+"""Measure one run of a program: wall time, CPU time and memory of its whole process tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_SAMPLE_S: Final = 0.1
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_PSS_SHARE_OF_TIME: Final = 0.02
+_GRACE_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run cost. Peaks are of the sum over all processes; PSS counts shared pages once."""
+
+    exit_code: int
+    started_monotonic_s: float
+    wall_s: float
+    user_s: float
+    system_s: float
+    peak_rss_bytes: int
+    peak_pss_bytes: int
+    peak_processes: int
+    timed_out: bool
+    orphans_killed: int
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all processes, user and system."""
+        return self.user_s + self.system_s
+
+
+@dataclass
+class _Peaks:
+    rss_bytes: int = 0
+    pss_bytes: int = 0
+    processes: int = 0
+
+
+def measure(
+    command: list[str],
+    log: Path,
+    timeout_s: float,
+    environment: Mapping[str, str] | None = None,
+    stop_when: Callable[[], bool] = lambda: False,
+) -> Measurement:
+    """Run `command` to its end, or interrupt it like Ctrl-C at the deadline or once `stop_when()` holds.
+
+    Its output goes to `log`. Memory is sampled ten times a second; PSS, which is costly for the kernel to
+    count, only as often as it takes less than two per cent of the time.
+    """
+    with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
+        result = Path(folder) / "result.json"
+        wrapper = subprocess.Popen(
+            [sys.executable, "-m", "bench.reaper", str(result), "--", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        try:
+            peaks, timed_out = _watch(wrapper, timeout_s, stop_when)
+        except BaseException:
+            _end_tree(wrapper)
+            raise
+        account = json.loads(result.read_text())
+    return Measurement(
+        peak_rss_bytes=peaks.rss_bytes,
+        peak_pss_bytes=peaks.pss_bytes,
+        peak_processes=peaks.processes,
+        timed_out=timed_out,
+        **account,
+    )
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below `pid`, itself left out; those that end meanwhile may be missing."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        with suppress(OSError):
+            for thread in Path(f"/proc/{current}/task").iterdir():
+                with suppress(OSError):
+                    children = [int(child) for child in (thread / "children").read_text().split()]
+                    found += children
+                    waiting += children
+    return found
+
+
+def _watch(
+    wrapper: subprocess.Popen[bytes], timeout_s: float, stop_when: Callable[[], bool]
+) -> tuple[_Peaks, bool]:
+    peaks = _Peaks()
+    deadline = time.monotonic() + timeout_s
+    next_pss = 0.0
+    interrupted = timed_out = False
+    while wrapper.poll() is None:
+        now = time.monotonic()
+        processes = descendants(wrapper.pid)
+        peaks.processes = max(peaks.processes, len(processes))
+        peaks.rss_bytes = max(peaks.rss_bytes, sum(map(_rss_bytes, processes)))
+        if now >= next_pss:
+            peaks.pss_bytes = max(peaks.pss_bytes, sum(map(_pss_bytes, processes)))
+            next_pss = now + max(_SAMPLE_S, (time.monotonic() - now) / _PSS_SHARE_OF_TIME)
+        if not interrupted and (now > deadline or stop_when()):
+            timed_out, interrupted = now > deadline, True
+            wrapper.send_signal(signal.SIGINT)
+            deadline = now + _GRACE_S
+        elif interrupted and now > deadline:
+            for pid in descendants(wrapper.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            wrapper.wait(_SAMPLE_S)
+    return peaks, timed_out
+
+
+def _end_tree(wrapper: subprocess.Popen[bytes]) -> None:
+    for pid in [*descendants(wrapper.pid), wrapper.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wrapper.wait()
+
+
+def _rss_bytes(pid: int) -> int:
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0
+
+
+def _pss_bytes(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

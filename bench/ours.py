@@ -1,0 +1,57 @@
+"""turbo-fetch as a benchmark runs it: a spec file for a job, and the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from bench.job import Job
+
+
+def our_executable() -> Path:
+    """Return the command of the environment that runs the benchmark, relative to the working folder."""
+    command = Path(sys.executable).parent / "turbo-fetch"
+    if not command.is_file():
+        raise FileNotFoundError(f"{command} is missing; build the package first: maturin develop --release")
+    return command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
+
+
+def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None = None) -> Path:
+    """Write the spec of `job`, its tables of `[fetch]` updated by `changes`.
+
+    Limits that would make the comparison unfair are off: all URLs are of one host, on loopback. The rest
+    is at its defaults.
+    """
+    fetch: dict[str, dict[str, Any]] = {
+        "input": {"urls": str(job.urls), "caption_column": "caption"},
+        "http": {
+            "per_domain": 0,
+            "allow_private_addresses": True,
+            "timeout_s": job.timeout_s,
+            "retries": job.retries,
+        },
+        "image": {
+            "size": 256,
+            "mode": "border",
+            "encode": "jpg" if job.reencode else "original",
+            "quality": 95,
+        },
+        "output": {"path": str(job.output), "samples_per_shard": job.samples_per_shard},
+    }
+    if job.timeout_s > 10:
+        fetch["http"]["stall_timeout_s"] = job.timeout_s
+    if job.authorities is not None:
+        fetch["http"]["ca_file"] = str(job.authorities)
+    for table, keys in (changes or {}).items():
+        fetch[table].update(keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tomli_w.dumps({"fetch": fetch}))
+    return path
+
+
+def our_command(spec: Path) -> list[str]:
+    """Return the command line that runs a spec file."""
+    return [str(our_executable()), "run", str(spec)]
