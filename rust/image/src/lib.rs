@@ -1,1 +1,21 @@
-//! Pictures in, training-ready pictures out, in batches, without Python.
+//! Pictures from the web into pictures for training: many bodies in, one Arrow record batch out.
+
+pub mod batch;
+pub mod colour;
+pub mod decode;
+pub mod digest;
+pub mod encode;
+pub mod error;
+pub mod exif;
+pub mod foreign;
+pub mod geometry;
+pub mod header;
+pub mod options;
+pub mod orient;
+pub mod raster;
+pub mod resize;
+pub mod scratch;
+pub mod sniff;
+pub mod transform;
+pub mod turbojpeg;
+pub mod ycc;

@@ -1,8 +1,120 @@
-//! Placeholder registered until the logic crate has its first function.
+//! Batches of pictures: bytes in, one Arrow record batch out, the GIL released in between.
 
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3_arrow::PyRecordBatch;
+use turbo_fetch_image::batch::Transformer as ImageTransformer;
+use turbo_fetch_image::geometry::Size;
+use turbo_fetch_image::options::{Limits, Options, UnknownChoice};
+use turbo_fetch_image::transform::ForeignPixels;
 
-#[expect(clippy::unnecessary_wraps, reason = "same signature as the modules that add classes")]
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+/// Options and a pool of threads; immutable, and safe to use from several Python threads at once.
+#[pyclass(frozen, module = "turbo_fetch._native")]
+struct Transformer(ImageTransformer);
+
+fn unknown(error: UnknownChoice) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+#[pymethods]
+impl Transformer {
+    #[new]
+    #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
+        min_side, max_pixels, max_aspect, digest, exif, threads))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "keyword arguments, one per option of the spec"
+    )]
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "keyword arguments, one per option of the spec"
+    )]
+    fn new(
+        width: u32,
+        height: u32,
+        mode: &str,
+        only_if_bigger: bool,
+        downscale: &str,
+        upscale: &str,
+        encode: &str,
+        quality: u8,
+        skip_reencode: bool,
+        min_side: u32,
+        max_pixels: u64,
+        max_aspect: f64,
+        digest: &str,
+        exif: bool,
+        threads: usize,
+    ) -> PyResult<Self> {
+        let options = Options {
+            width,
+            height,
+            mode: mode.parse().map_err(unknown)?,
+            only_if_bigger,
+            downscale: downscale.parse().map_err(unknown)?,
+            upscale: upscale.parse().map_err(unknown)?,
+            encode: encode.parse().map_err(unknown)?,
+            quality,
+            skip_reencode,
+            limits: Limits {
+                min_side,
+                max_pixels,
+                max_aspect,
+            },
+            digest: digest.parse().map_err(unknown)?,
+            exif,
+        };
+        let transformer = ImageTransformer::new(options, threads)
+            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+        Ok(Self(transformer))
+    }
+
+    /// Transform bodies to one record each, in the order given.
+    fn run(&self, py: Python<'_>, bodies: Vec<PyBackedBytes>) -> PyResult<PyRecordBatch> {
+        py.detach(|| self.0.run(&slices(&bodies)))
+            .map(PyRecordBatch::new)
+            .map_err(|error| PyMemoryError::new_err(error.to_string()))
+    }
+
+    /// Finish pictures that the caller decoded: their bodies, their samples, and (height, width, channels, bits) of each.
+    fn run_pixels(
+        &self,
+        py: Python<'_>,
+        bodies: Vec<PyBackedBytes>,
+        pixels: Vec<PyBackedBytes>,
+        shapes: Vec<(u32, u32, usize, u8)>,
+    ) -> PyResult<PyRecordBatch> {
+        if bodies.len() != pixels.len() || bodies.len() != shapes.len() {
+            return Err(PyValueError::new_err(
+                "bodies, pixels and shapes differ in length",
+            ));
+        }
+        py.detach(|| {
+            let samples = slices(&pixels).into_iter().zip(&shapes);
+            let pictures: Vec<_> = slices(&bodies)
+                .into_iter()
+                .zip(samples.map(
+                    |(samples, &(height, width, channels, bits))| ForeignPixels {
+                        samples,
+                        size: Size::new(width, height),
+                        channels,
+                        bits,
+                    },
+                ))
+                .collect();
+            self.0.run_pixels(&pictures)
+        })
+        .map(PyRecordBatch::new)
+        .map_err(|error| PyMemoryError::new_err(error.to_string()))
+    }
+}
+
+fn slices(buffers: &[PyBackedBytes]) -> Vec<&[u8]> {
+    buffers.iter().map(AsRef::as_ref).collect()
+}
+
+/// Add the classes of this file to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Transformer>()
 }

@@ -8,7 +8,14 @@ mod urls;
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add("__profile__", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+    module.add(
+        "__profile__",
+        if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        },
+    )?;
     batch::register(module)?;
     urls::register(module)?;
     Ok(())

@@ -1,0 +1,105 @@
+"""From downloaded bodies to the pictures that are kept: the only importer of the native transform.
+
+Rust decodes JPEG, PNG, WebP and GIF. AVIF, TIFF, BMP and JPEG 2000 it recognises, checks against the limits and hands
+back; OpenCV decodes those here, and Rust finishes them like the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from turbo_fetch import _native
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.schema import TRANSFORMED
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from turbo_fetch.spec import ImageSpec
+
+FOREIGN: Final = 255
+"""Outcome number by which the native module asks for a picture to be decoded here; never leaves this module."""
+
+if _native.__profile__ == "debug":
+    warnings.warn(
+        "turbo_fetch._native is a debug build, many times slower; build it with `maturin develop --release`",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+class Transform:
+    """Transforms batches of bodies with one spec and a fixed number of threads.
+
+    Immutable; `run` may be called from several threads at once and releases the GIL while it works.
+    """
+
+    def __init__(self, image: ImageSpec, threads: int) -> None:
+        width, height = image.box
+        self._native = _native.Transformer(
+            width=width,
+            height=height,
+            mode=image.mode,
+            only_if_bigger=image.only_if_bigger,
+            downscale=image.downscale,
+            upscale=image.upscale,
+            encode=image.encode,
+            quality=image.encoder_quality,
+            skip_reencode=image.skip_reencode,
+            min_side=image.min_side,
+            max_pixels=image.max_pixels,
+            max_aspect=image.max_aspect,
+            digest=image.digest,
+            exif=image.exif,
+            threads=threads,
+        )
+
+    def run(self, bodies: Sequence[bytes]) -> pa.RecordBatch:
+        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad picture."""
+        batch = pa.record_batch(self._native.run(list(bodies)))
+        foreign = [row for row, outcome in enumerate(batch["outcome"].to_pylist()) if outcome == FOREIGN]
+        if not foreign:
+            return batch
+        finished = {row: self._finish(bodies[row], batch.slice(row, 1)) for row in foreign}
+        parts = [finished.get(row, batch.slice(row, 1)) for row in range(batch.num_rows)]
+        return pa.Table.from_batches(parts, TRANSFORMED).combine_chunks().to_batches()[0]
+
+    def _finish(self, body: bytes, record: pa.RecordBatch) -> pa.RecordBatch:
+        pixels = decode_with_opencv(body)
+        if pixels is None:
+            return _corrupt(record)
+        height, width = pixels.shape[:2]
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        shape = (height, width, channels, pixels.dtype.itemsize * 8)
+        return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape]))
+
+
+def decode_with_opencv(body: bytes) -> npt.NDArray[np.uint8 | np.uint16] | None:
+    """Return the stored pixels of `body` in OpenCV's channel order, or None when OpenCV cannot read them.
+
+    Orientation, colour profile, alpha and 16 bits are left as they are, for the native code to treat.
+    """
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(1)
+    cv2.setLogLevel(0)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        return None
+    return pixels
+
+
+def _corrupt(record: pa.RecordBatch) -> pa.RecordBatch:
+    columns = {name: record[name] for name in record.schema.names}
+    columns["outcome"] = pa.array([Outcome.CORRUPT.number], pa.uint8())
+    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} data is broken"])
+    return pa.record_batch(list(columns.values()), schema=TRANSFORMED)

@@ -1,0 +1,186 @@
+//! JPEG through libjpeg-turbo: reduced by the inverse DCT where the target allows, chroma left at its stored size.
+
+use std::borrow::Cow;
+
+use super::{Decoded, Demand};
+use crate::error::Rejection;
+use crate::geometry::Size;
+use crate::header::Header;
+use crate::raster::{Model, Picture, Plane, Planes, Raster};
+use crate::scratch::Scratch;
+use crate::turbojpeg::{Colours, Failure, Info, PixelFormat, plane_size, reduced};
+
+/// A reduced picture keeps at least this many times the target's pixels per side; measured, less costs quality.
+const OVERSAMPLING: u32 = 2;
+
+/// Decode a JPEG.
+///
+/// # Errors
+/// See [`super::decode`].
+pub fn decode(
+    header: &Header<'_>,
+    body: &[u8],
+    demand: Demand,
+    scratch: &mut Scratch,
+) -> Result<Decoded, Rejection> {
+    let body = terminated(header, body);
+    let verdict = |failure: Failure| judge(failure, header.complete);
+    let info = scratch
+        .decompressor()
+        .and_then(|decompressor| decompressor.open(&body))
+        .map_err(fatal(header))?;
+    let denominator = if info.lossless {
+        1
+    } else {
+        denominator(info.size, demand)
+    };
+    let planar = info.colours == Colours::YCbCr && matches!(demand, Demand::AtLeast(_));
+    let (picture, result) = match info.subsampling {
+        Some(subsampling) if planar => read_planes(&body, &info, denominator, subsampling, scratch),
+        _ => read_raster(&body, &info, denominator, scratch),
+    };
+    match result.err().and_then(verdict) {
+        Some(rejection) => Err(rejection),
+        None => Ok(Decoded {
+            picture,
+            icc: header.icc.clone(),
+        }),
+    }
+}
+
+/// The body with an end-of-image marker, so that a file that lacks only that decodes without complaint and one that
+/// lacks data is told apart from it.
+fn terminated<'a>(header: &Header<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
+    if header.complete {
+        return Cow::Borrowed(body);
+    }
+    let mut longer = Vec::with_capacity(body.len() + 2);
+    longer.extend_from_slice(body);
+    longer.extend_from_slice(b"\xff\xd9");
+    Cow::Owned(longer)
+}
+
+/// Largest reduction of 8, 4 or 2 that leaves enough pixels, else 1.
+#[must_use]
+pub fn denominator(source: Size, demand: Demand) -> u32 {
+    match demand {
+        Demand::Exact => 1,
+        Demand::AtLeast(target) => {
+            let enough = |side: u32, wanted: u32, by: u32| {
+                u64::from(side) >= u64::from(wanted * OVERSAMPLING * by)
+            };
+            let fits = |by: u32| {
+                enough(source.width, target.width, by) && enough(source.height, target.height, by)
+            };
+            [8, 4, 2].into_iter().find(|&by| fits(by)).unwrap_or(1)
+        }
+    }
+}
+
+fn read_planes(
+    body: &[u8],
+    info: &Info,
+    denominator: u32,
+    subsampling: (u32, u32),
+    scratch: &mut Scratch,
+) -> (Picture, Result<(), Failure>) {
+    let [mut luma, mut blue, mut red] = [0, 1, 2].map(|index| {
+        let size = plane_size(info, denominator, index);
+        Plane {
+            size,
+            pixels: scratch
+                .buffers
+                .take(size.width as usize * size.height as usize),
+        }
+    });
+    let result = scratch.decompressor().and_then(|decompressor| {
+        let targets = [
+            &mut luma.pixels[..],
+            &mut blue.pixels[..],
+            &mut red.pixels[..],
+        ];
+        decompressor.read_planes(body, info, denominator, targets)
+    });
+    let picture = Picture::Planes(Planes {
+        luma,
+        chroma: [blue, red],
+        width: f64::from(info.size.width) / f64::from(denominator),
+        height: f64::from(info.size.height) / f64::from(denominator),
+        subsampling: (subsampling.0.into(), subsampling.1.into()),
+    });
+    (picture, result)
+}
+
+fn read_raster(
+    body: &[u8],
+    info: &Info,
+    denominator: u32,
+    scratch: &mut Scratch,
+) -> (Picture, Result<(), Failure>) {
+    let (model, format) = match info.colours {
+        Colours::Grey => (Model::Grey, PixelFormat::Grey),
+        Colours::Rgb | Colours::YCbCr => (Model::Rgb, PixelFormat::Rgb),
+        Colours::Cmyk => (Model::Cmyk, PixelFormat::Cmyk),
+    };
+    let size = reduced(info.size, denominator);
+    let mut pixels = scratch
+        .buffers
+        .take(size.width as usize * size.height as usize * model.channels());
+    let result = scratch
+        .decompressor()
+        .and_then(|decompressor| decompressor.read(body, info, denominator, format, &mut pixels));
+    if model == Model::Cmyk {
+        // Adobe writes the amount of light, not of ink, and every reader takes that as the rule.
+        for ink in &mut pixels {
+            *ink = 255 - *ink;
+        }
+    }
+    (
+        Picture::Raster(Raster {
+            size,
+            model,
+            pixels,
+        }),
+        result,
+    )
+}
+
+/// A header that the library cannot read.
+fn fatal(header: &Header<'_>) -> impl Fn(Failure) -> Rejection {
+    let complete = header.complete;
+    move |failure| {
+        if complete {
+            Rejection::Corrupt(failure.message.into())
+        } else {
+            Rejection::truncated("JPEG ends in its header")
+        }
+    }
+}
+
+/// What a complaint of the library means: nothing for those that leave the pixels whole.
+fn judge(failure: Failure, complete: bool) -> Option<Rejection> {
+    const HARMLESS: &[&str] = &[
+        "extraneous bytes before marker",
+        "Inconsistent progression sequence",
+        "unknown JFIF revision",
+        "Invalid SOS parameters",
+    ];
+    const UNSUPPORTED: &[&str] = &["Unsupported", "not supported", "Sorry, "];
+    let says = |phrases: &[&str]| {
+        phrases
+            .iter()
+            .any(|phrase| failure.message.contains(phrase))
+    };
+    if failure.is_warning && says(HARMLESS) {
+        return None;
+    }
+    if !failure.is_warning && says(UNSUPPORTED) {
+        return Some(Rejection::Unsupported("JPEG variant"));
+    }
+    let cut_off = failure.message.contains("remature end");
+    Some(if cut_off && !complete {
+        Rejection::truncated("JPEG data ends before the picture")
+    } else {
+        Rejection::Corrupt(failure.message.into())
+    })
+}

@@ -1,0 +1,121 @@
+//! From pixels to the bytes of a file.
+#![expect(
+    unsafe_code,
+    reason = "libwebp is C; each call states why its pointers are good"
+)]
+
+use libwebp_sys as raw;
+
+use crate::error::Rejection;
+use crate::options::Encoding;
+use crate::raster::{Model, Raster};
+use crate::scratch::Scratch;
+use crate::turbojpeg::PixelFormat;
+
+/// Encode a grey or RGB picture; `quality` is as `ImageSpec.quality` says for the format.
+///
+/// # Errors
+/// `Unsupported` when a side is longer than the format allows.
+pub fn encode(
+    raster: &Raster,
+    encoding: Encoding,
+    quality: u8,
+    scratch: &mut Scratch,
+) -> Result<Vec<u8>, Rejection> {
+    match encoding {
+        Encoding::Png => png(raster, quality),
+        Encoding::Webp => webp(raster, quality),
+        Encoding::Jpeg | Encoding::Original => jpeg(raster, quality, scratch),
+    }
+}
+
+fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, Rejection> {
+    let format = if raster.model == Model::Grey {
+        PixelFormat::Grey
+    } else {
+        PixelFormat::Rgb
+    };
+    let mut output = scratch.buffers.take(0);
+    let written = scratch
+        .compressor()
+        .and_then(|compressor| {
+            compressor.write(raster.size, format, quality, &raster.pixels, &mut output)
+        })
+        .map_err(|_| Rejection::Unsupported("side too long for jpg"))?;
+    let file = output[..written].to_vec();
+    scratch.buffers.recycle(output);
+    Ok(file)
+}
+
+fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
+    let failed = |_| Rejection::Unsupported("picture too large for png");
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, raster.size.width, raster.size.height);
+    encoder.set_color(if raster.model == Model::Grey {
+        png::ColorType::Grayscale
+    } else {
+        png::ColorType::Rgb
+    });
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_deflate_compression(match level {
+        0 => png::DeflateCompression::NoCompression,
+        level => png::DeflateCompression::Level(level),
+    });
+    encoder.set_filter(if level == 0 {
+        png::Filter::NoFilter
+    } else {
+        png::Filter::Adaptive
+    });
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(&raster.pixels).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(file)
+}
+
+/// Quality from which WebP is lossless.
+const LOSSLESS: u8 = 100;
+
+fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
+    let expanded: Vec<u8>;
+    let pixels = if raster.model == Model::Grey {
+        expanded = raster.pixels.iter().flat_map(|&level| [level; 3]).collect();
+        &expanded
+    } else {
+        &raster.pixels
+    };
+    let (width, height) = (raster.size.width as i32, raster.size.height as i32);
+    assert!(
+        pixels.len() >= raster.size.width as usize * raster.size.height as usize * 3,
+        "pixel buffer too short"
+    );
+    let mut output = std::ptr::null_mut();
+    // SAFETY: the source holds `height` rows of `width` pixels of three bytes; the library sets `output` to memory of
+    // the length it returns, or to null with length zero, and WebPFree takes either.
+    let file = unsafe {
+        let (source, stride) = (pixels.as_ptr(), width * 3);
+        let length = if quality >= LOSSLESS {
+            raw::WebPEncodeLosslessRGB(source, width, height, stride, &raw mut output)
+        } else {
+            raw::WebPEncodeRGB(
+                source,
+                width,
+                height,
+                stride,
+                quality.into(),
+                &raw mut output,
+            )
+        };
+        let file = if length == 0 {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts(output, length).to_vec()
+        };
+        raw::WebPFree(output.cast());
+        file
+    };
+    if file.is_empty() {
+        Err(Rejection::Unsupported("side too long for webp"))
+    } else {
+        Ok(file)
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a picture is turned away: an outcome of the contract and a short deterministic reason.
+
+use std::borrow::Cow;
+
+use thiserror::Error;
+
+/// A picture that yields no image. A row's data, never a failure of the batch.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// The body ends before the picture does; fetching again may help.
+    #[error("{0}")]
+    Truncated(Cow<'static, str>),
+    /// The body is something else; the text names what.
+    #[error("{0}")]
+    NotAnImage(&'static str),
+    /// A picture in a format or variant that is not decoded; the text names it.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// The bytes break the rules of their format.
+    #[error("{0}")]
+    Corrupt(Cow<'static, str>),
+    /// More pixels than allowed, by the header.
+    #[error("image area too large")]
+    TooManyPixels,
+    /// A side shorter than allowed.
+    #[error("image too small")]
+    TooSmall,
+    /// Longer and shorter side are further apart than allowed.
+    #[error("aspect ratio too large")]
+    Aspect,
+    /// The format is read by the caller's foreign decoder; not an outcome of the contract.
+    #[error("{0}")]
+    Foreign(&'static str),
+}
+
+/// Number of a row that succeeded.
+pub const SUCCESS: u8 = 0;
+/// Number of a row whose picture the caller must decode itself and hand back as pixels.
+pub const FOREIGN: u8 = 255;
+
+impl Rejection {
+    /// Number of the outcome, as listed in `turbo_fetch.outcomes`.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        match self {
+            Self::Truncated(_) => 17,
+            Self::NotAnImage(_) => 32,
+            Self::Unsupported(_) => 33,
+            Self::Corrupt(_) => 34,
+            Self::TooManyPixels => 35,
+            Self::TooSmall => 36,
+            Self::Aspect => 37,
+            Self::Foreign(_) => FOREIGN,
+        }
+    }
+
+    /// Corrupt, with a reason known at compile time.
+    #[must_use]
+    pub fn corrupt(reason: &'static str) -> Self {
+        Self::Corrupt(Cow::Borrowed(reason))
+    }
+
+    /// Truncated, with a reason known at compile time.
+    #[must_use]
+    pub fn truncated(reason: &'static str) -> Self {
+        Self::Truncated(Cow::Borrowed(reason))
+    }
+}

@@ -1,0 +1,162 @@
+//! JPEG markers (ITU-T T.81, annex B), walked to the end of the first picture.
+
+use super::{Header, tiff, u16_be};
+use crate::error::Rejection;
+use crate::geometry::Size;
+use crate::sniff::Format;
+
+/// What the markers of a JPEG say.
+#[derive(Debug, Clone)]
+pub struct Markers<'a> {
+    pub size: Size,
+    pub components: u8,
+    /// Bits per sample.
+    pub precision: u8,
+    pub progressive: bool,
+    /// Scans seen; a progressive picture costs a pass over all its coefficients for each.
+    pub scans: usize,
+    /// Whether the end-of-image marker was reached.
+    pub complete: bool,
+    pub exif: Option<&'a [u8]>,
+    pub icc: Option<Vec<u8>>,
+}
+
+impl<'a> Markers<'a> {
+    /// The part that all formats share.
+    #[must_use]
+    pub fn header(self) -> Header<'a> {
+        Header {
+            format: Format::Jpeg,
+            size: self.size,
+            orientation: tiff::orientation(self.exif),
+            exif: self.exif,
+            icc: self.icc,
+            complete: self.complete,
+        }
+    }
+}
+
+const START_OF_SCAN: u8 = 0xda;
+const END_OF_IMAGE: u8 = 0xd9;
+
+/// Read the markers of `body`.
+///
+/// # Errors
+/// `Truncated` when the body ends before the frame header, `Corrupt` when a scan comes first, `Unsupported` for a
+/// height that only follows the first scan.
+pub fn read(body: &[u8]) -> Result<Markers<'_>, Rejection> {
+    let mut found = Found::default();
+    let mut position = 2;
+    while let Some(marker) = next_marker(body, &mut position) {
+        if marker == END_OF_IMAGE {
+            found.complete = true;
+            break;
+        }
+        if matches!(marker, 0x01 | 0xd0..=0xd8) {
+            continue;
+        }
+        let Some(length) = u16_be(body, position).map(usize::from) else {
+            break;
+        };
+        let Some(segment) = body.get(position + 2..position + length.max(2)) else {
+            break;
+        };
+        found.segment(marker, segment);
+        position += length.max(2);
+        if found.frame.is_none() && marker == START_OF_SCAN {
+            return Err(Rejection::corrupt("JPEG scan without a frame header"));
+        }
+    }
+    found.markers()
+}
+
+/// Skip to the byte after the next marker that is not part of entropy-coded data, and return its code.
+fn next_marker(body: &[u8], position: &mut usize) -> Option<u8> {
+    loop {
+        *position += memchr::memchr(0xff, body.get(*position..)?)? + 1;
+        while body.get(*position) == Some(&0xff) {
+            *position += 1;
+        }
+        let code = *body.get(*position)?;
+        *position += 1;
+        if code != 0 && !(0xd0..=0xd7).contains(&code) {
+            return Some(code);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    size: Size,
+    components: u8,
+    precision: u8,
+    progressive: bool,
+}
+
+#[derive(Debug, Default)]
+struct Found<'a> {
+    frame: Option<Frame>,
+    scans: usize,
+    complete: bool,
+    exif: Option<&'a [u8]>,
+    icc: Vec<(u8, &'a [u8])>,
+}
+
+impl<'a> Found<'a> {
+    fn segment(&mut self, marker: u8, segment: &'a [u8]) {
+        match marker {
+            START_OF_SCAN => self.scans += 1,
+            // All frame headers; the gaps are DHT, JPG and DAC.
+            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {
+                self.frame = frame(marker, segment);
+            }
+            0xe1 if self.exif.is_none() => self.exif = segment.strip_prefix(b"Exif\0\0"),
+            0xe2 if self.scans == 0 => {
+                if let Some([number, _, data @ ..]) = segment.strip_prefix(b"ICC_PROFILE\0") {
+                    self.icc.push((*number, data));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn markers(mut self) -> Result<Markers<'a>, Rejection> {
+        let Some(frame) = self.frame else {
+            return Err(if self.complete {
+                Rejection::corrupt("JPEG without a frame header")
+            } else {
+                Rejection::truncated("JPEG ends in its header")
+            });
+        };
+        if frame.size.height == 0 {
+            return Err(Rejection::Unsupported(
+                "JPEG with its height after the first scan",
+            ));
+        }
+        self.icc.sort_by_key(|(number, _)| *number);
+        let icc = self
+            .icc
+            .iter()
+            .flat_map(|(_, data)| data.iter().copied())
+            .collect::<Vec<u8>>();
+        Ok(Markers {
+            size: frame.size,
+            components: frame.components,
+            precision: frame.precision,
+            progressive: frame.progressive,
+            scans: self.scans,
+            complete: self.complete,
+            exif: self.exif,
+            icc: (!icc.is_empty()).then_some(icc),
+        })
+    }
+}
+
+fn frame(marker: u8, segment: &[u8]) -> Option<Frame> {
+    Some(Frame {
+        precision: *segment.first()?,
+        size: Size::new(u16_be(segment, 3)?.into(), u16_be(segment, 1)?.into()),
+        components: *segment.get(5)?,
+        progressive: matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce),
+    })
+}

@@ -1,0 +1,98 @@
+//! Pixels in memory, and the buffers they live in.
+
+use crate::geometry::Size;
+
+/// What the channels of a pixel mean, one byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    Grey,
+    Rgb,
+    /// Amount of ink, 255 is full.
+    Cmyk,
+}
+
+impl Model {
+    /// Bytes per pixel.
+    #[must_use]
+    pub fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::Rgb => 3,
+            Self::Cmyk => 4,
+        }
+    }
+}
+
+/// Interleaved rows without padding, top row first.
+#[derive(Debug)]
+pub struct Raster {
+    pub size: Size,
+    pub model: Model,
+    pub pixels: Vec<u8>,
+}
+
+/// One channel of a planar picture.
+#[derive(Debug)]
+pub struct Plane {
+    pub size: Size,
+    pub pixels: Vec<u8>,
+}
+
+/// Y, Cb and Cr of a JPEG, chroma at its stored resolution, perhaps reduced by the decoder.
+///
+/// A plane may reach past the picture's edge where the sides are not multiples of the block; `width` and `height` say
+/// which part of the luma plane, in its own pixels, is picture.
+#[derive(Debug)]
+pub struct Planes {
+    pub luma: Plane,
+    pub chroma: [Plane; 2],
+    pub width: f64,
+    pub height: f64,
+    /// Luma pixels per chroma pixel, across and down.
+    pub subsampling: (f64, f64),
+}
+
+/// Decoded pixels in the form that suits the codec.
+#[derive(Debug)]
+pub enum Picture {
+    Raster(Raster),
+    Planes(Planes),
+}
+
+/// Buffers kept for the next picture of the same thread, so that large ones are not mapped and cleared each time.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    free: Vec<Vec<u8>>,
+}
+
+/// Larger buffers go back to the system, so that one huge picture does not hold memory for the rest of the run.
+const MAX_KEPT_BYTES: usize = 8 << 20;
+const MAX_KEPT: usize = 8;
+
+impl Buffers {
+    /// Return a buffer of `bytes` bytes with unspecified contents.
+    pub fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let fitting = (0..self.free.len()).filter(|&index| self.free[index].capacity() >= bytes);
+        let best = fitting.min_by_key(|&index| self.free[index].capacity());
+        let mut buffer = match best {
+            Some(index) => self.free.swap_remove(index),
+            None => Vec::with_capacity(bytes),
+        };
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    /// Give a buffer back.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() > MAX_KEPT_BYTES {
+            return;
+        }
+        if self.free.len() == MAX_KEPT {
+            let smallest = (0..MAX_KEPT)
+                .min_by_key(|&index| self.free[index].capacity())
+                .unwrap_or(0);
+            self.free.swap_remove(smallest);
+        }
+        self.free.push(buffer);
+    }
+}

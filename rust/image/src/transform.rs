@@ -1,0 +1,257 @@
+//! One picture from the downloaded body to the file that is kept.
+
+use std::borrow::Cow;
+
+use crate::colour::to_srgb;
+use crate::decode::{Decoded, Demand, decode};
+use crate::digest::hex_digest;
+use crate::encode::encode;
+use crate::error::Rejection;
+use crate::exif;
+pub use crate::foreign::ForeignPixels;
+use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
+use crate::header::{self, Header};
+use crate::options::{Encoding, Filter, Options};
+use crate::orient::Orientation;
+use crate::raster::{Model, Picture, Raster};
+use crate::resize::resize;
+use crate::scratch::Scratch;
+use crate::sniff::{Format, sniff};
+
+/// What became of one body. Facts about the original are there even when the picture was turned away.
+#[derive(Debug)]
+pub struct Transformed<'a> {
+    pub result: Result<Output<'a>, Rejection>,
+    pub original_size: Option<Size>,
+    pub original_format: Option<Format>,
+    /// EXIF tags as a JSON object.
+    pub exif: Option<String>,
+    /// Hash of the original bytes, lower-case hex.
+    pub digest: Option<String>,
+}
+
+/// A picture that is kept.
+#[derive(Debug)]
+pub struct Output<'a> {
+    pub image: Cow<'a, [u8]>,
+    pub size: Size,
+}
+
+/// Transform one body.
+#[must_use]
+pub fn transform<'a>(options: &Options, body: &'a [u8], scratch: &mut Scratch) -> Transformed<'a> {
+    let format = sniff(body);
+    let header = format.clone().and_then(|format| header::read(format, body));
+    let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
+        header::check(&options.limits, header.size)?;
+        make(options, header, body, scratch)
+    });
+    facts(options, body, format.ok(), header.ok().as_ref(), result)
+}
+
+/// Finish a picture whose body is in a foreign format and whose pixels the caller decoded.
+#[must_use]
+pub fn transform_pixels<'a>(
+    options: &Options,
+    body: &'a [u8],
+    pixels: &ForeignPixels<'_>,
+    scratch: &mut Scratch,
+) -> Transformed<'a> {
+    let format = sniff(body);
+    let header = format.clone().and_then(|format| header::read(format, body));
+    let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
+        header::check(&options.limits, header.size)?;
+        let raster = pixels.raster(&mut scratch.buffers)?;
+        if raster.size != header.size {
+            return Err(Rejection::corrupt(
+                "picture is not the size that its header states",
+            ));
+        }
+        let plan = plan(options, header.orientation.size(header.size));
+        let decoded = Decoded {
+            picture: Picture::Raster(raster),
+            icc: header.icc.clone(),
+        };
+        finish(options, header, &plan, decoded, scratch)
+    });
+    facts(options, body, format.ok(), header.ok().as_ref(), result)
+}
+
+fn facts<'a>(
+    options: &Options,
+    body: &[u8],
+    format: Option<Format>,
+    header: Option<&Header<'_>>,
+    result: Result<Output<'a>, Rejection>,
+) -> Transformed<'a> {
+    // The caller brings a foreign picture back, and then the facts are gathered once.
+    let foreign = matches!(result, Err(Rejection::Foreign(_)));
+    Transformed {
+        exif: header
+            .filter(|_| options.exif && result.is_ok())
+            .and_then(|header| exif::to_json(header.exif)),
+        digest: if foreign {
+            None
+        } else {
+            hex_digest(options.digest, body)
+        },
+        original_size: header.map(|header| header.size),
+        original_format: format,
+        result,
+    }
+}
+
+fn make<'a>(
+    options: &Options,
+    header: &Header<'_>,
+    body: &'a [u8],
+    scratch: &mut Scratch,
+) -> Result<Output<'a>, Rejection> {
+    if options.encode == Encoding::Original {
+        return keep_unread(header, body);
+    }
+    if header.format.is_foreign() {
+        return Err(Rejection::Foreign(header.format.name()));
+    }
+    let plan = plan(options, header.orientation.size(header.size));
+    let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
+    let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
+    let decoded = decode(header, body, demand(&plan, header), scratch)?;
+    if keepable && !needs_conversion(&decoded, scratch) {
+        recycle(decoded.picture, scratch);
+        return Ok(Output {
+            image: Cow::Borrowed(body),
+            size: header.size,
+        });
+    }
+    finish(options, header, &plan, decoded, scratch)
+}
+
+/// Keep the body as it is. Its structure was walked to the end, which finds truncation and costs no decoding.
+fn keep_unread<'a>(header: &Header<'_>, body: &'a [u8]) -> Result<Output<'a>, Rejection> {
+    if !header.complete {
+        return Err(Rejection::truncated("picture ends early"));
+    }
+    Ok(Output {
+        image: Cow::Borrowed(body),
+        size: header.size,
+    })
+}
+
+fn is_same_format(format: Format, encoding: Encoding) -> bool {
+    matches!(
+        (format, encoding),
+        (Format::Jpeg, Encoding::Jpeg)
+            | (Format::Png, Encoding::Png)
+            | (Format::Webp, Encoding::Webp)
+    )
+}
+
+fn demand(plan: &Plan, header: &Header<'_>) -> Demand {
+    match plan.resampling {
+        Some(resampling) if resampling.filter != Filter::Nearest => {
+            Demand::AtLeast(header.orientation.size(resampling.whole))
+        }
+        _ => Demand::Exact,
+    }
+}
+
+fn needs_conversion(decoded: &Decoded, scratch: &mut Scratch) -> bool {
+    let model = match &decoded.picture {
+        Picture::Raster(raster) => raster.model,
+        Picture::Planes(_) => Model::Rgb,
+    };
+    model == Model::Cmyk || scratch.profiles.changes(decoded.icc.as_deref(), model)
+}
+
+fn finish<'a>(
+    options: &Options,
+    header: &Header<'_>,
+    plan: &Plan,
+    decoded: Decoded,
+    scratch: &mut Scratch,
+) -> Result<Output<'a>, Rejection> {
+    let stored = header.size;
+    let resampling = plan
+        .resampling
+        .map(|upright| header.orientation.stored(upright, stored));
+    let raster = resized(decoded.picture, stored, resampling.as_ref(), scratch)?;
+    let raster = to_srgb(
+        raster,
+        decoded.icc.as_deref(),
+        &mut scratch.profiles,
+        &mut scratch.buffers,
+    );
+    let raster = upright(raster, header.orientation, scratch);
+    let raster = padded(raster, plan.canvas, scratch);
+    let image = encode(&raster, options.encode, options.quality, scratch)?;
+    let size = raster.size;
+    scratch.buffers.recycle(raster.pixels);
+    Ok(Output {
+        image: Cow::Owned(image),
+        size,
+    })
+}
+
+fn resized(
+    picture: Picture,
+    stored: Size,
+    resampling: Option<&Resampling>,
+    scratch: &mut Scratch,
+) -> Result<Raster, Rejection> {
+    match (picture, resampling) {
+        (picture, Some(resampling)) => resize(picture, stored, resampling, scratch),
+        (Picture::Raster(raster), None) => Ok(raster),
+        (Picture::Planes(_), None) => Err(Rejection::corrupt("planes without a plan")),
+    }
+}
+
+fn upright(raster: Raster, orientation: Orientation, scratch: &mut Scratch) -> Raster {
+    if orientation.is_upright() {
+        return raster;
+    }
+    let mut pixels = scratch.buffers.take(raster.pixels.len());
+    orientation.apply(&raster, &mut pixels);
+    scratch.buffers.recycle(raster.pixels);
+    Raster {
+        size: orientation.size(raster.size),
+        model: raster.model,
+        pixels,
+    }
+}
+
+fn padded(raster: Raster, canvas: Option<Canvas>, scratch: &mut Scratch) -> Raster {
+    let Some(canvas) = canvas else { return raster };
+    let channels = raster.model.channels();
+    let stride = canvas.size.width as usize * channels;
+    let mut pixels = scratch.buffers.take(stride * canvas.size.height as usize);
+    pixels.fill(255);
+    let row_bytes = raster.size.width as usize * channels;
+    let start = canvas.top as usize * stride + canvas.left as usize * channels;
+    for (row, target) in raster
+        .pixels
+        .chunks_exact(row_bytes)
+        .zip(pixels[start..].chunks_mut(stride))
+    {
+        target[..row_bytes].copy_from_slice(row);
+    }
+    scratch.buffers.recycle(raster.pixels);
+    Raster {
+        size: canvas.size,
+        model: raster.model,
+        pixels,
+    }
+}
+
+fn recycle(picture: Picture, scratch: &mut Scratch) {
+    match picture {
+        Picture::Raster(raster) => scratch.buffers.recycle(raster.pixels),
+        Picture::Planes(planes) => {
+            scratch.buffers.recycle(planes.luma.pixels);
+            planes
+                .chroma
+                .into_iter()
+                .for_each(|plane| scratch.buffers.recycle(plane.pixels));
+        }
+    }
+}

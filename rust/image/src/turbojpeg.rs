@@ -1,0 +1,364 @@
+//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: one decompressor and one compressor per thread.
+#![expect(
+    unsafe_code,
+    reason = "the library is C; each call states why its pointers are good"
+)]
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use turbojpeg_sys as raw;
+
+use crate::geometry::Size;
+
+/// A failed call, or one that warned and went on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The pixels were written, as far as they could be had.
+    pub is_warning: bool,
+    /// The library's first message.
+    pub message: String,
+}
+
+/// Layout of interleaved pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelFormat {
+    Grey,
+    Rgb,
+    Cmyk,
+}
+
+impl PixelFormat {
+    fn code(self) -> c_int {
+        match self {
+            Self::Grey => raw::TJPF_TJPF_GRAY,
+            Self::Rgb => raw::TJPF_TJPF_RGB,
+            Self::Cmyk => raw::TJPF_TJPF_CMYK,
+        }
+    }
+
+    fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::Rgb => 3,
+            Self::Cmyk => 4,
+        }
+    }
+}
+
+/// Colours as stored in the JPEG.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colours {
+    Grey,
+    Rgb,
+    YCbCr,
+    /// CMYK or YCCK.
+    Cmyk,
+}
+
+/// What the header says, as the library understands it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    pub size: Size,
+    pub colours: Colours,
+    /// Luma pixels per chroma pixel across and down; nothing for layouts that cannot be had as planes.
+    pub subsampling: Option<(u32, u32)>,
+    pub lossless: bool,
+    subsampling_code: c_int,
+}
+
+#[derive(Debug)]
+struct Handle(raw::tjhandle);
+
+// SAFETY: a handle holds no thread-bound state; `&mut` on every call keeps it to one thread at a time.
+unsafe impl Send for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from tj3Init and is destroyed once.
+        unsafe { raw::tj3Destroy(self.0) }
+    }
+}
+
+impl Handle {
+    fn new(kind: raw::TJINIT) -> Result<Self, Failure> {
+        // SAFETY: tj3Init takes no pointers; null is checked.
+        let handle = unsafe { raw::tj3Init(kind as c_int) };
+        if handle.is_null() {
+            return Err(Failure {
+                is_warning: false,
+                message: "out of memory".to_owned(),
+            });
+        }
+        Ok(Self(handle))
+    }
+
+    fn set(&mut self, parameter: raw::TJPARAM, value: c_int) -> Result<(), Failure> {
+        // SAFETY: the handle is live.
+        let code = unsafe { raw::tj3Set(self.0, parameter as c_int, value) };
+        self.check(code)
+    }
+
+    fn get(&self, parameter: raw::TJPARAM) -> c_int {
+        // SAFETY: the handle is live.
+        unsafe { raw::tj3Get(self.0, parameter as c_int) }
+    }
+
+    fn check(&self, code: c_int) -> Result<(), Failure> {
+        if code == 0 {
+            return Ok(());
+        }
+        // SAFETY: the handle is live; the string is the handle's own and is copied before the next call.
+        let (message, kind) = unsafe {
+            (
+                CStr::from_ptr(raw::tj3GetErrorStr(self.0)),
+                raw::tj3GetErrorCode(self.0),
+            )
+        };
+        let is_warning = kind == raw::TJERR_TJERR_WARNING as c_int;
+        Err(Failure {
+            is_warning,
+            message: message.to_string_lossy().into_owned(),
+        })
+    }
+}
+
+/// Reads JPEG files; holds tables and state for reuse.
+#[derive(Debug)]
+pub struct Decompressor(Handle);
+
+/// Largest number of progressive scans; real pictures have about ten, and each costs a pass over the picture.
+const MAX_SCANS: c_int = 100;
+
+impl Decompressor {
+    /// # Errors
+    /// When memory is out.
+    pub fn new() -> Result<Self, Failure> {
+        let mut handle = Handle::new(raw::TJINIT_TJINIT_DECOMPRESS)?;
+        handle.set(raw::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
+        Ok(Self(handle))
+    }
+
+    /// Read the header and choose the size to decode at, 1/`denominator` of the sides, rounded up.
+    ///
+    /// # Errors
+    /// When the header is broken or a variant that the library cannot read.
+    pub fn open(&mut self, body: &[u8]) -> Result<Info, Failure> {
+        // SAFETY: pointer and length are of one live slice.
+        let code =
+            unsafe { raw::tj3DecompressHeader(self.0.0, body.as_ptr(), body.len() as raw::size_t) };
+        match self.0.check(code) {
+            Err(failure) if !failure.is_warning => return Err(failure),
+            _ => {}
+        }
+        let colours = match self.0.get(raw::TJPARAM_TJPARAM_COLORSPACE) {
+            code if code == raw::TJCS_TJCS_GRAY as c_int => Colours::Grey,
+            code if code == raw::TJCS_TJCS_RGB as c_int => Colours::Rgb,
+            code if code == raw::TJCS_TJCS_YCbCr as c_int => Colours::YCbCr,
+            _ => Colours::Cmyk,
+        };
+        let subsampling_code = self.0.get(raw::TJPARAM_TJPARAM_SUBSAMP);
+        Ok(Info {
+            size: Size::new(
+                self.0.get(raw::TJPARAM_TJPARAM_JPEGWIDTH).unsigned_abs(),
+                self.0.get(raw::TJPARAM_TJPARAM_JPEGHEIGHT).unsigned_abs(),
+            ),
+            colours,
+            subsampling: subsampling(subsampling_code),
+            lossless: self.0.get(raw::TJPARAM_TJPARAM_LOSSLESS) != 0,
+            subsampling_code,
+        })
+    }
+
+    fn scale(&mut self, denominator: u32) -> Result<(), Failure> {
+        let factor = raw::tjscalingfactor {
+            num: 1,
+            denom: denominator as c_int,
+        };
+        // SAFETY: the handle is live; the factor is passed by value.
+        let code = unsafe { raw::tj3SetScalingFactor(self.0.0, factor) };
+        self.0.check(code)
+    }
+
+    /// Decode to interleaved rows in `pixels`, at 1/`denominator` of the sides rounded up.
+    ///
+    /// # Errors
+    /// Failures and warnings of the library.
+    ///
+    /// # Panics
+    /// When `pixels` is shorter than the picture.
+    pub fn read(
+        &mut self,
+        body: &[u8],
+        info: &Info,
+        denominator: u32,
+        format: PixelFormat,
+        pixels: &mut [u8],
+    ) -> Result<(), Failure> {
+        let size = reduced(info.size, denominator);
+        let pitch = size.width as usize * format.channels();
+        assert!(
+            pixels.len() >= pitch * size.height as usize,
+            "pixel buffer shorter than the picture"
+        );
+        self.scale(denominator)?;
+        // SAFETY: the source is one live slice; the library writes `height` rows of `pitch` bytes, which fit. The header
+        // is read again from the same bytes, so that its sides are those of `info`.
+        let code = unsafe {
+            let (data, length) = (body.as_ptr(), body.len() as raw::size_t);
+            raw::tj3Decompress8(
+                self.0.0,
+                data,
+                length,
+                pixels.as_mut_ptr(),
+                pitch as c_int,
+                format.code(),
+            )
+        };
+        self.0.check(code)
+    }
+
+    /// Decode to the planes Y, Cb and Cr without bringing chroma to the size of luma.
+    ///
+    /// # Errors
+    /// Failures and warnings of the library.
+    ///
+    /// # Panics
+    /// When a plane is shorter than `plane_size` says.
+    pub fn read_planes(
+        &mut self,
+        body: &[u8],
+        info: &Info,
+        denominator: u32,
+        planes: [&mut [u8]; 3],
+    ) -> Result<(), Failure> {
+        for (index, plane) in planes.iter().enumerate() {
+            let size = plane_size(info, denominator, index);
+            assert!(
+                plane.len() >= size.width as usize * size.height as usize,
+                "plane buffer shorter than the plane"
+            );
+        }
+        self.scale(denominator)?;
+        let mut pointers = planes.map(<[u8]>::as_mut_ptr);
+        // SAFETY: the source is one live slice; with null strides the library writes each plane at the size that
+        // tj3YUVPlaneWidth and tj3YUVPlaneHeight state, which was checked above.
+        let code = unsafe {
+            let (data, length) = (body.as_ptr(), body.len() as raw::size_t);
+            raw::tj3DecompressToYUVPlanes8(
+                self.0.0,
+                data,
+                length,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        self.0.check(code)
+    }
+}
+
+/// Sides at 1/`denominator`, rounded up as the library does.
+#[must_use]
+pub fn reduced(size: Size, denominator: u32) -> Size {
+    Size::new(
+        size.width.div_ceil(denominator),
+        size.height.div_ceil(denominator),
+    )
+}
+
+/// Size of plane `index` (0 luma, 1 and 2 chroma) of a picture decoded at 1/`denominator`.
+#[must_use]
+pub fn plane_size(info: &Info, denominator: u32, index: usize) -> Size {
+    let size = reduced(info.size, denominator);
+    // SAFETY: no pointers.
+    let (width, height) = unsafe {
+        let (component, code) = (index as c_int, info.subsampling_code);
+        (
+            raw::tj3YUVPlaneWidth(component, size.width as c_int, code),
+            raw::tj3YUVPlaneHeight(component, size.height as c_int, code),
+        )
+    };
+    Size::new(width.unsigned_abs(), height.unsigned_abs())
+}
+
+fn subsampling(code: c_int) -> Option<(u32, u32)> {
+    match code {
+        code if code == raw::TJSAMP_TJSAMP_444 as c_int => Some((1, 1)),
+        code if code == raw::TJSAMP_TJSAMP_422 as c_int => Some((2, 1)),
+        code if code == raw::TJSAMP_TJSAMP_420 as c_int => Some((2, 2)),
+        code if code == raw::TJSAMP_TJSAMP_440 as c_int => Some((1, 2)),
+        code if code == raw::TJSAMP_TJSAMP_411 as c_int => Some((4, 1)),
+        code if code == raw::TJSAMP_TJSAMP_441 as c_int => Some((1, 4)),
+        _ => None,
+    }
+}
+
+/// Writes baseline JPEG files, colour as 4:2:0.
+#[derive(Debug)]
+pub struct Compressor(Handle);
+
+impl Compressor {
+    /// # Errors
+    /// When memory is out.
+    pub fn new() -> Result<Self, Failure> {
+        let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;
+        handle.set(raw::TJPARAM_TJPARAM_NOREALLOC, 1)?;
+        Ok(Self(handle))
+    }
+
+    /// Encode interleaved rows at `quality` 1 to 100 to the front of `output`, which is grown to the largest size that
+    /// the library may need; return how many bytes were written.
+    ///
+    /// # Errors
+    /// Sides over 65,500 pixels.
+    ///
+    /// # Panics
+    /// When `pixels` is shorter than the picture.
+    pub fn write(
+        &mut self,
+        size: Size,
+        format: PixelFormat,
+        quality: u8,
+        pixels: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<usize, Failure> {
+        let pitch = size.width as usize * format.channels();
+        assert!(
+            pixels.len() >= pitch * size.height as usize,
+            "pixel buffer shorter than the picture"
+        );
+        let grey = format == PixelFormat::Grey;
+        let subsampling = if grey {
+            raw::TJSAMP_TJSAMP_GRAY
+        } else {
+            raw::TJSAMP_TJSAMP_420
+        } as c_int;
+        self.0.set(raw::TJPARAM_TJPARAM_SUBSAMP, subsampling)?;
+        self.0.set(raw::TJPARAM_TJPARAM_QUALITY, quality.into())?;
+        let (width, height) = (size.width as c_int, size.height as c_int);
+        // SAFETY: no pointers.
+        let bound = unsafe { raw::tj3JPEGBufSize(width, height, subsampling) } as usize;
+        if output.len() < bound {
+            output.resize(bound, 0);
+        }
+        let mut target = output.as_mut_ptr();
+        let mut written = output.len() as raw::size_t;
+        // SAFETY: the source holds `height` rows of `pitch` bytes; NOREALLOC keeps the library inside the target, whose
+        // length it is told.
+        let code = unsafe {
+            let source = pixels.as_ptr();
+            raw::tj3Compress8(
+                self.0.0,
+                source,
+                width,
+                pitch as c_int,
+                height,
+                format.code(),
+                &raw mut target,
+                &raw mut written,
+            )
+        };
+        self.0.check(code)?;
+        Ok(written as usize)
+    }
+}
