@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from bench.bench import PROGRAMS, Bench, Program
 from bench.corpus import LARGE, Corpus, build_corpus
 from bench.faulty_origin import serve_faulty
 from bench.job import Job, check_pictures, count_output, write_list
@@ -21,8 +22,6 @@ from bench.peers import ensure_peer, peer_command, peer_environment, peer_versio
 from bench.results import Repeat, Result
 
 Server = Literal["http", "https", "faulty"]
-Program = Literal["turbo-fetch", "img2dataset"]
-PROGRAMS: Final[tuple[Program, ...]] = ("turbo-fetch", "img2dataset")
 _LATENCY_MS: Final = 100
 
 
@@ -55,23 +54,6 @@ COMPARISONS: Final = {
         Comparison("faulty", "wall", 1 / 3, server="faulty", timeout_s=30, retries=2, run_timeout_s=600),
     )
 }
-
-
-@dataclass(frozen=True)
-class Bench:
-    """How to run: which programs, how often, and where caches, work and results are."""
-
-    cache: Path
-    results: Path
-    quick: bool = False
-    repeats: int | None = None
-    programs: tuple[Program, ...] = PROGRAMS
-    command: str = ""
-
-    @property
-    def work(self) -> Path:
-        """Folder for lists, specs, logs and outputs."""
-        return self.cache / "bench"
 
 
 def compare(comparison: Comparison, bench: Bench) -> Result:

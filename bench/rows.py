@@ -6,7 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from bench.comparisons import COMPARISONS, Bench, Comparison, compare
+from bench.bench import Bench
+from bench.comparisons import COMPARISONS, Comparison, compare
+from bench.latency import measure_latency
+from bench.limit_share import measure_limit_share
+from bench.long_list import measure_first_request, measure_memory
 from bench.results import Result
 
 Row = Callable[[Bench], list[Result]]
@@ -18,4 +22,8 @@ def _comparison(comparison: Comparison, bench: Bench) -> list[Result]:
 
 ROWS: Final[dict[str, Row]] = {
     **{name: partial(_comparison, comparison) for name, comparison in COMPARISONS.items()},
+    "limit-share": measure_limit_share,
+    "memory": measure_memory,
+    "first-request": measure_first_request,
+    "latency": measure_latency,
 }

@@ -20,7 +20,7 @@ def main() -> int:
     # All commands and paths in the results are relative to the repository.
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
-    from bench.comparisons import PROGRAMS, Bench
+    from bench.bench import PROGRAMS, Bench
     from bench.results import COMMITTED
     from bench.rows import ROWS
 
