@@ -1,8 +1,80 @@
-//! Placeholder registered until the logic crate has its first function.
+//! Bindings of the `urls` crate: Arrow in, Arrow out, the GIL released.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3_arrow::{PyArray, PyRecordBatch};
+use std::sync::Arc;
 
-#[expect(clippy::unnecessary_wraps, reason = "same signature as the modules that add classes")]
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use turbo_fetch_urls::csv::CsvReader as Csv;
+use turbo_fetch_urls::json::JsonArray as Json;
+use turbo_fetch_urls::{address, parse, spread};
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("MALFORMED_MARK", address::MALFORMED_MARK)?;
+    module.add_function(wrap_pyfunction!(parse_urls, module)?)?;
+    module.add_function(wrap_pyfunction!(spread_order, module)?)?;
+    module.add_class::<CsvReader>()?;
+    module.add_class::<JsonArray>()
+}
+
+#[pyfunction]
+fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
+    let parsed = py.detach(|| parse::parse_urls(urls.array()));
+    parsed.map(PyRecordBatch::new).map_err(value_error)
+}
+
+#[pyfunction]
+#[pyo3(name = "spread")]
+fn spread_order(py: Python<'_>, domains: PyArray, seed: u64) -> PyResult<PyArray> {
+    let order = py.detach(|| spread::spread(domains.array(), seed)).map_err(value_error)?;
+    Ok(PyArray::from_array_ref(Arc::new(order)))
+}
+
+#[pyclass(module = "turbo_fetch._native")]
+struct CsvReader(Csv);
+
+#[pymethods]
+impl CsvReader {
+    #[new]
+    fn new(delimiter: char) -> PyResult<Self> {
+        u8::try_from(delimiter).map(|delimiter| Self(Csv::new(delimiter))).map_err(value_error)
+    }
+
+    #[pyo3(signature = (block, *, is_last))]
+    fn feed(&mut self, block: &[u8], is_last: bool) {
+        self.0.feed(block, is_last);
+    }
+
+    fn header(&mut self) -> Option<Vec<String>> {
+        self.0.header()
+    }
+
+    fn read(&mut self, py: Python<'_>, columns: Vec<usize>, max_rows: usize) -> PyResult<PyRecordBatch> {
+        let batch = py.detach(|| self.0.read(&columns, max_rows));
+        batch.map(PyRecordBatch::new).map_err(value_error)
+    }
+}
+
+#[pyclass(module = "turbo_fetch._native")]
+struct JsonArray(Json);
+
+#[pymethods]
+impl JsonArray {
+    #[new]
+    fn new() -> Self {
+        Self(Json::default())
+    }
+
+    fn feed(&mut self, py: Python<'_>, block: &[u8]) -> PyResult<Vec<u8>> {
+        py.detach(|| self.0.feed(block)).map_err(value_error)
+    }
+
+    fn finish(&self) -> PyResult<()> {
+        self.0.finish().map_err(value_error)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
+fn value_error(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
 }
