@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -76,7 +75,7 @@ def _run(concurrency: int, corpus: Corpus, origin: FaultyOrigin, bench: Bench) -
     output = bench.work / "output" / "latency"
     shutil.rmtree(output, ignore_errors=True)
     job = Job(urls, output, samples_per_shard=10_000, reencode=False)
-    changes = {"http": {"concurrency": concurrency}, "output": {"format": "dummy"}}
+    changes: dict[str, dict[str, Any]] = {"http": {"concurrency": concurrency}, "output": {"format": "dummy"}}
     command = our_command(write_spec(bench.work / "latency.toml", job, changes))
     command += ["--set", "engine.workers=1"]
     origin.reset()
@@ -98,5 +97,5 @@ def _tiny_corpus(corpus: Corpus, folder: Path) -> Corpus:
             partial = path.with_suffix(".partial")
             with Image.open(corpus.folder / picture.name) as source:
                 source.resize((_TINY_SIDE, _TINY_SIDE)).save(partial, "JPEG", quality=75)
-            os.replace(partial, path)
+            partial.replace(path)
     return Corpus(folder, pictures)

@@ -140,4 +140,5 @@ def _steady_rate(output: Path) -> float:
         )
     )
     first, last = len(ended_us) // 4, len(ended_us) * 3 // 4
-    return (last - first) / (ended_us[last] - ended_us[first]) * 1e6
+    rate: float = (last - first) / (ended_us[last] - ended_us[first]) * 1e6
+    return rate

@@ -145,7 +145,7 @@ def _scene(bench: Bench) -> Iterator[_Scene]:
 
 
 def write_long_list(path: Path, corpus: Corpus, rows: int) -> Path:
-    """Write `rows` distinct URLs of the server on the fixed port, with captions and sizes, unless it is there."""
+    """Write `rows` distinct URLs of the server on the fixed port, with captions, unless it is there."""
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
