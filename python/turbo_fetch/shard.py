@@ -19,12 +19,12 @@ from turbo_fetch.fetch.pool import FetchPool, Request
 from turbo_fetch.keys import shard_name
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally
 from turbo_fetch.transform import Transform
+from turbo_fetch.urls import parse_urls
 
 BATCH_PICTURES: Final = 64
 BATCH_BYTES: Final = 16_000_000

@@ -1,0 +1,179 @@
+"""A dataset on its way: what it is made of, whether this job may go on with it, and its committed shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+
+from turbo_fetch.errors import OutputExists
+from turbo_fetch.manifest import NAME as MANIFEST
+from turbo_fetch.manifest import Manifest, Record
+from turbo_fetch.spec import Spec
+from turbo_fetch.specfile import differences, dump_spec
+from turbo_fetch.storage import Storage
+
+JOB: Final = "job.json"
+SPEC: Final = "spec.toml"
+
+_SHARD_FILE = re.compile(r"\d{5,}(_stats\.json|\.tar|\.parquet|\.ledger\.parquet|)")
+_SPOOL_FILE = re.compile(r"\d{5,}\.spool")
+
+Lists = Sequence[Mapping[str, Any]]
+"""What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
+
+
+class Dataset:
+    """A dataset that this job works on; a context manager."""
+
+    def __init__(self, storage: Storage, job: dict[str, Any], entry: dict[str, Any]) -> None:
+        self._storage = storage
+        self._job = job
+        self._entry = entry
+        self._manifest = Manifest.open(storage)
+
+    @classmethod
+    def open(cls, storage: Storage, spec: Spec, lists: Lists, version: str) -> Self:
+        """Begin a dataset, or go on with one, as `fetch.output.if_exists` says.
+
+        Raises OutputExists, naming the differences, if what is there is not to be continued or replaced.
+        """
+        found = _read_job(storage)
+        policy = spec.fetch.output.if_exists
+        if policy == "overwrite":
+            _delete_shards(storage)
+            found = None
+        elif found is None:
+            _refuse_strangers(storage)
+        elif policy == "error":
+            raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
+        job = found or {"format": 1, "essentials": _essentials(spec), "lists": []}
+        if found is not None:
+            _refuse_changes(storage, found["essentials"], _essentials(spec))
+        entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
+        dataset = cls(storage, {**job, "version": version}, entry)
+        dataset._write_job()
+        storage.write_bytes(SPEC, dump_spec(spec).encode())
+        return dataset
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manifest.close()
+
+    @property
+    def first_shard(self) -> int:
+        """The id of the first shard of this job's list."""
+        return int(self._entry["first_shard"])
+
+    @property
+    def committed(self) -> frozenset[int]:
+        """The ids of all committed shards."""
+        return self._manifest.committed
+
+    def records(self) -> Iterator[Record]:
+        """Yield the commit records in shard order."""
+        return self._manifest.records()
+
+    def commit(self, record: Record) -> None:
+        """Add a published shard."""
+        self._manifest.commit(record)
+
+    def complete(self) -> None:
+        """Note that all shards of this job's list are committed, so that another list may follow."""
+        if not self._entry["complete"]:
+            self._entry["complete"] = True
+            self._write_job()
+
+    def _write_job(self) -> None:
+        self._storage.write_bytes(JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
+
+
+def _essentials(spec: Spec) -> dict[str, Any]:
+    """Return the part of a spec that shows in the files, and so must not change while a dataset is made."""
+    fetch = spec.fetch.model_dump(mode="json")
+    shown = {
+        "input": ("url_column", "caption_column", "keep_columns", "order", "seed"),
+        "output": ("format", "samples_per_shard"),
+    }
+    picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
+    return {"fetch": {**picked, "image": fetch["image"]}}
+
+
+def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:
+    """Return the entry of the job's list, a new one if it is not there and may be added."""
+    fingerprints = [file["fingerprint"] for file in lists]
+    entry: dict[str, Any]
+    for entry in job["lists"]:
+        if [file["fingerprint"] for file in entry["files"]] == fingerprints:
+            return entry
+    if not may_extend:
+        known = ", ".join(file["url"] for entry in job["lists"] for file in entry["files"][:3])
+        given = ", ".join(file["url"] for file in lists[:3])
+        raise OutputExists(
+            f"{storage.url} was made from another list ({known}) than the one given ({given}), or the list has "
+            'changed since. Restore it, or choose another fetch.output.path, or set fetch.output.if_exists to '
+            '"extend" (add this list after what is there) or "overwrite"'
+        )
+    unfinished = [entry for entry in job["lists"] if not entry["complete"]]
+    if unfinished:
+        names = ", ".join(file["url"] for file in unfinished[0]["files"][:3])
+        raise OutputExists(
+            f"{storage.url} is not complete yet for the list before ({names}); finish that first, for where its "
+            "shards end is not known before"
+        )
+    committed = Manifest.open(storage).committed
+    entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
+    job["lists"].append(entry)
+    return entry
+
+
+def _read_job(storage: Storage) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError as error:
+        raise OutputExists(
+            f"{storage.url}/{JOB} is garbled ({error}), so what the dataset was made from is not known; "
+            'choose another path, or set fetch.output.if_exists = "overwrite"'
+        ) from error
+    return job
+
+
+def _refuse_strangers(storage: Storage) -> None:
+    strangers = sorted(entry.name for entry in storage.list() if entry.name and _SHARD_FILE.fullmatch(entry.name))
+    if strangers:
+        raise OutputExists(
+            f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {JOB}); "
+            'choose another path, or set fetch.output.if_exists = "overwrite" to delete them'
+        )
+
+
+def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = "\n".join(f"  {line}" for line in differences(before, now))
+    if changed:
+        raise OutputExists(
+            f"{storage.url} was begun with another spec:\n{changed}\n"
+            'Restore it, choose another fetch.output.path, or set fetch.output.if_exists = "overwrite"'
+        )
+
+
+def _delete_shards(storage: Storage) -> None:
+    """Delete all that a run makes, the commit records first, and nothing else."""
+    names = [entry.name for entry in storage.list()]
+    ours = [name for name in names if _SHARD_FILE.fullmatch(name)]
+    for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
+        storage.delete(name)
+    for name in (MANIFEST, JOB, SPEC):
+        storage.delete(name)
+    if storage.work.exists():
+        for path in storage.work.iterdir():
+            if _SPOOL_FILE.fullmatch(path.name):
+                path.unlink()

@@ -1,0 +1,36 @@
+"""The ledger: one row per URL of a shard, with all that is known of its download."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.samples import LABELS, by_outcome, keys
+from turbo_fetch.schema import LEDGER
+
+LEDGER_SUFFIX: Final = ".ledger.parquet"
+
+_RETRYABLE: Final = by_outcome({outcome: outcome.retryable for outcome in Outcome}, pa.bool_())
+
+
+def ledger_batch(
+    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, samples_per_shard: int
+) -> pa.RecordBatch:
+    """Return the ledger rows (:data:`LEDGER`) of the rows in `results`, in the order of `results`.
+
+    `source` holds all rows of the shard, row i at index i.
+    """
+    rows = results.column("row").to_numpy()
+    outcome = results.column("outcome").cast(pa.int32())
+    columns = {
+        "key": keys(rows, shard, samples_per_shard),
+        "url": source.column("url").take(pa.array(rows.astype(np.int64))),
+        "outcome": LABELS.take(outcome),
+        "retryable": _RETRYABLE.take(outcome),
+    }
+    return pa.RecordBatch.from_arrays(
+        [columns[name] if name in columns else results.column(name) for name in LEDGER.names], schema=LEDGER
+    )
