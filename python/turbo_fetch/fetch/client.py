@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from importlib.metadata import version
 from types import TracebackType
@@ -27,7 +28,9 @@ __all__ = ["Client", "Fetched"]
 ACCEPT: Final = "image/jpeg,image/png,image/*;q=0.9,*/*;q=0.5"
 """Does not name webp or avif: servers that convert on demand would send those instead of the original."""
 
-READ_BUFFER_BYTES: Final = 131_072
+READ_BUFFER_BYTES: Final = 65_536
+"""A connection is paused when twice this much waits to be read; it is held besides the budget."""
+
 KEEP_ALIVE_S: Final = 15.0
 DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
@@ -53,8 +56,10 @@ class Client:
         self._opt_out = frozenset(directive.lower() for directive in http.opt_out)
         self._agent_token = agent_token(self._headers["User-Agent"])
         self._session: aiohttp.ClientSession
+        self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         connector = aiohttp.TCPConnector(
             limit=0,
             resolver=self._resolver,
@@ -85,7 +90,7 @@ class Client:
         """Make one attempt at a normalised http or https URL; every failure is an outcome."""
         draft = Draft()
         try:
-            with Deadline(self.http.timeout_s, self.http.stall_timeout_s) as deadline:
+            with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
                 return await self._follow(URL(url, encoded=True), draft, deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)

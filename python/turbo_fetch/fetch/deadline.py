@@ -36,8 +36,8 @@ class Deadline:
         "_timer",
     )
 
-    def __init__(self, total_s: float, stall_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, total_s: float, stall_s: float) -> None:
+        self._loop = loop
         self._ends_s = self._loop.time() + total_s
         self._stall_s = stall_s
         self._moved_s: float | None = None
@@ -45,7 +45,7 @@ class Deadline:
         self._expired: Limit | None = None
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()

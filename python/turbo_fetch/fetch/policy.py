@@ -20,16 +20,11 @@ class Retry:
     """Try again after a pause."""
 
     delay_s: float
-    asked_by_server: bool
-    """Whether the pause concerns the server as a whole, and not only this row."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """The attempt's outcome is the row's outcome in this run."""
-
-    hold_s: float = 0.0
-    """How long the server asked to be left alone, at most the longest pause."""
 
 
 def next_step(
@@ -42,18 +37,29 @@ def next_step(
     it the pause is exponential with full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    asked_s = None
-    if fetched.retry_after is not None and fetched.outcome.retryable:
-        asked_s = retry_after_s(fetched.retry_after, now_s)
-    if asked_s is None:
-        if not fetched.outcome.retryable or attempts > http.retries:
-            return GiveUp()
-        backoff_s = random_unit * backoff_ceiling_s(attempts, http)
-        return Retry(backoff_s, asked_by_server=fetched.outcome is Outcome.RATE_LIMITED)
-    if attempts > http.retries or asked_s > http.max_backoff_s:
-        return GiveUp(hold_s=min(asked_s, http.max_backoff_s))
+    if not fetched.outcome.retryable or attempts > http.retries:
+        return GiveUp()
     jitter_s = random_unit * backoff_ceiling_s(attempts, http)
-    return Retry(min(asked_s + jitter_s, http.max_backoff_s), asked_by_server=True)
+    asked_s = asked_pause_s(fetched, now_s)
+    if asked_s is None:
+        return Retry(jitter_s)
+    return GiveUp() if asked_s > http.max_backoff_s else Retry(min(asked_s + jitter_s, http.max_backoff_s))
+
+
+def refusal_s(fetched: Fetched, now_s: float) -> float | None:
+    """Return the pause in seconds that a refusal asks for, 0 if it names none, or None if it is no refusal.
+
+    A refusal is an answer by which the server says that it gets too many requests.
+    """
+    asked_s = asked_pause_s(fetched, now_s)
+    if fetched.outcome is Outcome.RATE_LIMITED:
+        return asked_s or 0.0
+    return asked_s if fetched.outcome is Outcome.HTTP_5XX else None
+
+
+def asked_pause_s(fetched: Fetched, now_s: float) -> float | None:
+    """Return the pause in seconds that the last response asks for, or None if it asks for none."""
+    return None if fetched.retry_after is None else retry_after_s(fetched.retry_after, now_s)
 
 
 def backoff_ceiling_s(attempts: int, http: HttpSpec) -> float:

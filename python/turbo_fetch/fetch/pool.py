@@ -17,12 +17,16 @@ from time import time
 from typing import Final
 
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.policy import GiveUp, Retry, next_step
+from turbo_fetch.fetch.domains import Domain
+from turbo_fetch.fetch.fetched import Draft
+from turbo_fetch.fetch.policy import Retry, next_step, refusal_s
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 Done = Callable[[int, Fetched], None]
 
 _HUNGRY_PART: Final = 4
+_CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,6 @@ class _Row:
     attempts: int = field(default=0, compare=False)
 
 
-@dataclass(slots=True)
-class _Domain:
-    """What the rows of one domain share."""
-
-    active: int = 0
-    parked: list[_Row] = field(default_factory=list)
-    held_until_s: float = 0.0
-    """Loop time before which the domain is left alone."""
-    holder: asyncio.TimerHandle | None = None
-
-
 class FetchPool:
     """Runs submitted rows through a client. Everything happens in one event loop."""
 
@@ -70,8 +63,9 @@ class FetchPool:
         self._submitted = 0
         self._fresh: deque[_Row] = deque()
         self._returned: list[_Row] = []
-        self._domains: dict[str, _Domain] = {}
+        self._domains: dict[str, Domain[_Row]] = {}
         self._delays: dict[int, asyncio.TimerHandle] = {}
+        self._holds: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._hunger = asyncio.Event()
         self._hunger.set()
@@ -141,8 +135,13 @@ class FetchPool:
         while self.ready:
             # Rows that come back were submitted before any fresh one.
             row = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
-            domain = self._domains.setdefault(row.request.domain, _Domain())
-            if self._free_places(domain) <= 0:
+            domain = self._domains.get(row.request.domain)
+            if domain is None:
+                domain = self._domains[row.request.domain] = Domain()
+            if domain.is_closed:
+                self._refuse(row)
+                continue
+            if domain.places(self._http) <= 0:
                 heapq.heappush(domain.parked, row)
                 self.parked += 1
                 continue
@@ -151,18 +150,13 @@ class FetchPool:
             return row
         return None
 
-    def _free_places(self, domain: _Domain) -> int:
-        if domain.holder is not None:
-            return 0
-        limit = self._http.per_domain or self._http.concurrency
-        return limit - domain.active
-
     async def _attempt(self, row: _Row) -> None:
         row.attempts += 1
         fetched = await self._client.get(row.request.url)
-        step = next_step(fetched, row.attempts, self._http, self._random.random(), time())
+        now_s = time()
+        step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1
-        self._leave_domain(row.request.domain, step)
+        self._leave_domain(row.request.domain, fetched, now_s)
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
         else:
@@ -171,39 +165,38 @@ class FetchPool:
             )
         self._wake.set()
 
-    def _leave_domain(self, name: str, step: Retry | GiveUp) -> None:
+    def _leave_domain(self, name: str, fetched: Fetched, now_s: float) -> None:
         domain = self._domains[name]
         domain.active -= 1
-        match step:
-            case Retry(delay_s, asked_by_server=True):
-                self._hold(name, domain, delay_s)
-            case GiveUp(hold_s) if hold_s > 0:
-                self._hold(name, domain, hold_s)
+        pause_s = refusal_s(fetched, now_s)
+        if pause_s is not None:
+            hold_s = domain.refused(pause_s, self._http)
+            if hold_s is not None:
+                self._holds[name] = asyncio.get_running_loop().call_later(hold_s, self._end_hold, name)
+        elif fetched.http_status is not None:
+            domain.answered()
         self._unpark(name, domain)
 
-    def _hold(self, name: str, domain: _Domain, pause_s: float) -> None:
-        """Leave a domain alone for a while."""
-        loop = asyncio.get_running_loop()
-        domain.held_until_s = max(domain.held_until_s, loop.time() + pause_s)
-        if domain.holder is None:
-            domain.holder = loop.call_at(domain.held_until_s, self._end_hold, name, domain)
-
-    def _end_hold(self, name: str, domain: _Domain) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() < domain.held_until_s:
-            domain.holder = loop.call_at(domain.held_until_s, self._end_hold, name, domain)
-            return
-        domain.holder = None
+    def _end_hold(self, name: str) -> None:
+        del self._holds[name]
+        domain = self._domains[name]
+        domain.is_held = False
         self._unpark(name, domain)
         self._wake.set()
 
-    def _unpark(self, name: str, domain: _Domain) -> None:
+    def _unpark(self, name: str, domain: Domain[_Row]) -> None:
         """Make as many parked rows ready as their domain has places, and forget a domain without rows."""
-        for _ in range(min(self._free_places(domain), len(domain.parked))):
+        places = len(domain.parked) if domain.is_closed else domain.places(self._http)
+        for _ in range(min(places, len(domain.parked))):
             heapq.heappush(self._returned, heapq.heappop(domain.parked))
             self.parked -= 1
-        if domain.active == 0 and not domain.parked and domain.holder is None:
+        if domain.is_idle:
             del self._domains[name]
+
+    def _refuse(self, row: _Row) -> None:
+        """End a row without another request, because its server is closed."""
+        refused = Draft().end(Outcome.RATE_LIMITED, _CLOSED_DETAIL)
+        row.done(row.request.row, replace(refused, attempts=row.attempts))
 
     def _delay(self, row: _Row, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -217,11 +210,11 @@ class FetchPool:
     def _forget_all(self) -> None:
         for timer in self._delays.values():
             timer.cancel()
-        for domain in self._domains.values():
-            if domain.holder is not None:
-                domain.holder.cancel()
+        for timer in self._holds.values():
+            timer.cancel()
         self._fresh.clear()
         self._returned.clear()
         self._domains.clear()
         self._delays.clear()
+        self._holds.clear()
         self.in_flight = self.parked = 0
