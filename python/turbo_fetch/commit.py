@@ -70,7 +70,7 @@ def commit_shard(
     counts = _Counts()
     with ExitStack() as stack:
         ledger = TableFile(work / f"{name}{LEDGER_SUFFIX}", LEDGER)
-        stack.callback(ledger.abandon)
+        stack.callback(ledger.close)
         samples = _samples(fetch, shard, source, spool, (ledger, counts))
         written = write_shard(fetch.output.format, samples, work, name, fetch.image)
         written.append(ledger.finish(f"{name}{LEDGER_SUFFIX}"))

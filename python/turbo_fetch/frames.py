@@ -8,11 +8,15 @@ picture that contains the bytes of a frame can pass for one.
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import pyarrow as pa
 
 PREAMBLE: Final = struct.Struct("<8s8s")
 MAGIC: Final = b"TFSPOOL1"
@@ -64,3 +68,33 @@ def walk(content: memoryview, nonce: bytes, offset: int) -> Iterator[Frame]:
                 return
         yield Frame(kind, start, stop, end)
         offset = end
+
+
+class Mapped:
+    """A file mapped read-only for as long as the context lasts and buffers of it are alive."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        self.buffer = pa.py_buffer(self._map)
+
+    def __enter__(self) -> Mapped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drop the pages from this process's memory; they come back from the page cache when touched."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def write_at(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
+    """Write all pieces at `offset`: one system call, more only if the kernel takes less than all of it."""
+    left = [memoryview(piece) for piece in pieces]
+    while left:
+        written = os.pwritev(descriptor, left, offset)
+        offset += written
+        while left and written >= left[0].nbytes:
+            written -= left.pop(0).nbytes
+        if left:
+            left[0] = left[0][written:]

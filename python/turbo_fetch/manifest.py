@@ -1,137 +1,253 @@
 """The manifest: one line per committed shard, in `manifest.jsonl`, checked against what is really there.
 
-The commit record of a shard is its `NNNNN_stats.json`, published last; the manifest gathers those records. So
-a parent that is killed between the two loses nothing: the next one adopts the record.
+The commit record of a shard is its `NNNNN_stats.json`, published last; the manifest gathers those records,
+without what only concerns their making (times, messages). So a parent that is killed between the two loses
+nothing: the next one adopts the record. Lines are in the order of shards once a run has ended.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import orjson
 
 from turbo_fetch.commit import STATS_SUFFIX
 from turbo_fetch.keys import shard_name
 from turbo_fetch.output_errors import explained
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Entry, Storage
 
 NAME: Final = "manifest.jsonl"
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
 
-_STATS = re.compile(rf"(\d{{5,}}){re.escape(STATS_SUFFIX)}")
-
 Record = dict[str, Any]
+
+_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
+_NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
+_STATS: Final = re.compile(rf"(\d{{5,}}){re.escape(STATS_SUFFIX)}")
 
 
 class Manifest:
-    """The committed shards of a dataset; a context manager. One writer at a time."""
+    """The committed shards of a dataset; a context manager. One writer at a time; calls block.
 
-    def __init__(self, storage: Storage, records: dict[int, Record]) -> None:
+    Records stay in a local file, in the place itself if that is local, and are read from there: memory holds
+    one id per shard, however many there are.
+    """
+
+    def __init__(self, storage: Storage, path: Path) -> None:
         self._storage = storage
-        self._lines = {shard: _line(record) for shard, record in sorted(records.items())}
-        self._file: int | None = None
+        self._path = path
+        self._committed: set[int] = set()
+        self._last = -1
+        self._in_order = True
+        self._is_put = True
         self._put_s = time.monotonic()
+        self._descriptor = -1
 
     @classmethod
     def open(cls, storage: Storage) -> Manifest:
         """Read the manifest, drop what is not there, adopt what it lacks, and write it anew if it changed.
 
         A record counts only if its `NNNNN_stats.json` is there and each of its files has the recorded size.
+        Raises OutputError if the place cannot be read, or the manifest not be written.
         """
-        sizes = {entry.name: entry.bytes for entry in storage.list()}
-        stored = storage.read_bytes(NAME) if NAME in sizes else b""
-        records = {record["shard"]: record for record in _parse(stored) if _is_there(record, sizes)}
-        for name in sizes:
-            match = _STATS.fullmatch(name)
-            if match is not None and int(match[1]) not in records:
-                record = _read_record(storage, name)
-                if record is not None and _is_there(record, sizes):
-                    records[record["shard"]] = record
-        manifest = cls(storage, records)
-        if manifest._content() != stored:
-            manifest._write_all()
+        path = _local_path(storage)
+        manifest = cls(storage, path)
+        listing = _Listing(storage.list())
+        with explained(str(path)):
+            _fetch(storage, path)
+            renewed = path.with_name(f".{NAME}.tmp")
+            with renewed.open("wb") as file:
+                for record in manifest._backed(listing):
+                    manifest._note(record["shard"])
+                    file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+            if _content_differs(renewed, path):
+                renewed.replace(path)
+                manifest._is_put = False
+            else:
+                renewed.unlink()
         return manifest
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def committed(self) -> frozenset[int]:
         """The ids of the committed shards."""
-        return frozenset(self._lines)
+        return frozenset(self._committed)
 
     def records(self) -> Iterator[Record]:
-        """Yield the commit records in shard order."""
-        for shard in sorted(self._lines):
-            yield orjson.loads(self._lines[shard])
+        """Yield the commit records as they stand in the manifest, one in memory at a time."""
+        return _read(self._path)
 
-    def commit(self, record: Record) -> None:
-        """Add a commit record, durably where the place is local."""
+    def commit(self, record: Mapping[str, Any]) -> None:
+        """Add a commit record, durably where the place is local; ValueError if the shard has one already.
+
+        Raises OutputError if it cannot be written; the manifest then is as it was.
+        """
+        if record["shard"] in self._committed:
+            raise ValueError(f"shard {record['shard']} is committed already")
         line = _line(record)
-        self._lines[record["shard"]] = line
-        if self._storage.path is not None:
+        with explained(str(self._path), len(line)):
             self._append(line)
-        elif time.monotonic() - self._put_s > PUT_EVERY_S:
-            self._write_all()
+        self._note(record["shard"])
+        self._is_put = False
+        if time.monotonic() - self._put_s >= PUT_EVERY_S:
+            self._put()
 
     def close(self) -> None:
-        """Write the manifest in shard order."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        if self._lines:
-            self._write_all()
+        """Bring the lines into the order of shards and publish them. Further calls do nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if not self._in_order:
+            with explained(str(self._path)):
+                _sort(self._path)
+            self._in_order = True
+        self._put()
+
+    def _backed(self, listing: _Listing) -> Iterator[Record]:
+        """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
+        for record in _read(self._path):
+            if record["shard"] not in self._committed and listing.backs(record):
+                yield record
+        for shard in sorted(listing.shards - self._committed):
+            adopted = _parse(self._storage.read_bytes(_stats_name(shard)))
+            if adopted is not None and listing.backs(adopted):
+                yield adopted
+
+    def _note(self, shard: int) -> None:
+        self._committed.add(shard)
+        self._in_order = self._in_order and shard > self._last
+        self._last = shard
 
     def _append(self, line: bytes) -> None:
-        assert self._storage.path is not None
-        with explained(str(self._storage.path / NAME), len(line)):
-            if self._file is None:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                self._file = os.open(self._storage.path / NAME, flags, 0o644)
-            os.write(self._file, line)
-            os.fsync(self._file)
-
-    def _write_all(self) -> None:
-        self._storage.write_bytes(NAME, self._content())
-        self._put_s = time.monotonic()
-
-    def _content(self) -> bytes:
-        return b"".join(self._lines[shard] for shard in sorted(self._lines))
-
-
-def _line(record: Record) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _parse(content: bytes) -> Iterator[Record]:
-    """Yield the records of all whole lines; a torn or garbled line is no record."""
-    for line in content.splitlines():
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        end = os.fstat(self._descriptor).st_size
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if _is_record(record):
-            yield record
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)
+            raise
+
+    def _put(self) -> None:
+        if self._storage.is_local or self._is_put:
+            return
+        copy = self._path.with_name(f"{NAME}.put")
+        with explained(str(copy)):
+            shutil.copyfile(self._path, copy)
+        self._storage.publish(copy, NAME)
+        self._put_s = time.monotonic()
+        self._is_put = True
 
 
-def _read_record(storage: Storage, name: str) -> Record | None:
+class _Listing:
+    """What is in a place, compact: 8 bytes per file, and the ids of shards that have a commit record."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.shards: set[int] = set()
+        self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
+
+    def backs(self, record: Record) -> bool:
+        """Return whether the commit record and all its files are there; folders are not looked into."""
+        return record["shard"] in self.shards and all(
+            self._has(file["name"], file["bytes"]) or self._has(file["name"], None)
+            for file in record["files"]
+        )
+
+    def _enter(self, entry: Entry) -> int:
+        stats = _STATS.fullmatch(entry.name)
+        if stats is not None and entry.bytes:
+            self.shards.add(int(stats[1]))
+        return hash((entry.name, entry.bytes))
+
+    def _has(self, name: str, size: int | None) -> bool:
+        sought = hash((name, size))
+        place = int(np.searchsorted(self._hashes, sought))
+        return place < self._hashes.size and int(self._hashes[place]) == sought
+
+
+def _local_path(storage: Storage) -> Path:
+    if storage.path is None:
+        return storage.make_work() / NAME
+    with explained(storage.url):
+        storage.path.mkdir(parents=True, exist_ok=True)
+    return storage.path / NAME
+
+
+def _fetch(storage: Storage, path: Path) -> None:
+    """Bring the manifest of a remote place here: what an earlier run left here may be out of date."""
+    if storage.is_local:
+        path.touch()
+        return
     try:
-        record = orjson.loads(storage.read_bytes(name))
-    except (orjson.JSONDecodeError, FileNotFoundError):
+        path.write_bytes(storage.read_bytes(NAME))
+    except FileNotFoundError:
+        path.write_bytes(b"")
+
+
+def _stats_name(shard: int) -> str:
+    return f"{shard_name(shard)}{STATS_SUFFIX}"
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
+    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _read(path: Path) -> Iterator[Record]:
+    """Yield the records of all whole lines; a torn or garbled line is no record."""
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line) if line.endswith(b"\n") else None
+            if record is not None:
+                yield record
+
+
+def _parse(content: bytes) -> Record | None:
+    """Return the commit record that `content` is, or None: img2dataset's statistics, for one, are none."""
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError:
         return None
-    return record if _is_record(record) else None
+    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
 
 
-def _is_record(value: object) -> bool:
-    return isinstance(value, dict) and {"shard", "rows", "outcomes", "files", "failing_hosts"} <= value.keys()
+def _sort(path: Path) -> None:
+    """Bring the lines of the file into the order of shards, atomically, one in memory at a time."""
+    places: list[tuple[int, int]] = []
+    in_order = path.with_name(f".{NAME}.tmp")
+    with path.open("rb") as file, in_order.open("wb") as target:
+        offset = 0
+        for line in file:
+            places.append((orjson.loads(line)["shard"], offset))
+            offset += len(line)
+        for _, place in sorted(places):
+            file.seek(place)
+            target.write(file.readline())
+        target.flush()
+        os.fsync(target.fileno())
+    in_order.replace(path)
 
 
-def _is_there(record: Record, sizes: dict[str, int | None]) -> bool:
-    """Return whether all files of a record are there; those of a folder are not looked at one by one."""
-    if f"{shard_name(record['shard'])}{STATS_SUFFIX}" not in sizes:
-        return False
-    return all(
-        file["name"] in sizes and sizes[file["name"]] in (None, file["bytes"]) for file in record["files"]
-    )
+def _content_differs(first: Path, second: Path) -> bool:
+    if first.stat().st_size != second.stat().st_size:
+        return True
+    with first.open("rb") as one, second.open("rb") as other:
+        return any(line != its for line, its in zip(one, other, strict=True))

@@ -79,7 +79,7 @@ def metadata_batch(
     `source` holds all rows of the shard, row i at index i; `results` any of them (`RESULTS`).
     """
     rows = results.column("row")
-    picked = _pick(source, rows.to_numpy())
+    picked = source_rows(source, rows.to_numpy())
     success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
     outcome = results.column("outcome").cast(pa.int32())
     message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
@@ -103,6 +103,15 @@ def keys(rows: npt.NDArray[np.uint32], shard: int, samples_per_shard: int) -> pa
     return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())
 
 
+def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
+    """Return the source rows of the indices `rows`, in that order, without a copy where they are a range."""
+    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
+        if int(rows[-1]) >= source.num_rows:
+            raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
+        return source.slice(int(rows[0]), rows.size)
+    return source.take(pa.array(rows))
+
+
 def _source_columns(source: pa.Schema) -> list[str]:
     repeated = sorted({name for name in source.names if source.names.count(name) > 1})
     if repeated:
@@ -119,14 +128,6 @@ def _check_storable(field: pa.Field) -> None:
             f"the list's column {field.name!r} has the type {field.type}, which Parquet cannot hold "
             f"({error}); cast it in the list, or leave it out of fetch.input.keep_columns"
         ) from error
-
-
-def _pick(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
-    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
-        if int(rows[-1]) >= source.num_rows:
-            raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
-        return source.slice(int(rows[0]), rows.size)
-    return source.take(pa.array(rows))
 
 
 def _only_where(condition: pa.Array, values: pa.Array) -> pa.Array:

@@ -119,9 +119,9 @@ class LocalStorage(Storage):
     is_local = True
 
     def __init__(self, path: Path, spool: str | None = None) -> None:
-        self._root = self.path = path.absolute()
+        self.root = self.path = path.absolute()
         self.url = str(path.absolute())
-        self.work = Path(spool).absolute() / _hashed(self.url) if spool else self._root / WORK_FOLDER
+        self.work = Path(spool).absolute() / _hashed(self.url) if spool else self.root / WORK_FOLDER
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -130,9 +130,9 @@ class LocalStorage(Storage):
     def list(self) -> Iterator[Entry]:
         """See Storage."""
         with explained(self.url):
-            if not self._root.exists():
+            if not self.root.exists():
                 return
-            with os.scandir(self._root) as entries:
+            with os.scandir(self.root) as entries:
                 for entry in entries:
                     yield Entry(entry.name, None if entry.is_dir() else entry.stat().st_size)
 
@@ -174,7 +174,7 @@ class LocalStorage(Storage):
             self.delete(PROBE)
 
     def _at(self, name: str) -> Path:
-        return self._root / _checked(name)
+        return self.root / _checked(name)
 
 
 class RemoteStorage(Storage):
