@@ -24,13 +24,13 @@ def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[objec
     return path
 
 
-def job_spec(urls: Path, output: Path, **changes: dict[str, Any]) -> Spec:
+def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
     """Return a spec for loopback; `changes` are tables such as `image={"size": 64}`."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "caption_column": "caption"},
         "http": {"allow_private_addresses": True, "per_domain": 0, "backoff_s": 0.01, "concurrency": 32},
         "image": {"size": 64},
-        "output": {"path": str(output), "samples_per_shard": 50},
+        "output": {"path": str(path), "samples_per_shard": 50},
     }
     engine = changes.pop("engine", {"threads": 2})
     for name, table in changes.items():

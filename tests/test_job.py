@@ -18,6 +18,7 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from pictures import album, encoded
 from turbo_fetch.errors import InputError, OutputError, OutputExists
+from turbo_fetch.job import Unwatched
 from turbo_fetch.specfile import load_spec
 
 ALBUM = album(130)
@@ -42,7 +43,8 @@ def test_a_list_becomes_a_dataset_with_every_row_accounted_for(urls: Path, tmp_p
     assert (summary.rows, summary.successes, summary.shards) == (130, 130, 3)
     assert [record["rows"] for record in manifest(output)] == [50, 50, 30]
     assert [row["url"] for row in ledger(output)] == pq.read_table(urls)["url"].to_pylist()
-    names = tarfile.open(output / "00002.tar").getnames()
+    with tarfile.open(output / "00002.tar") as tar:
+        names = tar.getnames()
     assert names[:3] == ["0000200.jpg", "0000200.json", "0000200.txt"]
     assert len(names) == 90
     assert not list((output / ".turbo-fetch").glob("*.spool"))
@@ -222,7 +224,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    class Watcher(turbo_fetch.job.Unwatched):
+    class Watcher(Unwatched):
         seen = 0
 
         def add(self, worker: int, tally: Any) -> None:

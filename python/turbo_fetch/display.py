@@ -69,7 +69,7 @@ class Progress:
 
     def sum(self, name: str) -> int:
         """Return the sum over the workers of a present figure of their tallies."""
-        return sum(getattr(tally, name) for tally in self.workers.values())
+        return sum(int(getattr(tally, name)) for tally in self.workers.values())
 
 
 class Display:

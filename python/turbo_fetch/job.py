@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from turbo_fetch import __version__
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.errors import Interrupted, OutputExists, TurboFetchError
 from turbo_fetch.plan.sharder import Plan
@@ -95,7 +96,7 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     plan = Plan.of(spec.fetch.input, spec.fetch.output.samples_per_shard)
     storage = Storage.open(spec.fetch.output.path, spec.fetch.output.spool)
     storage.probe()
-    with _locked(storage), Dataset.open(storage, spec, plan.fingerprint) as dataset:
+    with _locked(storage), Dataset.open(storage, spec, plan.lists, __version__) as dataset:
         account = _Account(dataset, Summary(storage.url), watcher, plan)
         for record in dataset.records():
             account.resume(record)

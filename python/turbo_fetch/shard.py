@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -147,7 +148,7 @@ class OpenShard:
         urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
         requests = []
         for row, url, domain, error in zip(rows, urls.normalised, urls.domain, urls.error, strict=True):
-            if url is None:
+            if url is None or domain is None:
                 self._take(row, results.not_fetched(Outcome.URL, error), journal)
             else:
                 requests.append(Request(row, url, domain))
@@ -181,13 +182,13 @@ class OpenShard:
     async def _transform(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
         """Transform and journal a batch; its bytes are free again afterwards, whatever happens."""
         loop = asyncio.get_running_loop()
-        work = (self._tools.transforms, _transform_and_journal, self._tools.transform, batch, journal)
+        work = partial(_transform_and_journal, self._tools.transform, batch, journal)
         try:
             if batch[0][0] in self._suspects:
                 async with self._tools.alone:
-                    outcomes = await loop.run_in_executor(*work)
+                    outcomes = await loop.run_in_executor(self._tools.transforms, work)
             else:
-                outcomes = await loop.run_in_executor(*work)
+                outcomes = await loop.run_in_executor(self._tools.transforms, work)
         except Exception as error:  # noqa: BLE001 - raised again by run, whatever it is
             self._error = error
             self._ended.set()

@@ -113,14 +113,14 @@ class LocalRunner:
     def _supervise(self, shards: Iterator[Shard]) -> None:
         kill_at = math.inf
         while self._workers:
-            by_connection = {worker.connection: worker for worker in self._workers.values()}
-            # The stop pipe goes first so that a busy worker cannot delay it.
-            for ready in wait([self._stop, *by_connection], timeout=TICK_S):
-                if ready is self._stop:
+            by_descriptor = {worker.connection.fileno(): worker for worker in self._workers.values()}
+            stop = self._stop.fileno()
+            for ready in wait([stop, *by_descriptor], timeout=TICK_S):
+                if ready == stop:
                     self._stop.acknowledge()
                     kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
                 else:
-                    self._receive(by_connection[ready], shards)  # type: ignore[index]
+                    self._receive(by_descriptor[ready], shards)
             if self._failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
             if time.monotonic() > kill_at:

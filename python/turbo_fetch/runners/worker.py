@@ -126,7 +126,7 @@ class Worker:
             stopping.cancel()
 
     def _is_full(self) -> bool:
-        rows = sum(shard.rows for shard in self._open.values())
+        rows = sum(shard.shard.count for shard in self._open.values())
         return len(self._open) >= MAX_OPEN_SHARDS or rows >= MAX_OPEN_ROWS
 
     async def _run(self, opened: OpenShard) -> None:
