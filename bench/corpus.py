@@ -57,6 +57,7 @@ class Picture:
 
     name: str
     title: str
+    licence: str
     width: int
     height: int
     quality: int
@@ -127,10 +128,10 @@ def _cut_all(plan: CorpusPlan, photos: tuple[Photo, ...], folder: Path) -> list[
 def _cut_share(plan: CorpusPlan, photo: Photo, numbers: Iterable[int], folder: Path) -> list[Picture]:
     with Image.open(photo.path) as source:
         pixels = source.convert("RGB")
-    return [_cut(plan, pixels, photo.title, number, folder) for number in numbers]
+    return [_cut(plan, pixels, photo, number, folder) for number in numbers]
 
 
-def _cut(plan: CorpusPlan, source: Image.Image, title: str, number: int, folder: Path) -> Picture:
+def _cut(plan: CorpusPlan, source: Image.Image, photo: Photo, number: int, folder: Path) -> Picture:
     chance = random.Random(f"{plan.seed}/{number}")
     width, height = _size(chance, plan.mean_pixels, source.width, source.height)
     largest = min(source.width / width, source.height / height)
@@ -146,9 +147,9 @@ def _cut(plan: CorpusPlan, source: Image.Image, title: str, number: int, folder:
     picture = source.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=2.0)
     picture.save(path, "JPEG", quality=quality, progressive=progressive, optimize=False)
     body = path.read_bytes()
-    return Picture(
-        path.name, title, width, height, quality, progressive, len(body), hashlib.sha256(body).hexdigest()
-    )
+    digest = hashlib.sha256(body).hexdigest()
+    facts = (photo.title, photo.licence, width, height, quality, progressive, len(body), digest)
+    return Picture(path.name, *facts)
 
 
 def _size(chance: random.Random, mean_pixels: int, max_width: int, max_height: int) -> tuple[int, int]:

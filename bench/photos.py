@@ -22,10 +22,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph on disk, with the words that describe it."""
+    """One photograph on disk, with the words that describe it and its package's licences."""
 
     path: Path
     title: str
+    licence: str
 
 
 _LOMIRI_16: Final = Package(
@@ -111,7 +112,7 @@ def fetch_photos(packages: tuple[Package, ...], cache: Path) -> tuple[Photo, ...
             path = root / name
             if not path.is_file():
                 raise FileNotFoundError(f"the package {package.name} has no file {name}")
-            photos.append(Photo(path, _title(name)))
+            photos.append(Photo(path, _title(name), package.licence))
     return tuple(photos)
 
 
