@@ -178,7 +178,13 @@ class Origin:
         """Answer requests on one connection until either side ends it."""
         try:
             while True:
-                head = await reader.readuntil(b"\r\n\r\n")
+                first = await reader.readexactly(1)
+                if not first.isupper():
+                    writer.write(
+                        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+                    return
+                head = first + await reader.readuntil(b"\r\n\r\n")
                 await self._answer(head, reader, writer, connection)
         except (ConnectionEnds, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass

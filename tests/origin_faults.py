@@ -121,7 +121,10 @@ async def status(exchange: Exchange) -> None:
     extra = (
         {"Retry-After": exchange.parameters["retry_after"]} if "retry_after" in exchange.parameters else {}
     )
-    await respond(exchange, int(exchange.parameters["code"]), b"refused\n", extra, "text/plain")
+    code = int(exchange.parameters["code"])
+    await respond(
+        exchange, code, b"" if code == HTTPStatus.NOT_MODIFIED else b"refused\n", extra, "text/plain"
+    )
 
 
 @fault

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from importlib.metadata import version
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,6 +11,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, public_socket
 from turbo_fetch.fetch.budget import ByteBudget
@@ -202,7 +202,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 def _request_headers(http: HttpSpec) -> CIMultiDict[str]:
     headers = CIMultiDict(
         {
-            "User-Agent": http.user_agent.replace("{version}", version("turbo-fetch")),
+            "User-Agent": http.user_agent.replace("{version}", __version__),
             "Accept": ACCEPT,
             "Accept-Encoding": "identity",
         }
