@@ -1,7 +1,7 @@
 """From downloaded bodies to the pictures that are kept: the only importer of the native transform.
 
-Rust decodes JPEG, PNG, WebP and GIF. AVIF, TIFF, BMP and JPEG 2000 it recognises, checks against the limits and hands
-back; OpenCV decodes those here, and Rust finishes them like the others.
+Rust decodes JPEG, PNG, WebP and GIF. AVIF, TIFF, BMP and JPEG 2000 it recognises, checks against the limits
+and hands back; OpenCV decodes those here, and Rust finishes them like the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from turbo_fetch.spec import ImageSpec
 
 FOREIGN: Final = 255
-"""Outcome number by which the native module asks for a picture to be decoded here; never leaves this module."""
+"""Outcome number by which the native module asks for a picture to be decoded here; it never leaves."""
 
 if _native.__profile__ == "debug":
     warnings.warn(
@@ -72,34 +72,37 @@ class Transform:
     def _finish(self, body: bytes, record: pa.RecordBatch) -> pa.RecordBatch:
         pixels = decode_with_opencv(body)
         if pixels is None:
-            return _corrupt(record)
+            return _rejected(record, Outcome.CORRUPT, "data is broken")
+        if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
+            return _rejected(record, Outcome.UNSUPPORTED, f"with samples of type {pixels.dtype}")
         height, width = pixels.shape[:2]
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         shape = (height, width, channels, pixels.dtype.itemsize * 8)
         return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape]))
 
 
-def decode_with_opencv(body: bytes) -> npt.NDArray[np.uint8 | np.uint16] | None:
+def decode_with_opencv(body: bytes) -> npt.NDArray[np.generic] | None:
     """Return the stored pixels of `body` in OpenCV's channel order, or None when OpenCV cannot read them.
 
-    Orientation, colour profile, alpha and 16 bits are left as they are, for the native code to treat.
+    Orientation (but TIFF's, which OpenCV applies), colour profile, alpha and 16 bits are left for the native
+    code.
     """
     import cv2
     import numpy as np
 
     cv2.setNumThreads(1)
-    cv2.setLogLevel(0)
+    # OpenCV and its codecs would otherwise print a line for each odd file.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
-        return None
     return pixels
 
 
-def _corrupt(record: pa.RecordBatch) -> pa.RecordBatch:
+def _rejected(record: pa.RecordBatch, outcome: Outcome, reason: str) -> pa.RecordBatch:
+    """Return the record of a picture that OpenCV could not bring; `record` asked for it."""
     columns = {name: record[name] for name in record.schema.names}
-    columns["outcome"] = pa.array([Outcome.CORRUPT.number], pa.uint8())
-    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} data is broken"])
+    columns["outcome"] = pa.array([outcome.number], pa.uint8())
+    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {reason}"])
     return pa.record_batch(list(columns.values()), schema=TRANSFORMED)

@@ -61,18 +61,18 @@ pub fn transform_pixels<'a>(
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
         header::check(&options.limits, header.size)?;
-        let raster = pixels.raster(&mut scratch.buffers)?;
-        if raster.size != header.size {
-            return Err(Rejection::corrupt(
-                "picture is not the size that its header states",
-            ));
-        }
-        let plan = plan(options, header.orientation.size(header.size));
+        let (raster, orientation) = pixels.raster(header, body, &mut scratch.buffers)?;
+        let header = Header {
+            orientation,
+            size: raster.size,
+            ..header.clone()
+        };
+        let plan = plan(options, orientation.size(raster.size));
         let decoded = Decoded {
             picture: Picture::Raster(raster),
             icc: header.icc.clone(),
         };
-        finish(options, header, &plan, decoded, scratch)
+        finish(options, &header, &plan, decoded, scratch)
     });
     facts(options, body, format.ok(), header.ok().as_ref(), result)
 }

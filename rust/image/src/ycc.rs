@@ -1,4 +1,4 @@
-//! JFIF colours (ITU-T T.871): full-range Y'CbCr to RGB.
+//! JFIF colours (ITU-T T.871): full-range luma and chroma to RGB.
 
 const SHIFT: u32 = 16;
 const HALF: i32 = 1 << (SHIFT - 1);

@@ -25,11 +25,40 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     Ok(Header {
         format: Format::Avif,
         size: largest.ok_or(Rejection::corrupt("AVIF without an extent"))?,
-        orientation: Orientation::default(),
+        orientation: orientation(properties),
         exif: None,
         icc: profile.map(<[u8]>::to_vec),
         complete: Boxes { rest: body }.reaches_end(),
     })
+}
+
+/// Orientation that the rotation (anticlockwise quarters) and mirror properties state, as the EXIF value of the same
+/// effect (ISO/IEC 23008-12, 6.5.10 and 6.5.12; rotation comes first).
+fn orientation(properties: &[u8]) -> Orientation {
+    let property = |wanted: &[u8; 4]| {
+        let (_, data) = Boxes { rest: properties }.find(|(kind, _)| *kind == wanted)?;
+        data.first().copied()
+    };
+    let quarters = property(b"irot").map_or(0, |byte| byte & 3);
+    let mirror = property(b"imir").map(|byte| byte & 1);
+    Orientation::from_exif(match (quarters, mirror) {
+        (0, Some(1)) | (2, Some(0)) => 2,
+        (2, None) => 3,
+        (0 | 2, Some(_)) => 4,
+        (1, Some(0)) | (3, Some(1)) => 5,
+        (3, None) => 6,
+        (1 | 3, Some(_)) => 7,
+        (1, None) => 8,
+        _ => 1,
+    })
+}
+
+/// Bits per sample of an AVIF file, by its first pixel information property.
+#[must_use]
+pub fn sample_bits(body: &[u8]) -> Option<u8> {
+    let information = find(body, &[b"meta", b"iprp", b"ipco", b"pixi"])?;
+    // Version, flags and the number of channels come before the bits of the first.
+    information.get(5).copied()
 }
 
 /// Contents of the box at the end of a path of nested boxes, taking the first of each kind.

@@ -9,7 +9,12 @@ use crate::sniff::Format;
 const WIDTH: u16 = 256;
 const HEIGHT: u16 = 257;
 const ORIENTATION: u16 = 274;
+const EXTRA_SAMPLES: u16 = 338;
 const ICC_PROFILE: u16 = 34_675;
+/// Extra sample that is alpha, with colours multiplied by it.
+pub const ASSOCIATED_ALPHA: u32 = 1;
+/// Extra sample that is alpha, with colours as they are.
+pub const UNASSOCIATED_ALPHA: u32 = 2;
 
 /// A TIFF stream of known byte order.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +58,12 @@ impl<'a> Stream<'a> {
             _ => return None,
         };
         Some(Self { bytes, big_endian })
+    }
+
+    /// Whether the most significant byte comes first.
+    #[must_use]
+    pub fn is_big_endian(&self) -> bool {
+        self.big_endian
     }
 
     /// Offset of the first directory.
@@ -138,6 +149,16 @@ pub fn orientation(exif: Option<&[u8]>) -> Orientation {
         stream.integer(entry)
     };
     Orientation::from_exif(stated().map_or(1, |value| u16::try_from(value).unwrap_or(1)))
+}
+
+/// Meaning of the first channel beyond the colours of a TIFF file, if it states one.
+#[must_use]
+pub fn extra_sample(body: &[u8]) -> Option<u32> {
+    let stream = Stream::new(body)?;
+    let entry = stream
+        .entries(stream.first_directory()?)
+        .find(|entry| entry.tag == EXTRA_SAMPLES)?;
+    stream.integer(entry)
 }
 
 /// Read the first directory of a TIFF file.
