@@ -129,6 +129,8 @@ class Spool:
         os.close(descriptor)
 
     def _write(self, kind: int, payload: memoryview) -> frames.Frame:
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path} is closed")
         pieces, frame = frames.encode(self._nonce, self._end, kind, payload)
         try:
             frames.write_at(self._descriptor, pieces, self._end)
