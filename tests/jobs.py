@@ -53,7 +53,9 @@ def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def ledger(output: Path) -> list[dict[str, Any]]:
     """Return the ledger rows of all shards, in shard order."""
-    return [row for path in sorted(output.glob("*.ledger.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row for path in sorted(output.glob("*.ledger.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 def manifest(output: Path) -> list[dict[str, Any]]:

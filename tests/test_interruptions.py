@@ -136,7 +136,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
 
     hits = origin.hits.total()
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert content_hashes(tmp_path / "out") == expected
     # Of the hundred rows asked for, only those in flight (4 in each of 2 workers) are asked for again.

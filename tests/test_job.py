@@ -27,7 +27,9 @@ ALBUM = album(130)
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
-    with Origin({**ALBUM, "text.jpg": b"<html>not a picture</html>", "tiny.png": encoded(1, 1, 0, "PNG")}) as origin:
+    with Origin(
+        {**ALBUM, "text.jpg": b"<html>not a picture</html>", "tiny.png": encoded(1, 1, 0, "PNG")}
+    ) as origin:
         yield origin
 
 
@@ -70,7 +72,10 @@ def test_faults_end_in_their_outcomes_and_no_row_is_lost(origin: Origin, tmp_pat
         ("robots", {"tag": "noai"}, {"opt-out"}),
     ]
     names = list(ALBUM)
-    rows = [origin.url(name, fault, **parameters) for name, (fault, parameters, _) in zip(names, cases, strict=False)]
+    rows = [
+        origin.url(name, fault, **parameters)
+        for name, (fault, parameters, _) in zip(names, cases, strict=False)
+    ]
     expected = [outcomes for *_, outcomes in cases]
     odd: list[tuple[str | None, set[str]]] = [
         (None, {"url"}),
@@ -104,7 +109,9 @@ def test_faults_end_in_their_outcomes_and_no_row_is_lost(origin: Origin, tmp_pat
         {"http": {"concurrency": 500, "memory_mb": 1}},
     ],
 )
-def test_the_same_bytes_whatever_the_workers_and_the_order(urls: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_the_same_bytes_whatever_the_workers_and_the_order(
+    urls: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     turbo_fetch.run(job_spec(urls, tmp_path / "one"))
     turbo_fetch.run(job_spec(urls, tmp_path / "other", **changes))
     assert content_hashes(tmp_path / "one") == content_hashes(tmp_path / "other") != {}
@@ -166,7 +173,9 @@ def test_overwrite_replaces_only_what_a_run_made(urls: Path, tmp_path: Path) -> 
     output = tmp_path / "out"
     turbo_fetch.run(job_spec(urls, output))
     (output / "notes.txt").write_text("mine")
-    summary = turbo_fetch.run(job_spec(urls, output, output={"if_exists": "overwrite", "samples_per_shard": 130}))
+    summary = turbo_fetch.run(
+        job_spec(urls, output, output={"if_exists": "overwrite", "samples_per_shard": 130})
+    )
     assert (summary.shards, summary.run_rows) == (1, 130)
     assert not (output / "00001.tar").exists()
     assert (output / "notes.txt").read_text() == "mine"

@@ -3,7 +3,8 @@
     import turbo_fetch
     from turbo_fetch import Spec
 
-    summary = turbo_fetch.run(Spec.model_validate({"fetch": {"input": {"urls": "list.parquet"}, "output": {"path": "out"}}}))
+    tables = {"fetch": {"input": {"urls": "list.parquet"}, "output": {"path": "out"}}}
+    summary = turbo_fetch.run(Spec.model_validate(tables))
     print(summary.text())
 
 `arun` is the same for use inside an event loop. Importing the package is cheap: what it needs is imported on first use.

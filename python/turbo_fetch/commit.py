@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from turbo_fetch.keys import shard_name
 from turbo_fetch.ledger import LEDGER_SUFFIX, ledger_batch
 from turbo_fetch.outcomes import BY_LABEL, BY_NUMBER, Outcome
+from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.samples import Samples, metadata_batch
 from turbo_fetch.schema import LEDGER
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
-from turbo_fetch.urls import count_domains
 from turbo_fetch.writers import WrittenFile, write_shard
 from turbo_fetch.writers.tables import TableFile
 
@@ -44,7 +44,8 @@ class _Counts:
         self.body_bytes += pc.sum(results.column("body_bytes")).as_py() or 0
         failed = results.filter(pc.not_equal(results.column("outcome"), Outcome.SUCCESS.number))
         if failed.num_rows:
-            self.failing_hosts.update(count_domains(source.column("url").take(failed.column("row"))))
+            parsed = parse_urls(source.column("url").take(failed.column("row")))
+            self.failing_hosts.update(domain for domain in parsed.domain if domain is not None)
 
     def peer_count(self, status: str) -> int:
         """Return how many rows have this status in img2dataset's column."""

@@ -96,7 +96,7 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     plan = Plan.of(spec.fetch.input, spec.fetch.output.samples_per_shard)
     storage = Storage.open(spec.fetch.output.path, spec.fetch.output.spool)
     storage.probe()
-    with _locked(storage), Dataset.open(storage, spec, plan.lists, __version__) as dataset:
+    with _locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
         account = _Account(dataset, Summary(storage.url), watcher, plan)
         for record in dataset.records():
             account.resume(record)

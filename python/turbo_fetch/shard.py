@@ -20,12 +20,12 @@ from turbo_fetch.fetch.pool import FetchPool, Request
 from turbo_fetch.keys import shard_name
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally
 from turbo_fetch.transform import Transform
-from turbo_fetch.urls import parse_urls
 
 BATCH_PICTURES: Final = 64
 BATCH_BYTES: Final = 16_000_000
@@ -119,7 +119,13 @@ class OpenShard:
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times = (self._started_s, time.time())
         return commit.commit_shard(
-            self._tools.fetch, self._tools.storage, self.shard.id, source, journal.spool, journal.rows_digest, times
+            self._tools.fetch,
+            self._tools.storage,
+            self.shard.id,
+            source,
+            journal.spool,
+            journal.rows_digest,
+            times,
         )
 
     async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:
@@ -189,7 +195,8 @@ class OpenShard:
                     outcomes = await loop.run_in_executor(self._tools.transforms, work)
             else:
                 outcomes = await loop.run_in_executor(self._tools.transforms, work)
-        except Exception as error:  # noqa: BLE001 - raised again by run, whatever it is
+        # Whatever it is, run raises it again.
+        except Exception as error:
             self._error = error
             self._ended.set()
             return

@@ -45,6 +45,11 @@ class Summary:
         """Rows that became samples."""
         return self.outcomes["success"]
 
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second of this run, start-up included."""
+        return self.run_rows / max(self.wall_s, 1e-9)
+
     def text(self) -> str:
         """Return the summary as lines for a person."""
         share = self.successes / self.rows if self.rows else 0.0
@@ -52,15 +57,15 @@ class Summary:
             f"dataset   {self.path}",
             f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {self.shards:,} shards, "
             f"{human_bytes(self.dataset_bytes)}",
-            f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, "
-            f"{self.run_rows / max(self.wall_s, 1e-9):,.0f} rows/s, {human_bytes(self.downloaded_bytes)} received",
+            f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, {self.rows_per_s:,.0f} rows/s, "
+            f"{human_bytes(self.downloaded_bytes)} received",
         ]
         failures = [(label, count) for label, count in self.outcomes.most_common() if label != "success"]
         if failures:
             lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in failures))
         if self.failing_hosts:
             hosts = self.failing_hosts.most_common(TOP)
-            lines.append("hosts     " + ", ".join(f"{host} {count:,}" for host, count in hosts) + " (most failures)")
+            lines.append("failing   " + ", ".join(f"{host} {count:,}" for host, count in hosts))
         return "\n".join(lines)
 
 

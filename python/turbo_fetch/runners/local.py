@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from turbo_fetch import errors
 from turbo_fetch.plan.sharder import Shard
@@ -115,12 +115,13 @@ class LocalRunner:
         while self._workers:
             by_descriptor = {worker.connection.fileno(): worker for worker in self._workers.values()}
             stop = self._stop.fileno()
-            for ready in wait([stop, *by_descriptor], timeout=TICK_S):
-                if ready == stop:
+            for ready in cast("list[int]", wait([stop, *by_descriptor], timeout=TICK_S)):
+                worker = by_descriptor.get(ready)
+                if worker is not None:
+                    self._receive(worker, shards)
+                else:
                     self._stop.acknowledge()
                     kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
-                else:
-                    self._receive(by_descriptor[ready], shards)
             if self._failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
             if time.monotonic() > kill_at:
@@ -207,5 +208,3 @@ class LocalRunner:
             worker.process.wait()
             worker.connection.close()
         self._workers.clear()
-
-
