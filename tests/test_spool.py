@@ -33,7 +33,7 @@ def _sorted(spool: Spool, rows_per_batch: int = 256) -> list[dict[str, object]]:
 
 
 def _expected(rows: list[int]) -> list[dict[str, object]]:
-    return results(sorted(rows)).to_pylist()
+    return list(results(sorted(rows)).to_pylist())
 
 
 @st.composite
@@ -293,15 +293,17 @@ def anonymous_mb():
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 spool = Spool.open(Path({str(tmp_path / "s")!r}), 0, 700, "d")
 body = bytes(range(256)) * 2000
+def big(row):
+    return result(row, image=body) | {{"outcome": 0, "image": body}}
 for start in range(0, 700, 7):
     rows = [(start + step * 101) % 700 for step in range(7)]
     rows = [row for row in rows if not spool.done[row]]
-    batch = [result(row, image=body) | {{"outcome": 0, "image": body}} for row in rows]
+    batch = [big(row) for row in rows]
     if batch:
         spool.append(pa.RecordBatch.from_pylist(batch, schema=RESULTS))
 rest = [row for row in range(700) if not spool.done[row]]
 for row in rest:
-    spool.append(pa.RecordBatch.from_pylist([result(row, image=body) | {{"outcome": 0, "image": body}}], schema=RESULTS))
+    spool.append(pa.RecordBatch.from_pylist([big(row)], schema=RESULTS))
 before, most, total = anonymous_mb(), 0, 0
 for batch in spool.sorted_batches():
     total += sum(len(image) for image in batch.column("image").to_pylist())

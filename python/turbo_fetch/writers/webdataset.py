@@ -23,8 +23,7 @@ _MODE_AND_OWNER: Final = b"0000644" + _NUL + b"0000000" + _NUL + b"0000000" + _N
 _TIME: Final = b"00000000000" + _NUL
 _BLANK_CHECKSUM: Final = b" " * 8
 _KIND_AND_MAGIC: Final = b"0" + bytes(100) + b"ustar" + _NUL + b"00"
-_NAMES_AND_DEVICE: Final = bytes(64) + b"0000000" + _NUL + b"0000000" + _NUL
-_TAIL: Final = (_KIND_AND_MAGIC + _NAMES_AND_DEVICE).ljust(_BLOCK - 156, _NUL)
+_TAIL: Final = _KIND_AND_MAGIC.ljust(_BLOCK - 156, _NUL)
 _FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _BLANK_CHECKSUM + _TAIL)
 _PADDING: Final = tuple(bytes(-length % _BLOCK) for length in range(_BLOCK))
 

@@ -1,0 +1,63 @@
+"""Folders: the files of img2dataset, under the extension that is true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from shard_data import fails, picture, samples
+from turbo_fetch.keys import sample_key
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.writers import write_shard
+
+IMAGE = ImageSpec(encode="png", quality=6)
+
+
+def test_a_folder_has_three_files_for_each_picture_and_none_for_a_failure(tmp_path: Path) -> None:
+    folder, table = write_shard("files", samples(20, IMAGE), tmp_path, "00000", IMAGE)
+    rows = [row for row in range(20) if not fails(row)]
+    keys = [sample_key(0, row, 1000) for row in rows]
+    assert (folder.name, table.name, folder.is_folder) == ("00000", "00000.parquet", True)
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted(
+        f"{key}.{kind}" for key in keys for kind in ("png", "json", "txt")
+    )
+    for row, key in zip(rows, keys, strict=True):
+        assert (folder.path / f"{key}.png").read_bytes() == picture(row)
+        assert json.loads((folder.path / f"{key}.json").read_bytes())["key"] == key
+        caption = (folder.path / f"{key}.txt").read_text("utf-8")
+        assert caption == ("" if row % 5 == 4 else f"a ünï {row}")
+
+
+def test_the_hash_of_a_folder_is_that_of_its_listing(tmp_path: Path) -> None:
+    folder, _ = write_shard("files", samples(20, IMAGE, rows_per_batch=3), tmp_path, "00000", IMAGE)
+    lines = [
+        f"{path.name} {path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for path in sorted(folder.path.iterdir())
+    ]
+    assert folder.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert folder.bytes == sum(path.stat().st_size for path in folder.path.iterdir())
+
+
+def test_what_an_earlier_attempt_left_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "00000").mkdir()
+    (tmp_path / "00000" / "stray.jpg").write_bytes(b"old")
+    folder, _ = write_shard("files", samples(2, IMAGE), tmp_path, "00000", IMAGE)
+    assert not (folder.path / "stray.jpg").exists()
+
+
+def test_original_bytes_have_the_extension_of_their_format(tmp_path: Path) -> None:
+    image = ImageSpec(encode="original")
+    batch = next(samples(3, image))
+    formats = pa.array(["jpeg", "webp", "tiff"])
+    folder, _ = write_shard("files", [batch._replace(original_format=formats)], tmp_path, "00000", image)
+    found = {path.suffix for path in folder.path.iterdir()} - {".json", ".txt"}
+    assert found == {".jpg", ".webp", ".tif"}
+
+
+def test_dummy_writes_metadata_only(tmp_path: Path) -> None:
+    written = write_shard("dummy", samples(5, IMAGE), tmp_path, "00000", IMAGE)
+    assert [file.name for file in written] == ["00000.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.parquet"]
