@@ -128,6 +128,15 @@ async def status(exchange: Exchange) -> None:
 
 
 @fault
+async def late_page(exchange: Exchange) -> None:
+    """`code` with a short page that follows its head after a while."""
+    page = b"an error page\n"
+    await send_head(exchange, int(exchange.parameters["code"]), len(page), content_type="text/plain")
+    await until_closed(exchange, exchange.number("seconds", 0.02))
+    await send(exchange, page)
+
+
+@fault
 async def reset_before_headers(exchange: Exchange) -> None:
     """RST without an answer."""
     reset(exchange)

@@ -120,7 +120,7 @@ def test_a_slow_response_ends_at_its_deadline(
 ) -> None:
     (fetched,) = fetch(loop, origin.url(PATH, fault), **limits)
     assert (fetched.outcome, fetched.detail) == (outcome, detail)
-    assert 300 <= fetched.total_ms < 1500
+    assert 290 <= fetched.total_ms < 1500
 
 
 def test_chunks_that_keep_coming_are_no_stall(loop: str, origin: Origin) -> None:
@@ -163,15 +163,10 @@ def test_every_redirect_is_recorded_and_uses_the_same_connection(loop: str) -> N
 
 def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
     with Origin({PATH: BODY}) as fresh:
-        fetch(
-            loop,
-            fresh.url(PATH),
-            fresh.url("missing.jpg"),
-            fresh.url(PATH, "status", code=503),
-            fresh.url(PATH),
-        )
+        late = fresh.url(PATH, "late_page", code=404)
+        fetch(loop, fresh.url(PATH), fresh.url("missing.jpg"), late, late, fresh.url(PATH))
         assert fresh.connections == 1
-        assert len(fresh.received) == 4
+        assert len(fresh.received) == 5
 
 
 def test_facts_of_the_response_are_recorded(loop: str, origin: Origin) -> None:

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, run_on
+from origin import Origin
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.pool import FetchPool, Request
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import HttpSpec
+
+BODY = bytes(range(256)) * 400
+LIMITS = {"allow_private_addresses": True, "timeout_s": 10, "backoff_s": 0.05, "concurrency": 32}
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin({f"{number}.jpg": BODY for number in range(500)}) as server:
+        yield server
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+class Shard:
+    """Rows that were submitted together, and how each of them ended."""
+
+    def __init__(self, requests: Sequence[Request], budget: ByteBudget) -> None:
+        self.requests = requests
+        self.budget = budget
+        self.ended: dict[int, Fetched] = {}
+        self.whole = asyncio.Event()
+
+    def done(self, row: int, fetched: Fetched) -> None:
+        assert row not in self.ended
+        self.ended[row] = fetched
+        self.budget.release(len(fetched.body or b""))
+        if len(self.ended) == len(self.requests):
+            self.whole.set()
+
+    @property
+    def outcomes(self) -> set[Outcome]:
+        return {fetched.outcome for fetched in self.ended.values()}
+
+
+def run_shards(
+    loop: str, *shards: Sequence[Request], memory_bytes: int = 10_000_000, **http: Any
+) -> list[Shard]:
+    """Fetch shards side by side, each submitted in its turn, until every row has ended."""
+    spec = HttpSpec(**{**LIMITS, **http})
+    budget = ByteBudget(memory_bytes)
+    client_of_test = Client(spec, budget)
+
+    async def fetch_all() -> list[Shard]:
+        async with client_of_test as client:
+            pool = FetchPool(client, spec, Random(7))
+            running = asyncio.ensure_future(pool.run())
+            opened = [Shard(requests, budget) for requests in shards]
+            for shard in opened:
+                pool.submit(shard.requests, shard.done)
+            for shard in opened:
+                await shard.whole.wait()
+            assert (pool.in_flight, pool.ready, pool.parked, pool.delayed) == (0, 0, 0, 0)
+            running.cancel()
+            await asyncio.wait({running})
+            assert running.cancelled()
+        return opened
+
+    shards_run = run_on(loop, fetch_all())
+    assert budget.used_bytes == 0
+    return shards_run
+
+
+def rows(
+    origin: Origin, numbers: range, fault: str | None = None, domain: str = "a", **parameters: object
+) -> list[Request]:
+    return [Request(row, origin.url(f"{row}.jpg", fault, **parameters), domain) for row in numbers]
+
+
+def test_every_row_ends_once_with_its_body(loop: str, origin: Origin) -> None:
+    first, second = run_shards(loop, rows(origin, range(300)), rows(origin, range(200), domain="b"))
+    assert [len(first.ended), len(second.ended)] == [300, 200]
+    assert all(fetched.body == BODY for shard in (first, second) for fetched in shard.ended.values())
+    assert origin.hits.total() == 500
+
+
+def test_slots_are_never_exceeded_and_all_are_used(loop: str) -> None:
+    with Origin({f"{number}.jpg": BODY for number in range(200)}, latency_s=0.05) as origin:
+        run_shards(loop, rows(origin, range(200)), concurrency=20, per_domain=0)
+        assert origin.load.most == 20
+
+
+def test_a_busy_domain_holds_no_slots_that_others_need(loop: str) -> None:
+    with Origin({f"{number}.jpg": BODY for number in range(100)}, latency_s=0.05) as origin:
+        slow = rows(origin, range(40), domain="slow")
+        others = [Request(40 + row, origin.url(f"{row}.jpg"), f"other{row}") for row in range(30)]
+        (shard,) = run_shards(loop, slow + others, concurrency=16, per_domain=2)
+        order = list(shard.ended)
+        assert max(order.index(40 + row) for row in range(30)) < 60
+
+
+@pytest.mark.parametrize("per_domain", [1, 3])
+def test_a_domain_never_has_more_requests_than_allowed(loop: str, per_domain: int) -> None:
+    with Origin({f"{number}.jpg": BODY for number in range(24)}, latency_s=0.02) as origin:
+        run_shards(loop, rows(origin, range(24)), per_domain=per_domain)
+        assert origin.load.most == per_domain
+
+
+def test_rows_submitted_first_start_first(loop: str, origin: Origin) -> None:
+    run_shards(loop, rows(origin, range(40)), rows(origin, range(40, 80)), concurrency=1)
+    assert [request.target for request in origin.received] == [f"/{number}.jpg" for number in range(80)]
+
+
+def test_a_parked_row_keeps_its_turn_before_later_rows(loop: str, origin: Origin) -> None:
+    mixed = [Request(row, origin.url(f"{row}.jpg"), "a" if row < 6 else "b") for row in range(12)]
+    run_shards(loop, mixed, concurrency=2, per_domain=1)
+    first_domain = [int(request.target[1:-4]) for request in origin.received if int(request.target[1:-4]) < 6]
+    assert first_domain == sorted(first_domain)
+
+
+def test_failures_that_may_pass_are_tried_again(loop: str, origin: Origin) -> None:
+    requests = rows(origin, range(20), "status", code=500, times=2) + rows(origin, range(20, 40))
+    (shard,) = run_shards(loop, requests, retries=2)
+    assert shard.outcomes == {Outcome.SUCCESS}
+    assert [shard.ended[row].attempts for row in (0, 19, 20, 39)] == [3, 3, 1, 1]
+    assert origin.hits["/0.jpg"] == 3
+
+
+def test_a_failure_that_stays_ends_after_the_last_retry(loop: str, origin: Origin) -> None:
+    (shard,) = run_shards(loop, rows(origin, range(4), "truncated"), retries=1)
+    assert shard.outcomes == {Outcome.TRUNCATED}
+    assert {fetched.attempts for fetched in shard.ended.values()} == {2}
+    assert origin.hits.total() == 8
+
+
+def test_a_final_failure_is_not_tried_again(loop: str, origin: Origin) -> None:
+    (shard,) = run_shards(loop, rows(origin, range(4), "status", code=404), retries=5)
+    assert shard.outcomes == {Outcome.HTTP_4XX}
+    assert origin.hits.total() == 4
+
+
+def test_retry_after_is_obeyed_while_others_go_on(loop: str, origin: Origin) -> None:
+    asked = rows(origin, range(1), "status", code=429, retry_after=1, times=1)
+    (shard,) = run_shards(loop, asked + rows(origin, range(1, 100)), concurrency=4)
+    assert shard.outcomes == {Outcome.SUCCESS}
+    assert list(shard.ended)[-1] == 0
+    assert shard.ended[0].attempts == 2
+    assert (
+        shard.ended[0].started_us - min(fetched.started_us for fetched in shard.ended.values()) >= 1_000_000
+    )
+
+
+def test_a_server_that_asks_for_too_much_is_not_asked_again(loop: str, origin: Origin) -> None:
+    closed = rows(origin, range(100), "status", code=429, retry_after=3600)
+    others = [Request(row, origin.url(f"{row}.jpg"), "b") for row in range(100, 200)]
+    (shard,) = run_shards(loop, closed + others, per_domain=4)
+    assert {shard.ended[row].outcome for row in range(100)} == {Outcome.RATE_LIMITED}
+    assert {shard.ended[row].outcome for row in range(100, 200)} == {Outcome.SUCCESS}
+    refused = sum(origin.hits[f"/{row}.jpg"] for row in range(100))
+    assert refused <= 6
+    assert sum(shard.ended[row].attempts for row in range(100)) == refused
+
+
+def test_a_server_that_refuses_everything_rests_longer_and_longer_and_is_closed_at_last(
+    loop: str, origin: Origin
+) -> None:
+    (shard,) = run_shards(
+        loop,
+        rows(origin, range(400), "status", code=429),
+        per_domain=2,
+        retries=1,
+        backoff_s=0.01,
+        max_backoff_s=0.1,
+    )
+    assert shard.outcomes == {Outcome.RATE_LIMITED}
+    assert len(origin.received) <= 40
+    starts = sorted(fetched.started_us for fetched in shard.ended.values() if fetched.attempts)
+    assert starts[-1] - starts[0] >= 300_000
+
+
+def test_a_server_that_recovers_is_asked_for_everything(loop: str, origin: Origin) -> None:
+    (shard,) = run_shards(
+        loop, rows(origin, range(40), "status", code=429, times=1), per_domain=4, retries=4, backoff_s=0.01
+    )
+    assert shard.outcomes == {Outcome.SUCCESS}
+
+
+def test_slow_rows_do_not_hold_up_their_neighbours(loop: str, origin: Origin) -> None:
+    slow = [
+        Request(row, origin.url(f"{row}.jpg", "dribble", size=60_000, interval_s=0.4), "s")
+        for row in range(8)
+    ]
+    fast = [Request(row, origin.url(f"{row}.jpg"), "f") for row in range(8, 300)]
+    (shard,) = run_shards(loop, slow + fast, concurrency=10)
+    assert set(list(shard.ended)[-8:]) == set(range(8))
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 150_000, 400_000])
+def test_little_memory_slows_down_but_never_stops(loop: str, origin: Origin, memory_bytes: int) -> None:
+    (shard,) = run_shards(loop, rows(origin, range(60)), memory_bytes=memory_bytes, per_domain=0)
+    assert all(fetched.body == BODY for fetched in shard.ended.values())
+
+
+def test_faults_of_every_kind_each_end_their_own_row_only(loop: str, origin: Origin) -> None:
+    faults = [
+        "reset_before_headers",
+        "reset_in_body",
+        "truncated",
+        "chunked_without_end",
+        "garbage",
+        "redirect_loop",
+    ]
+    requests = [
+        Request(row, origin.url(f"{row}.jpg", *([faults[row // 2 % 6]] if row % 2 else [])), "a")
+        for row in range(240)
+    ]
+    (shard,) = run_shards(loop, requests, retries=1, backoff_s=0.01)
+    assert {row for row, fetched in shard.ended.items() if fetched.outcome is Outcome.SUCCESS} == set(
+        range(0, 240, 2)
+    )
+
+
+def test_hunger_says_when_slots_would_run_empty(loop: str) -> None:
+    spec = HttpSpec(**{**LIMITS, "concurrency": 4, "per_domain": 0})
+    budget = ByteBudget(10_000_000)
+    client_of_test = Client(spec, budget)
+
+    async def scenario(origin: Origin) -> None:
+        async with client_of_test as client:
+            pool = FetchPool(client, spec)
+            running = asyncio.ensure_future(pool.run())
+            assert pool.hungry
+            shard = Shard(rows(origin, range(40)), budget)
+            pool.submit(shard.requests, shard.done)
+            assert not pool.hungry
+            await pool.wants_rows()
+            assert 0 < len(shard.requests) - len(shard.ended) <= 5
+            await shard.whole.wait()
+            assert pool.hungry
+            running.cancel()
+            await asyncio.wait({running})
+
+    with Origin({f"{number}.jpg": BODY for number in range(40)}, latency_s=0.02) as origin:
+        run_on(loop, scenario(origin))
+
+
+def test_cancelling_the_pool_ends_all_requests_and_calls_nobody(loop: str, origin: Origin) -> None:
+    spec = HttpSpec(**LIMITS)
+    budget = ByteBudget(10_000_000)
+    client_of_test = Client(spec, budget)
+    requests = rows(origin, range(100), "stall", domain="b") + rows(origin, range(1), "status", code=500)
+
+    async def scenario() -> Shard:
+        async with client_of_test as client:
+            pool = FetchPool(client, spec)
+            running = asyncio.ensure_future(pool.run())
+            shard = Shard(requests, budget)
+            pool.submit(shard.requests, shard.done)
+            while budget.used_bytes < 8 * len(BODY) // 2:  # noqa: ASYNC110 - the budget tells only when bytes go
+                await asyncio.sleep(0.001)
+            assert (pool.in_flight, pool.parked) >= (8, 92)
+            running.cancel()
+            await asyncio.wait({running})
+            assert (pool.in_flight, pool.ready, pool.parked, pool.delayed) == (0, 0, 0, 0)
+        return shard
+
+    assert not run_on(loop, scenario()).ended
+    assert budget.used_bytes == 0
