@@ -118,7 +118,7 @@ def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: 
         given = ", ".join(file["url"] for file in lists[:3])
         raise OutputExists(
             f"{storage.url} was made from another list ({known}) than the one given ({given}), or the list has "
-            'changed since. Restore it, or choose another fetch.output.path, or set fetch.output.if_exists to '
+            "changed since. Restore it, or choose another fetch.output.path, or set fetch.output.if_exists to "
             '"extend" (add this list after what is there) or "overwrite"'
         )
     unfinished = [entry for entry in job["lists"] if not entry["complete"]]
@@ -148,7 +148,9 @@ def _read_job(storage: Storage) -> dict[str, Any] | None:
 
 
 def _refuse_strangers(storage: Storage) -> None:
-    strangers = sorted(entry.name for entry in storage.list() if entry.name and _SHARD_FILE.fullmatch(entry.name))
+    strangers = sorted(
+        entry.name for entry in storage.list() if entry.name and _SHARD_FILE.fullmatch(entry.name)
+    )
     if strangers:
         raise OutputExists(
             f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {JOB}); "

@@ -137,7 +137,9 @@ class Display:
         return f"{progress.done_rows:,} of {about}{progress.total_rows:,} rows ({share:.1%})"
 
     def _failures(self) -> str:
-        failed = [(label, count) for label, count in self.progress.outcomes.most_common() if label != "success"]
+        failed = [
+            (label, count) for label, count in self.progress.outcomes.most_common() if label != "success"
+        ]
         return ", ".join(f"{label} {count:,}" for label, count in failed[:FAILURES_SHOWN]) or "none"
 
     def _line(self) -> str:
@@ -163,7 +165,9 @@ class Display:
         table.add_row("rows", self._position())
         table.add_row("rate", f"{rows_per_s:,.0f} rows/s, {human_bytes(bytes_per_s)}/s")
         success = progress.outcomes["success"] / max(progress.run_rows, 1)
-        table.add_row("success", f"{success:.1%} of {progress.run_rows:,} in this run, {progress.retries:,} retries")
+        table.add_row(
+            "success", f"{success:.1%} of {progress.run_rows:,} in this run, {progress.retries:,} retries"
+        )
         table.add_row("failures", self._failures())
         table.add_row(
             "now",
