@@ -1,7 +1,7 @@
 """The main job on real photographs, from a URL list to a dataset, in one command: `python examples/demo.py`.
 
 Makes 200 pictures, serves them over HTTP on loopback, writes a list of 2,000 URLs of them with captions and a
-few that fail, runs `turbo-fetch run examples/demo.toml`, reads the dataset back, and lays it out on a contact sheet.
+few that fail, runs `turbo-fetch run examples/demo.toml`, reads the dataset back, and lays it out on a sheet.
 """
 
 from __future__ import annotations

@@ -1,0 +1,152 @@
+"""The example specs are valid and do what their first lines say; the demo runs as a user would run it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from origin import Origin
+from turbo_fetch.specfile import load_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+
+
+def gradient(width: int, height: int, shade: int) -> bytes:
+    """Return a JPEG whose red grows to the right, green downwards, and whose blue is `shade`."""
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [x * 255 / max(width - 1, 1), y * 255 / max(height - 1, 1), np.full_like(x, shade)]
+    file = io.BytesIO()
+    Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+PICTURES = {f"{number}.jpg": gradient(900, 600, 40 * number) for number in range(4)}
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin({**PICTURES, "small.jpg": gradient(120, 90, 0)}) as origin:
+        yield origin
+
+
+def run_example(name: str, urls: Path, output: Path) -> None:
+    """Run a spec of examples/ on another list and output, with the loopback origin allowed."""
+    command = [sys.executable, "-m", "turbo_fetch", "run", str(ROOT / "examples" / name), "--quiet"]
+    for change in (
+        f"input.urls={urls}",
+        f"output.path={output}",
+        "http.allow_private_addresses=true",
+    ):
+        command += ["--set", f"fetch.{change}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def shades(picture: Image.Image) -> tuple[int, ...]:
+    """Return the colour in the middle of a picture."""
+    pixel = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+    assert isinstance(pixel, tuple)
+    return tuple(int(value) for value in pixel)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_each_example_is_a_valid_spec(path: Path) -> None:
+    assert load_spec(path).fetch.output.path
+
+
+def test_every_example_is_listed_in_the_readme() -> None:
+    readme = (ROOT / "examples" / "README.md").read_text()
+    assert [path.name for path in EXAMPLES if f"({path.name})" not in readme] == []
+
+
+def test_laion_keeps_scores_and_resizes_the_smaller_side(origin: Origin, tmp_path: Path) -> None:
+    names = [*PICTURES, "small.jpg"]
+    columns = {
+        "URL": [origin.url(name) for name in names],
+        "TEXT": [f"text of {name}" for name in names],
+        "LICENSE": ["?"] * len(names),
+        "similarity": [0.25, 0.5, 0.75, 1.0, 0.125],
+        "punsafe": [0.0] * len(names),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "part.parquet")
+    run_example("laion.toml", tmp_path / "*.parquet", tmp_path / "out")
+
+    metadata = pq.read_table(tmp_path / "out" / "00000.parquet").to_pylist()
+    failed = [row for row in metadata if row["status"] != "success"]
+    assert [(row["url"], row["error_message"]) for row in failed] == [
+        (origin.url("small.jpg"), "image too small")
+    ]
+    with tarfile.open(tmp_path / "out" / "00000.tar") as shard:
+        members = {member.name: (shard.extractfile(member) or io.BytesIO()).read() for member in shard}
+    facts = [json.loads(body) for name, body in members.items() if name.endswith(".json")]
+    assert sorted(fact["similarity"] for fact in facts) == [0.25, 0.5, 0.75, 1.0]
+    for fact in facts:
+        picture = Image.open(io.BytesIO(members[f"{fact['key']}.jpg"]))
+        assert picture.size == (576, 384)
+        blue = 40 * list(PICTURES).index(fact["url"].rsplit("/", 1)[1])
+        assert np.abs(np.subtract(shades(picture), (127, 127, blue))).max() <= 6
+        assert members[f"{fact['key']}.txt"].decode().startswith("text of ")
+
+
+def test_captions_become_parquet_with_padded_pictures(origin: Origin, tmp_path: Path) -> None:
+    with (tmp_path / "captions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["link", "text"])
+        writer.writerows([origin.url(name), f'a "{name}", with a comma'] for name in PICTURES)
+    run_example("captions_to_parquet.toml", tmp_path / "captions.csv", tmp_path / "out")
+
+    (shard,) = [path for path in (tmp_path / "out").glob("*.parquet") if "ledger" not in path.name]
+    table = pq.read_table(shard)
+    assert table["caption"].to_pylist() == [f'a "{name}", with a comma' for name in PICTURES]
+    for number, cell in enumerate(table["image"].to_pylist()):
+        picture = Image.open(io.BytesIO(cell["bytes"]))
+        assert (picture.format, picture.size) == ("WEBP", (512, 384))
+        # 900 x 600 fits as 512 x 341, so 21 rows of white are left above and below; the encoder's first
+        # blocks of 16 rows hold nothing else.
+        assert np.asarray(picture.convert("RGB"))[:16].min() > 250
+        assert np.abs(np.subtract(shades(picture), (127, 127, 40 * number))).max() <= 8
+
+
+def test_archive_keeps_the_bytes_as_they_came(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("".join(f"{origin.url(name)}\n" for name in PICTURES))
+    run_example("archive.toml", tmp_path / "urls.txt", tmp_path / "out")
+
+    kept = [path.read_bytes() for path in sorted((tmp_path / "out" / "00000").glob("*.jpg"))]
+    assert kept == list(PICTURES.values())
+    digests = pq.read_table(tmp_path / "out" / "00000.parquet")["sha512"].to_pylist()
+    assert digests == [hashlib.sha512(body).hexdigest() for body in PICTURES.values()]
+
+
+@pytest.mark.skipif(
+    shutil.which("apt-get") is None, reason="the demo's photographs come from a Debian package"
+)
+def test_the_demo_makes_a_dataset_and_shows_it() -> None:
+    sheet = ROOT / ".cache" / "demo" / "contact-sheet.png"
+    sheet.unlink(missing_ok=True)
+    command = [sys.executable, str(ROOT / "examples" / "demo.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2,000 of 2,005 rows" in done.stdout
+    for outcome in ("http-4xx", "not-an-image", "truncated", "connect", "url"):
+        assert f"\n  {outcome} " in done.stdout
+    pixels = np.asarray(Image.open(sheet).convert("L"), dtype=float)
+    assert pixels.shape == (5 * 128, 12 * 128)
+    thumbnails = pixels.reshape(5, 128, 12, 128).swapaxes(1, 2).reshape(60, -1)
+    assert thumbnails.std(axis=1).min() > 3
+    assert len({thumbnail.tobytes() for thumbnail in thumbnails}) == 60
