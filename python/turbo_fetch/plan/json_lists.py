@@ -1,0 +1,163 @@
+"""Lists of JSON: an array of objects, lines of objects, or an object of columns, as batches of rows.
+
+Which of them a file is shows in its first characters. Arrays and lines are streamed; an object of columns
+(`{"url": [...]}`, or as pandas writes it `{"url": {"0": ...}}`) has to be read whole. An element that is a
+string is a URL; any other that is no object, and a line that is no JSON, is a malformed row: its text
+stands in `url` behind `MALFORMED_MARK`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+
+from turbo_fetch import _native
+from turbo_fetch.errors import InputError
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.inference import texts, typed_values, value_type
+from turbo_fetch.plan.lists import readable
+from turbo_fetch.plan.stream import ByteStream
+from turbo_fetch.plan.text_lists import BATCH_ROWS
+from turbo_fetch.plan.urls import MALFORMED_MARK
+
+MAX_LINE_BYTES: Final = 64 << 20
+MAX_WHOLE_BYTES: Final = 512 << 20
+
+_SHOWN_CHARACTERS: Final = 2000
+
+Row = Mapping[str, Any]
+
+
+def read_json(
+    stream: ByteStream, are_lines: bool, columns: Columns, schema: pa.Schema | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a json or jsonl list; `are_lines` says that objects are lines, not columns.
+
+    `schema` gives the types of kept columns; without it they are found in the first batch. Raises
+    InputError if the text is no JSON list, or if no row of the first batch has a wanted column.
+    """
+    for rows in _row_batches(stream, are_lines, columns):
+        if schema is None:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            columns.locate(names, stream.url)
+            kept = [(name, value_type([row.get(name) for row in rows])) for name in columns.keep]
+            schema = columns.schema(pa.schema(kept))
+        shown = [texts([row.get(name) for row in rows]) for name in columns.texts]
+        kept = [
+            typed_values([row.get(name) for row in rows], schema.field(name).type) for name in columns.keep
+        ]
+        yield pa.record_batch([*shown, *kept], schema=schema)
+
+
+def _row_batches(stream: ByteStream, are_lines: bool, columns: Columns) -> Iterator[Sequence[Row]]:
+    blocks = stream.text_blocks()
+    head = b""
+    for block in blocks:
+        head += block
+        if head.strip():
+            break
+    blocks = chain([head], blocks)
+    if head.lstrip().startswith(b"["):
+        lines = _lines(_array_lines(blocks, stream.url), stream.url)
+    elif are_lines or not head.lstrip().startswith(b"{"):
+        lines = _lines(blocks, stream.url)
+    else:
+        yield from _whole(b"".join(_limited(blocks, stream.url)), stream.url, columns)
+        return
+    yield from _parsed(lines, stream.url, columns)
+
+
+def _array_lines(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
+    array = _native.JsonArray()
+    with readable(file):
+        for block in blocks:
+            yield array.feed(block)
+        array.finish()
+
+
+def _lines(blocks: Iterator[bytes], file: str) -> Iterator[list[bytes]]:
+    """Yield the lines that hold anything, some at a time."""
+    rest = b""
+    for block in chain(blocks, [b"\n"]):
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise InputError(f"{file}: a line or element is longer than {MAX_LINE_BYTES:,} bytes")
+        yield [line for line in lines if line and not line.isspace()]
+
+
+def _parsed(groups: Iterator[list[bytes]], file: str, columns: Columns) -> Iterator[list[Row]]:
+    is_first = True
+    for lines in groups:
+        for start in range(0, len(lines), BATCH_ROWS):
+            rows = [_row(line, columns.url) for line in lines[start : start + BATCH_ROWS]]
+            if is_first and all(str(row.get(columns.url)).startswith(MALFORMED_MARK) for row in rows):
+                shown = lines[0][:60].decode("utf-8", "replace")
+                raise InputError(f"{file}: this is no list of JSON objects; it starts with {shown!r}")
+            is_first = False
+            yield rows
+
+
+def _row(line: bytes, url_column: str) -> Row:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # Python's own parser takes NaN, lone surrogates and what is not UTF-8, which writers do leave.
+        try:
+            value = json.loads(line.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            value = None
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, str):
+        return {url_column: value}
+    return {url_column: MALFORMED_MARK + line.decode("utf-8", "replace")[:_SHOWN_CHARACTERS]}
+
+
+def _limited(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
+    total_bytes = 0
+    for block in blocks:
+        total_bytes += len(block)
+        if total_bytes > MAX_WHOLE_BYTES:
+            raise InputError(
+                f"{file}: an object of columns cannot be streamed, and this one has more than "
+                f"{MAX_WHOLE_BYTES:,} bytes; expected an array of objects, or jsonl"
+            )
+        yield block
+
+
+def _whole(text: bytes, file: str, columns: Columns) -> Iterator[Sequence[Row]]:
+    """Yield the rows of a text that starts with an object: one of columns, a row, or lines of rows."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        yield from _parsed(_lines(iter([text]), file), file, columns)
+        return
+    columns.locate(list(value), file)
+    if not isinstance(value[columns.url], dict | list):
+        yield [value]
+        return
+    keys, lists = _columns_of(value, columns, file)
+    for start in range(0, len(keys), BATCH_ROWS):
+        part = range(start, min(start + BATCH_ROWS, len(keys)))
+        yield [{name: lists[name][at] for name in columns.wanted} for at in part]
+
+
+def _columns_of(value: Row, columns: Columns, file: str) -> tuple[Sequence[Any], dict[str, list[Any]]]:
+    """Return the row keys of an object of columns, and its wanted columns as lists in that order."""
+    first = value[columns.url]
+    keys = list(first) if isinstance(first, dict) else range(len(first))
+    lists = {}
+    for name in columns.wanted:
+        column = value[name]
+        if isinstance(column, dict) and isinstance(first, dict):
+            lists[name] = [column.get(key) for key in keys]
+        elif isinstance(column, list) and len(column) == len(keys):
+            lists[name] = column
+        else:
+            raise InputError(f"{file}: column {name!r} has not one value for each of the {len(keys)} URLs")
+    return keys, lists

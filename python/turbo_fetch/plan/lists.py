@@ -1,0 +1,214 @@
+"""The files of a list: found, named, and told apart by their contents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, Literal, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from turbo_fetch.errors import InputError, MissingExtra, TurboFetchError
+from turbo_fetch.spec import InputSpec
+
+ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
+
+SUFFIXES: Final[dict[str, ListFormat]] = {
+    "txt": "txt",
+    "csv": "csv",
+    "tsv": "tsv",
+    "json": "json",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "parquet": "parquet",
+    "arrow": "arrow",
+    "arrows": "arrow",
+    "feather": "arrow",
+}
+COMPRESSIONS: Final = ("gz", "bz2", "xz", "zst")
+FINGERPRINT_BYTES: Final = 256 * 1024
+
+_EXTRAS: Final = {
+    "s3": ("s3fs", "s3"),
+    "s3a": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"),
+    "gcs": ("gcsfs", "gcs"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListFile:
+    """A file of a list: where it is, how many bytes, how to read it, and a digest of its contents.
+
+    `url` is a path of this machine or an fsspec URL. `size` is in bytes, None where the server does not
+    say. `compression` is what the name says; readers go by the contents. `fingerprint` is over size and
+    entity tag, or size and the first and last 256 KiB, so that a changed list is noticed.
+    """
+
+    url: str
+    size: int | None
+    format: ListFormat
+    compression: str | None
+    fingerprint: str
+
+    def open(self) -> IO[bytes]:
+        """Open for reading, seekable where the place allows it; InputError if it cannot be."""
+        with readable(self.url):
+            if self.local_path is not None:
+                return self.local_path.open("rb")
+            filesystem, path = open_filesystem(self.url)
+            return cast(IO[bytes], filesystem.open(path, "rb"))
+
+    @property
+    def local_path(self) -> Path | None:
+        """The path on this machine, None if the file is elsewhere."""
+        filesystem, path = open_filesystem(self.url)
+        return Path(path) if isinstance(filesystem, LocalFileSystem) else None
+
+
+def find_lists(spec: InputSpec) -> list[ListFile]:
+    """Return the files that `urls` of the spec names: one file, a folder's, or those of a glob, sorted.
+
+    Of a folder, the files with a suffix of the format count, but none whose name starts with `.` or `_`;
+    a glob matches none that starts with `.`. Raises InputError if there are none, if a name does not tell
+    its format, or if a folder holds several; MissingExtra if the protocol needs another package.
+    """
+    filesystem, path = open_filesystem(spec.urls)
+    with readable(spec.urls):
+        paths = _find_paths(filesystem, path, spec)
+    is_chained = "::" in spec.urls
+    urls = [spec.urls if is_chained else _url_of(filesystem, each) for each in paths]
+    formats = [_format_of(url, spec.format) for url in urls]
+    if len(kinds := sorted({kind for kind, _ in formats})) > 1:
+        raise InputError(
+            f"{spec.urls}: there are files of the formats {', '.join(kinds)}; "
+            "expected one format: name it in fetch.input.format, or use a glob"
+        )
+    return [
+        _list_file(filesystem, path, url, *kind) for path, url, kind in zip(paths, urls, formats, strict=True)
+    ]
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of a URL and the path in it.
+
+    Raises MissingExtra if it needs a package that is not installed, InputError for an unknown protocol.
+    """
+    if not url:
+        raise InputError("fetch.input.urls is empty; expected a file, folder, glob or fsspec URL")
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        if protocol in _EXTRAS:
+            raise MissingExtra(*_EXTRAS[protocol], purpose=f"Reading {url}") from error
+        raise InputError(f"{url}: needs a package that is not installed: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}; expected a path or an fsspec URL") from error
+    return filesystem, path
+
+
+@contextmanager
+def readable(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong while reading a file of a list into an InputError that names it."""
+    try:
+        yield
+    except TurboFetchError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: there is no such file") from error
+    # fsspec's backends and Arrow's decoders raise exceptions without a common base.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{url}: cannot be read: {reason[:500]}") from error
+
+
+def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
+    is_web = "http" in _protocols(filesystem)
+    if is_web or filesystem.isfile(path):
+        return [path]
+    if filesystem.isdir(path):
+        found = filesystem.ls(path, detail=True)
+        files = [entry["name"] for entry in found if entry["type"] == "file"]
+        names = [name for name in files if not _name(name).startswith((".", "_"))]
+        paths = [name for name in names if _is_of_format(name, spec.format)]
+        if not paths:
+            expected = "of a known format" if spec.format == "auto" else f"named *.{spec.format}"
+            raise InputError(f"{spec.urls}: this folder holds no file {expected}")
+    elif any(character in path for character in "*?["):
+        found = filesystem.glob(path, detail=True).values()
+        files = [entry["name"] for entry in found if entry["type"] == "file"]
+        paths = [name for name in files if not _name(name).startswith(".")]
+        if not paths:
+            raise InputError(f"{spec.urls}: no file matches this pattern")
+    elif filesystem.exists(path):
+        raise InputError(f"{spec.urls}: this is neither a file nor a folder")
+    else:
+        raise FileNotFoundError(path)
+    return sorted(paths)
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _suffixes(path: str) -> tuple[str, str | None]:
+    """Return the suffix that tells the format, and the compression; a URL's query is no part of either."""
+    name = _name(path.partition("?")[0]) if "://" in path else _name(path)
+    suffixes = [suffix.lower() for suffix in name.split(".")[1:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else None
+    return (suffixes[-1] if suffixes else ""), compression
+
+
+def _is_of_format(path: str, wanted: str) -> bool:
+    found = SUFFIXES.get(_suffixes(path)[0])
+    return found is not None and wanted in {"auto", found}
+
+
+def _format_of(url: str, wanted: str) -> tuple[ListFormat, str | None]:
+    suffix, compression = _suffixes(url)
+    kind = SUFFIXES.get(suffix) if wanted == "auto" else cast(ListFormat, wanted)
+    if kind is None:
+        known = ", ".join(f".{suffix}" for suffix in SUFFIXES)
+        raise InputError(
+            f"{url}: the name does not tell the format; expected one of {known}, "
+            f"each also with .{', .'.join(COMPRESSIONS)}, or a format in fetch.input.format"
+        )
+    if kind == "parquet" and compression:
+        raise InputError(f"{url}: Parquet files are compressed inside; expected one without .{compression}")
+    return kind, compression
+
+
+def _url_of(filesystem: Any, path: str) -> str:
+    return path if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(path))
+
+
+def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compression: str | None) -> ListFile:
+    with readable(url):
+        info = filesystem.info(path)
+        size = info.get("size")
+        tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+        digest = hashlib.sha256(f"{size}\n".encode())
+        if tag and not isinstance(filesystem, LocalFileSystem):
+            digest.update(str(tag).encode())
+        else:
+            for part in _head_and_tail(filesystem, path, size):
+                digest.update(part)
+    return ListFile(url, size, kind, compression, digest.hexdigest())
+
+
+def _head_and_tail(filesystem: Any, path: str, size: int | None) -> Iterator[bytes]:
+    with filesystem.open(path, "rb") as file:
+        yield file.read(FINGERPRINT_BYTES)
+        if size is not None and size > FINGERPRINT_BYTES:
+            file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
+            yield file.read(FINGERPRINT_BYTES)

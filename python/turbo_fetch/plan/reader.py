@@ -1,0 +1,117 @@
+"""The reader: a list as a stream of record batches, whatever its format, at flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.json_lists import read_json
+from turbo_fetch.plan.lists import ListFile, find_lists
+from turbo_fetch.plan.stream import ByteStream
+from turbo_fetch.plan.tables import open_parquet, parquet_schema, read_arrow, read_parquet
+from turbo_fetch.plan.text_lists import BATCH_ROWS, read_cells, read_lines
+from turbo_fetch.spec import InputSpec
+
+__all__ = ["BATCH_ROWS", "ListFile", "ListReader", "find_lists", "read_rows"]
+
+
+class ListReader:
+    """Iterates over the rows of one file as batches of at most `BATCH_ROWS` rows, in order, once.
+
+    A batch has `url` (string), `caption` (string, if the spec names a caption column) and the kept
+    columns. Their types are those of `schema` if it is given, else the file's own, or for text those that
+    the first rows suggest; values that do not fit become null. No row of the file is left out: one that is
+    not well-formed has the text of the list behind `MALFORMED_MARK` in `url`.
+
+    `rows_read` and `fraction_read` (0 to 1; by rows if their number is known, else by bytes of the file)
+    tell how far it has come. A context manager. Raises InputError, naming the file, if it cannot be read or
+    lacks a column.
+    """
+
+    def __init__(self, source: ListFile, columns: Columns, schema: pa.Schema | None = None) -> None:
+        self.source = source
+        self.schema = schema
+        self.rows_read = 0
+        self.fraction_read = 0.0
+        self._columns = columns
+        self._stream: ByteStream | None = None
+        self._parquet: pq.ParquetFile | None = None
+        if source.format == "parquet":
+            self._parquet = open_parquet(source)
+            self.schema = parquet_schema(self._parquet, source.url, columns, schema)
+        else:
+            self._stream = ByteStream(source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading ends."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._parquet is not None:
+            self._parquet.close(force=True)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches():
+            self.schema = batch.schema
+            self.rows_read += batch.num_rows
+            self.fraction_read = self._fraction_read()
+            yield batch
+        self.fraction_read = 1.0
+
+    @property
+    def total_rows(self) -> int | None:
+        """How many rows the file has; None if only reading tells."""
+        return int(self._parquet.metadata.num_rows) if self._parquet else None
+
+    @property
+    def largest_row_group(self) -> int | None:
+        """Rows of the largest row group of a Parquet file; None for other formats."""
+        if self._parquet is None:
+            return None
+        metadata = self._parquet.metadata
+        sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        return max(sizes, default=0)
+
+    def _fraction_read(self) -> float:
+        if self.total_rows:
+            return self.rows_read / self.total_rows
+        return self._stream.fraction_read if self._stream else 1.0
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        columns, schema = self._columns, self.schema
+        if self._stream is None:
+            return read_parquet(self._parquet, self.source.url, columns, schema)
+        stream = self._stream
+        match self.source.format:
+            case "txt":
+                return read_lines(stream, columns, schema)
+            case "csv":
+                return read_cells(stream, ",", columns, schema)
+            case "tsv":
+                return read_cells(stream, "\t", columns, schema)
+            case "arrow":
+                return read_arrow(stream, columns, schema)
+            case _:
+                return read_json(stream, self.source.format == "jsonl", columns, schema)
+
+
+def read_rows(spec: InputSpec) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of all files of a list, in order; kept columns have the types of the first file."""
+    columns = Columns.of(spec)
+    schema = None
+    for source in find_lists(spec):
+        with ListReader(source, columns, schema) as reader:
+            yield from reader
+            schema = reader.schema

@@ -1,0 +1,190 @@
+"""The sharder: a list cut into shards, lazily, the same for the same list, spec and seed.
+
+Shards never span files. Shard k of a file has its rows k·n to (k+1)·n, either as they stand in the file
+(`position`), or after the rows of each window have been put into the native `spread` order, in which no
+host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS` rows, at least one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+import pyarrow as pa
+
+from turbo_fetch import _native
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
+from turbo_fetch.plan.row_count import RowCount
+from turbo_fetch.plan.tables import read_parquet_range
+from turbo_fetch.spec import InputSpec
+
+WINDOW_ROWS: Final = 262_144
+MAX_SHARDS_PER_ROW_GROUP: Final = 128
+"""Workers read their rows of a Parquet file themselves, from the start of a row group, unless its other
+rows would cost more than a few microseconds per row wanted; then the parent reads it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineRows:
+    """The rows of a shard themselves, as an Arrow IPC stream."""
+
+    ipc: bytes
+
+    def load(self) -> pa.Table:
+        """Return the rows."""
+        return pa.ipc.open_stream(pa.py_buffer(self.ipc)).read_all()
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRange:
+    """The rows of a shard by reference: `count` rows of a Parquet file from row `start`."""
+
+    source: ListFile
+    start: int
+    count: int
+    columns: Columns
+    schema: pa.Schema
+
+    def load(self) -> pa.Table:
+        """Read the rows; InputError if the file is gone, damaged or shorter than it was."""
+        return read_parquet_range(self.source, self.start, self.count, self.columns, self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled."""
+
+    id: int
+    count: int
+    rows: InlineRows | ParquetRange
+
+    def load(self) -> pa.Table:
+        """Return the rows: `url`, `caption` if there is one, kept columns; the types are the same in all
+        shards of a plan. Raises InputError if a file of the list cannot be read any more."""
+        return self.rows.load()
+
+
+class Plan:
+    """How a list becomes shards. Its files are found when it is made, and read while shards are asked for."""
+
+    def __init__(self, files: Iterable[ListFile], spec: InputSpec, samples_per_shard: int) -> None:
+        self.files = tuple(files)
+        self.samples_per_shard = samples_per_shard
+        self._spec = spec
+        self._columns = Columns.of(spec)
+        self._count = RowCount([file.size for file in self.files])
+
+    @classmethod
+    def of(cls, spec: InputSpec, samples_per_shard: int) -> Self:
+        """Find the files of a list; raises InputError or MissingExtra as `find_lists` does."""
+        return cls(find_lists(spec), spec, samples_per_shard)
+
+    @property
+    def fingerprint(self) -> list[dict[str, str | int | None]]:
+        """What the list is made of: `url`, `size` and `fingerprint` of each file, in order."""
+        return [{"url": file.url, "size": file.size, "fingerprint": file.fingerprint} for file in self.files]
+
+    def total_rows(self) -> tuple[int | None, bool]:
+        """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
+        return self._count.total()
+
+    def shards(self, first_shard: int = 0, skip: Container[int] = ()) -> Iterator[Shard]:
+        """Yield the shards in order, numbered from `first_shard`; those in `skip` are left out.
+
+        To be iterated once. Raises InputError when it comes to a file that cannot be read.
+        """
+        schema = None
+        shard = first_shard
+        for source in self.files:
+            with ListReader(source, self._columns, schema) as reader, self._count.reading(reader):
+                shard = yield from self._file_shards(reader, shard, skip)
+                schema = reader.schema
+
+    def _file_shards(
+        self, reader: ListReader, first: int, skip: Container[int]
+    ) -> Generator[Shard, None, int]:
+        """Yield the shards of a file, and return the id after its last one."""
+        if self._spec.order == "spread":
+            return (yield from self._spread_shards(reader, first, skip))
+        if reader.largest_row_group is not None:
+            most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
+            if reader.largest_row_group <= most:
+                return (yield from self._ranges(reader, first, skip))
+        shard = first
+        for table in cut(reader, self.samples_per_shard):
+            if shard not in skip:
+                yield Shard(shard, table.num_rows, _inline(table))
+            shard += 1
+        return shard
+
+    def _ranges(self, reader: ListReader, first: int, skip: Container[int]) -> Generator[Shard, None, int]:
+        rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
+        assert rows is not None
+        assert schema is not None
+        shard = first
+        for start in range(0, rows, size):
+            if shard not in skip:
+                count = min(size, rows - start)
+                yield Shard(shard, count, ParquetRange(reader.source, start, count, self._columns, schema))
+            shard += 1
+        return shard
+
+    def _spread_shards(
+        self, reader: ListReader, first: int, skip: Container[int]
+    ) -> Generator[Shard, None, int]:
+        size = self.samples_per_shard
+        shard = first
+        for window in cut(reader, max(1, WINDOW_ROWS // size) * size):
+            starts = range(0, window.num_rows, size)
+            missing = [(shard + k, start) for k, start in enumerate(starts) if shard + k not in skip]
+            if missing:
+                window = window.take(spread_order(window.column("url"), self._spec.seed))
+            for number, start in missing:
+                table = window.slice(start, size)
+                yield Shard(number, table.num_rows, _inline(table))
+            shard += len(starts)
+        return shard
+
+
+def plan_shards(
+    spec: InputSpec, samples_per_shard: int, first_shard: int = 0, skip: Container[int] = ()
+) -> Iterator[Shard]:
+    """Find the files of a list and yield its shards; see `Plan`."""
+    return Plan.of(spec, samples_per_shard).shards(first_shard, skip)
+
+
+def spread_order(urls: pa.ChunkedArray, seed: int) -> pa.Array:
+    """Return the order in which the rows of a window are taken: a permutation of their indices.
+
+    The rows of each registrable domain are evenly spaced; no domain comes twice in a row unless it has more
+    than half of the rows. Rows without a usable URL count as one domain.
+    """
+    domains = [pa.record_batch(_native.parse_urls(chunk)).column("domain") for chunk in urls.chunks]
+    return pa.array(_native.spread(pa.concat_arrays(domains), seed))
+
+
+def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty."""
+    parts: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        start = 0
+        while start < batch.num_rows:
+            part = batch.slice(start, size - rows)
+            parts.append(part)
+            start += part.num_rows
+            rows += part.num_rows
+            if rows == size:
+                yield pa.Table.from_batches(parts)
+                parts, rows = [], 0
+    if parts:
+        yield pa.Table.from_batches(parts)
+
+
+def _inline(table: pa.Table) -> InlineRows:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return InlineRows(sink.getvalue().to_pybytes())

@@ -1,0 +1,125 @@
+"""Lists that are typed tables: Parquet and Arrow files as batches of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import IO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turbo_fetch.errors import InputError
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.lists import ListFile, readable
+from turbo_fetch.plan.stream import ByteStream
+from turbo_fetch.plan.text_lists import BATCH_ROWS
+
+PAGE_BUFFER_BYTES: Final = 1 << 20
+_ARROW_MAGIC: Final = b"ARROW1\0\0"
+
+
+def open_parquet(source: ListFile) -> pq.ParquetFile:
+    """Open a Parquet file so that its column chunks are read piece by piece, not whole.
+
+    To be closed with `close(force=True)`. Raises InputError if it is none, or is damaged.
+    """
+    with readable(source.url):
+        return pq.ParquetFile(source.open(), pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+
+
+def parquet_schema(
+    parquet: pq.ParquetFile, url: str, columns: Columns, schema: pa.Schema | None
+) -> pa.Schema:
+    """Return `schema`, or that which rows of the file have; InputError if a wanted column is missing."""
+    columns.locate(parquet.schema_arrow.names, url)
+    return schema or columns.schema(parquet.schema_arrow)
+
+
+def read_parquet(
+    parquet: pq.ParquetFile,
+    url: str,
+    columns: Columns,
+    schema: pa.Schema | None = None,
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of an open Parquet file, or of some of its row groups, at flat memory.
+
+    `schema` gives the types of kept columns, by default those of the file. Raises InputError for a missing
+    column or a damaged file.
+    """
+    schema = parquet_schema(parquet, url, columns, schema)
+    with readable(url):
+        groups = range(parquet.num_row_groups) if row_groups is None else row_groups
+        batches = parquet.iter_batches(
+            BATCH_ROWS, row_groups=list(groups), columns=list(columns.wanted), use_threads=False
+        )
+        for batch in batches:
+            yield columns.rows(batch, schema, url)
+
+
+def read_parquet_range(
+    source: ListFile, start: int, count: int, columns: Columns, schema: pa.Schema
+) -> pa.Table:
+    """Return `count` rows of a Parquet file from row `start`; InputError if it has them no more."""
+    parquet = open_parquet(source)
+    try:
+        groups, first_row = _groups_holding(parquet.metadata, start, start + count)
+        parts: list[pa.RecordBatch] = []
+        skip, missing = start - first_row, count
+        for batch in read_parquet(parquet, source.url, columns, schema, groups):
+            part = batch.slice(skip, missing)
+            skip = max(0, skip - batch.num_rows)
+            missing -= part.num_rows
+            parts.append(part)
+            if missing == 0:
+                break
+    finally:
+        parquet.close(force=True)
+    if missing:
+        end = start + count
+        raise InputError(f"{source.url}: rows {start:,} to {end:,} are not all there; has it been changed?")
+    return pa.Table.from_batches([part for part in parts if part.num_rows], schema)
+
+
+def _groups_holding(metadata: pq.FileMetaData, start: int, end: int) -> tuple[list[int], int]:
+    """Return the row groups that hold rows from `start` to before `end`, and the first one's first row."""
+    groups: list[int] = []
+    group_start = first_row = 0
+    for group in range(metadata.num_row_groups):
+        group_end = group_start + metadata.row_group(group).num_rows
+        if group_start < end and group_end > start:
+            first_row = first_row if groups else group_start
+            groups.append(group)
+        group_start = group_end
+    return groups, first_row
+
+
+def read_arrow(
+    stream: ByteStream, columns: Columns, schema: pa.Schema | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of an Arrow IPC stream or file (Feather), compressed or not.
+
+    A file is read as the stream it contains, from front to back. Raises InputError as `read_parquet`.
+    """
+    with readable(stream.url):
+        reader = pa.ipc.open_stream(_arrow_stream(stream))
+    columns.locate(reader.schema.names, stream.url)
+    schema = schema or columns.schema(reader.schema)
+    with readable(stream.url):
+        for batch in reader:
+            wanted = batch.select(list(columns.wanted))
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield columns.rows(wanted.slice(start, BATCH_ROWS), schema, stream.url)
+
+
+def _arrow_stream(stream: ByteStream) -> pa.NativeFile | IO[bytes]:
+    """Return the file at the start of its stream: an IPC file is a stream between a magic and a footer."""
+    if stream.local_path is not None and not stream.is_compressed:
+        # A batch may be as large as the file: mapped, it takes no memory of this process.
+        mapped = pa.memory_map(str(stream.local_path))
+        if mapped.read(len(_ARROW_MAGIC)) != _ARROW_MAGIC:
+            mapped.seek(0)
+        return mapped
+    if stream.head(len(_ARROW_MAGIC)) == _ARROW_MAGIC:
+        stream.file.read(len(_ARROW_MAGIC))
+    return stream.file
