@@ -3,6 +3,7 @@ from typing import Protocol, final, type_check_only
 
 __version__: str
 __profile__: str
+MALFORMED_MARK: str
 
 @type_check_only
 class ArrowBatch(Protocol):
@@ -36,3 +37,41 @@ class Transformer:
     def run_pixels(
         self, bodies: Sequence[bytes], pixels: Sequence[bytes], shapes: Sequence[tuple[int, int, int, int]]
     ) -> ArrowBatch: ...
+
+@type_check_only
+class ArrowArray(Protocol):
+    """An array that any Arrow library imports through the C data interface."""
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+    def __arrow_c_schema__(self) -> object: ...
+
+def parse_urls(urls: ArrowArray) -> ArrowBatch:
+    """Parse strings into the columns normalised, host, domain and error, one row each, none raising."""
+
+def spread(domains: ArrowArray, seed: int) -> ArrowArray:
+    """Return the uint32 order that spaces the rows of each domain evenly; null counts as a domain."""
+
+@final
+class CsvReader:
+    """Reads CSV fed in pieces; see rust/urls/src/csv.rs for the grammar."""
+
+    def __new__(cls, delimiter: str) -> CsvReader: ...
+    def feed(self, block: bytes, *, is_last: bool) -> None:
+        """Take the next bytes."""
+
+    def header(self) -> list[str] | None:
+        """Read the first record: None if more bytes are needed, empty if there is none at all."""
+
+    def read(self, columns: Sequence[int], max_rows: int) -> ArrowBatch:
+        """Read complete records as strings; no rows: feed more. ValueError for an endless line."""
+
+@final
+class JsonArray:
+    """Cuts a JSON array fed in pieces into lines, one per element; ValueError if it is none."""
+
+    def __new__(cls) -> JsonArray: ...
+    def feed(self, block: bytes) -> bytes:
+        """Take the next bytes and return the lines they make, the last one maybe incomplete."""
+
+    def finish(self) -> None:
+        """Say that no bytes follow."""
