@@ -15,7 +15,7 @@ import pytest
 import turbo_fetch
 from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
 from origin import Origin
-from pictures import album
+from album import album
 from turbo_fetch.spec import Spec
 
 ALBUM = album(400, side=96)

@@ -16,7 +16,7 @@ import pytest
 import turbo_fetch
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
-from pictures import album, encoded
+from album import album, encoded
 from turbo_fetch.errors import InputError, OutputError, OutputExists
 from turbo_fetch.job import Unwatched
 from turbo_fetch.specfile import load_spec
