@@ -21,12 +21,6 @@ class Marks:
     arrivals_monotonic_s: tuple[float, ...]
     peak_in_flight: int
 
-    def steady_rate(self, skip: float = 0.25) -> float:
-        """Return requests per second, the first and last `skip` of them left out."""
-        times = sorted(self.arrivals_monotonic_s)
-        first, last = int(len(times) * skip), int(len(times) * (1 - skip)) - 1
-        return (last - first) / (times[last] - times[first])
-
 
 @dataclass(frozen=True)
 class FaultyOrigin:

@@ -16,6 +16,7 @@ from bench.job import Job, count_output, write_list
 from bench.machine import describe_machine, now, our_versions
 from bench.measure import measure
 from bench.ours import our_command, write_spec
+from bench.rate import steady_rate
 from bench.results import Repeat, Result
 
 _LATENCY_MS: Final = 200
@@ -82,7 +83,7 @@ def _run(concurrency: int, corpus: Corpus, origin: FaultyOrigin, bench: Bench) -
     measurement = measure(command, bench.work / "latency.log", timeout_s=120)
     if measurement.exit_code != 0:
         raise ValueError(f"latency: exit code {measurement.exit_code}; see {bench.work / 'latency.log'}")
-    rate = origin.marks().steady_rate()
+    rate = steady_rate(origin.marks().arrivals_monotonic_s)
     point = Point(concurrency, rate, rate / limit_per_s, measurement.cpu_s / measurement.wall_s)
     return point, Repeat("turbo-fetch", measurement, count_output(output)), " ".join(command)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -26,6 +27,7 @@ from bench.machine import describe_machine, now, our_versions
 from bench.measure import measure
 from bench.origin import serve
 from bench.ours import our_command, write_spec
+from bench.rate import steady_rate
 from bench.results import Repeat, Result
 
 _BATCH: Final = 64
@@ -130,15 +132,9 @@ def _batches(bodies: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _steady_rate(output: Path) -> float:
-    """Return pictures a second between the first and third quarter of a run, from its ledgers."""
+    """Return pictures a second in the middle of a run, from its ledgers."""
     files = sorted(str(path) for path in output.glob("*.ledger.parquet"))
     table = ds.dataset(files, format="parquet").to_table(columns=["started", "total_ms"])
-    ended_us = sorted(
-        started.timestamp() * 1e6 + total_ms * 1e3
-        for started, total_ms in zip(
-            table.column("started").to_pylist(), table.column("total_ms").to_pylist(), strict=True
-        )
-    )
-    first, last = len(ended_us) // 4, len(ended_us) * 3 // 4
-    rate: float = (last - first) / (ended_us[last] - ended_us[first]) * 1e6
-    return rate
+    started = table.column("started").cast(pa.int64()).to_numpy()
+    ended_s = started / 1e6 + table.column("total_ms").to_numpy() / 1e3
+    return steady_rate(ended_s.tolist())
