@@ -74,6 +74,9 @@ def test_every_outcome_has_its_status_and_a_failure_always_a_message(outcome: Ou
 def test_rows_find_their_source_in_any_order() -> None:
     batch = metadata_batch(source(10), results([7, 0, 9]), 0, 10, ImageSpec())
     assert [url[-5] for url in batch.column("url").to_pylist()] == ["7", "0", "9"]
+    views = source(10, view=pa.array(range(10)).cast(pa.string()).cast(pa.string_view()))
+    batch = metadata_batch(views, results([7, 0, 9]), 0, 10, ImageSpec())
+    assert batch.column("view").to_pylist() == ["7", "0", "9"]
     with pytest.raises(IndexError):
         metadata_batch(source(3), results([2, 3]), 0, 10, ImageSpec())
 

@@ -80,9 +80,19 @@ def test_every_json_has_the_same_keys_as_the_metadata_columns(tmp_path: Path) ->
 
 
 def test_how_the_samples_are_cut_leaves_no_trace(tmp_path: Path) -> None:
-    first = [file.path.read_bytes() for file in _write(tmp_path / "a", rows_per_batch=1)]
+    numbers = pa.array(range(COUNT))
+    columns = {
+        "text_view": numbers.cast(pa.string()).cast(pa.string_view()),
+        "coded": numbers.cast(pa.string()).dictionary_encode(),
+        "boxes": pa.array([[[row, row + 1]] * (row % 3) for row in range(COUNT)]),
+        "views": pa.array([[row] * (row % 3) for row in range(COUNT)], pa.list_view(pa.int32())),
+        "named": pa.array(
+            [{"a": row, "b": None} for row in range(COUNT)], pa.struct({"a": "int8", "b": "binary"})
+        ),
+    }
+    first = [file.path.read_bytes() for file in _write(tmp_path / "a", 1, **columns)]
     for rows_per_batch in (7, 16, COUNT):
-        assert [file.path.read_bytes() for file in _write(tmp_path / "b", rows_per_batch)] == first
+        assert [file.path.read_bytes() for file in _write(tmp_path / "b", rows_per_batch, **columns)] == first
 
 
 def test_size_and_hash_are_those_of_the_file(tmp_path: Path) -> None:

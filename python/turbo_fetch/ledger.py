@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.samples import LABELS, by_outcome, keys
+from turbo_fetch.samples import LABELS, by_outcome, keys, source_rows
 from turbo_fetch.schema import LEDGER
 
 LEDGER_SUFFIX: Final = ".ledger.parquet"
@@ -27,7 +26,7 @@ def ledger_batch(
     outcome = results.column("outcome").cast(pa.int32())
     columns = {
         "key": keys(rows, shard, samples_per_shard),
-        "url": source.column("url").take(pa.array(rows.astype(np.int64))),
+        "url": source_rows(source.select(["url"]), rows).column("url").cast(pa.string()),
         "outcome": LABELS.take(outcome),
         "retryable": _RETRYABLE.take(outcome),
     }

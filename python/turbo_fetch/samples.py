@@ -109,7 +109,17 @@ def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.Reco
         if int(rows[-1]) >= source.num_rows:
             raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
         return source.slice(int(rows[0]), rows.size)
-    return source.take(pa.array(rows))
+    return pa.RecordBatch.from_arrays(
+        [_take(column, rows) for column in source.columns], schema=source.schema
+    )
+
+
+def _take(values: pa.Array, rows: npt.NDArray[np.uint32]) -> pa.Array:
+    try:
+        return values.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:
+        # Arrow cannot take from views yet; results come in row order, so that this is never the common case.
+        return pa.concat_arrays([values.slice(row, 1) for row in rows.tolist()])
 
 
 def _source_columns(source: pa.Schema) -> list[str]:

@@ -42,17 +42,17 @@ def members(samples: Samples, extension: Callable[[str | None], str]) -> Iterato
 
     `extension` gives the picture's, from the format of the original. Contents are views, not copies.
     """
-    present = np.flatnonzero(samples.image.is_valid().to_numpy(zero_copy_only=False))
-    metadata = samples.metadata.take(pa.array(present))
-    keys, texts = metadata.column("key").to_pylist(), text_members(metadata)
-    formats = samples.original_format.take(pa.array(present)).to_pylist()
-    for index, as_json, key, original_format in zip(
-        present, json_members(metadata), keys, formats, strict=True
-    ):
-        yield Member(f"{key}.{extension(original_format)}", memoryview(samples.image[index].as_buffer()))
-        yield Member(f"{key}.json", as_json)
-        if texts is not None:
-            yield Member(f"{key}.txt", next(texts))
+    metadata = samples.metadata
+    keys, formats = metadata.column("key").to_pylist(), samples.original_format.to_pylist()
+    texts = text_members(metadata)
+    rows = zip(keys, formats, json_members(metadata), samples.image, strict=True)
+    for key, original_format, as_json, picture in rows:
+        text = None if texts is None else next(texts)
+        if picture.is_valid:
+            yield Member(f"{key}.{extension(original_format)}", memoryview(picture.as_buffer()))
+            yield Member(f"{key}.json", as_json)
+            if text is not None:
+                yield Member(f"{key}.txt", text)
 
 
 def json_members(metadata: pa.RecordBatch) -> Iterator[bytes]:

@@ -1,0 +1,237 @@
+"""The manifest: in step with the files, whatever happened between them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from object_store import configured, empty_bucket, filesystem, s3_server
+from turbo_fetch import manifest as manifest_module
+from turbo_fetch.errors import OutputError
+from turbo_fetch.manifest import Manifest
+from turbo_fetch.storage import Entry, LocalStorage, Storage
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address, configured(address):
+        yield address
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return Storage.open(str(tmp_path / "out"))
+    empty_bucket(request.getfixturevalue("server"))
+    return Storage.open("s3://data/set", str(tmp_path / "spool"))
+
+
+def _record(shard: int, size: int = 10) -> dict[str, Any]:
+    return {
+        "count": 5,
+        "duration": 1.25,
+        "start_time": 1.0,
+        "end_time": 2.25,
+        "status_dict": {"success": 4, "HTTP Error 404: Not Found": 1},
+        "shard": shard,
+        "rows": 5,
+        "outcomes": {"success": 4, "http-4xx": 1},
+        "failing_hosts": {"a.example": 1},
+        "files": [{"name": f"{shard:05d}.tar", "bytes": size, "sha256": "00"}],
+    }
+
+
+def _publish(place: Storage, shard: int) -> dict[str, Any]:
+    """Publish a shard as a worker does: its files, then its commit record."""
+    record = _record(shard)
+    place.write_bytes(f"{shard:05d}.tar", bytes(10))
+    place.write_bytes(f"{shard:05d}_stats.json", json.dumps(record, indent=2).encode())
+    return record
+
+
+def _lines(place: Storage) -> list[int]:
+    return [json.loads(line)["shard"] for line in place.read_bytes("manifest.jsonl").splitlines()]
+
+
+def test_lines_end_in_the_order_of_shards_whatever_the_order_of_commits(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in (4, 0, 12, 3):
+            manifest.commit(_publish(place, shard))
+        assert manifest.committed == {0, 3, 4, 12}
+    assert _lines(place) == [0, 3, 4, 12]
+    again = Manifest.open(place)
+    assert again.committed == {0, 3, 4, 12}
+    assert [record["shard"] for record in again.records()] == [0, 3, 4, 12]
+
+
+def test_a_record_keeps_what_is_needed_and_not_what_only_concerns_its_making(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        manifest.commit(_publish(place, 0))
+    (record,) = Manifest.open(place).records()
+    assert record == {
+        name: _record(0)[name] for name in ("shard", "rows", "outcomes", "failing_hosts", "files")
+    }
+
+
+def test_shards_published_but_not_in_the_manifest_are_adopted(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        manifest.commit(_publish(place, 1))
+        _publish(place, 0)
+        _publish(place, 2)
+    with Manifest.open(place) as manifest:
+        assert manifest.committed == {0, 1, 2}
+    assert _lines(place) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("gone", ["00001.tar", "00001_stats.json"])
+def test_a_record_whose_files_are_missing_is_dropped(place: Storage, gone: str) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in (0, 1):
+            manifest.commit(_publish(place, shard))
+    place.delete(gone)
+    with Manifest.open(place) as manifest:
+        assert manifest.committed == {0}
+    assert _lines(place) == [0]
+
+
+def test_a_record_whose_file_has_another_size_is_dropped(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        manifest.commit(_publish(place, 0))
+    place.write_bytes("00000.tar", bytes(9))
+    assert Manifest.open(place).committed == frozenset()
+
+
+def test_a_folder_backs_its_record(tmp_path: Path) -> None:
+    place = Storage.open(str(tmp_path))
+    (tmp_path / "00000").mkdir()
+    record = {**_record(0), "files": [{"name": "00000", "bytes": 123, "sha256": "00"}]}
+    place.write_bytes("00000_stats.json", json.dumps(record).encode())
+    assert Manifest.open(place).committed == {0}
+    (tmp_path / "00000").rmdir()
+    assert Manifest.open(place).committed == frozenset()
+
+
+def test_statistics_of_img2dataset_are_no_record(tmp_path: Path) -> None:
+    place = Storage.open(str(tmp_path))
+    place.write_bytes("00000_stats.json", b'{"count": 5, "successes": 4}')
+    place.write_bytes("00001_stats.json", b'{"count"')
+    assert Manifest.open(place).committed == frozenset()
+
+
+@settings(max_examples=20)
+@given(cut=st.integers(0, 200), garbage=st.binary(max_size=20))
+def test_a_torn_or_garbled_end_loses_no_shard(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, garbage: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("m")
+    place = Storage.open(str(folder))
+    with Manifest.open(place) as manifest:
+        for shard in range(3):
+            manifest.commit(_publish(place, shard))
+    before = (folder / "manifest.jsonl").read_bytes()
+    (folder / "manifest.jsonl").write_bytes(before[: len(before) - cut] + garbage)
+    with Manifest.open(place) as manifest:
+        assert manifest.committed == {0, 1, 2}
+        manifest.commit(_publish(place, 3))
+    content = (folder / "manifest.jsonl").read_bytes()
+    assert content.startswith(before)
+    assert _lines(place) == [0, 1, 2, 3]
+
+
+def test_a_commit_is_in_the_local_file_when_it_returns(tmp_path: Path) -> None:
+    place = Storage.open(str(tmp_path))
+    manifest = Manifest.open(place)
+    for shard in (1, 0):
+        manifest.commit(_publish(place, shard))
+        assert _lines(place)[-1] == shard
+    manifest.close()
+
+
+def test_a_shard_is_committed_once(tmp_path: Path) -> None:
+    place = Storage.open(str(tmp_path))
+    with Manifest.open(place) as manifest:
+        record = _publish(place, 0)
+        manifest.commit(record)
+        with pytest.raises(ValueError, match="committed already"):
+            manifest.commit(record)
+    assert _lines(place) == [0]
+
+
+def test_an_object_store_gets_the_manifest_at_most_every_so_often(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_bucket(server)
+    place = Storage.open("s3://data/set", str(tmp_path))
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Manifest.open(place) as manifest:
+        manifest.commit(_publish(place, 0))
+        now += manifest_module.PUT_EVERY_S - 1
+        manifest.commit(_publish(place, 1))
+        assert not filesystem(server).exists("data/set/manifest.jsonl")
+        now += 1
+        manifest.commit(_publish(place, 2))
+        assert _lines(place) == [0, 1, 2]
+        manifest.commit(_publish(place, 3))
+        assert _lines(place) == [0, 1, 2]
+    assert _lines(place) == [0, 1, 2, 3]
+
+
+def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp_path: Path) -> None:
+    empty_bucket(server)
+    for shard, machine in enumerate(("a", "b", "a")):
+        place = Storage.open("s3://data/set", str(tmp_path / machine))
+        with Manifest.open(place) as manifest:
+            assert manifest.committed == set(range(shard))
+            manifest.commit(_publish(place, shard))
+    assert _lines(place) == [0, 1, 2]
+
+
+def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
+    place = Storage.open(str(tmp_path))
+    with Manifest.open(place) as manifest:
+        manifest.commit(_publish(place, 0))
+        record = _publish(place, 1)
+        size = (tmp_path / "manifest.jsonl").stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+        try:
+            with pytest.raises(OutputError, match=r"manifest\.jsonl.*used up"):
+                manifest.commit(record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert manifest.committed == {0}
+        assert _lines(place) == [0]
+        manifest.commit(record)
+    assert _lines(place) == [0, 1]
+
+
+class _Crowded(LocalStorage):
+    """A place that says it holds very many shards, which no test can afford to make."""
+
+    def list(self) -> Iterator[Any]:
+        for shard in range(20_000):
+            yield Entry(f"{shard:05d}.tar", 10)
+            yield Entry(f"{shard:05d}_stats.json", 100)
+
+
+def test_memory_per_shard_is_small(tmp_path: Path) -> None:
+    lines = (json.dumps(_record(shard)) + "\n" for shard in range(20_000))
+    (tmp_path / "manifest.jsonl").write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        manifest = Manifest.open(_Crowded(tmp_path))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(manifest.committed) == 20_000
+    assert held / 20_000 < 200
