@@ -19,7 +19,9 @@ from turbo_fetch.transform import Transform
 WIDE = scene(600, 400)
 
 
-def resampled(picture: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Any:
+def resampled(
+    picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Any:
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, box))
 
 
@@ -154,7 +156,7 @@ def test_original_keeps_the_bytes_and_the_stored_sides() -> None:
 @pytest.mark.parametrize(("size", "kept"), [(700, True), (300, False)])
 def test_skip_reencode_keeps_the_bytes_only_where_nothing_changes(size: int, kept: bool) -> None:
     body = encoded(WIDE, "JPEG")
-    options = {"encode": "jpg", "quality": 90, "skip_reencode": True, "only_if_bigger": True}
+    options: dict[str, Any] = {"encode": "jpg", "quality": 90, "skip_reencode": True, "only_if_bigger": True}
     record = transformed(body, mode="keep_ratio_largest", size=size, **options)
     assert (record["image"] == body) is kept
 

@@ -38,7 +38,7 @@ pub fn decode(
     demand: Demand,
     scratch: &mut Scratch,
 ) -> Result<Decoded, Rejection> {
-    match header.format {
+    let decoded = match header.format {
         Format::Jpeg => jpeg::decode(header, body, demand, scratch),
         Format::Png => png::decode(header, body, scratch),
         Format::Webp => webp::decode(header, body, scratch),
@@ -46,7 +46,14 @@ pub fn decode(
         Format::Avif | Format::Tiff | Format::Bmp | Format::Jpeg2000 => {
             Err(Rejection::Foreign(header.format.name()))
         }
-    }
+    };
+    decoded.map_err(|rejection| match rejection {
+        // Whatever the decoder tripped over, the body does not reach its own end.
+        Rejection::Corrupt(_) if !header.complete => {
+            Rejection::truncated("data ends before the picture")
+        }
+        other => other,
+    })
 }
 
 /// Lay rows of colour and alpha on white: `colours` channels of `model`, then alpha.

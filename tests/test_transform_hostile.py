@@ -1,0 +1,187 @@
+"""Bodies that are broken, cut off, lying, or no pictures end as data, within bounds of memory and time."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pictures import encoded, scene, spec, transformed
+from turbo_fetch.outcomes import BY_NUMBER, Outcome
+from turbo_fetch.transform import Transform
+
+NATIVE = ["JPEG", "PNG", "WEBP", "GIF"]
+ALL = [*NATIVE, "BMP", "TIFF", "JPEG2000", "AVIF"]
+BODIES = {kind: encoded(scene(160, 120), kind) for kind in ALL}
+PROGRESSIVE = encoded(scene(400, 300), "JPEG", progressive=True, quality=95)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "detail"),
+    [
+        (b"", Outcome.NOT_AN_IMAGE, "empty body"),
+        (b"<!DOCTYPE html><html>", Outcome.NOT_AN_IMAGE, "HTML"),
+        (b"\xef\xbb\xbf \n<html lang='en'>", Outcome.NOT_AN_IMAGE, "HTML"),
+        (b"<?xml version='1.0'?>\n<svg xmlns=''/>", Outcome.NOT_AN_IMAGE, "SVG"),
+        (b'{"error": 404}', Outcome.NOT_AN_IMAGE, "JSON"),
+        (b"%PDF-1.7", Outcome.NOT_AN_IMAGE, "PDF document"),
+        (b"not found", Outcome.NOT_AN_IMAGE, "text"),
+        (b"\x00\x01\x02\x03", Outcome.NOT_AN_IMAGE, "unknown content"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Outcome.UNSUPPORTED, "HEIC"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isomiso2", Outcome.NOT_AN_IMAGE, "MP4 or QuickTime video"),
+        (b"8BPS\0\x01", Outcome.UNSUPPORTED, "Photoshop document"),
+        (b"\xff\x0a\0\0", Outcome.UNSUPPORTED, "JPEG XL"),
+    ],
+)
+def test_what_is_no_picture_is_named(body: bytes, outcome: Outcome, detail: str) -> None:
+    record = transformed(body)
+    assert BY_NUMBER[record["outcome"]] is outcome
+    assert record["detail"] == detail
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("kind", NATIVE)
+@pytest.mark.parametrize("encode", ["jpg", "original"])
+def test_a_body_that_is_cut_off_is_truncated(kind: str, share: float, encode: str) -> None:
+    body = BODIES[kind]
+    record = transformed(body[: max(int(len(body) * share), 13)], encode=encode, quality=90)
+    assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED, record["detail"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_progressive_jpeg_that_is_cut_off_is_truncated(share: float) -> None:
+    record = transformed(PROGRESSIVE[: int(len(PROGRESSIVE) * share)], mode="stretch", size=64)
+    assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED
+
+
+@pytest.mark.parametrize("body", [BODIES["JPEG"], PROGRESSIVE])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(body: bytes) -> None:
+    assert transformed(body[:-2])["outcome"] == 0
+
+
+def test_bytes_after_the_picture_are_harmless() -> None:
+    for kind in NATIVE:
+        assert transformed(BODIES[kind] + b"\0trailing\xff\xd8" * 20)["outcome"] == 0, kind
+
+
+def test_damaged_jpeg_data_is_corrupt() -> None:
+    body = bytearray(encoded(Image.effect_noise((400, 300), 80), "JPEG", quality=95))
+    body[len(body) // 2 : len(body) // 2 + 64] = b"\xfe" * 64
+    assert BY_NUMBER[transformed(bytes(body))["outcome"]] in {Outcome.CORRUPT, Outcome.SUCCESS}
+    middle = len(body) // 2
+    record = transformed(bytes(body[:middle]) + b"\xff\xd9")
+    assert BY_NUMBER[record["outcome"]] is Outcome.CORRUPT
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def scan_bomb(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated; each costs a pass over the whole picture."""
+    last = PROGRESSIVE.rindex(b"\xff\xda")
+    return PROGRESSIVE[:-2] + PROGRESSIVE[last:-2] * scans + b"\xff\xd9"
+
+
+def test_a_bomb_of_scans_is_refused() -> None:
+    began = time.process_time()
+    assert transformed(scan_bomb(3_000))["outcome"] == Outcome.CORRUPT.number
+    assert time.process_time() - began < 2
+
+
+BOMBS = """
+import resource, sys
+from pathlib import Path
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.transform import Transform
+bodies = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
+transform = Transform(ImageSpec(max_pixels=20_000_000), 2)
+transform.run(bodies[:1])
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+print(transform.run(bodies)["outcome"].to_pylist())
+"""
+
+
+def test_bombs_stay_within_a_memory_limit(tmp_path: Path) -> None:
+    gif = bytearray(BODIES["GIF"])
+    gif[6:10] = b"\xff\xff\xff\xff"
+    webp = bytearray(encoded(scene(160, 120), "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"))
+    webp[24:30] = b"\xff\x3f\0\xff\x3f\0"
+    bombs = {
+        "0_ordinary.jpg": BODIES["JPEG"],
+        "1_claims_16_gigapixels.png": png(131_072, 131_072, zlib.compress(b"")),
+        "2_inflates.png": png(4_000, 4_000, zlib.compress(bytes(500_000_000), 9)),
+        "3_screen.gif": bytes(gif),
+        "4_canvas.webp": bytes(webp),
+        "5_frame.jpg": BODIES["JPEG"].replace(struct.pack(">HH", 120, 160), b"\xff\xff\xff\xff"),
+    }
+    for name, body in bombs.items():
+        (tmp_path / name).write_bytes(body)
+    command = [sys.executable, "-c", BOMBS, str(tmp_path)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    too_many = Outcome.TOO_MANY_PIXELS.number
+    assert made.stdout.strip() in {
+        f"[0, {too_many}, {inflated}, {too_many}, {too_many}, {too_many}]"
+        for inflated in (0, Outcome.CORRUPT.number)
+    }
+
+
+@given(kind=st.sampled_from(ALL), data=st.data())
+def test_no_damage_makes_it_raise(kind: str, data: st.DataObject) -> None:
+    body = bytearray(BODIES[kind])
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(len(body) // 2, len(body)))
+    record = transformed(bytes(body[:end]), mode="border", size=32, max_pixels=1_000_000)
+    assert (record["image"] is None) == (record["outcome"] != 0)
+    assert (record["detail"] is None) == (record["outcome"] == 0)
+    assert record["outcome"] in BY_NUMBER
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"\xff\xd8\xff", b"RIFF\0\1\0\0WEBPVP8X", b"GIF89a", b"II*\0", b"BM"]),
+)
+def test_no_header_makes_it_raise(tail: bytes, start: bytes) -> None:
+    assert transformed(start + tail, max_pixels=1_000_000)["outcome"] in BY_NUMBER
+
+
+def test_two_calls_overlap_in_time() -> None:
+    transform = Transform(spec(mode="stretch", size=64), 2)
+    bodies = [
+        encoded(Image.fromarray(np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)), "PNG")
+    ] * 12
+    spans: list[tuple[float, float]] = []
+    together = threading.Barrier(2)
+
+    def work() -> None:
+        together.wait()
+        began = time.perf_counter()
+        transform.run(bodies)
+        spans.append((began, time.perf_counter()))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (first_began, first_ended), (second_began, second_ended) = spans
+    shared = min(first_ended, second_ended) - max(first_began, second_began)
+    assert shared > 0.5 * max(first_ended - first_began, second_ended - second_began)
