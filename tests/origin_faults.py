@@ -129,9 +129,10 @@ async def status(exchange: Exchange) -> None:
 
 @fault
 async def late_page(exchange: Exchange) -> None:
-    """`code` with a short page that follows its head after a while."""
-    page = b"an error page\n"
-    await send_head(exchange, int(exchange.parameters["code"]), len(page), content_type="text/plain")
+    """`code`, with Location `to` if given, and a short page that follows its head after a while."""
+    page = b"another page\n"
+    extra = {"Location": exchange.parameters["to"]} if "to" in exchange.parameters else None
+    await send_head(exchange, int(exchange.parameters["code"]), len(page), extra, "text/plain")
     await until_closed(exchange, exchange.number("seconds", 0.02))
     await send(exchange, page)
 

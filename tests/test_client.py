@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from loops import LOOPS, run_on
 from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
-from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.client import SPARE_CONNECTIONS, Client, Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -164,9 +165,19 @@ def test_every_redirect_is_recorded_and_uses_the_same_connection(loop: str) -> N
 def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
     with Origin({PATH: BODY}) as fresh:
         late = fresh.url(PATH, "late_page", code=404)
-        fetch(loop, fresh.url(PATH), fresh.url("missing.jpg"), late, late, fresh.url(PATH))
+        onward = fresh.url(PATH, "late_page", code=302, to=fresh.url(PATH))
+        fetch(loop, fresh.url(PATH), fresh.url("missing.jpg"), late, onward)
         assert fresh.connections == 1
         assert len(fresh.received) == 5
+
+
+def test_idle_connections_are_bounded_and_the_latest_are_kept(loop: str) -> None:
+    with contextlib.ExitStack() as stack:
+        origins = [stack.enter_context(Origin({PATH: b"small"})) for _ in range(SPARE_CONNECTIONS + 3)]
+        urls = [origin.url(PATH) for origin in origins]
+        fetch(loop, *urls, *reversed(urls), concurrency=1)
+        kept = [origin.connections == 1 for origin in origins]
+    assert kept == [False] * 2 + [True] * (SPARE_CONNECTIONS + 1)
 
 
 def test_facts_of_the_response_are_recorded(loop: str, origin: Origin) -> None:

@@ -15,6 +15,7 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, public_socket
 from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.connections import BoundedConnector
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.failures import deadline_failure, error_failure, status_failure
 from turbo_fetch.fetch.fetched import Draft, Fetched
@@ -32,6 +33,9 @@ READ_BUFFER_BYTES: Final = 65_536
 """A connection is paused when twice this much waits to be read; it is held besides the budget."""
 
 KEEP_ALIVE_S: Final = 15.0
+SPARE_CONNECTIONS: Final = 32
+"""Idle connections that are kept when every slot is in use."""
+
 DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
 
@@ -60,8 +64,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        connector = aiohttp.TCPConnector(
-            limit=0,
+        connector = BoundedConnector(
+            max_connections=self.http.concurrency + SPARE_CONNECTIONS,
             resolver=self._resolver,
             use_dns_cache=False,
             keepalive_timeout=KEEP_ALIVE_S,
