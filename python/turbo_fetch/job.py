@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Protocol
 
 from turbo_fetch import __version__
@@ -100,9 +100,9 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         account = _Account(dataset, Summary(storage.url), watcher, plan)
         for record in dataset.records():
             account.resume(record)
-        shards = plan.shards(dataset.first_shard, skip=dataset.committed)
         try:
-            LocalRunner(spec.fetch, spec.engine, account, stop).run(shards)
+            with closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards:
+                LocalRunner(spec.fetch, spec.engine, account, stop).run(shards)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(account.summary)) from error

@@ -70,7 +70,7 @@ class HttpSpec(Table):
     """Redirects to follow before giving up."""
     max_body_mb: PositiveFloat = 50
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
-    memory_mb: PositiveInt = 96
+    memory_mb: PositiveInt = 64
     """Megabytes of bodies that may be held at once, per worker; downloads wait when it is reached."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""

@@ -90,7 +90,9 @@ class Plan:
         """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
         return self._count.total()
 
-    def shards(self, first_shard: int = 0, skip: Container[int] = ()) -> Iterator[Shard]:
+    def shards(
+        self, first_shard: int = 0, skip: Container[int] = ()
+    ) -> Generator[Shard, None, None]:
         """Yield the shards in order, numbered from `first_shard`; those in `skip` are left out.
 
         To be iterated once. Raises InputError when it comes to a file that cannot be read.
@@ -139,12 +141,16 @@ class Plan:
         for window in cut(reader, max(1, WINDOW_ROWS // size) * size):
             starts = range(0, window.num_rows, size)
             missing = [(shard + k, start) for k, start in enumerate(starts) if shard + k not in skip]
-            if missing:
-                window = window.take(spread_order(window.column("url"), self._spec.seed))
-            for number, start in missing:
-                table = window.slice(start, size)
-                yield Shard(number, table.num_rows, _inline(table))
             shard += len(starts)
+            if missing:
+                order = spread_order(window.column("url"), self._spec.seed)
+                # Arrow's take would join the chunks anew for every shard.
+                window = window.combine_chunks()
+            for number, start in missing:
+                table = window.take(order.slice(start, size))
+                yield Shard(number, table.num_rows, _inline(table))
+            # Gone before the next window is read, so that memory holds one, not two.
+            del window
         return shard
 
 
@@ -177,8 +183,9 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
             start += part.num_rows
             rows += part.num_rows
             if rows == size:
-                yield pa.Table.from_batches(parts)
-                parts, rows = [], 0
+                table, parts, rows = pa.Table.from_batches(parts), [], 0
+                yield table
+                del table
     if parts:
         yield pa.Table.from_batches(parts)
 
