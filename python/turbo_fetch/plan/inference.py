@@ -14,26 +14,8 @@ import pyarrow.compute as pc
 
 from turbo_fetch.plan.columns import fitted
 
-_NULLS: Final = pa.array(
-    [
-        "",
-        "#N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "n/a",
-        "nan",
-        "null",
-        "#N/A N/A",
-    ]
+_NULL: Final = (
+    r"^(|#N/A|#N/A N/A|#NA|-1\.#IND|-1\.#QNAN|-NaN|-nan|1\.#IND|1\.#QNAN|N/A|NA|NULL|NaN|n/a|nan|null)$"
 )
 """What pyarrow's CSV reader, and so img2dataset, takes for null in columns that are not strings."""
 
@@ -77,7 +59,7 @@ def typed_cells(cells: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _trimmed(cells: pa.Array) -> pa.Array:
     trimmed = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.is_in(trimmed, _NULLS), pa.scalar(None, pa.string()), trimmed)
+    return pc.if_else(pc.match_substring_regex(trimmed, _NULL), pa.scalar(None, pa.string()), trimmed)
 
 
 def value_type(values: Sequence[Any]) -> pa.DataType:

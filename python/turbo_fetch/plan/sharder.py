@@ -90,9 +90,7 @@ class Plan:
         """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
         return self._count.total()
 
-    def shards(
-        self, first_shard: int = 0, skip: Container[int] = ()
-    ) -> Generator[Shard, None, None]:
+    def shards(self, first_shard: int = 0, skip: Container[int] = ()) -> Generator[Shard, None, None]:
         """Yield the shards in order, numbered from `first_shard`; those in `skip` are left out.
 
         To be iterated once. Raises InputError when it comes to a file that cannot be read.
@@ -151,6 +149,7 @@ class Plan:
                 yield Shard(number, table.num_rows, _inline(table))
             # Gone before the next window is read, so that memory holds one, not two.
             del window
+            pa.default_memory_pool().release_unused()
         return shard
 
 
@@ -183,9 +182,9 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
             start += part.num_rows
             rows += part.num_rows
             if rows == size:
-                table, parts, rows = pa.Table.from_batches(parts), [], 0
-                yield table
-                del table
+                rows = 0
+                # Popped, so that the rows belong to the caller alone and go when it is done with them.
+                yield pa.Table.from_batches([parts.pop(0) for _ in range(len(parts))])
     if parts:
         yield pa.Table.from_batches(parts)
 

@@ -12,6 +12,7 @@ from typing import IO, Any, Final, cast
 
 import zstandard
 
+from turbo_fetch.errors import InputError
 from turbo_fetch.plan.lists import ListFile, readable
 
 BLOCK_BYTES: Final = 1 << 20
@@ -40,10 +41,14 @@ class ByteStream:
         self.local_path = source.local_path
         self._size = source.size
         self._raw = source.open()
-        with readable(self.url):
-            buffered = io.BufferedReader(cast(Any, self._raw), BLOCK_BYTES)
-            self.file = _decompressed(buffered, buffered.peek(_MAGIC_BYTES)[:_MAGIC_BYTES])
-            self.is_compressed = self.file is not buffered
+        buffered = io.BufferedReader(cast(Any, self._raw), BLOCK_BYTES)
+        try:
+            with readable(self.url):
+                self.file = _decompressed(buffered, buffered.peek(_MAGIC_BYTES)[:_MAGIC_BYTES])
+        except InputError:
+            self._raw.close()
+            raise
+        self.is_compressed = self.file is not buffered
 
     def head(self, size: int) -> bytes:
         """Return up to `size` of the bytes that come next, without reading on."""

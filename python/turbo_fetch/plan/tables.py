@@ -23,8 +23,13 @@ def open_parquet(source: ListFile) -> pq.ParquetFile:
 
     To be closed with `close(force=True)`. Raises InputError if it is none, or is damaged.
     """
-    with readable(source.url):
-        return pq.ParquetFile(source.open(), pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+    file = source.open()
+    try:
+        with readable(source.url):
+            return pq.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+    except InputError:
+        file.close()
+        raise
 
 
 def parquet_schema(
@@ -70,7 +75,8 @@ def read_parquet_range(
             part = batch.slice(skip, missing)
             skip = max(0, skip - batch.num_rows)
             missing -= part.num_rows
-            parts.append(part)
+            if part.num_rows:
+                parts.append(part)
             if missing == 0:
                 break
     finally:
@@ -78,7 +84,7 @@ def read_parquet_range(
     if missing:
         end = start + count
         raise InputError(f"{source.url}: rows {start:,} to {end:,} are not all there; has it been changed?")
-    return pa.Table.from_batches([part for part in parts if part.num_rows], schema)
+    return pa.Table.from_batches(parts, schema)
 
 
 def _groups_holding(metadata: pq.FileMetaData, start: int, end: int) -> tuple[list[int], int]:
