@@ -180,6 +180,25 @@ def test_idle_connections_are_bounded_and_the_latest_are_kept(loop: str) -> None
     assert kept == [False] * 2 + [True] * (SPARE_CONNECTIONS + 1)
 
 
+def test_a_busy_connection_is_never_closed_for_idle_ones(loop: str) -> None:
+    with contextlib.ExitStack() as stack:
+        busy, *others = [stack.enter_context(Origin({PATH: b"small"})) for _ in range(SPARE_CONNECTIONS + 3)]
+        client_of_test = Client(HttpSpec(**{**LIMITS, "concurrency": 1}), ByteBudget(10_000_000))
+
+        async def scenario() -> Fetched:
+            async with client_of_test as client:
+                await client.get(busy.url(PATH))
+                slow = asyncio.ensure_future(client.get(busy.url(PATH, "stall", seconds=0.5)))
+                await arrived(client.budget, 7)
+                for other in others:
+                    await client.get(other.url(PATH))
+                assert not slow.done()
+                return await slow
+
+        assert run_on(loop, scenario()).body == b"small"
+        assert busy.hits.total() == 2
+
+
 def test_facts_of_the_response_are_recorded(loop: str, origin: Origin) -> None:
     url = origin.url(PATH, "header", name="ETag", value='"v1"')
     (fetched,) = fetch(loop, url)
@@ -277,9 +296,9 @@ def test_waiting_for_the_budget_does_not_count_against_deadlines(loop: str, orig
     assert fetched.total_ms > 900
 
 
-async def arrived(budget: ByteBudget) -> None:
-    """Wait until the first bytes of a body are charged."""
-    while budget.used_bytes == 0:  # noqa: ASYNC110 - the budget tells only when bytes go
+async def arrived(budget: ByteBudget, count: int = 1) -> None:
+    """Wait until so many bytes of bodies are charged."""
+    while budget.used_bytes < count:  # noqa: ASYNC110 - the budget tells only when bytes go
         await asyncio.sleep(0.001)
 
 
