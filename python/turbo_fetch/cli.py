@@ -52,6 +52,9 @@ def run(
     Exit codes: 0 done; 1 done with a failure that you must see; 2 bad spec or usage; 130 interrupted, and
     resumable by the same command.
     """
+    from turbo_fetch.lean import without_pandas
+
+    without_pandas()
     from turbo_fetch import job
     from turbo_fetch.display import Display
     from turbo_fetch.specfile import load_spec

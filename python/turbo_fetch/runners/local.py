@@ -175,7 +175,7 @@ class LocalRunner:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "turbo_fetch.runners.worker", str(theirs.fileno())]
+            command = [sys.executable, "-m", "turbo_fetch.runners", str(theirs.fileno())]
             process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],

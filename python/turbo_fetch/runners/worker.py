@@ -204,6 +204,3 @@ def main() -> None:
     sys.stdout.flush()
     os._exit(0)
 
-
-if __name__ == "__main__":
-    main()
