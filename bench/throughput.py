@@ -7,10 +7,17 @@ cache. `python bench/report.py` makes the table of them.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,8 +47,29 @@ def main() -> int:
         programs=PROGRAMS if arguments.only is None else (arguments.only,),
         command=shlex.join(["python", "bench/throughput.py", *sys.argv[1:]]),
     )
+    with alone(bench.work):
+        return measure_all(list(ROWS) if "all" in arguments.rows else arguments.rows, bench)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other benchmark runs: two at once would spoil each other's figures and files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another benchmark is running; waiting for its end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def measure_all(names: list[str], bench: Bench) -> int:
+    """Measure rows in turn and save their results; return 1 if any was missed or not measured."""
+    from bench.rows import ROWS
+
     missed = 0
-    for row in ROWS if "all" in arguments.rows else arguments.rows:
+    for row in names:
         print(f"-- {row}", flush=True)
         try:
             results = ROWS[row](bench)
