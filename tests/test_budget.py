@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -24,8 +25,8 @@ class Traffic:
     async def body(self, chunks: list[int], fails: bool) -> None:
         await self.budget.room()
         reader = self.budget.reader()
-        for chunk in chunks:
-            reader.charge(chunk)
+        for size in accumulate(chunks):
+            reader.charge_up_to(size)
             self.most_bytes = max(self.most_bytes, self.budget.used_bytes)
             await asyncio.sleep(0)
             await reader.turn()
@@ -33,7 +34,7 @@ class Traffic:
         if fails:
             reader.abandon()
         else:
-            reader.finish()
+            reader.finish(sum(chunks))
             self.held.append(sum(chunks))
 
     async def transform(self, bodies: int, batch: int) -> None:
@@ -74,9 +75,9 @@ def test_used_bytes_are_those_charged_and_not_given_back(ends: list[tuple[int, b
     kept = 0
     for count, is_kept in ends:
         reader = budget.reader()
-        reader.charge(count)
+        reader.charge_up_to(count)
         if is_kept:
-            reader.finish()
+            reader.finish(count)
             kept += count
         else:
             reader.abandon()
@@ -87,8 +88,14 @@ def test_used_bytes_are_those_charged_and_not_given_back(ends: list[tuple[int, b
 
 def filled(budget: ByteBudget, count: int) -> BodyReader:
     reader = budget.reader()
-    reader.charge(count)
+    reader.charge_up_to(count)
     return reader
+
+
+def test_what_was_charged_in_advance_and_not_needed_is_given_back() -> None:
+    budget = ByteBudget(1000)
+    filled(budget, 500).finish(200)
+    assert budget.used_bytes == 200
 
 
 def test_over_the_limit_only_the_eldest_reader_goes_on() -> None:
@@ -102,7 +109,7 @@ def test_over_the_limit_only_the_eldest_reader_goes_on() -> None:
 
 def test_the_eldest_waits_while_finished_bodies_fill_the_reserve() -> None:
     budget = ByteBudget(1000)
-    filled(budget, 600).finish()
+    filled(budget, 600).finish(600)
     reader = filled(budget, 400)
     assert not reader.may_read
     budget.release(600)
@@ -113,7 +120,7 @@ def test_the_eldest_waits_while_finished_bodies_fill_the_reserve() -> None:
 def test_a_waiting_reader_goes_on_as_soon_as_bytes_are_released(loop: str) -> None:
     async def scenario() -> list[str]:
         budget = ByteBudget(1000)
-        filled(budget, 900).finish()
+        filled(budget, 900).finish(900)
         reader = filled(budget, 100)
         events = []
 
@@ -135,7 +142,7 @@ def test_a_waiting_reader_goes_on_as_soon_as_bytes_are_released(loop: str) -> No
 def test_a_cancelled_waiter_does_not_keep_others_from_waking(loop: str) -> None:
     async def scenario() -> bool:
         budget = ByteBudget(1000)
-        filled(budget, 1000).finish()
+        filled(budget, 1000).finish(1000)
         cancelled, other = (asyncio.ensure_future(budget.room()) for _ in range(2))
         await asyncio.sleep(0)
         cancelled.cancel()

@@ -24,7 +24,7 @@ LIMITS = {"allow_private_addresses": True, "timeout_s": 5, "stall_timeout_s": 5,
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
-    with Origin({PATH: BODY, "empty.jpg": b""}) as server:
+    with Origin({PATH: BODY, "empty.jpg": b"", "small.jpg": b"small"}) as server:
         yield server
 
 
@@ -57,6 +57,11 @@ def test_a_body_arrives_whole_however_it_is_framed(loop: str, origin: Origin, fa
     assert fetched.body == BODY
     assert (fetched.outcome, fetched.detail, fetched.http_status) == (Outcome.SUCCESS, None, 200)
     assert (fetched.body_bytes, fetched.attempts) == (len(BODY), 1)
+
+
+def test_a_body_smaller_than_its_encoding_is_charged_as_it_is(loop: str, origin: Origin) -> None:
+    (fetched,) = fetch(loop, origin.url("small.jpg", "gzipped"))
+    assert fetched.body == b"small"
 
 
 FAILURES: list[tuple[str, dict[str, object], Outcome, str]] = [
@@ -285,8 +290,8 @@ def test_waiting_for_the_budget_does_not_count_against_deadlines(loop: str, orig
 
     async def scenario() -> Fetched:
         other = budget.reader()
-        other.charge(90_000)
-        other.finish()
+        other.charge_up_to(90_000)
+        other.finish(90_000)
         async with Client(HttpSpec(**{**LIMITS, "timeout_s": 0.4, "stall_timeout_s": 0.3}), budget) as client:
             asyncio.get_running_loop().call_later(1.0, budget.release, 90_000)
             return await client.get(origin.url(PATH, "dribble", size=100_000, interval_s=0.02))

@@ -1,9 +1,10 @@
 """The bound on bytes in flight: how much of all bodies may be in memory at once.
 
-Bytes are charged as they arrive and released when the transform is done with them. A quarter of the limit
-is a reserve. Once the rest is used, readers wait, and no new request is admitted. That alone would deadlock
-when all bytes belong to bodies that are still incomplete, so the eldest reader may go on into the reserve; it
-is stopped only when finished bodies alone fill the reserve, and those are released without its help.
+Bytes are charged in advance where their number is known and small, else as they arrive, and are released when
+the transform is done with them. A quarter of the limit is a reserve. Once the rest is used, readers wait, and
+no new request is admitted. That alone would deadlock when all bytes belong to bodies that are still incomplete,
+so the eldest reader may go on into the reserve; it is stopped only when finished bodies alone fill the reserve,
+and those are released without its help.
 
 So at any time: used ≤ limit + one body (the eldest's) + one chunk per reader.
 """
@@ -76,10 +77,11 @@ class BodyReader:
         self._budget = budget
         self._charged_bytes = 0
 
-    def charge(self, count: int) -> None:
-        """Count bytes that have arrived."""
-        self._charged_bytes += count
-        self._budget.used_bytes += count
+    def charge_up_to(self, size: int) -> None:
+        """Count the body as `size` bytes large, if it does not count as larger already."""
+        more_bytes = max(0, size - self._charged_bytes)
+        self._charged_bytes += more_bytes
+        self._budget.used_bytes += more_bytes
 
     @property
     def may_read(self) -> bool:
@@ -91,9 +93,10 @@ class BodyReader:
         while not self._budget._may_read(self):
             await self._budget._change()
 
-    def finish(self) -> None:
-        """End well: the bytes stay charged until the owner of the body releases them."""
-        self._budget._finished_bytes += self._charged_bytes
+    def finish(self, size: int) -> None:
+        """End well: just the `size` bytes of the body stay charged, until its owner releases them."""
+        self._budget.used_bytes += size - self._charged_bytes
+        self._budget._finished_bytes += size
         self._leave()
 
     def abandon(self) -> None:

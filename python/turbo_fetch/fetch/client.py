@@ -14,7 +14,7 @@ from yarl import URL
 from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, public_socket
-from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.connections import BoundedConnector
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.failures import deadline_failure, error_failure, status_failure
@@ -31,6 +31,9 @@ ACCEPT: Final = "image/jpeg,image/png,image/*;q=0.9,*/*;q=0.5"
 
 READ_BUFFER_BYTES: Final = 65_536
 """A connection is paused when twice this much waits to be read; it is held besides the budget."""
+
+WHOLE_BYTES: Final = 1_000_000
+"""A body announced to be no larger is charged as a whole in advance, and its connection is never paused."""
 
 KEEP_ALIVE_S: Final = 15.0
 SPARE_CONNECTIONS: Final = 32
@@ -145,40 +148,54 @@ class Client:
             return draft.end(Outcome.OPT_OUT, _OPT_OUT_DETAIL)
         if (response.content_length or 0) > self._max_body_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
-        body = await self._read(response.content, draft, deadline)
+        body = await self._read(response, draft, deadline)
         if body is None:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         return draft.end(Outcome.SUCCESS, None, body)
 
-    async def _read(self, content: aiohttp.StreamReader, draft: Draft, deadline: Deadline) -> bytes | None:
+    async def _read(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> bytes | None:
         """Read a body, charged to the budget; return None if it is larger than allowed."""
         reader = self.budget.reader()
         chunks: list[bytes] = []
         is_whole = False
         try:
+            content = response.content
+            announced_bytes = response.content_length or 0
+            if 0 < announced_bytes <= WHOLE_BYTES:
+                await _turn(reader, deadline)
+                reader.charge_up_to(announced_bytes)
+                content.set_read_chunk_size(announced_bytes)
             while chunk := await content.readany():
                 deadline.progress()
                 draft.body_bytes += len(chunk)
                 if draft.body_bytes > self._max_body_bytes:
                     return None
-                reader.charge(len(chunk))
                 chunks.append(chunk)
-                if not reader.may_read and not content.at_eof():
-                    deadline.pause()
-                    try:
-                        await reader.turn()
-                    finally:
-                        deadline.resume()
+                if draft.body_bytes > announced_bytes or announced_bytes > WHOLE_BYTES:
+                    reader.charge_up_to(draft.body_bytes)
+                    if not content.at_eof():
+                        await _turn(reader, deadline)
             is_whole = True
         finally:
             if is_whole:
-                reader.finish()
+                reader.finish(draft.body_bytes)
             else:
                 reader.abandon()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _too_large_detail(self) -> str:
         return f"body larger than {self.http.max_body_mb:g} MB"
+
+
+async def _turn(reader: BodyReader, deadline: Deadline) -> None:
+    """Wait until the budget lets a body go on; the deadline stands still meanwhile."""
+    if reader.may_read:
+        return
+    deadline.pause()
+    try:
+        await reader.turn()
+    finally:
+        deadline.resume()
 
 
 def _redirect_target(url: URL, location: str | None) -> URL | None:
