@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 import turbo_fetch
+from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
 from origin import Origin
-from album import album
 from turbo_fetch.spec import Spec
 
 ALBUM = album(400, side=96)

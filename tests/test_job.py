@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import turbo_fetch
+from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
-from album import album, encoded
 from turbo_fetch.errors import InputError, OutputError, OutputExists
 from turbo_fetch.job import Unwatched
 from turbo_fetch.specfile import load_spec

@@ -35,7 +35,9 @@ def test_a_minimal_spec_has_defaults_for_the_rest(minimal: Path) -> None:
         ("fetch.image.only_if_bigger = true", "only_if_bigger", True),
     ],
 )
-def test_overrides_are_toml_values_or_bare_strings(minimal: Path, override: str, key: str, value: object) -> None:
+def test_overrides_are_toml_values_or_bare_strings(
+    minimal: Path, override: str, key: str, value: object
+) -> None:
     assert getattr(load_spec(minimal, [override]).fetch.image, key) == value
 
 
