@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import SPARE_CONNECTIONS, Client, Fetched
+from turbo_fetch.fetch.resolver import Lookup, Resolver
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -320,6 +322,66 @@ def test_cancellation_passes_through_and_gives_the_bytes_back(loop: str, origin:
 
     assert run_on(loop, scenario())
     assert budget.used_bytes == 0
+
+
+class TestNames:
+    """Hosts given by name; the lookup is the test's, the connections are real."""
+
+    @staticmethod
+    def fetch_by_name(loop: str, url: str, lookup: Lookup, **http: Any) -> Fetched:
+        client_of_test = Client(HttpSpec(**{**LIMITS, **http}), ByteBudget(10_000_000), Resolver(lookup))
+
+        async def scenario() -> Fetched:
+            async with client_of_test as client:
+                return await client.get(url.replace("127.0.0.1", "pictures.example"))
+
+        return run_on(loop, scenario())
+
+    @pytest.mark.parametrize(
+        ("error", "outcome", "detail"),
+        [
+            (socket.EAI_NONAME, Outcome.NO_SUCH_HOST, "no such host"),
+            (socket.EAI_NODATA, Outcome.NO_SUCH_HOST, "no such host"),
+            (socket.EAI_AGAIN, Outcome.DNS, "name resolution failed"),
+            (socket.EAI_FAIL, Outcome.DNS, "name resolution failed"),
+        ],
+    )
+    def test_a_name_that_does_not_exist_is_told_from_one_that_cannot_be_asked_for_now(
+        self, loop: str, origin: Origin, error: int, outcome: Outcome, detail: str
+    ) -> None:
+        def lookup(host: str, family: int) -> tuple[str, ...]:
+            raise socket.gaierror(error, "failed")
+
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lookup)
+        assert (fetched.outcome, fetched.detail) == (outcome, detail)
+
+    def test_a_slow_lookup_is_a_connection_timeout(self, loop: str, origin: Origin) -> None:
+        answer = threading.Event()
+
+        def lookup(host: str, family: int) -> tuple[str, ...]:
+            answer.wait()
+            return ("127.0.0.1",)
+
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lookup, connect_timeout_s=0.2)
+        answer.set()
+        assert (fetched.outcome, fetched.detail) == (Outcome.TIMEOUT, "no connection within 0.2 s")
+
+    def test_a_dead_address_is_passed_over_for_a_living_one(self, loop: str, origin: Origin) -> None:
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lambda *_: ("127.0.0.2", "127.0.0.1"))
+        assert fetched.body == BODY
+
+    @pytest.mark.parametrize(
+        "addresses", [("127.0.0.1",), ("127.0.0.1", "::1"), ("::ffff:127.0.0.1", "10.0.0.1")]
+    )
+    def test_a_name_cannot_smuggle_in_a_private_address(
+        self, loop: str, origin: Origin, addresses: tuple[str, ...]
+    ) -> None:
+        connections = origin.connections
+        fetched = self.fetch_by_name(
+            loop, origin.url(PATH), lambda *_: addresses, allow_private_addresses=False
+        )
+        assert (fetched.outcome, fetched.detail) == (Outcome.ADDRESS, "not a public address")
+        assert origin.connections == connections
 
 
 class TestTls:
