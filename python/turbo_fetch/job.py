@@ -21,6 +21,7 @@ from turbo_fetch.spec import Spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
+from turbo_fetch.writers import check_columns
 
 
 class Watcher(Protocol):
@@ -94,6 +95,9 @@ async def arun(spec: Spec, watcher: Watcher | None = None) -> Summary:
 def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     started_s = time.monotonic()
     plan = Plan.of(spec.fetch.input, spec.fetch.output.samples_per_shard)
+    columns = plan.schema()
+    if columns is not None:
+        check_columns(spec.fetch.output.format, columns, spec.fetch.image)
     storage = Storage.open(spec.fetch.output.path, spec.fetch.output.spool)
     storage.probe()
     with _locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:

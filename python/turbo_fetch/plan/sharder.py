@@ -86,6 +86,16 @@ class Plan:
         """What the list is made of: `url`, `size` and `fingerprint` of each file, in order."""
         return [{"url": file.url, "size": file.size, "fingerprint": file.fingerprint} for file in self.files]
 
+    def schema(self) -> pa.Schema | None:
+        """Return the columns of the rows, as the start of the first file tells them; None if it is empty.
+
+        Raises InputError if the file cannot be read or lacks a column of the spec.
+        """
+        with ListReader(self.files[0], self._columns) as reader:
+            if reader.schema is None:
+                next(iter(reader), None)
+            return reader.schema
+
     def total_rows(self) -> tuple[int | None, bool]:
         """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
         return self._count.total()

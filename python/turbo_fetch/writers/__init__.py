@@ -13,16 +13,16 @@ from typing import Final, Protocol
 
 import pyarrow as pa
 
-from turbo_fetch.samples import Samples
+from turbo_fetch.samples import Samples, metadata_schema
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.writers.dummy import Nothing
 from turbo_fetch.writers.files import Folder
-from turbo_fetch.writers.parquet import ImageTable
+from turbo_fetch.writers.parquet import ImageTable, parquet_schema
 from turbo_fetch.writers.staged import WrittenFile
 from turbo_fetch.writers.tables import TableFile
 from turbo_fetch.writers.webdataset import TarFile
 
-__all__ = ["SUFFIXES", "WrittenFile", "write_shard"]
+__all__ = ["SUFFIXES", "WrittenFile", "check_columns", "write_shard"]
 
 METADATA_SUFFIX: Final = ".parquet"
 SUFFIXES: Final[dict[OutputFormat, str]] = {
@@ -41,6 +41,13 @@ class _Writer(Protocol):
     def finish(self, name: str) -> WrittenFile | None: ...
 
     def close(self) -> None: ...
+
+
+def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSpec) -> None:
+    """Raise InputError if rows with the columns `source` cannot be written in this format."""
+    metadata = metadata_schema(source, image)
+    if output_format == "parquet":
+        parquet_schema(metadata, image)
 
 
 def write_shard(
