@@ -56,5 +56,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.system
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
-	$(BIN)/python -m pip install --quiet --editable . --config-settings=build-args=--release
+	$(BIN)/maturin develop --release --quiet
 	touch $@

@@ -47,7 +47,7 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
     """Raise InputError if rows with the columns `source` cannot be written in this format."""
     metadata = metadata_schema(source, image)
     if output_format == "parquet":
-        parquet_schema(metadata, image)
+        parquet_schema(metadata)
 
 
 def write_shard(
