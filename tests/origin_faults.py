@@ -213,7 +213,7 @@ async def endless(exchange: Exchange) -> None:
 @fault
 async def announced(exchange: Exchange) -> None:
     """A Content-Length of `length` bytes and a body that is never sent."""
-    await send_head(exchange, length=int(exchange.parameters["length"]))
+    await send_head(exchange, length=int(exchange.number("length", 1000)))
     await until_closed(exchange)
 
 

@@ -94,7 +94,10 @@ class Client:
         await self._resolver.close()
 
     async def get(self, url: str) -> Fetched:
-        """Make one attempt at a normalised http or https URL; every failure is an outcome."""
+        """Make one attempt at a normalised http or https URL; every failure is an outcome.
+
+        aiohttp repeats a request by itself, once, whose connection ends without a response (RFC 9112, 9.3.1).
+        """
         draft = Draft()
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
@@ -165,6 +168,7 @@ class Client:
                 await _turn(reader, deadline)
                 reader.charge_up_to(announced_bytes)
                 content.set_read_chunk_size(announced_bytes)
+            deadline.progress()
             while chunk := await content.readany():
                 deadline.progress()
                 draft.body_bytes += len(chunk)

@@ -69,16 +69,15 @@ def error_failure(error: Exception, http: HttpSpec) -> Failure:
             return _connect_failure(error.os_error)
         case aiohttp.ConnectionTimeoutError():
             return Outcome.TIMEOUT, f"no connection within {http.connect_timeout_s:g} s"
-        case aiohttp.ServerDisconnectedError():
-            return Outcome.CONNECT, "connection closed before the response"
         case aiohttp.ClientPayloadError():
             return _payload_failure(error)
         case aiohttp.ClientResponseError():
             return Outcome.PROTOCOL, "malformed response"
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
             return Outcome.URL, "address cannot be requested"
-        case OSError():
-            return _connection_failure(error)
+        case aiohttp.ClientConnectionError() | OSError():
+            # A server that closes in a hurry shows as FIN, RST or a broken pipe, as timing has it.
+            return Outcome.CONNECT, "connection closed before the response"
     return Outcome.PROTOCOL, f"unexpected {type(error).__name__}"
 
 
@@ -106,15 +105,9 @@ def _connect_failure(error: OSError) -> Failure:
         return Outcome.ADDRESS, "not a public address"
     if error.errno == errno.ETIMEDOUT:
         return Outcome.TIMEOUT, "connection timed out"
-    return Outcome.CONNECT, _errno_detail(error, "connection failed")
-
-
-def _connection_failure(error: OSError) -> Failure:
-    return Outcome.CONNECT, f"{_errno_detail(error, 'connection lost')} before the response"
-
-
-def _errno_detail(error: OSError, otherwise: str) -> str:
-    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else otherwise
+    if error.errno is None or error.errno <= 0:
+        return Outcome.CONNECT, "connection failed"
+    return Outcome.CONNECT, os.strerror(error.errno).lower()
 
 
 def _payload_failure(error: aiohttp.ClientPayloadError) -> Failure:

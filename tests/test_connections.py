@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetching import BODY, LIMITS, PATH, arrived, fetch
+from loops import LOOPS, run_on
+from origin import Origin
+from turbo_fetch.errors import SpecError
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import SPARE_CONNECTIONS, Client, Fetched
+from turbo_fetch.fetch.resolver import Lookup, Resolver
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import HttpSpec
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin({PATH: BODY, "empty.jpg": b"", "small.jpg": b"small"}) as server:
+        yield server
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def test_a_listener_that_does_not_answer_is_a_connection_timeout(loop: str) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        (fetched,) = fetch(loop, url, connect_timeout_s=0.3)
+    assert (fetched.outcome, fetched.detail) == (Outcome.TIMEOUT, "no connection within 0.3 s")
+
+
+def test_a_closed_port_is_a_connection_failure(loop: str) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        (fetched,) = fetch(loop, f"http://127.0.0.1:{bound.getsockname()[1]}/")
+    assert (fetched.outcome, fetched.detail) == (Outcome.CONNECT, "connection refused")
+
+
+def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
+    with Origin({PATH: BODY}) as fresh:
+        late = fresh.url(PATH, "late_page", code=404)
+        onward = fresh.url(PATH, "late_page", code=302, to=fresh.url(PATH))
+        fetch(loop, fresh.url(PATH), fresh.url("missing.jpg"), late, onward)
+        assert fresh.connections == 1
+        assert len(fresh.received) == 5
+
+
+def test_idle_connections_are_bounded_and_the_latest_are_kept(loop: str) -> None:
+    with contextlib.ExitStack() as stack:
+        origins = [stack.enter_context(Origin({PATH: b"small"})) for _ in range(SPARE_CONNECTIONS + 3)]
+        urls = [origin.url(PATH) for origin in origins]
+        fetch(loop, *urls, *reversed(urls), concurrency=1)
+        kept = [origin.connections == 1 for origin in origins]
+    assert kept == [False] * 2 + [True] * (SPARE_CONNECTIONS + 1)
+
+
+def test_a_busy_connection_is_never_closed_for_idle_ones(loop: str) -> None:
+    with contextlib.ExitStack() as stack:
+        busy, *others = [stack.enter_context(Origin({PATH: b"small"})) for _ in range(SPARE_CONNECTIONS + 3)]
+        client_of_test = Client(HttpSpec(**{**LIMITS, "concurrency": 1}), ByteBudget(10_000_000))
+
+        async def scenario() -> Fetched:
+            async with client_of_test as client:
+                await client.get(busy.url(PATH))
+                slow = asyncio.ensure_future(client.get(busy.url(PATH, "stall", seconds=0.5)))
+                await arrived(client.budget, 7)
+                for other in others:
+                    await client.get(other.url(PATH))
+                assert not slow.done()
+                return await slow
+
+        assert run_on(loop, scenario()).body == b"small"
+        assert busy.hits.total() == 2
+
+
+LOOPBACK = [
+    "127.0.0.1",
+    "localhost",
+    "127.8.9.10",
+    "0x7f.1",
+    "0.0.0.0",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+]
+
+
+@pytest.mark.parametrize("name", LOOPBACK)
+def test_private_addresses_are_refused_by_literal_and_by_name(loop: str, origin: Origin, name: str) -> None:
+    connections = origin.connections
+    url = origin.url(PATH).replace("127.0.0.1", name)
+    (fetched,) = fetch(loop, url, allow_private_addresses=False)
+    assert (fetched.outcome, fetched.detail) == (Outcome.ADDRESS, "not a public address")
+    assert origin.connections == connections
+
+
+@pytest.mark.parametrize("name", ["127.1", "2130706433"])
+def test_abbreviated_addresses_cannot_be_requested(loop: str, origin: Origin, name: str) -> None:
+    connections = origin.connections
+    (fetched,) = fetch(loop, origin.url(PATH).replace("127.0.0.1", name), allow_private_addresses=False)
+    assert (fetched.outcome, fetched.detail) == (Outcome.URL, "address cannot be requested")
+    assert origin.connections == connections
+
+
+class TestNames:
+    """Hosts given by name; the lookup is the test's, the connections are real."""
+
+    @staticmethod
+    def fetch_by_name(loop: str, url: str, lookup: Lookup, **http: Any) -> Fetched:
+        client_of_test = Client(HttpSpec(**{**LIMITS, **http}), ByteBudget(10_000_000), Resolver(lookup))
+
+        async def scenario() -> Fetched:
+            async with client_of_test as client:
+                return await client.get(url.replace("127.0.0.1", "pictures.example"))
+
+        return run_on(loop, scenario())
+
+    @pytest.mark.parametrize(
+        ("error", "outcome", "detail"),
+        [
+            (socket.EAI_NONAME, Outcome.NO_SUCH_HOST, "no such host"),
+            (socket.EAI_NODATA, Outcome.NO_SUCH_HOST, "no such host"),
+            (socket.EAI_AGAIN, Outcome.DNS, "name resolution failed"),
+            (socket.EAI_FAIL, Outcome.DNS, "name resolution failed"),
+        ],
+    )
+    def test_a_name_that_does_not_exist_is_told_from_one_that_cannot_be_asked_for_now(
+        self, loop: str, origin: Origin, error: int, outcome: Outcome, detail: str
+    ) -> None:
+        def lookup(host: str, family: int) -> tuple[str, ...]:
+            raise socket.gaierror(error, "failed")
+
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lookup)
+        assert (fetched.outcome, fetched.detail) == (outcome, detail)
+
+    def test_a_slow_lookup_is_a_connection_timeout(self, loop: str, origin: Origin) -> None:
+        answer = threading.Event()
+
+        def lookup(host: str, family: int) -> tuple[str, ...]:
+            answer.wait()
+            return ("127.0.0.1",)
+
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lookup, connect_timeout_s=0.2)
+        answer.set()
+        assert (fetched.outcome, fetched.detail) == (Outcome.TIMEOUT, "no connection within 0.2 s")
+
+    def test_a_dead_address_is_passed_over_for_a_living_one(self, loop: str, origin: Origin) -> None:
+        fetched = self.fetch_by_name(loop, origin.url(PATH), lambda *_: ("127.0.0.2", "127.0.0.1"))
+        assert fetched.body == BODY
+
+    @pytest.mark.parametrize(
+        "addresses", [("127.0.0.1",), ("127.0.0.1", "::1"), ("::ffff:127.0.0.1", "10.0.0.1")]
+    )
+    def test_a_name_cannot_smuggle_in_a_private_address(
+        self, loop: str, origin: Origin, addresses: tuple[str, ...]
+    ) -> None:
+        connections = origin.connections
+        fetched = self.fetch_by_name(
+            loop, origin.url(PATH), lambda *_: addresses, allow_private_addresses=False
+        )
+        assert (fetched.outcome, fetched.detail) == (Outcome.ADDRESS, "not a public address")
+        assert origin.connections == connections
+
+
+class TestTls:
+    """https: one trusted authority, one context."""
+
+    def test_a_trusted_certificate_is_accepted(self, loop: str, tmp_path: Path) -> None:
+        with Origin({PATH: BODY}, tls=True) as secure:
+            authority = str(secure.write_authority(tmp_path))
+            fetched = fetch(loop, secure.url(PATH), secure.url(PATH), ca_file=authority)
+            assert [one.body for one in fetched] == [BODY, BODY]
+            assert secure.connections == 1
+
+    def test_an_unknown_authority_is_refused_unless_told_otherwise(self, loop: str) -> None:
+        with Origin({PATH: BODY}, tls=True) as secure:
+            (refused,) = fetch(loop, secure.url(PATH))
+            (accepted,) = fetch(loop, secure.url(PATH), verify_tls=False)
+        assert refused.outcome is Outcome.TLS
+        assert refused.detail == "certificate verify failed: unable to get local issuer certificate"
+        assert accepted.body == BODY
+
+    def test_a_certificate_for_another_name_is_refused(self, loop: str, tmp_path: Path) -> None:
+        with Origin({PATH: BODY}, tls=True, names=("other.example",)) as secure:
+            (fetched,) = fetch(loop, secure.url(PATH), ca_file=str(secure.write_authority(tmp_path)))
+        assert fetched.outcome is Outcome.TLS
+        assert fetched.detail is not None
+        assert "mismatch" in fetched.detail
+
+    def test_plain_http_behind_https_is_a_tls_failure(self, loop: str, origin: Origin) -> None:
+        (fetched,) = fetch(loop, origin.url(PATH).replace("http:", "https:"))
+        assert fetched.outcome in {Outcome.TLS, Outcome.CONNECT}
+        assert fetched.detail is not None
+        assert "handshake" in fetched.detail
+
+    def test_a_missing_authority_file_is_an_error_of_the_spec(self, tmp_path: Path) -> None:
+        with pytest.raises(SpecError, match=r"fetch\.http\.ca_file"):
+            Client(HttpSpec(ca_file=str(tmp_path / "none.pem")), ByteBudget(1))
