@@ -84,7 +84,7 @@ def _run(concurrency: int, corpus: Corpus, origin: FaultyOrigin, bench: Bench) -
     if measurement.exit_code != 0:
         raise ValueError(f"latency: exit code {measurement.exit_code}; see {bench.work / 'latency.log'}")
     rate = steady_rate(origin.marks().arrivals_monotonic_s)
-    point = Point(concurrency, rate, rate / limit_per_s, measurement.cpu_s / measurement.wall_s)
+    point = Point(concurrency, rate, rate / limit_per_s, measurement.steady_cores)
     return point, Repeat("turbo-fetch", measurement, count_output(output)), " ".join(command)
 
 

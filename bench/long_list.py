@@ -123,12 +123,14 @@ def measure_memory(bench: Bench) -> list[Result]:
             parameters={"rows": {"short list": rows, "long list": scene.rows}, "samples_per_shard": 10_000},
             programs={"turbo-fetch": " ".join(command)},
             figures={
-                name: {
-                    "peak_pss_mb": measurement.peak_pss_bytes / 1e6,
-                    "peak_rss_mb": measurement.peak_rss_bytes / 1e6,
-                    "processes": measurement.peak_processes,
+                "turbo-fetch": {
+                    name: {
+                        "peak_pss_mb": measurement.peak_pss_bytes / 1e6,
+                        "peak_rss_mb": measurement.peak_rss_bytes / 1e6,
+                        "processes": measurement.peak_processes,
+                    }
+                    for name, measurement in measurements.items()
                 }
-                for name, measurement in measurements.items()
             },
             repeats=[run.as_json() for run in runs],
         )

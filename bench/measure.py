@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 _SAMPLE_S: Final = 0.1
+_WINDOW_S: Final = 1.0
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _PSS_SHARE_OF_TIME: Final = 0.02
 _GRACE_S: Final = 20.0
@@ -23,7 +26,10 @@ _GRACE_S: Final = 20.0
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run cost. Peaks are of the sum over all processes; PSS counts shared pages once."""
+    """What one run cost. Peaks are of the sum over all processes; PSS counts shared pages once.
+
+    `steady_cores` is how many cores were busy in the median second.
+    """
 
     exit_code: int
     started_monotonic_s: float
@@ -33,6 +39,7 @@ class Measurement:
     peak_rss_bytes: int
     peak_pss_bytes: int
     peak_processes: int
+    steady_cores: float
     timed_out: bool
     orphans_killed: int
 
@@ -43,10 +50,24 @@ class Measurement:
 
 
 @dataclass
-class _Peaks:
+class _Watched:
+    """What the samples showed; `cpu_s` holds pairs of time and CPU seconds of the processes alive then."""
+
     rss_bytes: int = 0
     pss_bytes: int = 0
     processes: int = 0
+    cpu_s: list[tuple[float, float]] = field(default_factory=list)
+
+    def steady_cores(self) -> float:
+        """Return the median rate of CPU seconds over windows of a second; processes that end lower it."""
+        rates = []
+        begin = 0
+        for time_s, cpu_s in self.cpu_s:
+            while time_s - self.cpu_s[begin][0] >= _WINDOW_S:
+                begin_s, begin_cpu_s = self.cpu_s[begin]
+                rates.append((cpu_s - begin_cpu_s) / (time_s - begin_s))
+                begin += 1
+        return statistics.median(rates) if rates else 0.0
 
 
 def measure(
@@ -72,15 +93,16 @@ def measure(
             start_new_session=True,
         )
         try:
-            peaks, timed_out = _watch(wrapper, timeout_s, stop_when)
+            watched, timed_out = _watch(wrapper, timeout_s, stop_when)
         except BaseException:
             _end_tree(wrapper)
             raise
         account = json.loads(result.read_text())
     return Measurement(
-        peak_rss_bytes=peaks.rss_bytes,
-        peak_pss_bytes=peaks.pss_bytes,
-        peak_processes=peaks.processes,
+        peak_rss_bytes=watched.rss_bytes,
+        peak_pss_bytes=watched.pss_bytes,
+        peak_processes=watched.processes,
+        steady_cores=watched.steady_cores(),
         timed_out=timed_out,
         **account,
     )
@@ -103,18 +125,19 @@ def descendants(pid: int) -> list[int]:
 
 def _watch(
     wrapper: subprocess.Popen[bytes], timeout_s: float, stop_when: Callable[[], bool]
-) -> tuple[_Peaks, bool]:
-    peaks = _Peaks()
+) -> tuple[_Watched, bool]:
+    watched = _Watched()
     deadline = time.monotonic() + timeout_s
     next_pss = 0.0
     interrupted = timed_out = False
     while wrapper.poll() is None:
         now = time.monotonic()
         processes = descendants(wrapper.pid)
-        peaks.processes = max(peaks.processes, len(processes))
-        peaks.rss_bytes = max(peaks.rss_bytes, sum(map(_rss_bytes, processes)))
+        watched.processes = max(watched.processes, len(processes))
+        watched.cpu_s.append((now, sum(map(_cpu_s, processes))))
+        watched.rss_bytes = max(watched.rss_bytes, sum(map(_rss_bytes, processes)))
         if now >= next_pss:
-            peaks.pss_bytes = max(peaks.pss_bytes, sum(map(_pss_bytes, processes)))
+            watched.pss_bytes = max(watched.pss_bytes, sum(map(_pss_bytes, processes)))
             next_pss = now + max(_SAMPLE_S, (time.monotonic() - now) / _PSS_SHARE_OF_TIME)
         if not interrupted and (now > deadline or stop_when()):
             timed_out, interrupted = now > deadline, True
@@ -126,7 +149,7 @@ def _watch(
                     os.kill(pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             wrapper.wait(_SAMPLE_S)
-    return peaks, timed_out
+    return watched, timed_out
 
 
 def _end_tree(wrapper: subprocess.Popen[bytes]) -> None:
@@ -134,6 +157,14 @@ def _end_tree(wrapper: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wrapper.wait()
+
+
+def _cpu_s(pid: int) -> float:
+    with suppress(OSError, IndexError):
+        # The name in parentheses may hold spaces; user and system time are the 12th and 13th field after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return 0.0
 
 
 def _rss_bytes(pid: int) -> int:

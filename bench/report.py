@@ -89,13 +89,12 @@ def _program(row: Row, figures: Row | None) -> str:
     if row["row"] == "limit-share" and figures is not None:
         bare = row["figures"]["bare"]
         return f"{figures['images_per_s']:.0f} images/s of {bare['images_per_s']:.0f}"
-    if row["row"] == "memory":
-        lists = row["figures"].items() if figures is None else ()
-        return ", ".join(f"{name} {each['peak_pss_mb']:.0f} MB" for name, each in lists) or "-"
     if figures is None:
         return "-"
     if row["row"] == "first-request":
         return f"{figures['first_request_s']:.1f} s, {figures['peak_pss_mb']:.0f} MB until then"
+    if row["row"] == "memory":
+        return ", ".join(f"{name} {each['peak_pss_mb']:.0f} MB" for name, each in figures.items())
     cost = f"{figures['cpu_s_per_1000']:.2f} CPU-s per 1,000"
     return f"{cost}, {figures['wall_s']:.1f} s, {figures['peak_pss_mb']:.0f} MB"
 
