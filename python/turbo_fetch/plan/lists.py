@@ -79,6 +79,8 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     """
     filesystem, path = open_filesystem(spec.urls)
     with readable(spec.urls):
+        # A long-lived process may have listed this place before.
+        filesystem.invalidate_cache()
         paths = _find_paths(filesystem, path, spec)
     is_chained = "::" in spec.urls
     urls = [spec.urls if is_chained else _url_of(filesystem, each) for each in paths]

@@ -15,7 +15,8 @@ import zstandard
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.lists import ListFile, readable
 
-BLOCK_BYTES: Final = 1 << 20
+BLOCK_BYTES: Final = 256 << 10
+RAW_BYTES: Final = 128 << 10
 
 _MAGIC_BYTES: Final = 10
 _BZ2_BLOCK: Final = b"1AY&SY"
@@ -41,14 +42,15 @@ class ByteStream:
         self.local_path = source.local_path
         self._size = source.size
         self._raw = source.open()
-        buffered = io.BufferedReader(cast(Any, self._raw), BLOCK_BYTES)
+        self._buffered = io.BufferedReader(cast(Any, self._raw), RAW_BYTES)
         try:
             with readable(self.url):
-                self.file = _decompressed(buffered, buffered.peek(_MAGIC_BYTES)[:_MAGIC_BYTES])
+                magic = self._buffered.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+                self.file = _decompressed(self._buffered, magic)
         except InputError:
-            self._raw.close()
+            self._buffered.close()
             raise
-        self.is_compressed = self.file is not buffered
+        self.is_compressed = self.file is not self._buffered
 
     def head(self, size: int) -> bytes:
         """Return up to `size` of the bytes that come next, without reading on."""
@@ -63,7 +65,7 @@ class ByteStream:
         return min(1.0, self._raw.tell() / self._size)
 
     def text_blocks(self) -> Iterator[bytes]:
-        """Yield the text in blocks of about a megabyte, as UTF-8 unless its bytes are none, no mark.
+        """Yield the text in blocks of about 256 KiB, as UTF-8 unless its bytes are none, no mark.
 
         Text in UTF-16 or UTF-32 is recognised by its mark. Raises InputError if it cannot be read.
         """
@@ -81,7 +83,7 @@ class ByteStream:
     def close(self) -> None:
         """Close the file; reading ends."""
         self.file.close()
-        self._raw.close()
+        self._buffered.close()
 
 
 def _encoding(head: bytes) -> tuple[bytes, str]:
@@ -122,7 +124,7 @@ class _ZstdFile(io.RawIOBase):
 
     def readinto(self, target: Any) -> int:
         while not self._rest:
-            block = self._raw.read(BLOCK_BYTES // 8)
+            block = self._raw.read(RAW_BYTES)
             if not block:
                 if self._is_within:
                     raise EOFError("the last Zstandard frame is cut off")

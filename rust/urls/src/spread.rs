@@ -1,7 +1,7 @@
 //! The `spread` order: every domain's rows evenly over a window, so that no host is hit in bursts.
 //!
-//! A domain with k of n rows has its i-th row placed at (i + φ) · n / k, where the phase φ in 0..1 is a
-//! hash of domain and seed. Rows sorted by place are evenly spaced but may still touch; a pass forward
+//! A domain with k of n rows has its i-th row placed at (i + φ) · n / k. Domains with equally many rows take
+//! turns: their phases φ in 0..1 are evenly spaced too, in an order that domain and seed decide. Rows sorted by place are evenly spaced but may still touch; a pass forward
 //! and one backward then part equal neighbours. Both are linear, and together they leave runs only
 //! where one domain has more than half of the rows, in which case its runs are as short as can be.
 
@@ -40,23 +40,22 @@ struct Groups {
 impl Groups {
     fn of<'a>(domains: impl Iterator<Item = Option<&'a str>>, seed: u64) -> Self {
         let mut numbers = HashMap::new();
-        let mut groups = Self {
-            group_of_row: Vec::new(),
-            sizes: Vec::new(),
-            phases: Vec::new(),
-        };
+        let (mut group_of_row, mut sizes, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         for domain in domains {
             let group = *numbers.entry(domain).or_insert_with(|| {
-                groups.sizes.push(0);
-                groups
-                    .phases
-                    .push(phase(domain.unwrap_or_default().as_bytes(), seed));
-                groups.sizes.len() - 1
+                sizes.push(0);
+                hashes.push(hash(domain.unwrap_or_default().as_bytes(), seed));
+                sizes.len() - 1
             });
-            groups.sizes[group] += 1;
-            groups.group_of_row.push(group as u32);
+            sizes[group] += 1;
+            group_of_row.push(group as u32);
         }
-        groups
+        let phases = phases(&sizes, &hashes);
+        Self {
+            group_of_row,
+            sizes,
+            phases,
+        }
     }
 
     fn order(&self) -> Vec<u32> {
@@ -155,14 +154,28 @@ impl Groups {
     }
 }
 
+/// The phases of groups as fractions of 2^32: evenly spaced over all groups of one size, by their hashes.
+fn phases(sizes: &[u32], hashes: &[u64]) -> Vec<u32> {
+    let mut groups: Vec<_> = (0..sizes.len()).collect();
+    groups.sort_unstable_by_key(|&group| (sizes[group], hashes[group], group));
+    let mut phases = vec![0; sizes.len()];
+    for equals in groups.chunk_by(|&a, &b| sizes[a] == sizes[b]) {
+        for (rank, &group) in (0_u64..).zip(equals) {
+            let jitter = hashes[group] >> 32;
+            phases[group] = (((rank << 32) | jitter) / equals.len() as u64) as u32;
+        }
+    }
+    phases
+}
+
 /// A hash of the domain and the seed: FNV-1a, finished by splitmix64, fixed for all platforms.
-fn phase(domain: &[u8], seed: u64) -> u32 {
+fn hash(domain: &[u8], seed: u64) -> u64 {
     let hash = domain
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    (mix(hash ^ mix(seed)) >> 32) as u32
+    mix(hash ^ mix(seed))
 }
 
 fn mix(value: u64) -> u64 {
@@ -252,8 +265,8 @@ mod tests {
     fn the_order_is_fixed_for_all_platforms_and_releases() {
         let domains = ["a", "a", "b", "c", "a", "b", "d"];
         assert_ne!(order_of(&domains, 0), order_of(&domains, 1));
-        assert_eq!(phase(b"example.com", 0), 495_625_289);
-        assert_eq!(order_of(&domains, 0), [6, 0, 2, 3, 1, 5, 4]);
+        assert_eq!(hash(b"example.com", 0) >> 32, 495_625_289);
+        assert_eq!(order_of(&domains, 0), [6, 0, 2, 1, 3, 5, 4]);
     }
 
     #[test]
