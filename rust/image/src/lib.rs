@@ -10,6 +10,7 @@ pub mod exif;
 pub mod foreign;
 pub mod geometry;
 pub mod header;
+pub mod lanczos;
 pub mod options;
 pub mod orient;
 pub mod raster;

@@ -1,10 +1,13 @@
 //! Resampling with antialiased filters; a planar JPEG becomes RGB here, at its final size.
 
+use std::sync::LazyLock;
+
 use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions};
+use fast_image_resize::{Filter as CustomFilter, FilterType, PixelType, ResizeAlg, ResizeOptions};
 
 use crate::error::Rejection;
 use crate::geometry::{Resampling, Size, Window};
+use crate::lanczos;
 use crate::options::Filter;
 use crate::raster::{Model, Picture, Planes, Raster};
 use crate::scratch::Scratch;
@@ -156,6 +159,9 @@ fn outside() -> Rejection {
     Rejection::corrupt("resampling window outside the picture")
 }
 
+static LANCZOS: LazyLock<Option<CustomFilter>> =
+    LazyLock::new(|| CustomFilter::new("lanczos", lanczos::weight, lanczos::SUPPORT).ok());
+
 /// The resampler's name of a filter. Area averaging has no meaning when enlarging, where OpenCV interpolates linearly.
 fn algorithm(filter: Filter, enlarged: bool) -> ResizeAlg {
     match filter {
@@ -164,6 +170,8 @@ fn algorithm(filter: Filter, enlarged: bool) -> ResizeAlg {
         Filter::Area => ResizeAlg::Convolution(FilterType::Box),
         Filter::Linear => ResizeAlg::Convolution(FilterType::Bilinear),
         Filter::Cubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-        Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
+        Filter::Lanczos => {
+            ResizeAlg::Convolution(LANCZOS.map_or(FilterType::Lanczos3, FilterType::Custom))
+        }
     }
 }
