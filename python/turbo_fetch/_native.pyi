@@ -1,6 +1,17 @@
 from collections.abc import Sequence
 from typing import Protocol, final, type_check_only
 
+__all__ = [
+    "MALFORMED_MARK",
+    "CsvReader",
+    "JsonArray",
+    "Transformer",
+    "__profile__",
+    "__version__",
+    "parse_urls",
+    "spread",
+]
+
 __version__: str
 __profile__: str
 MALFORMED_MARK: str
