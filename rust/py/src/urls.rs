@@ -1,5 +1,10 @@
 //! Bindings of the `urls` crate: Arrow in, Arrow out, the GIL released.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments from Python are owned"
+)]
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyArray, PyRecordBatch};
@@ -26,7 +31,9 @@ fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
 #[pyfunction]
 #[pyo3(name = "spread")]
 fn spread_order(py: Python<'_>, domains: PyArray, seed: u64) -> PyResult<PyArray> {
-    let order = py.detach(|| spread::spread(domains.array(), seed)).map_err(value_error)?;
+    let order = py
+        .detach(|| spread::spread(domains.array(), seed))
+        .map_err(value_error)?;
     Ok(PyArray::from_array_ref(Arc::new(order)))
 }
 
@@ -37,7 +44,9 @@ struct CsvReader(Csv);
 impl CsvReader {
     #[new]
     fn new(delimiter: char) -> PyResult<Self> {
-        u8::try_from(delimiter).map(|delimiter| Self(Csv::new(delimiter))).map_err(value_error)
+        u8::try_from(delimiter)
+            .map(|delimiter| Self(Csv::new(delimiter)))
+            .map_err(value_error)
     }
 
     #[pyo3(signature = (block, *, is_last))]
@@ -49,7 +58,12 @@ impl CsvReader {
         self.0.header()
     }
 
-    fn read(&mut self, py: Python<'_>, columns: Vec<usize>, max_rows: usize) -> PyResult<PyRecordBatch> {
+    fn read(
+        &mut self,
+        py: Python<'_>,
+        columns: Vec<usize>,
+        max_rows: usize,
+    ) -> PyResult<PyRecordBatch> {
         let batch = py.detach(|| self.0.read(&columns, max_rows));
         batch.map(PyRecordBatch::new).map_err(value_error)
     }
@@ -74,7 +88,6 @@ impl JsonArray {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err wants")]
 fn value_error(error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
