@@ -13,21 +13,25 @@ use turbo_fetch_image::transform::ForeignPixels;
 #[pyclass(frozen, module = "turbo_fetch._native")]
 struct Transformer(ImageTransformer);
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err asks for"
+)]
 fn unknown(error: UnknownChoice) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
 #[pymethods]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are converted from Python objects and owned by the call"
+)]
 impl Transformer {
     #[new]
     #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
         min_side, max_pixels, max_aspect, digest, exif, threads))]
     #[expect(
         clippy::too_many_arguments,
-        reason = "keyword arguments, one per option of the spec"
-    )]
-    #[expect(
-        clippy::fn_params_excessive_bools,
         reason = "keyword arguments, one per option of the spec"
     )]
     fn new(
