@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import gc
 import gzip
 import io
 import json
@@ -409,6 +410,18 @@ def test_kept_columns_may_not_take_names_of_the_dataset(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "url,status\nx,y\n")
     with pytest.raises(InputError, match="'status', which the dataset has already"):
         read(path, keep=("status",))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])
+def test_a_wrong_column_is_named_and_the_file_is_closed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(TABLE, path)
+    else:
+        write(path, TEXTS[suffix])
+    with pytest.raises(InputError, match="no column 'URI'; did you mean 'url'"):
+        read(path, url_column="URI")
+    gc.collect()
 
 
 def test_nested_urls_are_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.json_lists import read_json
 from turbo_fetch.plan.lists import ListFile, find_lists
@@ -43,7 +44,11 @@ class ListReader:
         self._parquet: pq.ParquetFile | None = None
         if source.format == "parquet":
             self._parquet = open_parquet(source)
-            self.schema = parquet_schema(self._parquet, source.url, columns, schema)
+            try:
+                self.schema = parquet_schema(self._parquet, source.url, columns, schema)
+            except InputError:
+                self.close()
+                raise
         else:
             self._stream = ByteStream(source)
 
