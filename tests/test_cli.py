@@ -22,7 +22,11 @@ ALBUM = album(20)
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "turbo_fetch", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "turbo_fetch", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

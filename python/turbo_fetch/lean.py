@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
 
 
 class _NoPandas:
     """An import finder that says that pandas is not installed."""
 
     @staticmethod
-    def find_spec(name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> NoReturn | None:
+    def find_spec(name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> None:
         if name == "pandas":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
+        return
 
 
 def without_pandas() -> None:

@@ -209,4 +209,3 @@ def main() -> None:
     # The listening thread may still wait for the parent; everything is saved, so nothing waits for it.
     sys.stdout.flush()
     os._exit(0)
-
