@@ -45,11 +45,7 @@ class ListReader:
         if source.format == "parquet":
             self._parquet = open_parquet(source)
             try:
-                try:
                 self.schema = parquet_schema(self._parquet, source.url, columns, schema)
-            except BaseException:
-                self.close()
-                raise
             except InputError:
                 self.close()
                 raise
