@@ -16,7 +16,7 @@ demo: setup ## Build, serve real photographs on loopback, make a dataset of them
 
 test: setup ## Run all tests, Rust and Python
 	$(MAKE) rust-test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 rust-test: $(VENV)/.system ## Run the Rust tests
 	cargo test --release --quiet
