@@ -14,6 +14,14 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
 
 from __future__ import annotations
 
+PROTOCOL_EXTRAS = {
+    "s3": ("s3fs", "s3"),
+    "s3a": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"),
+    "gcs": ("gcsfs", "gcs"),
+}
+"""Package and extra that an fsspec protocol needs, as MissingExtra takes them."""
+
 
 class TurboFetchError(Exception):
     """Base of all deliberate errors; the message says what, the value, and what was expected."""

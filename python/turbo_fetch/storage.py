@@ -18,17 +18,11 @@ from typing import Any, Final
 
 import fsspec
 
-from turbo_fetch.errors import MissingExtra, OutputError, SpecError
+from turbo_fetch.errors import PROTOCOL_EXTRAS, MissingExtra, OutputError, SpecError
 from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
 PROBE: Final = ".turbo-fetch-probe"
-_EXTRAS: Final = {
-    "s3": ("s3fs", "s3"),
-    "s3a": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gcs"),
-    "gcs": ("gcsfs", "gcs"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,8 @@ class Storage(ABC):
             filesystem, path = fsspec.url_to_fs(url)
         except ImportError as error:
             protocol = url.partition("://")[0]
-            if protocol in _EXTRAS:
-                raise MissingExtra(*_EXTRAS[protocol], purpose=f"Output to {url}") from error
+            if protocol in PROTOCOL_EXTRAS:
+                raise MissingExtra(*PROTOCOL_EXTRAS[protocol], purpose=f"Output to {url}") from error
             raise SpecError(
                 f"fetch.output.path {url!r} needs a package that is not installed: {error}"
             ) from error

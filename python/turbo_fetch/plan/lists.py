@@ -12,7 +12,7 @@ from typing import IO, Any, Final, Literal, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from turbo_fetch.errors import InputError, MissingExtra, TurboFetchError
+from turbo_fetch.errors import PROTOCOL_EXTRAS, InputError, MissingExtra, TurboFetchError
 from turbo_fetch.spec import InputSpec
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -31,13 +31,6 @@ SUFFIXES: Final[dict[str, ListFormat]] = {
 }
 COMPRESSIONS: Final = ("gz", "bz2", "xz", "zst")
 FINGERPRINT_BYTES: Final = 256 * 1024
-
-_EXTRAS: Final = {
-    "s3": ("s3fs", "s3"),
-    "s3a": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gcs"),
-    "gcs": ("gcsfs", "gcs"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +99,8 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         filesystem, path = fsspec.url_to_fs(url)
     except ImportError as error:
         protocol = url.partition("://")[0]
-        if protocol in _EXTRAS:
-            raise MissingExtra(*_EXTRAS[protocol], purpose=f"Reading {url}") from error
+        if protocol in PROTOCOL_EXTRAS:
+            raise MissingExtra(*PROTOCOL_EXTRAS[protocol], purpose=f"Reading {url}") from error
         raise InputError(f"{url}: needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise InputError(f"{url}: {error}; expected a path or an fsspec URL") from error
