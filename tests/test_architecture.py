@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "python" / "turbo_fetch"
 
 FORBIDDEN = {
-    "spec.py": {"turbo_fetch", "aiohttp", "pyarrow"},
+    "spec": {"turbo_fetch.errors", "turbo_fetch.job", "turbo_fetch.stages", "aiohttp", "pyarrow", "torch"},
     "errors.py": {"turbo_fetch"},
     "outcomes.py": {"turbo_fetch"},
     "policy.py": {"aiohttp", "asyncio"},

@@ -40,7 +40,7 @@ def urls(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_list_becomes_a_dataset_with_every_row_accounted_for(urls: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    summary = turbo_fetch.run(job_spec(urls, output))
+    summary = turbo_fetch.run(job_spec(urls, output)).fetch
 
     assert (summary.rows, summary.successes, summary.shards) == (130, 130, 3)
     assert [record["rows"] for record in manifest(output)] == [50, 50, 30]
@@ -89,7 +89,7 @@ def test_faults_end_in_their_outcomes_and_no_row_is_lost(origin: Origin, tmp_pat
     ]
     urls = write_list(tmp_path / "list.parquet", [*rows, *(url for url, _ in odd)])
     http = {"timeout_s": 1.5, "stall_timeout_s": 1, "max_body_mb": 1}
-    summary = turbo_fetch.run(job_spec(urls, tmp_path / "out", http=http))
+    summary = turbo_fetch.run(job_spec(urls, tmp_path / "out", http=http)).fetch
 
     found = ledger(tmp_path / "out")
     assert len(found) == summary.rows == len(cases) + len(odd)
@@ -121,7 +121,7 @@ def test_a_second_run_fetches_nothing_again(urls: Path, origin: Origin, tmp_path
     spec = job_spec(urls, tmp_path / "out")
     turbo_fetch.run(spec)
     hits = origin.hits.total()
-    summary = turbo_fetch.run(spec)
+    summary = turbo_fetch.run(spec).fetch
     assert origin.hits.total() == hits
     assert (summary.rows, summary.successes, summary.run_rows) == (130, 130, 0)
 
@@ -129,7 +129,7 @@ def test_a_second_run_fetches_nothing_again(urls: Path, origin: Origin, tmp_path
 @pytest.mark.parametrize("output_format", ["files", "parquet", "dummy"])
 def test_other_formats_account_for_every_row_too(urls: Path, tmp_path: Path, output_format: str) -> None:
     output = tmp_path / "out"
-    summary = turbo_fetch.run(job_spec(urls, output, output={"format": output_format}))
+    summary = turbo_fetch.run(job_spec(urls, output, output={"format": output_format})).fetch
     assert summary.successes == 130
     assert len(ledger(output)) == 130
     assert pq.read_table(output / "00001.parquet").num_rows == 50
@@ -145,7 +145,7 @@ def test_a_changed_spec_is_refused_with_the_difference(urls: Path, tmp_path: Pat
 
 def test_a_change_that_leaves_no_trace_is_accepted(urls: Path, tmp_path: Path) -> None:
     turbo_fetch.run(job_spec(urls, tmp_path / "out"))
-    assert turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"concurrency": 3})).rows == 130
+    assert turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"concurrency": 3})).fetch.rows == 130
 
 
 def test_a_changed_list_is_refused(origin: Origin, tmp_path: Path) -> None:
@@ -163,8 +163,8 @@ def test_extend_adds_another_list_once(origin: Origin, tmp_path: Path) -> None:
     second = write_list(tmp_path / "second.parquet", [origin.url(name) for name in names[60:]])
     extend = {"if_exists": "extend"}
     turbo_fetch.run(job_spec(first, tmp_path / "out"))
-    assert turbo_fetch.run(job_spec(second, tmp_path / "out", output=extend)).rows == 130
-    assert turbo_fetch.run(job_spec(second, tmp_path / "out", output=extend)).run_rows == 0
+    assert turbo_fetch.run(job_spec(second, tmp_path / "out", output=extend)).fetch.rows == 130
+    assert turbo_fetch.run(job_spec(second, tmp_path / "out", output=extend)).fetch.run_rows == 0
     assert [record["shard"] for record in manifest(tmp_path / "out")] == [0, 1, 2, 3]
     assert [row["url"] for row in ledger(tmp_path / "out")] == [origin.url(name) for name in names]
 
@@ -175,7 +175,7 @@ def test_overwrite_replaces_only_what_a_run_made(urls: Path, tmp_path: Path) -> 
     (output / "notes.txt").write_text("mine")
     summary = turbo_fetch.run(
         job_spec(urls, output, output={"if_exists": "overwrite", "samples_per_shard": 130})
-    )
+    ).fetch
     assert (summary.shards, summary.run_rows) == (1, 130)
     assert not (output / "00001.tar").exists()
     assert (output / "notes.txt").read_text() == "mine"
@@ -220,7 +220,7 @@ async def test_arun_leaves_the_loop_free(urls: Path, tmp_path: Path) -> None:
 
     async with asyncio.TaskGroup() as group:
         beating = group.create_task(beat())
-        summary = await turbo_fetch.arun(job_spec(urls, tmp_path / "out"))
+        summary = (await turbo_fetch.arun(job_spec(urls, tmp_path / "out"))).fetch
         beating.cancel()
     assert summary.successes == 130
     assert beats > 10
@@ -247,7 +247,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
     with pytest.raises(asyncio.CancelledError):
         await running
     hits = origin.hits.total()
-    summary = await turbo_fetch.arun(spec)
+    summary = (await turbo_fetch.arun(spec)).fetch
     assert (summary.successes, summary.run_rows) == (21, 1)
     assert origin.hits.total() == hits + 1
 

@@ -1,4 +1,4 @@
-"""turbo-fetch: image URL lists into training-ready datasets.
+"""turbo-fetch: image URL lists into training-ready datasets, and a few pictures into a personalised model.
 
     import turbo_fetch
     from turbo_fetch import Spec
@@ -18,22 +18,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from turbo_fetch.errors import TurboFetchError
-    from turbo_fetch.job import arun, run
     from turbo_fetch.spec import Spec
     from turbo_fetch.specfile import load_spec
+    from turbo_fetch.stages import RunSummary, arun, run
     from turbo_fetch.summary import Summary
 
-__all__ = ["Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
+__all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
 
 __version__ = version("turbo-fetch")
 
 _HOMES = {
+    "RunSummary": "stages",
     "Spec": "spec",
     "Summary": "summary",
     "TurboFetchError": "errors",
-    "arun": "job",
+    "arun": "stages",
     "load_spec": "specfile",
-    "run": "job",
+    "run": "stages",
 }
 
 

@@ -12,7 +12,7 @@ import orjson
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest, Record
-from turbo_fetch.spec import Spec
+from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec
 from turbo_fetch.storage import Storage
 
@@ -42,7 +42,9 @@ class Dataset:
         Raises OutputExists, naming the differences, if what is there is not to be continued or replaced.
         """
         found = _read_job(storage)
-        policy = spec.fetch.output.if_exists
+        fetch = spec.fetch
+        assert fetch is not None
+        policy = fetch.output.if_exists
         if policy == "overwrite":
             _delete_shards(storage)
             found = None
@@ -50,9 +52,9 @@ class Dataset:
             _refuse_strangers(storage)
         elif policy == "error":
             raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
-        job = found or {"format": 1, "essentials": _essentials(spec), "lists": []}
+        job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
         if found is not None:
-            _refuse_changes(storage, found["essentials"], _essentials(spec))
+            _refuse_changes(storage, found["essentials"], _essentials(fetch))
         entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
         dataset = cls(storage, {**job, "version": version}, entry)
         dataset._write_job()
@@ -95,9 +97,9 @@ class Dataset:
         self._storage.write_bytes(JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
 
 
-def _essentials(spec: Spec) -> dict[str, Any]:
+def _essentials(spec: FetchSpec) -> dict[str, Any]:
     """Return the part of a spec that shows in the files, and so must not change while a dataset is made."""
-    fetch = spec.fetch.model_dump(mode="json")
+    fetch = spec.model_dump(mode="json")
     shown = {
         "input": ("url_column", "caption_column", "keep_columns", "order", "seed"),
         "output": ("format", "samples_per_shard"),

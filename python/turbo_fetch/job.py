@@ -1,8 +1,7 @@
-"""A whole job: check, plan, run, account for."""
+"""The fetch stage: check, plan, run, account for."""
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import time
@@ -12,11 +11,11 @@ from typing import Protocol
 
 from turbo_fetch import __version__
 from turbo_fetch.dataset import Dataset
-from turbo_fetch.errors import Interrupted, OutputExists, TurboFetchError
+from turbo_fetch.errors import Interrupted, OutputExists, SpecError, TurboFetchError
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
-from turbo_fetch.runners.stop import StopRequest, stop_on_signals
+from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import Spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
@@ -62,43 +61,21 @@ class Unwatched:
         """See Watcher."""
 
 
-def run(spec: Spec, watcher: Watcher | None = None, stop: StopRequest | None = None) -> Summary:
-    """Run the job and return the account of its dataset; blocks until done.
+def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
+    """Run the `[fetch]` stage and return the account of its dataset; blocks until done.
 
-    Called in the main thread, SIGINT and SIGTERM stop it within seconds; `stop` stops it from elsewhere.
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
     which the same call goes on where it stopped.
     """
-    if stop is not None:
-        return _run(spec, watcher or Unwatched(), stop)
-    with stop_on_signals() as stop_on_signal:
-        return _run(spec, watcher or Unwatched(), stop_on_signal)
-
-
-async def arun(spec: Spec, watcher: Watcher | None = None) -> Summary:
-    """Run the job without blocking the loop; cancelling saves its state, as Ctrl-C does. Raises as `run`."""
-    stop = StopRequest()
-    running = asyncio.create_task(asyncio.to_thread(run, spec, watcher, stop))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.ask()
-        await asyncio.wait({running})
-        # Interrupted is what was asked for; anything else is news.
-        if not isinstance(running.exception(), Interrupted | None):
-            await running
-        raise
-    finally:
-        stop.close()
-
-
-def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     started_s = time.monotonic()
-    plan = Plan.of(spec.fetch.input, spec.fetch.output.samples_per_shard)
+    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
     if columns is not None:
-        check_columns(spec.fetch.output.format, columns, spec.fetch.image)
-    storage = Storage.open(spec.fetch.output.path, spec.fetch.output.spool)
+        check_columns(fetch.output.format, columns, fetch.image)
+    storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
     with _locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
         account = _Account(dataset, Summary(storage.url), watcher, plan)
@@ -106,7 +83,7 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             account.resume(record)
         try:
             with closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards:
-                LocalRunner(spec.fetch, spec.engine, account, stop).run(shards)
+                LocalRunner(fetch, spec.engine, account, stop).run(shards)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(account.summary)) from error

@@ -49,7 +49,7 @@ def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:
 
 def dump_spec(spec: Spec) -> str:
     """Return the spec as TOML with every default written out."""
-    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(spec.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -107,8 +107,11 @@ def _named(location: Sequence[str]) -> list[str]:
     for part in location:
         if isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
-            field = model.model_fields.get(part)
-            model = field.annotation if field else None
+            model = (
+                next(iter(_tables(model.model_fields[part].annotation)), None)
+                if part in model.model_fields
+                else None
+            )
         elif part.isdigit():
             named.append(part)
     return named
@@ -117,10 +120,15 @@ def _named(location: Sequence[str]) -> list[str]:
 def _known_keys(location: Sequence[str]) -> list[str]:
     model: type[BaseModel] = Spec
     for name in location:
-        field = model.model_fields[name]
-        candidates = (field.annotation, *get_args(field.annotation))
-        model = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return sorted(model.model_fields)
+        model = next(_tables(model.model_fields[name].annotation))
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the tables that a field may hold: `FetchSpec` of `FetchSpec | None`."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
 
 
 def _shown(value: object) -> str:

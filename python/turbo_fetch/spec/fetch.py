@@ -1,14 +1,12 @@
-"""The spec: everything a user can say about a job, validated, with a JSON Schema.
-
-Each model is one table of the TOML file. Models are frozen; unknown keys are errors. Parts of the
-engine receive the table they need, never the whole spec.
-"""
+"""`[fetch]`: from a URL list to a dataset."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from turbo_fetch.spec.table import Table
 
 InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
 Order = Literal["position", "spread"]
@@ -20,12 +18,6 @@ OutputFormat = Literal["files", "webdataset", "parquet", "dummy"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
 Side = Annotated[int, Field(gt=0, le=65_535)]
-
-
-class Table(BaseModel):
-    """One table of the spec: frozen, strict about names, documented from its docstrings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class InputSpec(Table):
@@ -164,23 +156,3 @@ class FetchSpec(Table):
     """The pictures."""
     output: OutputSpec
     """The dataset."""
-
-
-class EngineSpec(Table):
-    """`[engine]`: where the work runs."""
-
-    kind: Literal["local"] = "local"
-    """`local`: worker processes on this machine."""
-    workers: PositiveInt | Literal["auto"] = "auto"
-    """Worker processes. One event loop feeds about eight cores of decoding, so `auto` is one per eight."""
-    threads: PositiveInt | Literal["auto"] = "auto"
-    """Decoding threads per worker; `auto` shares the cores among the workers."""
-
-
-class Spec(Table):
-    """A whole spec file."""
-
-    fetch: FetchSpec
-    """From a URL list to a dataset."""
-    engine: EngineSpec = Field(default_factory=EngineSpec)
-    """Where the work runs."""

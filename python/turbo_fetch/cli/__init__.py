@@ -1,0 +1,45 @@
+"""The command line: one module per command, which imports what it needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from turbo_fetch.cli.run import run
+from turbo_fetch.cli.schema import schema
+
+app = typer.Typer(
+    name="turbo-fetch",
+    help="Image URL lists into training-ready datasets, and a few pictures into a personalised model.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from turbo_fetch import __version__
+
+        typer.echo(f"turbo-fetch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Image URL lists into training-ready datasets, and a few pictures into a personalised model."""
+
+
+app.command()(run)
+app.command()(schema)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

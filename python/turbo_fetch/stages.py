@@ -1,0 +1,100 @@
+"""A whole spec: its stages, one after the other, each of which goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from turbo_fetch import job
+from turbo_fetch.errors import Interrupted, MissingExtra
+from turbo_fetch.job import Unwatched, Watcher
+from turbo_fetch.runners.stop import StopRequest, stop_on_signals
+from turbo_fetch.spec import STAGES, Spec
+from turbo_fetch.summary import Summary
+
+
+class Report(Protocol):
+    """What a stage says of itself when it is complete."""
+
+    def text(self) -> str:
+        """Return the report as lines for a person."""
+
+
+Stage = Callable[[Spec, Watcher, StopRequest], Report]
+"""Runs one stage of a spec, or finds that its output is complete; raises TurboFetchError."""
+
+_HOMES: Final[Mapping[str, str]] = {
+    "prior": "turbo_fetch.dreambooth.prior",
+    "train": "turbo_fetch.dreambooth.train",
+    "generate": "turbo_fetch.dreambooth.generate",
+    "evaluate": "turbo_fetch.dreambooth.evaluate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What the stages of a spec came to, by name and in order."""
+
+    reports: dict[str, Report] = field(default_factory=dict)
+
+    @property
+    def fetch(self) -> Summary:
+        """The account of the dataset. Raises KeyError if the spec has no `[fetch]`."""
+        return cast(Summary, self.reports["fetch"])
+
+    def text(self) -> str:
+        """Return all reports as lines for a person."""
+        return "\n".join(report.text() for report in self.reports.values())
+
+
+def run(spec: Spec, watcher: Watcher | None = None, stop: StopRequest | None = None) -> RunSummary:
+    """Run every stage that the spec names; blocks until done.
+
+    Called in the main thread, SIGINT and SIGTERM stop it within seconds; `stop` stops it from elsewhere.
+    Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
+    which the same call goes on where it stopped.
+    """
+    if stop is not None:
+        return _run(spec, watcher or Unwatched(), stop)
+    with stop_on_signals() as stop_on_signal:
+        return _run(spec, watcher or Unwatched(), stop_on_signal)
+
+
+async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
+    """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does. Raises as `run`."""
+    stop = StopRequest()
+    running = asyncio.create_task(asyncio.to_thread(run, spec, watcher, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.ask()
+        await asyncio.wait({running})
+        # Interrupted is what was asked for; anything else is news.
+        if not isinstance(running.exception(), Interrupted | None):
+            await running
+        raise
+    finally:
+        stop.close()
+
+
+def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> RunSummary:
+    summary = RunSummary()
+    for name in STAGES:
+        if getattr(spec, name) is not None:
+            summary.reports[name] = _stage(name)(spec, watcher, stop)
+    return summary
+
+
+def _stage(name: str) -> Stage:
+    if name == "fetch":
+        return job.run
+    try:
+        module = import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("turbo_fetch"):
+            raise
+        raise MissingExtra(error.name, "train", f"the stage [{name}]") from error
+    return cast(Stage, module.run)
