@@ -9,52 +9,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from turbo_fetch import errors
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.runners.messages import (
-    JobError,
-    NoMoreShards,
-    Setup,
-    ShardDone,
-    Stop,
-    ToParent,
-    ToWorker,
-    WantShard,
-)
+from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
 from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.runners.supervisor import Listener, Supervisor
 from turbo_fetch.spec import EngineSpec, FetchSpec
-from turbo_fetch.tally import Tally
 
 CORES_PER_WORKER: Final = 8
 STOP_GRACE_S: Final = 10.0
 TICK_S: Final = 0.25
 ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "2"}
 """glibc gives each thread an arena of its own otherwise, and 50 MB of freed bodies stay in them."""
-
-FRUITLESS_DEATHS: Final = 8
-"""Deaths in a row without a single row done, after which something other than a picture is at fault."""
-
-
-class Listener(Protocol):
-    """What the runner tells the job; called in the runner's thread."""
-
-    def tally(self, worker: int, tally: Tally) -> None:
-        """Take the progress of a worker."""
-
-    def done(self, message: ShardDone) -> None:
-        """Take a shard that is published."""
-
-    def worker_died(self, worker: int, why: str) -> None:
-        """Take note that a worker died and is replaced."""
-
-    def tick(self) -> None:
-        """Take the chance to refresh, a few times a second."""
 
 
 def worker_count(engine: EngineSpec, cores: int) -> int:
@@ -72,14 +43,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Worker:
     number: int
     process: subprocess.Popen[bytes]
     connection: Connection[ToWorker, ToParent]
-    shards: dict[int, Shard] = field(default_factory=dict)
-    rows_done: int = 0
-    said_no_more: bool = False
 
 
 class LocalRunner:
@@ -92,9 +60,6 @@ class LocalRunner:
         self._listener = listener
         self._stop = stop
         self._workers: dict[int, _Worker] = {}
-        self._orphaned: deque[Shard] = deque()
-        self._fruitless_deaths = 0
-        self._failure: errors.TurboFetchError | None = None
 
     def run(self, shards: Iterator[Shard]) -> None:
         """Run all shards.
@@ -102,18 +67,19 @@ class LocalRunner:
         Raises Interrupted if stopped (all that arrived is saved), the worker's error if the job cannot go
         on, ShardFailed if workers keep dying without getting anywhere.
         """
+        supervisor = Supervisor(shards, self._listener)
         try:
             for number in range(self._count):
-                self._start(number)
-            self._supervise(shards)
+                self._start(number, supervisor)
+            self._supervise(supervisor)
         finally:
             self._kill_all()
-        if self._failure is not None:
-            raise self._failure
+        if supervisor.failure is not None:
+            raise supervisor.failure
         if self._stop:
             raise errors.Interrupted("stopped by a signal; all that had arrived is saved")
 
-    def _supervise(self, shards: Iterator[Shard]) -> None:
+    def _supervise(self, supervisor: Supervisor) -> None:
         kill_at = math.inf
         while self._workers:
             by_descriptor = {worker.connection.fileno(): worker for worker in self._workers.values()}
@@ -121,49 +87,26 @@ class LocalRunner:
             for ready in cast("list[int]", wait([stop, *by_descriptor], timeout=TICK_S)):
                 worker = by_descriptor.get(ready)
                 if worker is not None:
-                    self._receive(worker, shards)
+                    self._receive(worker, supervisor)
                 else:
                     self._stop.acknowledge()
+                    supervisor.stopping = True
                     kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
-            if self._failure is not None and kill_at == math.inf:
+            if supervisor.failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
             if time.monotonic() > kill_at:
                 self._kill_all()
             self._listener.tick()
 
-    def _receive(self, worker: _Worker, shards: Iterator[Shard]) -> None:
+    def _receive(self, worker: _Worker, supervisor: Supervisor) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            self._ended(worker)
+            self._ended(worker, supervisor)
             return
-        match message:
-            case WantShard():
-                self._feed(worker, shards)
-            case Tally():
-                worker.rows_done += message.rows
-                self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
-                self._listener.tally(worker.number, message)
-            case ShardDone():
-                worker.shards.pop(message.shard, None)
-                self._listener.done(message)
-            case JobError():
-                self._failure = getattr(errors, message.kind)(message.message)
-
-    def _feed(self, worker: _Worker, shards: Iterator[Shard]) -> None:
-        if self._stop or self._failure is not None:
-            return
-        try:
-            shard = self._orphaned.popleft() if self._orphaned else next(shards, None)
-        except errors.TurboFetchError as error:
-            self._failure = error
-            return
-        if shard is None:
-            worker.said_no_more = True
-            self._send(worker, NoMoreShards())
-        else:
-            worker.shards[shard.id] = shard
-            self._send(worker, shard)
+        answer = supervisor.answer(worker.number, message)
+        if answer is not None:
+            self._send(worker, answer)
 
     def _send(self, worker: _Worker, message: ToWorker) -> None:
         try:
@@ -172,7 +115,7 @@ class LocalRunner:
             # It just died; its end of the socket says so to the next wait.
             return
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, supervisor: Supervisor) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "turbo_fetch.runners", str(theirs.fileno())]
@@ -184,26 +127,15 @@ class LocalRunner:
             )
         worker = _Worker(number, process, Connection(ours.detach()))
         self._workers[number] = worker
+        supervisor.started(number)
         self._send(worker, self._setup)
 
-    def _ended(self, worker: _Worker) -> None:
+    def _ended(self, worker: _Worker, supervisor: Supervisor) -> None:
         worker.connection.close()
         status = worker.process.wait()
         del self._workers[worker.number]
-        if self._stop or self._failure is not None or (status == 0 and not worker.shards):
-            return
-        self._orphaned.extend(worker.shards.values())
-        self._fruitless_deaths = 0 if worker.rows_done else self._fruitless_deaths + 1
-        why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with code {status}"
-        if self._fruitless_deaths >= FRUITLESS_DEATHS:
-            names = ", ".join(str(shard) for shard in sorted(worker.shards)) or "none"
-            self._failure = errors.ShardFailed(
-                f"worker {worker.number} {why}, the {FRUITLESS_DEATHS}th time in a row that one got nowhere "
-                f"(open shards: {names}); what arrived is saved"
-            )
-            return
-        self._listener.worker_died(worker.number, why)
-        self._start(worker.number)
+        if supervisor.ended(worker.number, _why(status)):
+            self._start(worker.number, supervisor)
 
     def _ask_to_stop(self) -> float:
         for worker in self._workers.values():
@@ -216,3 +148,10 @@ class LocalRunner:
             worker.process.wait()
             worker.connection.close()
         self._workers.clear()
+
+
+def _why(status: int) -> str | None:
+    """Say how a process ended, None if well."""
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with code {status}" if status else None

@@ -1,4 +1,4 @@
-"""Main of a worker process: one loop, one session, one pool of Rust threads, several open shards."""
+"""A worker: one loop, one session, one pool of Rust threads, several open shards."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 import uvloop
@@ -44,11 +45,21 @@ TRANSFORMS_AT_ONCE: Final = 2
 """Batches in the native code at once: the second keeps the cores busy while the first one ends."""
 
 
+class Channel(Protocol):
+    """The way to the parent; used by one thread in each direction. Both methods block."""
+
+    def send(self, message: ToParent, /) -> None:
+        """Pass a message on; raises OSError if the parent is gone."""
+
+    def recv(self) -> ToWorker:
+        """Return the next message; raises EOFError or OSError if the parent is gone."""
+
+
 class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
-    def __init__(self, connection: Connection[ToParent, ToWorker], tools: Tools, pool: FetchPool) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, tools: Tools, pool: FetchPool) -> None:
+        self._channel = channel
         self._tools = tools
         self._pool = pool
         self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
@@ -61,9 +72,6 @@ class Worker:
     async def run(self) -> None:
         """Work until the parent has no more shards, asks to stop, or is gone."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Ctrl-C reaches the whole process group; the parent decides. A SIGTERM of our own ends us cleanly.
-            loop.add_signal_handler(number, self._stop if number == signal.SIGTERM else _ignore)
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = background.create_task(self._pool.run())
@@ -84,7 +92,7 @@ class Worker:
         with contextlib.suppress(RuntimeError):  # the loop ended first
             while True:
                 try:
-                    message = self._connection.recv()
+                    message = self._channel.recv()
                 except (EOFError, OSError):
                     message = Stop()
                 match message:
@@ -93,10 +101,11 @@ class Worker:
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
                     case _:
-                        loop.call_soon_threadsafe(self._stop)
+                        loop.call_soon_threadsafe(self.stop)
                         return
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Save what has arrived, then end, within seconds; to be called in the loop."""
         self._stopping.set()
         self._inbox.put_nowait(None)
         self._room.set()
@@ -139,7 +148,7 @@ class Worker:
                 await self._send(ShardDone(opened.shard.id, record))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
-            self._stop()
+            self.stop()
         finally:
             opened.submitted.set()
             del self._open[opened.shard.id]
@@ -168,16 +177,13 @@ class Worker:
     async def _send(self, message: ToParent) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._sender, self._connection.send, message)
+            await loop.run_in_executor(self._sender, self._channel.send, message)
         except OSError:
-            self._stop()
+            self.stop()
 
 
-def _ignore() -> None:
-    """Do nothing."""
-
-
-async def _work(connection: Connection[ToParent, ToWorker], setup: Setup) -> None:
+async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]) -> None:
+    """Work until the parent has no more shards; `started` is called in the loop with the worker."""
     http = setup.fetch.http
     budget = ByteBudget(http.memory_mb * 1_000_000)
     transform = Transform(setup.fetch.image, setup.threads)
@@ -189,11 +195,23 @@ async def _work(connection: Connection[ToParent, ToWorker], setup: Setup) -> Non
             pool = FetchPool(client, http)
             storage = Storage.open(setup.fetch.output.path, setup.fetch.output.spool)
             tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files)
-            await Worker(connection, tools, pool).run()
+            worker = Worker(channel, tools, pool)
+            started(worker)
+            await worker.run()
+
+
+def spare_garbage_collection() -> None:
+    """Look for cyclic garbage rarely: hardly anything here is any.
+
+    Rows in the thousands live as long as their shard, and looking at them again and again cost a tenth of
+    all time.
+    """
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 def main() -> None:
-    """Run a worker on the socket whose descriptor is the first argument."""
+    """Run a worker process on the socket whose descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[ToParent, ToWorker] = Connection(int(sys.argv[1]))
     try:
@@ -201,11 +219,15 @@ def main() -> None:
     except (EOFError, OSError):
         return
     assert isinstance(setup, Setup)
-    # Rows in the thousands live as long as their shard, and looking at them again and again cost a tenth of all
-    # time; hardly anything here is cyclic garbage.
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
-    uvloop.run(_work(connection, setup))
+    spare_garbage_collection()
+    uvloop.run(work(connection, setup, _stop_on_sigterm))
     # The listening thread may still wait for the parent; everything is saved, so nothing waits for it.
     sys.stdout.flush()
     os._exit(0)
+
+
+def _stop_on_sigterm(worker: Worker) -> None:
+    """End cleanly on a SIGTERM of our own. Ctrl-C reaches the whole process group; there the parent decides."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, worker.stop)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)

@@ -1,0 +1,114 @@
+"""Who works on which shard: the bookkeeping of every runner, apart from how it reaches its workers.
+
+A worker is a number. A runner passes on what a worker says and sends it the answer; it says when a worker has
+ended and is told whether to start another. A worker's shards outlive it: they are handed out again first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from turbo_fetch import errors
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
+from turbo_fetch.tally import Tally
+
+FRUITLESS_DEATHS: Final = 8
+"""Deaths in a row without a single row done, after which something other than a picture is at fault."""
+
+
+class Listener(Protocol):
+    """What the runner tells the job; called in the runner's thread."""
+
+    def tally(self, worker: int, tally: Tally) -> None:
+        """Take the progress of a worker."""
+
+    def done(self, message: ShardDone) -> None:
+        """Take a shard that is published."""
+
+    def worker_died(self, worker: int, why: str) -> None:
+        """Take note that a worker died and is replaced."""
+
+    def tick(self) -> None:
+        """Take the chance to refresh, a few times a second."""
+
+
+@dataclass(slots=True)
+class _Assigned:
+    shards: dict[int, Shard] = field(default_factory=dict)
+    rows_done: int = 0
+
+
+class Supervisor:
+    """Hands out `shards`, which are read as workers want them, and hands them out again when a worker ends."""
+
+    def __init__(self, shards: Iterator[Shard], listener: Listener) -> None:
+        self.failure: errors.TurboFetchError | None = None
+        """Why the job cannot go on; from then on no shard is handed out."""
+        self.stopping = False
+        """Set by the runner when workers are to end; from then on no shard is handed out."""
+        self._shards = shards
+        self._listener = listener
+        self._workers: dict[int, _Assigned] = {}
+        self._orphaned: deque[Shard] = deque()
+        self._fruitless_deaths = 0
+
+    @property
+    def orphans(self) -> int:
+        """Shards whose worker ended and that no other has yet."""
+        return len(self._orphaned)
+
+    def started(self, worker: int) -> None:
+        """Take note of a new worker."""
+        self._workers[worker] = _Assigned()
+
+    def answer(self, worker: int, message: ToParent) -> ToWorker | None:
+        """Take what a worker says; return what to send it, if anything."""
+        assigned = self._workers[worker]
+        match message:
+            case WantShard():
+                return self._next_shard(assigned)
+            case Tally():
+                assigned.rows_done += message.rows
+                self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
+                self._listener.tally(worker, message)
+            case ShardDone():
+                if assigned.shards.pop(message.shard, None) is not None:
+                    self._listener.done(message)
+            case JobError():
+                self.failure = getattr(errors, message.kind)(message.message)
+        return None
+
+    def ended(self, worker: int, why: str | None) -> bool:
+        """Take note that a worker is gone, by itself if `why` is None; return whether to start another."""
+        assigned = self._workers.pop(worker)
+        if self.stopping or self.failure is not None or (why is None and not assigned.shards):
+            return False
+        self._orphaned.extend(assigned.shards.values())
+        self._fruitless_deaths = 0 if assigned.rows_done else self._fruitless_deaths + 1
+        why = why or "ended before its shards did"
+        if self._fruitless_deaths >= FRUITLESS_DEATHS:
+            names = ", ".join(str(shard) for shard in sorted(assigned.shards)) or "none"
+            self.failure = errors.ShardFailed(
+                f"worker {worker} {why}, the {FRUITLESS_DEATHS}th time in a row that one got nowhere "
+                f"(open shards: {names}); what arrived is saved"
+            )
+            return False
+        self._listener.worker_died(worker, why)
+        return True
+
+    def _next_shard(self, assigned: _Assigned) -> ToWorker | None:
+        if self.stopping or self.failure is not None:
+            return None
+        try:
+            shard = self._orphaned.popleft() if self._orphaned else next(self._shards, None)
+        except errors.TurboFetchError as error:
+            self.failure = error
+            return None
+        if shard is None:
+            return NoMoreShards()
+        assigned.shards[shard.id] = shard
+        return shard
