@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from turbo_fetch.attempts import FOLDER as ATTEMPTS
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest, Record
@@ -175,7 +176,7 @@ def _delete_shards(storage: Storage) -> None:
     ours = [name for name in names if _SHARD_FILE.fullmatch(name)]
     for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
         storage.delete(name)
-    for name in (MANIFEST, JOB, SPEC):
+    for name in (MANIFEST, JOB, SPEC, ATTEMPTS):
         storage.delete(name)
     if storage.work.exists():
         for path in storage.work.iterdir():

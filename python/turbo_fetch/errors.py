@@ -8,6 +8,7 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     ├── OutputError          the output cannot be written, or is full            exit code 1
     │   └── OutputExists     the output holds something this job must not touch  exit code 2
     ├── MissingExtra         an optional package is needed and not installed     exit code 2
+    ├── ClusterError         no cluster, or one that cannot do this job            exit code 2
     ├── ShardFailed          a shard could not be finished                       exit code 1
     └── Interrupted          stopped by a signal; the run can be resumed         exit code 130
 """
@@ -60,6 +61,12 @@ class MissingExtra(TurboFetchError):
         super().__init__(
             f"{purpose} needs the package '{package}'. Install it with: pip install 'turbo-fetch[{extra}]'"
         )
+
+
+class ClusterError(TurboFetchError):
+    """The cluster is not there, or a node lacks a package, has another version, or does not see the output."""
+
+    exit_code = 2
 
 
 class ShardFailed(TurboFetchError):

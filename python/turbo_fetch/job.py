@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Protocol
 
-from turbo_fetch import __version__
+from turbo_fetch import __version__, attempts
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError, TurboFetchError
-from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.spec import Spec
+from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
@@ -40,6 +41,17 @@ class Watcher(Protocol):
 
     def refresh(self) -> None:
         """Take the chance to redraw, a few times a second."""
+
+
+class Runner(Protocol):
+    """Runs shards somewhere."""
+
+    def __init__(
+        self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest
+    ) -> None: ...
+
+    def run(self, shards: Iterator[Shard]) -> None:
+        """Run all shards; raises TurboFetchError if that is not possible, Interrupted if stopped."""
 
 
 class Unwatched:
@@ -78,12 +90,14 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
     with _locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
+        for record in attempts.recover(storage, dataset.committed):
+            dataset.commit(dict(record))
         account = _Account(dataset, Summary(storage.url), watcher, plan)
         for record in dataset.records():
             account.resume(record)
         try:
             with closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards:
-                LocalRunner(fetch, spec.engine, account, stop).run(shards)
+                _runner(spec.engine.kind)(fetch, spec.engine, account, stop).run(shards)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(account.summary)) from error
@@ -92,6 +106,19 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             account.summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     return account.summary
+
+
+def _runner(kind: str) -> type[Runner]:
+    """Return the runner of an engine; raises MissingExtra if its package is not installed."""
+    if kind == "ray":
+        from turbo_fetch.runners.ray import RayRunner
+
+        return RayRunner
+    if kind == "spark":
+        from turbo_fetch.runners.spark import SparkRunner
+
+        return SparkRunner
+    return LocalRunner
 
 
 class _Account:

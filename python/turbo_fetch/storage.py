@@ -97,6 +97,17 @@ class Storage(ABC):
         """Delete a file or a folder with all that is in it, if it is there."""
 
     @abstractmethod
+    def move(self, name: str, target: str) -> None:
+        """Move a published file or folder within the place, replacing one of the name `target`.
+
+        A local place renames; an object store copies on its side. FileNotFoundError if it is not there.
+        """
+
+    @abstractmethod
+    def inside(self, folder: str, work: Path) -> Storage:
+        """Return the folder `folder` of the place as a place of its own, with another work folder."""
+
+    @abstractmethod
     def probe(self) -> None:
         """Prove that files can be written, read back and found: raises OutputError if not."""
 
@@ -160,6 +171,20 @@ class LocalStorage(Storage):
         target = self._at(name)
         with explained(str(target)):
             _remove(target)
+
+    def move(self, name: str, target: str) -> None:
+        """See Storage."""
+        source, goal = self._at(name), self._at(target)
+        with explained(str(goal), missing_is_error=False):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            _put_in_place(source, goal)
+            _sync_folder(goal.parent)
+
+    def inside(self, folder: str, work: Path) -> LocalStorage:
+        """See Storage."""
+        place = LocalStorage(self._at(folder))
+        place.work = work
+        return place
 
     def probe(self) -> None:
         """See Storage."""
@@ -230,6 +255,22 @@ class RemoteStorage(Storage):
             self._filesystem.invalidate_cache()
             if self._filesystem.exists(self._at(name)):
                 self._filesystem.rm(self._at(name), recursive=True)
+
+    def move(self, name: str, target: str) -> None:
+        """See Storage."""
+        with explained(f"{self.url}/{target}", missing_is_error=False):
+            self._filesystem.invalidate_cache()
+            is_folder = self._filesystem.isdir(self._at(name))
+            if is_folder:
+                self.delete(target)
+            self._make_parent(target)
+            self._filesystem.mv(self._at(name), self._at(target), recursive=is_folder)
+
+    def inside(self, folder: str, work: Path) -> RemoteStorage:
+        """See Storage."""
+        place = RemoteStorage(f"{self.url}/{folder}", self._filesystem, self._at(folder))
+        place.work = work
+        return place
 
     def probe(self) -> None:
         """See Storage."""

@@ -125,7 +125,7 @@ class Plan:
         shard = first
         for table in cut(reader, self.samples_per_shard):
             if shard not in skip:
-                yield Shard(shard, table.num_rows, _inline(table))
+                yield Shard(shard, table.num_rows, inline(table))
             shard += 1
         return shard
 
@@ -156,7 +156,7 @@ class Plan:
                 window = window.combine_chunks()
             for number, start in missing:
                 table = window.take(order.slice(start, size))
-                yield Shard(number, table.num_rows, _inline(table))
+                yield Shard(number, table.num_rows, inline(table))
             # Gone before the next window is read, so that memory holds one, not two.
             del window
             pa.default_memory_pool().release_unused()
@@ -199,7 +199,8 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(parts)
 
 
-def _inline(table: pa.Table) -> InlineRows:
+def inline(table: pa.Table) -> InlineRows:
+    """Return the rows of a shard as what can be sent anywhere."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -16,6 +16,9 @@ class Setup:
 
     fetch: FetchSpec
     threads: int
+    attempt: str | None = None
+    """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
+    if it publishes straight there. See :mod:`turbo_fetch.runners.attempts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class ShardDone:
 
     shard: int
     record: dict[str, Any]
+    attempt: str | None = None
+    """The attempt of the worker's Setup."""
 
 
 @dataclass(frozen=True, slots=True)

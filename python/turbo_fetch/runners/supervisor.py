@@ -55,11 +55,14 @@ class Supervisor:
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[Shard] = deque()
         self._fruitless_deaths = 0
+        self._list_ended = False
 
     @property
-    def orphans(self) -> int:
-        """Shards whose worker ended and that no other has yet."""
-        return len(self._orphaned)
+    def has_work(self) -> bool:
+        """Whether a further worker would be of use."""
+        if self.stopping or self.failure is not None:
+            return False
+        return bool(self._orphaned) or not self._list_ended
 
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
@@ -82,13 +85,19 @@ class Supervisor:
                 self.failure = getattr(errors, message.kind)(message.message)
         return None
 
-    def ended(self, worker: int, why: str | None) -> bool:
-        """Take note that a worker is gone, by itself if `why` is None; return whether to start another."""
+    def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
+        """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
+
+        `is_its_fault` is false where the worker's machine is gone, so that its shards are above suspicion.
+        """
         assigned = self._workers.pop(worker)
         if self.stopping or self.failure is not None or (why is None and not assigned.shards):
             return False
         self._orphaned.extend(assigned.shards.values())
-        self._fruitless_deaths = 0 if assigned.rows_done else self._fruitless_deaths + 1
+        if assigned.rows_done:
+            self._fruitless_deaths = 0
+        elif is_its_fault:
+            self._fruitless_deaths += 1
         why = why or "ended before its shards did"
         if self._fruitless_deaths >= FRUITLESS_DEATHS:
             names = ", ".join(str(shard) for shard in sorted(assigned.shards)) or "none"
@@ -109,6 +118,7 @@ class Supervisor:
             self.failure = error
             return None
         if shard is None:
+            self._list_ended = True
             return NoMoreShards()
         assigned.shards[shard.id] = shard
         return shard

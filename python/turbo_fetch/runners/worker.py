@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
+from turbo_fetch.attempts import close_attempt, open_attempt
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
@@ -58,8 +59,9 @@ class Channel(Protocol):
 class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
-    def __init__(self, channel: Channel, tools: Tools, pool: FetchPool) -> None:
+    def __init__(self, channel: Channel, tools: Tools, pool: FetchPool, attempt: str | None) -> None:
         self._channel = channel
+        self._attempt = attempt
         self._tools = tools
         self._pool = pool
         self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
@@ -145,7 +147,7 @@ class Worker:
             record = await opened.run()
             if record is not None:
                 await self._send_tally()
-                await self._send(ShardDone(opened.shard.id, record))
+                await self._send(ShardDone(opened.shard.id, record, self._attempt))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
             self.stop()
@@ -193,11 +195,26 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     ):
         async with Client(http, budget) as client:
             pool = FetchPool(client, http)
-            storage = Storage.open(setup.fetch.output.path, setup.fetch.output.spool)
-            tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files)
-            worker = Worker(channel, tools, pool)
-            started(worker)
-            await worker.run()
+            with _place(setup) as storage:
+                tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files)
+                worker = Worker(channel, tools, pool, setup.attempt)
+                started(worker)
+                await worker.run()
+
+
+@contextlib.contextmanager
+def _place(setup: Setup) -> Iterator[Storage]:
+    """Open where the worker publishes to: the output, or its attempt at it."""
+    output = setup.fetch.output
+    storage = Storage.open(output.path, output.spool)
+    if setup.attempt is None:
+        yield storage
+        return
+    attempt = open_attempt(storage, setup.attempt, output.spool)
+    try:
+        yield attempt
+    finally:
+        close_attempt(attempt)
 
 
 def spare_garbage_collection() -> None:

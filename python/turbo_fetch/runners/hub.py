@@ -1,0 +1,120 @@
+"""Workers at the other ends of connections: fed, watched, stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Final, Protocol, cast
+
+from turbo_fetch.errors import Interrupted
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.runners.supervisor import Listener, Supervisor
+
+STOP_GRACE_S: Final = 10.0
+TICK_S: Final = 0.25
+
+
+class Crew(Protocol):
+    """The processes behind the connections."""
+
+    def why_gone(self, number: int) -> str | None:
+        """Say how a worker ended whose connection is closed, None if well."""
+
+    def replace(self, number: int) -> None:
+        """Start another worker in the place of one that is gone."""
+
+    def kill(self) -> None:
+        """End all that are left, at once."""
+
+
+class Hub:
+    """Holds the connections of a runner's workers. `add` is called in the thread of `run`, or before it."""
+
+    def __init__(self, crew: Crew, shards: Iterator[Shard], listener: Listener, stop: StopRequest) -> None:
+        self.supervisor = Supervisor(shards, listener)
+        self._crew = crew
+        self._listener = listener
+        self._stop = stop
+        self._connections: dict[int, Connection[ToWorker, ToParent]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is connected."""
+        return not self._connections
+
+    def add(self, number: int, connection: Connection[ToWorker, ToParent], setup: Setup) -> None:
+        """Take a worker on."""
+        self._connections[number] = connection
+        self.supervisor.started(number)
+        self._send(connection, setup)
+
+    def run(self) -> None:
+        """Run until no worker is left.
+
+        Raises Interrupted if stopped (all that arrived is saved), the worker's error if the job cannot go on,
+        ShardFailed if workers keep dying without getting anywhere.
+        """
+        kill_at = math.inf
+        try:
+            while not self.is_empty:
+                kill_at = self.step(kill_at)
+        finally:
+            self.close()
+        if self.supervisor.failure is not None:
+            raise self.supervisor.failure
+        if self._stop:
+            raise Interrupted("stopped by a signal; all that had arrived is saved")
+
+    def step(self, kill_at: float) -> float:
+        """Wait a moment for messages and deal with them; return the time at which workers are to be killed."""
+        by_descriptor = {each.fileno(): number for number, each in self._connections.items()}
+        stop = self._stop.fileno()
+        for ready in cast("list[int]", wait([stop, *by_descriptor], timeout=TICK_S)):
+            if ready != stop:
+                self._receive(by_descriptor[ready])
+                continue
+            self._stop.acknowledge()
+            self.supervisor.stopping = True
+            kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
+        if self.supervisor.failure is not None and kill_at == math.inf:
+            kill_at = self._ask_to_stop()
+        if time.monotonic() > kill_at:
+            self.close()
+        self._listener.tick()
+        return kill_at
+
+    def close(self) -> None:
+        """End all workers that are left."""
+        self._crew.kill()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    def _receive(self, number: int) -> None:
+        connection = self._connections[number]
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            connection.close()
+            del self._connections[number]
+            if self.supervisor.ended(number, self._crew.why_gone(number)):
+                self._crew.replace(number)
+            return
+        answer = self.supervisor.answer(number, message)
+        if answer is not None:
+            self._send(connection, answer)
+
+    def _send(self, connection: Connection[ToWorker, ToParent], message: ToWorker) -> None:
+        # One that just died says so to the next wait.
+        with suppress(OSError):
+            connection.send(message)
+
+    def _ask_to_stop(self) -> float:
+        for connection in self._connections.values():
+            self._send(connection, Stop())
+        return time.monotonic() + STOP_GRACE_S

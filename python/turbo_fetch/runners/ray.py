@@ -1,0 +1,194 @@
+"""Workers all over a Ray cluster: warm actors, fed by the driver, replaced where they die, added where nodes join."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from turbo_fetch import __version__
+from turbo_fetch.attempts import discard_attempts, light_beacon
+from turbo_fetch.errors import ClusterError, Interrupted
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.messages import Setup, Stop, ToWorker
+from turbo_fetch.runners.moves import Moves, MovingListener, portable
+from turbo_fetch.runners.ray_cluster import Slot, alive_nodes, connected, slots, start_worker
+from turbo_fetch.runners.ray_worker import Ended
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.runners.supervisor import Listener, Supervisor
+from turbo_fetch.spec import EngineSpec, FetchSpec
+from turbo_fetch.storage import Storage
+
+TICK_S: Final = 0.25
+STOP_GRACE_S: Final = 15.0
+CHECK_S: Final = 30.0
+"""How long the workers that were started first may take to show that they can do the job, before those that have
+shown it begin."""
+LOOK_FOR_NODES_EVERY_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    slot: Slot
+    actor: Any
+    poll: Any
+    """The call under way: of `version`, then of `exchange` again and again; None between the two."""
+    is_checked: bool = False
+    outbox: list[ToWorker] = field(default_factory=list)
+
+
+class RayRunner:
+    """Runs shards in actors of a Ray cluster."""
+
+    def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
+        self._storage = Storage.open(fetch.output.path, fetch.output.spool)
+        output = fetch.output.model_copy(update={"path": self._storage.url})
+        self._fetch = fetch.model_copy(update={"output": output})
+        self._engine = engine
+        self._stop = stop
+        self._token = secrets.token_hex(4)
+        self._moves = Moves(self._storage, listener.done)
+        self._listener = MovingListener(listener, self._moves)
+        self._workers: dict[int, _Worker] = {}
+        self._begun_s = 0.0
+        self._looked_s = -math.inf
+        self._next_number = 0
+
+    def run(self, shards: Iterator[Shard]) -> None:
+        """Run all shards.
+
+        Raises ClusterError if there is no cluster, or it cannot do this job; Interrupted if stopped (all that
+        arrived is saved), the worker's error if the job cannot go on, ShardFailed if workers keep dying without
+        getting anywhere.
+        """
+        supervisor = Supervisor(map(portable, shards), self._listener)
+        with connected(self._engine.address):
+            light_beacon(self._storage, self._token)
+            try:
+                self._supervise(supervisor)
+            finally:
+                for worker in self._workers.values():
+                    ray.kill(worker.actor)
+                self._moves.close()
+        discard_attempts(self._storage)
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        if self._stop:
+            raise Interrupted("stopped by a signal; all that had arrived is saved")
+
+    def _supervise(self, supervisor: Supervisor) -> None:
+        self._begun_s = time.monotonic()
+        kill_at = math.inf
+        stops_seen = 0
+        while (self._workers or supervisor.has_work) and time.monotonic() < kill_at:
+            if supervisor.has_work:
+                self._fill(supervisor)
+            self._start_checked()
+            self._receive(supervisor)
+            if self._stop.count > stops_seen:
+                stops_seen = self._stop.count
+                self._stop.acknowledge()
+                supervisor.stopping = True
+                kill_at = 0.0 if stops_seen > 1 else self._ask_to_stop()
+            if supervisor.failure is not None and kill_at == math.inf:
+                kill_at = self._ask_to_stop()
+            self._moves.collect()
+            self._listener.tick()
+
+    def _fill(self, supervisor: Supervisor) -> None:
+        """Start a worker in every place that has none, nodes that joined since included."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_FOR_NODES_EVERY_S and self._workers:
+            return
+        self._looked_s = now_s
+        taken = {(worker.slot.node, worker.slot.index) for worker in self._workers.values()}
+        for slot in slots(self._engine):
+            if (slot.node, slot.index) not in taken:
+                number = self._next_number
+                self._next_number += 1
+                actor = start_worker(number, slot)
+                self._workers[number] = _Worker(number, slot, actor, actor.version.remote())
+                supervisor.started(number)
+
+    def _start_checked(self) -> None:
+        """Let workers begin once all have shown that they can, or the slow ones have had their time."""
+        waiting = [worker for worker in self._workers.values() if worker.poll is None]
+        if not waiting:
+            return
+        is_late = time.monotonic() - self._begun_s > CHECK_S
+        if is_late or all(worker.is_checked for worker in self._workers.values()):
+            for worker in waiting:
+                setup = Setup(self._fetch, worker.slot.threads, f"{self._token}-{worker.number}")
+                worker.actor.start.remote(setup)
+                worker.poll = worker.actor.exchange.remote(worker.outbox)
+                worker.outbox = []
+
+    def _receive(self, supervisor: Supervisor) -> None:
+        by_poll = {worker.poll: worker for worker in self._workers.values() if worker.poll is not None}
+        if not by_poll:
+            time.sleep(TICK_S)
+            return
+        ready, _ = ray.wait(list(by_poll), num_returns=1, timeout=TICK_S)
+        for poll in ready:
+            worker = by_poll[poll]
+            try:
+                said = ray.get(poll)
+            except RayError as error:
+                self._died(worker, error, supervisor)
+            else:
+                if worker.is_checked:
+                    self._listen(worker, said, supervisor)
+                else:
+                    self._check(worker, said, supervisor)
+
+    def _check(self, worker: _Worker, version: str, supervisor: Supervisor) -> None:
+        worker.is_checked = True
+        worker.poll = None
+        if version != __version__:
+            supervisor.failure = ClusterError(
+                f"a node of the cluster has turbo-fetch {version}, the driver has {__version__}; expected the same "
+                "everywhere: install it on the nodes, or let `turbo-fetch submit` bring it"
+            )
+
+    def _listen(self, worker: _Worker, said: list[Any], supervisor: Supervisor) -> None:
+        for message in said:
+            if isinstance(message, Ended):
+                self._ended(worker, message.error, supervisor)
+                return
+            answer = supervisor.answer(worker.number, message)
+            if answer is not None:
+                worker.outbox.append(answer)
+        worker.poll = worker.actor.exchange.remote(worker.outbox)
+        worker.outbox = []
+
+    def _died(self, worker: _Worker, error: RayError, supervisor: Supervisor) -> None:
+        reason = " ".join(str(error).split())[:500]
+        if not worker.is_checked and isinstance(error, RayActorError) and error.actor_init_failed:
+            supervisor.failure = ClusterError(
+                f"a worker cannot start on the cluster: {reason}; expected turbo-fetch {__version__} and all that it "
+                "needs on every node: install it there, or let `turbo-fetch submit` bring it"
+            )
+        self._ended(worker, f"died: {reason}", supervisor)
+
+    def _ended(self, worker: _Worker, why: str | None, supervisor: Supervisor) -> None:
+        del self._workers[worker.number]
+        ray.kill(worker.actor)
+        is_gone = worker.slot.node is not None and worker.slot.node not in alive_nodes()
+        supervisor.ended(worker.number, "was on a node that left" if is_gone else why, not is_gone)
+        self._looked_s = -math.inf
+
+    def _ask_to_stop(self) -> float:
+        for worker in list(self._workers.values()):
+            if worker.poll is None or not worker.is_checked:
+                ray.kill(worker.actor)
+                del self._workers[worker.number]
+            else:
+                worker.outbox.append(Stop())
+        return time.monotonic() + STOP_GRACE_S

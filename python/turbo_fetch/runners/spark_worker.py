@@ -1,0 +1,38 @@
+"""A worker inside a Spark task: it calls the driver, and then works like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection
+
+import uvloop
+
+from turbo_fetch import __version__
+from turbo_fetch.lean import without_pandas
+from turbo_fetch.runners.messages import Setup, ToParent, ToWorker
+from turbo_fetch.runners.worker import spare_garbage_collection, work
+
+
+@dataclass(frozen=True, slots=True)
+class Summons:
+    """Where the driver is called, and the key with which both prove that they belong to the same job (HMAC)."""
+
+    host: str
+    port: int
+    key: bytes
+
+    def __call__(self, _: Iterable[int]) -> None:
+        """Work until the driver has no more shards; Spark runs this once per task."""
+        without_pandas()
+        connection: Connection[ToParent | str, ToWorker] = Client((self.host, self.port), authkey=self.key)
+        with connection:
+            connection.send(__version__)
+            try:
+                setup = connection.recv()
+            except EOFError:
+                # The job is over, or the driver has told its user what is wrong.
+                return
+            assert isinstance(setup, Setup)
+            spare_garbage_collection()
+            uvloop.run(work(connection, setup, lambda _worker: None))
