@@ -6,7 +6,10 @@ Spark starts a task again, elsewhere, whose executor is lost; to the driver that
 from __future__ import annotations
 
 import math
+import os
+import re
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +39,9 @@ except ModuleNotFoundError as error:
     raise MissingExtra("pyspark", "spark", 'engine.kind = "spark"') from error
 
 GROUP: Final = "turbo-fetch"
+
+_ERROR: Final = re.compile(r"[A-Za-z_.]+(Error|Exception): ")
+_LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
 
 
 class SparkRunner:
@@ -127,15 +133,14 @@ class _Job:
 
     def failure(self) -> TurboFetchError:
         """Return what to tell of a job that ended too early."""
-        reason = " ".join(str(self._error or "its tasks ended").split())
-        if "No module named" in reason:
-            missing = reason[reason.index("No module named") :][:80]
+        reason = _cause(str(self._error or "its tasks ended"))
+        if reason.startswith(_LACKS):
             return ClusterError(
-                f"an executor lacks a package: {missing}; expected turbo-fetch {__version__} and all that it needs "
-                "on every executor (for instance with spark.archives)"
+                f"an executor lacks a package: {reason}; expected turbo-fetch {__version__} and all that it needs on "
+                "every executor: set PYSPARK_PYTHON to a Python that has them, or ship one with spark.archives"
             )
         return ShardFailed(
-            f"the Spark job ended before all shards were done: {reason[:500]}; what arrived is saved"
+            f"the Spark job ended before all shards were done: {reason}; what arrived is saved"
         )
 
     def end(self) -> None:
@@ -153,6 +158,13 @@ class _Job:
             self._error = error
 
 
+def _cause(text: str) -> str:
+    """Return the line of a Java or Python traceback that says what happened."""
+    lines = [line.strip() for line in text.splitlines()]
+    causes = [line for line in lines if _ERROR.match(line)]
+    return (causes[-1] if causes else " ".join(lines))[:500]
+
+
 @contextmanager
 def _session(master: str | None) -> Iterator[SparkContext]:
     """Yield the context of the session that is there, or of a new one, which ends with the context."""
@@ -160,9 +172,11 @@ def _session(master: str | None) -> Iterator[SparkContext]:
     if existing is not None:
         yield existing.sparkContext
         return
-    builder = SparkSession.builder.appName("turbo-fetch")
+    builder = SparkSession.builder.appName("turbo-fetch").config("spark.ui.showConsoleProgress", "false")
     if master is not None:
         builder = builder.master(master)
+        if master.startswith("local"):
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         with handlers_kept():
             session = builder.getOrCreate()

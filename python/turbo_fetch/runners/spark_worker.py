@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection
 
@@ -35,4 +38,13 @@ class Summons:
                 return
             assert isinstance(setup, Setup)
             spare_garbage_collection()
-            uvloop.run(work(connection, setup, lambda _worker: None))
+            try:
+                uvloop.run(work(connection, setup, lambda _worker: None))
+            finally:
+                _hang_up(connection)
+
+
+def _hang_up(connection: Connection[ToParent | str, ToWorker]) -> None:
+    """End the connection for both sides: closing alone waits for the thread that reads from it."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line, suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)

@@ -88,6 +88,7 @@ class Worker:
             fetching.cancel()
             telling.cancel()
         await self._send_tally()
+        self._sender.shutdown(wait=False)
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Pass messages from the parent to the loop; a parent that is gone is a parent that said Stop."""
