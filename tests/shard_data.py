@@ -15,7 +15,7 @@ from PIL import Image
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.samples import Samples, metadata_batch
 from turbo_fetch.schema import RESULTS
-from turbo_fetch.spec import ImageSpec
+from turbo_fetch.spec import ImageSpec, OutputSpec
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 FAILED = Outcome.HTTP_4XX
@@ -61,6 +61,11 @@ def result(row: int, image: bytes | None = None) -> dict[str, Any]:
     }
 
 
+def per_shard(samples: int, **options: Any) -> OutputSpec:
+    """Return an output of so many samples per shard."""
+    return OutputSpec(path="out", samples_per_shard=samples, **options)
+
+
 def results(rows: Sequence[int]) -> pa.RecordBatch:
     """Return the results of rows in the order given."""
     return pa.RecordBatch.from_pylist([result(row) for row in rows], schema=RESULTS)
@@ -88,5 +93,5 @@ def samples(
     listed = source(count) if listed is None else listed
     for start in range(0, count, rows_per_batch):
         batch = results(range(start, min(start + rows_per_batch, count)))
-        metadata = metadata_batch(listed, batch, shard, 1000, image)
+        metadata = metadata_batch(listed, batch, shard, per_shard(1000), image)
         yield Samples(metadata, batch.column("image"), batch.column("original_format"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from shard_data import STARTED, fails, results, source
+from shard_data import STARTED, fails, per_shard, results, source
 from turbo_fetch.keys import sample_key
 from turbo_fetch.ledger import ledger_batch
 from turbo_fetch.outcomes import Outcome
@@ -13,7 +13,7 @@ from turbo_fetch.schema import LEDGER, RESULTS
 
 
 def test_every_row_has_its_url_outcome_and_facts() -> None:
-    batch = ledger_batch(source(20), results(range(20)), 4, 100)
+    batch = ledger_batch(source(20), results(range(20)), 4, per_shard(100))
     assert batch.schema.equals(LEDGER)
     for row, entry in enumerate(batch.to_pylist()):
         assert (entry["key"], entry["url"]) == (
@@ -31,7 +31,7 @@ def test_every_row_has_its_url_outcome_and_facts() -> None:
 def test_every_outcome_has_its_name_and_says_whether_to_try_again(outcome: Outcome) -> None:
     values = {**results([0]).to_pylist()[0], "outcome": outcome.number}
     batch = pa.RecordBatch.from_pylist([values], schema=RESULTS)
-    (entry,) = ledger_batch(source(1), batch, 0, 10).to_pylist()
+    (entry,) = ledger_batch(source(1), batch, 0, per_shard(10)).to_pylist()
     assert (entry["outcome"], entry["retryable"]) == (outcome.label, outcome.retryable)
 
 
@@ -40,4 +40,7 @@ def test_every_outcome_has_its_name_and_says_whether_to_try_again(outcome: Outco
 )
 def test_urls_of_any_string_type_become_strings_and_a_null_stays(kind: pa.DataType) -> None:
     listed = pa.RecordBatch.from_arrays([pa.array(["http://a/", None], pa.string()).cast(kind)], ["url"])
-    assert ledger_batch(listed, results([1, 0]), 0, 10).column("url").to_pylist() == [None, "http://a/"]
+    assert ledger_batch(listed, results([1, 0]), 0, per_shard(10)).column("url").to_pylist() == [
+        None,
+        "http://a/",
+    ]

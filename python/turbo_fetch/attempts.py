@@ -21,13 +21,12 @@ import orjson
 
 from turbo_fetch.commit import STATS_SUFFIX
 from turbo_fetch.errors import OutputError
-from turbo_fetch.keys import shard_name
 from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder
 
 FOLDER: Final = f"{WORK_FOLDER}/attempts"
 BEACON: Final = f"{WORK_FOLDER}/beacon"
 
-_STATS: Final = re.compile(rf"\d{{5,}}{re.escape(STATS_SUFFIX)}")
+_STATS: Final = re.compile(rf"\d+{re.escape(STATS_SUFFIX)}")
 
 
 def light_beacon(storage: Storage, token: str) -> None:
@@ -66,7 +65,7 @@ def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> Non
 
     Raises OutputError if a file is neither in the attempt nor, from an earlier try, where it belongs.
     """
-    stats = f"{shard_name(record['shard'])}{STATS_SUFFIX}"
+    stats = f"{record['name']}{STATS_SUFFIX}"
     for name in [*(file["name"] for file in record["files"]), stats]:
         try:
             storage.move(f"{FOLDER}/{attempt}/{name}", name)

@@ -67,7 +67,7 @@ def commit_shard(
     record is published last, as `NNNNN_stats.json`: a shard without it is not committed. Raises
     OutputError if something cannot be written; the spool then still has everything.
     """
-    name, work = shard_name(shard), storage.make_work()
+    name, work = shard_name(shard, fetch.output.shard_digits), storage.make_work()
     counts = _Counts()
     with ExitStack() as stack:
         ledger = TableFile(work / f"{name}{LEDGER_SUFFIX}", LEDGER)
@@ -77,7 +77,7 @@ def commit_shard(
         written.append(ledger.finish(f"{name}{LEDGER_SUFFIX}"))
     for file in written:
         storage.publish(file.path, file.name)
-    record = _record(shard, counts, written, rows_digest, times_s)
+    record = _record((shard, name), counts, written, rows_digest, times_s)
     storage.write_bytes(f"{name}{STATS_SUFFIX}", orjson.dumps(record, option=orjson.OPT_INDENT_2))
     return record
 
@@ -91,22 +91,22 @@ def _samples(
 ) -> Iterator[Samples]:
     """Yield the samples in row order, and keep ledger and counts on the way: the spool is read once."""
     ledger, counts = beside
-    per_shard = fetch.output.samples_per_shard
     for results in spool.sorted_batches():
-        metadata = metadata_batch(source, results, shard, per_shard, fetch.image)
-        ledger.add(ledger_batch(source, results, shard, per_shard))
+        metadata = metadata_batch(source, results, shard, fetch.output, fetch.image)
+        ledger.add(ledger_batch(source, results, shard, fetch.output))
         counts.add(source, results, metadata)
         yield Samples(metadata, results.column("image"), results.column("original_format"))
 
 
 def _record(
-    shard: int,
+    shard: tuple[int, str],
     counts: _Counts,
     written: list[WrittenFile],
     rows_digest: str,
     times_s: tuple[float, float],
 ) -> dict[str, Any]:
     """Return img2dataset's statistics, then what a resumed run and a check of the dataset need."""
+    number, name = shard
     start_s, end_s = times_s
     rows = counts.outcomes.total()
     return {
@@ -118,7 +118,8 @@ def _record(
         "start_time": start_s,
         "end_time": end_s,
         "status_dict": dict(counts.messages.most_common()),
-        "shard": shard,
+        "shard": number,
+        "name": name,
         "rows": rows,
         "outcomes": dict(counts.outcomes.most_common()),
         "body_bytes": counts.body_bytes,

@@ -13,15 +13,15 @@ from turbo_fetch.attempts import FOLDER as ATTEMPTS
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest, Record
-from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec
 from turbo_fetch.storage import Storage
 
 JOB: Final = "job.json"
 SPEC: Final = "spec.toml"
 
-_SHARD_FILE = re.compile(r"\d{5,}(_stats\.json|\.tar|\.parquet|\.ledger\.parquet|)")
-_SPOOL_FILE = re.compile(r"\d{5,}\.spool")
+_SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.ledger\.parquet|)"
+_SPOOL_FILE = re.compile(r"\d+\.spool")
 
 Lists = Sequence[Mapping[str, Any]]
 """What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
@@ -47,10 +47,10 @@ class Dataset:
         assert fetch is not None
         policy = fetch.output.if_exists
         if policy == "overwrite":
-            _delete_shards(storage)
+            _delete_shards(storage, _shard_file(fetch.output))
             found = None
         elif found is None:
-            _refuse_strangers(storage)
+            _refuse_strangers(storage, _shard_file(fetch.output))
         elif policy == "error":
             raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
         job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
@@ -103,7 +103,7 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
     fetch = spec.model_dump(mode="json")
     shown = {
         "input": ("url_column", "caption_column", "keep_columns", "order", "seed"),
-        "output": ("format", "samples_per_shard"),
+        "output": ("format", "samples_per_shard", "shard_digits", "messages"),
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
     return {"fetch": {**picked, "image": fetch["image"]}}
@@ -150,9 +150,9 @@ def _read_job(storage: Storage) -> dict[str, Any] | None:
     return job
 
 
-def _refuse_strangers(storage: Storage) -> None:
+def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
     strangers = sorted(
-        entry.name for entry in storage.list() if entry.name and _SHARD_FILE.fullmatch(entry.name)
+        entry.name for entry in storage.list() if entry.name and shard_file.fullmatch(entry.name)
     )
     if strangers:
         raise OutputExists(
@@ -170,10 +170,15 @@ def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[st
         )
 
 
-def _delete_shards(storage: Storage) -> None:
+def _shard_file(output: OutputSpec) -> re.Pattern[str]:
+    """Return the pattern of the names of a shard's files."""
+    return re.compile(rf"\d{{{output.shard_digits},}}{_SHARD_SUFFIX}")
+
+
+def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     """Delete all that a run makes, the commit records first, and nothing else."""
     names = [entry.name for entry in storage.list()]
-    ours = [name for name in names if _SHARD_FILE.fullmatch(name)]
+    ours = [name for name in names if shard_file.fullmatch(name)]
     for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
         storage.delete(name)
     for name in (MANIFEST, JOB, SPEC, ATTEMPTS):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 SHARD_DIGITS = 5
+"""Digits of shard numbers unless `fetch.output.shard_digits` says otherwise."""
 
 
-def shard_name(shard: int) -> str:
-    """Return the name of a shard's files without suffix, at least five digits: `00042`."""
-    return f"{shard:0{SHARD_DIGITS}d}"
+def shard_name(shard: int, digits: int = SHARD_DIGITS) -> str:
+    """Return the name of a shard's files without suffix, zero-padded to `digits`: `00042`."""
+    return f"{shard:0{digits}d}"
 
 
 def index_digits(samples_per_shard: int) -> int:
@@ -15,7 +16,7 @@ def index_digits(samples_per_shard: int) -> int:
     return len(str(samples_per_shard - 1)) if samples_per_shard > 1 else 0
 
 
-def sample_key(shard: int, row: int, samples_per_shard: int) -> str:
+def sample_key(shard: int, row: int, samples_per_shard: int, digits: int = SHARD_DIGITS) -> str:
     """Return the key of a row: shard number then index, zero-padded, never with a dot."""
-    digits = index_digits(samples_per_shard)
-    return f"{shard * 10**digits + row:0{digits + SHARD_DIGITS}d}"
+    indices = index_digits(samples_per_shard)
+    return f"{shard * 10**indices + row:0{indices + digits}d}"

@@ -9,6 +9,7 @@ import pyarrow as pa
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.samples import LABELS, by_outcome, keys, source_rows
 from turbo_fetch.schema import LEDGER
+from turbo_fetch.spec import OutputSpec
 
 LEDGER_SUFFIX: Final = ".ledger.parquet"
 
@@ -16,7 +17,7 @@ _RETRYABLE: Final = by_outcome({outcome: outcome.retryable for outcome in Outcom
 
 
 def ledger_batch(
-    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, samples_per_shard: int
+    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, output: OutputSpec
 ) -> pa.RecordBatch:
     """Return the ledger rows (:data:`LEDGER`) of the rows in `results`, in the order of `results`.
 
@@ -25,7 +26,7 @@ def ledger_batch(
     rows = results.column("row").to_numpy()
     outcome = results.column("outcome").cast(pa.int32())
     columns = {
-        "key": keys(rows, shard, samples_per_shard),
+        "key": keys(rows, shard, output),
         "url": source_rows(source.select(["url"]), rows).column("url").cast(pa.string()),
         "outcome": LABELS.take(outcome),
         "retryable": _RETRYABLE.take(outcome),

@@ -19,7 +19,6 @@ import numpy as np
 import orjson
 
 from turbo_fetch.commit import STATS_SUFFIX
-from turbo_fetch.keys import shard_name
 from turbo_fetch.output_errors import explained
 from turbo_fetch.storage import Entry, Storage
 
@@ -31,7 +30,7 @@ Record = dict[str, Any]
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
-_STATS: Final = re.compile(rf"(\d{{5,}}){re.escape(STATS_SUFFIX)}")
+_STATS: Final = re.compile(rf"(\d+){re.escape(STATS_SUFFIX)}")
 
 
 class Manifest:
@@ -123,8 +122,8 @@ class Manifest:
         for record in _read(self._path):
             if record["shard"] not in self._committed and listing.backs(record):
                 yield record
-        for shard in sorted(listing.shards - self._committed):
-            adopted = _parse(self._storage.read_bytes(_stats_name(shard)))
+        for shard in sorted(listing.shards.keys() - self._committed):
+            adopted = _parse(self._storage.read_bytes(listing.shards[shard]))
             if adopted is not None and listing.backs(adopted):
                 yield adopted
 
@@ -158,10 +157,10 @@ class Manifest:
 
 
 class _Listing:
-    """What is in a place, compact: 8 bytes per file, and the ids of shards that have a commit record."""
+    """What is in a place, compact: 8 bytes per file, and the commit record of each shard by its id."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self.shards: set[int] = set()
+        self.shards: dict[int, str] = {}
         self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
 
     def backs(self, record: Record) -> bool:
@@ -174,7 +173,7 @@ class _Listing:
     def _enter(self, entry: Entry) -> int:
         stats = _STATS.fullmatch(entry.name)
         if stats is not None and entry.bytes:
-            self.shards.add(int(stats[1]))
+            self.shards[int(stats[1])] = entry.name
         return hash((entry.name, entry.bytes))
 
     def _has(self, name: str, size: int | None) -> bool:
@@ -200,10 +199,6 @@ def _fetch(storage: Storage, path: Path) -> None:
         path.write_bytes(storage.read_bytes(NAME))
     except FileNotFoundError:
         path.write_bytes(b"")
-
-
-def _stats_name(shard: int) -> str:
-    return f"{shard_name(shard)}{STATS_SUFFIX}"
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

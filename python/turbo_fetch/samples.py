@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
-from turbo_fetch.keys import SHARD_DIGITS, index_digits
+from turbo_fetch.keys import index_digits
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.peer_messages import peer_messages
 from turbo_fetch.schema import PEER_RESULT_COLUMNS
-from turbo_fetch.spec import ImageSpec
+from turbo_fetch.spec import ImageSpec, OutputSpec
 
 SIDES: Final = ("width", "height", "original_width", "original_height")
 _LAST_SOURCE_COLUMNS: Final = ("caption", "url")
@@ -72,7 +73,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
 
 
 def metadata_batch(
-    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, samples_per_shard: int, image: ImageSpec
+    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, output: OutputSpec, image: ImageSpec
 ) -> pa.RecordBatch:
     """Return the metadata of the rows in `results`, in the order of `results`.
 
@@ -83,8 +84,10 @@ def metadata_batch(
     success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
     outcome = results.column("outcome").cast(pa.int32())
     message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
+    if output.messages == "img2dataset":
+        message = peer_messages(outcome, message)
     columns: dict[str, pa.Array] = {
-        "key": keys(rows.to_numpy(), shard, samples_per_shard),
+        "key": keys(rows.to_numpy(), shard, output),
         "status": _STATUSES.take(outcome),
         "error_message": _only_where(pc.invert(success), message),
         "exif": _only_where(success, results.column("exif")),
@@ -96,10 +99,10 @@ def metadata_batch(
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def keys(rows: npt.NDArray[np.uint32], shard: int, samples_per_shard: int) -> pa.StringArray:
+def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:
     """Return the keys of `rows`, as :func:`~turbo_fetch.keys.sample_key` makes them."""
-    digits = index_digits(samples_per_shard)
-    first, width = shard * 10**digits, digits + SHARD_DIGITS
+    digits = index_digits(output.samples_per_shard)
+    first, width = shard * 10**digits, digits + output.shard_digits
     return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())
 
 

@@ -113,7 +113,7 @@ class OpenShard:
         tools, shard = self._tools, self.shard
         source = results.one_batch(shard.load())
         digest = results.rows_digest(source, tools.fetch.image)
-        path = tools.storage.make_work() / f"{shard_name(shard.id)}.spool"
+        path = tools.storage.make_work() / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:

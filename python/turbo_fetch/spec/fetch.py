@@ -14,7 +14,8 @@ ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center
 Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
-OutputFormat = Literal["files", "webdataset", "parquet", "dummy"]
+OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "dummy"]
+Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
 Side = Annotated[int, Field(gt=0, le=65_535)]
@@ -135,9 +136,14 @@ class OutputSpec(Table):
     path: str
     """Folder of the dataset, on disk or at any fsspec URL."""
     format: OutputFormat = "webdataset"
-    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `dummy`: no pictures."""
+    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `dummy`: no pictures.
+    `parquet` is a Hugging Face dataset; `parquet_bytes` has img2dataset's plain column, named after the encoding."""
     samples_per_shard: PositiveInt = 10_000
     """Rows of the list per shard."""
+    shard_digits: int = Field(default=5, ge=1, le=18)
+    """Digits to which shard numbers are padded, in the names of files and in keys."""
+    messages: Messages = "turbo-fetch"
+    """Wording of `error_message`: our own, or `img2dataset`, as close as can be. The ledger has ours."""
     if_exists: IfExists = "resume"
     """`resume`: go on; `extend`: add this list after what is there; `overwrite`: delete first; `error`."""
     spool: str | None = None

@@ -18,6 +18,7 @@ from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.writers.dummy import Nothing
 from turbo_fetch.writers.files import Folder
 from turbo_fetch.writers.parquet import ImageTable, parquet_schema
+from turbo_fetch.writers.parquet_bytes import BytesTable, bytes_schema
 from turbo_fetch.writers.staged import WrittenFile
 from turbo_fetch.writers.tables import TableFile
 from turbo_fetch.writers.webdataset import TarFile
@@ -29,6 +30,7 @@ SUFFIXES: Final[dict[OutputFormat, str]] = {
     "webdataset": ".tar",
     "files": "",
     "parquet": ".parquet",
+    "parquet_bytes": ".parquet",
     "dummy": "",
 }
 
@@ -48,6 +50,8 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
     metadata = metadata_schema(source, image)
     if output_format == "parquet":
         parquet_schema(metadata)
+    elif output_format == "parquet_bytes":
+        bytes_schema(metadata, image)
 
 
 def write_shard(
@@ -65,7 +69,7 @@ def write_shard(
     with ExitStack() as stack:
         data = stack.enter_context(closing(_writer(output_format, path, schema, image)))
         table = None
-        if output_format != "parquet":
+        if not output_format.startswith("parquet"):
             table = stack.enter_context(closing(TableFile(work / f"{name}{METADATA_SUFFIX}", schema)))
         for batch in chain([first], batches):
             data.add(batch)
@@ -84,4 +88,6 @@ def _writer(output_format: OutputFormat, path: Path, schema: pa.Schema, image: I
         return Folder(path, image)
     if output_format == "parquet":
         return ImageTable(path, schema, image)
+    if output_format == "parquet_bytes":
+        return BytesTable(path, schema, image)
     return Nothing()
