@@ -20,7 +20,7 @@ from turbo_fetch.storage import Storage
 JOB: Final = "job.json"
 SPEC: Final = "spec.toml"
 
-_SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.ledger\.parquet|)"
+_SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.lmdb|\.tfrecord|\.ledger\.parquet|)"
 _SPOOL_FILE = re.compile(r"\d+\.spool")
 
 Lists = Sequence[Mapping[str, Any]]

@@ -21,7 +21,7 @@ from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
-from turbo_fetch.writers import check_columns
+from turbo_fetch.writers import check_columns, check_packages
 
 
 class Watcher(Protocol):
@@ -83,6 +83,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     if fetch is None:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     started_s = time.monotonic()
+    check_packages(fetch.output.format)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
     if columns is not None:

@@ -14,7 +14,7 @@ ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center
 Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
-OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "dummy"]
+OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
@@ -136,8 +136,9 @@ class OutputSpec(Table):
     path: str
     """Folder of the dataset, on disk or at any fsspec URL."""
     format: OutputFormat = "webdataset"
-    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `dummy`: no pictures.
-    `parquet` is a Hugging Face dataset; `parquet_bytes` has img2dataset's plain column, named after the encoding."""
+    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `lmdb`: one environment per
+    shard; `tfrecord`: tf.train.Example records; `dummy`: no pictures. `parquet` is a Hugging Face dataset;
+    `parquet_bytes` has img2dataset's plain column, named after the encoding."""
     samples_per_shard: PositiveInt = 10_000
     """Rows of the list per shard."""
     shard_digits: int = Field(default=5, ge=1, le=18)

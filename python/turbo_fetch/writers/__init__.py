@@ -17,13 +17,15 @@ from turbo_fetch.samples import Samples, metadata_schema
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.writers.dummy import Nothing
 from turbo_fetch.writers.files import Folder
+from turbo_fetch.writers.lmdb import LmdbFile, lmdb_package
 from turbo_fetch.writers.parquet import ImageTable, parquet_schema
 from turbo_fetch.writers.parquet_bytes import BytesTable, bytes_schema
 from turbo_fetch.writers.staged import WrittenFile
 from turbo_fetch.writers.tables import TableFile
+from turbo_fetch.writers.tfrecord import RecordFile, check_names
 from turbo_fetch.writers.webdataset import TarFile
 
-__all__ = ["SUFFIXES", "WrittenFile", "check_columns", "write_shard"]
+__all__ = ["METADATA_SUFFIX", "SUFFIXES", "WrittenFile", "check_columns", "check_packages", "write_shard"]
 
 METADATA_SUFFIX: Final = ".parquet"
 SUFFIXES: Final[dict[OutputFormat, str]] = {
@@ -31,6 +33,8 @@ SUFFIXES: Final[dict[OutputFormat, str]] = {
     "files": "",
     "parquet": ".parquet",
     "parquet_bytes": ".parquet",
+    "lmdb": ".lmdb",
+    "tfrecord": ".tfrecord",
     "dummy": "",
 }
 
@@ -45,6 +49,12 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
+def check_packages(output_format: OutputFormat) -> None:
+    """Raise MissingExtra if the format needs a package that is not installed."""
+    if output_format == "lmdb":
+        lmdb_package()
+
+
 def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSpec) -> None:
     """Raise InputError if rows with the columns `source` cannot be written in this format."""
     metadata = metadata_schema(source, image)
@@ -52,6 +62,8 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
         parquet_schema(metadata)
     elif output_format == "parquet_bytes":
         bytes_schema(metadata, image)
+    elif output_format == "tfrecord":
+        check_names(metadata, image)
 
 
 def write_shard(
@@ -85,9 +97,13 @@ def _writer(output_format: OutputFormat, path: Path, schema: pa.Schema, image: I
     if output_format == "webdataset":
         return TarFile(path, image)
     if output_format == "files":
-        return Folder(path, image)
+        return Folder(path, schema, image)
     if output_format == "parquet":
         return ImageTable(path, schema, image)
     if output_format == "parquet_bytes":
         return BytesTable(path, schema, image)
+    if output_format == "lmdb":
+        return LmdbFile(path, image)
+    if output_format == "tfrecord":
+        return RecordFile(path, schema, image)
     return Nothing()

@@ -1,4 +1,8 @@
-"""`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample."""
+"""`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
+
+Its `metadata.parquet` has one row for each picture, `file_name` and then the metadata, which is what Hugging
+Face's imagefolder looks for; a column `file_name` of the list is only in `NNNNN.parquet`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,28 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+
 from turbo_fetch.output_errors import write_error
-from turbo_fetch.samples import Samples
+from turbo_fetch.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.writers.members import members
 from turbo_fetch.writers.staged import WrittenFile
+from turbo_fetch.writers.tables import TableFile
 
+METADATA_NAME: Final = "metadata.parquet"
+FILE_NAME: Final = "file_name"
 EXTENSIONS: Final = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
 
 class Folder:
     """A folder in the work folder, filled sample by sample; what an earlier attempt left there is removed."""
 
-    def __init__(self, path: Path, image: ImageSpec) -> None:
+    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
         self._path = path
         self._encoding = image.encode
+        self._columns = [name for name in metadata.names if name != FILE_NAME]
         self._bytes = 0
         self._lines: list[str] = []
         try:
@@ -29,6 +40,8 @@ class Folder:
             path.mkdir()
         except OSError as error:
             raise write_error(error, str(path), 0) from error
+        fields = [pa.field(FILE_NAME, pa.string()), *map(metadata.field, self._columns)]
+        self._table = TableFile(path / METADATA_NAME, pa.schema(fields))
 
     def add(self, samples: Samples) -> None:
         """Write the files of the samples that have a picture."""
@@ -41,14 +54,30 @@ class Folder:
                 raise write_error(error, str(path), length) from error
             self._bytes += length
             self._lines.append(f"{member.name} {length} {hashlib.sha256(member.content).hexdigest()}\n")
+        self._add_metadata(samples)
 
     def finish(self, name: str) -> WrittenFile:
         """Return the folder, to be published as `name`."""
+        table = self._table.finish(METADATA_NAME)
+        self._bytes += table.bytes
+        self._lines.append(f"{table.name} {table.bytes} {table.sha256}\n")
         digest = hashlib.sha256("".join(sorted(self._lines)).encode())
         return WrittenFile(name, self._path, self._bytes, digest.hexdigest(), is_folder=True)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the table, finished or not."""
+        self._table.close()
+
+    def _add_metadata(self, samples: Samples) -> None:
+        kept = np.flatnonzero(samples.image.is_valid()).astype(np.uint32)
+        rows = source_rows(samples.metadata, kept)
+        formats = samples.original_format.take(pa.array(kept)).to_pylist()
+        names = [
+            f"{key}.{self._extension(found)}"
+            for key, found in zip(rows.column("key").to_pylist(), formats, strict=True)
+        ]
+        columns = [pa.array(names, pa.string()), *(rows.column(name) for name in self._columns)]
+        self._table.add(pa.RecordBatch.from_arrays(columns, [FILE_NAME, *self._columns]))
 
     def _extension(self, original_format: str | None) -> str:
         if self._encoding != "original":

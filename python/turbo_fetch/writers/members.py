@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from turbo_fetch.samples import Samples
+from turbo_fetch.spec import ImageSpec
 
 Values = list[Any]
 
@@ -53,6 +54,14 @@ def members(samples: Samples, extension: Callable[[str | None], str]) -> Iterato
             yield Member(f"{key}.json", as_json)
             if text is not None:
                 yield Member(f"{key}.txt", text)
+
+
+def extension_of(image: ImageSpec) -> str:
+    """Return the one extension of all pictures of a dataset, by which loaders pick them.
+
+    As in img2dataset, `original` bytes are all called jpg.
+    """
+    return "jpg" if image.encode == "original" else image.encode
 
 
 def json_members(metadata: pa.RecordBatch) -> Iterator[bytes]:

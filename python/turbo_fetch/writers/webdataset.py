@@ -12,7 +12,7 @@ from typing import Final
 
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.writers.members import Member, members
+from turbo_fetch.writers.members import Member, extension_of, members
 from turbo_fetch.writers.staged import StagedFile, WrittenFile
 
 _BLOCK: Final = 512
@@ -32,8 +32,7 @@ class TarFile:
     """A tar in the work folder, filled sample by sample."""
 
     def __init__(self, path: Path, image: ImageSpec) -> None:
-        # As in img2dataset, `original` bytes are all called jpg: a loader picks members by extension.
-        self._extension = "jpg" if image.encode == "original" else image.encode
+        self._extension = extension_of(image)
         self._file = StagedFile(path)
 
     def add(self, samples: Samples) -> None:

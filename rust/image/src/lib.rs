@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod colour;
+pub mod crc32c;
 pub mod decode;
 pub mod digest;
 pub mod encode;

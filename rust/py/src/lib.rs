@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod batch;
+mod checksum;
 mod urls;
 
 #[pymodule(gil_used = false)]
@@ -17,6 +18,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         },
     )?;
     batch::register(module)?;
+    checksum::register(module)?;
     urls::register(module)?;
     Ok(())
 }

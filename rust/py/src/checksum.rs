@@ -1,0 +1,12 @@
+//! Bindings of checksums that file formats need.
+
+use pyo3::prelude::*;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(crc32c, module)?)
+}
+
+#[pyfunction]
+fn crc32c(py: Python<'_>, content: &[u8]) -> u32 {
+    py.detach(|| turbo_fetch_image::crc32c::crc32c(content))
+}
