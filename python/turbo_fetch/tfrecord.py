@@ -72,7 +72,7 @@ def decode_example(content: bytes) -> dict[str, Feature]:
         for _, entry in _fields(message, wanted=(1,)):
             parts = dict(_fields(entry, wanted=(1, 2)))
             for number, values in _fields(parts.get(2, memoryview(b"")), wanted=(1, 2, 3)):
-                features[bytes(parts.get(1, b"")).decode()] = _decode_list(_KINDS[number], values)
+                features[_name(parts.get(1, memoryview(b"")))] = _decode_list(_KINDS[number], values)
     return features
 
 
@@ -107,6 +107,13 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def _name(encoded: memoryview) -> str:
+    try:
+        return bytes(encoded).decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord("the name of a feature is not UTF-8") from error
 
 
 def _decode_list(kind: Kind, values: memoryview) -> Feature:
