@@ -11,9 +11,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Container, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,8 @@ import orjson
 
 from turbo_fetch.commit import STATS_SUFFIX
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder
+from turbo_fetch.keys import shard_name
+from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder, url_digest
 
 FOLDER: Final = f"{WORK_FOLDER}/attempts"
 BEACON: Final = f"{WORK_FOLDER}/beacon"
@@ -29,26 +31,52 @@ BEACON: Final = f"{WORK_FOLDER}/beacon"
 _STATS: Final = re.compile(rf"\d+{re.escape(STATS_SUFFIX)}")
 
 
-def light_beacon(storage: Storage, token: str) -> None:
-    """Write what a worker must find in the output to prove that it sees the same one as the parent."""
-    storage.write_bytes(BEACON, token.encode())
+def light_beacon(storage: Storage) -> str:
+    """Return what a worker must find in the output to prove that it sees the same one as the parent.
+
+    It stays until the dataset is complete or overwritten, so it also tells whose the spools on a machine are.
+    """
+    try:
+        return storage.read_bytes(BEACON).decode("ascii", "replace")
+    except FileNotFoundError:
+        beacon = secrets.token_hex(8)
+        storage.write_bytes(BEACON, beacon.encode())
+        return beacon
+
+
+def new_attempt(beacon: str) -> str:
+    """Return the name of an attempt, which no other has."""
+    return f"{beacon}-{secrets.token_hex(8)}"
 
 
 def open_attempt(storage: Storage, attempt: str, spool: str | None) -> Storage:
     """Return the place of a worker's attempt, with a work folder that is its own on this machine.
 
-    `attempt` begins with the parent's token and a dash. Spools that dead workers left on this machine are
-    adopted. Raises OutputError if this machine does not see the output that the parent sees.
+    Raises OutputError if this machine does not see the output that the parent sees.
     """
-    _see_beacon(storage, attempt.partition("-")[0])
-    shared = Path(spool).absolute() / storage.work.name if spool else cache_folder() / storage.work.name
-    work = shared / attempt
+    beacon, _, name = attempt.partition("-")
+    _see_beacon(storage, beacon)
+    shared = (Path(spool).absolute() if spool else cache_folder()) / f"{url_digest(storage.url)}-{beacon}"
+    work = shared / name
     work.mkdir(parents=True, exist_ok=True)
     _hold(work)
-    for other in shared.iterdir():
-        if other != work and other.is_dir():
-            _adopt(other, work)
     return storage.inside(f"{FOLDER}/{attempt}", work)
+
+
+def adopt_spool(place: Storage, shard: int) -> None:
+    """Take over the spool of a shard that a dead worker of the same dataset left on this machine, if one did.
+
+    One that belongs to a worker that is alive is left to it.
+    """
+    name = f"{shard_name(shard)}.spool"
+    for other in place.work.parent.iterdir():
+        if other != place.work and (other / name).exists():
+            with _held_if_dead(other) as is_dead:
+                if is_dead:
+                    (other / name).rename(place.work / name)
+                    if not any(other.glob("*.spool")):
+                        shutil.rmtree(other, ignore_errors=True)
+                    return
 
 
 def close_attempt(place: Storage) -> None:
@@ -58,6 +86,7 @@ def close_attempt(place: Storage) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with suppress(OSError):
         place.work.rmdir()
+        place.work.parent.rmdir()
 
 
 def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> None:
@@ -100,15 +129,15 @@ def discard_attempts(storage: Storage) -> None:
     storage.delete(BEACON)
 
 
-def _see_beacon(storage: Storage, token: str) -> None:
+def _see_beacon(storage: Storage, beacon: str) -> None:
     try:
         seen = storage.read_bytes(BEACON).decode("ascii", "replace")
     except FileNotFoundError:
         seen = "nothing"
-    if seen != token:
+    if seen != beacon:
         raise OutputError(
             f"{storage.url}: the machine {os.uname().nodename} does not see the output that the driver sees "
-            f"(expected {token} in {BEACON}, found {seen}); use an object store or a folder that all machines share"
+            f"(expected {beacon} in {BEACON}, found {seen}); use an object store or a folder that all machines share"
         )
 
 
@@ -118,20 +147,15 @@ def _hold(work: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _adopt(other: Path, work: Path) -> None:
-    """Take over the spools of a worker that is gone; leave those of one that is alive."""
-    try:
-        descriptor = os.open(other / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except FileNotFoundError:
-        return
+@contextmanager
+def _held_if_dead(work: Path) -> Iterator[bool]:
+    """Hold the lock of another worker's folder, if that worker is dead; yield whether it is."""
+    descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another worker may have emptied and deleted the folder in the meantime.
+        yield os.fstat(descriptor).st_nlink > 0
     except BlockingIOError:
-        return
-    else:
-        for spool in other.glob("*.spool"):
-            with suppress(FileNotFoundError):
-                spool.rename(work / spool.name)
-        shutil.rmtree(other, ignore_errors=True)
+        yield False
     finally:
         os.close(descriptor)

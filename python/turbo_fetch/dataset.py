@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from turbo_fetch.attempts import FOLDER as ATTEMPTS
+from turbo_fetch.attempts import discard_attempts
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest, Record
@@ -181,8 +181,9 @@ def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     ours = [name for name in names if shard_file.fullmatch(name)]
     for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
         storage.delete(name)
-    for name in (MANIFEST, JOB, SPEC, ATTEMPTS):
+    for name in (MANIFEST, JOB, SPEC):
         storage.delete(name)
+    discard_attempts(storage)
     if storage.work.exists():
         for path in storage.work.iterdir():
             if _SPOOL_FILE.fullmatch(path.name):

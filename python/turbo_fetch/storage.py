@@ -126,7 +126,7 @@ class LocalStorage(Storage):
     def __init__(self, path: Path, spool: str | None = None) -> None:
         self.root = self.path = path.absolute()
         self.url = str(path.absolute())
-        self.work = Path(spool).absolute() / _hashed(self.url) if spool else self.root / WORK_FOLDER
+        self.work = Path(spool).absolute() / url_digest(self.url) if spool else self.root / WORK_FOLDER
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -205,7 +205,7 @@ class RemoteStorage(Storage):
         self.url = url.rstrip("/")
         self._filesystem = filesystem
         self._path = path.rstrip("/")
-        self.work = (Path(spool).absolute() if spool else cache_folder()) / _hashed(self.url)
+        self.work = (Path(spool).absolute() if spool else cache_folder()) / url_digest(self.url)
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -301,7 +301,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "turbo-fetch"
 
 
-def _hashed(url: str) -> str:
+def url_digest(url: str) -> str:
+    """Return a name for what belongs to a place, to be used in folders that several places share."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 

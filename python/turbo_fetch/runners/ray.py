@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from turbo_fetch import __version__
-from turbo_fetch.attempts import discard_attempts, light_beacon
+from turbo_fetch.attempts import discard_attempts, light_beacon, new_attempt
 from turbo_fetch.errors import ClusterError, Interrupted
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToWorker
@@ -53,7 +52,7 @@ class RayRunner:
         self._fetch = fetch.model_copy(update={"output": output})
         self._engine = engine
         self._stop = stop
-        self._token = secrets.token_hex(4)
+        self._beacon = ""
         self._moves = Moves(self._storage, listener.done)
         self._listener = MovingListener(listener, self._moves)
         self._workers: dict[int, _Worker] = {}
@@ -70,18 +69,18 @@ class RayRunner:
         """
         supervisor = Supervisor(map(portable, shards), self._listener)
         with connected(self._engine.address):
-            light_beacon(self._storage, self._token)
+            self._beacon = light_beacon(self._storage)
             try:
                 self._supervise(supervisor)
             finally:
                 for worker in self._workers.values():
                     ray.kill(worker.actor)
                 self._moves.close()
-        discard_attempts(self._storage)
         if supervisor.failure is not None:
             raise supervisor.failure
         if self._stop:
             raise Interrupted("stopped by a signal; all that had arrived is saved")
+        discard_attempts(self._storage)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         self._begun_s = time.monotonic()
@@ -125,7 +124,7 @@ class RayRunner:
         is_late = time.monotonic() - self._begun_s > CHECK_S
         if is_late or all(worker.is_checked for worker in self._workers.values()):
             for worker in waiting:
-                setup = Setup(self._fetch, worker.slot.threads, f"{self._token}-{worker.number}")
+                setup = Setup(self._fetch, worker.slot.threads, new_attempt(self._beacon))
                 worker.actor.start.remote(setup)
                 worker.poll = worker.actor.exchange.remote(worker.outbox)
                 worker.outbox = []
@@ -169,7 +168,7 @@ class RayRunner:
         worker.outbox = []
 
     def _died(self, worker: _Worker, error: RayError, supervisor: Supervisor) -> None:
-        reason = " ".join(str(error).split())[:500]
+        reason = _reason(error)
         if not worker.is_checked and isinstance(error, RayActorError) and error.actor_init_failed:
             supervisor.failure = ClusterError(
                 f"a worker cannot start on the cluster: {reason}; expected turbo-fetch {__version__} and all that it "
@@ -192,3 +191,10 @@ class RayRunner:
             else:
                 worker.outbox.append(Stop())
         return time.monotonic() + STOP_GRACE_S
+
+
+def _reason(error: RayError) -> str:
+    """Return what Ray knows of a worker's death, in one line."""
+    text = " ".join(str(error).split())
+    _, _, detail = text.partition("Worker exit detail: ")
+    return (detail or text)[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", 'engine.kind = "ray"') from error
 
+KNOCK_S: Final = 10.0
 SPREAD: Final = "SPREAD"
 
 
@@ -42,12 +44,13 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    wanted = address or "the one that RAY_ADDRESS or this machine tells"
     try:
+        _knock(address)
         with handlers_kept():
             ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
     # Ray raises ConnectionError, ValueError, RuntimeError and errors of grpc for what is one thing to a user.
     except Exception as error:
-        wanted = address or "the one that RAY_ADDRESS or this machine tells"
         reason = " ".join(str(error).split())[:500]
         raise ClusterError(
             f"no Ray cluster at {wanted}: {reason}; expected one that runs (`ray status`), and, if it uses "
@@ -57,6 +60,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once if nothing listens at an address; Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def slots(engine: EngineSpec) -> list[Slot]:

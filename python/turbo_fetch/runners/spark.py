@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from turbo_fetch import __version__
-from turbo_fetch.attempts import discard_attempts, light_beacon
+from turbo_fetch.attempts import discard_attempts, light_beacon, new_attempt
 from turbo_fetch.errors import ClusterError, Interrupted, MissingExtra, ShardFailed, TurboFetchError
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.hub import Hub
@@ -53,7 +53,7 @@ class SparkRunner:
         self._fetch = fetch.model_copy(update={"output": output})
         self._engine = engine
         self._stop = stop
-        self._token = secrets.token_hex(4)
+        self._beacon = ""
         self._moves = Moves(self._storage, listener.done)
         self._listener = MovingListener(listener, self._moves)
         self._callers: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
@@ -63,7 +63,7 @@ class SparkRunner:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as `Hub.run`."""
         hub = Hub(self, map(portable, shards), self._listener, self._stop)
         with _session(self._engine.address) as context, _listening(context, self._callers) as summons:
-            light_beacon(self._storage, self._token)
+            self._beacon = light_beacon(self._storage)
             self._job = _Job(context, summons, _tasks(context, self._engine))
             try:
                 self._supervise(hub, _threads(context, self._engine))
@@ -71,12 +71,12 @@ class SparkRunner:
                 hub.close()
                 self._job.end()
                 self._moves.close()
-        discard_attempts(self._storage)
         failure = hub.supervisor.failure
         if failure is not None:
             raise failure
         if self._stop:
             raise Interrupted("stopped by a signal; all that had arrived is saved")
+        discard_attempts(self._storage)
 
     def why_gone(self, number: int) -> str | None:
         """See Crew. Spark knows why, the driver only whether shards are left open."""
@@ -93,7 +93,7 @@ class SparkRunner:
         kill_at = math.inf
         while not (self._job.is_over and hub.is_empty):
             while not self._callers.empty():
-                setup = Setup(self._fetch, threads, f"{self._token}-{number}")
+                setup = Setup(self._fetch, threads, new_attempt(self._beacon))
                 self._welcome(self._callers.get(), hub, number, setup)
                 number += 1
             kill_at = hub.step(kill_at)

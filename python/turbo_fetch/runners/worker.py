@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
-from turbo_fetch.attempts import close_attempt, open_attempt
+from turbo_fetch.attempts import adopt_spool, close_attempt, open_attempt
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
@@ -122,6 +122,10 @@ class Worker:
             shard = await self._inbox.get()
             if shard is None or self._stopping.is_set():
                 return
+            if self._attempt is not None:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._tools.files, adopt_spool, self._tools.storage, shard.id
+                )
             opened = OpenShard(self._tools, shard)
             self._open[shard.id] = opened
             shards.create_task(self._run(opened))

@@ -1,0 +1,141 @@
+"""Attempts at shards: each shard is published once, whoever else tried; places that differ are noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turbo_fetch.attempts import (
+    FOLDER,
+    adopt_spool,
+    close_attempt,
+    discard_attempts,
+    light_beacon,
+    move_shard,
+    new_attempt,
+    open_attempt,
+    recover,
+)
+from turbo_fetch.errors import OutputError
+from turbo_fetch.storage import Storage
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Storage:
+    return Storage.open(str(tmp_path / "out"), str(tmp_path / "spool"))
+
+
+def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[str, Any]:
+    """Publish a shard of one tar as a worker does, its record last."""
+    name = f"{shard:05d}"
+    made = place.make_work() / f"{name}.tar"
+    made.write_bytes(content)
+    place.publish(made, f"{name}.tar")
+    record = {"shard": shard, "name": name, "files": [{"name": f"{name}.tar", "bytes": len(content)}], "by": attempt}
+    place.write_bytes(f"{name}_stats.json", json.dumps(record).encode())
+    return record
+
+
+def test_of_two_attempts_only_the_one_that_is_taken_shows(output: Storage, tmp_path: Path) -> None:
+    beacon = light_beacon(output)
+    first, zombie = new_attempt(beacon), new_attempt(beacon)
+    places = {name: open_attempt(output, name, str(tmp_path)) for name in (first, zombie)}
+    _publish(places[zombie], zombie, 0, b"zombie's")
+    record = _publish(places[first], first, 0, b"first's")
+    move_shard(output, first, record)
+    _publish(places[zombie], zombie, 0, b"zombie's again")
+    assert output.read_bytes("00000.tar") == b"first's"
+    assert json.loads(output.read_bytes("00000_stats.json"))["by"] == first
+
+
+def test_a_move_that_was_interrupted_is_finished_by_another(output: Storage, tmp_path: Path) -> None:
+    attempt = new_attempt(light_beacon(output))
+    record = _publish(open_attempt(output, attempt, str(tmp_path)), attempt, 3, b"whole")
+    output.move(f"{FOLDER}/{attempt}/00003.tar", "00003.tar")
+    move_shard(output, attempt, record)
+    move_shard(output, attempt, record)
+    assert output.read_bytes("00003.tar") == b"whole"
+
+
+def test_files_that_are_nowhere_are_an_error(output: Storage, tmp_path: Path) -> None:
+    attempt = new_attempt(light_beacon(output))
+    record = _publish(open_attempt(output, attempt, str(tmp_path)), attempt, 3, b"whole")
+    output.delete(f"{FOLDER}/{attempt}/00003.tar")
+    with pytest.raises(OutputError, match=r"00003\.tar of the attempt .* is gone"):
+        move_shard(output, attempt, record)
+
+
+def test_whole_shards_that_nobody_took_are_recovered_once_and_halves_are_not(
+    output: Storage, tmp_path: Path
+) -> None:
+    beacon = light_beacon(output)
+    one, other = new_attempt(beacon), new_attempt(beacon)
+    places = {name: open_attempt(output, name, str(tmp_path)) for name in (one, other)}
+    _publish(places[one], one, 0, b"committed already")
+    _publish(places[one], one, 1, b"whole")
+    _publish(places[other], other, 1, b"whole too")
+    places[other].write_bytes("00002.tar", b"half a shard")
+    records = list(recover(output, committed={0}))
+    assert [record["shard"] for record in records] == [1]
+    assert output.read_bytes("00001.tar") in {b"whole", b"whole too"}
+    assert not output.exists("00000.tar")
+    assert not output.exists("00002.tar")
+    assert not output.exists(FOLDER)
+
+
+def test_a_machine_that_sees_another_output_is_told(output: Storage, tmp_path: Path) -> None:
+    attempt = new_attempt(light_beacon(output))
+    elsewhere = Storage.open(str(tmp_path / "elsewhere"))
+    with pytest.raises(OutputError, match="does not see the output that the driver sees"):
+        open_attempt(elsewhere, attempt, str(tmp_path))
+
+
+def test_the_beacon_stays_until_the_dataset_is_done(output: Storage) -> None:
+    beacon = light_beacon(output)
+    assert light_beacon(output) == beacon
+    discard_attempts(output)
+    assert light_beacon(output) != beacon
+
+
+def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
+    output: Storage, tmp_path: Path
+) -> None:
+    beacon = light_beacon(output)
+    code = (
+        "import sys\n"
+        "from turbo_fetch.attempts import open_attempt\n"
+        "from turbo_fetch.storage import Storage\n"
+        "output, attempt, spool = sys.argv[1:]\n"
+        "place = open_attempt(Storage.open(output), attempt, spool)\n"
+        "(place.work / '00007.spool').write_bytes(b'journal')\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, output.url, new_attempt(beacon), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"ready\n"
+    place = open_attempt(output, new_attempt(beacon), str(tmp_path))
+    adopt_spool(place, 7)
+    assert not (place.work / "00007.spool").exists()
+    other.kill()
+    other.communicate()
+    adopt_spool(place, 7)
+    assert (place.work / "00007.spool").read_bytes() == b"journal"
+    close_attempt(place)
+    assert (place.work / "00007.spool").exists()
+
+
+def test_a_worker_that_ends_leaves_nothing_but_spools(output: Storage, tmp_path: Path) -> None:
+    place = open_attempt(output, new_attempt(light_beacon(output)), str(tmp_path))
+    (place.work / "00001.tar").write_bytes(b"half")
+    close_attempt(place)
+    assert not place.work.exists()

@@ -1,0 +1,170 @@
+"""Runs on a Ray cluster of several nodes: the bytes are those of a local run, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import turbo_fetch
+from album import album
+from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
+from origin import Origin
+from ray_nodes import NODE, ray_cluster, worker_processes
+from turbo_fetch.spec import Spec
+
+ALBUM = album(300, side=96)
+LOST = 16
+"""Requests that each kill may make a run repeat: those in flight, and batches not yet in a spool."""
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM, latency_s=0.05) as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with ray_cluster(nodes=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The list, and what a local run makes of it."""
+    folder = tmp_path_factory.mktemp("quiet")
+    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
+    turbo_fetch.run(job_spec(urls, folder / "out", output={"samples_per_shard": 60}))
+    return urls, content_hashes(folder / "out")
+
+
+def _spec(urls: Path, output: Path, address: str, **engine: object) -> Spec:
+    return job_spec(
+        urls,
+        output,
+        http={"concurrency": 4},
+        output={"samples_per_shard": 60},
+        engine={"kind": "ray", "address": address, **engine},
+    )
+
+
+def _wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> None:
+    """Return when the origin has had so many more requests, or the run is over."""
+    hits = origin.hits.total() + more
+    while origin.hits.total() < hits and process.poll() is None:
+        try:
+            process.wait(timeout=0.01)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _check(process: subprocess.Popen[str], output: Path, expected: dict[str, str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert content_hashes(output) == expected
+    assert Counter(record["shard"] for record in manifest(output)) == Counter(range(5))
+    assert len(ledger(output)) == 300
+    assert "300 of 300 rows" in out
+    assert not (output / ".turbo-fetch" / "attempts").exists()
+    return " ".join(err.split())
+
+
+def test_the_bytes_are_those_of_a_local_run_and_both_nodes_work(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.connections
+    process = start(_spec(urls, tmp_path / "out", cluster.address), tmp_path)
+    _wait_for_hits(process, origin, 60)
+    assert len(worker_processes()) == 2
+    _check(process, tmp_path / "out", expected)
+    # Warm workers: connections outlive shards.
+    assert origin.connections - before <= 2 * (4 + 1)
+
+
+def test_killed_workers_are_replaced_and_no_shard_is_lost_or_doubled(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.hits.total()
+    process = start(_spec(urls, tmp_path / "out", cluster.address), tmp_path)
+    for _ in range(3):
+        _wait_for_hits(process, origin, 80)
+        workers = worker_processes()
+        if workers:
+            workers[0].kill()
+    err = _check(process, tmp_path / "out", expected)
+    assert "a new one goes on with its shards" in err
+    # What a dead worker had in its spools is adopted by the next one on that machine.
+    assert origin.hits.total() - before <= 300 + 3 * LOST
+
+
+def test_a_node_that_leaves_has_its_shards_done_elsewhere_and_one_that_joins_is_used(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    process = start(_spec(urls, tmp_path / "out", cluster.address), tmp_path)
+    _wait_for_hits(process, origin, 60)
+    victim = cluster.list_all_nodes()[-1]
+    cluster.remove_node(victim, allow_graceful=False)
+    cluster.add_node(**NODE)
+    err = _check(process, tmp_path / "out", expected)
+    assert "was on a node that left; a new one goes on with its shards" in err
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_was(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.hits.total()
+    spec = _spec(urls, tmp_path / "out", cluster.address)
+    process = start(spec, tmp_path)
+    _wait_for_hits(process, origin, 150)
+    process.kill()
+    process.communicate()
+    _check(start(spec, tmp_path), tmp_path / "out", expected)
+    assert origin.hits.total() - before <= 300 + 4 * LOST
+
+
+def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.hits.total()
+    spec = _spec(urls, tmp_path / "out", cluster.address)
+    process = start(spec, tmp_path)
+    _wait_for_hits(process, origin, 150)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Run the same command again to go on" in err
+    assert "Traceback" not in err
+    _check(start(spec, tmp_path), tmp_path / "out", expected)
+    assert origin.hits.total() - before <= 300 + 2 * LOST
+
+
+def test_a_number_of_workers_may_be_asked_for(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    process = start(_spec(urls, tmp_path / "out", cluster.address, workers=1, threads=1), tmp_path)
+    _check(process, tmp_path / "out", expected)
+
+
+def test_no_cluster_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    urls, _ = quiet
+    process = start(_spec(urls, tmp_path / "out", "127.0.0.1:9"), tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "no Ray cluster at 127.0.0.1:9" in err
+    assert "Traceback" not in err
+    assert out == ""
