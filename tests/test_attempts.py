@@ -36,7 +36,12 @@ def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[s
     made = place.make_work() / f"{name}.tar"
     made.write_bytes(content)
     place.publish(made, f"{name}.tar")
-    record = {"shard": shard, "name": name, "files": [{"name": f"{name}.tar", "bytes": len(content)}], "by": attempt}
+    record = {
+        "shard": shard,
+        "name": name,
+        "files": [{"name": f"{name}.tar", "bytes": len(content)}],
+        "by": attempt,
+    }
     place.write_bytes(f"{name}_stats.json", json.dumps(record).encode())
     return record
 

