@@ -31,6 +31,17 @@ FORBIDDEN = {
     "storage.py": {"turbo_fetch.spool", "turbo_fetch.writers", "turbo_fetch.shard"},
     "shard.py": {"turbo_fetch.runners", "turbo_fetch.job", "turbo_fetch.cli", "turbo_fetch.display"},
     "job.py": {"turbo_fetch.cli", "aiohttp"},
+    "dreambooth": {
+        "aiohttp",
+        "turbo_fetch.fetch",
+        "turbo_fetch.plan",
+        "turbo_fetch.shard",
+        "turbo_fetch.job",
+        "turbo_fetch.stages",
+        "turbo_fetch.transform",
+        "turbo_fetch.cli",
+    },
+    "objectives.py": {"diffusers", "lightning", "turbo_fetch"},
 }
 
 

@@ -5,6 +5,9 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     TurboFetchError
     ├── SpecError            the spec, or a command-line override, is wrong      exit code 2
     ├── InputError           the URL list cannot be read or lacks a column       exit code 2
+    ├── PicturesError        the pictures to learn from do not do                exit code 2
+    ├── ModelError           a model is missing, broken, or of no known family   exit code 2
+    ├── TrainingFailed       out of memory, or the loss is no number             exit code 1
     ├── OutputError          the output cannot be written, or is full            exit code 1
     │   └── OutputExists     the output holds something this job must not touch  exit code 2
     ├── MissingExtra         an optional package is needed and not installed     exit code 2
@@ -40,6 +43,22 @@ class InputError(TurboFetchError):
     """The URL list is missing, unreadable, or lacks a column that the spec names."""
 
     exit_code = 2
+
+
+class PicturesError(TurboFetchError):
+    """The pictures to learn from are missing, unreadable, too small or too few; the message lists them all."""
+
+    exit_code = 2
+
+
+class ModelError(TurboFetchError):
+    """A model cannot be found or loaded, or is of a family that is not known."""
+
+    exit_code = 2
+
+
+class TrainingFailed(TurboFetchError):
+    """Training cannot go on: out of memory, or a loss that is no number. The last checkpoint stays good."""
 
 
 class OutputError(TurboFetchError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec, TrainSpec
+from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
 from turbo_fetch.spec.engine import EngineSpec
 from turbo_fetch.spec.fetch import (
     Digest,
@@ -27,6 +27,7 @@ from turbo_fetch.spec.fetch import (
 )
 from turbo_fetch.spec.table import Table
 from turbo_fetch.spec.track import TrackSpec
+from turbo_fetch.spec.train import TrainSpec
 
 __all__ = [
     "STAGES",

@@ -1,10 +1,10 @@
-"""`[prior]`, `[train]`, `[generate]`, `[evaluate]`: from a few pictures to a personalised model and its scores."""
+"""`[prior]`, `[generate]`, `[evaluate]`: what comes before and after training (`train.py`)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from turbo_fetch.spec.table import Table
 
@@ -28,29 +28,6 @@ class PriorSpec(Table):
     """Classifier-free guidance scale; 1 or less turns it off."""
     seed: int = Field(default=0, ge=0)
     """Seed of the first picture; each one has a seed of its own."""
-
-
-class TrainSpec(Table):
-    """`[train]`: from a few pictures of a subject to a model that knows it."""
-
-    base: str
-    """The model to begin with: a diffusers folder or a hub id."""
-    subject: str
-    """Pictures of the subject: a folder, a dataset, or `fetch` for what the fetch stage made."""
-    class_: Annotated[str, Field(alias="class")]
-    """Noun of the subject's class: `dog`."""
-    identifier: str = "sks"
-    """Rare word that will mean the subject."""
-    prompt: str = "a photo of {identifier} {class}"
-    """Caption of pictures that have none."""
-    steps: PositiveInt = 800
-    """Optimiser steps."""
-    learning_rate: PositiveFloat = 1e-6
-    """Learning rate of the optimiser."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
-    output: str = "model"
-    """Folder of checkpoints and of the trained model."""
 
 
 class GenerateSpec(Table):

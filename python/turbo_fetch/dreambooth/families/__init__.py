@@ -1,0 +1,116 @@
+"""Model families: find out which one a model is of, and load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from transformers.utils import logging as transformers_logging
+
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.sd import StableDiffusion
+from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
+from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
+from turbo_fetch.errors import ModelError
+
+__all__ = ["FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load"]
+
+FAMILIES: Final[Mapping[str, type[Family]]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+}
+"""The adapter of each pipeline class that a `model_index.json` may name."""
+
+_INDEX: Final = "model_index.json"
+
+
+def family_of(base: str) -> type[Family]:
+    """Return the family of the model at a path or hub id, by its `model_index.json`.
+
+    Raises ModelError if there is none, or it names a pipeline of no known family.
+    """
+    index = _index(base)
+    name = str(index.get("_class_name"))
+    if name not in FAMILIES:
+        raise ModelError(
+            f"{base}: a {name}, which is of no known family; expected one of {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
+def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
+    """Load all components of the model at a path or hub id, on the CPU. Raises ModelError."""
+    adapter = family_of(base)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, **_left_out(base, adapter))
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return adapter(pipeline)
+
+
+def _left_out(base: str, adapter: type[Family]) -> dict[str, Any]:
+    """Return the components that are not to be loaded, as arguments for the pipeline."""
+    if adapter is StableDiffusion:
+        # A safety checker is of no use in training and costs a gigabyte.
+        return {"safety_checker": None, "requires_safety_checker": False}
+    absent = {name: None for name in adapter.optional if (_index(base).get(name) or [None])[0] is None}
+    return dict(absent)
+
+
+def _index(base: str) -> Mapping[str, Any]:
+    path = Path(base)
+    if path.is_file():
+        raise ModelError(
+            f"{base}: a single file; expected a diffusers folder or a hub id "
+            "(diffusers' `from_single_file(…).save_pretrained(…)` makes the folder)"
+        )
+    if path.is_dir() and not (path / _INDEX).is_file():
+        raise ModelError(f"{base}: a folder without {_INDEX}; expected one that diffusers saved")
+    try:
+        index = path / _INDEX if path.is_dir() else Path(hf_hub_download(base, _INDEX))
+        loaded: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        return loaded
+    except HFValidationError:
+        raise ModelError(f"{base}: no such folder, and no hub id either; expected one of the two") from None
+    except GatedRepoError:
+        raise ModelError(
+            f"{base}: gated; accept its terms on the hub and log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            raise ModelError(f"{base}: no such folder, and the hub has no such diffusers model") from None
+        raise _unreachable(base, error) from error
+    except (OfflineModeIsEnabled, ConnectionError) as error:
+        raise _unreachable(base, error) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base}: {_INDEX} cannot be read: {_first_line(error)}") from error
+
+
+def _unreachable(base: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{base}: no such folder, not in the local cache, and the hub cannot be reached: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,126 @@
+"""What the trainer needs to know of a model family; one adapter per family, one trainer for all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from turbo_fetch.dreambooth.processes import Process
+
+Conditioning = dict[str, Tensor]
+"""What the denoiser is told of the captions; each tensor has one row per caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """The Gaussian that the VAE makes of a picture, in the scale of the denoiser: two tensors [B, C, h, w]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Return latents [B, C, h, w] drawn from it."""
+        normals = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
+        return self.mean + self.deviation * normals
+
+
+class Family(ABC):
+    """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains."""
+
+    name: ClassVar[str]
+    denoiser_name: ClassVar[str]
+    text_encoder_names: ClassVar[tuple[str, ...]]
+    """Text encoders that can learn."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Components that a model of the family may do without."""
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
+    text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self.pipeline: Any = pipeline
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The UNet or transformer."""
+        module: nn.Module = getattr(self.pipeline, self.denoiser_name)
+        return module
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder, which never learns."""
+        return self.pipeline.vae
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """The text encoders that can learn, by component name."""
+        return {name: getattr(self.pipeline, name) for name in self.text_encoder_names}
+
+    @property
+    def tokenizers(self) -> dict[str, Any]:
+        """The tokenizer of each of `text_encoders`, by component name of the encoder."""
+        return {
+            name: getattr(self.pipeline, name.replace("text_encoder", "tokenizer"))
+            for name in self.text_encoder_names
+        }
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield name and module of every component with weights."""
+        for name, component in self.pipeline.components.items():
+            if isinstance(component, nn.Module):
+                yield name, component
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of a picture in pixels are multiples of this."""
+        blocks = getattr(self.denoiser.config, "down_block_types", ())
+        return int(self.vae_scale * 2 ** max(len(blocks) - 1, 0))
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels per latent along a side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def encode_pictures(self, pixels: Tensor) -> Posterior:
+        """Return the posterior of pictures [B, 3, H, W] between -1 and 1, in fp32."""
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        scale = self.vae.config.scaling_factor
+        return Posterior((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
+
+    @abstractmethod
+    def process(self, kind: str = "auto") -> Process:
+        """Return how this model was trained to see noise; `kind` overrides what its scheduler says."""
+
+    @abstractmethod
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+        """Return what the denoiser is told of the captions; gradients flow if the encoders learn."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
+        """Return the denoiser's prediction [B, C, h, w].
+
+        `sizes` [B, 6] is per picture: original height and width, top and left of the cut, height and width of
+        the target, all in pixels.
+        """
+
+
+def tokens(tokenizer: Any, captions: Sequence[str], device: torch.device | str) -> Tensor:
+    """Return token ids [B, longest] on `device`, padded and cut as the CLIP families do."""
+    encoded = tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids
+    return ids.to(device)

@@ -1,0 +1,72 @@
+"""Stable Diffusion 3 and 3.5: two CLIPs and an optional T5, a transformer, flow matching (arXiv 2403.03206)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
+from turbo_fetch.dreambooth.processes import Flow
+
+T5_TOKENS = 77
+"""Length of the T5 part in training, as in the model's own fine-tuning recipe."""
+
+
+class StableDiffusion3(Family):
+    """See the module."""
+
+    name = "sd3"
+    denoiser_name = "transformer"
+    text_encoder_names = ("text_encoder", "text_encoder_2")
+    optional = ("text_encoder_3", "tokenizer_3")
+
+    @property
+    def size_multiple(self) -> int:
+        """See Family."""
+        return self.vae_scale * int(self.pipeline.transformer.config.patch_size)
+
+    def process(self, kind: str = "auto") -> Flow:
+        """See Family; `kind` is always flow matching."""
+        scheduler = self.pipeline.scheduler
+        fresh = type(scheduler).from_config(scheduler.config)
+        return Flow(fresh.sigmas[: len(fresh.timesteps)], fresh.timesteps)
+
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+        """See Family."""
+        hidden, pooled = [], []
+        for name, encoder in self.text_encoders.items():
+            ids = tokens(self.tokenizers[name], captions, encoder.device)
+            output = encoder(ids, output_hidden_states=True)
+            hidden.append(output.hidden_states[-2])
+            pooled.append(output[0])
+        clip = torch.cat(hidden, dim=-1)
+        clip = pad(clip, (0, self.pipeline.transformer.config.joint_attention_dim - clip.shape[-1]))
+        return {
+            "hidden": torch.cat([clip, self._t5(captions, clip)], dim=1),
+            "pooled": torch.cat(pooled, dim=-1),
+        }
+
+    def _t5(self, captions: Sequence[str], clip: Tensor) -> Tensor:
+        encoder = self.pipeline.text_encoder_3
+        if encoder is None:
+            return clip.new_zeros(len(captions), T5_TOKENS, clip.shape[-1])
+        encoded = self.pipeline.tokenizer_3(
+            list(captions), padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden: Tensor = encoder(encoded.input_ids.to(encoder.device))[0]
+        return hidden.to(clip.dtype)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
+        """See Family."""
+        predicted: Tensor = self.pipeline.transformer(
+            hidden_states=noisy,
+            timestep=timesteps,
+            encoder_hidden_states=text["hidden"],
+            pooled_projections=text["pooled"],
+            return_dict=False,
+        )[0]
+        return predicted

@@ -1,0 +1,179 @@
+"""Small models of each family, with the real CLIP tokenizer: made from configs in seconds, random weights."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+HIDDEN = 32
+
+
+def write_clip_vocabulary(folder: Path) -> Path:
+    """Write the real `vocab.json` and `merges.txt`, from the merges that open_clip ships."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    merges = lines[1 : 49152 - 256 - 2 + 1]
+    letters = list(_byte_letters())
+    words = letters + [f"{letter}</w>" for letter in letters] + ["".join(merge.split()) for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    return folder
+
+
+def clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Return the real CLIP tokenizer; writes its vocabulary into `folder`."""
+    write_clip_vocabulary(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return tokenizer
+
+
+def tiny_sd(folder: Path, prediction: str = "epsilon", seed: int = 0) -> Path:
+    """Save a Stable Diffusion pipeline for pictures of 64 pixels; returns `folder`."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(folder / "vocabulary")
+    pipeline = StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config()).eval(),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**_UNET, cross_attention_dim=HIDDEN),
+        scheduler=DDIMScheduler(**_BETAS, prediction_type=prediction, steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
+    """Save a Stable Diffusion XL pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(folder / "vocabulary")
+    projected = _text_config(projection_dim=HIDDEN)
+    pipeline = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config()).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(projected).eval(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=UNet2DConditionModel(
+            **_UNET,
+            cross_attention_dim=2 * HIDDEN,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=HIDDEN + 6 * 8,
+        ),
+        scheduler=EulerDiscreteScheduler(**_BETAS),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_sd3(folder: Path, seed: int = 0) -> Path:
+    """Save a Stable Diffusion 3 pipeline without T5; returns `folder`."""
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer(folder / "vocabulary")
+    projected = _text_config(projection_dim=HIDDEN)
+    pipeline = StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=2 * HIDDEN,
+            caption_projection_dim=32,
+            pooled_projection_dim=2 * HIDDEN,
+            out_channels=4,
+            pos_embed_max_size=32,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(shift_factor=0.06),
+        text_encoder=CLIPTextModelWithProjection(projected).eval(),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(projected).eval(),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    return _saved(pipeline, folder)
+
+
+TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+
+_UNET: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": (16, 32),
+    "norm_num_groups": 8,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 8,
+}
+_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def _vae(**overrides: Any) -> AutoencoderKL:
+    options: dict[str, Any] = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "sample_size": 64,
+    }
+    return AutoencoderKL(**options | overrides).eval()
+
+
+def _text_config(**overrides: Any) -> CLIPTextConfig:
+    options: dict[str, Any] = {
+        "vocab_size": 49408,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+        "hidden_act": "gelu",
+    }
+    return CLIPTextConfig(**options | overrides)
+
+
+def _saved(pipeline: Any, folder: Path) -> Path:
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _byte_letters() -> list[str]:
+    """Return the letter of each byte in GPT-2's byte-level alphabet, in CLIP's order."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return [chr(byte) for byte in plain] + [chr(256 + number) for number in range(len(rest))]
