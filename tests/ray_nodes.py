@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -13,6 +15,8 @@ import psutil
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# As in an activated environment: a job's entry point is the `python` of the path.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 from ray.cluster_utils import Cluster
 
@@ -20,9 +24,10 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": F
 
 
 @contextmanager
-def ray_cluster(nodes: int) -> Iterator[Cluster]:
-    """Run a head without cores and `nodes` nodes of one core each."""
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+def ray_cluster(nodes: int, dashboard_port: int | None = None) -> Iterator[Cluster]:
+    """Run a head without cores, with a dashboard if it has a port, and `nodes` nodes of one core each."""
+    dashboard = {"include_dashboard": dashboard_port is not None, "dashboard_port": dashboard_port}
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, **dashboard})
     try:
         for _ in range(nodes):
             cluster.add_node(**NODE)

@@ -8,6 +8,7 @@ import typer
 
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
+from turbo_fetch.cli.submit import job, submit
 
 app = typer.Typer(
     name="turbo-fetch",
@@ -38,6 +39,8 @@ def _root(
 
 app.command()(run)
 app.command()(schema)
+app.command()(submit)
+app.add_typer(job, name="job")
 
 
 def main() -> None:

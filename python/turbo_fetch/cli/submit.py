@@ -1,0 +1,120 @@
+"""`turbo-fetch submit` and `turbo-fetch job`: runs on a Ray cluster through its Jobs API."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.run import Overrides, SpecPath
+
+if TYPE_CHECKING:
+    from turbo_fetch.submission import Jobs
+
+Address = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        help="Address of the cluster's dashboard, such as http://127.0.0.1:8265.",
+        envvar="RAY_API_SERVER_ADDRESS",
+    ),
+]
+JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.", metavar="JOB")]
+
+job = typer.Typer(help="Jobs that were submitted to a Ray cluster: list, follow, stop.", no_args_is_help=True)
+
+
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    address: Address = None,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--id", help="Id of the job; by default Ray makes one."),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Have the nodes install the packages that turbo-fetch needs.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job until it is over.")] = True,
+) -> None:
+    """Run SPEC.TOML on a Ray cluster; submit it again to go on where a job stopped.
+
+    The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
+    store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
+    """
+    from turbo_fetch.specfile import load_spec
+
+    with clear_failures():
+        loaded = load_spec(spec, overrides or ())
+        from turbo_fetch.submission import Jobs
+
+        jobs = Jobs(address)
+        started = jobs.submit(loaded, name, install=install)
+        typer.echo(f"job       {started}")
+        if wait:
+            _follow(jobs, started)
+
+
+@job.command("list")
+def list_jobs(address: Address = None) -> None:
+    """List the jobs that turbo-fetch submitted, with their status."""
+    with clear_failures():
+        from turbo_fetch.submission import Jobs
+
+        for name, status in sorted(Jobs(address).names().items()):
+            typer.echo(f"{name}\t{status}")
+
+
+@job.command()
+def status(name: JobId, address: Address = None) -> None:
+    """Print how a job stands."""
+    with clear_failures():
+        from turbo_fetch.submission import Jobs
+
+        state = Jobs(address).state(name)
+    typer.echo(state.status)
+
+
+@job.command()
+def logs(name: JobId, address: Address = None) -> None:
+    """Print what a job printed so far, follow it until it is over, and end as it does."""
+    with clear_failures():
+        from turbo_fetch.submission import Jobs
+
+        _follow(Jobs(address), name)
+
+
+@job.command()
+def stop(name: JobId, address: Address = None) -> None:
+    """Ask a job to stop. What has arrived is saved; submit the spec again to go on."""
+    with clear_failures():
+        from turbo_fetch.submission import Jobs
+
+        Jobs(address).stop(name)
+
+
+def _follow(jobs: Jobs, name: str) -> None:
+    """Print a job's output until it is over, then exit with its code."""
+    import asyncio
+
+    async def tail() -> None:
+        async for lines in jobs.logs(name):
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+
+    try:
+        asyncio.run(tail())
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\nthe job goes on: `turbo-fetch job logs {name}` follows it, `turbo-fetch job stop {name}` stops it",
+            err=True,
+        )
+        raise SystemExit(130) from None
+    state = jobs.state(name)
+    if state.status == "STOPPED":
+        raise SystemExit(130)
+    if state.status != "SUCCEEDED":
+        if state.exit_code is None and state.message:
+            typer.echo(f"turbo-fetch: the job failed: {state.message[-1000:]}", err=True)
+        raise SystemExit(state.exit_code or 1)

@@ -1,0 +1,127 @@
+"""Jobs on a Ray cluster through its Jobs API, as a user submits them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from album import album
+from jobs import content_hashes, job_spec, write_list
+from origin import Origin
+from ray_nodes import ray_cluster, worker_processes
+from turbo_fetch.errors import ClusterError
+from turbo_fetch.specfile import dump_spec
+from turbo_fetch.submission import bundle
+
+ALBUM = album(60, side=96)
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ray_cluster(nodes=1, dashboard_port=port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run turbo-fetch; nothing of this checkout is on the path of the cluster's processes but what is sent."""
+    return subprocess.run(
+        [sys.executable, "-m", "turbo_fetch", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        cwd=folder,
+        env=dict(os.environ),
+    )
+
+
+def _write(folder: Path, rows: list[str], **changes: dict[str, object]) -> Path:
+    urls = write_list(folder / "list.parquet", rows)
+    path = folder / "job.toml"
+    path.write_text(dump_spec(job_spec(urls, folder / "out", **changes)))
+    return path
+
+
+def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_path: Path) -> None:
+    with Origin(ALBUM) as origin:
+        spec = _write(tmp_path, [origin.url(name) for name in ALBUM])
+        done = _run("submit", str(spec), "--address", dashboard, "--id", "first", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job       first" in done.stdout
+    assert "60 of 60 rows (100.0%)" in done.stdout
+    assert len(content_hashes(tmp_path / "out")) == 4
+    listed = _run("job", "list", "--address", dashboard, folder=tmp_path)
+    assert listed.stdout == "first\tSUCCEEDED\n"
+
+
+def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str, tmp_path: Path) -> None:
+    with Origin(ALBUM, latency_s=0.3) as origin:
+        spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http={"concurrency": 2})
+        begun = _run(
+            "submit", str(spec), "--address", dashboard, "--id", "long", "--no-wait", folder=tmp_path
+        )
+        assert begun.returncode == 0, begun.stdout + begun.stderr
+        while origin.hits.total() < 20:
+            state = _run("job", "status", "long", "--address", dashboard, folder=tmp_path)
+            assert state.stdout.strip() in {"PENDING", "RUNNING"}, state
+        _run("job", "stop", "long", "--address", dashboard, folder=tmp_path)
+        followed = _run("job", "logs", "long", "--address", dashboard, folder=tmp_path)
+        assert followed.returncode == 130, followed
+        hits = origin.hits.total()
+        again = _run("submit", str(spec), "--address", dashboard, folder=tmp_path)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "60 of 60 rows (100.0%)" in again.stdout
+        assert origin.hits.total() - hits < 60
+    assert worker_processes() == []
+
+
+def test_a_job_that_fails_ends_with_its_message_and_its_code(dashboard: str, tmp_path: Path) -> None:
+    spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"], input={"caption_column": "capton"})
+    done = _run("submit", str(spec), "--address", dashboard, folder=tmp_path)
+    assert done.returncode == 2, done
+    assert "capton" in done.stdout + done.stderr
+
+
+def test_no_dashboard_is_one_clear_message(tmp_path: Path) -> None:
+    spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"])
+    done = _run("submit", str(spec), "--address", "http://127.0.0.1:9", folder=tmp_path)
+    assert done.returncode == 2
+    assert "the Ray cluster at http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
+    urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:9/x.jpg"])
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    bundle(job_spec(urls, tmp_path / "out"), folder)
+    sent = tomllib.loads((folder / "spec.toml").read_text())
+    assert sent["fetch"]["input"]["urls"] == "lists"
+    assert sent["engine"]["kind"] == "ray"
+    assert (folder / "lists" / "000000-list.parquet").read_bytes() == urls.read_bytes()
+    code = "import json, turbo_fetch; print(json.dumps([turbo_fetch.__file__, turbo_fetch.__version__]))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    place, version = json.loads(told.stdout)
+    assert Path(place).is_relative_to(folder)
+    assert version
+
+
+def test_an_output_that_only_this_machine_means_is_refused(tmp_path: Path) -> None:
+    urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:9/x.jpg"])
+    with pytest.raises(ClusterError, match="'out', which means another folder on every machine"):
+        bundle(job_spec(urls, Path("out")), tmp_path)
