@@ -13,4 +13,5 @@ except ModuleNotFoundError as error:
     )
     raise SystemExit(2) from error
 
-main()
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     ├── TrainingFailed       out of memory, or the loss is no number             exit code 1
     ├── OutputError          the output cannot be written, or is full            exit code 1
     │   └── OutputExists     the output holds something this job must not touch  exit code 2
+    ├── DatasetError         a finished dataset is damaged, or not one        exit code 1
     ├── MissingExtra         an optional package is needed and not installed     exit code 2
     ├── ClusterError         no cluster, or one that cannot do this job            exit code 2
     ├── ShardFailed          a shard could not be finished                       exit code 1
@@ -69,6 +70,10 @@ class OutputExists(OutputError):
     """The output place holds a dataset that this job may not continue or replace."""
 
     exit_code = 2
+
+
+class DatasetError(TurboFetchError):
+    """A finished dataset, or a file of it, is damaged, missing, or not what it says."""
 
 
 class MissingExtra(TurboFetchError):

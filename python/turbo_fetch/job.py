@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Protocol
 
 from turbo_fetch import __version__, attempts
 from turbo_fetch.dataset import Dataset
-from turbo_fetch.errors import Interrupted, OutputExists, SpecError, TurboFetchError
+from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
+from turbo_fetch.output_lock import locked
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
@@ -90,7 +89,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         check_columns(fetch.output.format, columns, fetch.image)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
-    with _locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
+    with locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
         account = _Account(dataset, Summary(storage.url), watcher, plan)
@@ -158,24 +157,3 @@ def _how_to_resume(summary: Summary) -> str:
         f"interrupted after {summary.run_rows:,} rows; everything that had arrived is saved in {summary.path}. "
         "Run the same command again to go on"
     )
-
-
-@contextmanager
-def _locked(storage: Storage) -> Iterator[None]:
-    """Hold the lock of the work folder, so that no two runs on this machine work on one output."""
-    path = storage.make_work() / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise OutputExists(
-                f"{storage.url}: another run (process {holder}) is working on this output; "
-                "wait for it, or stop it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)

@@ -44,6 +44,7 @@ class Manifest:
         self._storage = storage
         self._path = path
         self._committed: set[int] = set()
+        self._withdrawn: frozenset[int] = frozenset()
         self._last = -1
         self._in_order = True
         self._is_put = True
@@ -62,18 +63,7 @@ class Manifest:
         listing = _Listing(storage.list())
         with explained(str(path)):
             _fetch(storage, path)
-            renewed = path.with_name(f".{NAME}.tmp")
-            with renewed.open("wb") as file:
-                for record in manifest._backed(listing):
-                    manifest._note(record["shard"])
-                    file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-            if _content_differs(renewed, path):
-                renewed.replace(path)
-                manifest._is_put = False
-            else:
-                renewed.unlink()
+            manifest._rewrite(manifest._backed(listing))
         return manifest
 
     def __enter__(self) -> Manifest:
@@ -106,11 +96,25 @@ class Manifest:
         if time.monotonic() - self._put_s >= PUT_EVERY_S:
             self._put()
 
+    def withdraw(self, shards: Iterable[int]) -> None:
+        """Take out the records of shards that are to be written anew, so that they can be committed again.
+
+        Those that are not are taken back when the manifest is closed, or opened the next time.
+        """
+        self._withdrawn = frozenset(shards) & self._committed
+        kept = (record for record in _read(self._path) if record["shard"] not in self._withdrawn)
+        self._committed, self._last = set(), -1
+        with explained(str(self._path)):
+            self._rewrite(kept)
+
     def close(self) -> None:
         """Bring the lines into the order of shards and publish them. Further calls do nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        left, self._withdrawn = self._withdrawn - self._committed, frozenset()
+        if left:
+            listing = _Listing(self._storage.list())
+            for record in self._adopted(listing, left):
+                self.commit(record)
+        self._close_file()
         if not self._in_order:
             with explained(str(self._path)):
                 _sort(self._path)
@@ -122,10 +126,36 @@ class Manifest:
         for record in _read(self._path):
             if record["shard"] not in self._committed and listing.backs(record):
                 yield record
-        for shard in sorted(listing.shards.keys() - self._committed):
-            adopted = _parse(self._storage.read_bytes(listing.shards[shard]))
+        yield from self._adopted(listing, listing.shards.keys() - self._committed)
+
+    def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
+        """Yield the commit records of those of `shards` that are published whole."""
+        for shard in sorted(shards):
+            name = listing.shards.get(shard)
+            adopted = None if name is None else _parse(self._storage.read_bytes(name))
             if adopted is not None and listing.backs(adopted):
                 yield adopted
+
+    def _rewrite(self, records: Iterable[Record]) -> None:
+        """Make the file hold `records` and nothing else, atomically."""
+        self._close_file()
+        renewed = self._path.with_name(f".{NAME}.tmp")
+        with renewed.open("wb") as file:
+            for record in records:
+                self._note(record["shard"])
+                file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        if _content_differs(renewed, self._path):
+            renewed.replace(self._path)
+            self._is_put = False
+        else:
+            renewed.unlink()
+
+    def _close_file(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _note(self, shard: int) -> None:
         self._committed.add(shard)
@@ -180,6 +210,27 @@ class _Listing:
         sought = hash((name, size))
         place = int(np.searchsorted(self._hashes, sought))
         return place < self._hashes.size and int(self._hashes[place]) == sought
+
+
+def read_manifest(storage: Storage) -> Iterator[Record]:
+    """Yield the records of a manifest as they stand there, unchecked; nothing if there is no manifest."""
+    try:
+        file = storage.open_file(NAME)
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            record = _parse(line)
+            if record is not None:
+                yield record
+
+
+def read_record(storage: Storage, name: str) -> Record | None:
+    """Return the commit record of the shard of this name; None if there is none, or what is there is none."""
+    try:
+        return _parse(storage.read_bytes(f"{name}{STATS_SUFFIX}"))
+    except FileNotFoundError:
+        return None
 
 
 def _local_path(storage: Storage) -> Path:

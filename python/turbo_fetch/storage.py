@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 import fsspec
 
@@ -74,12 +74,16 @@ class Storage(ABC):
         """Return whether the file or folder is there."""
 
     @abstractmethod
-    def list(self) -> Iterator[Entry]:
-        """Yield what is directly in the place, in any order; nothing if the place does not exist yet."""
+    def list(self, folder: str = "") -> Iterator[Entry]:
+        """Yield what is directly in the place, or in a folder of it, in any order; nothing if it does not exist."""
 
     @abstractmethod
     def read_bytes(self, name: str) -> bytes:
         """Return a whole file; FileNotFoundError if it is not there."""
+
+    @abstractmethod
+    def open_file(self, name: str) -> IO[bytes]:
+        """Open a file for reading, seekable; FileNotFoundError if it is not there."""
 
     @abstractmethod
     def write_bytes(self, name: str, content: bytes) -> None:
@@ -132,18 +136,23 @@ class LocalStorage(Storage):
         """See Storage."""
         return self._at(name).exists()
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, folder: str = "") -> Iterator[Entry]:
         """See Storage."""
-        with explained(self.url):
-            if not self.root.exists():
+        place = self._at(folder) if folder else self.root
+        with explained(str(place)):
+            if not place.exists():
                 return
-            with os.scandir(self.root) as entries:
+            with os.scandir(place) as entries:
                 for entry in entries:
                     yield Entry(entry.name, None if entry.is_dir() else entry.stat().st_size)
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""
         return self._at(name).read_bytes()
+
+    def open_file(self, name: str) -> IO[bytes]:
+        """See Storage."""
+        return self._at(name).open("rb")
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """See Storage."""
@@ -213,23 +222,29 @@ class RemoteStorage(Storage):
             self._filesystem.invalidate_cache()
             return bool(self._filesystem.exists(self._at(name)))
 
-    def list(self) -> Iterator[Entry]:
+    def list(self, folder: str = "") -> Iterator[Entry]:
         """See Storage."""
+        place = self._at(folder) if folder else self._path
         with explained(self.url):
             self._filesystem.invalidate_cache()
             try:
-                found = self._filesystem.ls(self._path, detail=True)
+                found = self._filesystem.ls(place, detail=True)
             except FileNotFoundError:
                 return
         for entry in found:
             name = PurePosixPath(entry["name"]).name
-            if entry["name"].rstrip("/") != self._path:
+            if entry["name"].rstrip("/") != place:
                 yield Entry(name, None if entry["type"] == "directory" else entry["size"])
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""
         with explained(f"{self.url}/{name}", missing_is_error=False):
             return bytes(self._filesystem.cat_file(self._at(name)))
+
+    def open_file(self, name: str) -> IO[bytes]:
+        """See Storage."""
+        with explained(f"{self.url}/{name}", missing_is_error=False):
+            return cast(IO[bytes], self._filesystem.open(self._at(name), "rb"))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """See Storage."""

@@ -1,0 +1,57 @@
+"""The rows of one stored shard, from its Parquet file, with or without pictures in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from turbo_fetch.errors import DatasetError
+from turbo_fetch.storage import Storage
+
+ROWS_PER_BATCH: Final = 256
+
+
+@contextmanager
+def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of the place for reading; DatasetError if it is missing or damaged, also while in use."""
+    try:
+        with storage.open_file(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as table:
+            yield table
+    except FileNotFoundError as error:
+        raise DatasetError(f"{storage.url}/{name}: missing, though its shard is committed") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{storage.url}/{name}: damaged: {error}") from error
+
+
+def metadata_batches(table: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
+    """Yield the metadata of the rows in order, and the pictures, None if the file has no column of them.
+
+    Whether a column holds pictures goes by its name and type: img2dataset's is binary and named after the encoding.
+    """
+    lacking = {"key", "status"} - set(table.schema_arrow.names)
+    if lacking:
+        raise DatasetError(f"the metadata lack the columns {sorted(lacking)}; expected a finished dataset")
+    column = picture_column(table.schema_arrow)
+    for batch in table.iter_batches(batch_size=ROWS_PER_BATCH):
+        if column is None:
+            yield batch, None
+            continue
+        found = batch.column(column)
+        if pa.types.is_struct(found.type):
+            found = pc.struct_field(found, "bytes")
+        yield batch.drop_columns([column]), found
+
+
+def picture_column(schema: pa.Schema) -> str | None:
+    """Return the name of the column of pictures, which is the last one; None if there is none."""
+    if not schema.names:
+        return None
+    last = schema.field(len(schema) - 1)
+    if last.name == "image" and pa.types.is_struct(last.type):
+        return "image"
+    return last.name if last.name in {"jpg", "png", "webp"} and pa.types.is_binary(last.type) else None
