@@ -71,6 +71,6 @@ def content_hashes(output: Path) -> dict[str, str]:
         for path in sorted(output.rglob("*"))
         if path.is_file()
         and not path.name.endswith(timed)
-        and path.name not in {"manifest.jsonl", "job.json", "spec.toml"}
+        and path.name not in {"manifest.jsonl", "job.json", "spec.toml", "README.md", "croissant.json"}
         and ".turbo-fetch" not in path.parts
     }

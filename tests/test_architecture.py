@@ -30,6 +30,15 @@ FORBIDDEN = {
     "spool.py": {"turbo_fetch.fetch", "turbo_fetch.writers", "turbo_fetch.shard"},
     "storage.py": {"turbo_fetch.spool", "turbo_fetch.writers", "turbo_fetch.shard"},
     "shard.py": {"turbo_fetch.runners", "turbo_fetch.job", "turbo_fetch.cli", "turbo_fetch.display"},
+    "readers": {
+        "aiohttp",
+        "turbo_fetch.fetch",
+        "turbo_fetch.shard",
+        "turbo_fetch.runners",
+        "turbo_fetch.job",
+        "turbo_fetch.care",
+    },
+    "care": {"aiohttp", "turbo_fetch.cli"},
     "job.py": {"turbo_fetch.cli", "aiohttp"},
     "dreambooth": {
         "aiohttp",

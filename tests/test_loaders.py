@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.dataset as arrow_dataset
 import pytest
 
-from shard_data import fails, pixels, samples
+from shard_data import fails, picture, pixels, samples
 from turbo_fetch.keys import sample_key, shard_name
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
@@ -89,7 +89,52 @@ def test_hugging_face_reads_the_folders(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(sample["image"].convert("RGB")), pixels(row))
 
 
-@pytest.mark.parametrize("output_format", ["webdataset", "files", "parquet", "dummy"])
+def test_hugging_face_finds_the_captions_of_the_folders(tmp_path: Path) -> None:
+    out = _dataset(tmp_path, "files")
+    loaded = _load(tmp_path, "imagefolder", data_dir=str(out)).sort("key")
+    assert loaded["key"][:] == [sample_key(shard, row, 1000) for shard, row in GOOD]
+    assert loaded["caption"][:] == [None if row % 5 == 4 else f"a ünï {row}" for _, row in GOOD]
+    for sample, (_, row) in zip(loaded, GOOD, strict=True):
+        assert np.array_equal(np.asarray(sample["image"].convert("RGB")), pixels(row))
+
+
+def test_a_torch_data_loader_reads_the_tars_and_the_environments(tmp_path: Path) -> None:
+    import lmdb
+    import torch
+    import webdataset
+
+    tars = [str(path) for path in sorted(_dataset(tmp_path / "tars", "webdataset").glob("*.tar"))]
+    stream = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    loader = torch.utils.data.DataLoader(stream.decode("rgb8").to_tuple("__key__", "png"), batch_size=None)
+    found = [(key, torch.as_tensor(picture)) for key, picture in loader]
+    assert [key for key, _ in found] == [sample_key(shard, row, 1000) for shard, row in GOOD]
+    assert all(
+        np.array_equal(seen.numpy(), pixels(row)) for (_, seen), (_, row) in zip(found, GOOD, strict=True)
+    )
+
+    class Environment(torch.utils.data.Dataset[bytes]):
+        """Random access by index, as the documentation shows it."""
+
+        def __init__(self, path: Path) -> None:
+            self.environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
+            with self.environment.begin() as transaction:
+                self.keys = transaction.get(b"__keys__" + path.stem.encode()).decode().split()
+
+        def __len__(self) -> int:
+            return len(self.keys)
+
+        def __getitem__(self, index: int) -> bytes:
+            with self.environment.begin() as transaction:
+                return bytes(transaction.get(f"{self.keys[index]}.png".encode()))
+
+    dataset = Environment(_dataset(tmp_path / "lmdb", "lmdb") / "00000.lmdb")
+    order = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=list)
+    rows = [row for shard, row in GOOD if shard == 0]
+    assert sorted(picture for batch in order for picture in batch) == sorted(map(picture, rows))
+    dataset.environment.close()
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "files", "parquet", "lmdb", "tfrecord", "dummy"])
 def test_duckdb_and_pyarrow_read_the_metadata(tmp_path: Path, output_format: OutputFormat) -> None:
     import duckdb
 

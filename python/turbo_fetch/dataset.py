@@ -10,9 +10,11 @@ from typing import Any, Final, Self
 import orjson
 
 from turbo_fetch.attempts import discard_attempts
+from turbo_fetch.card import delete_card
+from turbo_fetch.commit import Record
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
-from turbo_fetch.manifest import Manifest, Record
+from turbo_fetch.manifest import Manifest
 from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec
 from turbo_fetch.storage import Storage
@@ -184,6 +186,7 @@ def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     for name in (MANIFEST, JOB, SPEC):
         storage.delete(name)
     discard_attempts(storage)
+    delete_card(storage)
     if storage.work.exists():
         for path in storage.work.iterdir():
             if _SPOOL_FILE.fullmatch(path.name):

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Protocol
 
 from turbo_fetch import __version__, attempts
+from turbo_fetch.card import write_card
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
 from turbo_fetch.output_lock import locked
@@ -105,6 +106,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         finally:
             account.summary.wall_s = time.monotonic() - started_s
         dataset.complete()
+    write_card(storage)
     return account.summary
 
 

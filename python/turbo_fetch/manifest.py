@@ -18,15 +18,13 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from turbo_fetch.commit import STATS_SUFFIX
+from turbo_fetch.commit import STATS_SUFFIX, Record
 from turbo_fetch.output_errors import explained
 from turbo_fetch.storage import Entry, Storage
 
 NAME: Final = "manifest.jsonl"
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
-
-Record = dict[str, Any]
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})

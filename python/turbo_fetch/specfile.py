@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails
 
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec
+
+if TYPE_CHECKING:
+    from turbo_fetch.storage import Storage
 
 _LONGEST_VALUE: Final = 80
 
@@ -36,6 +39,18 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
     for override in overrides:
         _apply(tables, override)
     return parse_spec(tables, str(path))
+
+
+def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
+    """Read the spec as run of the dataset in a place, None if it has none. Raises SpecError."""
+    try:
+        text = storage.read_bytes("spec.toml").decode("utf-8")
+    except FileNotFoundError:
+        return None
+    tables = tomllib.loads(text)
+    for override in overrides:
+        _apply(tables, override)
+    return parse_spec(tables, f"{storage.url}/spec.toml")
 
 
 def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from turbo_fetch.cli.export import export
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import job, submit
@@ -41,6 +42,7 @@ app.command()(run)
 app.command()(schema)
 app.command()(submit)
 app.add_typer(job, name="job")
+app.command()(export)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from turbo_fetch.commit import Record
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.ledger import LEDGER_SUFFIX
-from turbo_fetch.manifest import Record, read_manifest, read_record
+from turbo_fetch.manifest import read_manifest, read_record
 from turbo_fetch.readers.pictures import BESIDE_METADATA, Picture, picture_format
 from turbo_fetch.readers.tables import metadata_batches, opened, picture_column
 from turbo_fetch.samples import Samples
@@ -51,11 +53,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredShard:
-    """A committed shard: its number, the name of its files without suffix, and how many rows it has."""
+    """A committed shard: its number, the name of its files without suffix, and how many rows it has.
+
+    `digest` stands for the contents of its files; it is empty for a dataset of img2dataset.
+    """
 
     number: int
     name: str
     rows: int
+    digest: str = ""
 
 
 class StoredDataset:
@@ -80,7 +86,7 @@ class StoredDataset:
         else:
             records = {record["shard"]: _shard(record) for record in read_manifest(storage)}
             shards = [records[number] for number in sorted(records)]
-        if job is None and not shards:
+        if not shards:
             raise InputError(
                 f"{storage.url}: there is no dataset; expected a folder in which turbo-fetch or img2dataset "
                 f"has finished a shard"
@@ -145,7 +151,8 @@ class StoredDataset:
         """Return the metadata of a shard without its pictures."""
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
             column = picture_column(table.schema_arrow)
-            return table.read([name for name in table.schema_arrow.names if name != column])
+            rows = table.read([name for name in table.schema_arrow.names if name != column])
+            return rows.replace_schema_metadata(None)
 
     def metadata_schema(self, shard: StoredShard) -> pa.Schema:
         """Return the columns of the metadata of a shard, without pictures."""
@@ -209,7 +216,8 @@ def _samples(metadata: pa.RecordBatch, pictures: Sequence[bytes | None]) -> Samp
 def _shard(record: Record) -> StoredShard:
     # Records of before `name` was recorded have the digits of their files.
     name = record.get("name") or record["files"][-1]["name"].partition(".")[0]
-    return StoredShard(record["shard"], name, record["rows"])
+    hashes = "\n".join(file["sha256"] for file in record["files"])
+    return StoredShard(record["shard"], name, record["rows"], hashlib.sha256(hashes.encode()).hexdigest())
 
 
 def _read_job(storage: Storage) -> dict[str, Any] | None:

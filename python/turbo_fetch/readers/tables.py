@@ -38,6 +38,8 @@ def metadata_batches(table: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa
         raise DatasetError(f"the metadata lack the columns {sorted(lacking)}; expected a finished dataset")
     column = picture_column(table.schema_arrow)
     for batch in table.iter_batches(batch_size=ROWS_PER_BATCH):
+        # What it announces is of the file, not of its rows.
+        batch = batch.replace_schema_metadata(None)
         if column is None:
             yield batch, None
             continue

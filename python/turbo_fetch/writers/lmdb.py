@@ -84,6 +84,12 @@ class Environment:
         if self._pending_bytes >= TRANSACTION_BYTES:
             self.commit()
 
+    def delete(self, key: bytes) -> None:
+        """Commit, and delete a record."""
+        self.commit()
+        with self._env.begin(write=True) as transaction:
+            transaction.delete(key)
+
     def commit(self) -> None:
         """Write what was put."""
         records, self._pending, self._pending_bytes = self._pending, [], 0

@@ -20,8 +20,8 @@ ROWS_PER_GROUP: Final = 10_000
 class TableFile:
     """A Parquet file with row groups of a fixed number of rows, closed earlier where `weighed` grows heavy.
 
-    A row group ends after `rows_per_group` rows, or before the row with which the binary values of the
-    column `weighed` would exceed `bytes_per_group`; so the bytes depend on the rows alone.
+    A row group ends after `rows_per_group` rows, or before the row with which the binary values of the column
+    `weighed` (or of its field `bytes`) would exceed `bytes_per_group`; so the bytes depend on the rows alone.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class TableFile:
     def _sizes(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         if self._weighed is None:
             return np.zeros(batch.num_rows, np.int64)
-        values = pc.struct_field(batch.column(self._weighed), "bytes")
+        values = batch.column(self._weighed)
+        if pa.types.is_struct(values.type):
+            values = pc.struct_field(values, "bytes")
         return np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
 
     def _end_group(self) -> None:

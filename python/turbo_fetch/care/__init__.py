@@ -1,0 +1,1 @@
+"""What is done with a finished dataset: check it, complete it, compare it with the web, give it another format."""

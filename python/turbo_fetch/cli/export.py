@@ -1,0 +1,72 @@
+"""`turbo-fetch export`: a dataset in another format."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.usage import Json, Quiet, checked_format
+
+
+def export(
+    source: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.", metavar="SOURCE")],
+    destination: Annotated[str, typer.Argument(help="Where to.", metavar="DESTINATION")],
+    output_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="webdataset, files, parquet, parquet_bytes, lmdb, tfrecord or dummy.",
+            metavar="FORMAT",
+        ),
+    ],
+    samples_per_shard: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it at run time
+        typer.Option(min=1, help="Cut all rows into shards of this many rows; keys are numbered anew."),
+    ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="lmdb: one environment of all samples; DESTINATION is a .lmdb file."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a dataset to another format, or cut it into other shards, without fetching anything.
+
+    Ledger, manifest and spec go along, so that retry, refresh and verify work on the result. Interrupted, the same
+    command goes on where it stopped.
+    """
+    from turbo_fetch.care import export as exports
+    from turbo_fetch.care.merge import merge as merge_shards
+    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.usage import show
+    from turbo_fetch.errors import SpecError
+    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.readers import open_dataset
+    from turbo_fetch.runners.shares import available_cores
+    from turbo_fetch.runners.stop import stop_on_signals
+
+    with clear_failures():
+        without_pandas()
+        known = checked_format(output_format)
+        if merge and known != "lmdb":
+            raise SpecError(
+                f"--merge with --format {known}: expected --format lmdb, the only format with one file"
+            )
+        if merge and samples_per_shard is not None:
+            raise SpecError(
+                "--merge with --samples-per-shard: expected one of them; one environment has no shards"
+            )
+        rows = sum(shard.rows for shard in open_dataset(source).shards)
+        with stop_on_signals() as stop, RowProgress(sys.stderr, "exporting", rows, quiet) as progress:
+            if merge:
+                show(merge_shards(source, destination, progress, stop), as_json)
+                return
+            processes = workers or available_cores()
+            job = exports.Export(source, destination, known, samples_per_shard, processes)
+            summary = exports.export(job, progress, stop)
+        show(summary, as_json)

@@ -1,0 +1,127 @@
+"""The dataset card and Croissant: true, valid, loadable, and never over what the user wrote."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import turbo_fetch
+from album import album
+from jobs import job_spec, write_list
+from origin import Origin
+from turbo_fetch.card import MARK, write_card
+from turbo_fetch.care.export import Export, export
+from turbo_fetch.cli.progress import RowProgress
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.storage import Storage
+
+ALBUM = album(24, side=40)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spec]:
+    folder = tmp_path_factory.mktemp("made")
+    with Origin(ALBUM) as origin:
+        rows = [origin.url(name) for name in ALBUM]
+        rows[3] = origin.url("missing.jpg")
+        tags = [["a", "b"]] * 24
+        urls = write_list(folder / "list.parquet", rows, score=[row / 7 for row in range(24)], tags=tags)
+        keep = {"keep_columns": ["score", "tags"]}
+        yield job_spec(urls, folder / "cats", input=keep, output={"samples_per_shard": 10})
+
+
+@pytest.fixture(scope="module")
+def made(spec: Spec) -> Path:
+    assert spec.fetch is not None
+    turbo_fetch.run(spec)
+    return Path(spec.fetch.output.path)
+
+
+@pytest.fixture(autouse=True)
+def _others_may_warn() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _exported(made: Path, folder: Path, output_format: OutputFormat) -> Path:
+    stop = StopRequest()
+    with (folder / "log").open("w") as log, RowProgress(log, "x", None, quiet=True) as progress:
+        export(Export(str(made), str(folder / output_format), output_format), progress, stop)
+    stop.close()
+    return folder / output_format
+
+
+def test_a_run_that_completes_leaves_a_card_with_counts_consent_and_hash_recipe(made: Path) -> None:
+    card = (made / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["configs"][0]["data_files"][0]["split"] == "train"
+    for expected in (
+        "# cats",
+        "23 pictures from a list of 24 URLs (95.8%), in 3 shards",
+        "| http-4xx | 1 | 4.17% |",
+        "`noai`, `noimageai`, `noindex`, `noimageindex`",
+        "sha256 of the bytes as they were downloaded",
+    ):
+        assert expected in text
+
+
+def test_the_card_of_the_user_is_left_alone_and_ours_is_kept_true(made: Path, tmp_path: Path) -> None:
+    place = Storage.open(str(_exported(made, tmp_path, "parquet")))
+    place.write_bytes("README.md", f"{MARK}\nold".encode())
+    write_card(place)
+    assert b"# parquet" in place.read_bytes("README.md")
+    place.write_bytes("README.md", b"my own words")
+    write_card(place)
+    assert place.read_bytes("README.md") == b"my own words"
+
+
+def test_overwriting_a_dataset_deletes_our_card_only(spec: Spec, tmp_path: Path) -> None:
+    assert spec.fetch is not None
+    output = spec.fetch.output.model_copy(update={"path": str(tmp_path / "out"), "if_exists": "overwrite"})
+    again = spec.model_copy(update={"fetch": spec.fetch.model_copy(update={"output": output})})
+    turbo_fetch.run(again)
+    (tmp_path / "out" / "README.md").write_text("my own words")
+    turbo_fetch.run(again)
+    assert (tmp_path / "out" / "README.md").read_text() == "my own words"
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files"])
+def test_hugging_face_loads_the_folder_as_it_is(
+    made: Path, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    import datasets
+
+    out = made if output_format == "webdataset" else _exported(made, tmp_path, output_format)
+    loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    captions = [f"picture {row}" for row in range(24) if row != 3]
+    if output_format == "webdataset":
+        assert loaded["txt"][:] == captions
+        assert loaded[0]["jpg"].size == (64, 64)
+    else:
+        kept = [row for row in loaded if row["image"] is not None]
+        # Of several folders imagefolder takes the metadata in no certain order.
+        assert sorted(row["caption"] for row in kept) == sorted(captions)
+        assert kept[0]["image"].size == (64, 64)
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files", "lmdb", "tfrecord", "dummy"])
+def test_croissant_is_valid_and_its_records_are_the_rows(
+    made: Path, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    import mlcroissant
+
+    out = made if output_format == "webdataset" else _exported(made, tmp_path, output_format)
+    dataset: Any = mlcroissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert not dataset.metadata.ctx.issues.errors
+    assert json.loads((out / "croissant.json").read_bytes())["name"] == out.name
+    records = list(dataset.records("rows"))
+    assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
+    assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]

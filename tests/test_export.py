@@ -1,0 +1,288 @@
+"""Exports: every format into every other, the same samples, resumable, refused where they make no sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import lmdb
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import turbo_fetch
+from album import album, encoded
+from jobs import content_hashes, job_spec, ledger, manifest, write_list
+from object_store import configured, empty_bucket, filesystem, s3_server
+from origin import Origin
+from turbo_fetch.care.export import Export, Part, Target, export, plan_targets
+from turbo_fetch.care.merge import merge
+from turbo_fetch.cli import app
+from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
+from turbo_fetch.readers import Sample, open_dataset
+from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import OutputFormat
+
+FORMATS: tuple[OutputFormat, ...] = tuple(name for name in get_args(OutputFormat) if name != "dummy")
+
+
+class Silent:
+    """Progress that nobody sees; may ask to stop after some rows."""
+
+    def __init__(self, stop: StopRequest, after: int | None = None) -> None:
+        self.rows = 0
+        self._stop = stop
+        self._after = after
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+        if self._after is not None and self.rows >= self._after:
+            self._stop.ask()
+
+    def refresh(self) -> None:
+        """See Progress."""
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    request = StopRequest()
+    yield request
+    request.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 53 rows in three shards, with failures, original bytes of several formats and kept columns."""
+    folder = tmp_path_factory.mktemp("made")
+    pictures = {
+        **album(50, side=40),
+        "a.png": encoded(40, 40, 1, "PNG"),
+        "b.webp": encoded(40, 40, 2, "WEBP"),
+    }
+    with Origin(pictures) as origin:
+        rows = [origin.url(name) for name in pictures]
+        rows[3], rows[20] = origin.url("missing.jpg"), origin.url("x.jpg", "status", code=503)
+        urls = write_list(folder / "list.parquet", [*rows, None], score=[row / 7 for row in range(53)])
+        spec = job_spec(
+            urls,
+            folder / "out",
+            input={"keep_columns": ["score"]},
+            image={"encode": "original"},
+            output={"samples_per_shard": 20},
+        )
+        turbo_fetch.run(spec)
+    return folder / "out"
+
+
+def _export(
+    source: Path, destination: Path, output_format: OutputFormat, stop: StopRequest, **options: Any
+) -> Any:
+    return export(Export(str(source), str(destination), output_format, **options), Silent(stop), stop)
+
+
+def _samples(place: Path | str) -> list[Sample]:
+    return list(open_dataset(str(place)).samples())
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_there_and_back_again_the_files_are_byte_identical(
+    made: Path, tmp_path: Path, stop: StopRequest, output_format: OutputFormat
+) -> None:
+    _export(made, tmp_path / "there", output_format, stop)
+    assert _samples(tmp_path / "there") == _samples(made)
+    _export(tmp_path / "there", tmp_path / "back", "webdataset", stop)
+    assert content_hashes(tmp_path / "back") == content_hashes(made)
+    assert ledger(tmp_path / "back") == ledger(made)
+    for before, after in zip(manifest(made), manifest(tmp_path / "back"), strict=True):
+        after.pop("exported_from")
+        # Shards are hashed alike but for their ledgers, which were written anew with the same rows.
+        assert before == after
+
+
+def test_the_samples_are_those_that_the_metadata_promise(made: Path) -> None:
+    rows = [
+        row
+        for path in sorted(made.glob("0000?.parquet"))
+        for row in pq.read_table(path).to_pylist()
+        if row["status"] == "success"
+    ]
+    samples = _samples(made)
+    assert [sample.metadata for sample in samples] == rows
+    assert [sample.caption for sample in samples] == [row["caption"] for row in rows]
+    assert {sample.extension for sample in samples} == {"jpg", "png", "webp"}
+    assert len(samples) == 50
+
+
+def test_dummy_has_the_metadata_and_no_samples(made: Path, tmp_path: Path, stop: StopRequest) -> None:
+    _export(made, tmp_path / "out", "dummy", stop)
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert not list(dataset.samples())
+    assert sum(dataset.metadata(shard).num_rows for shard in dataset.shards) == 53
+
+
+def test_other_shards_have_the_same_rows_under_new_keys(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    summary = _export(made, tmp_path / "out", "tfrecord", stop, samples_per_shard=30)
+    assert (summary.shards, summary.rows, summary.successes) == (2, 53, 50)
+    before, after = _samples(made), _samples(tmp_path / "out")
+    assert [sample.image for sample in after] == [sample.image for sample in before]
+    # Rows 3, 20 and 52 failed; keys count all rows of their shard, two digits of index.
+    good = [row for row in range(53) if row not in {3, 20, 52}]
+    assert [sample.key for sample in after] == [f"{row // 30:05d}{row % 30:02d}" for row in good]
+    assert [row["key"] for row in ledger(tmp_path / "out")] == [
+        f"{row // 30:05d}{row % 30:02d}" for row in range(53)
+    ]
+    assert [row["url"] for row in ledger(tmp_path / "out")] == [row["url"] for row in ledger(made)]
+
+
+def test_several_processes_make_the_same_as_one(made: Path, tmp_path: Path, stop: StopRequest) -> None:
+    _export(made, tmp_path / "one", "parquet", stop)
+    _export(made, tmp_path / "two", "parquet", stop, processes=2)
+    assert content_hashes(tmp_path / "one") == content_hashes(tmp_path / "two")
+
+
+def test_an_interrupted_export_goes_on_and_leaves_what_it_had_alone(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    job = Export(str(made), str(tmp_path / "out"), "parquet")
+    with pytest.raises(Interrupted, match="Run the same command again"):
+        export(job, Silent(stop, after=20), stop)
+    first = (tmp_path / "out" / "00000.parquet").stat().st_mtime_ns
+    assert len(manifest(tmp_path / "out")) == 1
+    fresh = StopRequest()
+    summary = export(job, Silent(fresh), fresh)
+    fresh.close()
+    assert (summary.run_rows, summary.rows) == (33, 53)
+    assert (tmp_path / "out" / "00000.parquet").stat().st_mtime_ns == first
+    assert _samples(tmp_path / "out") == _samples(made)
+
+
+def test_a_source_shard_that_changed_since_is_exported_anew(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    _export(made, tmp_path / "a", "parquet", stop)
+    _export(tmp_path / "a", tmp_path / "b", "files", stop)
+    record = manifest(tmp_path / "a")[1]
+    record["files"][0]["sha256"] = "0" * 64
+    lines = [*manifest(tmp_path / "a")[:1], record, *manifest(tmp_path / "a")[2:]]
+    (tmp_path / "a" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _export(tmp_path / "a", tmp_path / "b", "files", stop).run_rows == 20
+
+
+def test_another_destination_is_not_overwritten(made: Path, tmp_path: Path, stop: StopRequest) -> None:
+    _export(made, tmp_path / "out", "parquet", stop)
+    with pytest.raises(OutputExists, match="no export of"):
+        _export(made, tmp_path / "out", "files", stop)
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "lmdb", "tfrecord", "parquet"])
+def test_a_damaged_source_is_named_and_nothing_of_its_shard_is_published(
+    made: Path, tmp_path: Path, stop: StopRequest, output_format: OutputFormat
+) -> None:
+    _export(made, tmp_path / "src", output_format, stop)
+    suffix = {"webdataset": "tar"}.get(output_format, output_format)
+    path = tmp_path / "src" / f"00001.{suffix}"
+    os.truncate(path, path.stat().st_size * 2 // 3 // 512 * 512)
+    with pytest.raises(DatasetError, match="00001"):
+        _export(tmp_path / "src", tmp_path / "out", "files", stop)
+    assert not (tmp_path / "out" / "00001_stats.json").exists()
+    assert [record["shard"] for record in manifest(tmp_path / "out")] == [0]
+
+
+def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    target = tmp_path / "all.lmdb"
+    with pytest.raises(Interrupted):
+        merge(str(made), str(target), Silent(stop, after=20), stop)
+    assert not target.exists()
+    fresh = StopRequest()
+    merged = merge(str(made), str(target), Silent(fresh), fresh)
+    fresh.close()
+    assert merged.samples == 50
+    with (
+        lmdb.open(str(target), subdir=False, readonly=True, lock=False) as opened,
+        opened.begin() as transaction,
+    ):
+        records = dict(transaction.cursor())
+    keys = [key for number in range(3) for key in records[b"__keys__%05d" % number].decode().split()]
+    samples = _samples(made)
+    assert keys == [sample.key for sample in samples]
+    assert [records[f"{key}.jpg".encode()] for key in keys] == [sample.image for sample in samples]
+    assert json.loads(records[b"__meta__"])["samples"] == 50
+    assert len(records) == 3 * 50 + 3 + 1
+
+
+def test_a_remote_dataset_is_exported_to_a_remote_place(
+    made: Path, stop: StopRequest, tmp_path: Path
+) -> None:
+    with s3_server() as address, configured(address):
+        empty_bucket(address)
+        for output_format in ("lmdb", "parquet", "webdataset"):
+            place = f"s3://data/{output_format}"
+            export(Export(str(made), place, output_format), Silent(stop), stop)
+            assert list(open_dataset(place).samples()) == _samples(made)
+        export(Export("s3://data/lmdb", "s3://data/files", "files"), Silent(stop), stop)
+        assert list(open_dataset("s3://data/files").samples()) == _samples(made)
+        assert filesystem(address).exists("data/files/manifest.jsonl")
+
+
+def test_targets_cover_every_row_once() -> None:
+    shards = [StoredShard(number, str(number), rows) for number, rows in enumerate((5, 1, 7))]
+    assert [target.parts for target in plan_targets(shards, None)] == [
+        (Part(shard, 0, shard.rows),) for shard in shards
+    ]
+    for size in range(1, 15):
+        targets = list(plan_targets(shards, size))
+        rows = [
+            (part.shard.number, row)
+            for target in targets
+            for part in target.parts
+            for row in range(part.start, part.stop)
+        ]
+        assert rows == [(shard.number, row) for shard in shards for row in range(shard.rows)]
+        assert [target.rows for target in targets[:-1]] == [size] * (len(targets) - 1)
+    assert list(plan_targets([], 4)) == []
+    assert dataclasses.replace(Target(0, ())).rows == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{made}", "x", "-f", "tfrecrod"], "did you mean 'tfrecord'"),
+        (["{made}", "x", "-f", "parquet", "--merge"], "expected --format lmdb"),
+        (["{made}", "x", "-f", "lmdb", "--merge"], "whose name ends in .lmdb"),
+        (["{made}", "{made}", "-f", "lmdb"], "is the source"),
+        (["nowhere", "x", "-f", "lmdb"], "there is no dataset"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["export", *(argument.format(made=made) for argument in arguments)])
+    assert ended.exit_code == 2
+    assert expected in " ".join(ended.stderr.split())
+
+
+def test_the_command_prints_its_account_as_json(made: Path, tmp_path: Path) -> None:
+    command = [
+        "export",
+        str(made),
+        str(tmp_path / "x"),
+        "-f",
+        "parquet",
+        "--workers",
+        "1",
+        "--json",
+        "--quiet",
+    ]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout)["outcomes"]["success"] == 50
