@@ -18,8 +18,8 @@ from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.errors import InputError, OutputError, OutputExists
-from turbo_fetch.job import Unwatched
 from turbo_fetch.specfile import load_spec
+from turbo_fetch.watcher import Watcher
 
 ALBUM = album(130)
 """Two whole shards of 50 rows and a part of one."""
@@ -233,7 +233,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    class Watcher(Unwatched):
+    class Halting(Watcher):
         seen = 0
 
         def add(self, worker: int, tally: Any) -> None:
@@ -241,7 +241,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
             if self.seen == 20:
                 loop.call_soon_threadsafe(arrived.set)
 
-    running = asyncio.create_task(turbo_fetch.arun(spec, Watcher()))
+    running = asyncio.create_task(turbo_fetch.arun(spec, Halting()))
     await arrived.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from dataclasses import dataclass, field
 from typing import Final, Self, TextIO
 
 import psutil
@@ -14,62 +12,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from turbo_fetch.progress import Progress
 from turbo_fetch.summary import human_bytes, human_time
 from turbo_fetch.tally import Tally
 
 REFRESH_S: Final = 0.5
 PLAIN_EVERY_S: Final = 10.0
-RATE_WINDOW_S: Final = 10.0
 FAILURES_SHOWN: Final = 6
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; pure bookkeeping, with the clock passed in."""
-
-    total_rows: int | None = None
-    """Rows of the list; None while the list is of unknown length."""
-    total_is_estimate: bool = False
-    done_rows: int = 0
-    """Rows ended, those of earlier runs included."""
-    run_rows: int = 0
-    body_bytes: int = 0
-    retries: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    workers: dict[int, Tally] = field(default_factory=dict)
-    shards_done: int = 0
-    _recent: deque[tuple[float, int, int]] = field(default_factory=deque)
-
-    def add(self, worker: int, tally: Tally, now_s: float) -> None:
-        """Count a worker's tally that came at `now_s`."""
-        self.workers[worker] = tally
-        self.done_rows += tally.rows + tally.recovered
-        self.run_rows += tally.rows
-        self.body_bytes += tally.body_bytes
-        self.retries += tally.retries
-        self.outcomes.update(tally.outcomes)
-        self._recent.append((now_s, self.run_rows, self.body_bytes))
-        while self._recent[0][0] < now_s - RATE_WINDOW_S and len(self._recent) > 2:
-            self._recent.popleft()
-
-    def rates(self) -> tuple[float, float]:
-        """Return rows and bytes per second over the last ten seconds."""
-        if len(self._recent) < 2:
-            return 0.0, 0.0
-        (start, rows, size), (end, rows_now, size_now) = self._recent[0], self._recent[-1]
-        elapsed = max(end - start, 1e-9)
-        return (rows_now - rows) / elapsed, (size_now - size) / elapsed
-
-    def eta_s(self) -> float | None:
-        """Return the seconds left at the present rate, if they can be known."""
-        rate, _ = self.rates()
-        if self.total_rows is None or rate <= 0:
-            return None
-        return max(0, self.total_rows - self.done_rows) / rate
-
-    def sum(self, name: str) -> int:
-        """Return the sum over the workers of a present figure of their tallies."""
-        return sum(int(getattr(tally, name)) for tally in self.workers.values())
 
 
 class Display:

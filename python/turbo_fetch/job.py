@@ -21,26 +21,8 @@ from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
+from turbo_fetch.watcher import Watcher
 from turbo_fetch.writers import check_columns, check_packages
-
-
-class Watcher(Protocol):
-    """Who looks on while a job runs; called in the thread that runs it."""
-
-    def total(self, rows: int | None, is_estimate: bool) -> None:
-        """Take the number of rows of the list, as far as it is known."""
-
-    def add(self, worker: int, tally: Tally) -> None:
-        """Take the progress of a worker."""
-
-    def shard_done(self, rows: int, resumed: bool) -> None:
-        """Take note of a committed shard, one of an earlier run if `resumed`."""
-
-    def note(self, text: str) -> None:
-        """Take a line that a person should see."""
-
-    def refresh(self) -> None:
-        """Take the chance to redraw, a few times a second."""
 
 
 class Runner(Protocol):
@@ -52,25 +34,6 @@ class Runner(Protocol):
 
     def run(self, shards: Iterator[Shard]) -> None:
         """Run all shards; raises TurboFetchError if that is not possible, Interrupted if stopped."""
-
-
-class Unwatched:
-    """A Watcher that looks away."""
-
-    def total(self, rows: int | None, is_estimate: bool) -> None:
-        """See Watcher."""
-
-    def add(self, worker: int, tally: Tally) -> None:
-        """See Watcher."""
-
-    def shard_done(self, rows: int, resumed: bool) -> None:
-        """See Watcher."""
-
-    def note(self, text: str) -> None:
-        """See Watcher."""
-
-    def refresh(self) -> None:
-        """See Watcher."""
 
 
 def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:

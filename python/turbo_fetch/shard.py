@@ -209,6 +209,8 @@ class OpenShard:
         tally.outcomes.update(BY_NUMBER[number].label for number in outcomes)
         tally.body_bytes += sum(fetched.body_bytes for _, fetched in batch)
         tally.retries += sum(max(0, fetched.attempts - 1) for _, fetched in batch)
+        tally.seconds.add(fetched.total_ms / 1000 for _, fetched in batch if fetched.attempts)
+        tally.sizes.add(fetched.body_bytes for _, fetched in batch if fetched.body_bytes)
         self._left -= len(batch)
         if self._left == 0:
             self._ended.set()

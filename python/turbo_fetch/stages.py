@@ -10,10 +10,10 @@ from typing import Final, Protocol, cast
 
 from turbo_fetch import job
 from turbo_fetch.errors import Interrupted, MissingExtra
-from turbo_fetch.job import Unwatched, Watcher
 from turbo_fetch.runners.stop import StopRequest, stop_on_signals
 from turbo_fetch.spec import STAGES, Spec
 from turbo_fetch.summary import Summary
+from turbo_fetch.watcher import Watcher
 
 
 class Report(Protocol):
@@ -58,9 +58,9 @@ def run(spec: Spec, watcher: Watcher | None = None, stop: StopRequest | None = N
     which the same call goes on where it stopped.
     """
     if stop is not None:
-        return _run(spec, watcher or Unwatched(), stop)
+        return _run(spec, watcher or Watcher(), stop)
     with stop_on_signals() as stop_on_signal:
-        return _run(spec, watcher or Unwatched(), stop_on_signal)
+        return _run(spec, watcher or Watcher(), stop_on_signal)
 
 
 async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
@@ -84,6 +84,7 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> RunSummary:
     summary = RunSummary()
     for name in STAGES:
         if getattr(spec, name) is not None:
+            watcher.stage(name)
             summary.reports[name] = _stage(name)(spec, watcher, stop)
     return summary
 

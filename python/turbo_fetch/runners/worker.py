@@ -178,7 +178,12 @@ class Worker:
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
         tally.open_shards = len(self._open)
-        tally.memory_bytes = self._process.memory_info().rss
+        with self._process.oneshot():
+            tally.pid = self._process.pid
+            tally.memory_bytes = self._process.memory_info().rss
+            times = self._process.cpu_times()
+        tally.cpu_s = times.user + times.system
+        tally.open_files = self._process.num_fds()
         await self._send(tally)
 
     async def _send(self, message: ToParent) -> None:
