@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from turbo_fetch.display import Display, Progress
+from turbo_fetch.display import Display
+from turbo_fetch.progress import Progress
 from turbo_fetch.summary import Summary, human_bytes, human_time
 from turbo_fetch.tally import Tally
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Self, TextIO
 
 import psutil
@@ -15,17 +17,46 @@ from rich.text import Text
 from turbo_fetch.progress import Progress
 from turbo_fetch.summary import human_bytes, human_time
 from turbo_fetch.tally import Tally
+from turbo_fetch.watcher import Watcher
 
-REFRESH_S: Final = 0.5
+REFRESH_S: Final = 0.25
 PLAIN_EVERY_S: Final = 10.0
 FAILURES_SHOWN: Final = 6
+WIDEST: Final = 100
+"""Columns that the panel takes at most; on a wider terminal, lines would be hard to follow."""
 
 
-class Display:
-    """Shows a Progress while the context lasts; writes nothing when `quiet`."""
+@dataclass(slots=True)
+class Steps:
+    """How far a stage is that goes in steps."""
+
+    stage: str
+    started_s: float
+    done: int = 0
+    total: int = 0
+    unit: str = "steps"
+    first: tuple[float, int] | None = None
+    """When the first count came, and what it was: a resumed stage does not begin at 0."""
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def rate(self, now_s: float) -> float:
+        """Return steps per second since the first one was counted."""
+        if self.first is None or now_s <= self.first[0]:
+            return 0.0
+        return (self.done - self.first[1]) / (now_s - self.first[0])
+
+    def eta_s(self, now_s: float) -> float | None:
+        """Return the seconds left at that rate, if they can be known."""
+        rate = self.rate(now_s)
+        return (self.total - self.done) / rate if rate > 0 else None
+
+
+class Display(Watcher):
+    """Shows how a run goes while the context lasts; writes nothing when `quiet`."""
 
     def __init__(self, file: TextIO, quiet: bool = False) -> None:
         self.progress = Progress()
+        self._steps: Steps | None = None
         self._console = Console(file=file, highlight=False)
         self._quiet = quiet
         self._live: Live | None = None
@@ -43,20 +74,33 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
+    def stage(self, name: str) -> None:
+        """See Watcher."""
+        self._steps = None if name == "fetch" else Steps(name, time.monotonic())
+        if self._live is not None:
+            self._live.update(self._waiting(name), refresh=True)
+
     def total(self, rows: int | None, is_estimate: bool) -> None:
-        """Take the number of rows of the list, as far as it is known."""
+        """See Watcher."""
         self.progress.total_rows = rows
         self.progress.total_is_estimate = is_estimate
 
     def add(self, worker: int, tally: Tally) -> None:
-        """Count the progress of a worker."""
+        """See Watcher."""
         self.progress.add(worker, tally, time.monotonic())
 
     def shard_done(self, rows: int, resumed: bool) -> None:
-        """Count a committed shard; the rows of one of this run were counted as they ended."""
-        self.progress.shards_done += 1
-        if resumed:
-            self.progress.done_rows += rows
+        """See Watcher."""
+        self.progress.shard_done(rows, resumed)
+
+    def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """See Watcher."""
+        now = time.monotonic()
+        steps = self._steps or Steps("work", now)
+        steps.done, steps.total, steps.unit, steps.values = done, total, unit, dict(values)
+        steps.first = steps.first or (now, done)
+        self._steps = steps
+        self.refresh()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -70,61 +114,137 @@ class Display:
             return
         self._shown_s = now
         if self._live is not None:
-            self._live.update(self._panel(), refresh=True)
+            self._live.update(self._panel(now), refresh=True)
         else:
-            self._console.print(Text(self._line()), soft_wrap=True)
+            self._console.print(Text(self._line(now)), soft_wrap=True)
+
+    def _waiting(self, stage: str) -> RenderableType:
+        return Text(f"{stage}: starting …", style="dim")
+
+    def _panel(self, now_s: float) -> RenderableType:
+        width = min(self._console.width, WIDEST)
+        if self._steps is not None:
+            return _step_panel(self._steps, now_s, width)
+        return _fetch_panel(self.progress, now_s - self._started_s, self._memory_bytes(), width)
+
+    def _line(self, now_s: float) -> str:
+        if self._steps is not None:
+            return f"{self._steps.stage}: " + ", ".join(_step_words(self._steps, now_s))
+        progress = self.progress
+        rows_per_s, bytes_per_s = progress.rates()
+        return (
+            f"{human_time(now_s - self._started_s)}: {_position(progress)}, {rows_per_s:,.0f} rows/s, "
+            f"{human_bytes(bytes_per_s)}/s, success {progress.success_share:.1%}, "
+            f"failures: {', '.join(_failures(progress)) or 'none'}, "
+            f"in flight {progress.sum('in_flight'):,}, memory {human_bytes(self._memory_bytes())}, "
+            f"ETA {_eta(progress.eta_s())}"
+        )
 
     def _memory_bytes(self) -> int:
         return self._process.memory_info().rss + self.progress.sum("memory_bytes")
 
-    def _position(self) -> str:
-        progress = self.progress
-        if progress.total_rows is None:
-            return f"{progress.done_rows:,} rows"
-        about = "about " if progress.total_is_estimate else ""
-        share = min(1.0, progress.done_rows / max(progress.total_rows, 1))
-        return f"{progress.done_rows:,} of {about}{progress.total_rows:,} rows ({share:.1%})"
 
-    def _failures(self) -> str:
-        failed = [
-            (label, count) for label, count in self.progress.outcomes.most_common() if label != "success"
-        ]
-        return ", ".join(f"{label} {count:,}" for label, count in failed[:FAILURES_SHOWN]) or "none"
+def _fetch_panel(progress: Progress, elapsed_s: float, memory_bytes: int, width: int) -> RenderableType:
+    """Return the panel of the stage `fetch`, for a terminal `width` columns wide."""
+    rows_per_s, bytes_per_s = progress.rates()
+    failures = Text(", ").join(Text(failure, style="yellow") for failure in _failures(progress))
+    success = Text(
+        f"{progress.success_share:.1%}", style="green" if progress.success_share >= 0.9 else "yellow"
+    )
+    success.append(f" of {progress.run_rows:,} in this run", style="default")
+    if progress.retries:
+        success.append(f", {progress.retries:,} retries", style="default")
+    lines = {
+        "speed": Text(f"{rows_per_s:,.0f} rows/s · {human_bytes(bytes_per_s)}/s"),
+        "success": success if progress.run_rows else Text("none yet"),
+        "failures": failures if failures else Text("none"),
+        "now": _joined(_present(progress)),
+        "memory": Text(
+            f"{human_bytes(memory_bytes)} in {_counted(len(progress.workers) + 1, 'process', 'es')}"
+        ),
+    }
+    times = f"{human_time(elapsed_s)} elapsed · {_eta(progress.eta_s())} left"
+    head = _head("fetch", _position(progress), times, width)
+    share = None if progress.total_rows is None else progress.done_rows / max(progress.total_rows, 1)
+    return Group(head, _bar(share, width), _table(lines))
 
-    def _line(self) -> str:
-        progress = self.progress
-        rows_per_s, bytes_per_s = progress.rates()
-        eta = progress.eta_s()
-        success = progress.outcomes["success"] / max(progress.run_rows, 1)
-        return (
-            f"{human_time(time.monotonic() - self._started_s)}: {self._position()}, {rows_per_s:,.0f} rows/s, "
-            f"{human_bytes(bytes_per_s)}/s, success {success:.1%}, failures: {self._failures()}, "
-            f"in flight {progress.sum('in_flight'):,}, memory {human_bytes(self._memory_bytes())}, "
-            f"ETA {human_time(eta) if eta is not None else 'unknown'}"
-        )
 
-    def _panel(self) -> RenderableType:
-        progress = self.progress
-        rows_per_s, bytes_per_s = progress.rates()
-        eta = progress.eta_s()
-        total = progress.total_rows
-        table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim")
-        table.add_column()
-        table.add_row("rows", self._position())
-        table.add_row("rate", f"{rows_per_s:,.0f} rows/s, {human_bytes(bytes_per_s)}/s")
-        success = progress.outcomes["success"] / max(progress.run_rows, 1)
-        table.add_row(
-            "success", f"{success:.1%} of {progress.run_rows:,} in this run, {progress.retries:,} retries"
-        )
-        table.add_row("failures", self._failures())
-        table.add_row(
-            "now",
-            f"{progress.sum('in_flight'):,} requests in flight, {progress.sum('waiting'):,} waiting, "
-            f"{progress.sum('open_shards')} shards open, {progress.shards_done:,} done, "
-            f"{len(progress.workers)} workers, {human_bytes(self._memory_bytes())}",
-        )
-        elapsed = human_time(time.monotonic() - self._started_s)
-        table.add_row("time", f"{elapsed}, ETA {human_time(eta) if eta is not None else 'unknown'}")
-        bar = ProgressBar(total=total, completed=min(progress.done_rows, total or 0), pulse=total is None)
-        return Group(bar, table)
+def _step_panel(steps: Steps, now_s: float, width: int) -> RenderableType:
+    """Return the panel of a stage that goes in steps."""
+    if not steps.total:
+        return _head(steps.stage, "starting …", f"{human_time(now_s - steps.started_s)} elapsed", width)
+    position, speed, *values = _step_words(steps, now_s)
+    times = f"{human_time(now_s - steps.started_s)} elapsed · {_eta(steps.eta_s(now_s))} left"
+    lines = {"speed": Text(speed), "figures": _joined(values) if values else Text("none yet")}
+    return Group(
+        _head(steps.stage, position, times, width), _bar(steps.done / steps.total, width), _table(lines)
+    )
+
+
+def _head(stage: str, position: str, times: str, width: int) -> RenderableType:
+    """Return the first line: stage and position left, times right, on two lines where one is too short."""
+    left = Text.assemble((stage, "bold"), f"  {position}")
+    if left.cell_len + len(times) + 2 > width:
+        return Group(left, Text(times, style="dim"))
+    return Text.assemble(left, " " * (width - left.cell_len - len(times)), (times, "dim"))
+
+
+def _bar(share: float | None, width: int) -> ProgressBar:
+    done = 0.0 if share is None else min(share, 1.0)
+    return ProgressBar(total=1.0, completed=done, width=width, pulse=share is None)
+
+
+def _table(lines: Mapping[str, Text]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines.items():
+        table.add_row(name, text)
+    return table
+
+
+def _joined(parts: list[str]) -> Text:
+    return Text(" · ").join(Text(part) for part in parts)
+
+
+def _present(progress: Progress) -> list[str]:
+    parts = [f"{progress.sum('in_flight'):,} in flight"]
+    if progress.sum("waiting"):
+        parts.append(f"{progress.sum('waiting'):,} waiting")
+    parts.append(f"{_counted(progress.sum('open_shards'), 'shard', 's')} open")
+    return [*parts, f"{progress.shards_done:,} done"]
+
+
+def _position(progress: Progress) -> str:
+    if progress.total_rows is None:
+        return f"{progress.done_rows:,} rows"
+    about = "about " if progress.total_is_estimate else ""
+    # The rows of the list, when they are estimated, may turn out to be more than was thought.
+    share = min(1.0, progress.done_rows / max(progress.total_rows, 1))
+    return f"{progress.done_rows:,} of {about}{progress.total_rows:,} rows ({share:.1%})"
+
+
+def _failures(progress: Progress) -> Iterator[str]:
+    """Yield the most frequent failures with their counts, and what the others come to."""
+    failed = [(label, count) for label, count in progress.outcomes.most_common() if label != "success"]
+    for label, count in failed[:FAILURES_SHOWN]:
+        yield f"{label} {count:,}"
+    if others := sum(count for _, count in failed[FAILURES_SHOWN:]):
+        yield f"others {others:,}"
+
+
+def _step_words(steps: Steps, now_s: float) -> list[str]:
+    rate = steps.rate(now_s)
+    # Training on a processor takes seconds per step, which reads better than a fraction of a step per second.
+    slow = 0 < rate < 1
+    speed = f"{1 / rate:.1f} s each" if slow else f"{rate:,.1f} {steps.unit}/s"
+    position = f"{steps.done:,} of {steps.total:,} {steps.unit}"
+    return [position, speed, *(f"{name} {value:.4g}" for name, value in steps.values.items())]
+
+
+def _counted(count: int, noun: str, plural: str) -> str:
+    return f"{count:,} {noun}{plural if count != 1 else ''}"
+
+
+def _eta(seconds: float | None) -> str:
+    return "unknown" if seconds is None else human_time(seconds)
