@@ -39,7 +39,7 @@ class Point:
 
 def measure_latency(bench: Bench) -> list[Result]:
     """Run with each concurrency; return the worst share among those that leave a core some air."""
-    corpus = _tiny_corpus(build_corpus(LARGE, bench.cache), bench.work / "tiny")
+    corpus = tiny_corpus(build_corpus(LARGE, bench.cache), bench.work / "tiny")
     machine, date = describe_machine(), now()
     points: list[Point] = []
     runs: list[Repeat] = []
@@ -88,7 +88,7 @@ def _run(concurrency: int, corpus: Corpus, origin: FaultyOrigin, bench: Bench) -
     return point, Repeat("turbo-fetch", measurement, count_output(output)), " ".join(command)
 
 
-def _tiny_corpus(corpus: Corpus, folder: Path) -> Corpus:
+def tiny_corpus(corpus: Corpus, folder: Path) -> Corpus:
     """Shrink some pictures so far that decoding them is no work."""
     pictures: tuple[Picture, ...] = corpus.pictures[:100]
     folder.mkdir(parents=True, exist_ok=True)
