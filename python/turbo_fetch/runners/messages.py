@@ -18,7 +18,7 @@ class Setup:
     threads: int
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
-    if it publishes straight there. See :mod:`turbo_fetch.runners.attempts`."""
+    if it publishes straight there. See :mod:`turbo_fetch.attempts`."""
 
 
 @dataclass(frozen=True, slots=True)
