@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -21,11 +22,22 @@ def ensure_peer(cache: Path) -> Path:
     """Return the peer's command, installing it into an environment of its own below `cache` at first."""
     folder = cache / "peer"
     command = folder / "bin" / "img2dataset"
-    if not command.is_file():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, f"img2dataset=={VERSION}"], check=True)
+    installed = folder / f"installed-{VERSION}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "peer.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.is_file():
+            uv = str(Path(sys.executable).with_name("uv"))
+            subprocess.run([uv, "venv", "--quiet", "--clear", "--python", _python(), str(folder)], check=True)
+            install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+            subprocess.run([*install, f"img2dataset=={VERSION}"], check=True)
+            installed.touch()
     return command
+
+
+def _python() -> str:
+    """Return a Python that the peer runs on: it imports `imghdr`, which Python 3.13 dropped."""
+    return sys.executable if sys.version_info < (3, 13) else "3.12"
 
 
 def peer_versions(command: Path) -> dict[str, str]:

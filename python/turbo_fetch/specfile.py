@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from turbo_fetch.storage import Storage
 
 _LONGEST_VALUE: Final = 80
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
@@ -36,9 +38,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides:
-        _apply(tables, override)
-    return parse_spec(tables, str(path))
+    return parse_spec(overridden(tables, overrides), str(path))
 
 
 def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
@@ -55,11 +55,23 @@ def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
 
 def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:
     """Validate the tables of a spec; `origin` names them in messages. Raises SpecError."""
+    return validated(Spec, tables, origin)
+
+
+def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Model:
+    """Return the values as a model, or raise SpecError that lists every problem."""
     try:
-        return Spec.model_validate(tables)
+        return model.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in map(_explain, error.errors()))
+        problems = "\n".join(f"  {_explain(problem, model)}" for problem in error.errors())
         raise SpecError(f"{origin}: {error.error_count()} problem(s)\n{problems}") from error
+
+
+def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the tables, changed in place by overrides such as `fetch.image.size=512`. Raises SpecError."""
+    for override in overrides:
+        _apply(tables, override)
+    return tables
 
 
 def dump_spec(spec: Spec) -> str:
@@ -99,11 +111,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, root: type[BaseModel]) -> str:
     location = [str(part) for part in error["loc"]]
-    key = ".".join(_named(location))
+    key = ".".join(_named(location, root))
     if error["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], root)
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
@@ -115,10 +127,10 @@ def _explain(error: ErrorDetails) -> str:
     return f"{key} = {_shown(error['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _named(location: Sequence[str]) -> list[str]:
+def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
     """Drop the parts of a location that pydantic adds for branches of a union."""
     named: list[str] = []
-    model: Any = Spec
+    model: Any = root
     for part in location:
         if isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
@@ -132,8 +144,8 @@ def _named(location: Sequence[str]) -> list[str]:
     return named
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Spec
+def _known_keys(location: Sequence[str], root: type[BaseModel]) -> list[str]:
+    model = root
     for name in location:
         model = next(_tables(model.model_fields[name].annotation))
     return sorted(field.alias or name for name, field in model.model_fields.items())

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from turbo_fetch.cli.export import export
+from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import job, submit
@@ -43,6 +44,7 @@ app.command()(schema)
 app.command()(submit)
 app.add_typer(job, name="job")
 app.command()(export)
+app.command(context_settings=CONTEXT)(img2dataset)
 
 
 def main() -> None:

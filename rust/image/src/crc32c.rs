@@ -1,4 +1,4 @@
-//! CRC-32C (Castagnoli), as TFRecord files carry it: RFC 3720, appendix B.4; eight bytes at a time.
+//! CRC-32C (Castagnoli), as `TFRecord` files carry it: RFC 3720, appendix B.4; eight bytes at a time.
 
 /// The polynomial with its bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;

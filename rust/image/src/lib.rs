@@ -1,5 +1,6 @@
 //! Pictures from the web into pictures for training: many bodies in, one Arrow record batch out.
 
+pub mod area;
 pub mod batch;
 pub mod colour;
 pub mod crc32c;

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{Filter as CustomFilter, FilterType, PixelType, ResizeAlg, ResizeOptions};
 
+use crate::area;
 use crate::error::Rejection;
 use crate::geometry::{Resampling, Size, Window};
 use crate::lanczos;
@@ -134,8 +135,18 @@ fn resample(
     let width = window.width.min(f64::from(source.size.width) - left);
     let height = window.height.min(f64::from(source.size.height) - top);
     let enlarged = f64::from(plan.size.width) > width || f64::from(plan.size.height) > height;
+    if plan.filter == Filter::Area && !enlarged {
+        let window = Window {
+            left,
+            top,
+            width,
+            height,
+        };
+        average(source, window, plan.size, &mut pixels);
+        return Ok(pixels);
+    }
     let options = ResizeOptions::new()
-        .resize_alg(algorithm(plan.filter, enlarged))
+        .resize_alg(algorithm(plan.filter))
         .crop(left, top, width, height)
         .use_alpha(false);
     let view = ImageRef::new(
@@ -155,6 +166,15 @@ fn resample(
     Ok(pixels)
 }
 
+fn average(source: &Source<'_>, window: Window, target: Size, pixels: &mut [u8]) {
+    let average = match source.kind {
+        PixelType::U8x4 => area::average::<4>,
+        PixelType::U8x3 => area::average::<3>,
+        _ => area::average::<1>,
+    };
+    average(source.pixels, source.size, window, target, pixels);
+}
+
 fn outside() -> Rejection {
     Rejection::corrupt("resampling window outside the picture")
 }
@@ -163,12 +183,10 @@ static LANCZOS: LazyLock<Option<CustomFilter>> =
     LazyLock::new(|| CustomFilter::new("lanczos", lanczos::weight, lanczos::SUPPORT).ok());
 
 /// The resampler's name of a filter. Area averaging has no meaning when enlarging, where OpenCV interpolates linearly.
-fn algorithm(filter: Filter, enlarged: bool) -> ResizeAlg {
+fn algorithm(filter: Filter) -> ResizeAlg {
     match filter {
         Filter::Nearest => ResizeAlg::Nearest,
-        Filter::Area if enlarged => ResizeAlg::Convolution(FilterType::Bilinear),
-        Filter::Area => ResizeAlg::Convolution(FilterType::Box),
-        Filter::Linear => ResizeAlg::Convolution(FilterType::Bilinear),
+        Filter::Area | Filter::Linear => ResizeAlg::Convolution(FilterType::Bilinear),
         Filter::Cubic => ResizeAlg::Convolution(FilterType::CatmullRom),
         Filter::Lanczos => {
             ResizeAlg::Convolution(LANCZOS.map_or(FilterType::Lanczos3, FilterType::Custom))

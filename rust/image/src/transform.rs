@@ -70,6 +70,7 @@ pub fn transform_pixels<'a>(
         let plan = plan(options, orientation.size(raster.size));
         let decoded = Decoded {
             picture: Picture::Raster(raster),
+            flattened: pixels.channels.is_multiple_of(2),
             icc: header.icc.clone(),
         };
         finish(options, &header, &plan, decoded, scratch)
@@ -117,7 +118,7 @@ fn make<'a>(
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
     let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
     let decoded = decode(header, body, demand(&plan, header), scratch)?;
-    if keepable && !needs_conversion(&decoded, scratch) {
+    if keepable && !decoded.flattened && !needs_conversion(&decoded, scratch) {
         recycle(decoded.picture, scratch);
         return Ok(Output {
             image: Cow::Borrowed(body),

@@ -34,6 +34,7 @@ pub fn decode(
     let frame = frame.ok_or(Rejection::corrupt("GIF without a frame"))?;
     let palette = frame.palette.as_deref().or(global.as_deref());
     let palette = palette.ok_or(Rejection::corrupt("GIF without colours"))?;
+    let transparent = frame.transparent.is_some();
     let pixels = paint(frame, palette, header.size, scratch);
     let icc = decoder.icc_profile().map(<[u8]>::to_vec);
     Ok(Decoded {
@@ -42,6 +43,7 @@ pub fn decode(
             model: Model::Rgb,
             pixels,
         }),
+        flattened: transparent,
         icc,
     })
 }

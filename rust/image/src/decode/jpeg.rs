@@ -43,6 +43,7 @@ pub fn decode(
         Some(rejection) => Err(rejection),
         None => Ok(Decoded {
             picture,
+            flattened: false,
             icc: header.icc.clone(),
         }),
     }

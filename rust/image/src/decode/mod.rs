@@ -25,6 +25,8 @@ pub enum Demand {
 #[derive(Debug)]
 pub struct Decoded {
     pub picture: Picture,
+    /// Whether the file has alpha, so that what was laid on white differs from it.
+    pub flattened: bool,
     pub icc: Option<Vec<u8>>,
 }
 

@@ -60,6 +60,7 @@ pub fn decode(
             model,
             pixels,
         }),
+        flattened: alpha,
         icc,
     })
 }

@@ -24,19 +24,20 @@ pub fn decode(
 ) -> Result<Decoded, Rejection> {
     let webp = riff::read(body)?;
     let icc = header.icc.clone();
-    let raster = match webp.frame {
+    let (raster, alpha) = match webp.frame {
         None => read(body, header.size, header.complete, scratch)?,
         Some(frame) => {
-            let still = read(frame.data, frame.size, header.complete, scratch)?;
+            let (still, alpha) = read(frame.data, frame.size, header.complete, scratch)?;
             if frame.size == header.size {
-                still
+                (still, alpha)
             } else {
-                place(&still, frame, header.size, scratch)
+                (place(&still, frame, header.size, scratch), true)
             }
         }
     };
     Ok(Decoded {
         picture: Picture::Raster(raster),
+        flattened: alpha,
         icc,
     })
 }
@@ -63,12 +64,13 @@ fn place(still: &Raster, frame: riff::Frame<'_>, canvas: Size, scratch: &mut Scr
     }
 }
 
+/// Decode a still picture, and say whether it has alpha.
 fn read(
     data: &[u8],
     size: Size,
     complete: bool,
     scratch: &mut Scratch,
-) -> Result<Raster, Rejection> {
+) -> Result<(Raster, bool), Rejection> {
     let judge = |status| judge(status, complete);
     let mut config =
         raw::WebPDecoderConfig::new().map_err(|()| Rejection::corrupt("WebP decoder version"))?;
@@ -108,22 +110,24 @@ fn read(
     };
     judge(status)?;
     if !alpha {
-        return Ok(Raster {
+        let raster = Raster {
             size,
             model: Model::Rgb,
             pixels: samples,
-        });
+        };
+        return Ok((raster, false));
     }
     let mut pixels = scratch
         .buffers
         .take(size.width as usize * size.height as usize * 3);
     flatten(Model::Rgb, &samples, &mut pixels);
     scratch.buffers.recycle(samples);
-    Ok(Raster {
+    let raster = Raster {
         size,
         model: Model::Rgb,
         pixels,
-    })
+    };
+    Ok((raster, true))
 }
 
 fn judge(status: raw::VP8StatusCode, complete: bool) -> Result<(), Rejection> {

@@ -1,0 +1,228 @@
+"""The drop-in: img2dataset's `download`, with its options, done by turbo-fetch.
+
+    from turbo_fetch.img2dataset import download
+
+    download(url_list="list.parquet", input_format="parquet", caption_col="TEXT", output_format="webdataset")
+
+Options become a spec by a pure function, `translate`; what then runs is what `turbo-fetch run` runs. Where the two
+tools differ on purpose, docs/coming-from-img2dataset.md says so.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final, NamedTuple
+
+from turbo_fetch.errors import SpecError
+from turbo_fetch.peer_options import PeerOptions
+from turbo_fetch.plan.lists import SUFFIXES, open_filesystem, readable
+from turbo_fetch.schema import PEER_RESULT_COLUMNS
+from turbo_fetch.spec import Spec
+from turbo_fetch.specfile import overridden, parse_spec, validated
+from turbo_fetch.summary import Summary
+
+_MAX_PIXELS: Final = 2**62
+_RESERVED: Final = {"caption", "url", "exif", "md5", "sha256", "sha512"} | {
+    field.name for field in PEER_RESULT_COLUMNS
+}
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_FILTERS: Final = {"bilinear": "linear", "bicubic": "cubic", "lanczos4": "lanczos"}
+_POLICIES: Final = {"incremental": "resume", "extend": "extend", "overwrite": "overwrite"}
+_ENGINES: Final = {"multiprocessing": "local", "pyspark": "spark", "ray": "ray"}
+
+
+class Translation(NamedTuple):
+    """What options of img2dataset mean here: a spec, and what a user should know about it."""
+
+    spec: Spec
+    notes: tuple[str, ...]
+
+
+def download(*positional: Any, overrides: Sequence[str] = (), **options: Any) -> Summary:
+    """Do what `img2dataset.download` does with these options; return the account of the dataset.
+
+    `overrides` are keys of the spec, such as `fetch.http.per_domain=0`, for what img2dataset has no option for.
+    Raises SpecError for options that are unknown, wrong or not to be had together, else as `turbo_fetch.run`.
+    """
+    from turbo_fetch import stages
+
+    translation = translate(named(positional, options), overrides)
+    for note in translation.notes:
+        warnings.warn(note, stacklevel=2)
+    return stages.run(translation.spec).fetch
+
+
+def named(positional: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name, the positional ones by img2dataset's order. Raises SpecError for a clash."""
+    names = list(PeerOptions.model_fields)
+    if len(positional) > len(names):
+        raise SpecError(f"img2dataset: {len(positional)} positional values; expected at most {len(names)}")
+    by_position = dict(zip(names, positional, strict=False))
+    if twice := sorted(by_position.keys() & options.keys()):
+        raise SpecError(f"img2dataset: {', '.join(twice)} given by position and by name; expected it once")
+    return {**by_position, **options}
+
+
+def translate(options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Translation:
+    """Return what the options mean; reads nothing but whether `url_list` is a folder.
+
+    Raises SpecError that lists every option that is unknown, wrong, or not to be had with the others.
+    """
+    peer = validated(PeerOptions, options, "img2dataset")
+    if problems := list(_contradictions(peer)):
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise SpecError(f"img2dataset: {len(problems)} problem(s)\n{lines}")
+    tables = spec_tables(peer, _urls(peer))
+    return Translation(parse_spec(overridden(tables, overrides), "img2dataset"), tuple(_notes(peer)))
+
+
+def spec_tables(peer: PeerOptions, urls: str) -> dict[str, Any]:
+    """Return the tables of the spec that the options mean, for the list at `urls`: a pure function."""
+    return {
+        "fetch": {
+            "input": _input(peer, urls),
+            "http": _http(peer),
+            "image": _image(peer),
+            "output": _output(peer),
+        },
+        "engine": {"kind": _ENGINES[peer.distributor], **_workers(peer)},
+        "track": {"to": ["wandb"] if peer.enable_wandb else []},
+    }
+
+
+def _urls(peer: PeerOptions) -> str:
+    """Return the list as img2dataset finds it: of a folder, the files whose suffix is the format."""
+    if peer.url_list.startswith(("http://", "https://")):
+        return peer.url_list
+    filesystem, path = open_filesystem(peer.url_list)
+    with readable(peer.url_list):
+        is_folder = filesystem.isdir(path)
+    if is_folder:
+        return f"{peer.url_list.rstrip('/')}/*.{peer.input_format}"
+    return peer.url_list
+
+
+def _input(peer: PeerOptions, urls: str) -> dict[str, Any]:
+    return {
+        "urls": urls,
+        "format": peer.input_format.removesuffix(".gz"),
+        "url_column": peer.url_col if peer.has_columns else "url",
+        **({} if peer.caption_col is None else {"caption_column": peer.caption_col}),
+        "keep_columns": list(peer.save_additional_columns or ()),
+    }
+
+
+def _http(peer: PeerOptions) -> dict[str, Any]:
+    opt_out = peer.disallowed_header_directives
+    return {
+        "concurrency": peer.thread_count,
+        "timeout_s": peer.timeout,
+        "connect_timeout_s": peer.timeout,
+        "stall_timeout_s": peer.timeout,
+        "retries": peer.retries,
+        "verify_tls": not peer.ignore_ssl_certificate,
+        **({} if opt_out is None else {"opt_out": [directive.strip().lower() for directive in opt_out]}),
+        **({} if peer.user_agent_token is None else {"user_agent": _user_agent(peer.user_agent_token)}),
+    }
+
+
+def _user_agent(token: str) -> str:
+    # The product token, by which X-Robots-Tag may address us, stands first.
+    return f"{token.strip()} (compatible; turbo-fetch/{{version}})"
+
+
+def _image(peer: PeerOptions) -> dict[str, Any]:
+    limits = {
+        "min_side": peer.min_image_size,
+        "max_aspect": 0 if peer.max_aspect_ratio == float("inf") else peer.max_aspect_ratio,
+        **({"max_pixels": int(peer.max_image_area)} if peer.max_image_area < _MAX_PIXELS else {}),
+    }
+    facts = {"digest": peer.compute_hash or "none", "exif": peer.extract_exif}
+    if peer.disable_all_reencoding:
+        return {"mode": "no", "encode": "original", **limits, **facts}
+    return {
+        "size": peer.image_size,
+        "mode": peer.resize_mode,
+        "only_if_bigger": peer.resize_only_if_bigger,
+        "downscale": _filter(peer.downscale_interpolation),
+        "upscale": _filter(peer.upscale_interpolation),
+        "encode": peer.encode_format,
+        "skip_reencode": peer.skip_reencode,
+        **_quality(peer),
+        **limits,
+        **facts,
+    }
+
+
+def _filter(interpolation: str) -> str:
+    return _FILTERS.get(interpolation, interpolation)
+
+
+def _quality(peer: PeerOptions) -> dict[str, int]:
+    """OpenCV takes 0 for 1 and, for webp, anything above 100 for lossless, which is 100 here."""
+    if peer.encode_format == "png":
+        return {"quality": peer.encode_quality} if "encode_quality" in peer.model_fields_set else {}
+    return {"quality": min(100, max(1, peer.encode_quality))}
+
+
+def _output(peer: PeerOptions) -> dict[str, Any]:
+    return {
+        "path": peer.output_folder,
+        "format": "parquet_bytes" if peer.output_format == "parquet" else peer.output_format,
+        "samples_per_shard": peer.number_sample_per_shard,
+        "shard_digits": peer.oom_shard_count,
+        "messages": "img2dataset",
+        "if_exists": _POLICIES[peer.incremental_mode],
+    }
+
+
+def _workers(peer: PeerOptions) -> dict[str, int]:
+    """On a cluster img2dataset's processes are the cluster's affair, and `auto` is one worker per machine or more."""
+    return {"workers": peer.processes_count} if peer.distributor == "multiprocessing" else {}
+
+
+def _contradictions(peer: PeerOptions) -> list[str]:
+    """Return what the options ask for that cannot be, or would silently not happen in img2dataset."""
+    problems = [f"{name} is not available yet" for name in ("bbox_col", "verify_hash") if getattr(peer, name)]
+    if not peer.has_columns:
+        asked = [
+            name
+            for name in ("caption_col", "save_additional_columns", "bbox_col", "verify_hash")
+            if getattr(peer, name)
+        ]
+        problems += [
+            f"{name}: a {peer.input_format} list has nothing but URLs; leave it out" for name in asked
+        ]
+    if taken := sorted(_RESERVED.intersection(peer.save_additional_columns or ())):
+        problems.append(
+            f"save_additional_columns names {', '.join(taken)}, which the dataset has itself; rename it in the list"
+        )
+    suffix = PurePosixPath(peer.url_list.partition("?")[0].removesuffix(".gz")).suffix.removeprefix(".")
+    if "input_format" not in peer.model_fields_set and SUFFIXES.get(suffix, "txt") != "txt":
+        problems.append(
+            f"input_format is txt by default, but url_list is {peer.url_list!r}; expected {suffix!r}"
+        )
+    if peer.user_agent_token is not None and not _TOKEN.fullmatch(peer.user_agent_token.strip()):
+        problems.append(
+            f"user_agent_token is {peer.user_agent_token!r}; expected one word without spaces or slashes, by "
+            "which servers can address you"
+        )
+    if peer.encode_format == "png" and peer.encode_quality > 9 and "encode_quality" in peer.model_fields_set:
+        problems.append(f"encode_quality is {peer.encode_quality}, but for png it is the compression, 0 to 9")
+    return problems
+
+
+def _notes(peer: PeerOptions) -> list[str]:
+    """Return what of the options has no effect here, and why."""
+    given, notes = peer.model_fields_set, []
+    if "subjob_size" in given:
+        notes.append("subjob_size has no effect: shards go to workers one by one, so there are no subjobs")
+    if "max_shard_retry" in given:
+        notes.append("max_shard_retry has no effect: a shard goes on in a new worker until it is complete")
+    if peer.disable_all_reencoding:
+        useless = sorted(given & {"skip_reencode", "encode_format", "encode_quality"})
+        notes += [f"{name} has no effect beside disable_all_reencoding" for name in useless]
+    return notes

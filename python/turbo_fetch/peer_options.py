@@ -1,0 +1,122 @@
+"""img2dataset's options: its names, order, types and defaults, and what each means in a spec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+from turbo_fetch.spec import ResizeMode, Table
+
+Interpolation = Annotated[
+    Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
+HashKind = Literal["md5", "sha256", "sha512"]
+PeerInputFormat = Literal[
+    "txt",
+    "txt.gz",
+    "csv",
+    "csv.gz",
+    "tsv",
+    "tsv.gz",
+    "json",
+    "json.gz",
+    "jsonl",
+    "jsonl.gz",
+    "parquet",
+]
+
+
+class PeerOptions(Table):
+    """The options of `img2dataset.download`, in its order, so that they can be given by position."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    url_list: str
+    """File, or folder of files, of the list: `fetch.input.urls`."""
+    image_size: PositiveInt = 256
+    """Side in pixels: `fetch.image.size`."""
+    output_folder: str = "images"
+    """Where the dataset goes: `fetch.output.path`."""
+    processes_count: PositiveInt = 1
+    """Worker processes: `engine.workers`."""
+    resize_mode: ResizeMode = "border"
+    """no, border, keep_ratio, keep_ratio_largest or center_crop: `fetch.image.mode`."""
+    resize_only_if_bigger: bool = False
+    """Leave smaller pictures alone: `fetch.image.only_if_bigger`."""
+    upscale_interpolation: Interpolation = "lanczos"
+    """nearest, linear, cubic, area or lanczos: `fetch.image.upscale`."""
+    downscale_interpolation: Interpolation = "area"
+    """The same for making smaller: `fetch.image.downscale`."""
+    encode_quality: Annotated[int, Field(ge=0)] = 95
+    """Quality, for png the compression, 0 to 9: `fetch.image.quality`."""
+    encode_format: Literal["jpg", "png", "webp"] = "jpg"
+    """Format of the pictures: `fetch.image.encode`."""
+    skip_reencode: bool = False
+    """Keep the bytes of pictures that need no change: `fetch.image.skip_reencode`."""
+    output_format: Literal["files", "webdataset", "parquet", "tfrecord", "dummy"] = "files"
+    """Format of the dataset: `fetch.output.format`."""
+    input_format: PeerInputFormat = "txt"
+    """Format of the list: `fetch.input.format`."""
+    url_col: str = "url"
+    """Column of the URLs: `fetch.input.url_column`."""
+    caption_col: str | None = None
+    """Column of the captions: `fetch.input.caption_column`."""
+    bbox_col: str | None = None
+    """Column of boxes to blur."""
+    thread_count: PositiveInt = 256
+    """Requests in flight per process: `fetch.http.concurrency`."""
+    number_sample_per_shard: PositiveInt = 10_000
+    """Rows per shard: `fetch.output.samples_per_shard`."""
+    extract_exif: bool = True
+    """Record EXIF tags: `fetch.image.exif`."""
+    save_additional_columns: tuple[str, ...] | None = None
+    """Further columns to keep: `fetch.input.keep_columns`."""
+    timeout: PositiveFloat = 10
+    """Seconds per request: `fetch.http.timeout_s`."""
+    enable_wandb: bool = False
+    """Send metrics to Weights & Biases."""
+    wandb_project: str = "img2dataset"
+    """Its project."""
+    oom_shard_count: Annotated[int, Field(ge=1, le=18)] = 5
+    """Digits of shard numbers: `fetch.output.shard_digits`."""
+    compute_hash: HashKind | None = "sha256"
+    """Hash of the original bytes: `fetch.image.digest`."""
+    verify_hash: tuple[str, HashKind] | None = None
+    """Column of expected hashes and their kind."""
+    distributor: Literal["multiprocessing", "pyspark", "ray"] = "multiprocessing"
+    """Where the work runs: `engine.kind`."""
+    subjob_size: PositiveInt = 1000
+    """Shards per Spark job: not needed."""
+    retries: Annotated[int, Field(ge=0)] = 0
+    """Further attempts after failures that may pass: `fetch.http.retries`."""
+    disable_all_reencoding: bool = False
+    """Keep the original bytes: `fetch.image.encode = "original"`."""
+    min_image_size: Annotated[int, Field(ge=0)] = 0
+    """Smallest side: `fetch.image.min_side`."""
+    max_image_area: Annotated[float, Field(ge=1)] = float("inf")
+    """Largest area: `fetch.image.max_pixels`."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = float("inf")
+    """Largest ratio of the sides: `fetch.image.max_aspect`."""
+    incremental_mode: Literal["incremental", "overwrite", "extend"] = "incremental"
+    """What to do with a dataset that is there: `fetch.output.if_exists`."""
+    max_shard_retry: Annotated[int, Field(ge=0)] = 1
+    """Retries of failed shards: not needed."""
+    user_agent_token: str | None = None
+    """Word by which servers can address you: `fetch.http.user_agent`."""
+    disallowed_header_directives: tuple[str, ...] | None = None
+    """X-Robots-Tag directives that forbid use: `fetch.http.opt_out`."""
+    ignore_ssl_certificate: bool = False
+    """Do not check certificates: `fetch.http.verify_tls`."""
+
+    @field_validator("save_additional_columns", "disallowed_header_directives", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        """On the command line `[a]` is a list, and `a` a user's list of one."""
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the list has columns beside the URL."""
+        return not self.input_format.startswith("txt")
