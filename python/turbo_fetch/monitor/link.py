@@ -1,0 +1,254 @@
+"""The parent's end of the monitor: a Watcher that passes on to another one and to the monitor process.
+
+It never waits: a line for which the socket has no room is left out, and the next one says the same and more,
+since counts are of the whole run. The death of the monitor is told and otherwise of no consequence.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from turbo_fetch import __version__
+from turbo_fetch.errors import SpecError
+from turbo_fetch.monitor import records, trackers
+from turbo_fetch.progress import Progress, figures
+from turbo_fetch.spec import TrackSpec
+from turbo_fetch.tally import Tally
+from turbo_fetch.watcher import Watcher
+
+END_GRACE_S: Final = 10.0
+WANDB_GRACE_S: Final = 60.0
+"""Weights & Biases may have to send what it gathered."""
+LONGEST_BACKLOG: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage's records go: `path` is the local `metrics.jsonl`, `folder` for what trackers write."""
+
+    path: Path
+    folder: Path
+    run: str
+
+
+def check(track: TrackSpec) -> socket.socket | None:
+    """Return the bound socket of the Prometheus endpoint, if one is wanted; made before any request.
+
+    Raises MissingExtra if a tracker's package is not installed, SpecError if the port is taken.
+    """
+    trackers.check(track.to)
+    if "prometheus" not in track.to:
+        return None
+    listener = socket.socket(socket.AF_INET6 if ":" in track.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((track.host, track.port))
+        # Listening already here means that a second run cannot bind the same port in between.
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise SpecError(
+            f"track.host {track.host!r} and track.port {track.port} cannot be listened on: {error.strerror}; "
+            "expected an address of this machine and a port that is free"
+        ) from error
+    return listener
+
+
+@contextmanager
+def recorded(
+    track: TrackSpec, stage: str, place: Place, watcher: Watcher, listener: socket.socket | None
+) -> Iterator[Recorder]:
+    """Start a monitor process, and stop it at the end, noting how the context ended; takes `listener` over.
+
+    Yields the Watcher to use inside.
+    """
+    recorder = Recorder(track, stage, place, watcher, listener)
+    how = "failed"
+    try:
+        yield recorder
+        how = "complete"
+    except BaseException as error:
+        how = "interrupted" if type(error).__name__ == "Interrupted" else f"failed: {error}"
+        raise
+    finally:
+        recorder.close(how)
+
+
+class Recorder(Watcher):
+    """Watches for the monitor process and for another Watcher."""
+
+    def __init__(
+        self, track: TrackSpec, stage: str, place: Place, inner: Watcher, listener: socket.socket | None
+    ) -> None:
+        self._inner = inner
+        self._stage = stage
+        self._track = track
+        self._progress = Progress()
+        self._started_s = time.monotonic()
+        self._last: dict[str, Any] | None = None
+        self._network = (0.0, 0, 0)
+        self._backlog = bytearray()
+        self._heard = b""
+        self._log = place.path.with_name("monitor.log")
+        self._process, self._socket = self._start(place, listener)
+        self._is_alive = True
+        self._send("start", {"version": __version__, "run": place.run, "pid": os.getpid()})
+
+    def stage(self, name: str) -> None:
+        """See Watcher."""
+        self._inner.stage(name)
+
+    def total(self, rows: int | None, is_estimate: bool) -> None:
+        """See Watcher."""
+        self._progress.total_rows = rows
+        self._inner.total(rows, is_estimate)
+
+    def add(self, worker: int, tally: Tally) -> None:
+        """See Watcher."""
+        self._progress.add(worker, tally, time.monotonic())
+        self._inner.add(worker, tally)
+
+    def shard_done(self, rows: int, resumed: bool) -> None:
+        """See Watcher."""
+        self._progress.shard_done(rows, resumed)
+        self._inner.shard_done(rows, resumed)
+
+    def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """See Watcher."""
+        line = {"step": done, "total": total, "unit": unit, "values": dict(values)}
+        self._send("step", {"elapsed_s": round(time.monotonic() - self._started_s, 3), **line})
+        self._inner.step(done, total, unit, values)
+
+    def note(self, text: str) -> None:
+        """See Watcher."""
+        self._send("note", {"text": text})
+        self._inner.note(text)
+
+    def refresh(self) -> None:
+        """See Watcher."""
+        elapsed_s = time.monotonic() - self._started_s
+        last_s = self._last["elapsed_s"] if self._last else 0.0
+        if records.is_due(elapsed_s, last_s, self._track.interval_s):
+            self._record(elapsed_s)
+        self._listen()
+        self._inner.refresh()
+
+    def close(self, how: str) -> None:
+        """Say how the run ended, and wait for the monitor; one that does not end in time is killed."""
+        if self._progress.workers:
+            self._record(time.monotonic() - self._started_s)
+        self._send("end", {"how": how})
+        grace_s = WANDB_GRACE_S if "wandb" in self._track.to else END_GRACE_S
+        try:
+            self._flush_whole(grace_s)
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            self._inner.note(f"the monitor did not end within {grace_s:.0f} s and was stopped")
+        self._listen()
+        self._socket.close()
+        if self._log.exists() and not self._log.stat().st_size:
+            self._log.unlink()
+
+    def _start(
+        self, place: Place, listener: socket.socket | None
+    ) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        passed = [theirs.fileno(), *([listener.fileno()] if listener else [])]
+        with theirs, self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "turbo_fetch.monitor", str(theirs.fileno())],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        setup = {
+            "stage": self._stage,
+            "path": str(place.path),
+            "folder": str(place.folder),
+            "run": self._track.run or place.run,
+            "to": self._track.to,
+            "project": self._track.project,
+            "offline": self._track.wandb_mode == "offline",
+            "listener": listener.fileno() if listener else None,
+        }
+        self._backlog += records.dump(setup)
+        if listener is not None:
+            listener.close()
+        return process, ours
+
+    def _record(self, elapsed_s: float) -> None:
+        self._last = figures(self._progress, self._last, elapsed_s)
+        self._send("progress", {**self._last, "machine": self._machine()})
+
+    def _machine(self) -> dict[str, int]:
+        """Return what the network interfaces of this machine carried per second since the last call."""
+        now, counters = time.monotonic(), psutil.net_io_counters()
+        (then, received, sent) = self._network
+        self._network = (now, counters.bytes_recv, counters.bytes_sent)
+        if not then:
+            return {}
+        elapsed = max(now - then, 1e-9)
+        return {
+            "received_bytes_per_s": round((counters.bytes_recv - received) / elapsed),
+            "sent_bytes_per_s": round((counters.bytes_sent - sent) / elapsed),
+        }
+
+    def _send(self, kind: str, line: Mapping[str, Any]) -> None:
+        if not self._is_alive or (len(self._backlog) > LONGEST_BACKLOG and kind != "end"):
+            return
+        self._backlog += records.dump({"kind": kind, "time": time.time(), "stage": self._stage, **line})
+        try:
+            sent = self._socket.send(self._backlog, socket.MSG_DONTWAIT)
+            del self._backlog[:sent]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._tell_of_death()
+
+    def _flush_whole(self, grace_s: float) -> None:
+        """Send what is left, however long it takes within `grace_s`; raises TimeoutExpired."""
+        self._socket.settimeout(grace_s)
+        try:
+            self._socket.sendall(self._backlog)
+            self._socket.shutdown(socket.SHUT_WR)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired("monitor", grace_s) from None
+        except OSError:
+            self._tell_of_death()
+
+    def _listen(self) -> None:
+        """Pass on what the monitor says."""
+        try:
+            while content := self._socket.recv(4096, socket.MSG_DONTWAIT):
+                self._heard += content
+        except OSError:
+            pass
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            self._inner.note(line.decode("utf-8", "replace"))
+
+    def _tell_of_death(self) -> None:
+        if not self._is_alive:
+            return
+        self._is_alive = False
+        status = self._process.wait()
+        why = signal.Signals(-status).name if status < 0 else f"code {status}"
+        self._inner.note(
+            f"the monitor ended with {why}; the run goes on without {records.NAME} and trackers, see {self._log}"
+        )
