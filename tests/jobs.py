@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from turbo_fetch.spec import Spec
 from turbo_fetch.specfile import dump_spec, parse_spec
 
+RECORDS = ("metrics.jsonl", "report.html")
+
 
 def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[object]) -> Path:
     """Write a Parquet list with captions and further `columns`."""
@@ -71,6 +73,7 @@ def content_hashes(output: Path) -> dict[str, str]:
         for path in sorted(output.rglob("*"))
         if path.is_file()
         and not path.name.endswith(timed)
-        and path.name not in {"manifest.jsonl", "job.json", "spec.toml", "README.md", "croissant.json"}
+        and path.name
+        not in {"manifest.jsonl", "job.json", "spec.toml", "README.md", "croissant.json", *RECORDS}
         and ".turbo-fetch" not in path.parts
     }

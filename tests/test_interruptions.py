@@ -109,7 +109,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
     _wait_for_hits(process, origin, origin.hits.total() + 60)
-    victim = _members(process)[0]
+    victim = next(one for one in _members(process) if "turbo_fetch.runners" in one.cmdline())
     victim.kill()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ from turbo_fetch.outcomes import BY_LABEL, Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.samples import Samples, metadata_batch
 from turbo_fetch.schema import LEDGER
+from turbo_fetch.shapes import Shapes
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
@@ -54,7 +56,9 @@ class _Counts:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     messages: Counter[str] = field(default_factory=Counter)
+    hosts: Counter[str] = field(default_factory=Counter)
     failing_hosts: Counter[str] = field(default_factory=Counter)
+    shapes: Shapes = field(default_factory=Shapes)
     body_bytes: int = 0
 
     def add(self, rows: Rows) -> None:
@@ -64,10 +68,18 @@ class _Counts:
         outcomes = rows.ledger.column("outcome")
         self.outcomes.update(outcomes.to_pylist())
         self.body_bytes += pc.sum(rows.ledger.column("body_bytes")).as_py() or 0
-        failed = rows.ledger.filter(pc.not_equal(outcomes, Outcome.SUCCESS.label))
-        if failed.num_rows:
-            parsed = parse_urls(failed.column("url"))
-            self.failing_hosts.update(domain for domain in parsed.domain if domain is not None)
+        domains = parse_urls(rows.ledger.column("url")).domain
+        self.hosts.update(domain for domain in domains if domain is not None)
+        self.failing_hosts.update(
+            domain
+            for domain, outcome in zip(domains, outcomes.to_pylist(), strict=True)
+            if domain is not None and outcome != Outcome.SUCCESS.label
+        )
+        sides = rows.samples.metadata.select(["original_width", "original_height"])
+        widths, heights = (
+            column.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) for column in sides.columns
+        )
+        self.shapes.add(widths, heights)
 
     def peer_count(self, status: str) -> int:
         """Return how many rows have this status in img2dataset's column."""
@@ -156,6 +168,8 @@ def _record(
         "rows": rows,
         "outcomes": dict(counts.outcomes.most_common()),
         "body_bytes": counts.body_bytes,
+        "hosts": dict(counts.hosts.most_common(HOSTS_KEPT)),
+        "shapes": counts.shapes.as_record(),
         "failing_hosts": dict(counts.failing_hosts.most_common(HOSTS_KEPT)),
         "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in written],
     }

@@ -11,6 +11,9 @@ from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
+from turbo_fetch.monitor import trackers
+from turbo_fetch.monitor.link import recorded
+from turbo_fetch.monitor.report import reported
 from turbo_fetch.output_lock import locked
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.runners.local import LocalRunner
@@ -47,30 +50,39 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     started_s = time.monotonic()
     check_packages(fetch.output.format)
+    trackers.check(spec.track.to)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
     if columns is not None:
         check_columns(fetch.output.format, columns, fetch.image)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
-    with locked(storage), Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset:
+    with (
+        reported(spec.track, storage, watcher),
+        locked(storage),
+        Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
+    ):
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
-        account = _Account(dataset, Summary(storage.url), watcher, plan)
-        for record in dataset.records():
-            account.resume(record)
+        summary = Summary(storage.url)
         try:
-            with closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards:
+            with (
+                recorded(spec.track, "fetch", storage, watcher) as recorder,
+                closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
+            ):
+                account = _Account(dataset, summary, recorder, plan)
+                for record in dataset.records():
+                    account.resume(record)
                 _runner(spec.engine.kind)(fetch, spec.engine, account, stop).run(shards)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
-                raise Interrupted(_how_to_resume(account.summary)) from error
+                raise Interrupted(_how_to_resume(summary)) from error
             raise
         finally:
-            account.summary.wall_s = time.monotonic() - started_s
+            summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     write_card(storage)
-    return account.summary
+    return summary
 
 
 def _runner(kind: str) -> type[Runner]:

@@ -8,6 +8,7 @@ import typer
 
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
+from turbo_fetch.cli.report import report
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import job, submit
@@ -41,6 +42,7 @@ def _root(
 
 app.command()(run)
 app.command()(schema)
+app.command()(report)
 app.command()(submit)
 app.add_typer(job, name="job")
 app.command()(export)

@@ -14,8 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -23,8 +21,10 @@ import psutil
 from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
+from turbo_fetch.monitor.place import Place, place_in, publish
 from turbo_fetch.progress import Progress, figures
 from turbo_fetch.spec import TrackSpec
+from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally
 from turbo_fetch.watcher import Watcher
 
@@ -34,21 +34,8 @@ WANDB_GRACE_S: Final = 60.0
 LONGEST_BACKLOG: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a stage's records go: `path` is the local `metrics.jsonl`, `folder` for what trackers write."""
-
-    path: Path
-    folder: Path
-    run: str
-
-
-def check(track: TrackSpec) -> socket.socket | None:
-    """Return the bound socket of the Prometheus endpoint, if one is wanted; made before any request.
-
-    Raises MissingExtra if a tracker's package is not installed, SpecError if the port is taken.
-    """
-    trackers.check(track.to)
+def prometheus_socket(track: TrackSpec) -> socket.socket | None:
+    """Return the listening socket of the Prometheus endpoint, if one is wanted; SpecError if the port is taken."""
     if "prometheus" not in track.to:
         return None
     listener = socket.socket(socket.AF_INET6 if ":" in track.host else socket.AF_INET)
@@ -67,14 +54,15 @@ def check(track: TrackSpec) -> socket.socket | None:
 
 
 @contextmanager
-def recorded(
-    track: TrackSpec, stage: str, place: Place, watcher: Watcher, listener: socket.socket | None
-) -> Iterator[Recorder]:
-    """Start a monitor process, and stop it at the end, noting how the context ended; takes `listener` over.
+def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -> Iterator[Recorder]:
+    """Start a monitor process for a stage whose output is `storage`; stop it at the end, noting how that came.
 
-    Yields the Watcher to use inside.
+    Yields the Watcher to use inside. Raises MissingExtra if a tracker's package is not installed, SpecError
+    if the port of the Prometheus endpoint is taken.
     """
-    recorder = Recorder(track, stage, place, watcher, listener)
+    trackers.check(track.to)
+    place = place_in(storage, track)
+    recorder = Recorder(track, stage, place, watcher)
     how = "failed"
     try:
         yield recorder
@@ -84,14 +72,13 @@ def recorded(
         raise
     finally:
         recorder.close(how)
+        publish(storage, place)
 
 
 class Recorder(Watcher):
     """Watches for the monitor process and for another Watcher."""
 
-    def __init__(
-        self, track: TrackSpec, stage: str, place: Place, inner: Watcher, listener: socket.socket | None
-    ) -> None:
+    def __init__(self, track: TrackSpec, stage: str, place: Place, inner: Watcher) -> None:
         self._inner = inner
         self._stage = stage
         self._track = track
@@ -101,8 +88,8 @@ class Recorder(Watcher):
         self._network = (0.0, 0, 0)
         self._backlog = bytearray()
         self._heard = b""
-        self._log = place.path.with_name("monitor.log")
-        self._process, self._socket = self._start(place, listener)
+        self._log = place.log
+        self._process, self._socket = self._start(place)
         self._is_alive = True
         self._send("start", {"version": __version__, "run": place.run, "pid": os.getpid()})
 
@@ -163,9 +150,8 @@ class Recorder(Watcher):
         if self._log.exists() and not self._log.stat().st_size:
             self._log.unlink()
 
-    def _start(
-        self, place: Place, listener: socket.socket | None
-    ) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    def _start(self, place: Place) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        listener = prometheus_socket(self._track)
         place.path.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         passed = [theirs.fileno(), *([listener.fileno()] if listener else [])]

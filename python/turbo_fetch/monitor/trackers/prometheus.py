@@ -77,14 +77,16 @@ class Prometheus(Collector):
             done = GaugeMetricFamily(f"{PREFIX}_step", "Steps of the stage that are done.", labels=labels)
             done.add_metric([step["stage"]], step["step"])
             yield done
-            values = GaugeMetricFamily(f"{PREFIX}_step_value", "A figure of the stage.", labels=["stage", "name"])
+            values = GaugeMetricFamily(
+                f"{PREFIX}_step_value", "A figure of the stage.", labels=["stage", "name"]
+            )
             for name, value in step["values"].items():
                 values.add_metric([step["stage"], name], value)
             yield values
 
 
 class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Write no access log."""
 
 
@@ -95,7 +97,9 @@ def _fetch_metrics(line: Mapping[str, Any]) -> Iterator[Metric]:
     yield rows
     yield CounterMetricFamily(f"{PREFIX}_received_bytes", "Bytes of bodies received.", value=line["bytes"])
     yield CounterMetricFamily(f"{PREFIX}_retries", "Attempts beyond the first.", value=line["retries"])
-    yield _histogram("request_seconds", "Durations of requests.", SECONDS_EDGES, line["seconds"], line["seconds_sum"])
+    yield _histogram(
+        "request_seconds", "Durations of requests.", SECONDS_EDGES, line["seconds"], line["seconds_sum"]
+    )
     yield _histogram("body_bytes", "Sizes of bodies.", BYTES_EDGES, line["sizes"], line["bytes"])
     for name, text in _GAUGES.items():
         if line[name] is not None:

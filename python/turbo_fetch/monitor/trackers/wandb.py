@@ -32,4 +32,4 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """See Tracker."""
-        self._run.finish(quiet=True)
+        self._run.finish()

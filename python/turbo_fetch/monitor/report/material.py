@@ -1,0 +1,208 @@
+"""What a report is made of: counts from commit records, curves from `metrics.jsonl`, pictures from the shards."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.manifest import read_manifest
+from turbo_fetch.monitor import records
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.readers import StoredDataset
+from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.readers.pictures import picture_format
+from turbo_fetch.shapes import Shapes
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage import Storage
+from turbo_fetch.summary import Summary
+from turbo_fetch.transform import Transform
+
+SHARDS_LOOKED_INTO: Final = 2
+LEDGERS_LOOKED_INTO: Final = 8
+SAMPLES_SHOWN: Final = 24
+LARGEST_AS_IS: Final = 40_000
+"""Bytes up to which a picture is shown as it is stored, which saves decoding it."""
+FAILURES_PER_OUTCOME: Final = 4
+FAILURES_SHOWN: Final = 40
+BROWSER_TYPES: Final = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+"""Types of the formats that every browser shows."""
+THUMBNAIL: Final = ImageSpec(
+    size=208, mode="keep_ratio_largest", only_if_bigger=True, quality=82, digest="none", exif=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A sample of the grid: a picture as a data URL, or None if it cannot be drawn."""
+
+    key: str
+    url: str
+    caption: str
+    size: str
+    picture: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A row that failed, as the ledger has it."""
+
+    key: str
+    url: str
+    outcome: str
+    detail: str
+    attempts: int
+
+
+@dataclass(slots=True)
+class Material:
+    """All that a report shows of a dataset."""
+
+    summary: Summary
+    shapes: Shapes = field(default_factory=Shapes)
+    hosts: Counter[str] = field(default_factory=Counter)
+    body_bytes: int = 0
+    runs: list[list[records.Line]] = field(default_factory=list)
+    """The lines of every run into the dataset, in order."""
+    samples: list[Shown] = field(default_factory=list)
+    failures: list[Failed] = field(default_factory=list)
+
+    @property
+    def progress(self) -> list[records.Line]:
+        """The progress of the latest run that has any."""
+        for run in reversed(self.runs):
+            lines = [line for line in run if line["kind"] == "progress"]
+            if lines:
+                return lines
+        return []
+
+
+def gather(storage: Storage) -> Material:
+    """Return the material of the dataset at `storage`.
+
+    Raises InputError if there is none, OutputError or DatasetError if it cannot be read.
+    """
+    dataset = StoredDataset.open(storage)
+    material = Material(Summary(storage.url))
+    seen: set[str] = set()
+    failing: set[int] = set()
+    for record in read_manifest(storage):
+        new = record["outcomes"].keys() - seen - {Outcome.SUCCESS.label}
+        if new and len(failing) < LEDGERS_LOOKED_INTO:
+            seen |= new
+            failing.add(record["shard"])
+        material.summary.add_shard(record)
+        material.body_bytes += record.get("body_bytes", 0)
+        # A record of an earlier version has neither.
+        material.hosts.update(record.get("hosts", {}))
+        if "shapes" in record:
+            material.shapes.add_record(record["shapes"])
+    material.runs = list(_runs(_metrics(storage)))
+    for shard in _spread(dataset.shards, SHARDS_LOOKED_INTO):
+        material.samples += _samples(dataset, shard)
+    for shard in dataset.shards:
+        if shard.number in failing:
+            material.failures += _failures(dataset, shard)
+    material.failures = _varied(material.failures)
+    return material
+
+
+def _metrics(storage: Storage) -> bytes:
+    try:
+        return storage.read_bytes(records.NAME)
+    except FileNotFoundError:
+        local = storage.work / records.NAME
+        return local.read_bytes() if local.exists() else b""
+
+
+def _runs(content: bytes) -> Iterator[list[records.Line]]:
+    run: list[records.Line] = []
+    for line in records.parse(content):
+        if line["kind"] == "start" and run:
+            yield run
+            run = []
+        run.append(line)
+    if run:
+        yield run
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Return up to `count` items, evenly spread, the first one included."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]
+
+
+def _samples(dataset: StoredDataset, shard: StoredShard) -> list[Shown]:
+    share = SAMPLES_SHOWN // min(SHARDS_LOOKED_INTO, len(dataset.shards))
+    try:
+        batch = next(dataset.batches(shard), None)
+    except TurboFetchError:
+        # A damaged shard is for `verify` to report.
+        return []
+    if batch is None:
+        return []
+    with_picture = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
+    rows = pa.array(_spread(with_picture, share), pa.int64())
+    metadata = batch.metadata.take(rows).to_pylist()
+    pictures = thumbnails(batch.image.take(rows).to_pylist())
+    return [_shown(row, picture) for row, picture in zip(metadata, pictures, strict=True)]
+
+
+def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
+    """Return pictures that a browser shows, small in bytes; None for those that cannot be decoded."""
+    shown: list[bytes | None] = [
+        picture if len(picture) <= LARGEST_AS_IS and picture_format(picture) in BROWSER_TYPES else None
+        for picture in pictures
+    ]
+    large = [number for number, picture in enumerate(shown) if picture is None]
+    if large:
+        small = Transform(THUMBNAIL, 1).run([pictures[number] for number in large])
+        for number, picture in zip(large, small.column("image").to_pylist(), strict=True):
+            shown[number] = picture
+    return shown
+
+
+def data_url(picture: bytes) -> str:
+    """Return a picture, in a format that browsers show, as the address of itself."""
+    kind = BROWSER_TYPES[picture_format(picture) or ""]
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def _shown(row: dict[str, Any], picture: bytes | None) -> Shown:
+    size = f"{row['original_width']} x {row['original_height']}"
+    address = None if picture is None else data_url(picture)
+    return Shown(row["key"], str(row["url"]), str(row.get("caption") or ""), size, address)
+
+
+def _failures(dataset: StoredDataset, shard: StoredShard) -> list[Failed]:
+    try:
+        ledger = dataset.ledger(shard)
+    except (TurboFetchError, FileNotFoundError):
+        return []
+    failed = ledger.filter(pc.not_equal(ledger.column("outcome"), Outcome.SUCCESS.label))
+    wanted = failed.select(["key", "url", "outcome", "detail", "attempts"]).slice(0, 10_000)
+    return [
+        Failed(row["key"], row["url"] or "", row["outcome"], row["detail"] or "", row["attempts"])
+        for row in wanted.to_pylist()
+    ]
+
+
+def _varied(failures: list[Failed]) -> list[Failed]:
+    """Return a few failures of every outcome, different reasons first, the frequent outcomes first."""
+    by_outcome: dict[str, list[Failed]] = defaultdict(list)
+    for failure in failures:
+        by_outcome[failure.outcome].append(failure)
+    chosen: list[Failed] = []
+    for group in sorted(by_outcome.values(), key=len, reverse=True):
+        by_detail = {failure.detail: failure for failure in reversed(group)}
+        firsts = list(reversed(by_detail.values()))
+        rest = [failure for failure in group if failure is not by_detail[failure.detail]]
+        chosen += [*firsts, *rest][:FAILURES_PER_OUTCOME]
+    return chosen[:FAILURES_SHOWN]

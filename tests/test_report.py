@@ -1,0 +1,120 @@
+"""The report: what it says, that strangers cannot make it do anything, and that a browser draws it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import turbo_fetch
+from album import album
+from browser import browse
+from jobs import job_spec, write_list
+from origin import Origin
+from turbo_fetch.monitor.report.figures import figures
+from turbo_fetch.monitor.report.material import gather
+from turbo_fetch.monitor.report.page import script_json
+from turbo_fetch.storage import Storage
+
+ALBUM = album(30)
+HOSTILE = (
+    "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'> {{plotly}} {{script}}"
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("report")
+    with Origin(ALBUM) as origin:
+        urls = [origin.url(name) for name in ALBUM]
+        urls += [origin.url("gone<script>.jpg"), "javascript:window.broken=1", f"http://{HOSTILE}"]
+        path = write_list(folder / "list.parquet", urls)
+        table = pq.read_table(path)
+        captions = [HOSTILE] * len(urls)
+        pq.write_table(table.set_column(1, "caption", [captions]), path)
+        turbo_fetch.run(job_spec(path, folder / "out", output={"samples_per_shard": 20}))
+        yield folder / "out"
+
+
+def test_a_run_writes_it_and_a_browser_draws_every_plot_without_errors_or_requests(dataset: Path) -> None:
+    with browse((dataset / "report.html").as_uri(), scheme="dark") as tab:
+        tab.page.wait_for_selector("#plot-outcomes .barlayer path", state="attached")
+        drawn = tab.page.eval_on_selector_all(
+            ".plot", "all => all.map(one => one.querySelectorAll('.main-svg').length)"
+        )
+        shown = tab.page.eval_on_selector_all(
+            "figure img", "all => all.filter(one => one.naturalWidth > 0).length"
+        )
+        broken = tab.page.evaluate("window.broken")
+        caption = tab.page.inner_text("figure .caption >> nth=0")
+        background = "() => getComputedStyle(document.body).backgroundColor"
+        dark = tab.page.evaluate(background)
+        tab.page.click("#theme")
+        light = tab.page.evaluate(background)
+        links = tab.page.eval_on_selector_all("a", "all => all.map(one => one.protocol)")
+    assert tab.errors == []
+    assert len(drawn) >= 5
+    assert all(drawn)
+    assert shown == 22
+    assert broken is None
+    assert caption == HOSTILE
+    assert dark != light
+    # An address that the browser cannot read is a link to nowhere.
+    assert set(links) <= {"http:", ":"}
+    assert "http:" in links
+    assert all(url.startswith(("file:", "data:")) for url in tab.requests)
+
+
+def test_it_can_be_written_at_any_time(dataset: Path) -> None:
+    (dataset / "report.html").unlink()
+    command = [sys.executable, "-m", "turbo_fetch", "report", str(dataset)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(dataset / "report.html")
+    assert b"Plotly" in (dataset / "report.html").read_bytes()
+
+
+def test_without_a_dataset_there_is_one_clear_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "turbo_fetch", "report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_counts_of_the_figures_are_those_of_the_dataset(dataset: Path) -> None:
+    material = gather(Storage.open(str(dataset)))
+    plots = {plot["id"]: plot for plot in figures(material)}
+    outcomes = plots["outcomes"]["data"][0]
+    assert dict(zip(outcomes["y"], outcomes["x"], strict=True)) == {"success": 30, "http-4xx": 1, "url": 2}
+    assert sum(plots["sides"]["data"][0]["y"]) == 30
+    assert sum(plots["aspects"]["data"][0]["y"]) == 30
+    assert plots["hosts"]["data"][0]["x"] == [30]
+    assert plots["hosts"]["data"][1]["x"] == [1]
+    assert {failure.outcome for failure in material.failures} == {"http-4xx", "url"}
+
+
+def test_records_say_how_a_run_went(dataset: Path) -> None:
+    lines = [json.loads(line) for line in (dataset / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["kind"] == "start"
+    assert (lines[-1]["kind"], lines[-1]["how"]) == ("end", "complete")
+    last = [line for line in lines if line["kind"] == "progress"][-1]
+    assert last["outcomes"] == {"success": 30, "http-4xx": 1, "url": 2}
+    assert sum(last["seconds"]) == 31
+    (worker,) = last["workers"]
+    assert worker["rows"] == 33
+    assert worker["memory_bytes"] > 1_000_000
+    assert worker["open_files"] > 3
+    assert worker["cpu_s"] > 0
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    text = script_json({"a": "</script><!--&"})
+    assert not re.search(rb"[<>&]", text)
+    assert json.loads(text) == {"a": "</script><!--&"}
