@@ -13,8 +13,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from turbo_fetch._native import __version__
 
 if TYPE_CHECKING:
     from turbo_fetch.errors import TurboFetchError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
 
-__version__ = version("turbo-fetch")
 
 _HOMES = {
     "RunSummary": "stages",

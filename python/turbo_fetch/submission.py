@@ -107,7 +107,6 @@ def bundle(spec: Spec, folder: Path) -> None:
     """
     package = Path(turbo_fetch.__file__).parent
     shutil.copytree(package, folder / "turbo_fetch", ignore=_NOT_SENT)
-    _write_metadata(folder)
     changes: dict[str, Any] = {"engine": _on_this_cluster(spec.engine)}
     if spec.fetch is not None:
         changes["fetch"] = _with_lists(spec.fetch, folder)
@@ -117,17 +116,6 @@ def bundle(spec: Spec, folder: Path) -> None:
 def requirements() -> list[str]:
     """Return the packages that turbo-fetch needs without extras, as pip takes them."""
     return [line for line in distribution("turbo-fetch").requires or () if "extra ==" not in line]
-
-
-def _write_metadata(folder: Path) -> None:
-    """Write what tells the version of a package that is not installed but lies in a folder of the path."""
-    version = turbo_fetch.__version__
-    metadata = folder / f"turbo_fetch-{version}.dist-info"
-    metadata.mkdir()
-    needed = "".join(f"Requires-Dist: {line}\n" for line in distribution("turbo-fetch").requires or ())
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: turbo-fetch\nVersion: {version}\n{needed}"
-    )
 
 
 def _on_this_cluster(engine: EngineSpec) -> EngineSpec:

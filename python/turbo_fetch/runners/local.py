@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Final
 
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.hub import Hub
 from turbo_fetch.runners.messages import Setup
+from turbo_fetch.runners.processes import start_process
 from turbo_fetch.runners.shares import available_cores, thread_count, worker_count
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import EngineSpec, FetchSpec
-
-ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "2"}
-"""glibc gives each thread an arena of its own otherwise, and 50 MB of freed bodies stay in them."""
 
 
 class LocalRunner:
@@ -44,17 +38,9 @@ class LocalRunner:
 
     def replace(self, number: int) -> None:
         """Start a process."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "turbo_fetch.runners", str(theirs.fileno())]
-            process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**ALLOCATOR, **os.environ},
-            )
+        process, descriptor = start_process()
         self._processes[number] = process
-        self._hub.add(number, Connection(ours.detach()), self._setup)
+        self._hub.add(number, Connection(descriptor), self._setup)
 
     def why_gone(self, number: int) -> str | None:
         """See Crew."""

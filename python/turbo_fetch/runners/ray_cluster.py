@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from turbo_fetch.errors import ClusterError, MissingExtra
-from turbo_fetch.runners.local import ALLOCATOR
+from turbo_fetch.runners.processes import ALLOCATOR
 from turbo_fetch.runners.ray_worker import RayWorker
 from turbo_fetch.runners.shares import CORES_PER_WORKER, thread_count, worker_count
 from turbo_fetch.runners.stop import handlers_kept

@@ -1,0 +1,56 @@
+"""Worker processes of this machine, and those that are started before they are needed.
+
+A worker takes as long to start as the parent takes to check a job. So a command that is about to run one starts its
+workers first. This module imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Final, NamedTuple
+
+ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "2"}
+"""glibc gives each thread an arena of its own otherwise, and 50 MB of freed bodies stay in them."""
+
+
+class WorkerProcess(NamedTuple):
+    """A worker and the descriptor of our end of the connection to it; the worker ends when that is closed."""
+
+    process: subprocess.Popen[bytes]
+    descriptor: int
+
+
+_ahead: list[WorkerProcess] = []
+
+
+def start_ahead(count: int) -> None:
+    """Start workers whose job is not known yet; `start_process` hands them out first."""
+    _ahead.extend(_start() for _ in range(count))
+
+
+def end_ahead() -> None:
+    """End the workers that nobody needed."""
+    while _ahead:
+        process, descriptor = _ahead.pop()
+        os.close(descriptor)
+        process.wait()
+
+
+def start_process() -> WorkerProcess:
+    """Return a worker that waits for its Setup."""
+    return _ahead.pop() if _ahead else _start()
+
+
+def _start() -> WorkerProcess:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "turbo_fetch.runners", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**ALLOCATOR, **os.environ},
+        )
+    return WorkerProcess(process, ours.detach())
