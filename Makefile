@@ -52,7 +52,7 @@ $(VENV)/.system: ; @bash .ci/system && mkdir -p $(VENV) && touch $@
 $(VENV)/.installed: pyproject.toml | $(VENV)/.system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.9'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirements pyproject.toml --extra all --group dev
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirements pyproject.toml --extra all --group dev
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)

@@ -12,8 +12,9 @@ import subprocess
 import sys
 from typing import Final, NamedTuple
 
-ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "2"}
-"""glibc gives each thread an arena of its own otherwise, and 50 MB of freed bodies stay in them."""
+SETTINGS: Final = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+"""Environment of a worker. glibc gives each thread an arena of its own otherwise, and 50 MB of freed bodies stay in
+them; numpy would start threads for linear algebra that nobody asks for."""
 
 
 class WorkerProcess(NamedTuple):
@@ -51,6 +52,6 @@ def _start() -> WorkerProcess:
             [sys.executable, "-m", "turbo_fetch.runners", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env={**ALLOCATOR, **os.environ},
+            env={**SETTINGS, **os.environ},
         )
     return WorkerProcess(process, ours.detach())

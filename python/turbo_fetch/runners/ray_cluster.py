@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from turbo_fetch.errors import ClusterError, MissingExtra
-from turbo_fetch.runners.processes import ALLOCATOR
+from turbo_fetch.runners.processes import SETTINGS
 from turbo_fetch.runners.ray_worker import RayWorker
 from turbo_fetch.runners.shares import CORES_PER_WORKER, thread_count, worker_count
 from turbo_fetch.runners.stop import handlers_kept
@@ -101,7 +101,7 @@ def start_worker(number: int, slot: Slot) -> Any:
         name=f"turbo-fetch worker {number}",
         num_cpus=slot.threads,
         max_restarts=0,
-        runtime_env={"env_vars": ALLOCATOR},
+        runtime_env={"env_vars": SETTINGS},
         scheduling_strategy=SPREAD
         if slot.node is None
         else NodeAffinitySchedulingStrategy(slot.node, soft=False),
