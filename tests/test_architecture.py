@@ -94,7 +94,11 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         for path in PACKAGE.rglob("*.py")
         if any(name.startswith("turbo_fetch._native") for name in _imports(path))
     }
-    assert {path for path in importers if not path.startswith("plan/")} == {"__init__.py", "transform.py", "tfrecord.py"}
+    assert {path for path in importers if not path.startswith("plan/")} == {
+        "__init__.py",
+        "transform.py",
+        "tfrecord.py",
+    }
 
 
 def test_importing_the_package_or_the_command_line_is_light() -> None:
