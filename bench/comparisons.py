@@ -17,7 +17,7 @@ from bench.job import Job, check_pictures, count_output, write_list
 from bench.machine import Machine, describe_machine, now, our_versions
 from bench.measure import measure
 from bench.origin import serve, trusted_bundle
-from bench.ours import our_command, write_spec
+from bench.ours import ensure_ours, our_command, write_spec
 from bench.peers import ensure_peer, peer_command, peer_environment, peer_versions
 from bench.results import Repeat, Result
 
@@ -41,13 +41,28 @@ class Comparison:
     timeout_s: int = 10
     retries: int = 0
     run_timeout_s: int = 300
+    downscale: str | None = None
+    """Our filter, where it is not the default: the peer's is `area`."""
+    python: str | None = None
+    """Python that both run on, where it is not the one that runs the benchmark."""
 
 
 COMPARISONS: Final = {
     comparison.row: comparison
     for comparison in (
         Comparison("http", "cpu", 1 / 2),
+        Comparison("http-area", "cpu", 1 / 2, downscale="area"),
         Comparison("https", "cpu", 1 / 6, server="https", rows=1_500, quick_rows=400, samples_per_shard=250),
+        Comparison(
+            "https-3.12",
+            "cpu",
+            1 / 2,
+            server="https",
+            rows=1_500,
+            quick_rows=400,
+            samples_per_shard=250,
+            python="3.12",
+        ),
         Comparison("original", "cpu", 1 / 4, reencode=False),
         # Shards of 500, so that both processes of the peer have work.
         Comparison("small", "wall", 1 / 3, rows=1_000, quick_rows=1_000, samples_per_shard=500, repeats=5),
@@ -107,10 +122,15 @@ def _run(program: Program, comparison: Comparison, job: Job, bench: Bench) -> tu
     shutil.rmtree(job.output, ignore_errors=True)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     if program == "turbo-fetch":
-        command = our_command(write_spec(bench.work / f"{comparison.row}.toml", job))
+        changes = {"image": {"downscale": comparison.downscale}} if comparison.downscale else {}
+        spec = write_spec(bench.work / f"{comparison.row}.toml", job, changes)
         environment: dict[str, str] = {}
+        command = our_command(spec)
+        if comparison.python is not None:
+            python = ensure_ours(bench.cache, comparison.python)
+            command, environment = [str(python), "-m", "turbo_fetch", *command[1:]], {"PYTHONPATH": "python"}
     else:
-        command = peer_command(ensure_peer(bench.cache), job)
+        command = peer_command(ensure_peer(bench.cache, comparison.python), job)
         environment = peer_environment(job)
     log = bench.work / f"{comparison.row}-{program}.log"
     measurement = measure(command, log, comparison.run_timeout_s, environment)
@@ -182,7 +202,7 @@ def _result(
         date=date,
         command=bench.command,
         machine=machine,
-        versions={"ours": our_versions(), "peer": peer_versions(ensure_peer(bench.cache))},
+        versions={"ours": our_versions(), "peer": peer_versions(ensure_peer(bench.cache, comparison.python))},
         parameters={
             "requests": rows,
             "samples_per_shard": comparison.samples_per_shard,

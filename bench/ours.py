@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps({"fetch": fetch}))
     return path
+
+
+def ensure_ours(cache: Path, version: str) -> Path:
+    """Return another Python with all that turbo-fetch needs, which takes the package itself from this checkout."""
+    folder = cache / f"ours-{version}"
+    python = folder / "bin" / "python"
+    if not (folder / "installed").is_file():
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", version, str(folder)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+        subprocess.run([*install, "--requirements", "pyproject.toml"], check=True)
+        (folder / "installed").touch()
+    return python
 
 
 def our_command(spec: Path) -> list[str]:

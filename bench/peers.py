@@ -18,9 +18,9 @@ ENVIRONMENT: Final = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
 _NAMES: Final = ("img2dataset", "albumentations", "opencv-python-headless", "numpy", "pyarrow", "webdataset")
 
 
-def ensure_peer(cache: Path) -> Path:
+def ensure_peer(cache: Path, python: str | None = None) -> Path:
     """Return the peer's command, installing it into an environment of its own below `cache` at first."""
-    folder = cache / "peer"
+    folder = cache / (f"peer-{python}" if python else "peer")
     command = folder / "bin" / "img2dataset"
     installed = folder / f"installed-{VERSION}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -28,8 +28,18 @@ def ensure_peer(cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not installed.is_file():
             uv = str(Path(sys.executable).with_name("uv"))
-            subprocess.run([uv, "venv", "--quiet", "--clear", "--python", _python(), str(folder)], check=True)
-            install = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+            subprocess.run(
+                [uv, "venv", "--quiet", "--clear", "--python", python or _python(), str(folder)], check=True
+            )
+            install = [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--compile-bytecode",
+                "--python",
+                str(folder / "bin" / "python"),
+            ]
             subprocess.run([*install, f"img2dataset=={VERSION}"], check=True)
             installed.touch()
     return command

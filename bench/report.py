@@ -13,7 +13,9 @@ from typing import Any, Final
 RESULTS: Final = Path(__file__).parent / "results"
 _ORDER: Final = (
     "http",
+    "http-area",
     "https",
+    "https-3.12",
     "original",
     "small",
     "faulty",
@@ -24,7 +26,9 @@ _ORDER: Final = (
 )
 _TITLES: Final = {
     "http": "CPU per image over http, against img2dataset",
-    "https": "the same over https",
+    "http-area": "the same with the peer's filter, area, in place of Lanczos",
+    "https": "CPU per image over https",
+    "https-3.12": "the same on Python 3.12, where the peer need not load certificates per connection",
     "original": "the same, download only (original bytes kept)",
     "small": "wall time of a whole 1,000-image run, process start included",
     "faulty": "wall time with 100 ms latency, 1 % 404, 1 % resets, 0.5 % bodies of 20 s that all arrive",

@@ -9,6 +9,7 @@ is null only then.
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -133,6 +134,7 @@ def _source_columns(source: pa.Schema) -> list[str]:
     return [name for name in source.names if name not in last] + last
 
 
+@lru_cache
 def _check_storable(field: pa.Field) -> None:
     try:
         pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
