@@ -12,7 +12,7 @@ import orjson
 from turbo_fetch.attempts import discard_attempts
 from turbo_fetch.card import delete_card
 from turbo_fetch.commit import Record
-from turbo_fetch.errors import OutputExists
+from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest
 from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
@@ -137,6 +137,14 @@ def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: 
     entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
     job["lists"].append(entry)
     return entry
+
+
+def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
+    """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise."""
+    found = _read_job(storage)
+    if found is None:
+        raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
+    _refuse_changes(storage, found["essentials"], _essentials(fetch))
 
 
 def _read_job(storage: Storage) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
+from turbo_fetch.commit import Record
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
 from turbo_fetch.monitor import trackers
@@ -70,7 +71,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                 recorded(spec.track, "fetch", storage, watcher) as recorder,
                 closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
             ):
-                account = _Account(dataset, summary, recorder, plan)
+                account = Account(dataset, summary, recorder, plan)
                 for record in dataset.records():
                     account.resume(record)
                 _runner(spec.engine.kind)(fetch, spec.engine, account, stop).run(shards)
@@ -98,33 +99,52 @@ def _runner(kind: str) -> type[Runner]:
     return LocalRunner
 
 
-class _Account:
+class Books(Protocol):
+    """Where records are committed."""
+
+    def commit(self, record: Record) -> None:
+        """Add the record of a published shard."""
+
+
+class Total(Protocol):
+    """Who knows how many rows there are."""
+
+    def total_rows(self) -> tuple[int | None, bool]:
+        """Return how many, as far as is known, and whether that is an estimate."""
+
+
+class Account:
     """Keeps the books of a run: commits records, adds up, and passes on to the watcher."""
 
-    def __init__(self, dataset: Dataset, summary: Summary, watcher: Watcher, plan: Plan) -> None:
+    def __init__(self, dataset: Books, summary: Summary, watcher: Watcher, plan: Total) -> None:
         self.summary = summary
         self._dataset = dataset
         self._watcher = watcher
         self._plan = plan
 
     def resume(self, record: dict[str, object]) -> None:
+        """Count a shard of an earlier run."""
         self.summary.add_shard(record)
         self._watcher.shard_done(int(str(record["rows"])), resumed=True)
 
     def tally(self, worker: int, tally: Tally) -> None:
+        """See Listener."""
         self.summary.run_rows += tally.rows
         self.summary.downloaded_bytes += tally.body_bytes
         self._watcher.add(worker, tally)
 
     def done(self, message: ShardDone) -> None:
+        """See Listener."""
         self._dataset.commit(message.record)
         self.summary.add_shard(message.record)
         self._watcher.shard_done(message.record["rows"], resumed=False)
 
     def worker_died(self, worker: int, why: str) -> None:
+        """See Listener."""
         self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
 
     def tick(self) -> None:
+        """See Listener."""
         self._watcher.total(*self._plan.total_rows())
         self._watcher.refresh()
 

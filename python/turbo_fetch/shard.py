@@ -112,12 +112,20 @@ class OpenShard:
     def _open(self) -> tuple[pa.RecordBatch, Journal]:
         tools, shard = self._tools, self.shard
         source = results.one_batch(shard.load())
-        digest = results.rows_digest(source, tools.fetch.image)
-        path = tools.storage.make_work() / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
+        work = tools.storage.make_work()
+        if shard.known is not None:
+            path, digest = shard.known.prepare(work), shard.known.rows_digest
+        else:
+            path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
+            digest = results.rows_digest(source, tools.fetch.image)
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times = (self._started_s, time.time())
+        if self.shard.known is not None:
+            return self.shard.known.commit(
+                self._tools.fetch, self._tools.storage, source, journal.spool, times
+            )
         return commit.commit_shard(
             self._tools.fetch,
             self._tools.storage,
@@ -153,11 +161,12 @@ class OpenShard:
         """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
         urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
         requests = []
+        headers = self.shard.known.headers() if self.shard.known is not None else {}
         for row, url, domain, error in zip(rows, urls.normalised, urls.domain, urls.error, strict=True):
             if url is None or domain is None:
                 self._take(row, results.not_fetched(Outcome.URL, error), journal)
             else:
-                requests.append(Request(row, url, domain))
+                requests.append(Request(row, url, domain, headers.get(row)))
         return sorted(requests, key=lambda request: request.row not in self._suspects)
 
     def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:

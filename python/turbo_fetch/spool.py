@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from turbo_fetch.spool_reader import parse_batch, sorted_batches
 
 FORMAT: Final = 1
 LOCK_WAIT_S: Final = 10.0
+IDENTITY_BYTES: Final = 4096
 UNMAP_EVERY_BYTES: Final = 32 << 20
 
 _IDENTITY: Final = 1
@@ -139,6 +140,20 @@ class Spool:
             raise write_error(error, str(self.path), frame.end - self._end) from error
         self._end = frame.end
         return frame
+
+
+def spool_identity(path: Path) -> dict[str, Any] | None:
+    """Return what a spool says of itself (`shard`, `rows`, `rows_digest`), None if the file is no spool."""
+    with path.open("rb") as file:
+        head = file.read(IDENTITY_BYTES)
+    if len(head) <= frames.PREAMBLE.size:
+        return None
+    magic, nonce = frames.PREAMBLE.unpack_from(head)
+    first = next(frames.walk(memoryview(head), nonce, frames.PREAMBLE.size), None)
+    if magic != frames.MAGIC or first is None or first.kind != _IDENTITY:
+        return None
+    identity: dict[str, Any] = orjson.loads(head[first.start : first.stop])
+    return identity
 
 
 def _open_locked(path: Path) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
 
 import typer
 
 if TYPE_CHECKING:
-    from turbo_fetch.spec import OutputFormat
+    from turbo_fetch.spec import OutputFormat, Spec
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -49,3 +49,27 @@ def checked_format(name: str) -> OutputFormat:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
     raise SpecError(f"--format {name!r}: unknown format; {hint}")
+
+
+def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
+    """Return the spec in a .toml file, or that of the dataset in a folder or at an fsspec URL.
+
+    The spec of a dataset is as it was run, but for its output, which is where the dataset is now. Raises SpecError,
+    and InputError if there is no dataset.
+    """
+    from pathlib import Path
+
+    from turbo_fetch.errors import InputError
+    from turbo_fetch.specfile import load_spec, read_spec
+    from turbo_fetch.storage import Storage
+
+    if place.endswith(".toml"):
+        return load_spec(Path(place), overrides)
+    storage = Storage.open(place)
+    spec = read_spec(storage, overrides)
+    if spec is None or spec.fetch is None:
+        raise InputError(
+            f"{storage.url}: there is no dataset with a spec.toml; expected a dataset made by turbo-fetch, or a spec"
+        )
+    output = spec.fetch.output.model_copy(update={"path": place})
+    return spec.model_copy(update={"fetch": spec.fetch.model_copy(update={"output": output})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,6 +43,7 @@ SPARE_CONNECTIONS: Final = 32
 DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
 
+_NOT_MODIFIED: Final = 304
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OPT_OUT_DETAIL: Final = "Use of image disallowed by X-Robots-Tag directive"
 
@@ -93,15 +95,17 @@ class Client:
         await self._session.close()
         await self._resolver.close()
 
-    async def get(self, url: str) -> Fetched:
+    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Fetched:
         """Make one attempt at a normalised http or https URL; every failure is an outcome.
+
+        With further `headers`, which may be conditions, 304 Not Modified is a success without a body.
 
         aiohttp repeats a request by itself, once, whose connection ends without a response (RFC 9112, 9.3.1).
         """
         draft = Draft()
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
-                return await self._follow(URL(url, encoded=True), draft, deadline)
+                return await self._follow(URL(url, encoded=True), draft, deadline, headers)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -110,14 +114,18 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(self, url: URL, draft: Draft, deadline: Deadline) -> Fetched:
+    async def _follow(
+        self, url: URL, draft: Draft, deadline: Deadline, headers: Mapping[str, str] | None
+    ) -> Fetched:
         """Request `url` and whatever it redirects to."""
         visited = {url}
         while True:
-            response = await self._session.get(url, allow_redirects=False)
+            response = await self._session.get(url, allow_redirects=False, headers=headers)
             try:
                 draft.answered(str(url), response.status, response.headers)
                 if response.status not in _REDIRECTS:
+                    if response.status == _NOT_MODIFIED and headers and not self._is_opted_out(response):
+                        return draft.end(Outcome.SUCCESS, None)
                     return await self._receive(response, draft, deadline)
                 onward = _redirect_target(url, response.headers.get("Location"))
                 await _drain(response)
@@ -143,18 +151,23 @@ class Client:
 
     async def _receive(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> Fetched:
         """Judge the head of a final response and read its body if it is wanted."""
-        if not 200 <= response.status < 300:
+        if not 200 <= response.status < 300 and response.status != _NOT_MODIFIED:
             await _drain(response)
             return draft.end(*status_failure(response.status, response.reason))
-        tags = response.headers.getall("X-Robots-Tag", ())
-        if tags and is_opted_out(tags, self._opt_out, self._agent_token):
+        if self._is_opted_out(response):
             return draft.end(Outcome.OPT_OUT, _OPT_OUT_DETAIL)
+        if response.status == _NOT_MODIFIED:
+            return draft.end(*status_failure(response.status, response.reason))
         if (response.content_length or 0) > self._max_body_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         body = await self._read(response, draft, deadline)
         if body is None:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         return draft.end(Outcome.SUCCESS, None, body)
+
+    def _is_opted_out(self, response: aiohttp.ClientResponse) -> bool:
+        tags = response.headers.getall("X-Robots-Tag", ())
+        return bool(tags) and is_opted_out(tags, self._opt_out, self._agent_token)
 
     async def _read(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> bytes | None:
         """Read a body, charged to the budget; return None if it is larger than allowed."""

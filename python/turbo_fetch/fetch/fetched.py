@@ -20,7 +20,8 @@ class Fetched:
     detail: str | None
     """Why it failed, the same text for the same failure; None on success."""
     body: bytes | None
-    """Not None exactly on success; its length is charged to the byte budget."""
+    """Not None exactly on success, unless a condition was sent and the answer is 304; its length is charged to the
+    byte budget."""
     http_status: int | None
     """Status of the last response, if there was one."""
     attempts: int

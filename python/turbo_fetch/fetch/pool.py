@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from time import time
@@ -31,11 +31,15 @@ _CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A row to fetch: its index in the shard, its normalised URL, and the domain that shares its limit."""
+    """A row to fetch: its index in the shard, its normalised URL, and the domain that shares its limit.
+
+    `headers` are sent besides those of the client.
+    """
 
     row: int
     url: str
     domain: str
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True, order=True)
@@ -152,7 +156,7 @@ class FetchPool:
 
     async def _attempt(self, row: _Row) -> None:
         row.attempts += 1
-        fetched = await self._client.get(row.request.url)
+        fetched = await self._client.get(row.request.url, row.request.headers)
         now_s = time()
         step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1

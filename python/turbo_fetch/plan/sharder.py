@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import pyarrow as pa
 
@@ -20,10 +20,20 @@ from turbo_fetch.plan.row_count import RowCount
 from turbo_fetch.plan.tables import read_parquet_range
 from turbo_fetch.spec import InputSpec
 
+if TYPE_CHECKING:
+    from turbo_fetch.known import Known
+
 WINDOW_ROWS: Final = 262_144
 MAX_SHARDS_PER_ROW_GROUP: Final = 128
 """Workers read their rows of a Parquet file themselves, from the start of a row group, unless its other
 rows would cost more than a few microseconds per row wanted; then the parent reads it once."""
+
+
+class Rows(Protocol):
+    """Where the rows of a shard are; can be pickled."""
+
+    def load(self) -> pa.Table:
+        """Return the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +64,15 @@ class ParquetRange:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled."""
+    """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled.
+
+    `known` is what a shard that was finished before has to say, None for one that is made for the first time.
+    """
 
     id: int
     count: int
-    rows: InlineRows | ParquetRange
+    rows: Rows
+    known: Known | None = None
 
     def load(self) -> pa.Table:
         """Return the rows: `url`, `caption` if there is one, kept columns; the types are the same in all

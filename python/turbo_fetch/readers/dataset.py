@@ -84,7 +84,7 @@ class StoredDataset:
         if job is None:
             shards = list(_unlisted_shards(storage))
         else:
-            records = {record["shard"]: _shard(record) for record in read_manifest(storage)}
+            records = {record["shard"]: stored_shard(record) for record in read_manifest(storage)}
             shards = [records[number] for number in sorted(records)]
         if not shards:
             raise InputError(
@@ -213,7 +213,8 @@ def _samples(metadata: pa.RecordBatch, pictures: Sequence[bytes | None]) -> Samp
     return Samples(metadata, pa.array(pictures, pa.binary()), pa.array(formats, pa.string()))
 
 
-def _shard(record: Record) -> StoredShard:
+def stored_shard(record: Record) -> StoredShard:
+    """Return the shard of a commit record."""
     # Records of before `name` was recorded have the digits of their files.
     name = record.get("name") or record["files"][-1]["name"].partition(".")[0]
     hashes = "\n".join(file["sha256"] for file in record["files"])

@@ -1,0 +1,198 @@
+"""`retry`: ask again for the rows whose failure may pass, and leave everything else as it is.
+
+A shard with such rows gets a spool that holds all its other rows, from its published files, and then runs like any
+open shard: it can be killed at any point, and is published anew when its last row is in. Keys, and the bytes of all
+other samples, stay; shards without such rows are not touched.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch import attempts
+from turbo_fetch.card import write_card
+from turbo_fetch.care.stored import shard_again, stored_results, write_spool
+from turbo_fetch.commit import Record, commit_shard
+from turbo_fetch.dataset import refuse_changes
+from turbo_fetch.errors import DatasetError, Interrupted, SpecError
+from turbo_fetch.job import Account
+from turbo_fetch.keys import shard_name
+from turbo_fetch.manifest import Manifest
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.output_lock import locked
+from turbo_fetch.readers import StoredDataset
+from turbo_fetch.readers.dataset import StoredShard, stored_shard
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spool import Spool, spool_identity
+from turbo_fetch.storage import Storage
+from turbo_fetch.summary import Summary, human_time
+from turbo_fetch.watcher import Watcher
+from turbo_fetch.writers import METADATA_SUFFIX, check_packages
+
+RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
+_SPOOL: Final = re.compile(r"(\d+)\.spool")
+_RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if outcome.retryable], pa.uint8())
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedShard:
+    """A Known shard whose rows with a retryable failure are asked for again."""
+
+    place: str
+    shard: StoredShard
+    rows_digest: str
+
+    def prepare(self, work: Path) -> Path:
+        """See Known."""
+        path = work / f"{self.shard.name}.spool"
+        if not path.exists():
+            dataset = StoredDataset.open(Storage.open(self.place))
+            kept = (_final(batch) for batch in stored_results(dataset, self.shard))
+            write_spool(path, self.shard, self.rows_digest, kept)
+        return path
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """See Known."""
+        return {}
+
+    def commit(
+        self,
+        fetch: FetchSpec,
+        storage: Storage,
+        source: pa.RecordBatch,
+        spool: Spool,
+        times_s: tuple[float, float],
+    ) -> Record:
+        """See Known."""
+        return commit_shard(fetch, storage, self.shard.number, source, spool, self.rows_digest, times_s)
+
+
+@dataclass(slots=True)
+class Retried:
+    """What a retry came to."""
+
+    path: str
+    asked: int = 0
+    """Rows whose failure was retryable."""
+    shards: int = 0
+    """Shards that were written anew."""
+    recovered: int = 0
+    """Rows that are samples now."""
+    wall_s: float = 0.0
+    before: Counter[str] = field(default_factory=Counter)
+    """Rows of those shards by outcome, before."""
+    after: Counter[str] = field(default_factory=Counter)
+    """The same, now."""
+
+    def text(self) -> str:
+        """Return it as lines for a person."""
+        lines = [f"dataset   {self.path}"]
+        if not self.asked:
+            return "\n".join([*lines, "retried   nothing: no row has failed in a way that may pass"])
+        lines.append(
+            f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
+            f"{self.recovered:,} are samples now"
+        )
+        left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
+        if left:
+            lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))
+        return "\n".join(lines)
+
+
+def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
+    """Retry the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
+
+    Raises what a run raises, and DatasetError if published files are damaged; after Interrupted the same call goes
+    on where it stopped.
+    """
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
+    started_s = time.monotonic()
+    check_packages(fetch.output.format)
+    storage = Storage.open(fetch.output.path, fetch.output.spool)
+    result = Retried(storage.url)
+    with locked(storage):
+        refuse_changes(storage, fetch)
+        with Manifest.open(storage) as manifest:
+            for record in attempts.recover(storage, manifest.committed):
+                manifest.commit(dict(record))
+            affected = {record["shard"]: record for record in manifest.records() if _asked(record)}
+            for record in affected.values():
+                result.before.update(record["outcomes"])
+                result.asked += _asked(record)
+            result.shards = len(affected)
+            begun = list(_begun_shards(storage, fetch, manifest))
+            manifest.withdraw(affected)
+            known = [_known(storage, record) for record in affected.values()] + begun
+            account = Account(manifest, Summary(storage.url), watcher, _Total(known))
+            shards = (shard_again(storage.url, each.shard, each) for each in known)
+            try:
+                LocalRunner(fetch, spec.engine, account, stop).run(shards)
+            except Interrupted as error:
+                raise Interrupted(
+                    f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
+                    "again to go on"
+                ) from error
+            result.after.update(account.summary.outcomes)
+        if known:
+            write_card(storage)
+    result.recovered = max(0, result.after["success"] - result.before["success"])
+    result.wall_s = time.monotonic() - started_s
+    return result
+
+
+class _Total:
+    """How many rows the shards have that are worked on."""
+
+    def __init__(self, known: list[RetriedShard]) -> None:
+        self._rows = sum(each.shard.rows for each in known)
+
+    def total_rows(self) -> tuple[int, bool]:
+        return self._rows, False
+
+
+def _asked(record: Record) -> int:
+    return sum(count for label, count in record["outcomes"].items() if label in RETRYABLE)
+
+
+def _known(storage: Storage, record: Record) -> RetriedShard:
+    digest = record.get("rows_digest")
+    if not isinstance(digest, str):
+        raise DatasetError(
+            f"{storage.url}: shard {record['shard']} does not say which rows of the list it has, as after an export "
+            "into other shards; retry the dataset that it was exported from"
+        )
+    return RetriedShard(storage.url, stored_shard(record), digest)
+
+
+def _begun_shards(storage: Storage, fetch: FetchSpec, manifest: Manifest) -> Iterator[RetriedShard]:
+    """Yield the shards that an earlier retry was publishing when it was killed: their spools are complete.
+
+    Spools of a run that was interrupted are left to the next run: their shards have not been published yet.
+    """
+    for path in sorted(storage.make_work().glob("*.spool")):
+        match = _SPOOL.fullmatch(path.name)
+        if match is None or int(match[1]) in manifest.committed:
+            continue
+        name = shard_name(int(match[1]), fetch.output.shard_digits)
+        identity = spool_identity(path)
+        if identity is not None and storage.exists(f"{name}{METADATA_SUFFIX}"):
+            shard = StoredShard(int(match[1]), name, identity["rows"])
+            yield RetriedShard(storage.url, shard, identity["rows_digest"])
+
+
+def _final(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows that are not to be asked for again."""
+    return batch.filter(pc.invert(pc.is_in(batch.column("outcome"), _RETRYABLE_NUMBERS)))

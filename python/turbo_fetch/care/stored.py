@@ -1,0 +1,110 @@
+"""A finished shard as the engine knows shards: its rows, and what became of each, from its published files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.errors import DatasetError
+from turbo_fetch.known import Known
+from turbo_fetch.outcomes import BY_LABEL
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.readers import StoredDataset
+from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.schema import RESULTS
+from turbo_fetch.spool import Spool
+from turbo_fetch.storage import Storage
+
+_LABELS: Final = pa.array(list(BY_LABEL), pa.string())
+_NUMBERS: Final = pa.array([outcome.number for outcome in BY_LABEL.values()], pa.uint8())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """The rows of a finished shard, by reference to its dataset. It can be pickled."""
+
+    place: str
+    shard: StoredShard
+
+    def load(self) -> pa.Table:
+        """Return the columns that came from the list."""
+        return list_columns(StoredDataset.open(Storage.open(self.place)).metadata(self.shard))
+
+
+def shard_again(place: str, shard: StoredShard, known: Known) -> Shard:
+    """Return a finished shard of the dataset at `place` as a unit of work."""
+    return Shard(shard.number, shard.rows, StoredRows(place, shard), known)
+
+
+def list_columns(metadata: pa.Table) -> pa.Table:
+    """Return the columns of a shard's metadata that came from the list: those before the key."""
+    return metadata.select(metadata.schema.names[: metadata.schema.get_field_index("key")])
+
+
+def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.RecordBatch]:
+    """Yield what became of the rows of a shard, in order, as they stood in its spool.
+
+    Formats of originals are those of the stored pictures. Raises DatasetError if the files are damaged or do not
+    agree.
+    """
+    ledger = dataset.ledger(shard).combine_chunks()
+    digest = dataset.image.digest
+    place = 0
+    for samples in dataset.batches(shard):
+        count = samples.metadata.num_rows
+        lines = ledger.slice(place, count)
+        if lines.column("key").to_pylist() != samples.metadata.column("key").to_pylist():
+            raise DatasetError(
+                f"{dataset.storage.url}/{shard.name}: ledger and metadata have different rows; check the dataset "
+                "with turbo-fetch verify"
+            )
+        columns: dict[str, pa.Array] = {
+            "row": pa.array(np.arange(place, place + count, dtype=np.uint32)),
+            "outcome": _outcomes(lines.column("outcome").combine_chunks()),
+            "image": samples.image,
+            "original_format": samples.original_format,
+        }
+        known = {name: samples.metadata.column(name) for name in samples.metadata.schema.names}
+        if digest in known:
+            columns["digest"] = known[digest]
+        known |= {name: lines.column(name).combine_chunks() for name in lines.schema.names}
+        yield pa.RecordBatch.from_arrays(
+            [_column(columns.get(field.name, known.get(field.name)), field, count) for field in RESULTS],
+            schema=RESULTS,
+        )
+        place += count
+    if place != shard.rows:
+        raise DatasetError(
+            f"{dataset.storage.url}/{shard.name}: there are {place} rows; expected {shard.rows}"
+        )
+
+
+def write_spool(path: Path, shard: StoredShard, rows_digest: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """Make a spool at `path` that holds the batches, whole or not at all."""
+    begun = path.with_suffix(".begun")
+    begun.unlink(missing_ok=True)
+    spool = Spool.open(begun, shard.number, shard.rows, rows_digest)
+    try:
+        for batch in batches:
+            if batch.num_rows:
+                spool.append(batch)
+    finally:
+        spool.close()
+    with begun.open("rb") as file:
+        os.fsync(file.fileno())
+    begun.replace(path)
+
+
+def _outcomes(labels: pa.Array) -> pa.Array:
+    return _NUMBERS.take(pc.index_in(labels, _LABELS))
+
+
+def _column(values: pa.Array | None, field: pa.Field, count: int) -> pa.Array:
+    return pa.nulls(count, field.type) if values is None else values.cast(field.type)

@@ -1,0 +1,39 @@
+"""`turbo-fetch retry`: only the rows whose failure may pass."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.run import Overrides
+from turbo_fetch.cli.usage import Json, Quiet
+
+Place = Annotated[
+    str,
+    typer.Argument(
+        help="A spec (a .toml file), or a dataset: a folder or fsspec URL.", metavar="SPEC_OR_DATASET"
+    ),
+]
+
+
+def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Ask again for the rows whose failure may pass (timeouts, 5xx, 429, DNS …), and merge them into the dataset.
+
+    Everything else stays as it is, byte for byte. Only shards with such rows are written, on this machine. Requests
+    follow the spec as run, or the one given: `--set fetch.http.timeout_s=30`.
+    """
+    from turbo_fetch.care.retry import retry as retry_dataset
+    from turbo_fetch.cli.usage import load_dataset_spec, show
+    from turbo_fetch.display import Display
+    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.runners.stop import stop_on_signals
+
+    with clear_failures():
+        without_pandas()
+        spec = load_dataset_spec(place, overrides or ())
+        with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+            result = retry_dataset(spec, display, stop)
+        show(result, as_json)

@@ -1,0 +1,171 @@
+"""Retry: only what may pass is asked for again, everything else stays, whenever it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import turbo_fetch
+from album import album
+from jobs import content_hashes, job_spec, ledger, manifest, write_list
+from origin import Origin
+from turbo_fetch.cli import app
+from turbo_fetch.spec import OutputFormat
+
+ALBUM = album(60, side=40)
+BROKEN = (7, 25, 26)
+"""Rows that a run does not get and a retry does; 13 never comes, 31 is refused for good."""
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM) as origin:
+        yield origin
+
+
+def _make(origin: Origin, folder: Path, output_format: OutputFormat = "webdataset") -> tuple[Path, list[str]]:
+    """Run a list of three shards of which the last has no failure; each row in BROKEN fails just once."""
+    rows = [origin.url(name) for name in ALBUM]
+    for row in BROKEN:
+        rows[row] = origin.url(f"{row:05d}.jpg", "status", code=503, times=1)
+    rows[13] = origin.url("00013.jpg", "status", code=503)
+    rows[31] = origin.url("missing.jpg")
+    urls = write_list(folder / "list.parquet", rows)
+    output = {"samples_per_shard": 20, "format": output_format}
+    turbo_fetch.run(job_spec(urls, folder / "out", http={"retries": 0}, output=output))
+    return folder / "out", rows
+
+
+def _retry(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "turbo_fetch", "retry", str(place), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def _members(out: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(out.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found.update({member.name: tar.extractfile(member).read() for member in tar})  # type: ignore[union-attr]
+    return found
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "files", "parquet", "lmdb", "tfrecord"])
+def test_a_retried_dataset_is_the_one_that_a_lucky_run_makes(
+    origin: Origin, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    out, rows = _make(origin, tmp_path, output_format)
+    untouched = {path.name: path.stat().st_mtime_ns for path in out.glob("00002*")}
+    hits = origin.targets.total()
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet", "--json"])
+    assert ended.exit_code == 0, ended.output
+    result = json.loads(ended.stdout)
+    assert (result["asked"], result["shards"], result["recovered"]) == (4, 2, 3)
+    assert origin.targets.total() - hits == 4
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("00002*")} == untouched
+    # Now that the broken ones answer, a run of the same list from nothing makes the same files.
+    output = {"samples_per_shard": 20, "format": output_format}
+    lucky = job_spec(tmp_path / "list.parquet", tmp_path / "lucky", http={"retries": 0}, output=output)
+    turbo_fetch.run(lucky)
+    assert content_hashes(out) == content_hashes(tmp_path / "lucky")
+    assert [row["url"] for row in ledger(out)] == rows
+    for ours, theirs in zip(manifest(out), manifest(tmp_path / "lucky"), strict=True):
+        assert {**ours, "files": 0} == {**theirs, "files": 0}
+    assert not list((out / ".turbo-fetch").glob("*.spool"))
+    assert "59 pictures" not in (out / "README.md").read_text()
+    assert "58 pictures" in (out / "README.md").read_text()
+
+
+def test_samples_that_were_there_keep_their_bytes_even_if_the_web_has_changed(
+    origin: Origin, tmp_path: Path
+) -> None:
+    out, _ = _make(origin, tmp_path)
+    before = _members(out)
+    origin.pictures = dict.fromkeys(ALBUM, ALBUM["00000.jpg"])
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    after = _members(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3 * len(BROKEN)
+
+
+def test_nothing_to_retry_makes_no_request(origin: Origin, tmp_path: Path) -> None:
+    urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in list(ALBUM)[:5]])
+    turbo_fetch.run(job_spec(urls, tmp_path / "out"))
+    hits = origin.hits.total()
+    ended = CliRunner().invoke(app, ["retry", str(tmp_path / "out"), "--quiet"])
+    assert "nothing" in ended.stdout
+    assert origin.hits.total() == hits
+
+
+def test_an_interrupted_retry_keeps_the_dataset_whole_and_goes_on(origin: Origin, tmp_path: Path) -> None:
+    out, _ = _make(origin, tmp_path)
+    before = content_hashes(out)
+    origin.latency_s = 60
+    hits = origin.hits.total()
+    process = _retry(out)
+    while origin.hits.total() < hits + 1:
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Run the same command again" in err
+    assert content_hashes(out) == before
+    assert len(manifest(out)) == 3
+    origin.latency_s = 0
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet", "--json"])
+    assert json.loads(ended.stdout)["recovered"] == 3
+
+
+def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """What a kill between two publications leaves: no commit record, some files new, the spool complete."""
+    for command in ("retry", "run"):
+        folder = tmp_path / command
+        folder.mkdir()
+        out, _ = _make(origin, folder)
+        origin.latency_s = 60
+        process = _retry(out)
+        while not (out / ".turbo-fetch" / "00001.spool").exists():
+            assert process.poll() is None, process.communicate()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        origin.latency_s = 0
+        (out / "00001_stats.json").unlink()
+        place = str(out) if command == "retry" else str(out / "spec.toml")
+        ended = CliRunner().invoke(app, [command, place, "--quiet"])
+        assert ended.exit_code == 0, ended.output
+        assert [record["rows"] for record in manifest(out)] == [20, 20, 20]
+        assert sum(record["outcomes"]["success"] for record in manifest(out)) >= 57
+        assert [row["url"] for row in ledger(out)] == pq.read_table(folder / "list.parquet")[
+            "url"
+        ].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [("nowhere", "there is no dataset"), ("nowhere.toml", "no such file")],
+)
+def test_a_place_without_a_dataset_is_refused(tmp_path: Path, place: str, expected: str) -> None:
+    ended = CliRunner().invoke(app, ["retry", str(tmp_path / place)])
+    assert ended.exit_code == 2
+    assert expected in " ".join(ended.stderr.split())
+
+
+def test_other_image_options_are_refused(origin: Origin, tmp_path: Path) -> None:
+    out, _ = _make(origin, tmp_path)
+    ended = CliRunner().invoke(app, ["retry", str(out), "--set", "fetch.image.size=99"])
+    assert ended.exit_code == 2
+    assert "fetch.image.size was 64, is now 99" in " ".join(ended.stderr.split())
