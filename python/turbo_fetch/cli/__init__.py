@@ -13,6 +13,7 @@ from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import job, submit
+from turbo_fetch.cli.view import view
 
 app = typer.Typer(
     name="turbo-fetch",
@@ -44,6 +45,7 @@ def _root(
 app.command()(run)
 app.command()(schema)
 app.command()(report)
+app.command()(view)
 app.command()(submit)
 app.add_typer(job, name="job")
 app.command()(export)

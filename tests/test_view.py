@@ -1,0 +1,157 @@
+"""`turbo-fetch view`: pages of rows, a real browser on them, and strangers that are turned away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import turbo_fetch
+from album import album
+from browser import browse
+from jobs import job_spec, write_list
+from origin import Origin
+from turbo_fetch.monitor.view.pictures import Pictures
+from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
+from turbo_fetch.readers import StoredDataset, open_dataset
+
+ALBUM = album(30)
+HOSTILE = "<img src=x onerror='window.broken = 1'>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("view")
+    with Origin(ALBUM) as origin:
+        rows = [origin.url(name) for name in ALBUM]
+        rows.insert(15, origin.url("gone.jpg"))
+        urls = write_list(folder / "list.parquet", rows, notes=[HOSTILE] * len(rows))
+        keep = {"keep_columns": ["notes"]}
+        turbo_fetch.run(job_spec(urls, folder / "out", input=keep, output={"samples_per_shard": 12}))
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> StoredDataset:
+    return open_dataset(str(folder))
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "turbo_fetch", "view", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[0]
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def _keys(dataset: StoredDataset, query: Query, limit: int) -> list[str]:
+    """Return the keys of all pages, read to the end."""
+    rows, keys, at = Rows(dataset), [], Cursor(0, 0)
+    while True:
+        page = rows.page(query, at, limit)
+        assert len(page.rows) <= limit
+        keys += [row["key"] for row in page.rows]
+        if page.next is None:
+            return keys
+        at = page.next
+
+
+@pytest.mark.parametrize("limit", [1, 5, 12, 100])
+def test_pages_hold_every_row_once_and_in_order(dataset: StoredDataset, limit: int) -> None:
+    keys = _keys(dataset, Query(), limit)
+    assert len(keys) == 31
+    assert keys == sorted(set(keys))
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        (Query(outcome="success"), 30),
+        (Query(outcome="failed"), 1),
+        (Query(outcome="http-4xx"), 1),
+        (Query(text="PICTURE 1"), 11),
+        (Query(text="gone.jpg"), 1),
+        (Query(text="%"), 0),
+        (Query(min_side=220), 4),
+        (Query(outcome="failed", min_side=1), 0),
+    ],
+)
+def test_filters_find_what_they_say(dataset: StoredDataset, query: Query, count: int) -> None:
+    assert len(_keys(dataset, query, 4)) == count
+
+
+def test_pictures_are_found_in_any_order(dataset: StoredDataset) -> None:
+    expected = {sample.key: sample.image for sample in dataset.samples()}
+    pictures, rows = Pictures(dataset), Rows(dataset).page(Query(), Cursor(0, 0), 100).rows
+    for row in [*reversed(rows), *rows]:
+        assert pictures.find(Cursor.parse(row["at"])) == expected.get(row["key"])
+    assert pictures.find(Cursor(99, 0)) is None
+    assert pictures.find(Cursor(0, 99)) is None
+
+
+def test_a_browser_shows_filters_pages_and_details_without_errors(address: str) -> None:
+    with browse(address) as tab:
+        page = tab.page
+        page.wait_for_selector(".row img")
+        loaded = "all => all.filter(one => one.naturalWidth > 0).length"
+        while page.eval_on_selector_all(".row img", loaded) < 30:
+            page.wait_for_timeout(20)
+        assert page.locator(".row").count() == 31
+        page.locator(".row").first.click()
+        assert HOSTILE in page.inner_text("#values")
+        assert "total_ms" in page.inner_text("#values")
+        page.click("#close")
+        page.select_option("select[name=outcome]", "failed")
+        page.get_by_text("1 shown, to the end").wait_for()
+        assert "http-4xx" in page.inner_text(".row")
+        broken = page.evaluate("window.broken")
+    assert broken is None
+    assert tab.errors == []
+    assert all(url.startswith((address, "data:")) for url in tab.requests)
+
+
+def _status(url: str, host: str | None = None) -> int:
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("", None, 200),
+        ("", "evil.example:80", 403),
+        ("api/rows", "evil.example", 403),
+        ("", "127.0.0.1.evil.example:80", 403),
+        ("picture/0/0", None, 200),
+        ("picture/0/../../etc/passwd", None, 404),
+        ("picture/%2e%2e/0", None, 404),
+        ("..%2f..%2fetc/passwd", None, 404),
+        ("spec.toml", None, 404),
+        ("picture/0/999999", None, 404),
+        ("api/rows?from=x", None, 400),
+        ("api/rows?from=-1:0", None, 400),
+    ],
+)
+def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str | None, status: int) -> None:
+    assert _status(f"{address}{path}", host) == status
+
+
+def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "turbo_fetch", "view", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
