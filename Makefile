@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test lint format typecheck rust-test wheel bench ci clean
+.PHONY: help setup demo test lint format typecheck docs rust-test wheel bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -21,11 +21,12 @@ test: setup ## Run all tests, Rust and Python
 rust-test: $(VENV)/.system ## Run the Rust tests
 	cargo test --release --quiet
 
-lint: setup ## Formatting and lints of both languages
+lint: setup ## Formatting and lints of both languages, and whether the site builds
 	cargo fmt --check
 	cargo clippy --release --all-targets --quiet -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/zensical build --strict --clean
 
 format: setup ## Format both languages
 	cargo fmt
@@ -35,6 +36,10 @@ format: setup ## Format both languages
 typecheck: setup ## mypy, and the stubs against the compiled module
 	$(BIN)/mypy
 	cd python && ../$(BIN)/python -m mypy.stubtest --mypy-config-file ../pyproject.toml turbo_fetch._native
+
+docs: setup ## Build the documentation site into site/; a warning is an error
+	$(BIN)/python -m docs.generate
+	$(BIN)/zensical build --strict --clean
 
 wheel: setup ## Build sdist and wheel, and try the wheel in an empty virtual environment
 	bash .ci/wheel

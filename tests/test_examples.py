@@ -103,6 +103,66 @@ def test_laion_keeps_scores_and_resizes_the_smaller_side(origin: Origin, tmp_pat
         assert members[f"{fact['key']}.txt"].decode().startswith("text of ")
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "size", "shard"),
+    [
+        ("cc3m", ("caption", "url"), (256, 256), "00000"),
+        ("cc12m", ("url", "caption"), (384, 256), "00000"),
+    ],
+)
+def test_conceptual_captions_come_from_tsv_with_a_header_put_before(
+    origin: Origin, tmp_path: Path, name: str, columns: tuple[str, str], size: tuple[int, int], shard: str
+) -> None:
+    rows = [{"url": origin.url(path), "caption": f"the text of {path}"} for path in PICTURES]
+    lines = ["\t".join(columns), *("\t".join(row[column] for column in columns) for row in rows)]
+    (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    run_example(f"{name}.toml", tmp_path / f"{name}.tsv", tmp_path / "out")
+
+    made = samples(tmp_path / "out" / f"{shard}.tar")
+    assert sorted(text for text, _, _ in made) == sorted(row["caption"] for row in rows)
+    assert {picture.size for _, picture, _ in made} == {size}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "size", "shard"),
+    [
+        ("coyo", "watermark_score", (576, 384), "00000"),
+        ("datacomp", "uid", (512, 341), "00000000"),
+    ],
+)
+def test_pools_come_from_parquet_with_what_they_know_of_pictures(
+    origin: Origin, tmp_path: Path, name: str, kept: str, size: tuple[int, int], shard: str
+) -> None:
+    spec = load_spec(ROOT / "examples" / f"{name}.toml").fetch
+    assert spec is not None
+    columns: dict[str, list[object]] = {
+        "url": [origin.url(path) for path in PICTURES],
+        "text": [f"the text of {path}" for path in PICTURES],
+        **{column: [f"{column} {path}" for path in PICTURES] for column in spec.input.keep_columns},
+    }
+    pq.write_table(pa.table(columns), tmp_path / "part.parquet")
+    run_example(f"{name}.toml", tmp_path / "*.parquet", tmp_path / "out")
+
+    made = samples(tmp_path / "out" / f"{shard}.tar")
+    assert sorted(facts[kept] for _, _, facts in made) == sorted(str(value) for value in columns[kept])
+    assert {picture.size for _, picture, _ in made} == {size}
+
+
+def samples(path: Path) -> list[tuple[str, Image.Image, dict[str, object]]]:
+    """Return caption, picture and facts of the samples in an archive."""
+    with tarfile.open(path) as shard:
+        members = {member.name: (shard.extractfile(member) or io.BytesIO()).read() for member in shard}
+    keys = sorted(name.removesuffix(".txt") for name in members if name.endswith(".txt"))
+    return [
+        (
+            members[f"{key}.txt"].decode(),
+            Image.open(io.BytesIO(members[f"{key}.jpg"])),
+            json.loads(members[f"{key}.json"]),
+        )
+        for key in keys
+    ]
+
+
 def test_captions_become_parquet_with_padded_pictures(origin: Origin, tmp_path: Path) -> None:
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         writer = csv.writer(file)

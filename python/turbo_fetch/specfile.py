@@ -135,7 +135,7 @@ def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
         if isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
             model = (
-                next(iter(_tables(model.model_fields[part].annotation)), None)
+                next(iter(tables_of(model.model_fields[part].annotation)), None)
                 if part in model.model_fields
                 else None
             )
@@ -147,11 +147,11 @@ def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
 def _known_keys(location: Sequence[str], root: type[BaseModel]) -> list[str]:
     model = root
     for name in location:
-        model = next(_tables(model.model_fields[name].annotation))
+        model = next(tables_of(model.model_fields[name].annotation))
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
-def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+def tables_of(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the tables that a field may hold: `FetchSpec` of `FetchSpec | None`."""
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

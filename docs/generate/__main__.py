@@ -1,0 +1,30 @@
+"""Write the generated pages: `python -m docs.generate`. What they say is tested to be what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docs.generate.command_line import command_line_page
+from docs.generate.outcomes import outcomes_page
+from docs.generate.performance import performance_page, plots
+from docs.generate.spec import spec_page
+
+DOCS = Path(__file__).resolve().parents[1]
+PAGES = {
+    "reference/spec.md": spec_page,
+    "reference/cli.md": command_line_page,
+    "reference/outcomes.md": outcomes_page,
+    "performance.md": performance_page,
+}
+
+
+def main() -> None:
+    """Write pages and plots."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+    for name, svg in plots().items():
+        (DOCS / "images" / name).write_text(svg)
+
+
+if __name__ == "__main__":
+    main()
