@@ -79,7 +79,8 @@ def test_pages_hold_every_row_once_and_in_order(dataset: StoredDataset, limit: i
         (Query(text="PICTURE 1"), 11),
         (Query(text="gone.jpg"), 1),
         (Query(text="%"), 0),
-        (Query(min_side=220), 4),
+        (Query(min_side=160), 30),
+        (Query(min_side=161), 0),
         (Query(outcome="failed", min_side=1), 0),
     ],
 )

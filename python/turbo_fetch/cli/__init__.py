@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
 from turbo_fetch.cli.report import report
@@ -46,6 +47,7 @@ app.command()(run)
 app.command()(schema)
 app.command()(report)
 app.command()(view)
+app.command()(doctor)
 app.command()(submit)
 app.add_typer(job, name="job")
 app.command()(export)
