@@ -14,6 +14,7 @@ from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import job, submit
+from turbo_fetch.cli.verify import verify
 from turbo_fetch.cli.view import view
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.add_typer(job, name="job")
 app.command()(export)
 app.command(context_settings=CONTEXT)(img2dataset)
 app.command()(retry)
+app.command()(verify)
 
 
 def main() -> None:

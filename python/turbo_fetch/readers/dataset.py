@@ -30,6 +30,7 @@ JOB: Final = "job.json"
 BATCH_BYTES: Final = 16 << 20
 
 _METADATA_FILE: Final = re.compile(r"(\d+)\.parquet")
+_RECORD_FILE: Final = re.compile(r"(\d+)_stats\.json")
 
 
 class Sample(NamedTuple):
@@ -84,7 +85,9 @@ class StoredDataset:
         if job is None:
             shards = list(_unlisted_shards(storage))
         else:
-            records = {record["shard"]: stored_shard(record) for record in read_manifest(storage)}
+            found = {record["shard"]: stored_shard(record) for record in read_manifest(storage)}
+            # A manifest that is lost or empty is made from the commit records, as a run would.
+            records = found or {shard.number: shard for shard in _published_shards(storage)}
             shards = [records[number] for number in sorted(records)]
         if not shards:
             raise InputError(
@@ -232,6 +235,15 @@ def _read_job(storage: Storage) -> dict[str, Any] | None:
             f"{storage.url}/{JOB} is garbled ({error}), so what the dataset is, is not known"
         ) from error
     return job
+
+
+def _published_shards(storage: Storage) -> Iterator[StoredShard]:
+    """Yield the shards that have a commit record."""
+    for entry in storage.list():
+        match = _RECORD_FILE.fullmatch(entry.name)
+        record = None if match is None else read_record(storage, match[1])
+        if record is not None:
+            yield stored_shard(record)
 
 
 def _unlisted_shards(storage: Storage) -> Iterator[StoredShard]:

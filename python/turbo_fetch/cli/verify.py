@@ -1,0 +1,56 @@
+"""`turbo-fetch verify`: a dataset checked against what it says of itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.usage import Json, Quiet
+
+if TYPE_CHECKING:
+    from turbo_fetch.care.shard_check import Level
+
+
+def verify(
+    dataset: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.", metavar="DATASET")],
+    quick: Annotated[bool, typer.Option("--quick", help="Only names, sizes and numbers of rows.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every picture.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take damaged shards out, so that the next run makes them anew.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Check files, hashes, numbers of rows and pictures of a dataset against its manifest and metadata.
+
+    Reports every problem. Exit codes: 0 no problem; 1 problems; 2 there is no dataset.
+    """
+    from turbo_fetch.care import verify as verification
+    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.usage import show
+    from turbo_fetch.errors import SpecError
+    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.readers import open_dataset
+    from turbo_fetch.runners.shares import available_cores
+    from turbo_fetch.runners.stop import stop_on_signals
+
+    with clear_failures():
+        without_pandas()
+        if quick and deep:
+            raise SpecError("--quick --deep: expected at most one of them")
+        level: Level = "quick" if quick else "deep" if deep else "full"
+        rows = sum(shard.rows for shard in open_dataset(dataset).shards)
+        with stop_on_signals() as stop, RowProgress(sys.stderr, "verifying", rows, quiet) as progress:
+            result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
+        show(result, as_json)
+        if repair:
+            count = verification.repair(result)
+            typer.echo(
+                f"repaired  {count:,} shards taken out; run the spec again to make them anew", err=as_json
+            )
+    if result.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,163 @@
+"""Verify: a whole dataset has no problem, and every damage is found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import turbo_fetch
+from album import album
+from jobs import content_hashes, job_spec, manifest, write_list
+from origin import Origin
+from turbo_fetch.cli import app
+from turbo_fetch.spec import OutputFormat
+
+ALBUM = album(30, side=40)
+FORMATS: tuple[OutputFormat, ...] = ("webdataset", "files", "parquet", "lmdb", "tfrecord", "dummy")
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM) as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def whole(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    rows = [origin.url(name) for name in ALBUM]
+    rows[4] = origin.url("missing.jpg")
+    turbo_fetch.run(
+        job_spec(write_list(folder / "l.parquet", rows), folder / "out", output={"samples_per_shard": 10})
+    )
+    return folder / "out"
+
+
+@pytest.fixture
+def out(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "out"))
+
+
+def _verify(place: Path, *options: str) -> tuple[int, str, dict[str, str]]:
+    ended = CliRunner().invoke(app, ["verify", str(place), "--json", "--quiet", "--workers", "1", *options])
+    assert ended.exit_code in {0, 1}, ended.output
+    found = json.loads(ended.stdout)
+    return ended.exit_code, ended.stdout, {problem["place"]: problem["what"] for problem in found["problems"]}
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_whole_dataset_has_no_problem_at_any_level(
+    whole: Path, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    place = whole
+    if output_format != "webdataset":
+        place = tmp_path / "out"
+        command = ["export", str(whole), str(place), "-f", output_format, "--workers", "1", "--quiet"]
+        assert CliRunner().invoke(app, command).exit_code == 0
+    before = content_hashes(place)
+    for level in ([], ["--quick"], ["--deep"]):
+        assert _verify(place, *level)[::2] == (0, {})
+    assert content_hashes(place) == before
+
+
+def _flip(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.ledger.parquet"])
+def test_a_flipped_bit_anywhere_is_found(out: Path, name: str, place: float) -> None:
+    _flip(out / name, place)
+    code, _, problems = _verify(out)
+    assert code == 1
+    assert list(problems) == [name]
+    assert "altered" in problems[name]
+
+
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.ledger.parquet"])
+def test_truncated_and_missing_files_are_found_even_by_a_quick_look(out: Path, name: str) -> None:
+    os.truncate(out / name, (out / name).stat().st_size - 1)
+    assert "bytes; expected" in _verify(out, "--quick")[2][name]
+    (out / name).unlink()
+    assert _verify(out, "--quick")[2] == {name: "is missing"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "place", "what"),
+    [
+        (lambda out: (out / "manifest.jsonl").unlink(), "manifest.jsonl", "is missing"),
+        (lambda out: _flip(out / "manifest.jsonl", 0.0), "manifest.jsonl", "lacks shard 00000"),
+        (lambda out: (out / "00001_stats.json").unlink(), "00001_stats.json", "missing or garbled"),
+        (lambda out: _flip(out / "00001_stats.json", 0.0), "00001_stats.json", "missing or garbled"),
+        (lambda out: (out / "00007.tar").write_bytes(b"x"), "00007", "not finished"),
+        (
+            lambda out: (out / ".turbo-fetch" / "00008.spool").write_bytes(b"x" * 99),
+            "00008.spool",
+            "no spool",
+        ),
+    ],
+)
+def test_manifests_records_and_partial_files_are_checked(
+    out: Path, damage: Callable[[Path], object], place: str, what: str
+) -> None:
+    damage(out)
+    ended = CliRunner().invoke(app, ["verify", str(out), "--json", "--quiet", "--workers", "1"])
+    assert ended.exit_code == 1
+    problems = {problem["place"]: problem["what"] for problem in json.loads(ended.stdout)["problems"]}
+    assert any(found.endswith(place) and what in text for found, text in problems.items()), problems
+
+
+def test_pictures_that_contradict_the_metadata_are_found(out: Path) -> None:
+    """Files that are exactly what the record says, but do not agree with each other."""
+    table = pq.read_table(out / "00001.parquet")
+    widths = pa.array([63, *table["width"].to_pylist()[1:]], pa.int32())
+    _rewrite(out, table.set_column(table.schema.get_field_index("width"), "width", widths))
+    assert _verify(out)[0] == 0
+    code, _, problems = _verify(out, "--deep")
+    assert (code, problems) == (1, {"00001 000010": "is 64 x 64 pixels; expected 63 x 64"})
+    _rewrite(out, table.slice(1))
+    assert "has 9 rows; expected 10" in _verify(out, "--quick")[2]["00001.parquet"]
+
+
+def _rewrite(out: Path, table: pa.Table) -> None:
+    """Replace the metadata of shard 1, with a record and a manifest that agree."""
+    import hashlib
+
+    pq.write_table(table, out / "00001.parquet")
+    content = (out / "00001.parquet").read_bytes()
+    new = {"name": "00001.parquet", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    record = json.loads((out / "00001_stats.json").read_text())
+    record["files"] = [new if file["name"] == new["name"] else file for file in record["files"]]
+    (out / "00001_stats.json").write_text(json.dumps(record))
+    lines = [record if line["shard"] == 1 else line for line in manifest(out)]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path) -> None:
+    _flip(out / "00001.tar", 0.5)
+    ended = CliRunner().invoke(app, ["verify", str(out), "--repair", "--quiet", "--workers", "2"])
+    assert ended.exit_code == 1
+    assert "problem   00001.tar: is altered" in ended.stdout
+    assert "1 shards taken out" in ended.stdout
+    assert [record["shard"] for record in manifest(out)] == [0, 2]
+    override = f"fetch.output.path={out}"
+    ended = CliRunner().invoke(app, ["run", str(out / "spec.toml"), "--set", override, "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    assert content_hashes(out) == content_hashes(whole)
+    assert _verify(out)[0] == 0
+
+
+def test_a_place_without_a_dataset_is_refused(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "there is no dataset" in " ".join(ended.stderr.split())
