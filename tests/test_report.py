@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from album import album
 from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
+from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import gather
 from turbo_fetch.monitor.report.page import script_json
+from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
+from turbo_fetch.tally import Tally
+from turbo_fetch.watcher import Watcher
 
 ALBUM = album(30)
 HOSTILE = (
@@ -118,3 +123,11 @@ def test_json_in_a_script_cannot_end_it() -> None:
     text = script_json({"a": "</script><!--&"})
     assert not re.search(rb"[<>&]", text)
     assert json.loads(text) == {"a": "</script><!--&"}
+
+
+def test_a_long_run_renews_it_while_it_goes_on(dataset: Path) -> None:
+    before = (dataset / "report.html").stat().st_mtime_ns
+    track = TrackSpec(report_every_s=0.001)
+    with recorded(track, "fetch", Storage.open(str(dataset)), Watcher()) as recorder:
+        recorder.add(0, Tally(Counter({"success": 1})))
+    assert (dataset / "report.html").stat().st_mtime_ns > before

@@ -165,6 +165,10 @@ class Recorder(Watcher):
             )
         setup = {
             "stage": self._stage,
+            "url": place.url,
+            "report_every_s": self._track.report_every_s
+            if self._track.report and self._stage == "fetch"
+            else 0,
             "path": str(place.path),
             "folder": str(place.folder),
             "run": self._track.run or place.run,

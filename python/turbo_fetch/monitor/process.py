@@ -28,6 +28,9 @@ class _Monitor:
         self._stage = str(setup["stage"])
         self._trackers: dict[str, Tracker] = {}
         self._ended = False
+        self._url = str(setup["url"])
+        self._report_every_s = float(setup["report_every_s"])
+        self._reported_s = time.monotonic()
         path = Path(setup["path"])
         records.mend(path)
         self._file: BufferedWriter = path.open("ab")
@@ -45,6 +48,10 @@ class _Monitor:
         for name, tracker in list(self._trackers.items()):
             with self._forgiving(name):
                 tracker.take(line)
+        if self._report_every_s and time.monotonic() - self._reported_s >= self._report_every_s:
+            with self._forgiving("report"):
+                _renew_report(self._url)
+            self._reported_s = time.monotonic()
 
     def close(self) -> None:
         """End everything; a parent that did not say how the run ended was killed."""
@@ -63,7 +70,7 @@ class _Monitor:
         except Exception as error:
             self._trackers.pop(name, None)
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            self._tell(f"track.to: {name} failed, the run goes on without it ({text})")
+            self._tell(f"track: {name} failed, the run goes on without it ({text})")
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):
@@ -83,6 +90,20 @@ def _open(name: str, setup: dict[str, Any]) -> Tracker:
     from turbo_fetch.monitor.trackers.prometheus import Prometheus
 
     return Prometheus(socket.socket(fileno=setup["listener"]))
+
+
+def _renew_report(url: str) -> None:
+    """Write the report of what is committed so far, if that is anything."""
+    # Only long runs come here, and only they pay for the imports.
+    from turbo_fetch.lean import without_pandas
+
+    without_pandas()
+    from turbo_fetch.errors import InputError
+    from turbo_fetch.monitor.report import write_report
+    from turbo_fetch.storage import Storage
+
+    with contextlib.suppress(InputError):
+        write_report(Storage.open(url))
 
 
 def main() -> None:
