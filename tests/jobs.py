@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from origin import Origin
 from turbo_fetch.spec import Spec
 from turbo_fetch.specfile import dump_spec, parse_spec
 
@@ -77,3 +78,14 @@ def content_hashes(output: Path) -> dict[str, str]:
         not in {"manifest.jsonl", "job.json", "spec.toml", "README.md", "croissant.json", *RECORDS}
         and ".turbo-fetch" not in path.parts
     }
+
+
+def wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> None:
+    """Return when the origin has had so many more requests, or the run is over."""
+    hits = origin.hits.total() + more
+    while origin.hits.total() < hits:
+        try:
+            process.wait(timeout=0.005)
+        except subprocess.TimeoutExpired:
+            continue
+        return

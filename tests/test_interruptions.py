@@ -14,7 +14,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.spec import Spec
 
@@ -41,16 +41,6 @@ def _spec(urls: Path, output: Path) -> Spec:
     return job_spec(urls, output, http={"concurrency": 4}, engine={"workers": 2, "threads": 1})
 
 
-def _wait_for_hits(process: subprocess.Popen[str], origin: Origin, hits: int) -> None:
-    """Return when the origin has had `hits` requests, or the run is over."""
-    while origin.hits.total() < hits:
-        try:
-            process.wait(timeout=0.005)
-        except subprocess.TimeoutExpired:
-            continue
-        return
-
-
 def _members(process: subprocess.Popen[str]) -> list[psutil.Process]:
     try:
         return psutil.Process(process.pid).children()
@@ -73,7 +63,7 @@ def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
     kills = 0
     while kills < KILLS:
         process = start(spec, tmp_path)
-        _wait_for_hits(process, origin, origin.hits.total() + choose.randint(0, 30))
+        wait_for_hits(process, origin, choose.randint(0, 30))
         workers = _members(process)
         victim = choose.choice(["parent", "worker", "group"])
         if process.poll() is not None:
@@ -87,7 +77,7 @@ def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
             os.killpg(process.pid, signal.SIGKILL)
         elif victim == "worker" and workers:
             choose.choice(workers).kill()
-            _wait_for_hits(process, origin, origin.hits.total() + choose.randint(1, 30))
+            wait_for_hits(process, origin, choose.randint(1, 30))
             process.kill()
         else:
             process.kill()
@@ -108,7 +98,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
 ) -> None:
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    _wait_for_hits(process, origin, origin.hits.total() + 60)
+    wait_for_hits(process, origin, 60)
     victim = next(one for one in _members(process) if "turbo_fetch.runners" in one.cmdline())
     victim.kill()
     out, err = process.communicate(timeout=60)
@@ -124,7 +114,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
 ) -> None:
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    _wait_for_hits(process, origin, origin.hits.total() + 100)
+    wait_for_hits(process, origin, 100)
     workers = _members(process)
     # Ctrl-C on a terminal reaches the whole process group; a supervisor signals the parent only.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -162,7 +152,7 @@ def test_two_runs_on_one_output_do_not_mix(
 ) -> None:
     urls, expected = quiet
     first = start(_spec(urls, tmp_path / "out"), tmp_path)
-    _wait_for_hits(first, origin, origin.hits.total() + 20)
+    wait_for_hits(first, origin, 20)
     second = start(_spec(urls, tmp_path / "out"), tmp_path)
     _, err = second.communicate(timeout=30)
     assert second.returncode == 2

@@ -15,7 +15,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.specfile import dump_spec
 
@@ -64,15 +64,6 @@ def _start(urls: Path, folder: Path, python: str = sys.executable) -> subprocess
     )
 
 
-def _wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> None:
-    hits = origin.hits.total() + more
-    while origin.hits.total() < hits and process.poll() is None:
-        try:
-            process.wait(timeout=0.01)
-        except subprocess.TimeoutExpired:
-            continue
-
-
 def _executors(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -87,7 +78,7 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
 ) -> None:
     urls, expected = quiet
     process = _start(urls, tmp_path)
-    _wait_for_hits(process, origin, 120)
+    wait_for_hits(process, origin, 120)
     executors = _executors(process)
     assert len(executors) == 2
     executors[0].kill()

@@ -12,17 +12,15 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from turbo_fetch import __version__
-from turbo_fetch.attempts import discard_attempts, light_beacon, new_attempt
-from turbo_fetch.errors import ClusterError, Interrupted
+from turbo_fetch.errors import ClusterError
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.runners.messages import Setup, Stop, ToWorker
-from turbo_fetch.runners.moves import Moves, MovingListener, portable
+from turbo_fetch.runners.driver import Driver, portable
+from turbo_fetch.runners.messages import Stop, ToWorker
 from turbo_fetch.runners.ray_cluster import Slot, alive_nodes, connected, slots, start_worker
 from turbo_fetch.runners.ray_worker import Ended
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener, Supervisor
 from turbo_fetch.spec import EngineSpec, FetchSpec
-from turbo_fetch.storage import Storage
 
 TICK_S: Final = 0.25
 STOP_GRACE_S: Final = 15.0
@@ -47,14 +45,9 @@ class RayRunner:
     """Runs shards in actors of a Ray cluster."""
 
     def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
-        self._storage = Storage.open(fetch.output.path, fetch.output.spool)
-        output = fetch.output.model_copy(update={"path": self._storage.url})
-        self._fetch = fetch.model_copy(update={"output": output})
+        self._driver = Driver(fetch, listener)
         self._engine = engine
         self._stop = stop
-        self._beacon = ""
-        self._moves = Moves(self._storage, listener.done)
-        self._listener = MovingListener(listener, self._moves)
         self._workers: dict[int, _Worker] = {}
         self._begun_s = 0.0
         self._looked_s = -math.inf
@@ -67,20 +60,16 @@ class RayRunner:
         arrived is saved), the worker's error if the job cannot go on, ShardFailed if workers keep dying without
         getting anywhere.
         """
-        supervisor = Supervisor(map(portable, shards), self._listener)
+        supervisor = Supervisor(map(portable, shards), self._driver)
         with connected(self._engine.address):
-            self._beacon = light_beacon(self._storage)
+            self._driver.begin()
             try:
                 self._supervise(supervisor)
             finally:
                 for worker in self._workers.values():
                     ray.kill(worker.actor)
-                self._moves.close()
-        if supervisor.failure is not None:
-            raise supervisor.failure
-        if self._stop:
-            raise Interrupted("stopped by a signal; all that had arrived is saved")
-        discard_attempts(self._storage)
+                self._driver.close()
+        self._driver.end(supervisor.failure, self._stop)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         self._begun_s = time.monotonic()
@@ -98,8 +87,7 @@ class RayRunner:
                 kill_at = 0.0 if stops_seen > 1 else self._ask_to_stop()
             if supervisor.failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
-            self._moves.collect()
-            self._listener.tick()
+            self._driver.tick()
 
     def _fill(self, supervisor: Supervisor) -> None:
         """Start a worker in every place that has none, nodes that joined since included."""
@@ -124,8 +112,7 @@ class RayRunner:
         is_late = time.monotonic() - self._begun_s > CHECK_S
         if is_late or all(worker.is_checked for worker in self._workers.values()):
             for worker in waiting:
-                setup = Setup(self._fetch, worker.slot.threads, new_attempt(self._beacon))
-                worker.actor.start.remote(setup)
+                worker.actor.start.remote(self._driver.setup(worker.slot.threads))
                 worker.poll = worker.actor.exchange.remote(worker.outbox)
                 worker.outbox = []
 

@@ -20,17 +20,14 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from turbo_fetch import __version__
-from turbo_fetch.attempts import discard_attempts, light_beacon, new_attempt
-from turbo_fetch.errors import ClusterError, Interrupted, MissingExtra, ShardFailed, TurboFetchError
+from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.hub import Hub
-from turbo_fetch.runners.messages import Setup
-from turbo_fetch.runners.moves import Moves, MovingListener, portable
 from turbo_fetch.runners.spark_worker import Summons
 from turbo_fetch.runners.stop import StopRequest, handlers_kept
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import EngineSpec, FetchSpec
-from turbo_fetch.storage import Storage
 
 try:
     from pyspark import InheritableThread, SparkContext
@@ -48,35 +45,25 @@ class SparkRunner:
     """Runs shards in the tasks of a Spark job."""
 
     def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
-        self._storage = Storage.open(fetch.output.path, fetch.output.spool)
-        output = fetch.output.model_copy(update={"path": self._storage.url})
-        self._fetch = fetch.model_copy(update={"output": output})
+        self._driver = Driver(fetch, listener)
         self._engine = engine
         self._stop = stop
-        self._beacon = ""
-        self._moves = Moves(self._storage, listener.done)
-        self._listener = MovingListener(listener, self._moves)
         self._callers: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         self._job: _Job
 
     def run(self, shards: Iterator[Shard]) -> None:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as `Hub.run`."""
-        hub = Hub(self, map(portable, shards), self._listener, self._stop)
+        hub = Hub(self, map(portable, shards), self._driver, self._stop)
         with _session(self._engine.address) as context, _listening(context, self._callers) as summons:
-            self._beacon = light_beacon(self._storage)
+            self._driver.begin()
             self._job = _Job(context, summons, _tasks(context, self._engine))
             try:
                 self._supervise(hub, _threads(context, self._engine))
             finally:
                 hub.close()
                 self._job.end()
-                self._moves.close()
-        failure = hub.supervisor.failure
-        if failure is not None:
-            raise failure
-        if self._stop:
-            raise Interrupted("stopped by a signal; all that had arrived is saved")
-        discard_attempts(self._storage)
+                self._driver.close()
+        self._driver.end(hub.supervisor.failure, self._stop)
 
     def why_gone(self, number: int) -> str | None:
         """See Crew. Spark knows why, the driver only whether shards are left open."""
@@ -93,23 +80,21 @@ class SparkRunner:
         kill_at = math.inf
         while not (self._job.is_over and hub.is_empty):
             while not self._callers.empty():
-                setup = Setup(self._fetch, threads, new_attempt(self._beacon))
-                self._welcome(self._callers.get(), hub, number, setup)
+                self._welcome(self._callers.get(), hub, number, threads)
                 number += 1
             kill_at = hub.step(kill_at)
-            self._moves.collect()
             if (hub.supervisor.stopping or hub.supervisor.failure is not None) and hub.is_empty:
                 return
         if hub.supervisor.has_work:
             hub.supervisor.failure = self._job.failure()
 
-    def _welcome(self, caller: Connection[Any, Any], hub: Hub, number: int, setup: Setup) -> None:
+    def _welcome(self, caller: Connection[Any, Any], hub: Hub, number: int, threads: int) -> None:
         try:
             version = caller.recv()
         except (EOFError, OSError):
             version = None
         if version == __version__ and not hub.supervisor.stopping and hub.supervisor.failure is None:
-            hub.add(number, caller, setup)
+            hub.add(number, caller, self._driver.setup(threads))
             return
         caller.close()
         if version not in {None, __version__}:
