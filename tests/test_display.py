@@ -4,8 +4,9 @@ import io
 from collections import Counter
 
 import pytest
+from rich.console import Console
 
-from turbo_fetch.display import Display
+from turbo_fetch.display import Display, Steps, _fetch_panel, _step_panel
 from turbo_fetch.progress import Progress
 from turbo_fetch.summary import Summary, human_bytes, human_time
 from turbo_fetch.tally import Tally
@@ -105,3 +106,38 @@ def test_the_summary_names_failures_hosts_and_the_place() -> None:
     assert "http-4xx 15, timeout 5" in text
     assert "example.org 12, example.net 8" in text
     assert "50 rows/s" in text
+
+
+def _panel(progress: Progress, width: int) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=width).print(_fetch_panel(progress, 75.0, 400_000_000, width))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_panel_says_everything_at_any_width(width: int) -> None:
+    progress = Progress(total_rows=200)
+    progress.add(0, Tally(Counter({"success": 90, "http-4xx": 10}), in_flight=7, waiting=3), 0.0)
+    progress.add(0, Tally(Counter({"success": 10}), body_bytes=2_000_000, in_flight=7, waiting=3), 1.0)
+    lines = _panel(progress, width)
+    assert all(len(line) <= width for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for words in (
+        "110 of 200 rows (55.0%)",
+        "10 rows/s · 2.0 MB/s",
+        "90.9%",
+        "http-4xx 10",
+        "7 in flight",
+        "400.0 MB",
+    ):
+        assert words in text
+    assert "9.0 s left" in text
+
+
+def test_a_stage_that_goes_in_steps_shows_its_figures() -> None:
+    steps = Steps("train", 0.0, done=30, total=100, values={"loss": 0.12345}, first=(10.0, 20))
+    out = io.StringIO()
+    Console(file=out, width=80).print(_step_panel(steps, 30.0, 80))
+    text = " ".join(out.getvalue().split())
+    for words in ("train 30 of 100 steps", "2.0 s each", "loss 0.1235", "2:20 min left"):
+        assert words in text

@@ -127,7 +127,7 @@ def test_json_in_a_script_cannot_end_it() -> None:
 
 def test_a_long_run_renews_it_while_it_goes_on(dataset: Path) -> None:
     before = (dataset / "report.html").stat().st_mtime_ns
-    track = TrackSpec(report_every_s=0.001)
+    track = TrackSpec(report_every_s=1e-9)
     with recorded(track, "fetch", Storage.open(str(dataset)), Watcher()) as recorder:
         recorder.add(0, Tally(Counter({"success": 1})))
     assert (dataset / "report.html").stat().st_mtime_ns > before

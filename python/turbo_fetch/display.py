@@ -189,9 +189,12 @@ def _head(stage: str, position: str, times: str, width: int) -> RenderableType:
     return Text.assemble(left, " " * (width - left.cell_len - len(times)), (times, "dim"))
 
 
-def _bar(share: float | None, width: int) -> ProgressBar:
+def _bar(share: float | None, width: int) -> RenderableType:
     done = 0.0 if share is None else min(share, 1.0)
-    return ProgressBar(total=1.0, completed=done, width=width, pulse=share is None)
+    # A bar alone does not end its line, and what follows would be lost beyond the edge.
+    line = Table.grid()
+    line.add_row(ProgressBar(total=1.0, completed=done, width=width, pulse=share is None))
+    return line
 
 
 def _table(lines: Mapping[str, Text]) -> Table:
