@@ -9,6 +9,7 @@ import typer
 from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
+from turbo_fetch.cli.plan import plan
 from turbo_fetch.cli.report import report
 from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
@@ -53,6 +54,7 @@ app.command()(submit)
 app.add_typer(job, name="job")
 app.command()(export)
 app.command(context_settings=CONTEXT)(img2dataset)
+app.command()(plan)
 app.command()(retry)
 app.command()(verify)
 

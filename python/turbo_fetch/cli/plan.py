@@ -1,0 +1,19 @@
+"""`turbo-fetch plan`: what a run would do."""
+
+from __future__ import annotations
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.run import Overrides, SpecPath
+from turbo_fetch.cli.usage import Json
+
+
+def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show rows, shards, hosts, and estimates of time and size, without a request to any host of the list."""
+    from turbo_fetch.care.plan_report import plan_run
+    from turbo_fetch.cli.usage import show
+    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.specfile import load_spec
+
+    with clear_failures():
+        without_pandas()
+        show(plan_run(load_spec(spec, overrides or ())), as_json)
