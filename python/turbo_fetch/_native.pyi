@@ -8,6 +8,7 @@ __all__ = [
     "Transformer",
     "__profile__",
     "__version__",
+    "digests",
     "parse_urls",
     "spread",
 ]
@@ -42,12 +43,20 @@ class Transformer:
         max_aspect: float,
         digest: str,
         exif: bool,
+        phash: bool,
         threads: int,
     ) -> Transformer: ...
-    def run(self, bodies: Sequence[bytes]) -> ArrowBatch: ...
+    def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ...) -> ArrowBatch: ...
     def run_pixels(
-        self, bodies: Sequence[bytes], pixels: Sequence[bytes], shapes: Sequence[tuple[int, int, int, int]]
+        self,
+        bodies: Sequence[bytes],
+        pixels: Sequence[bytes],
+        shapes: Sequence[tuple[int, int, int, int]],
+        boxes: Sequence[Boxes] = ...,
     ) -> ArrowBatch: ...
+
+def digests(kind: str, bodies: Sequence[bytes]) -> list[str | None]:
+    """Return the md5, sha256 or sha512 of each body in lower-case hex."""
 
 @type_check_only
 class ArrowArray(Protocol):

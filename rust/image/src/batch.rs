@@ -9,6 +9,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+use crate::blur::Bounds;
 use crate::error::{Rejection, SUCCESS};
 use crate::options::Options;
 use crate::scratch::with_scratch;
@@ -27,6 +28,7 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("original_format", DataType::Utf8, true),
         Field::new("exif", DataType::Utf8, true),
         Field::new("digest", DataType::Utf8, true),
+        Field::new("phash", DataType::Utf8, true),
         Field::new("image", DataType::Binary, true),
     ]))
 });
@@ -51,11 +53,14 @@ impl Transformer {
 
     /// Transform bodies to one record each, in the order given.
     ///
+    /// `boxes` are those to blur in each picture; empty when there are none in any.
+    ///
     /// # Errors
     /// When the images of the batch exceed what one Arrow array holds, 2 GiB.
-    pub fn run(&self, bodies: &[&[u8]]) -> Result<RecordBatch, ArrowError> {
-        self.run_each(bodies, |body| {
-            with_scratch(|scratch| transform(&self.options, body, scratch))
+    pub fn run(&self, bodies: &[&[u8]], boxes: &[Vec<Bounds>]) -> Result<RecordBatch, ArrowError> {
+        let items: Vec<_> = bodies.iter().zip(each_boxes(boxes)).collect();
+        self.run_each(&items, |(body, boxes)| {
+            with_scratch(|scratch| transform(&self.options, body, boxes, scratch))
         })
     }
 
@@ -66,9 +71,11 @@ impl Transformer {
     pub fn run_pixels(
         &self,
         pictures: &[(&[u8], ForeignPixels<'_>)],
+        boxes: &[Vec<Bounds>],
     ) -> Result<RecordBatch, ArrowError> {
-        self.run_each(pictures, |(body, pixels)| {
-            with_scratch(|scratch| transform_pixels(&self.options, body, pixels, scratch))
+        let items: Vec<_> = pictures.iter().zip(each_boxes(boxes)).collect();
+        self.run_each(&items, |((body, pixels), boxes)| {
+            with_scratch(|scratch| transform_pixels(&self.options, body, pixels, boxes, scratch))
         })
     }
 
@@ -87,6 +94,14 @@ impl Transformer {
     }
 }
 
+/// The boxes of each picture, none where no list is given.
+fn each_boxes(boxes: &[Vec<Bounds>]) -> impl Iterator<Item = &[Bounds]> {
+    boxes
+        .iter()
+        .map(Vec::as_slice)
+        .chain(std::iter::repeat(&[][..]))
+}
+
 /// A decoder that panics has met a body that no sound file resembles.
 fn crashed<'a>() -> Transformed<'a> {
     Transformed {
@@ -95,6 +110,7 @@ fn crashed<'a>() -> Transformed<'a> {
         original_format: None,
         exif: None,
         digest: None,
+        phash: None,
     }
 }
 
@@ -109,6 +125,7 @@ fn assemble(rows: &[Transformed<'_>]) -> Result<RecordBatch, ArrowError> {
     let mut format = StringBuilder::new();
     let mut exif = StringBuilder::new();
     let mut digest = StringBuilder::new();
+    let mut phash = StringBuilder::new();
     let mut image = BinaryBuilder::with_capacity(rows.len(), image_bytes);
     for row in rows {
         let output = row.result.as_ref().ok();
@@ -126,6 +143,7 @@ fn assemble(rows: &[Transformed<'_>]) -> Result<RecordBatch, ArrowError> {
         format.append_option(row.original_format.map(Format::name));
         exif.append_option(row.exif.as_deref());
         digest.append_option(row.digest.as_deref());
+        phash.append_option(row.phash.map(|hash| format!("{hash:016x}")));
         image.append_option(output.map(|output| output.image.as_ref()));
     }
     let [
@@ -144,6 +162,7 @@ fn assemble(rows: &[Transformed<'_>]) -> Result<RecordBatch, ArrowError> {
         Arc::new(format.finish()),
         Arc::new(exif.finish()),
         Arc::new(digest.finish()),
+        Arc::new(phash.finish()),
         Arc::new(image.finish()),
     ];
     RecordBatch::try_new(SCHEMA.clone(), columns)

@@ -2,6 +2,7 @@
 
 pub mod area;
 pub mod batch;
+pub mod blur;
 pub mod colour;
 pub mod crc32c;
 pub mod decode;
@@ -15,6 +16,7 @@ pub mod header;
 pub mod lanczos;
 pub mod options;
 pub mod orient;
+pub mod phash;
 pub mod raster;
 pub mod resize;
 pub mod scratch;

@@ -64,6 +64,8 @@ pub struct Options {
     pub limits: Limits,
     pub digest: DigestKind,
     pub exif: bool,
+    /// Whether the perceptual hash is wanted.
+    pub phash: bool,
 }
 
 /// A choice that is none of the known ones.

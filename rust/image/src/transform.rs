@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
 use crate::decode::{Decoded, Demand, decode};
 use crate::digest::hex_digest;
@@ -13,6 +14,7 @@ use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
 use crate::header::{self, Header};
 use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
+use crate::phash::{SIDE, phash};
 use crate::raster::{Model, Picture, Raster};
 use crate::resize::resize;
 use crate::scratch::Scratch;
@@ -28,6 +30,8 @@ pub struct Transformed<'a> {
     pub exif: Option<String>,
     /// Hash of the original bytes, lower-case hex.
     pub digest: Option<String>,
+    /// Perceptual hash of the original, if the picture is kept.
+    pub phash: Option<u64>,
 }
 
 /// A picture that is kept.
@@ -35,16 +39,22 @@ pub struct Transformed<'a> {
 pub struct Output<'a> {
     pub image: Cow<'a, [u8]>,
     pub size: Size,
+    phash: Option<u64>,
 }
 
-/// Transform one body.
+/// Transform one body, blurring `boxes` of the upright picture.
 #[must_use]
-pub fn transform<'a>(options: &Options, body: &'a [u8], scratch: &mut Scratch) -> Transformed<'a> {
+pub fn transform<'a>(
+    options: &Options,
+    body: &'a [u8],
+    boxes: &[Bounds],
+    scratch: &mut Scratch,
+) -> Transformed<'a> {
     let format = sniff(body);
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
         header::check(&options.limits, header.size)?;
-        make(options, header, body, scratch)
+        make(options, header, (body, boxes), scratch)
     });
     facts(options, body, format.ok(), header.ok().as_ref(), result)
 }
@@ -55,6 +65,7 @@ pub fn transform_pixels<'a>(
     options: &Options,
     body: &'a [u8],
     pixels: &ForeignPixels<'_>,
+    boxes: &[Bounds],
     scratch: &mut Scratch,
 ) -> Transformed<'a> {
     let format = sniff(body);
@@ -67,13 +78,21 @@ pub fn transform_pixels<'a>(
             size: raster.size,
             ..header.clone()
         };
-        let plan = plan(options, orientation.size(raster.size));
         let decoded = Decoded {
             picture: Picture::Raster(raster),
             flattened: pixels.channels.is_multiple_of(2),
             icc: header.icc.clone(),
         };
-        finish(options, &header, &plan, decoded, scratch)
+        let hash = options.phash.then(|| phash(&decoded.picture, orientation));
+        let output = if options.encode == Encoding::Original {
+            keep_unread(&header, body)?
+        } else {
+            finish(options, &header, decoded, boxes, scratch)?
+        };
+        Ok(Output {
+            phash: hash,
+            ..output
+        })
     });
     facts(options, body, format.ok(), header.ok().as_ref(), result)
 }
@@ -98,6 +117,7 @@ fn facts<'a>(
         },
         original_size: header.map(|header| header.size),
         original_format: format,
+        phash: result.as_ref().ok().and_then(|output| output.phash),
         result,
     }
 }
@@ -105,10 +125,11 @@ fn facts<'a>(
 fn make<'a>(
     options: &Options,
     header: &Header<'_>,
-    body: &'a [u8],
+    (body, boxes): (&'a [u8], &[Bounds]),
     scratch: &mut Scratch,
 ) -> Result<Output<'a>, Rejection> {
-    if options.encode == Encoding::Original {
+    let original = options.encode == Encoding::Original;
+    if original && !options.phash {
         return keep_unread(header, body);
     }
     if header.format.is_foreign() {
@@ -117,16 +138,36 @@ fn make<'a>(
     let plan = plan(options, header.orientation.size(header.size));
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
     let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
-    let decoded = decode(header, body, demand(&plan, header), scratch)?;
-    if keepable && !decoded.flattened && !needs_conversion(&decoded, scratch) {
+    let demand = if original {
+        Demand::AtLeast(HASHED)
+    } else {
+        demand(options, &plan, header, boxes)
+    };
+    let decoded = decode(header, body, demand, scratch)?;
+    let hash = options
+        .phash
+        .then(|| phash(&decoded.picture, header.orientation));
+    let keepable = keepable
+        && boxes.is_empty()
+        && !decoded.flattened
+        && !needs_conversion(&decoded, scratch);
+    let output = if original || keepable {
         recycle(decoded.picture, scratch);
-        return Ok(Output {
-            image: Cow::Borrowed(body),
-            size: header.size,
-        });
-    }
-    finish(options, header, &plan, decoded, scratch)
+        keep_unread(header, body)?
+    } else {
+        finish(options, header, decoded, boxes, scratch)?
+    };
+    Ok(Output {
+        phash: hash,
+        ..output
+    })
 }
+
+/// Size at which a picture is decoded for its perceptual hash alone.
+const HASHED: Size = Size {
+    width: 2 * SIDE as u32,
+    height: 2 * SIDE as u32,
+};
 
 /// Keep the body as it is. Its structure was walked to the end, which finds truncation and costs no decoding.
 fn keep_unread<'a>(header: &Header<'_>, body: &'a [u8]) -> Result<Output<'a>, Rejection> {
@@ -136,6 +177,7 @@ fn keep_unread<'a>(header: &Header<'_>, body: &'a [u8]) -> Result<Output<'a>, Re
     Ok(Output {
         image: Cow::Borrowed(body),
         size: header.size,
+        phash: None,
     })
 }
 
@@ -148,10 +190,15 @@ fn is_same_format(format: Format, encoding: Encoding) -> bool {
     )
 }
 
-fn demand(plan: &Plan, header: &Header<'_>) -> Demand {
+fn demand(options: &Options, plan: &Plan, header: &Header<'_>, boxes: &[Bounds]) -> Demand {
     match plan.resampling {
-        Some(resampling) if resampling.filter != Filter::Nearest => {
-            Demand::AtLeast(header.orientation.size(resampling.whole))
+        Some(resampling) if resampling.filter != Filter::Nearest && boxes.is_empty() => {
+            let size = header.orientation.size(resampling.whole);
+            Demand::AtLeast(if options.phash {
+                Size::new(size.width.max(HASHED.width), size.height.max(HASHED.height))
+            } else {
+                size
+            })
         }
         _ => Demand::Exact,
     }
@@ -168,10 +215,14 @@ fn needs_conversion(decoded: &Decoded, scratch: &mut Scratch) -> bool {
 fn finish<'a>(
     options: &Options,
     header: &Header<'_>,
-    plan: &Plan,
     decoded: Decoded,
+    boxes: &[Bounds],
     scratch: &mut Scratch,
 ) -> Result<Output<'a>, Rejection> {
+    if !boxes.is_empty() {
+        return finish_blurred(options, header, decoded, boxes, scratch);
+    }
+    let plan = plan(options, header.orientation.size(header.size));
     let stored = header.size;
     let resampling = plan
         .resampling
@@ -191,7 +242,38 @@ fn finish<'a>(
     Ok(Output {
         image: Cow::Owned(image),
         size,
+        phash: None,
     })
+}
+
+/// Blur before anything else is done to the upright picture, at full size, so that no filter spreads what a box shows.
+fn finish_blurred<'a>(
+    options: &Options,
+    header: &Header<'_>,
+    decoded: Decoded,
+    boxes: &[Bounds],
+    scratch: &mut Scratch,
+) -> Result<Output<'a>, Rejection> {
+    let raster = resized(decoded.picture, header.size, None, scratch)?;
+    let raster = to_srgb(
+        raster,
+        decoded.icc.as_deref(),
+        &mut scratch.profiles,
+        &mut scratch.buffers,
+    );
+    let mut raster = upright(raster, header.orientation, scratch);
+    blur(&mut raster, boxes);
+    let header = Header {
+        orientation: Orientation::default(),
+        size: raster.size,
+        ..header.clone()
+    };
+    let decoded = Decoded {
+        picture: Picture::Raster(raster),
+        flattened: decoded.flattened,
+        icc: None,
+    };
+    finish(options, &header, decoded, &[], scratch)
 }
 
 fn resized(

@@ -5,6 +5,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3_arrow::PyRecordBatch;
 use turbo_fetch_image::batch::Transformer as ImageTransformer;
+use turbo_fetch_image::blur::Bounds;
+use turbo_fetch_image::digest;
 use turbo_fetch_image::geometry::Size;
 use turbo_fetch_image::options::{Limits, Options, UnknownChoice};
 use turbo_fetch_image::transform::ForeignPixels;
@@ -29,7 +31,7 @@ fn unknown(error: UnknownChoice) -> PyErr {
 impl Transformer {
     #[new]
     #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
-        min_side, max_pixels, max_aspect, digest, exif, threads))]
+        min_side, max_pixels, max_aspect, digest, exif, phash, threads))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keyword arguments, one per option of the spec"
@@ -49,6 +51,7 @@ impl Transformer {
         max_aspect: f64,
         digest: &str,
         exif: bool,
+        phash: bool,
         threads: usize,
     ) -> PyResult<Self> {
         let options = Options {
@@ -68,6 +71,7 @@ impl Transformer {
             },
             digest: digest.parse().map_err(unknown)?,
             exif,
+            phash,
         };
         let transformer = ImageTransformer::new(options, threads)
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
@@ -75,19 +79,27 @@ impl Transformer {
     }
 
     /// Transform bodies to one record each, in the order given.
-    fn run(&self, py: Python<'_>, bodies: Vec<PyBackedBytes>) -> PyResult<PyRecordBatch> {
-        py.detach(|| self.0.run(&slices(&bodies)))
+    #[pyo3(signature = (bodies, boxes=Vec::new()))]
+    fn run(
+        &self,
+        py: Python<'_>,
+        bodies: Vec<PyBackedBytes>,
+        boxes: Vec<Vec<Bounds>>,
+    ) -> PyResult<PyRecordBatch> {
+        py.detach(|| self.0.run(&slices(&bodies), &boxes))
             .map(PyRecordBatch::new)
             .map_err(|error| PyMemoryError::new_err(error.to_string()))
     }
 
     /// Finish pictures that the caller decoded: their bodies, their samples, and (height, width, channels, bits) of each.
+    #[pyo3(signature = (bodies, pixels, shapes, boxes=Vec::new()))]
     fn run_pixels(
         &self,
         py: Python<'_>,
         bodies: Vec<PyBackedBytes>,
         pixels: Vec<PyBackedBytes>,
         shapes: Vec<(u32, u32, usize, u8)>,
+        boxes: Vec<Vec<Bounds>>,
     ) -> PyResult<PyRecordBatch> {
         if bodies.len() != pixels.len() || bodies.len() != shapes.len() {
             return Err(PyValueError::new_err(
@@ -107,7 +119,7 @@ impl Transformer {
                     },
                 ))
                 .collect();
-            self.0.run_pixels(&pictures)
+            self.0.run_pixels(&pictures, &boxes)
         })
         .map(PyRecordBatch::new)
         .map_err(|error| PyMemoryError::new_err(error.to_string()))
@@ -118,7 +130,28 @@ fn slices(buffers: &[PyBackedBytes]) -> Vec<&[u8]> {
     buffers.iter().map(AsRef::as_ref).collect()
 }
 
-/// Add the classes of this file to the module.
+/// Hash each body; `kind` is md5, sha256 or sha512.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments from Python are owned"
+)]
+fn digests(
+    py: Python<'_>,
+    kind: &str,
+    bodies: Vec<PyBackedBytes>,
+) -> PyResult<Vec<Option<String>>> {
+    let kind = kind.parse().map_err(unknown)?;
+    Ok(py.detach(|| {
+        slices(&bodies)
+            .into_iter()
+            .map(|body| digest::hex_digest(kind, body))
+            .collect()
+    }))
+}
+
+/// Add the classes and functions of this file to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(digests, module)?)?;
     module.add_class::<Transformer>()
 }
