@@ -46,13 +46,15 @@ class Transformer:
         phash: bool,
         threads: int,
     ) -> Transformer: ...
-    def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ...) -> ArrowBatch: ...
+    def run(
+        self, bodies: Sequence[bytes], boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...
+    ) -> ArrowBatch: ...
     def run_pixels(
         self,
         bodies: Sequence[bytes],
         pixels: Sequence[bytes],
         shapes: Sequence[tuple[int, int, int, int]],
-        boxes: Sequence[Boxes] = ...,
+        boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...,
     ) -> ArrowBatch: ...
 
 def digests(kind: str, bodies: Sequence[bytes]) -> list[str | None]:

@@ -90,6 +90,11 @@ class Dataset:
         """Add a published shard."""
         self._manifest.commit(record)
 
+    def recommit(self, record: Record) -> None:
+        """Replace the record of a shard whose files were published anew."""
+        self._manifest.withdraw([record["shard"]])
+        self._manifest.commit(record)
+
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""
         if not self._entry["complete"]:
@@ -100,15 +105,19 @@ class Dataset:
         self._storage.write_bytes(JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
 
 
+_RULES: Final = ("hash_column", "hash_kind", "on_hash_mismatch", "boxes_column")
+
+
 def _essentials(spec: FetchSpec) -> dict[str, Any]:
     """Return the part of a spec that shows in the files, and so must not change while a dataset is made."""
     fetch = spec.model_dump(mode="json")
     shown = {
-        "input": ("url_column", "caption_column", "keep_columns", "order", "seed"),
+        "input": ("url_column", "caption_column", "keep_columns", "order", "seed", *_RULES),
         "output": ("format", "samples_per_shard", "shard_digits", "messages"),
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
-    return {"fetch": {**picked, "image": fetch["image"]}}
+    whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    return {"fetch": {**picked, **whole}}
 
 
 def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.commit import Record
 from turbo_fetch.dataset import Dataset
+from turbo_fetch.deny import DenyList
+from turbo_fetch.duplicates import contents, urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.link import recorded
@@ -67,6 +69,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             dataset.commit(dict(record))
         summary = Summary(storage.url)
         try:
+            DenyList.open(fetch.deny, storage.make_work())
+            known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)
             with (
                 recorded(spec.track, "fetch", storage, watcher) as recorder,
                 closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
@@ -74,7 +78,10 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                 account = Account(dataset, summary, recorder, plan)
                 for record in dataset.records():
                     account.resume(record)
-                _runner(spec.engine.kind)(fetch, spec.engine, account, stop).run(shards)
+                runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
+                runner.run(urls.marked(shards, known))
+            if contents.drop(fetch, storage, dataset, watcher, stop):
+                account.recount()
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(summary)) from error
@@ -138,6 +145,14 @@ class Account:
         self._dataset.commit(message.record)
         self.summary.add_shard(message.record)
         self._watcher.shard_done(message.record["rows"], resumed=False)
+
+    def recount(self) -> None:
+        """Count the dataset anew from its commit records."""
+        counted = Summary(self.summary.path)
+        for record in self._dataset.records():
+            counted.add_shard(record)
+        for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
+            setattr(self.summary, name, getattr(counted, name))
 
     def worker_died(self, worker: int, why: str) -> None:
         """See Listener."""

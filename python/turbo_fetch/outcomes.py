@@ -50,6 +50,7 @@ class Outcome(Enum):
     TOO_MANY_PIXELS = (35, "too-many-pixels", False, _RESIZE)
     TOO_SMALL = (36, "too-small", False, _RESIZE)
     ASPECT = (37, "aspect", False, _RESIZE)
+    BAD_BOXES = (38, "bad-boxes", False, _RESIZE)
 
     number: int
     label: str

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.outcomes import Outcome
@@ -46,6 +47,12 @@ def results_batch(ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBa
     return pa.RecordBatch.from_arrays(
         [*_fetched_columns([*with_body, *without]), *pictures.columns], schema=RESULTS
     )
+
+
+def with_notes(transformed: pa.RecordBatch, notes: Sequence[str | None]) -> pa.RecordBatch:
+    """Return the records with the note of each row as its detail, unless it has one already."""
+    detail = pc.coalesce(transformed.column("detail"), pa.array(notes, pa.string()))
+    return transformed.set_column(TRANSFORMED.get_field_index("detail"), TRANSFORMED.field("detail"), detail)
 
 
 def one_batch(rows: pa.Table) -> pa.RecordBatch:

@@ -1,7 +1,9 @@
 """Joins what the list says and what happened into img2dataset's columns: pure functions.
 
 The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.schema.PEER_RESULT_COLUMNS`,
-then `exif` and the hash, named after its kind, if the spec asks for them. Source columns keep their types.
+then `exif`, the hash, named after its kind, and `phash` if the spec asks for them. Before `url` stands the hash that
+the list demands, if it does; where it is of the kind that is recorded, that is the only column of that name, as in
+img2dataset. Source columns keep their types.
 As in img2dataset, everything about the picture is null unless the status is `success`, and `error_message`
 is null only then.
 """
@@ -22,11 +24,11 @@ from turbo_fetch.errors import InputError
 from turbo_fetch.keys import index_digits
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.peer_messages import peer_messages
-from turbo_fetch.schema import PEER_RESULT_COLUMNS
+from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.spec import ImageSpec, OutputSpec
 
 SIDES: Final = ("width", "height", "original_width", "original_height")
-_LAST_SOURCE_COLUMNS: Final = ("caption", "url")
+_LAST_SOURCE_COLUMNS: Final = ("caption", *EXPECTED_HASH, "url")
 
 
 class Samples(NamedTuple):
@@ -57,9 +59,11 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
     results = [*PEER_RESULT_COLUMNS]
     if image.exif:
         results.append(pa.field("exif", pa.string()))
-    if image.digest != "none":
+    if image.digest != "none" and f"expected {image.digest}" not in source.names:
         results.append(pa.field(image.digest, pa.string()))
-    names = _source_columns(source)
+    if image.phash:
+        results.append(pa.field("phash", pa.string()))
+    names = [name for name in _source_columns(source) if name != BOXES]
     clashes = sorted({field.name for field in results} & set(names))
     if clashes:
         raise InputError(
@@ -69,7 +73,16 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
     for name in names:
         _check_storable(source.field(name))
     return pa.schema(
-        [*(source.field(name).with_nullable(True).remove_metadata() for name in names), *results]
+        [
+            *(
+                source.field(name)
+                .with_nullable(True)
+                .remove_metadata()
+                .with_name(EXPECTED_HASH.get(name, name))
+                for name in names
+            ),
+            *results,
+        ]
     )
 
 
@@ -88,13 +101,14 @@ def metadata_batch(
     if output.messages == "img2dataset":
         message = peer_messages(outcome, message)
     columns: dict[str, pa.Array] = {
+        **{EXPECTED_HASH.get(name, name): picked.column(name) for name in source.schema.names},
         "key": keys(rows.to_numpy(), shard, output),
         "status": _STATUSES.take(outcome),
         "error_message": _only_where(pc.invert(success), message),
         "exif": _only_where(success, results.column("exif")),
         image.digest: _only_where(success, results.column("digest")),
         **{side: _only_where(success, results.column(side)) for side in SIDES},
-        **{name: picked.column(name) for name in source.schema.names},
+        "phash": _only_where(success, results.column("phash")),
     }
     schema = metadata_schema(source.schema, image)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

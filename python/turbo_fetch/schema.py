@@ -24,12 +24,14 @@ TRANSFORMED: Final = pa.schema(
         pa.field("original_format", pa.string()),
         pa.field("exif", pa.string()),
         pa.field("digest", pa.string()),
+        pa.field("phash", pa.string()),
         pa.field("image", pa.binary()),
     ]
 )
 """What the native transform returns, one record per body, in the order given.
 
-`image` is null unless `outcome` is success. `digest` is over the original bytes, in lower-case hex.
+`image` is null unless `outcome` is success. `digest` is over the original bytes, in lower-case hex; `phash` is the
+perceptual hash in 16 hex digits.
 Widths and heights are in pixels, the original ones before EXIF orientation is applied.
 """
 
@@ -53,6 +55,12 @@ FETCHED: Final = pa.schema(
 
 RESULTS: Final = pa.schema([*FETCHED, *TRANSFORMED])
 """One record of the spool: a row is in it exactly once when the shard is complete."""
+
+EXPECTED_HASH: Final = {f"expected {kind}": kind for kind in ("md5", "sha256", "sha512")}
+"""Source column of the hash that a row must have → its kind, which is its name in the dataset."""
+
+BOXES: Final = "boxes to blur"
+"""Source column of boxes, as the JSON of a list of lists; it is not in the dataset."""
 
 LEDGER: Final = pa.schema(
     [

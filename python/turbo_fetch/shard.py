@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from turbo_fetch import commit, results
+from turbo_fetch.deny import DenyList
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.fetch.pool import FetchPool, Request
@@ -21,6 +22,7 @@ from turbo_fetch.keys import shard_name
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.screen import screen
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
@@ -47,6 +49,7 @@ class Tools:
     """Threads for native batches and the spool."""
     files: Executor
     """Threads for loading rows and writing finished shards."""
+    deny: DenyList | None = None
     tally: Tally = field(default_factory=Tally)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a suspect is in the transform, so that no two suspects share the blame."""
@@ -58,6 +61,8 @@ class Journal:
 
     spool: Spool
     rows_digest: str
+    source: pa.RecordBatch
+    """All rows of the shard."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -118,7 +123,7 @@ class OpenShard:
         else:
             path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
             digest = results.rows_digest(source, tools.fetch.image)
-        return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest)
+        return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest, source)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times = (self._started_s, time.time())
@@ -162,9 +167,14 @@ class OpenShard:
         urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
         requests = []
         headers = self.shard.known.headers() if self.shard.known is not None else {}
-        for row, url, domain, error in zip(rows, urls.normalised, urls.domain, urls.error, strict=True):
-            if url is None or domain is None:
+        parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
+        for row, url, host, domain, error in parsed:
+            if url is None or host is None or domain is None:
                 self._take(row, results.not_fetched(Outcome.URL, error), journal)
+            elif self._tools.deny is not None and (reason := self._tools.deny.reason(url, host)) is not None:
+                self._take(row, results.not_fetched(Outcome.DENIED, reason), journal)
+            elif row in self.shard.duplicates:
+                self._take(row, results.not_fetched(Outcome.DUPLICATE, self.shard.duplicates[row]), journal)
             else:
                 requests.append(Request(row, url, domain, headers.get(row)))
         return sorted(requests, key=lambda request: request.row not in self._suspects)
@@ -197,7 +207,7 @@ class OpenShard:
     async def _transform(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
         """Transform and journal a batch; its bytes are free again afterwards, whatever happens."""
         loop = asyncio.get_running_loop()
-        work = partial(_transform_and_journal, self._tools.transform, batch, journal)
+        work = partial(_transform_and_journal, self._tools, batch, journal)
         try:
             if batch[0][0] in self._suspects:
                 async with self._tools.alone:
@@ -225,14 +235,16 @@ class OpenShard:
             self._ended.set()
 
 
-def _transform_and_journal(
-    transform: Transform, batch: list[tuple[int, Fetched]], journal: Journal
-) -> list[int]:
-    """Run one batch through the native transform into the spool; return the outcome numbers."""
+def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
+    """Run one batch through the screen and the native transform into the spool; return the outcome numbers."""
+    screened = screen(batch, journal.source, tools.fetch.input, tools.deny)
+    batch = screened.ended
     bodies = [(row, fetched.body) for row, fetched in batch if fetched.body is not None]
     with journal.lock:
         journal.spool.intend([row for row, _ in bodies])
-    transformed = transform.run([body for _, body in bodies]) if bodies else None
+    transformed = tools.transform.run([body for _, body in bodies], screened.boxes) if bodies else None
+    if transformed is not None and any(screened.notes):
+        transformed = results.with_notes(transformed, screened.notes)
     finished = results.results_batch(batch, transformed)
     with journal.lock:
         journal.spool.append(finished)

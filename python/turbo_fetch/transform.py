@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from turbo_fetch.spec import ImageSpec
+    from turbo_fetch.spec import HashKind, ImageSpec
+
+Boxes = Sequence[tuple[float, float, float, float]]
+"""Boxes of one picture: left, top, right, bottom, relative to its sides."""
 
 FOREIGN: Final = 255
 """Outcome number by which the native module asks for a picture to be decoded here; it never leaves."""
@@ -56,20 +59,28 @@ class Transform:
             max_aspect=image.max_aspect,
             digest=image.digest,
             exif=image.exif,
+            phash=image.phash,
             threads=threads,
         )
 
-    def run(self, bodies: Sequence[bytes]) -> pa.RecordBatch:
-        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad picture."""
-        batch = pa.record_batch(self._native.run(list(bodies)))
+    def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
+        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad picture.
+
+        `boxes` are those to blur in each picture, or empty if there are none in any: left, top, right, bottom,
+        relative to the sides of the upright picture.
+        """
+        batch = pa.record_batch(self._native.run(list(bodies), list(boxes)))
         foreign = [row for row, outcome in enumerate(batch["outcome"].to_pylist()) if outcome == FOREIGN]
         if not foreign:
             return batch
-        finished = {row: self._finish(bodies[row], batch.slice(row, 1)) for row in foreign}
+        finished = {
+            row: self._finish(bodies[row], batch.slice(row, 1), boxes[row] if boxes else ())
+            for row in foreign
+        }
         parts = [finished.get(row, batch.slice(row, 1)) for row in range(batch.num_rows)]
         return pa.Table.from_batches(parts, TRANSFORMED).combine_chunks().to_batches()[0]
 
-    def _finish(self, body: bytes, record: pa.RecordBatch) -> pa.RecordBatch:
+    def _finish(self, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
         pixels = decode_with_opencv(body)
         if pixels is None:
             return _rejected(record, Outcome.CORRUPT, "data is broken")
@@ -78,7 +89,12 @@ class Transform:
         height, width = pixels.shape[:2]
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         shape = (height, width, channels, pixels.dtype.itemsize * 8)
-        return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape]))
+        return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape], [boxes]))
+
+
+def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
+    """Return the hash of each body in lower-case hex, the GIL released."""
+    return [found for found in _native.digests(kind, bodies) if found is not None]
 
 
 def decode_with_opencv(body: bytes) -> npt.NDArray[np.generic] | None:

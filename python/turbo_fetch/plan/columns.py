@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from turbo_fetch.errors import InputError
-from turbo_fetch.schema import PEER_RESULT_COLUMNS
+from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.spec import InputSpec
 
 SHOWN_NAMES = 20
@@ -23,12 +24,23 @@ class Columns:
     url: str
     caption: str | None = None
     keep: tuple[str, ...] = ()
+    hash: str | None = None
+    hash_kind: str = "sha256"
+    boxes: str | None = None
 
     @staticmethod
     def of(spec: InputSpec) -> Columns:
         """Return the columns that the spec names; InputError if two would share a name in the dataset."""
-        columns = Columns(spec.url_column, spec.caption_column, tuple(dict.fromkeys(spec.keep_columns)))
-        taken = {"url", *(["caption"] if columns.caption else []), *(f.name for f in PEER_RESULT_COLUMNS)}
+        columns = Columns(
+            spec.url_column,
+            spec.caption_column,
+            tuple(dict.fromkeys(spec.keep_columns)),
+            spec.hash_column,
+            spec.hash_kind,
+            spec.boxes_column,
+        )
+        names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
+        taken = {*names, BOXES, *EXPECTED_HASH, *(f.name for f in PEER_RESULT_COLUMNS)}
         if clashes := [name for name in columns.keep if name in taken]:
             raise InputError(
                 f"keep_columns names {', '.join(map(repr, clashes))}, which the dataset has already; "
@@ -38,8 +50,18 @@ class Columns:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Names of the columns that become `url` and, if there is one, `caption`."""
-        return (self.url,) if self.caption is None else (self.url, self.caption)
+        """Names of the columns that become text, in the order of `text_fields`."""
+        return tuple(name for name in (self.url, self.caption, self.hash, self.boxes) if name is not None)
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """Names of the texts in the rows: `url`, then `caption`, the expected hash and boxes if there are such."""
+        named = {
+            "caption": self.caption,
+            f"expected {self.hash_kind}": self.hash,
+            BOXES: self.boxes,
+        }
+        return ("url", *(name for name, column in named.items() if column is not None))
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -60,7 +82,7 @@ class Columns:
 
     def schema(self, kept: pa.Schema) -> pa.Schema:
         """Return the schema of the rows, taking the types of kept columns from `kept`."""
-        texts = [pa.field("url", pa.string()), *([pa.field("caption", pa.string())] if self.caption else [])]
+        texts = [pa.field(name, pa.string()) for name in self.text_fields]
         return pa.schema([*texts, *(pa.field(name, kept.field(name).type) for name in self.keep)])
 
     def rows(self, batch: pa.RecordBatch, schema: pa.Schema, file: str) -> pa.RecordBatch:
@@ -69,9 +91,23 @@ class Columns:
         Values of kept columns that do not fit their type become null. Raises InputError where URLs or
         captions are of a type that has no text.
         """
-        arrays = [as_text(batch.column(name), f"{file}: column {name!r}") for name in self.texts]
+        named = zip(self.text_fields, self.texts, strict=True)
+        arrays = [
+            (_json if field == BOXES else as_text)(batch.column(name), f"{file}: column {name!r}")
+            for field, name in named
+        ]
         kept = [_as_kept(batch.column(name), schema.field(name).type) for name in self.keep]
         return pa.record_batch([*arrays, *kept], schema=schema)
+
+
+def _json(array: pa.Array, what: str) -> pa.Array:
+    """Return lists as their JSON, and text, which is JSON already, as it is."""
+    if not pa.types.is_nested(array.type):
+        return as_text(array, what)
+    values = array.to_pylist()
+    return pa.array(
+        [None if value is None else orjson.dumps(value).decode() for value in values], pa.string()
+    )
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

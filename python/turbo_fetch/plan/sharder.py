@@ -7,8 +7,8 @@ host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS`
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import pyarrow as pa
@@ -73,6 +73,8 @@ class Shard:
     count: int
     rows: Rows
     known: Known | None = None
+    duplicates: Mapping[int, str] = field(default_factory=dict)
+    """Rows that need not be requested, and which earlier row has the same URL."""
 
     def load(self) -> pa.Table:
         """Return the rows: `url`, `caption` if there is one, kept columns; the types are the same in all
@@ -99,6 +101,10 @@ class Plan:
     def fingerprint(self) -> list[dict[str, str | int | None]]:
         """What the list is made of: `url`, `size` and `fingerprint` of each file, in order."""
         return [{"url": file.url, "size": file.size, "fingerprint": file.fingerprint} for file in self.files]
+
+    def again(self) -> Plan:
+        """Return a plan of the same files, whose shards can be asked for independently."""
+        return Plan(self.files, self._spec, self.samples_per_shard)
 
     def schema(self) -> pa.Schema | None:
         """Return the columns of the rows, as the start of the first file tells them; None if it is empty.

@@ -18,6 +18,7 @@ import psutil
 import uvloop
 
 from turbo_fetch.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.deny import DenyList
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
@@ -206,7 +207,8 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         async with Client(http, budget) as client:
             pool = FetchPool(client, http)
             with _place(setup) as storage:
-                tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files)
+                deny = DenyList.open(setup.fetch.deny, storage.make_work())
+                tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
                 worker = Worker(channel, tools, pool, setup.attempt)
                 started(worker)
                 await worker.run()

@@ -11,10 +11,13 @@ from pydantic import Field, model_validator
 from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
 from turbo_fetch.spec.engine import EngineSpec
 from turbo_fetch.spec.fetch import (
+    DenySpec,
     Digest,
+    DuplicatesSpec,
     Encoding,
     FetchSpec,
     Filter,
+    HashKind,
     HttpSpec,
     IfExists,
     ImageSpec,
@@ -31,13 +34,16 @@ from turbo_fetch.spec.train import TrainSpec
 
 __all__ = [
     "STAGES",
+    "DenySpec",
     "Digest",
+    "DuplicatesSpec",
     "Encoding",
     "EngineSpec",
     "EvaluateSpec",
     "FetchSpec",
     "Filter",
     "GenerateSpec",
+    "HashKind",
     "HttpSpec",
     "IfExists",
     "ImageSpec",

@@ -14,6 +14,8 @@ ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center
 Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
+HashKind = Literal["md5", "sha256", "sha512"]
+DuplicateKey = Literal["url", "hash", "phash"]
 OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
@@ -34,10 +36,59 @@ class InputSpec(Table):
     """Column that holds the caption, named `caption` in the output."""
     keep_columns: tuple[str, ...] = ()
     """Further columns to carry into the dataset, of any Arrow type."""
+    hash_column: str | None = None
+    """Column of hashes, in hex, that the downloaded bytes must have; others, and rows without a usable hash, end as
+    hash-mismatch. The hash is in the output under the name of its kind."""
+    hash_kind: HashKind = "sha256"
+    """Kind of the hashes in `hash_column`."""
+    on_hash_mismatch: Literal["drop", "keep"] = "drop"
+    """`drop`: no picture. `keep`: the picture is kept, and the ledger's `detail` says that it is another one."""
+    boxes_column: str | None = None
+    """Column of boxes to make unrecognisable: lists of `[left, top, right, bottom]`, relative to the sides of the
+    upright picture, 0 to 1. Null or an empty list: none."""
     order: Order = "position"
     """`position`: shards follow the list. `spread`: hosts are interleaved so that none is hit in bursts."""
     seed: int = Field(default=0, ge=0)
     """Seed of the `spread` order; the same list and seed give the same shards."""
+
+    @model_validator(mode="after")
+    def _hash_options_have_a_column(self) -> InputSpec:
+        defaults = {"hash_kind": "sha256", "on_hash_mismatch": "drop"}
+        stray = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if self.hash_column is None and stray:
+            raise ValueError(f"{stray[0]} is set, but there is no hash_column to compare with; expected one")
+        return self
+
+
+class DenySpec(Table):
+    """`[fetch.deny]`: what must not be in the dataset. Lists are read as `input.urls` is: txt, csv, parquet …"""
+
+    urls: tuple[str, ...] = ()
+    """Lists of URLs, in a column `url`; they are not requested, nor used where a redirect leads to them."""
+    domains: tuple[str, ...] = ()
+    """Lists of domains, in a column `domain`; each stands for itself and all its subdomains."""
+    hashes: tuple[str, ...] = ()
+    """Lists of hashes of original files, in a column `hash`: md5, sha256 or sha512 in hex, told by their length."""
+
+
+class DuplicatesSpec(Table):
+    """`[fetch.duplicates]`: rows that show what an earlier row shows already."""
+
+    by: tuple[DuplicateKey, ...] = ()
+    """`url`: the same URL after normalisation, which is requested once. `hash`: the same original bytes. `phash`:
+    nearly the same picture. The first row of the list stays, whatever arrives first."""
+    max_distance: int = Field(default=4, ge=0, le=16)
+    """Largest number of differing bits, out of 64, of perceptual hashes that count as the same picture."""
+    against: tuple[str, ...] = ()
+    """Other datasets, folders or fsspec URLs, whose rows come before those of this one."""
+
+    @model_validator(mode="after")
+    def _options_have_a_use(self) -> DuplicatesSpec:
+        if self.against and not self.by:
+            raise ValueError("against is set, but by is empty; expected what is compared: url, hash, phash")
+        if self.max_distance != 4 and "phash" not in self.by:
+            raise ValueError('max_distance is set, but by does not name "phash", which alone has distances')
+        return self
 
 
 class HttpSpec(Table):
@@ -110,6 +161,8 @@ class ImageSpec(Table):
     """Hash of the original bytes, recorded per picture; `none` leaves the column out."""
     exif: bool = True
     """Whether the EXIF tags of the original are recorded, as JSON."""
+    phash: bool = False
+    """Whether the perceptual hash of the original is recorded: 64 bits in hex, as imagehash's `phash`."""
 
     @model_validator(mode="after")
     def _quality_fits_the_encoding(self) -> ImageSpec:
@@ -161,5 +214,27 @@ class FetchSpec(Table):
     """The requests."""
     image: ImageSpec = Field(default_factory=ImageSpec)
     """The pictures."""
+    deny: DenySpec = Field(default_factory=DenySpec)
+    """What must not be in the dataset."""
+    duplicates: DuplicatesSpec = Field(default_factory=DuplicatesSpec)
+    """What need not be in it twice."""
     output: OutputSpec
     """The dataset."""
+
+    @model_validator(mode="after")
+    def _tables_fit_together(self) -> FetchSpec:
+        if self.input.boxes_column is not None and self.image.encode == "original":
+            raise ValueError(
+                'input.boxes_column is set, but image.encode = "original" keeps the bytes and so what is in the '
+                "boxes; expected jpg, png or webp"
+            )
+        if self.duplicates.by and self.output.samples_per_shard > 1 << 24:
+            raise ValueError(
+                f"output.samples_per_shard is {self.output.samples_per_shard}; with duplicates.by, expected at most "
+                f"{1 << 24}"
+            )
+        if "phash" in self.duplicates.by and not self.image.phash:
+            raise ValueError('duplicates.by names "phash"; expected image.phash = true')
+        if "hash" in self.duplicates.by and self.image.digest == "none":
+            raise ValueError('duplicates.by names "hash", but image.digest = "none"; expected a kind of hash')
+        return self

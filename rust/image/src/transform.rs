@@ -147,10 +147,8 @@ fn make<'a>(
     let hash = options
         .phash
         .then(|| phash(&decoded.picture, header.orientation));
-    let keepable = keepable
-        && boxes.is_empty()
-        && !decoded.flattened
-        && !needs_conversion(&decoded, scratch);
+    let keepable =
+        keepable && boxes.is_empty() && !decoded.flattened && !needs_conversion(&decoded, scratch);
     let output = if original || keepable {
         recycle(decoded.picture, scratch);
         keep_unread(header, body)?

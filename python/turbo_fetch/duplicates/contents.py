@@ -1,0 +1,160 @@
+"""Pictures that an earlier row has: found when all shards are there, and taken out of the shards that have them.
+
+Shards are written anew one by one, each atomically; what is decided does not depend on which were already, since a
+row that is taken out never was the original of another. So an interrupted pass simply runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.commit import Rows, ShardFiles, publish_shard
+from turbo_fetch.dataset import Dataset
+from turbo_fetch.deny import hash_key
+from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
+from turbo_fetch.duplicates.near import near_duplicates
+from turbo_fetch.duplicates.places import ROW_BITS, Names, place, shard_of
+from turbo_fetch.errors import DatasetError, Interrupted
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.readers import StoredDataset, open_dataset
+from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.samples import SIDES, Samples
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.storage import Storage
+from turbo_fetch.watcher import Watcher
+
+Kept = dict[str, Any]
+
+
+def drop(fetch: FetchSpec, storage: Storage, dataset: Dataset, watcher: Watcher, stop: StopRequest) -> int:
+    """Take the duplicates by content out of the committed shards; return how many there were.
+
+    Raises DatasetError where a dataset cannot be read or lacks the hashes, OutputError, Interrupted.
+    """
+    keys = [key for key in ("hash", "phash") if key in fetch.duplicates.by]
+    if not keys or not dataset.committed:
+        return 0
+    watcher.note("looking for pictures that come twice")
+    datasets = [*(open_dataset(url) for url in fetch.duplicates.against), StoredDataset.open(storage)]
+    pairs = np.empty((0, 2), np.uint64)
+    if "hash" in keys:
+        pairs = _equal(datasets, fetch.image.digest, storage, stop)
+    if "phash" in keys:
+        near = _near(datasets, pairs[:, 0], fetch.duplicates.max_distance, stop)
+        pairs = np.concatenate([pairs, near])
+        pairs = pairs[np.argsort(pairs[:, 0])]
+    pairs = pairs[pairs[:, 0] >= np.uint64(place(len(datasets) - 1, 0))]
+    names = Names(datasets[:-1], fetch.output)
+    shards = np.array([shard_of(number) for number in pairs[:, 0].tolist()], np.int64)
+    for shard in datasets[-1].shards:
+        found = pairs[shards == shard.number] if shards.size else pairs
+        if found.size:
+            _check(stop)
+            details = {
+                duplicate & ((1 << ROW_BITS) - 1): names.detail(original)
+                for duplicate, original in found.tolist()
+            }
+            dataset.recommit(_rewritten(fetch, storage, datasets[-1], shard, details))
+            watcher.refresh()
+    return len(pairs)
+
+
+def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, stop: StopRequest) -> Pairs:
+    with KeyTable(storage.make_work() / "contents.keys") as table:
+        for values, places in _column(datasets, digest, stop):
+            table.add([hash_key(value) for value in values.to_pylist()], places)
+        return by_place(table.duplicates())
+
+
+def _near(
+    datasets: Sequence[StoredDataset], gone: npt.NDArray[np.uint64], max_distance: int, stop: StopRequest
+) -> Pairs:
+    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for values, at in _column(datasets, "phash", stop):
+        stays = ~np.isin(at, gone)
+        hashes.append(np.array([int(value, 16) for value in values.to_pylist()], np.uint64)[stays])
+        places.append(at[stays])
+    return near_duplicates(np.concatenate(hashes), np.concatenate(places), max_distance)
+
+
+def _column(
+    datasets: Sequence[StoredDataset], name: str, stop: StopRequest
+) -> Iterator[tuple[pa.Array, npt.NDArray[np.uint64]]]:
+    """Yield the values of a metadata column of all rows that have a picture, with their places, by shards."""
+    for number, dataset in enumerate(datasets):
+        for shard in dataset.shards:
+            _check(stop)
+            metadata = dataset.metadata(shard)
+            if name not in metadata.column_names:
+                raise DatasetError(
+                    f"{dataset.storage.url}: shard {shard.name} has no column {name!r}, by which "
+                    "fetch.duplicates compares; expected a dataset made with the same fetch.image"
+                )
+            rows = np.flatnonzero(
+                pc.and_(pc.equal(metadata["status"], "success"), metadata[name].is_valid()).to_numpy()
+            )
+            values = metadata[name].take(pa.array(rows)).combine_chunks()
+            if rows.size:
+                yield values, rows.astype(np.uint64) + np.uint64(place(number, shard.number))
+
+
+def _rewritten(
+    fetch: FetchSpec, storage: Storage, stored: StoredDataset, shard: StoredShard, details: dict[int, str]
+) -> Kept:
+    """Publish a shard without its duplicates; return its new record."""
+    record = stored.record(shard)
+    if record is None:
+        raise DatasetError(f"{storage.url}: shard {shard.name} has no commit record")
+    files = ShardFiles(shard.number, shard.name, stored.format, fetch.image)
+    times = (record["start_time"], record["end_time"])
+    facts = {name: record[name] for name in ("rows_digest",) if name in record}
+    return publish_shard(storage, files, _without(stored, shard, details), times, facts)
+
+
+def _without(stored: StoredDataset, shard: StoredShard, details: dict[int, str]) -> Iterator[Rows]:
+    ledger, start = stored.ledger(shard), 0
+    for samples in stored.batches(shard):
+        count = samples.metadata.num_rows
+        noted = ledger.slice(start, count).combine_chunks().to_batches()[0]
+        texts = pa.array([details.get(start + row) for row in range(count)], pa.string())
+        yield Rows(_dropped(samples, texts, stored.image.digest), _noted(noted, texts))
+        start += count
+
+
+def _dropped(samples: Samples, texts: pa.StringArray, digest: str) -> Samples:
+    """Return the samples without the pictures of rows that have a text, which says why."""
+    gone = texts.is_valid()
+    metadata = samples.metadata
+    names = metadata.schema.names
+    about_picture = [*SIDES, *names[names.index("original_height") + 1 :]]
+    columns: dict[str, pa.Array] = {name: metadata.column(name) for name in names}
+    for name in {*about_picture, digest} & {*names}:
+        columns[name] = pc.if_else(gone, pa.scalar(None, columns[name].type), columns[name])
+    columns["status"] = pc.if_else(gone, Outcome.DUPLICATE.peer_status, columns["status"])
+    columns["error_message"] = pc.coalesce(texts, columns["error_message"])
+    return Samples(
+        pa.RecordBatch.from_arrays([columns[name] for name in names], schema=metadata.schema),
+        pc.if_else(gone, pa.scalar(None, pa.binary()), samples.image),
+        pc.if_else(gone, pa.scalar(None, pa.string()), samples.original_format),
+    )
+
+
+def _noted(ledger: pa.RecordBatch, texts: pa.StringArray) -> pa.RecordBatch:
+    gone = texts.is_valid()
+    columns = {name: ledger.column(name) for name in ledger.schema.names}
+    columns["outcome"] = pc.if_else(gone, Outcome.DUPLICATE.label, columns["outcome"])
+    columns["retryable"] = pc.if_else(gone, Outcome.DUPLICATE.retryable, columns["retryable"])
+    columns["detail"] = pc.coalesce(texts, columns["detail"])
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=ledger.schema)
+
+
+def _check(stop: StopRequest) -> None:
+    if stop:
+        raise Interrupted("stopped by a signal")

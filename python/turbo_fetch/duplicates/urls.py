@@ -1,0 +1,93 @@
+"""Rows whose URL an earlier row has: found before anything is requested, in one pass over the list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from turbo_fetch.deny import text_key
+from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
+from turbo_fetch.duplicates.places import Names, place
+from turbo_fetch.errors import Interrupted
+from turbo_fetch.plan.sharder import Plan, Shard
+from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.readers import StoredDataset, open_dataset
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.storage import Storage
+from turbo_fetch.watcher import Watcher
+
+
+@dataclass(frozen=True, slots=True)
+class KnownUrls:
+    """The rows of a list that need not be requested, sorted by place, of the dataset numbered `dataset`."""
+
+    pairs: Pairs
+    dataset: int
+    names: Names
+
+    def of(self, shard: Shard) -> dict[int, str]:
+        """Return the rows of a shard that are duplicates, and of what."""
+        start = place(self.dataset, shard.id)
+        first, last = np.searchsorted(self.pairs[:, 0], np.array([start, start + shard.count], np.uint64))
+        return {
+            duplicate - start: self.names.detail(original)
+            for duplicate, original in self.pairs[first:last].tolist()
+        }
+
+
+def find(
+    fetch: FetchSpec, plan: Plan, storage: Storage, first_shard: int, watcher: Watcher, stop: StopRequest
+) -> KnownUrls | None:
+    """Return the rows of the list whose URL is known, None if that is not asked for; the list is read once.
+
+    What the dataset has from lists before this one counts as known. Raises InputError for a list, DatasetError for
+    another dataset that cannot be read, Interrupted.
+    """
+    if "url" not in fetch.duplicates.by:
+        return None
+    watcher.note("looking for URLs that come twice")
+    against = [open_dataset(url) for url in fetch.duplicates.against]
+    own = len(against)
+    with KeyTable(storage.make_work() / "urls.keys") as table:
+        for number, dataset in enumerate(against):
+            _add_ledgers(table, number, dataset, stop)
+        if first_shard:
+            _add_ledgers(table, own, StoredDataset.open(storage), stop, before=first_shard)
+        for shard in plan.again().shards(first_shard):
+            _add(table, shard.load().column("url").combine_chunks(), place(own, shard.id))
+            _check(stop)
+        start = place(own, first_shard)
+        pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
+    return KnownUrls(pairs, own, Names(against, fetch.output))
+
+
+def marked(shards: Iterator[Shard], known: KnownUrls | None) -> Iterator[Shard]:
+    """Yield the shards with their duplicates."""
+    for shard in shards:
+        yield shard if known is None else replace(shard, duplicates=known.of(shard))
+
+
+def _add_ledgers(
+    table: KeyTable, number: int, dataset: StoredDataset, stop: StopRequest, before: int | None = None
+) -> None:
+    for shard in dataset.shards:
+        if before is None or shard.number < before:
+            _add(table, dataset.ledger(shard).column("url").combine_chunks(), place(number, shard.number))
+            _check(stop)
+
+
+def _add(table: KeyTable, urls: pa.Array, first: int) -> None:
+    normalised = parse_urls(urls).normalised
+    rows = [row for row, url in enumerate(normalised) if url is not None]
+    keys = [text_key(url) for url in normalised if url is not None]
+    if keys:
+        table.add(keys, np.array(rows, np.uint64) + np.uint64(first))
+
+
+def _check(stop: StopRequest) -> None:
+    if stop:
+        raise Interrupted("stopped by a signal")
