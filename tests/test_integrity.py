@@ -275,7 +275,7 @@ def test_a_list_added_later_is_compared_with_what_is_there(origin: Origin, tmp_p
     ]
 
 
-0pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("tables", "message"),
     [
         ({"input": {"hash_kind": "md5"}}, "there is no hash_column"),

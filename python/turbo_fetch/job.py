@@ -81,7 +81,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
                 runner.run(urls.marked(shards, known))
             if contents.drop(fetch, storage, dataset, watcher, stop):
-                account.recount()
+                _recount(summary, dataset)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(summary)) from error
@@ -146,14 +146,6 @@ class Account:
         self.summary.add_shard(message.record)
         self._watcher.shard_done(message.record["rows"], resumed=False)
 
-    def recount(self) -> None:
-        """Count the dataset anew from its commit records."""
-        counted = Summary(self.summary.path)
-        for record in self._dataset.records():
-            counted.add_shard(record)
-        for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
-            setattr(self.summary, name, getattr(counted, name))
-
     def worker_died(self, worker: int, why: str) -> None:
         """See Listener."""
         self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
@@ -162,6 +154,15 @@ class Account:
         """See Listener."""
         self._watcher.total(*self._plan.total_rows())
         self._watcher.refresh()
+
+
+def _recount(summary: Summary, dataset: Dataset) -> None:
+    """Count the dataset anew from its commit records."""
+    counted = Summary(summary.path)
+    for record in dataset.records():
+        counted.add_shard(record)
+    for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
+        setattr(summary, name, getattr(counted, name))
 
 
 def _how_to_resume(summary: Summary) -> str:
