@@ -153,8 +153,11 @@ def test_two_runs_on_one_output_do_not_mix(
     urls, expected = quiet
     first = start(_spec(urls, tmp_path / "out"), tmp_path)
     wait_for_hits(first, origin, 20)
+    # Held still, or it might be over before the second one has started.
+    first.send_signal(signal.SIGSTOP)
     second = start(_spec(urls, tmp_path / "out"), tmp_path)
     _, err = second.communicate(timeout=30)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"another run (process {first.pid})" in err
     _, err = first.communicate(timeout=60)

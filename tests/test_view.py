@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,15 @@ from album import album
 from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
+from turbo_fetch.monitor.link import recorded
+from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
 from turbo_fetch.readers import StoredDataset, open_dataset
+from turbo_fetch.spec import TrackSpec
+from turbo_fetch.storage import Storage
+from turbo_fetch.tally import Tally
+from turbo_fetch.watcher import Watcher
 
 ALBUM = album(30)
 HOSTILE = "<img src=x onerror='window.broken = 1'>"
@@ -156,3 +163,18 @@ def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_goes_on_is_followed(address: str, folder: Path) -> None:
+    with recorded(TrackSpec(), "fetch", Storage.open(str(folder)), Watcher()) as recorder:
+        recorder.total(1000, is_estimate=False)
+        recorder.add(0, Tally(Counter({"success": 240, "timeout": 10}), body_bytes=5_000_000, in_flight=17))
+        recorder._record(2.0)
+        with browse(address) as tab:
+            tab.page.wait_for_selector("#live-plot .main-svg", state="attached")
+            facts = tab.page.inner_text("#live-facts")
+    assert "250 of 1,000 rows" in facts
+    assert "125 rows/s" in facts
+    assert "timeout 10" in facts
+    assert tab.errors == []
+    assert not live.state(Storage.open(str(folder)))["running"]
