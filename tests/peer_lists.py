@@ -35,6 +35,8 @@ def pictures() -> dict[str, bytes]:
         "alpha.png": file.getvalue(),
         "tall.webp": encoded(100, 300, 5, "WEBP"),
         "plain.jpg": encoded(256, 256, 6),
+        "cut.jpg": encoded(300, 200, 7)[:4000],
+        "cut.png": encoded(300, 200, 8, "PNG")[:4000],
         "page.jpg": b"<html>gone</html>",
         "empty.jpg": b"",
     }

@@ -94,6 +94,28 @@ def test_an_option_sets_its_key(option: str, value: Any, key: str, expected: Any
     assert getattr(getattr(fetch(**given), table), name) == expected
 
 
+def test_wandb_is_a_tracker_with_its_project() -> None:
+    track = translate({"url_list": "x.txt", "enable_wandb": True, "wandb_project": "mine"}).spec.track
+    assert (track.to, track.project) == (("wandb",), "mine")
+    assert translate({"url_list": "x.txt"}).spec.track.to == ()
+
+
+def test_boxes_and_hashes_to_verify_are_columns_of_the_list() -> None:
+    from turbo_fetch.img2dataset import spec_tables
+
+    peer = PeerOptions(
+        url_list="list.parquet",
+        input_format="parquet",
+        save_additional_columns=("uid",),
+        bbox_col="faces",
+        verify_hash=("hash", "md5"),
+        compute_hash="md5",
+    )
+    columns = spec_tables(peer, "list.parquet")["fetch"]["input"]
+    assert columns["keep_columns"] == ["uid", "faces"]
+    assert (columns["boxes_column"], columns["hash_column"], columns["hash_kind"]) == ("faces", "hash", "md5")
+
+
 @pytest.mark.parametrize(
     ("distributor", "kind", "workers"),
     [("multiprocessing", "local", 6), ("ray", "ray", "auto"), ("pyspark", "spark", "auto")],
@@ -122,6 +144,7 @@ def test_png_takes_its_own_default_and_refuses_a_quality_that_is_none() -> None:
         ({"incremental_mode": "maybe"}, "incremental_mode = 'maybe'"),
         ({"max_aspect_ratio": 0.5}, "max_aspect_ratio = 0.5"),
         ({"timeout": 0}, "timeout = 0"),
+        ({"verify_hash": ["hash", "md5"]}, "verify_hash has the kind md5, but compute_hash is sha256"),
         ({"user_agent_token": "two words"}, "user_agent_token is 'two words'; expected one word"),
         ({"user_agent_token": "a\r\nX: b"}, "user_agent_token is"),
         ({"input_format": "txt", "caption_col": "TEXT"}, "caption_col: a txt list has nothing but URLs"),

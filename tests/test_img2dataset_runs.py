@@ -65,7 +65,7 @@ CASES: dict[str, list[Options]] = {
 }
 LOOPBACK = ("fetch.http.allow_private_addresses=true", "fetch.http.per_domain=0", "fetch.http.backoff_s=0.01")
 ORIGINALS: Final = "nothing re-encoded"
-NO_PICTURES: Final = frozenset({"page.jpg", "empty.jpg"})
+NO_PICTURES: Final = frozenset({"cut.jpg", "cut.png", "page.jpg", "empty.jpg"})
 """What img2dataset keeps in the case ORIGINALS, in which it does not look what it keeps."""
 SIDES: Final = frozenset({"width", "height", "original_width", "original_height"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pyarrow as pa
 import pytest
 
@@ -64,11 +66,43 @@ def test_what_concerns_the_picture_is_null_unless_it_succeeded() -> None:
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_has_its_status_and_a_failure_always_a_message(outcome: Outcome) -> None:
-    values = {**results([0]).to_pylist()[0], "outcome": outcome.number, "detail": None}
-    batch = pa.RecordBatch.from_pylist([values], schema=RESULTS)
-    (sample,) = metadata_batch(source(1), batch, 0, per_shard(10), ImageSpec()).to_pylist()
+    sample = sample_of(outcome=outcome.number, detail=None, original_format=None)
     assert sample["status"] == outcome.peer_status
     assert sample["error_message"] == (None if outcome is Outcome.SUCCESS else outcome.label)
+
+
+def sample_of(messages: str = "turbo-fetch", **values: Any) -> dict[str, Any]:
+    """Return the metadata of a row with these results."""
+    batch = pa.RecordBatch.from_pylist([{**results([0]).to_pylist()[0], **values}], schema=RESULTS)
+    output = per_shard(10, messages=messages)
+    (sample,) = metadata_batch(source(1), batch, 0, output, ImageSpec()).to_pylist()
+    return cast(dict[str, Any], sample)
+
+
+def test_a_picture_that_ends_early_in_a_whole_body_did_not_fail_to_download() -> None:
+    cut = sample_of(outcome=Outcome.TRUNCATED.number, original_format="JPEG")
+    assert cut["status"] == "failed_to_resize"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "detail", "expected"),
+    [
+        (Outcome.CORRUPT, "data is broken", "Image decoding error"),
+        (Outcome.TRUNCATED, "picture ends early", "Image decoding error"),
+        (Outcome.TRUNCATED, "body ended early", "body ended early"),
+        (Outcome.HTTP_4XX, "HTTP Error 404: Not Found", "HTTP Error 404: Not Found"),
+        (Outcome.TIMEOUT, "HTTP Error 408: Request Timeout", "HTTP Error 408: Request Timeout"),
+        (Outcome.TIMEOUT, "no connection within 5 s", "<urlopen error timed out>"),
+        (Outcome.TIMEOUT, "not complete within 10 s", "timed out"),
+        (Outcome.STALLED, "no data for 10 s", "timed out"),
+        (Outcome.NO_SUCH_HOST, "no such host", "<urlopen error [Errno -2] Name or service not known>"),
+        (Outcome.CONNECT, "no route to host", "<urlopen error [Errno 113] No route to host>"),
+        (Outcome.TOO_LARGE, "more than 50 MB", "more than 50 MB"),
+    ],
+)
+def test_the_peers_words_may_be_asked_for(outcome: Outcome, detail: str, expected: str) -> None:
+    sample = sample_of("img2dataset", outcome=outcome.number, detail=detail)
+    assert sample["error_message"] == expected
 
 
 def test_rows_find_their_source_in_any_order() -> None:

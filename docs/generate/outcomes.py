@@ -34,7 +34,7 @@ MEANINGS = {
     Outcome.HTTP_5XX: "The server has a problem.",
     Outcome.RATE_LIMITED: "The server asks for fewer requests (429).",
     Outcome.TOO_LARGE: "The body is larger than `fetch.http.max_body_mb`.",
-    Outcome.TRUNCATED: "The body, or the picture in it, ends early.",
+    Outcome.TRUNCATED: "The body ends early; or the picture in it does, and then the status is `failed_to_resize`.",
     Outcome.HASH_MISMATCH: "The bytes do not have the hash that the list names.",
     Outcome.DUPLICATE: "The same picture is there already.",
     Outcome.DENIED: "A deny list names it.",

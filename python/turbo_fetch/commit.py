@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.keys import shard_name
 from turbo_fetch.ledger import LEDGER_SUFFIX, ledger_batch
-from turbo_fetch.outcomes import BY_LABEL, Outcome
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.samples import Samples, metadata_batch
 from turbo_fetch.schema import LEDGER
@@ -55,6 +55,8 @@ class _Counts:
     """What is counted while the rows of a shard pass by."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Rows by img2dataset's status."""
     messages: Counter[str] = field(default_factory=Counter)
     hosts: Counter[str] = field(default_factory=Counter)
     failing_hosts: Counter[str] = field(default_factory=Counter)
@@ -65,6 +67,7 @@ class _Counts:
         """Count a batch."""
         messages = rows.samples.metadata.column("error_message").to_pylist()
         self.messages.update(message or "success" for message in messages)
+        self.statuses.update(rows.samples.metadata.column("status").to_pylist())
         outcomes = rows.ledger.column("outcome")
         self.outcomes.update(outcomes.to_pylist())
         self.body_bytes += pc.sum(rows.ledger.column("body_bytes")).as_py() or 0
@@ -80,10 +83,6 @@ class _Counts:
             column.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) for column in sides.columns
         )
         self.shapes.add(widths, heights)
-
-    def peer_count(self, status: str) -> int:
-        """Return how many rows have this status in img2dataset's column."""
-        return sum(count for label, count in self.outcomes.items() if BY_LABEL[label].peer_status == status)
 
 
 def commit_shard(
@@ -156,9 +155,9 @@ def _record(
     rows = counts.outcomes.total()
     return {
         "count": rows,
-        "successes": counts.peer_count("success"),
-        "failed_to_download": counts.peer_count("failed_to_download"),
-        "failed_to_resize": counts.peer_count("failed_to_resize"),
+        "successes": counts.statuses["success"],
+        "failed_to_download": counts.statuses["failed_to_download"],
+        "failed_to_resize": counts.statuses["failed_to_resize"],
         "duration": end_s - start_s,
         "start_time": start_s,
         "end_time": end_s,

@@ -89,7 +89,7 @@ def spec_tables(peer: PeerOptions, urls: str) -> dict[str, Any]:
             "output": _output(peer),
         },
         "engine": {"kind": _ENGINES[peer.distributor], **_workers(peer)},
-        "track": {"to": ["wandb"] if peer.enable_wandb else []},
+        "track": {"to": ["wandb"], "project": peer.wandb_project} if peer.enable_wandb else {},
     }
 
 
@@ -106,13 +106,24 @@ def _urls(peer: PeerOptions) -> str:
 
 
 def _input(peer: PeerOptions, urls: str) -> dict[str, Any]:
+    # img2dataset keeps the boxes as the last of the kept columns.
+    boxes = [] if peer.bbox_col is None else [peer.bbox_col]
     return {
         "urls": urls,
         "format": peer.input_format.removesuffix(".gz"),
         "url_column": peer.url_col if peer.has_columns else "url",
         **({} if peer.caption_col is None else {"caption_column": peer.caption_col}),
-        "keep_columns": list(peer.save_additional_columns or ()),
+        "keep_columns": [*(peer.save_additional_columns or ()), *boxes],
+        **({} if peer.bbox_col is None else {"boxes_column": peer.bbox_col}),
+        **_verification(peer),
     }
+
+
+def _verification(peer: PeerOptions) -> dict[str, str]:
+    if peer.verify_hash is None:
+        return {}
+    column, kind = peer.verify_hash
+    return {"hash_column": column, "hash_kind": kind}
 
 
 def _http(peer: PeerOptions) -> dict[str, Any]:
@@ -186,7 +197,11 @@ def _workers(peer: PeerOptions) -> dict[str, int]:
 
 def _contradictions(peer: PeerOptions) -> list[str]:
     """Return what the options ask for that cannot be, or would silently not happen in img2dataset."""
-    problems = [f"{name} is not available yet" for name in ("bbox_col", "verify_hash") if getattr(peer, name)]
+    problems = []
+    if peer.verify_hash is not None and peer.verify_hash[1] != peer.compute_hash:
+        problems.append(
+            f"verify_hash has the kind {peer.verify_hash[1]}, but compute_hash is {peer.compute_hash}; expected one"
+        )
     if not peer.has_columns:
         asked = [
             name

@@ -38,6 +38,8 @@ _BY_DETAIL: Final[Mapping[str, str]] = {
         )
     },
 }
+_BODY_CUT: Final = "body ended early"
+"""The detail of a body that is not whole; any other is of a picture in a whole body, which ends early."""
 _CERTIFICATE: Final = "certificate verify failed"
 
 
@@ -50,6 +52,8 @@ def peer_messages(outcomes: pa.Array, messages: pa.Array) -> pa.StringArray:
 def _message(outcome: Outcome, message: str) -> str:
     if outcome is Outcome.TIMEOUT and not message.startswith("HTTP Error"):
         return "<urlopen error timed out>" if message.startswith("no connection") else "timed out"
+    if outcome is Outcome.TRUNCATED and message != _BODY_CUT:
+        return "Image decoding error"
     if outcome is Outcome.TLS and message.startswith(_CERTIFICATE):
         return f"<urlopen error [SSL: CERTIFICATE_VERIFY_FAILED] {message}>"
     return _BY_OUTCOME.get(outcome) or _BY_DETAIL.get(message, message)

@@ -64,7 +64,7 @@ class PeerOptions(Table):
     caption_col: str | None = None
     """Column of the captions: `fetch.input.caption_column`."""
     bbox_col: str | None = None
-    """Column of boxes to blur."""
+    """Column of boxes to blur: `fetch.input.boxes_column`."""
     thread_count: PositiveInt = 256
     """Requests in flight per process: `fetch.http.concurrency`."""
     number_sample_per_shard: PositiveInt = 10_000
@@ -76,15 +76,15 @@ class PeerOptions(Table):
     timeout: PositiveFloat = 10
     """Seconds per request: `fetch.http.timeout_s`."""
     enable_wandb: bool = False
-    """Send metrics to Weights & Biases."""
+    """Send metrics to Weights & Biases: `track.to`."""
     wandb_project: str = "img2dataset"
-    """Its project."""
+    """Its project: `track.project`."""
     oom_shard_count: Annotated[int, Field(ge=1, le=18)] = 5
     """Digits of shard numbers: `fetch.output.shard_digits`."""
     compute_hash: HashKind | None = "sha256"
     """Hash of the original bytes: `fetch.image.digest`."""
     verify_hash: tuple[str, HashKind] | None = None
-    """Column of expected hashes and their kind."""
+    """Column of expected hashes and their kind: `fetch.input.hash_column`, `hash_kind`."""
     distributor: Literal["multiprocessing", "pyspark", "ray"] = "multiprocessing"
     """Where the work runs: `engine.kind`."""
     subjob_size: PositiveInt = 1000

@@ -103,7 +103,7 @@ def metadata_batch(
     columns: dict[str, pa.Array] = {
         **{EXPECTED_HASH.get(name, name): picked.column(name) for name in source.schema.names},
         "key": keys(rows.to_numpy(), shard, output),
-        "status": _STATUSES.take(outcome),
+        "status": _statuses(results),
         "error_message": _only_where(pc.invert(success), message),
         "exif": _only_where(success, results.column("exif")),
         image.digest: _only_where(success, results.column("digest")),
@@ -112,6 +112,14 @@ def metadata_batch(
     }
     schema = metadata_schema(source.schema, image)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _statuses(results: pa.RecordBatch) -> pa.StringArray:
+    """Return img2dataset's statuses. A picture that ends early in a body that is whole did not fail to download."""
+    outcome = results.column("outcome")
+    cut = pc.equal(outcome, Outcome.TRUNCATED.number)
+    cut = pc.and_(cut, pc.is_valid(results.column("original_format")))
+    return pc.if_else(cut, Outcome.CORRUPT.peer_status, _STATUSES.take(outcome.cast(pa.int32())))
 
 
 def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:
