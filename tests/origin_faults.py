@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
@@ -288,6 +289,18 @@ async def huge_headers(exchange: Exchange) -> None:
 async def header(exchange: Exchange) -> None:
     """The picture with header `name: value`."""
     await respond(exchange, extra={exchange.parameters["name"]: exchange.parameters["value"]})
+
+
+@fault
+async def validated(exchange: Exchange) -> None:
+    """The picture with an ETag, or 304 to a request that names it."""
+    tag = f'"{hashlib.sha256(exchange.body).hexdigest()[:16]}"'
+    if exchange.request_headers.get("if-none-match") == tag:
+        await send_head(exchange, 304, 0, {"ETag": tag})
+    elif not exchange.body:
+        await respond(exchange, 404, b"gone")
+    else:
+        await respond(exchange, extra={"ETag": tag})
 
 
 @fault

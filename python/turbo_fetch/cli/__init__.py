@@ -10,6 +10,7 @@ from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
 from turbo_fetch.cli.plan import plan
+from turbo_fetch.cli.refresh import refresh
 from turbo_fetch.cli.report import report
 from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
@@ -56,6 +57,7 @@ app.command()(export)
 app.command(context_settings=CONTEXT)(img2dataset)
 app.command()(plan)
 app.command()(retry)
+app.command()(refresh)
 app.command()(verify)
 
 

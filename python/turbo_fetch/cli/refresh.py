@@ -1,0 +1,49 @@
+"""`turbo-fetch refresh`: what has changed on the web since."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.retry import Place
+from turbo_fetch.cli.run import Overrides
+from turbo_fetch.cli.usage import Json, Quiet
+
+
+def refresh(
+    place: Place,
+    overrides: Overrides = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Take changed pictures, and drop those whose use is refused now.")
+    ] = False,
+    drop_gone: Annotated[
+        bool, typer.Option("--drop-gone", help="With --apply: drop pictures that are gone.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Ask again for every sample, by etag or last-modified, and report which are unchanged, changed, gone or refused.
+
+    The report is `refresh/*.parquet` in the dataset. Without --apply nothing else is changed.
+    """
+    from turbo_fetch.care.refresh import Choice
+    from turbo_fetch.care.refresh import refresh as refresh_dataset
+    from turbo_fetch.cli.usage import load_dataset_spec, show
+    from turbo_fetch.display import Display
+    from turbo_fetch.errors import SpecError
+    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.runners.stop import stop_on_signals
+
+    with clear_failures():
+        without_pandas()
+        if drop_gone and not apply:
+            raise SpecError(
+                "--drop-gone without --apply: expected both, for nothing is changed without --apply"
+            )
+        spec = load_dataset_spec(place, overrides or ())
+        with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+            result = refresh_dataset(spec, Choice(apply, drop_gone), display, stop)
+        show(result, as_json)
