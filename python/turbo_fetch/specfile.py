@@ -53,6 +53,14 @@ def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
     return parse_spec(tables, f"{storage.url}/spec.toml")
 
 
+def parse_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the tables with overrides such as `steps=30` applied. Raises SpecError."""
+    changed = dict(tables)
+    for override in overrides:
+        _apply(changed, override)
+    return changed
+
+
 def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:
     """Validate the tables of a spec; `origin` names them in messages. Raises SpecError."""
     return validated(Spec, tables, origin)

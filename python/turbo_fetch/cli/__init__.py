@@ -8,6 +8,8 @@ import typer
 
 from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.export import export
+from turbo_fetch.cli.export_model import export_model
+from turbo_fetch.cli.generate import generate
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
 from turbo_fetch.cli.plan import plan
 from turbo_fetch.cli.refresh import refresh
@@ -59,6 +61,8 @@ app.command()(plan)
 app.command()(retry)
 app.command()(refresh)
 app.command()(verify)
+app.command()(generate)
+app.command()(export_model)
 
 
 def main() -> None:

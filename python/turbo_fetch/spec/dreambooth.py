@@ -2,61 +2,129 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from turbo_fetch.spec.table import Table
 
-Scheduler = Literal["ddim", "pndm", "euler", "dpm++2m"]
+Scheduler = Literal[
+    "auto",
+    "ddim",
+    "ddpm",
+    "pndm",
+    "plms",
+    "lms",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpm++2m",
+    "dpm++2m_karras",
+    "unipc",
+]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Metric = Literal["dino", "clip_i", "clip_t", "pres", "div"]
+Prompt = Annotated[str, Field(min_length=1)]
+
+OFFLINE = "efficientnet-lite0"
+"""The picture encoder that is installed as a package (extra `demo`), for machines that reach no hub."""
 
 
-class PriorSpec(Table):
-    """`[prior]`: pictures of the subject's class, which keep the model from forgetting it."""
+class SamplingTable(Table):
+    """How pictures are made from noise; part of `[prior]`, `[generate]` and `[evaluate]`."""
 
-    images: PositiveInt = 200
-    """How many."""
-    prompt: str = "a photo of a {class}"
-    """What they show; `{class}` is `train.class`."""
-    source: str = "generate"
-    """`generate`: by the base model; or a folder or dataset of pictures that are there already."""
     scheduler: Scheduler = "ddim"
-    """Sampler of the generated pictures."""
-    steps: PositiveInt = 50
-    """Denoising steps per picture."""
-    guidance: NonNegativeFloat = 7.5
-    """Classifier-free guidance scale; 1 or less turns it off."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the first picture; each one has a seed of its own."""
-
-
-class GenerateSpec(Table):
-    """`[generate]`: from prompts to pictures."""
-
-    model: str | None = None
-    """A diffusers folder or hub id; by default what this spec trains."""
-    prompts: tuple[str, ...]
-    """What the pictures show."""
-    images: PositiveInt = 4
-    """Pictures per prompt."""
-    scheduler: Scheduler = "ddim"
-    """Sampler."""
+    """Sampler; `auto` is the one that came with the model, which flow-matching models need."""
     steps: PositiveInt = 50
     """Denoising steps per picture."""
     guidance: NonNegativeFloat = 7.5
     """Classifier-free guidance scale; 1 or less turns it off."""
     negative: str = ""
-    """What the pictures do not show."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the first picture; each one has a seed of its own."""
+    """What the pictures do not show; works through the guidance."""
+    seed: NonNegativeInt = 0
+    """Seed of the first picture; each one has a seed of its own, whatever the batch."""
+    width: PositiveInt | None = None
+    """Pixels; by default what the model was made for."""
+    height: PositiveInt | None = None
+    """Pixels; by default what the model was made for."""
+    batch_size: PositiveInt = 4
+    """Pictures that are made at once; more are faster and need more memory."""
+    precision: Precision = "auto"
+    """Of the arithmetic; `auto`: fp16 on a GPU, fp32 on a processor."""
+
+    @field_validator("width", "height")
+    @classmethod
+    def _whole_latents(cls, side: int | None) -> int | None:
+        if side is not None and side % 8:
+            raise ValueError(f"{side} pixels; expected a multiple of 8")
+        return side
+
+
+class PriorSpec(SamplingTable):
+    """`[prior]`: pictures of the subject's class, which keep the model from forgetting it."""
+
+    images: PositiveInt = 200
+    """How many."""
+    prompt: Prompt = "a photo of a {class}"
+    """What they show; `{class}` is `train.class`."""
+    source: Prompt = "generate"
+    """`generate`: by the base model; or a folder or dataset of pictures that are there already."""
+    output: str | None = None
+    """Folder of the generated pictures; by default `train.output` with `-class` at the end."""
+
+
+class GenerateSpec(SamplingTable):
+    """`[generate]`: from prompts to pictures."""
+
+    model: str | None = None
+    """A diffusers folder or hub id; by default what this spec trains."""
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt
+    """What the pictures show, or a text file with one prompt per line. `{identifier}` and `{class}` are
+    those of `[train]`."""
+    images: PositiveInt = 4
+    """Pictures per prompt."""
+    fixed_code: bool = False
+    """Start every prompt from the same noise, so that only the words make a difference."""
+    grid: bool = True
+    """Also lay all pictures out on `grid.png`, one line per prompt."""
+    lora: str | None = None
+    """A LoRA to put on the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
+    lora_scale: NonNegativeFloat = 1.0
+    """How strong the LoRA is."""
     output: str = "pictures"
-    """Folder of the pictures."""
+    """Folder of the pictures, on disk or at any fsspec URL."""
 
 
-class EvaluateSpec(Table):
-    """`[evaluate]`: from pictures to scores."""
+class EvaluateSpec(SamplingTable):
+    """`[evaluate]`: from pictures to scores, by the protocol of the DreamBooth paper (arXiv 2208.12242)."""
 
-    prompts: str | tuple[str, ...] = "paper"
-    """`paper`: the DreamBooth paper's 25; or prompts, or a file with one per line."""
+    model: str | None = None
+    """A diffusers folder or hub id; by default what this spec trains."""
+    checkpoints: tuple[str, ...] = ()
+    """Further models, in the order of their training, for curves; `*` in a path stands for anything."""
+    subject: str | None = None
+    """Folder of the real pictures; by default `train.subject`."""
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt = "paper"
+    """`paper`: the paper's 25 for objects; `paper-live`: those for living subjects; or a list, or a file."""
+    images: PositiveInt = 4
+    """Pictures per prompt."""
+    class_images: PositiveInt = 16
+    """Pictures of the class alone, for `pres` and `div`."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("dino", "clip_i", "clip_t", "pres", "div")
+    """`dino`, `clip_i`: likeness to the real pictures; `clip_t`: to the prompt; `pres`: likeness of the class
+    to the subject, lower is better; `div`: diversity of the class."""
+    dino: str = "facebook/dino-vits16"
+    """Encoder of `dino`, `pres` and `div`: a path, a hub id, or `efficientnet-lite0`, which needs no hub."""
+    clip: str = "openai/clip-vit-base-patch32"
+    """Encoder of `clip_i` and `clip_t`: a path, a hub id, or for `clip_i` alone `efficientnet-lite0`."""
     output: str = "scores"
     """Folder of scores and report."""
+
+    @model_validator(mode="after")
+    def _clip_reads(self) -> EvaluateSpec:
+        if "clip_t" in self.metrics and self.clip == OFFLINE:
+            raise ValueError(
+                f"clip is {OFFLINE!r}, which reads no text, but metrics has 'clip_t'; "
+                "expected a CLIP model, or metrics without 'clip_t'"
+            )
+        return self

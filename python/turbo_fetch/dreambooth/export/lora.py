@@ -1,0 +1,142 @@
+"""LoRA weights under the names of diffusers and of kohya's scripts, which ComfyUI and the web UIs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import get_peft_model_state_dict
+from torch import Tensor
+
+from turbo_fetch.dreambooth.export.single_file import write_safetensors
+
+DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
+KOHYA_FILE: Final = "kohya_lora.safetensors"
+_COMPONENTS: Final = ("unet", "transformer", "text_encoder", "text_encoder_2")
+_KOHYA_PARTS: Final = {
+    ".lora_A.weight": ".lora_down.weight",
+    ".lora_B.weight": ".lora_up.weight",
+    ".lora_magnitude_vector": ".dora_scale",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The LoRA of one component: weights by peft's names, and peft's configuration."""
+
+    weights: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+
+    @property
+    def alpha(self) -> float:
+        """Scale is alpha / rank."""
+        return float(self.config["lora_alpha"])
+
+
+def adapters_of(pipeline: Any, name: str = "default") -> dict[str, Adapter]:
+    """Return the adapters called `name` of a pipeline's components."""
+    found = {}
+    for component in _COMPONENTS:
+        module = getattr(pipeline, component, None)
+        config = getattr(module, "peft_config", {}).get(name)
+        if config is not None:
+            weights = get_peft_model_state_dict(module, adapter_name=name)
+            found[component] = Adapter(
+                {key: _stored(weight) for key, weight in weights.items()}, config.to_dict()
+            )
+    return found
+
+
+def save_lora(pipeline: Any, folder: Path, metadata: Mapping[str, str], name: str = "default") -> None:
+    """Write the pipeline's LoRA to `folder` in both namings. Raises OutputError."""
+    adapters = adapters_of(pipeline, name)
+    write_safetensors(
+        diffusers_weights(adapters), folder / DIFFUSERS_FILE, diffusers_metadata(adapters, metadata)
+    )
+    write_safetensors(kohya_weights(adapters), folder / KOHYA_FILE, kohya_metadata(adapters, metadata))
+
+
+def diffusers_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """Return the weights as diffusers' `load_lora_weights` reads them."""
+    return {
+        f"{component}.{_diffusers_name(component, name)}": weight
+        for component, adapter in adapters.items()
+        for name, weight in adapter.weights.items()
+    }
+
+
+def diffusers_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the header with which diffusers restores alpha, targets and DoRA."""
+    config = {
+        f"{component}.{key}": value
+        for component, adapter in adapters.items()
+        for key, value in adapter.config.items()
+    }
+    plain = json.dumps(config, default=_plain, sort_keys=True)
+    return {"format": "pt", "lora_adapter_metadata": plain, **metadata}
+
+
+def kohya_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """Return the weights as kohya's scripts name them, with one alpha per module."""
+    two_encoders = "text_encoder_2" in adapters or "transformer" in adapters
+    named: dict[str, Tensor] = {}
+    for component, adapter in adapters.items():
+        for name, weight in adapter.weights.items():
+            module, part = _split(name)
+            key = f"{_kohya_prefix(component, two_encoders)}_{_with_wrapper(component, module).replace('.', '_')}"
+            named[key + part] = weight[:, None] if part == ".dora_scale" and weight.ndim == 1 else weight
+            named[f"{key}.alpha"] = torch.tensor(adapter.alpha)
+    return named
+
+
+def kohya_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the header that kohya's scripts write and the web UIs show."""
+    first = next(iter(adapters.values()))
+    return {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(first.config["r"]),
+        "ss_network_alpha": f"{first.alpha:g}",
+        **metadata,
+    }
+
+
+def _diffusers_name(component: str, name: str) -> str:
+    # transformers, which loads the text encoder's part, wants a full parameter name where peft wants none.
+    magnitude = component.startswith("text_encoder") and name.endswith(".lora_magnitude_vector")
+    return f"{name}.weight" if magnitude else name
+
+
+def _split(name: str) -> tuple[str, str]:
+    for part, kohya in _KOHYA_PARTS.items():
+        module, found, _ = name.partition(part)
+        if found:
+            return module, kohya
+    raise KeyError(name)
+
+
+def _kohya_prefix(component: str, two_encoders: bool) -> str:
+    if component in {"unet", "transformer"}:
+        return "lora_unet"
+    if component == "text_encoder_2":
+        return "lora_te2"
+    return "lora_te1" if two_encoders else "lora_te"
+
+
+def _with_wrapper(component: str, module: str) -> str:
+    # transformers 5.6 took `text_model` out of the paths of CLIP's text model; the readers expect it.
+    if component.startswith("text_encoder") and not module.startswith("text_model."):
+        return f"text_model.{module}"
+    return module
+
+
+def _stored(weight: Tensor) -> Tensor:
+    return weight.detach().to("cpu", torch.float32).contiguous()
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,111 @@
+"""The `[generate]` stage: from prompts to pictures, each a function of its settings, which it carries inside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from turbo_fetch.dreambooth.album import Onlooker, fill, review
+from turbo_fetch.dreambooth.grid import grid
+from turbo_fetch.dreambooth.models import trained_model
+from turbo_fetch.dreambooth.prompts import read_prompts
+from turbo_fetch.dreambooth.sampling import add_lora, open_pipeline
+from turbo_fetch.dreambooth.settings import Settings
+from turbo_fetch.dreambooth.weights import model_hash
+from turbo_fetch.errors import OutputExists, SpecError
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import GenerateSpec, Spec
+from turbo_fetch.storage import Storage
+from turbo_fetch.watcher import Watcher
+
+GRID = "grid.png"
+LARGEST_GRID = 400
+"""Pictures on a grid; more are no longer looked at together, and would take gigabytes to lay out."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateReport:
+    """What was made."""
+
+    path: str
+    pictures: int
+    made: int
+
+    def text(self) -> str:
+        """See stages.Report."""
+        return f"pictures  {self.path}: {self.pictures:,}, of which {self.made:,} were made in this run"
+
+
+def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
+    """Make the pictures that are missing; blocks until done.
+
+    Raises SpecError, InputError, ModelError, OutputError, OutputExists if the place holds pictures of other
+    settings, or Interrupted, after which the same call goes on with the missing ones.
+    """
+    generate = spec.generate
+    if generate is None:
+        raise SpecError("the spec has no table [generate]; expected one with the key prompts")
+    prompts = read_prompts(generate.prompts, spec.train, "generate.prompts")
+    model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
+    place = Storage.open(generate.output)
+    place.probe()
+    wanted = plan(generate, prompts, model, lora)
+    found = review(place, wanted)
+    for name, changes in found.different.items():
+        raise OutputExists(
+            f"{place.url}: {name} was made with other settings ({'; '.join(changes)}); "
+            "expected another generate.output, or an empty one"
+        )
+
+    def open_model() -> Any:
+        pipeline = open_pipeline(model, generate)
+        if lora is not None:
+            add_lora(pipeline, lora, generate.lora_scale)
+        return pipeline
+
+    made = fill(place, wanted, found.missing, generate, open_model, Onlooker(watcher, stop))
+    if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
+        place.write_bytes(GRID, _sheet(place, wanted))
+    return GenerateReport(place.url, len(wanted), made)
+
+
+def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
+    """Return the settings of every picture by its name, prompt by prompt."""
+    weights = model_hash(model)
+    lora_weights = None if lora is None else model_hash(lora)
+    wanted = {}
+    for row, prompt in enumerate(prompts):
+        for number in range(generate.images):
+            wanted[f"{row:05d}-{number:03d}.png"] = Settings(
+                prompt=prompt,
+                negative=generate.negative,
+                seed=generate.seed + number + (0 if generate.fixed_code else row * generate.images),
+                scheduler=generate.scheduler,
+                steps=generate.steps,
+                guidance=generate.guidance,
+                width=generate.width,
+                height=generate.height,
+                model=model,
+                model_hash=weights,
+                lora=lora,
+                lora_hash=lora_weights,
+                lora_scale=generate.lora_scale if lora is not None else 1.0,
+                precision=generate.precision,
+            )
+    return wanted
+
+
+def _sheet(place: Storage, wanted: Mapping[str, Settings]) -> bytes:
+    lines: dict[str, list[Image.Image]] = {}
+    labels: dict[str, str] = {}
+    for name, settings in wanted.items():
+        row = name.partition("-")[0]
+        lines.setdefault(row, []).append(Image.open(io.BytesIO(place.read_bytes(name))))
+        labels[row] = settings.prompt
+    file = io.BytesIO()
+    grid(list(lines.values()), list(labels.values())).save(file, "PNG")
+    return file.getvalue()

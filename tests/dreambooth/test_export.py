@@ -1,0 +1,204 @@
+"""What is exported is read again by other readers, and makes the same picture from the same seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.export.folder import save_folder
+from turbo_fetch.dreambooth.export.lora import DIFFUSERS_FILE, KOHYA_FILE, save_lora
+from turbo_fetch.dreambooth.export.single_file import save_single_file
+from turbo_fetch.errors import ModelError, OutputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+"""What diffusers does with NumPy 2."""
+
+METADATA = {"ss_base_model": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"sd": tiny_sd(folder / "sd"), "sdxl": unequal_sdxl(folder / "sdxl")}
+
+
+def unequal_sdxl(folder: Path) -> Path:
+    """Save an SDXL whose text encoders differ in width, by which diffusers tells them apart in a single file."""
+    pipeline = families.load(str(tiny_sdxl(folder))).pipeline
+    for name, kind, width in (("", CLIPTextModel, 24), ("_2", CLIPTextModelWithProjection, 40)):
+        config = getattr(pipeline, f"text_encoder{name}").config
+        config.hidden_size = width
+        setattr(pipeline, f"text_encoder{name}", kind(config))
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def picture(pipeline: Any) -> np.ndarray[Any, Any]:
+    """Return one picture, float32, from a fixed seed in three steps."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    made = pipeline(
+        "a sks dog", generator=generator, num_inference_steps=3, output_type="np", height=32, width=32
+    )
+    return np.asarray(made.images[0])
+
+
+def with_lora(model: Path, dora: bool = False) -> Any:
+    """Return a pipeline with a LoRA on UNet and text encoders that changes what it makes."""
+    pipeline = families.load(str(model)).pipeline
+    torch.manual_seed(1)
+    text = list(families.Family.text_lora_targets)
+    targets = {"unet": ["to_q", "to_v"], "text_encoder": text, "text_encoder_2": text}
+    for component, names in targets.items():
+        module = getattr(pipeline, component, None)
+        if module is not None:
+            module.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=names, use_dora=dora))
+            for name, weight in module.named_parameters():
+                if "lora_" in name:
+                    torch.nn.init.normal_(weight, std=0.3)
+    return pipeline
+
+
+def test_a_saved_folder_has_the_vocabulary_that_older_readers_want(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    pipeline = families.load(str(models["sd"])).pipeline
+    pipeline.tokenizer.add_tokens(["<my-dog>"])
+    save_folder(pipeline, tmp_path / "model")
+
+    saved = tmp_path / "model" / "tokenizer"
+    vocabulary = json.loads((saved / "vocab.json").read_text(encoding="utf-8"))
+    assert len(vocabulary) == 49_408
+    assert json.loads((saved / "added_tokens.json").read_text()) == {"<my-dog>": 49_408}
+    (saved / "tokenizer.json").unlink()
+    slow = CLIPTokenizer(str(saved / "vocab.json"), str(saved / "merges.txt"))
+    assert slow("a photo of sks dog").input_ids == [49406, 320, 1125, 539, 48136, 1929, 49407]
+
+
+def test_a_saved_folder_makes_the_same_picture(models: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = families.load(str(models["sd"])).pipeline
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    save_folder(pipeline, tmp_path / "model")
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert np.array_equal(picture(pipeline), picture(again))
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "activation"),
+    [
+        ("sd", StableDiffusionPipeline, "quick_gelu"),
+        # The exact GELU marks Stable Diffusion 2, whose text model has another layout.
+        ("sd", StableDiffusionPipeline, "gelu"),
+        ("sdxl", StableDiffusionXLPipeline, "quick_gelu"),
+    ],
+)
+def test_a_single_file_makes_the_same_picture(
+    models: dict[str, Path], tmp_path: Path, name: str, kind: Any, activation: str
+) -> None:
+    config_file = models[name] / "text_encoder" / "config.json"
+    config = json.loads(config_file.read_text())
+    config_file.write_text(json.dumps({**config, "hidden_act": activation}))
+    pipeline = families.load(str(models[name])).pipeline
+    save_single_file(pipeline, tmp_path / "model.safetensors", METADATA)
+
+    again = kind.from_single_file(
+        tmp_path / "model.safetensors", config=str(models[name]), local_files_only=True
+    )
+    assert np.allclose(picture(pipeline), picture(again), atol=1e-5)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["ss_base_model"] == "tiny"
+        assert "model.diffusion_model.input_blocks.0.0.weight" in set(file.keys())
+
+
+def test_single_files_name_weights_as_the_first_checkpoint_did(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    pipeline = families.load(str(models["sd"])).pipeline
+    save_single_file(pipeline, tmp_path / "model.safetensors", METADATA, torch.float16)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in (
+        "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+        "model.diffusion_model.input_blocks.2.0.op.weight",
+        "model.diffusion_model.output_blocks.1.2.conv.weight",
+        "first_stage_model.decoder.up.1.upsample.conv.weight",
+        "first_stage_model.encoder.mid.attn_1.q.weight",
+        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight",
+    ):
+        assert weights[name].dtype == torch.float16
+    assert weights["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
+
+
+def test_an_unknown_family_has_no_single_file(tmp_path: Path) -> None:
+    pipeline = families.load(str(tiny_sd3(tmp_path / "sd3"))).pipeline
+    with pytest.raises(ModelError, match=r"StableDiffusion3Pipeline has no single-file layout"):
+        save_single_file(pipeline, tmp_path / "model.safetensors", METADATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "dora"),
+    [
+        ("sd", DIFFUSERS_FILE, False),
+        ("sd", DIFFUSERS_FILE, True),
+        ("sd", KOHYA_FILE, False),
+        ("sdxl", DIFFUSERS_FILE, False),
+        ("sdxl", KOHYA_FILE, False),
+    ],
+)
+def test_a_lora_in_either_naming_makes_the_same_picture(
+    models: dict[str, Path], tmp_path: Path, name: str, file: str, dora: bool
+) -> None:
+    pipeline = with_lora(models[name], dora)
+    save_lora(pipeline, tmp_path, METADATA)
+    wanted = picture(pipeline)
+
+    again = families.load(str(models[name])).pipeline
+    assert np.abs(picture(again) - wanted).max() > 0.01
+    again.load_lora_weights(tmp_path, weight_name=file)
+    assert np.allclose(picture(again), wanted, atol=1e-5)
+
+
+def test_kohya_files_hold_magnitudes_of_dora_as_columns(models: dict[str, Path], tmp_path: Path) -> None:
+    # diffusers leaves them out when it reads kohya's naming, ComfyUI multiplies rows by them.
+    save_lora(with_lora(models["sd"], dora=True), tmp_path, METADATA)
+    weights = load_file(tmp_path / KOHYA_FILE)
+    scales = {name: weight for name, weight in weights.items() if name.endswith(".dora_scale")}
+    assert len(scales) == len([name for name in weights if name.endswith(".alpha")])
+    for name, scale in scales.items():
+        assert scale.shape == (weights[name.replace(".dora_scale", ".lora_up.weight")].shape[0], 1)
+
+
+def test_kohya_names_are_those_of_comfyui(models: dict[str, Path], tmp_path: Path) -> None:
+    save_lora(with_lora(models["sd"]), tmp_path, METADATA)
+    weights = load_file(tmp_path / KOHYA_FILE)
+    unet = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    for module in (unet, text):
+        assert weights[f"{module}.lora_down.weight"].shape[0] == 4
+        assert weights[f"{module}.alpha"].item() == 2
+    with safe_open(tmp_path / KOHYA_FILE, "pt") as opened:
+        assert opened.metadata()["ss_network_alpha"] == "2"
+        assert opened.metadata()["ss_base_model"] == "tiny"
+
+
+def test_a_place_that_cannot_be_written_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    pipeline = families.load(str(models["sd"])).pipeline
+    with pytest.raises(OutputError, match="file"):
+        save_folder(pipeline, tmp_path / "file" / "model")
+    with pytest.raises(OutputError, match="file"):
+        save_single_file(pipeline, tmp_path / "file" / "model.safetensors", METADATA)
