@@ -15,6 +15,8 @@ from turbo_fetch.commit import Record
 from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest
+from turbo_fetch.monitor.records import NAME as METRICS
+from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec
 from turbo_fetch.storage import Storage
@@ -200,7 +202,7 @@ def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     ours = [name for name in names if shard_file.fullmatch(name)]
     for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
         storage.delete(name)
-    for name in (MANIFEST, JOB, SPEC):
+    for name in (MANIFEST, JOB, SPEC, METRICS, REPORT):
         storage.delete(name)
     discard_attempts(storage)
     delete_card(storage)
