@@ -140,6 +140,8 @@ def test_pools_come_from_parquet_with_what_they_know_of_pictures(
         "text": [f"the text of {path}" for path in PICTURES],
         **{column: [f"{column} {path}" for path in PICTURES] for column in spec.input.keep_columns},
     }
+    columns["sha256"] = [hashlib.sha256(body).hexdigest() for body in PICTURES.values()]
+    columns["face_bboxes"] = [[[0.1, 0.1, 0.3, 0.3]] for _ in PICTURES]
     pq.write_table(pa.table(columns), tmp_path / "part.parquet")
     run_example(f"{name}.toml", tmp_path / "*.parquet", tmp_path / "out")
 

@@ -44,6 +44,7 @@ MEANINGS = {
     Outcome.TOO_MANY_PIXELS: "More pixels than `fetch.image.max_pixels`.",
     Outcome.TOO_SMALL: "A side shorter than `fetch.image.min_side`.",
     Outcome.ASPECT: "Sides further apart than `fetch.image.max_aspect`.",
+    Outcome.BAD_BOXES: "The boxes to make unrecognisable are malformed, so the picture is not kept.",
 }
 
 
