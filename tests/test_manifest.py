@@ -186,6 +186,33 @@ def test_an_object_store_gets_the_manifest_at_most_every_so_often(
     assert _lines(place) == [0, 1, 2, 3]
 
 
+def test_withdrawn_records_are_committed_again_or_taken_back(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in range(3):
+            manifest.commit(_publish(place, shard))
+    with Manifest.open(place) as manifest:
+        manifest.withdraw([0, 2, 7])
+        assert manifest.committed == {1}
+        manifest.commit({**_record(0), "failing_hosts": {"new.example": 2}})
+        assert manifest.committed == {0, 1}
+    assert _lines(place) == [0, 1, 2]
+    assert [record["failing_hosts"] for record in Manifest.open(place).records()] == [
+        {"new.example": 2},
+        {"a.example": 1},
+        {"a.example": 1},
+    ]
+
+
+def test_a_withdrawn_shard_whose_files_were_replaced_halfway_is_not_taken_back(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in range(2):
+            manifest.commit(_publish(place, shard))
+    with Manifest.open(place) as manifest:
+        manifest.withdraw([0])
+        place.delete("00000_stats.json")
+    assert _lines(place) == [1]
+
+
 def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp_path: Path) -> None:
     empty_bucket(server)
     for shard, machine in enumerate(("a", "b", "a")):

@@ -152,6 +152,15 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
     assert len(manifest(out)) == 3
 
 
+def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
+    _refresh(out)
+    assert (out / "refresh").is_dir()
+    command = ["run", str(out / "spec.toml"), "--quiet", "--set", "fetch.output.if_exists=overwrite"]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.output
+    assert not (out / "refresh").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

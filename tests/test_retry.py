@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -150,6 +151,47 @@ def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
     assert [row["url"] for row in ledger(out)] == rows
     # Only rows 25 and 26, and for a retry 7 and 13, which wait in the spool of the other shard.
     assert origin.hits.total() - hits == (4 if command == "retry" else 2)
+
+
+def test_hashes_that_the_list_demands_are_still_demanded(origin: Origin, tmp_path: Path) -> None:
+    names = list(ALBUM)[:4]
+    rows = [
+        origin.url(name, "status", code=503, times=1) if row > 1 else origin.url(name)
+        for row, name in enumerate(names)
+    ]
+    hashes = [hashlib.sha256(ALBUM[name]).hexdigest() for name in names]
+    hashes[3] = "0" * 64
+    urls = write_list(tmp_path / "list.parquet", rows, sha256=hashes)
+    listed = {"hash_column": "sha256", "hash_kind": "sha256"}
+    turbo_fetch.run(
+        job_spec(urls, tmp_path / "out", http={"retries": 0}, input=listed, image={"digest": "md5"})
+    )
+    ended = CliRunner().invoke(app, ["retry", str(tmp_path / "out"), "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"] * 3 + ["hash-mismatch"]
+
+
+def test_hashes_that_are_not_in_the_dataset_are_not_forgotten(origin: Origin, tmp_path: Path) -> None:
+    rows = [origin.url(name, "status", code=503, times=1) for name in list(ALBUM)[:2]]
+    urls = write_list(tmp_path / "list.parquet", rows, sha256=["0" * 64] * 2)
+    turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"retries": 0}, input={"hash_column": "sha256"}))
+    ended = CliRunner().invoke(app, ["retry", str(tmp_path / "out")])
+    assert ended.exit_code == 2
+    assert "no hash in the dataset" in " ".join(ended.stderr.split())
+
+
+def test_pictures_that_would_have_to_be_blurred_are_not_fetched_without_their_boxes(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = [origin.url(name, "status", code=503, times=1) for name in list(ALBUM)[:2]]
+    urls = write_list(tmp_path / "list.parquet", rows, faces=[[[0.1, 0.1, 0.5, 0.5]]] * 2)
+    turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"retries": 0}, input={"boxes_column": "faces"}))
+    hits = origin.hits.total()
+    for command in ("retry", "refresh"):
+        ended = CliRunner().invoke(app, [command, str(tmp_path / "out")])
+        assert ended.exit_code == 2
+        assert "would not be blurred" in " ".join(ended.stderr.split())
+    assert origin.hits.total() == hits
 
 
 @pytest.mark.parametrize(

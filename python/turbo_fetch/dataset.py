@@ -23,9 +23,11 @@ from turbo_fetch.storage import Storage
 
 JOB: Final = "job.json"
 SPEC: Final = "spec.toml"
+DRIFT: Final = "refresh"
+"""The folder in which a refresh reports what has drifted."""
 
 _SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.lmdb|\.tfrecord|\.ledger\.parquet|)"
-_SPOOL_FILE = re.compile(r"\d+\.spool")
+_SPOOL_FILE = re.compile(r"\d+(\.refresh)?\.spool")
 
 Lists = Sequence[Mapping[str, Any]]
 """What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
@@ -202,7 +204,7 @@ def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     ours = [name for name in names if shard_file.fullmatch(name)]
     for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
         storage.delete(name)
-    for name in (MANIFEST, JOB, SPEC, METRICS, REPORT):
+    for name in (MANIFEST, JOB, SPEC, METRICS, REPORT, DRIFT):
         storage.delete(name)
     discard_attempts(storage)
     delete_card(storage)

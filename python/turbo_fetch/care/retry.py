@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch import attempts
 from turbo_fetch.card import write_card
-from turbo_fetch.care.stored import shard_again, stored_results, write_spool
+from turbo_fetch.care.stored import refuse_boxes, shard_again, stored_results, write_spool
 from turbo_fetch.commit import Record, commit_shard
 from turbo_fetch.dataset import refuse_changes
 from turbo_fetch.errors import DatasetError, Interrupted, SpecError
@@ -119,6 +119,8 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
     fetch = spec.fetch
     if fetch is None:
         raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
+    refuse_boxes(fetch.input)
+    _refuse_lost_hashes(fetch)
     started_s = time.monotonic()
     check_packages(fetch.output.format)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
@@ -137,7 +139,7 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
             manifest.withdraw(affected)
             known = [_known(storage, record) for record in affected.values()] + begun
             account = Account(manifest, Summary(storage.url), watcher, _Total(known))
-            shards = (shard_again(storage.url, each.shard, each) for each in known)
+            shards = (shard_again(storage.url, each.shard, each, fetch.input) for each in known)
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
             except Interrupted as error:
@@ -151,6 +153,20 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
     return result
+
+
+def _refuse_lost_hashes(fetch: FetchSpec) -> None:
+    """Raise SpecError if the dataset does not have the hashes that the list demands of rows that failed.
+
+    As in img2dataset, where both are of one kind there is one column for the demanded and the recorded hash, and it
+    is null where a row has failed.
+    """
+    if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:
+        raise SpecError(
+            f"fetch.input.hash_column is {fetch.input.hash_column!r}, and rows that failed have no hash in the "
+            "dataset, for fetch.image.digest is of the same kind; expected another kind for one of them. Run the spec again "
+            "with another fetch.output.path"
+        )
 
 
 class _Total:

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.errors import DatasetError
+from turbo_fetch.errors import DatasetError, SpecError
 from turbo_fetch.known import Known
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
-from turbo_fetch.schema import RESULTS
+from turbo_fetch.schema import EXPECTED_HASH, RESULTS
+from turbo_fetch.spec import InputSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
 
@@ -32,15 +33,30 @@ class StoredRows:
 
     place: str
     shard: StoredShard
+    hash_kind: str | None
+    """The kind of the hashes that the list demands, if it does."""
 
     def load(self) -> pa.Table:
-        """Return the columns that came from the list."""
-        return list_columns(StoredDataset.open(Storage.open(self.place)).metadata(self.shard))
+        """Return the columns that came from the list, under the names that the engine knows."""
+        rows = list_columns(StoredDataset.open(Storage.open(self.place)).metadata(self.shard))
+        demanded = {kind: name for name, kind in EXPECTED_HASH.items() if kind == self.hash_kind}
+        return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
 
 
-def shard_again(place: str, shard: StoredShard, known: Known) -> Shard:
+def shard_again(place: str, shard: StoredShard, known: Known, spec: InputSpec) -> Shard:
     """Return a finished shard of the dataset at `place` as a unit of work."""
-    return Shard(shard.number, shard.rows, StoredRows(place, shard), known)
+    hash_kind = None if spec.hash_column is None else spec.hash_kind
+    return Shard(shard.number, shard.rows, StoredRows(place, shard, hash_kind), known=known)
+
+
+def refuse_boxes(spec: InputSpec) -> None:
+    """Raise SpecError if pictures have to be blurred: a dataset does not have the boxes, only the list does."""
+    if spec.boxes_column is not None:
+        raise SpecError(
+            f"fetch.input.boxes_column is {spec.boxes_column!r}, and the boxes are not in the dataset, so that "
+            "pictures which come now would not be blurred; expected a dataset without boxes. Run the spec again with another "
+            "fetch.output.path"
+        )
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:
