@@ -164,8 +164,8 @@ def _refuse_lost_hashes(fetch: FetchSpec) -> None:
     if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:
         raise SpecError(
             f"fetch.input.hash_column is {fetch.input.hash_column!r}, and rows that failed have no hash in the "
-            "dataset, for fetch.image.digest is of the same kind; expected another kind for one of them. Run the spec again "
-            "with another fetch.output.path"
+            "dataset, for fetch.image.digest is of the same kind; expected another kind for one of them. Run the spec "
+            "again with another fetch.output.path"
         )
 
 

@@ -54,8 +54,8 @@ def refuse_boxes(spec: InputSpec) -> None:
     if spec.boxes_column is not None:
         raise SpecError(
             f"fetch.input.boxes_column is {spec.boxes_column!r}, and the boxes are not in the dataset, so that "
-            "pictures which come now would not be blurred; expected a dataset without boxes. Run the spec again with another "
-            "fetch.output.path"
+            "pictures which come now would not be blurred; expected a dataset without boxes. Run the spec "
+            "again with another fetch.output.path"
         )
 
 
