@@ -51,6 +51,10 @@ pub struct Limits {
 
 /// All options of a transform. Sides are in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the spec, each of them named"
+)]
 pub struct Options {
     pub width: u32,
     pub height: u32,

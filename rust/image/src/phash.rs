@@ -47,12 +47,12 @@ pub fn phash(picture: &Picture, orientation: Orientation) -> u64 {
             })
         }
     };
-    bits(&upright(stored, orientation))
+    bits(&upright(&stored, orientation))
 }
 
-fn upright(stored: Grid, orientation: Orientation) -> Grid {
+fn upright(stored: &Grid, orientation: Orientation) -> Grid {
     if orientation.is_upright() {
-        return stored;
+        return *stored;
     }
     let raster = Raster {
         size: Size::new(SIDE as u32, SIDE as u32),
