@@ -1,0 +1,132 @@
+"""Checkpoints: whole or not there, found again by their step, and what of a run is in them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from turbo_fetch.errors import OutputError
+from turbo_fetch.output_errors import explained
+
+FOLDER: Final = "checkpoints"
+BEST: Final = "best"
+_NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
+_PARTIAL: Final = ".partial"
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the file name of a checkpoint."""
+    return f"step-{step:06d}.ckpt"
+
+
+def checkpoints(output: Path) -> dict[int, Path]:
+    """Return the checkpoints of an output folder by step, oldest first."""
+    folder = output / FOLDER
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def prune(output: Path, kept: int) -> None:
+    """Delete all but the newest `kept` checkpoints, and what a crash left unfinished."""
+    for path in list(checkpoints(output).values())[:-kept]:
+        path.unlink(missing_ok=True)
+    for path in (output / FOLDER).glob(f"*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it when all of it is on disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Publish a checkpoint. Raises OutputError, for instance if the disk is full; the last one stays."""
+        final = Path(path)
+        partial = final.with_name(f"{final.name}{_PARTIAL}")
+        try:
+            with explained(str(final)):
+                final.parent.mkdir(parents=True, exist_ok=True)
+                _write(checkpoint, partial)
+                partial.rename(final)
+                _sync_folder(final.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint on the CPU. Raises OutputError if it is damaged."""
+    try:
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise OutputError(
+            f"{path}: a damaged checkpoint ({type(error).__name__}); delete it to go on from the one before"
+        ) from error
+    return loaded
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the generators of all libraries, as what `torch.load` reads safely."""
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    states = {
+        "python": _plain(random.getstate()),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(numbers).astype(np.int64)), int(place), int(has_gauss)]
+        + [float(gauss)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Put the generators of all libraries into saved states."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, place, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, _numpy(keys).astype(np.uint32), place, has_gauss, cached))
+    torch.set_rng_state(states["torch"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+def _numpy(values: Tensor) -> Any:
+    return values.cpu().numpy()
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # PyTorch's writer hides what the system said behind an exception of its own.
+            cause = error.__context__ or error.__cause__
+            if isinstance(cause, OSError):
+                raise cause from None
+            file.write(b"\0" * (1 << 20))
+            file.flush()
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""The losses of every step, in memory until they are written as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from turbo_fetch.dreambooth.objectives import DualLoss
+from turbo_fetch.errors import TrainingFailed
+from turbo_fetch.output_errors import explained
+
+Entry = dict[str, Any]
+"""`step` (from 1), `loss`, `subject_loss`, `prior_loss` if there is one, `learning_rate`."""
+
+
+class History:
+    """Collects losses on their device, so that no step waits for a number; writes them when flushed."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Go on after `step`; what the file has of later steps is dropped."""
+        self.path = path
+        self.step = step
+        self.last: Entry | None = None
+        self._passes: list[Tensor] = []
+        self._steps: list[tuple[Tensor, float]] = []
+        kept = [entry for entry in read_history(path) if entry["step"] <= step]
+        self.last = kept[-1] if kept else None
+        with explained(str(path)):
+            path.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), encoding="utf-8")
+
+    def add(self, losses: DualLoss) -> None:
+        """Take the losses of one forward pass."""
+        prior = () if losses.prior is None else (losses.prior.detach(),)
+        self._passes.append(torch.stack([losses.total.detach(), losses.subject.detach(), *prior]))
+
+    def end_step(self, learning_rate: float) -> None:
+        """Take it that the passes since the last step made one."""
+        passes, self._passes = self._passes, []
+        mean = passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
+        self._steps.append((mean, learning_rate))
+        self.step += 1
+
+    def flush(self) -> list[Entry]:
+        """Write what has come since, and return it. Raises TrainingFailed if a loss is no number, OutputError."""
+        if not self._steps:
+            return []
+        values = torch.stack([mean for mean, _ in self._steps]).tolist()
+        first = self.step - len(self._steps) + 1
+        entries = []
+        for offset, (losses, (_, rate)) in enumerate(zip(values, self._steps, strict=True)):
+            names = ("loss", "subject_loss", "prior_loss")
+            entry = {"step": first + offset, **dict(zip(names, losses, strict=False)), "learning_rate": rate}
+            entries.append(entry)
+        self._steps.clear()
+        for entry in entries:
+            if not math.isfinite(entry["loss"]):
+                raise TrainingFailed(
+                    f"the loss of step {entry['step']} is {entry['loss']}; expected a number. A lower learning "
+                    'rate or precision = "fp32" may help; the last checkpoint is from before'
+                )
+        with explained(str(self.path)), self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{json.dumps(entry)}\n" for entry in entries))
+            file.flush()
+            os.fsync(file.fileno())
+        self.last = entries[-1]
+        return entries
+
+
+def read_history(path: Path) -> Iterator[Entry]:
+    """Yield the entries of a file, up to a line that was cut off by a crash; nothing if there is none."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

@@ -1,0 +1,196 @@
+"""The training step, as Lightning runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from turbo_fetch.dreambooth import objectives
+from turbo_fetch.dreambooth.caches import Captions
+from turbo_fetch.dreambooth.checkpoint import random_states, restore_random_states
+from turbo_fetch.dreambooth.ema import Ema
+from turbo_fetch.dreambooth.examples import Batch, Examples
+from turbo_fetch.dreambooth.families import Family, Posterior
+from turbo_fetch.dreambooth.history import History
+from turbo_fetch.dreambooth.learners import Learners
+from turbo_fetch.dreambooth.optimisers import make_optimiser, make_schedule
+from turbo_fetch.dreambooth.sequence import draws
+from turbo_fetch.spec.train import TrainSpec
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run trains and with what; made by train.py."""
+
+    train: TrainSpec
+    family: Family
+    learners: Learners
+    captions: Captions
+    history: History
+
+
+class DreamBooth(LightningModule):
+    """Learns a subject beside its class. The random numbers of a pass depend on seed and position alone."""
+
+    # Checkpoints hold what learns; the rest of the model is in the base.
+    strict_loading = False
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup_ = setup
+        self.parts = nn.ModuleDict(setup.learners.modules)
+        self.process = setup.family.process(setup.train.loss.kind)
+        ema = setup.train.ema
+        self.ema = Ema((p for _, p in setup.learners.named()), ema.decay) if ema else None
+        self._random: Mapping[str, Any] | None = None
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Return the loss of one pass."""
+        losses = self.losses(batch, self._generator(3, batch.position))
+        self.setup_.history.add(losses)
+        return losses.total
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> objectives.DualLoss:
+        """Return the loss of a batch and its parts; both halves go through the model at once if they can."""
+        errors, weights = zip(
+            *(self._errors(examples, generator) for examples in _passes(batch)), strict=True
+        )
+        known = [weight for weight in weights if weight is not None]
+        return objectives.dual_loss(
+            _joined(errors),
+            _joined(known) if known else None,
+            len(batch.subject.captions),
+            self.setup_.train.prior_weight,
+        )
+
+    def _errors(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw noise and its level for each example, let the model predict, and compare."""
+        setup, process, loss = self.setup_, self.process, self.setup_.train.loss
+        posterior = examples.posterior
+        if posterior is None:
+            assert examples.pixels is not None
+            posterior = setup.family.encode_pictures(examples.pixels)
+        latents = posterior.sample(generator)
+        levels = process.draw(len(latents), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        if loss.noise_offset:
+            shifts = torch.randn(latents.shape[:2], generator=generator, device=latents.device)
+            noise = objectives.offset(noise, shifts, loss.noise_offset)
+        text = setup.captions.encode(examples.captions, latents.device)
+        predicted = setup.family.predict(
+            process.noisy(latents, noise, levels), process.timesteps(levels), text, examples.sizes
+        )
+        errors = objectives.example_errors(predicted, process.target(latents, noise, levels), examples.mask)
+        return errors, process.weights(levels, loss.snr_gamma)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Log the mean loss of one picture over evenly many random levels, the same at each validation."""
+        validation = self.setup_.train.validation
+        assert validation is not None
+        losses = []
+        for draw in range(validation.draws):
+            losses.append(self.losses(batch, self._generator(5, index, draw)).subject)
+        self.log("validation_loss", torch.stack(losses).mean(), batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return optimiser and schedule."""
+        train = self.setup_.train
+        scaled = self.trainer.precision == "16-mixed"
+        optimiser = make_optimiser(train.optimiser, self.setup_.learners.groups, scaled)
+        schedule = make_schedule(train, optimiser)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Take an optimiser step, which ends one step of the history and of the mean."""
+        rate = float(optimizer.param_groups[0]["lr"])
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.setup_.history.end_step(rate)
+        if self.ema is not None:
+            self.ema.update()
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Return the batch on the device."""
+        return batch.to(device)
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers of the checkpoint, after all that came before the first step."""
+        if self._random is not None:
+            restore_random_states(self._random)
+            self._random = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what learns, and add what Lightning does not know of."""
+        self.setup_.history.flush()
+        checkpoint["state_dict"] = learned_weights(self)
+        checkpoint["random"] = random_states()
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what `on_save_checkpoint` added."""
+        self._random = checkpoint["random"]
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+    def _generator(self, purpose: int, *position: int) -> torch.Generator:
+        """Return the random numbers of a place in the run, different on each device that trains."""
+        seed = draws(self.setup_.train.seed, purpose, *position, self.global_rank).integers(1 << 62)
+        return torch.Generator(self.device).manual_seed(int(seed))
+
+
+def learned_weights(module: DreamBooth) -> dict[str, Tensor]:
+    """Return the parameters that learn by their names in the module."""
+    return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
+
+
+def _passes(batch: Batch) -> Iterator[Examples]:
+    """Yield the halves of a batch as one if they have the same size, else one after the other."""
+    subject, prior = batch.subject, batch.prior
+    if prior is None:
+        yield subject
+    elif _shape(subject) != _shape(prior):
+        yield subject
+        yield prior
+    else:
+        yield _together(subject, prior)
+
+
+def _shape(examples: Examples) -> torch.Size:
+    tensor = examples.pixels if examples.posterior is None else examples.posterior.mean
+    assert tensor is not None
+    return tensor.shape[1:]
+
+
+def _together(subject: Examples, prior: Examples) -> Examples:
+    halves = (subject, prior)
+    posteriors = [half.posterior for half in halves if half.posterior is not None]
+    pixels = [half.pixels for half in halves if half.pixels is not None]
+    return Examples(
+        subject.captions + prior.captions,
+        torch.cat([half.sizes for half in halves]),
+        Posterior(*(torch.cat(values) for values in zip(*((p.mean, p.deviation) for p in posteriors), strict=True)))
+        if posteriors
+        else None,
+        torch.cat(pixels) if pixels else None,
+        _masks(halves),
+    )
+
+
+def _masks(halves: tuple[Examples, Examples]) -> Tensor | None:
+    known = next((half.mask for half in halves if half.mask is not None), None)
+    if known is None:
+        return None
+    plain = (known.new_ones(len(half.captions), *known.shape[1:]) for half in halves)
+    return torch.cat([ones if half.mask is None else half.mask for half, ones in zip(halves, plain, strict=True)])
+
+
+def _joined(parts: Any) -> Tensor:
+    tensors: list[Tensor] = list(parts)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

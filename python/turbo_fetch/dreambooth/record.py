@@ -1,0 +1,70 @@
+"""`train.json`: what a run was begun with, so that it goes on only as what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from turbo_fetch.errors import OutputExists
+from turbo_fetch.output_errors import explained
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.specfile import differences
+
+RECORD: Final = "train.json"
+_FREE: Final = frozenset(
+    {
+        "output",
+        "subject",
+        "checkpoint_every",
+        "checkpoints_kept",
+        "sample_every",
+        "log_every",
+        "samples",
+        "attention",
+    }
+)
+"""Keys that leave no trace in the weights. The subject is compared by its pictures, not by its place."""
+
+
+def essentials(train: TrainSpec, subject: list[str], prior: list[str]) -> dict[str, Any]:
+    """Return all that the weights depend on; `subject` and `prior` are digests of pictures and captions."""
+    table = train.model_dump(mode="json", by_alias=True, exclude=set(_FREE))
+    table["pictures"].pop("workers")
+    if train.schedule.kind in {"constant", "constant_with_warmup"}:
+        # These do not know how long the run is, so that a longer one is the same run.
+        table.pop("steps")
+    return {"train": table, "pictures": {"subject": subject, "class": prior}}
+
+
+def check(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `train.json` says, empty if there is none. Raises OutputExists with what differs."""
+    path = output / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputExists(f"{path}: damaged ({error}); expected the record of a run. Use another output") from error
+    changed = list(differences(before["essentials"], now))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise OutputExists(
+            f"{output}: holds a run of another spec; go on with that, or use another train.output:\n{listed}"
+        )
+    return before
+
+
+def write(output: Path, content: Mapping[str, Any]) -> None:
+    """Publish `train.json`."""
+    path = output / RECORD
+    partial = path.with_name(f"{RECORD}.partial")
+    with explained(str(path)):
+        output.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
