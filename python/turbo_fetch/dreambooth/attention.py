@@ -41,5 +41,7 @@ def set_attention(family: Family, wish: Wish, device: torch.device) -> str:
         denoiser.enable_xformers_memory_efficient_attention()
         return "attention: xformers"
     if wish == "xformers":
-        raise SpecError(f'train.attention = "xformers", but on {device.type} {fault}; expected "auto" or "sdpa"')
+        raise SpecError(
+            f'train.attention = "xformers", but on {device.type} {fault}; expected "auto" or "sdpa"'
+        )
     return f"attention: PyTorch's scaled dot product attention; not xformers, for {fault}"

@@ -43,7 +43,14 @@ def cached_latents(family: Family, collection: Collection, folder: Path) -> Cach
     groups = {f"{width}x{height}": numbers for (width, height), numbers in collection.groups.items()}
     channels, shrink = family.vae.config.latent_channels, family.vae_scale
     shapes = {
-        f"{width}x{height}": (len(numbers), collection.variants, 2, channels, height // shrink, width // shrink)
+        f"{width}x{height}": (
+            len(numbers),
+            collection.variants,
+            2,
+            channels,
+            height // shrink,
+            width // shrink,
+        )
         for (width, height), numbers in collection.groups.items()
     }
     name = fingerprint(

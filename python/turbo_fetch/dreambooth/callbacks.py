@@ -6,31 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
-from turbo_fetch.dreambooth.checkpoint import FOLDER, checkpoint_name
+from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, checkpoint_name
 from turbo_fetch.dreambooth.history import Entry
 from turbo_fetch.dreambooth.learners import spoken
 from turbo_fetch.dreambooth.module import DreamBooth
 from turbo_fetch.output_errors import explained
 from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.watcher import Watcher
 
 REFRESH_EVERY_S: Final = 0.2
-NOTE_EVERY_S: Final = 10.0
-
-
-class Onlooker(Protocol):
-    """Who is told of the progress; see job.Watcher."""
-
-    def note(self, text: str) -> None:
-        """Take a line that a person should see."""
-
-    def refresh(self) -> None:
-        """Take the chance to redraw."""
+TELL_EVERY_S: Final = 1.0
 
 
 class StopWhenAsked(Callback):
@@ -51,19 +43,18 @@ class StopWhenAsked(Callback):
 
 
 class Progress(Callback):
-    """Tells of the losses: to the onlooker a few times a minute, to the trackers every `every` steps."""
+    """Tells of the losses: to the watcher about every second, to the trackers every `log_every` steps."""
 
-    def __init__(self, onlooker: Onlooker, train: TrainSpec) -> None:
-        self._onlooker = onlooker
+    def __init__(self, watcher: Watcher, train: TrainSpec) -> None:
+        self._watcher = watcher
         self._train = train
-        self._told_step = 0
-        self._started_s = self._noted_s = self._refreshed_s = time.monotonic()
-        self._first_step = 0
+        self._logged_step = 0
+        self._told_s = self._refreshed_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
-        self._first_step = self._told_step = trainer.global_step
-        self._started_s = self._noted_s = time.monotonic()
+        self._logged_step = trainer.global_step
+        self._watcher.step(trainer.global_step, self._train.steps, "steps", {})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -72,31 +63,68 @@ class Progress(Callback):
         now_s = time.monotonic()
         if now_s - self._refreshed_s >= REFRESH_EVERY_S:
             self._refreshed_s = now_s
-            self._onlooker.refresh()
-        if trainer.global_step - self._told_step >= self._train.log_every:
-            self._told_step = trainer.global_step
-            self._tell(trainer, pl_module.setup_.history.flush())
-        if now_s - self._noted_s >= NOTE_EVERY_S:
-            self._noted_s = now_s
-            pl_module.setup_.history.flush()
-            self._note(pl_module.setup_.history.last, now_s)
+            self._watcher.refresh()
+        if trainer.global_step - self._logged_step >= self._train.log_every:
+            self._logged_step = trainer.global_step
+            self._log(trainer, pl_module)
+        if now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s = now_s
+            self._tell(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
-        self._tell(trainer, pl_module.setup_.history.flush())
+        self._log(trainer, pl_module)
+        self._tell(pl_module)
 
-    def _tell(self, trainer: Trainer, entries: list[Entry]) -> None:
-        if not entries:
-            return
-        latest = {name: value for name, value in entries[-1].items() if name != "step"}
-        for logger in trainer.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in latest.items()}, entries[-1]["step"])
-
-    def _note(self, entry: Entry | None, now_s: float) -> None:
+    def _log(self, trainer: Trainer, module: DreamBooth) -> None:
+        module.setup_.history.flush()
+        entry = module.setup_.history.last
         if entry is None:
             return
-        per_s = (entry["step"] - self._first_step) / (now_s - self._started_s)
-        self._onlooker.note(f"train: {progress_line(entry, self._train.steps)}, {per_s:.2f} steps/s")
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"train/{name}": value for name, value in _values(entry).items()}, entry["step"]
+            )
+
+    def _tell(self, module: DreamBooth) -> None:
+        module.setup_.history.flush()
+        entry = module.setup_.history.last
+        if entry is not None:
+            self._watcher.step(entry["step"], self._train.steps, "steps", _values(entry))
+
+
+def checkpoint_writers(train: TrainSpec, output: Path) -> list[Callback]:
+    """Return what writes a checkpoint every `checkpoint_every` steps, and the best one by validation."""
+    folder = output / FOLDER
+    writers: list[Callback] = [
+        ModelCheckpoint(
+            folder,
+            filename="step-{step:06d}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=train.checkpoints_kept,
+            every_n_train_steps=train.checkpoint_every,
+            enable_version_counter=False,
+        )
+    ]
+    if train.validation is not None and train.validation.keep_best:
+        writers.append(
+            ModelCheckpoint(
+                folder,
+                filename=BEST,
+                monitor="validation_loss",
+                mode="min",
+                save_top_k=1,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            )
+        )
+    return writers
+
+
+def _values(entry: Entry) -> dict[str, float]:
+    return {name: value for name, value in entry.items() if name != "step"}
 
 
 def progress_line(entry: Entry, steps: int) -> str:
@@ -131,10 +159,8 @@ class Samples(Callback):
         if not trainer.is_global_zero:
             return
         prompts = self._train.samples.prompts or (self._train.prompt,)
-        rows = []
         with _undisturbed(trainer, module):
-            for prompt in prompts:
-                rows.append(self._row(module, spoken(self._train, self._train.caption(prompt))))
+            rows = [self._row(module, spoken(self._train, self._train.caption(prompt))) for prompt in prompts]
         sheet = _sheet(rows)
         path = self._folder / f"step-{trainer.global_step:06d}.png"
         with explained(str(path)):

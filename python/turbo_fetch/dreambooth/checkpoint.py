@@ -77,11 +77,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def random_states() -> dict[str, Any]:
     """Return the states of the generators of all libraries, as what `torch.load` reads safely."""
-    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, numbers, place, has_gauss, gauss = np.random.get_state(legacy=True)
     states = {
         "python": _plain(random.getstate()),
-        "numpy": [str(kind), torch.from_numpy(np.asarray(numbers).astype(np.int64)), int(place), int(has_gauss)]
-        + [float(gauss)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(numbers).astype(np.int64)),
+            int(place),
+            int(has_gauss),
+            float(gauss),
+        ],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

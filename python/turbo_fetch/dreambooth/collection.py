@@ -86,7 +86,11 @@ class Collection:
 
 
 def collect(
-    pictures: Sequence[Picture], captions: Sequence[str], sizes: Sequence[Size], options: PicturesSpec, seed: int
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    sizes: Sequence[Size],
+    options: PicturesSpec,
+    seed: int,
 ) -> Collection:
     """Put each picture into the nearest of `sizes`."""
     fitted = tuple(geometry.nearest(picture.size, sizes) for picture in pictures)

@@ -35,6 +35,12 @@ class Ema:
             self._swap()
 
     @torch.no_grad()
+    def copy_to_weights(self) -> None:
+        """Let the parameters be the means for good."""
+        for parameter, mean in zip(self._parameters, self.means, strict=True):
+            parameter.copy_(mean)
+
+    @torch.no_grad()
     def _swap(self) -> None:
         for parameter, mean in zip(self._parameters, self.means, strict=True):
             kept = parameter.detach().clone()

@@ -105,6 +105,19 @@ class Batches(Dataset[Batch]):
 
 
 @dataclass(frozen=True)
+class Validation(Dataset[Batch]):
+    """Pictures that are not learned, each as it is, one per batch."""
+
+    kind: Kind
+
+    def __getitem__(self, number: int) -> Batch:
+        return Batch(number, self.kind.load([Example(number, 0, False)]), None)
+
+    def __len__(self) -> int:
+        return len(self.kind.collection.pictures)
+
+
+@dataclass(frozen=True)
 class Positions(Sampler[int]):
     """The positions of a run from `start` on; its length is that of the whole run, as Lightning counts."""
 

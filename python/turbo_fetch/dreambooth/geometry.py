@@ -32,7 +32,14 @@ class Cut:
         """
         scale = self.target[0] / self.width
         width, height = original
-        return height, width, round(self.top * scale), round(self.left * scale), self.target[1], self.target[0]
+        return (
+            height,
+            width,
+            round(self.top * scale),
+            round(self.left * scale),
+            self.target[1],
+            self.target[0],
+        )
 
 
 def cut(original: Size, target: Size, across: float = 0.5, down: float = 0.5) -> Cut:
@@ -45,7 +52,9 @@ def cut(original: Size, target: Size, across: float = 0.5, down: float = 0.5) ->
 
 def mirrored(window: Cut, original: Size) -> Cut:
     """Return where the window lies in the mirror image."""
-    return Cut(original[0] - window.left - window.width, window.top, window.width, window.height, window.target)
+    return Cut(
+        original[0] - window.left - window.width, window.top, window.width, window.height, window.target
+    )
 
 
 def buckets(resolution: int, multiple: int, max_aspect: float) -> tuple[Size, ...]:

@@ -33,7 +33,9 @@ def device_of(train: TrainSpec) -> torch.device:
 def precision_of(train: TrainSpec, device: torch.device) -> str:
     """Return fp32, bf16 or fp16. Raises SpecError if the device cannot do what is asked for."""
     if train.precision == "fp16" and device.type == "cpu":
-        raise SpecError('train.precision = "fp16" does not run on processors; expected "auto", "fp32" or "bf16"')
+        raise SpecError(
+            'train.precision = "fp16" does not run on processors; expected "auto", "fp32" or "bf16"'
+        )
     if train.precision != "auto":
         return train.precision
     if device.type != "cuda":

@@ -23,8 +23,8 @@ Entry = dict[str, Any]
 class History:
     """Collects losses on their device, so that no step waits for a number; writes them when flushed."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Go on after `step`; what the file has of later steps is dropped."""
+    def __init__(self, path: Path, step: int, writes: bool = True) -> None:
+        """Go on after `step`; what the file has of later steps is dropped. Of several devices, one `writes`."""
         self.path = path
         self.step = step
         self.last: Entry | None = None
@@ -32,7 +32,11 @@ class History:
         self._steps: list[tuple[Tensor, float]] = []
         kept = [entry for entry in read_history(path) if entry["step"] <= step]
         self.last = kept[-1] if kept else None
+        self._writes = writes
+        if not writes:
+            return
         with explained(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), encoding="utf-8")
 
     def add(self, losses: DualLoss) -> None:
@@ -65,11 +69,12 @@ class History:
                     f"the loss of step {entry['step']} is {entry['loss']}; expected a number. A lower learning "
                     'rate or precision = "fp32" may help; the last checkpoint is from before'
                 )
-        with explained(str(self.path)), self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(entry)}\n" for entry in entries))
-            file.flush()
-            os.fsync(file.fileno())
         self.last = entries[-1]
+        if self._writes:
+            with explained(str(self.path)), self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{json.dumps(entry)}\n" for entry in entries))
+                file.flush()
+                os.fsync(file.fileno())
         return entries
 
 

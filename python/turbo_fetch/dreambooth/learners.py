@@ -96,7 +96,7 @@ def _open(module: Any, group: str, family: Family, train: TrainSpec) -> None:
     lora = train.lora
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha or lora.rank,
+        lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type] # peft takes fractions
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets or usual),
         use_dora=lora.dora,
@@ -113,7 +113,7 @@ def _open(module: Any, group: str, family: Family, train: TrainSpec) -> None:
 
 
 def _with_targets(config: LoraConfig, targets: tuple[str, ...]) -> LoraConfig:
-    config.target_modules = set(targets)
+    config.target_modules = list(targets)
     return config
 
 
@@ -151,9 +151,7 @@ def _make_groups(learners: Learners, parts: dict[str, tuple[nn.Module, str]], tr
     decay = train.optimiser.weight_decay
     for name, (module, group) in parts.items():
         own = [p for p in module.parameters() if p.requires_grad and id(p) not in rows]
-        learners.groups.append(
-            {"params": own, "lr": train.rates[group], "weight_decay": decay, "name": name}
-        )
+        learners.groups.append({"params": own, "lr": train.rates[group], "weight_decay": decay, "name": name})
     if learners.embeddings:
         tokens = [learned.rows for learned in learners.embeddings.values()]
         learners.groups.append(
@@ -176,7 +174,8 @@ def fold(family: Family, learners: Learners) -> dict[str, Tensor]:
     learned = {}
     for name, table in learners.embeddings.items():
         encoder = family.text_encoders[name]
-        whole = nn.Embedding.from_pretrained(table.weight.detach().clone(), freeze=True)
+        whole = nn.Embedding(*table.weight.shape).requires_grad_(False)
+        whole.weight.data = table.weight.detach().clone()
         encoder.set_input_embeddings(whole)
         encoder.config.vocab_size = whole.num_embeddings
         learned[name] = table.rows.detach().clone()

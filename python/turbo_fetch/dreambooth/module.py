@@ -92,9 +92,9 @@ class DreamBooth(LightningModule):
         """Log the mean loss of one picture over evenly many random levels, the same at each validation."""
         validation = self.setup_.train.validation
         assert validation is not None
-        losses = []
-        for draw in range(validation.draws):
-            losses.append(self.losses(batch, self._generator(5, index, draw)).subject)
+        losses = [
+            self.losses(batch, self._generator(5, index, draw)).subject for draw in range(validation.draws)
+        ]
         self.log("validation_loss", torch.stack(losses).mean(), batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -175,7 +175,9 @@ def _together(subject: Examples, prior: Examples) -> Examples:
     return Examples(
         subject.captions + prior.captions,
         torch.cat([half.sizes for half in halves]),
-        Posterior(*(torch.cat(values) for values in zip(*((p.mean, p.deviation) for p in posteriors), strict=True)))
+        Posterior(
+            *(torch.cat(values) for values in zip(*((p.mean, p.deviation) for p in posteriors), strict=True))
+        )
         if posteriors
         else None,
         torch.cat(pixels) if pixels else None,
@@ -188,7 +190,9 @@ def _masks(halves: tuple[Examples, Examples]) -> Tensor | None:
     if known is None:
         return None
     plain = (known.new_ones(len(half.captions), *known.shape[1:]) for half in halves)
-    return torch.cat([ones if half.mask is None else half.mask for half, ones in zip(halves, plain, strict=True)])
+    return torch.cat(
+        [ones if half.mask is None else half.mask for half, ones in zip(halves, plain, strict=True)]
+    )
 
 
 def _joined(parts: Any) -> Tensor:

@@ -40,7 +40,9 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
     if spec.kind == "lion":
         return kind(groups, betas=spec.betas)
     if spec.kind == "prodigy":
-        return kind(groups, betas=spec.betas, eps=spec.epsilon, safeguard_warmup=True, use_bias_correction=True)
+        return kind(
+            groups, betas=spec.betas, eps=spec.epsilon, safeguard_warmup=True, use_bias_correction=True
+        )
     return kind(groups, betas=spec.betas, eps=spec.epsilon)
 
 

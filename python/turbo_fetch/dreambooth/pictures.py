@@ -76,7 +76,13 @@ def open_upright(path: Path, mode: str = "RGB") -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise Unreadable(f"{path}: no picture of a known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise Unreadable(f"{path}: {error}") from error
     if upright.mode.startswith("I;16") or upright.mode in {"I", "F"}:
         upright = Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8))

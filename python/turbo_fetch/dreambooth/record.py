@@ -29,14 +29,14 @@ _FREE: Final = frozenset(
 """Keys that leave no trace in the weights. The subject is compared by its pictures, not by its place."""
 
 
-def essentials(train: TrainSpec, subject: list[str], prior: list[str]) -> dict[str, Any]:
-    """Return all that the weights depend on; `subject` and `prior` are digests of pictures and captions."""
+def essentials(train: TrainSpec, pictures: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return all that the weights depend on; `pictures` are digests of pictures and captions."""
     table = train.model_dump(mode="json", by_alias=True, exclude=set(_FREE))
     table["pictures"].pop("workers")
     if train.schedule.kind in {"constant", "constant_with_warmup"}:
         # These do not know how long the run is, so that a longer one is the same run.
         table.pop("steps")
-    return {"train": table, "pictures": {"subject": subject, "class": prior}}
+    return {"train": table, "pictures": dict(pictures)}
 
 
 def check(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,9 @@ def check(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
     try:
         before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise OutputExists(f"{path}: damaged ({error}); expected the record of a run. Use another output") from error
+        raise OutputExists(
+            f"{path}: damaged ({error}); expected the record of a run. Use another output"
+        ) from error
     changed = list(differences(before["essentials"], now))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
@@ -60,7 +62,7 @@ def check(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 def write(output: Path, content: Mapping[str, Any]) -> None:
     """Publish `train.json`."""
     path = output / RECORD
-    partial = path.with_name(f"{RECORD}.partial")
+    partial = path.with_name(f"{RECORD}.{os.getpid()}.partial")
     with explained(str(path)):
         output.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:

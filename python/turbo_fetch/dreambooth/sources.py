@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from turbo_fetch.dreambooth.pictures import Picture
 from turbo_fetch.dreambooth.preflight import read_folder
 from turbo_fetch.errors import SpecError
+from turbo_fetch.manifest import NAME as MANIFEST
+from turbo_fetch.output_errors import explained
+from turbo_fetch.readers import StoredDataset
 from turbo_fetch.spec import Spec
+from turbo_fetch.storage import Storage
 
 FETCHED = "fetch"
 
 
 def read_pictures(place: str, what: str, work: Path, note: Callable[[str], None]) -> list[Picture]:
-    """Return the pictures at a place, opened and checked. Raises PicturesError, InputError."""
-    return read_folder(Path(place), what, note)
+    """Return the pictures at a place, opened and checked; `work` is for those of a dataset.
+
+    A place with a manifest is a dataset, in any format; what has none is a folder of pictures. Raises
+    PicturesError, InputError, DatasetError, MissingExtra.
+    """
+    if "://" not in place and not (Path(place) / MANIFEST).is_file():
+        return read_folder(Path(place), what, note)
+    return read_folder(_unpacked(place, work), what, note)
+
+
+def _unpacked(place: str, work: Path) -> Path:
+    """Write the pictures of a dataset and their captions as files, unless they are there already."""
+    storage = Storage.open(place)
+    folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(MANIFEST)).hexdigest()[:32]}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with explained(str(folder)):
+        partial.mkdir(parents=True)
+        for sample in StoredDataset.open(storage).samples():
+            (partial / f"{sample.key}.{sample.extension}").write_bytes(sample.image)
+            if sample.caption:
+                (partial / f"{sample.key}.txt").write_text(sample.caption, encoding="utf-8")
+        # Several devices may have done the same at once.
+        if not folder.is_dir():
+            partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    return folder
 
 
 def subject_place(spec: Spec, place: str, key: str) -> str:

@@ -69,6 +69,7 @@ def _write(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[
     fill(arrays)
     with explained(str(folder)):
         for name, array in arrays.items():
+            assert isinstance(array, np.memmap)
             array.flush()
             with (folder / f"{name}.npy").open("rb") as file:
                 os.fsync(file.fileno())

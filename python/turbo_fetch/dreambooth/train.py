@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
 
 from turbo_fetch.dreambooth import checkpoint, families, record
 from turbo_fetch.dreambooth.attention import set_attention
-from turbo_fetch.dreambooth.caches import Captions, cached_captions, cached_latents
-from turbo_fetch.dreambooth.callbacks import Onlooker, Progress, Samples, StopWhenAsked, progress_line
-from turbo_fetch.dreambooth.collection import Collection, collect
-from turbo_fetch.dreambooth.examples import Batches, Kind, Loader, Positions
-from turbo_fetch.dreambooth.families import Family
-from turbo_fetch.dreambooth.geometry import Size, buckets
-from turbo_fetch.dreambooth.hardware import (
-    LIGHTNING_PRECISION,
-    device_of,
-    memory_explained,
-    place,
-    precision_of,
+from turbo_fetch.dreambooth.callbacks import (
+    Progress,
+    Samples,
+    StopWhenAsked,
+    checkpoint_writers,
+    progress_line,
 )
-from turbo_fetch.dreambooth.history import Entry, History, read_history
-from turbo_fetch.dreambooth.learners import Learners, choose, spoken
+from turbo_fetch.dreambooth.examples import Batches, Kind, Loader, Positions, Validation
+from turbo_fetch.dreambooth.hardware import device_of, memory_explained, place, precision_of
+from turbo_fetch.dreambooth.history import Entry, History
+from turbo_fetch.dreambooth.learners import choose
+from turbo_fetch.dreambooth.material import Material, make_captions, make_kinds, read_material
 from turbo_fetch.dreambooth.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.outcome import keep
-from turbo_fetch.dreambooth.pictures import Picture, Unreadable
-from turbo_fetch.dreambooth.preflight import doubts, word_doubts
-from turbo_fetch.dreambooth.sequence import ExampleSequence
-from turbo_fetch.dreambooth.sources import read_pictures, subject_place
-from turbo_fetch.dreambooth.trackers import trackers
-from turbo_fetch.errors import Interrupted, OutputExists, PicturesError, SpecError
-from turbo_fetch.output_errors import explained
+from turbo_fetch.dreambooth.pictures import Unreadable
+from turbo_fetch.dreambooth.placement import Placement, here, make_trainer, quiet
+from turbo_fetch.errors import Interrupted, PicturesError, SpecError
+from turbo_fetch.monitor.trackers import check as check_trackers
+from turbo_fetch.output_lock import locked
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.storage import Storage
+from turbo_fetch.watcher import Watcher
 
-CACHE = "cache"
-HISTORY = "history.jsonl"
+HISTORY: Final = "history.jsonl"
+SAMPLES: Final = "samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +56,7 @@ class TrainReport:
         return f"train     {self.path}: {progress_line(self.last, self.steps)}"
 
 
-@dataclass(frozen=True)
-class Material:
-    """All pictures of a run, by what they are of."""
-
-    subject: list[Picture]
-    prior: list[Picture]
-    validation: list[Picture]
-
-
-def run(spec: Spec, watcher: Onlooker, stop: StopRequest) -> TrainReport:
+def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
     """Train what `[train]` says, from where an earlier run stopped; blocks until done.
 
     Raises SpecError, PicturesError, ModelError, OutputError, OutputExists, MissingExtra, TrainingFailed, or
@@ -82,22 +65,38 @@ def run(spec: Spec, watcher: Onlooker, stop: StopRequest) -> TrainReport:
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
+    check_trackers(spec.track.to)
+    with locked(Storage.open(train.output)), quiet():
+        return train_here(spec, train, watcher, stop, here(train))
+
+
+def train_here(
+    spec: Spec, train: TrainSpec, watcher: Watcher, stop: StopRequest, placement: Placement
+) -> TrainReport:
+    """Train in this process, maybe together with others; raises as `run`."""
     output = Path(train.output)
-    with _locked(output), memory_explained(train), _quiet():
-        material = _material(spec, train, output, watcher.note)
-        essentials = record.essentials(train, _digests(material.subject), _digests(material.prior))
+    with memory_explained(train):
+        material = read_material(spec, train, watcher.note)
+        essentials = record.essentials(train, material.digests())
         before = record.check(output, essentials)
         if before.get("steps_done") == train.steps:
             return TrainReport(str(output), train.steps, None, was_complete=True)
         record.write(output, {"essentials": essentials, "steps_done": None})
-        last = _train(spec, train, material, watcher, stop)
-        record.write(output, {"essentials": essentials, "steps_done": train.steps})
+        last, is_first = _train(spec, train, material, (watcher, stop), placement)
+        if is_first:
+            record.write(output, {"essentials": essentials, "steps_done": train.steps})
     return TrainReport(str(output), train.steps, last, was_complete=False)
 
 
 def _train(
-    spec: Spec, train: TrainSpec, material: Material, watcher: Onlooker, stop: StopRequest
-) -> Entry | None:
+    spec: Spec,
+    train: TrainSpec,
+    material: Material,
+    onlookers: tuple[Watcher, StopRequest],
+    placement: Placement,
+) -> tuple[Entry | None, bool]:
+    """Run the loop and keep the model; return the last entry of the history, and whether this is the first device."""
+    watcher, stop = onlookers
     output = Path(train.output)
     resume, step = _newest(output, watcher)
     device = device_of(train)
@@ -107,19 +106,23 @@ def _train(
     learners = choose(family, train)
     place(family, device, precision)
     watcher.note(set_attention(family, train.attention, device))
-    kinds = _kinds(train, family, material, watcher.note)
-    captions = _captions(train, family, learners, list(kinds.values()))
-    history = History(output / HISTORY, step)
+    kinds = make_kinds(train, family, material, watcher.note)
+    captions = make_captions(train, family, learners, kinds)
+    trainer = make_trainer(spec, train, device, precision, _callbacks(train, watcher, stop), placement)
+    history = History(output / HISTORY, step, writes=trainer.is_global_zero)
     module = DreamBooth(Setup(train, family, learners, captions, history))
     if train.compile:
         family.denoiser.compile()
-    trainer = _trainer(spec, train, LIGHTNING_PRECISION[precision], _callbacks(train, watcher, stop))
-    world, rank = trainer.world_size, trainer.global_rank
-    batches = Batches(kinds["subject"], kinds.get("prior"), rank, world)
-    loader = Loader(batches, Positions(step * train.accumulation, train.steps * train.accumulation), _workers(train))
-    validation = _validation_loader(kinds.get("validation"))
+    batches = Batches(kinds["subject"], kinds.get("prior"), trainer.global_rank, trainer.world_size)
+    positions = Positions(step * train.accumulation, train.steps * train.accumulation)
     try:
-        trainer.fit(module, loader, validation, ckpt_path=resume)
+        trainer.fit(
+            module,
+            Loader(batches, positions, _readers(train)),
+            _validation(kinds),
+            ckpt_path=resume,
+            weights_only=True,
+        )
     except Unreadable as error:
         raise PicturesError(str(error).strip().rpartition("\n")[2]) from error
     if trainer.global_step < train.steps:
@@ -131,10 +134,10 @@ def _train(
     if trainer.is_global_zero:
         keep(module, output, watcher.note)
         checkpoint.prune(output, train.checkpoints_kept)
-    return history.last
+    return history.last, trainer.is_global_zero
 
 
-def _newest(output: Path, watcher: Onlooker) -> tuple[Path | None, int]:
+def _newest(output: Path, watcher: Watcher) -> tuple[Path | None, int]:
     """Return the newest checkpoint that is not damaged, and its step."""
     found = checkpoint.checkpoints(output)
     if not found:
@@ -145,56 +148,25 @@ def _newest(output: Path, watcher: Onlooker) -> tuple[Path | None, int]:
     return path, step
 
 
-def _material(spec: Spec, train: TrainSpec, output: Path, note: Callable[[str], None]) -> Material:
-    """Read and check all pictures; says what is doubtful."""
-    work = output / CACHE
-    subject = read_pictures(subject_place(spec, train.subject, "train.subject"), "subject", work, note)
-    for doubt in doubts(train, subject, _captions_of(train, subject)):
-        note(doubt)
-    prior, validation = [], []
-    if spec.prior is not None:
-        prior = read_pictures(_class_place(spec, train), "class", work, note)
-    if train.validation is not None:
-        validation = read_pictures(train.validation.pictures, "subject", work, note)
-    return Material(subject, prior, validation)
-
-
-def _class_place(spec: Spec, train: TrainSpec) -> str:
-    from turbo_fetch.dreambooth.prior import class_pictures
-
-    return str(class_pictures(spec))
-
-
-def _captions_of(train: TrainSpec, pictures: Sequence[Picture], template: str | None = None) -> list[str]:
-    own = train.pictures.captions == "auto"
+def _callbacks(train: TrainSpec, watcher: Watcher, stop: StopRequest) -> list[Callback]:
+    output = Path(train.output)
+    samples = [Samples(train, output / SAMPLES)] if train.sample_every else []
     return [
-        spoken(train, train.caption(picture.caption if own and picture.caption else template))
-        for picture in pictures
+        StopWhenAsked(lambda: bool(stop), output, train.accumulation),
+        Progress(watcher, train),
+        *samples,
+        *checkpoint_writers(train, output),
     ]
 
 
-def _digests(pictures: Sequence[Picture]) -> list[str]:
-    return sorted(f"{picture.digest}:{picture.caption or ''}" for picture in pictures)
+def _readers(train: TrainSpec) -> int:
+    """Return how many processes read pictures."""
+    wanted = train.pictures.workers
+    if wanted != "auto":
+        return wanted
+    return 0 if train.cache else min(4, max(0, (os.cpu_count() or 1) - 1))
 
 
-def _kinds(
-    train: TrainSpec, family: Family, material: Material, note: Callable[[str], None]
-) -> dict[str, Kind]:
-    """Return the examples of each kind, encoded if they are to be cached."""
-    tokenizer = next(iter(family.tokenizers.values()))
-    captions = _captions_of(train, material.subject)
-    for doubt in word_doubts(train, tokenizer, captions):
-        note(doubt)
-    sizes = _sizes(train, family)
-    kinds = {"subject": _kind(train, family, collect(material.subject, captions, sizes, train.pictures, train.seed))}
-    kinds["subject"] = _repeated(kinds["subject"], train)
-    if material.prior:
-        captions = _captions_of(train, material.prior, _class_prompt(train))
-        collection = collect(material.prior, captions, sizes, train.pictures, train.seed + 1)
-        kinds["prior"] = _kind(train, family, collection)
-    if material.validation:
-        captions = _captions_of(train, material.validation)
-        plain = train.pictures.model_copy(update={"flip": False, "crop": "center", "caption_dropout": 0.0})
-        collection = collect(material.validation, captions, sizes, plain, train.seed)
-        kinds["validation"] = _kind(train, family, collection, batch_size=1)
-    return kinds
+def _validation(kinds: dict[str, Kind]) -> DataLoader[object] | None:
+    kind = kinds.get("validation")
+    return None if kind is None else DataLoader(Validation(kind), batch_size=None)
