@@ -34,6 +34,7 @@ impl Transformer {
         min_side, max_pixels, max_aspect, digest, exif, phash, threads))]
     #[expect(
         clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
         reason = "keyword arguments, one per option of the spec"
     )]
     fn new(
