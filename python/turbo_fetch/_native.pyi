@@ -8,6 +8,7 @@ __all__ = [
     "Transformer",
     "__profile__",
     "__version__",
+    "crc32c",
     "digests",
     "parse_urls",
     "spread",
