@@ -13,7 +13,13 @@ from turbo_fetch.spec import HttpSpec
 
 BODY = bytes(range(256)) * 1200
 PATH = "a picture.jpg"
-LIMITS = {"allow_private_addresses": True, "timeout_s": 5, "stall_timeout_s": 5, "max_body_mb": 1}
+LIMITS = {
+    "allow_private_addresses": True,
+    "robots": "ignore",
+    "timeout_s": 5,
+    "stall_timeout_s": 5,
+    "max_body_mb": 1,
+}
 
 
 def fetch(loop: str, *urls: str, **http: Any) -> list[Fetched]:

@@ -31,7 +31,13 @@ def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
     """Return a spec for loopback; `changes` are tables such as `image={"size": 64}`."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "caption_column": "caption"},
-        "http": {"allow_private_addresses": True, "per_domain": 0, "backoff_s": 0.01, "concurrency": 32},
+        "http": {
+            "allow_private_addresses": True,
+            "robots": "ignore",
+            "per_domain": 0,
+            "backoff_s": 0.01,
+            "concurrency": 32,
+        },
         "image": {"size": 64},
         "output": {"path": str(path), "samples_per_shard": 50},
     }

@@ -88,7 +88,7 @@ def test_faults_end_in_their_outcomes_and_no_row_is_lost(origin: Origin, tmp_pat
         (origin.url("tiny.png"), {"success"}),
     ]
     urls = write_list(tmp_path / "list.parquet", [*rows, *(url for url, _ in odd)])
-    http = {"timeout_s": 1.5, "stall_timeout_s": 1, "max_body_mb": 1}
+    http = {"timeout_s": 1.5, "stall_timeout_s": 1, "max_body_mb": 1, "ports": "any"}
     summary = turbo_fetch.run(job_spec(urls, tmp_path / "out", http=http)).fetch
 
     found = ledger(tmp_path / "out")

@@ -16,7 +16,13 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 BODY = bytes(range(256)) * 400
-LIMITS = {"allow_private_addresses": True, "timeout_s": 10, "backoff_s": 0.05, "concurrency": 32}
+LIMITS = {
+    "allow_private_addresses": True,
+    "robots": "ignore",
+    "timeout_s": 10,
+    "backoff_s": 0.05,
+    "concurrency": 32,
+}
 
 
 @pytest.fixture

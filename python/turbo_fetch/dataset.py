@@ -18,7 +18,7 @@ from turbo_fetch.manifest import Manifest
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
-from turbo_fetch.specfile import differences, dump_spec
+from turbo_fetch.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
 
 JOB: Final = "job.json"
@@ -65,7 +65,7 @@ class Dataset:
         entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
         dataset = cls(storage, {**job, "version": version}, entry)
         dataset._write_job()
-        storage.write_bytes(SPEC, dump_spec(spec).encode())
+        storage.write_bytes(SPEC, dump_spec_for_others(spec).encode())
         return dataset
 
     def __enter__(self) -> Self:

@@ -135,6 +135,10 @@ def _http(peer: PeerOptions) -> dict[str, Any]:
         "stall_timeout_s": peer.timeout,
         "retries": peer.retries,
         "verify_tls": not peer.ignore_ssl_certificate,
+        # What the peer has no option for is off, so that the same list gives the same rows; `--set` turns it on.
+        "robots": "ignore",
+        "content_usage": [],
+        "tdm": "ignore",
         **({} if opt_out is None else {"opt_out": [directive.strip().lower() for directive in opt_out]}),
         **({} if peer.user_agent_token is None else {"user_agent": _user_agent(peer.user_agent_token)}),
     }

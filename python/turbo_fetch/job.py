@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Protocol
+from typing import Final, Protocol
 
 from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
@@ -29,6 +29,11 @@ from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
 from turbo_fetch.watcher import Watcher
 from turbo_fetch.writers import check_columns, check_packages
+
+NO_CONTACT: Final = (
+    "fetch.http.user_agent names no contact: add a web page or a mail address, so that people whose servers you "
+    "ask can reach you before they block you"
+)
 
 
 class Runner(Protocol):
@@ -68,6 +73,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
         summary = Summary(storage.url)
+        if not fetch.http.has_contact:
+            watcher.note(NO_CONTACT)
         try:
             DenyList.open(fetch.deny, storage.make_work())
             known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from turbo_fetch.errors import SpecError
+from turbo_fetch.redaction import redact, redact_tables
 from turbo_fetch.spec import Spec
 
 if TYPE_CHECKING:
@@ -23,9 +25,12 @@ _LONGEST_VALUE: Final = 80
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Spec:
     """Read the spec at `path` and apply overrides such as `fetch.image.size=512`.
 
+    With `environment`, `${NAME}` in headers and the proxy of `[fetch.http]` becomes its variable NAME.
     Raises SpecError that lists every problem with file, key, value and what was expected.
     """
     try:
@@ -38,7 +43,10 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from error
-    return parse_spec(overridden(tables, overrides), str(path))
+    tables = overridden(tables, overrides)
+    if environment is not None:
+        _fill_in(tables, environment, str(path))
+    return parse_spec(tables, str(path))
 
 
 def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
@@ -87,6 +95,11 @@ def dump_spec(spec: Spec) -> str:
     return tomli_w.dumps(spec.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
+def dump_spec_for_others(spec: Spec) -> str:
+    """Return the spec as `dump_spec` does, with every secret masked: what a dataset tells of how it was made."""
+    return tomli_w.dumps(redact_tables(spec.model_dump(mode="json", by_alias=True, exclude_none=True)))
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield what differs between two dumped specs: `fetch.image.size was 256, is now 512`."""
     for name in sorted(before.keys() | after.keys()):
@@ -109,6 +122,35 @@ def _apply(tables: dict[str, Any], override: str) -> None:
             raise SpecError(f"--set {override!r}: {name} is a value, not a table")
         table = inner
     table[names[-1]] = _value(text.strip())
+
+
+def _fill_in(tables: dict[str, Any], environment: Mapping[str, str], origin: str) -> None:
+    """Replace `${NAME}` where secrets belong: in request headers, and in the proxy."""
+    http = tables.get("fetch")
+    http = http.get("http") if isinstance(http, dict) else None
+    if not isinstance(http, dict):
+        return
+    domains = http.get("domains")
+    presets = domains.values() if isinstance(domains, dict) else ()
+    places = [(http, "proxy"), *((table, "headers") for table in (http, *presets) if isinstance(table, dict))]
+    for table, key in places:
+        found = table.get(key)
+        if isinstance(found, str):
+            table[key] = _filled(found, environment, origin)
+        elif isinstance(found, dict):
+            table[key] = {
+                name: _filled(value, environment, origin) if isinstance(value, str) else value
+                for name, value in found.items()
+            }
+
+
+def _filled(text: str, environment: Mapping[str, str], origin: str) -> str:
+    def variable(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise SpecError(f"{origin}: {text!r} names the variable {match[1]}, which is not set")
+        return environment[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", variable, text)
 
 
 def _value(text: str) -> Any:
@@ -140,7 +182,9 @@ def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
     named: list[str] = []
     model: Any = root
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
+        if named[-2:] == ["http", "domains"]:
+            named.append(f'"{part}"')
+        elif isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
             model = (
                 next(iter(tables_of(model.model_fields[part].annotation)), None)
@@ -155,7 +199,8 @@ def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
 def _known_keys(location: Sequence[str], root: type[BaseModel]) -> list[str]:
     model = root
     for name in location:
-        model = next(tables_of(model.model_fields[name].annotation))
+        if name in model.model_fields:
+            model = next(tables_of(model.model_fields[name].annotation))
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
@@ -167,5 +212,5 @@ def tables_of(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = redact(repr(redact_tables(value)))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

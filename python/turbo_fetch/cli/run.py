@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def run(
     from turbo_fetch.specfile import load_spec
 
     with clear_failures(), _workers_ahead():
-        loaded = load_spec(spec, overrides or ())
+        loaded = load_spec(spec, overrides or (), os.environ)
         if loaded.fetch is not None and loaded.engine.kind == "local":
             start_ahead(worker_count(loaded.engine, available_cores()))
         if not loaded.trains:

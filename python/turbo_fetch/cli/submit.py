@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -46,7 +47,7 @@ def submit(
     from turbo_fetch.specfile import load_spec
 
     with clear_failures():
-        loaded = load_spec(spec, overrides or ())
+        loaded = load_spec(spec, overrides or (), os.environ)
         from turbo_fetch.submission import Jobs
 
         jobs = Jobs(address)

@@ -73,6 +73,16 @@ def is_public(address: str) -> bool:
     return _is_public_ipv4(parsed) if isinstance(parsed, IPv4Address) else _is_public_ipv6(parsed)
 
 
+def is_special_host(host: str) -> bool:
+    """Return whether the host of a normalised URL is itself an address that is not public, or localhost."""
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return name == "localhost" or name.endswith(".localhost")
+    return not is_public(host)
+
+
 def _is_public_ipv4(address: IPv4Address) -> bool:
     return not any(address in block for block in _SPECIAL_IPV4)
 

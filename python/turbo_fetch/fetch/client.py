@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,15 +15,20 @@ from yarl import URL
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
-from turbo_fetch.fetch.addresses import any_socket, public_socket
+from turbo_fetch.fetch.addresses import any_socket, is_special_host, public_socket
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.connections import BoundedConnector
+from turbo_fetch.fetch.consent import SILENT, Consent, HostRules
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
-from turbo_fetch.fetch.failures import deadline_failure, error_failure, status_failure
+from turbo_fetch.fetch.documents import Document, SharedDocuments
+from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure
 from turbo_fetch.fetch.fetched import Draft, Fetched
-from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
+from turbo_fetch.fetch.hosts import Hosts, origin_of
+from turbo_fetch.fetch.ports import port_problem
 from turbo_fetch.fetch.resolver import Resolver
+from turbo_fetch.fetch.robots import MAX_BYTES
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.redaction import MASK, is_secret_header, redact
 from turbo_fetch.spec import HttpSpec
 
 __all__ = ["Client", "Fetched"]
@@ -44,26 +50,58 @@ DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
 
 _NOT_MODIFIED: Final = 304
+DOCUMENT_REDIRECTS: Final = 5
+"""RFC 9309, 2.3.1.2."""
+
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_OPT_OUT_DETAIL: Final = "Use of image disallowed by X-Robots-Tag directive"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a request says beside the headers of all requests."""
+
+    conditions: Mapping[str, str] | None
+    own: dict[str, str] | None
+    """Headers for the host of the row alone: they do not follow redirects elsewhere."""
+
+    @property
+    def has_conditions(self) -> bool:
+        return bool(self.conditions)
+
+    def headers(self, is_own_host: bool) -> Mapping[str, str] | None:
+        """Return the headers for one hop."""
+        if self.own is None or not is_own_host:
+            return self.conditions
+        return {**(self.conditions or {}), **self.own}
 
 
 class Client:
     """One aiohttp session for all requests of an event loop; an async context manager.
 
     Bodies are charged to `budget`; whoever takes a body releases its length when done with it. Raises
-    SpecError if `http.ca_file` cannot be read.
+    SpecError if `http.ca_file` cannot be read, or a header is masked.
     """
 
-    def __init__(self, http: HttpSpec, budget: ByteBudget, resolver: Resolver | None = None) -> None:
+    gate = staticmethod(public_socket)
+    """Makes the socket of every connection, or raises AddressRefused."""
+
+    def __init__(
+        self,
+        http: HttpSpec,
+        budget: ByteBudget,
+        resolver: Resolver | None = None,
+        documents: SharedDocuments | None = None,
+    ) -> None:
         self.http = http
         self.budget = budget
         self._resolver = resolver or Resolver()
         self._tls = _tls_context(http)
         self._headers = _request_headers(http)
         self._max_body_bytes = int(http.max_body_mb * 1e6)
-        self._opt_out = frozenset(directive.lower() for directive in http.opt_out)
-        self._agent_token = agent_token(self._headers["User-Agent"])
+        self._secrets = {name: value for name, value in http.headers.items() if is_secret_header(name)}
+        self._consent = Consent.of(http, self._headers["User-Agent"])
+        self.hosts = Hosts(http, self._consent.token, self._document, documents)
+        self._asks_hosts = self.hosts.are_asked
         self._session: aiohttp.ClientSession
         self._loop: asyncio.AbstractEventLoop
 
@@ -75,13 +113,14 @@ class Client:
             use_dns_cache=False,
             keepalive_timeout=KEEP_ALIVE_S,
             ssl=self._tls,
-            socket_factory=any_socket if self.http.allow_private_addresses else public_socket,
+            socket_factory=self.gate if self._filters_connections else any_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            proxy=self.http.proxy,
             read_bufsize=READ_BUFFER_BYTES,
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self.http.connect_timeout_s, ceil_threshold=float("inf")
@@ -92,20 +131,28 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.hosts.close()
         await self._session.close()
         await self._resolver.close()
 
-    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Fetched:
+    @property
+    def _filters_connections(self) -> bool:
+        """Whether sockets are for public addresses only. A proxy connects for us, and is usually a neighbour."""
+        return not self.http.allow_private_addresses and self.http.proxy is None
+
+    async def get(self, url: str, headers: Mapping[str, str] | None = None, domain: str = "") -> Fetched:
         """Make one attempt at a normalised http or https URL; every failure is an outcome.
 
         With further `headers`, which may be conditions, 304 Not Modified is a success without a body.
+        `domain` is the registrable domain, by which presets are found.
 
         aiohttp repeats a request by itself, once, whose connection ends without a response (RFC 9112, 9.3.1).
         """
         draft = Draft()
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
-                return await self._follow(URL(url, encoded=True), draft, deadline, headers)
+                wanted = _Wanted(headers, self._own_headers(domain))
+                return await self._follow(URL(url, encoded=True), wanted, draft, deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -114,29 +161,101 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(
-        self, url: URL, draft: Draft, deadline: Deadline, headers: Mapping[str, str] | None
-    ) -> Fetched:
+    async def _follow(self, url: URL, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
         """Request `url` and whatever it redirects to."""
         visited = {url}
+        origin = url.origin() if wanted.own else None
         while True:
-            response = await self._session.get(url, allow_redirects=False, headers=headers)
+            rules = SILENT
+            if self._asks_hosts:
+                host = await self.hosts.learn(origin_of(str(url)))
+                rules = host.rules
+                problem = host.failure or self._host_refuses(rules, url)
+                if problem is not None:
+                    return draft.end(*problem)
+            if url.explicit_port is not None or self.http.proxy is not None:
+                problem = self._address_problem(url)
+                if problem is not None:
+                    return draft.end(*problem)
+            headers = wanted.headers(origin is not None and url.origin() == origin)
+            response = await self._session.get(url, headers=headers, allow_redirects=False)
             try:
-                draft.answered(str(url), response.status, response.headers)
+                draft.answered(redact(str(url)), response.status, response.headers)
                 if response.status not in _REDIRECTS:
-                    if response.status == _NOT_MODIFIED and headers and not self._is_opted_out(response):
-                        return draft.end(Outcome.SUCCESS, None)
-                    return await self._receive(response, draft, deadline)
+                    return await self._receive(response, wanted.has_conditions, rules, draft, deadline)
                 onward = _redirect_target(url, response.headers.get("Location"))
                 await _drain(response)
             finally:
                 response.close()
-            problem = self._redirect_problem(onward, visited)
-            if problem is not None or onward is None:
-                return draft.end(Outcome.REDIRECT, problem)
-            draft.redirects.append(str(onward))
+            problem_text = self._redirect_problem(onward, visited)
+            if problem_text is not None or onward is None:
+                return draft.end(Outcome.REDIRECT, problem_text)
+            draft.redirects.append(redact(str(onward)))
             visited.add(onward)
             url = onward
+
+    def _host_refuses(self, rules: HostRules, url: URL) -> Failure | None:
+        """Return why a host does not want an address asked for, or used."""
+        if rules.robots is None:
+            return None
+        refusal = rules.robots.refusal(str(url))
+        if refusal is not None:
+            return Outcome.ROBOTS, refusal
+        objection = self._consent.host_objects(rules, url.raw_path_qs)
+        return None if objection is None else (Outcome.OPT_OUT, objection)
+
+    def _address_problem(self, url: URL) -> Failure | None:
+        """Return why an address is not asked for: its port, or a special address that a proxy would reach."""
+        problem = port_problem(url, self.http)
+        if problem is not None:
+            return Outcome.ADDRESS, problem
+        if self.http.proxy is None or self.http.allow_private_addresses:
+            return None
+        return (Outcome.ADDRESS, "not a public address") if is_special_host(url.raw_host or "") else None
+
+    async def _document(self, url: str) -> Document:
+        """Request a document of a host itself, such as robots.txt, with up to five redirects."""
+        try:
+            with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
+                return await self._read_document(URL(url, encoded=True), deadline)
+        except DeadlineExpired as expired:
+            return Document(failure=deadline_failure(expired.limit, self.http))
+        except Exception as error:
+            return Document(failure=error_failure(error, self.http))
+
+    async def _read_document(self, url: URL, deadline: Deadline) -> Document:
+        for _ in range(DOCUMENT_REDIRECTS + 1):
+            problem = self._address_problem(url)
+            if problem is not None:
+                return Document(failure=problem)
+            response = await self._session.get(url, headers={"Accept": "*/*"}, allow_redirects=False)
+            try:
+                if response.status in _REDIRECTS:
+                    onward = _redirect_target(url, response.headers.get("Location"))
+                    await _drain(response)
+                    if onward is None or onward.scheme not in {"http", "https"}:
+                        break
+                    url = onward
+                    continue
+                if response.status == 429 or response.status >= 500:
+                    outcome, detail = status_failure(response.status, response.reason)
+                    return Document(failure=(outcome, f"robots.txt: {detail}"))
+                if not 200 <= response.status < 300:
+                    await _drain(response)
+                    return Document(response.status)
+                deadline.progress()
+                return Document(response.status, await _beginning(response, deadline))
+            finally:
+                response.close()
+        # RFC 9309, 2.3.1.2 and 2.3.1.3: what redirects further is as good as not there.
+        return Document(404)
+
+    def _own_headers(self, domain: str) -> dict[str, str] | None:
+        """Return the headers that are for the host of a row alone: secrets, and those of its domain."""
+        preset = self.http.domains.get(domain) if self.http.domains else None
+        if preset is not None and preset.headers:
+            return {**self._secrets, **preset.headers}
+        return self._secrets or None
 
     def _redirect_problem(self, onward: URL | None, visited: set[URL]) -> str | None:
         if onward is None:
@@ -149,14 +268,24 @@ class Client:
             return f"more than {self.http.max_redirects} redirects"
         return None
 
-    async def _receive(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> Fetched:
+    async def _receive(
+        self,
+        response: aiohttp.ClientResponse,
+        is_conditional: bool,
+        rules: HostRules,
+        draft: Draft,
+        deadline: Deadline,
+    ) -> Fetched:
         """Judge the head of a final response and read its body if it is wanted."""
         if not 200 <= response.status < 300 and response.status != _NOT_MODIFIED:
             await _drain(response)
             return draft.end(*status_failure(response.status, response.reason))
-        if self._is_opted_out(response):
-            return draft.end(Outcome.OPT_OUT, _OPT_OUT_DETAIL)
+        objection = self._consent.response_objects(response.headers, rules, response.url.raw_path_qs)
+        if objection is not None:
+            return draft.end(Outcome.OPT_OUT, objection)
         if response.status == _NOT_MODIFIED:
+            if is_conditional:
+                return draft.end(Outcome.SUCCESS, None)
             return draft.end(*status_failure(response.status, response.reason))
         if (response.content_length or 0) > self._max_body_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
@@ -164,10 +293,6 @@ class Client:
         if body is None:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         return draft.end(Outcome.SUCCESS, None, body)
-
-    def _is_opted_out(self, response: aiohttp.ClientResponse) -> bool:
-        tags = response.headers.getall("X-Robots-Tag", ())
-        return bool(tags) and is_opted_out(tags, self._opt_out, self._agent_token)
 
     async def _read(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> bytes | None:
         """Read a body, charged to the budget; return None if it is larger than allowed."""
@@ -237,6 +362,15 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         return
 
 
+async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
+    """Read as much of a document as counts."""
+    data = bytearray()
+    while len(data) < MAX_BYTES and (chunk := await response.content.readany()):
+        deadline.progress()
+        data += chunk
+    return bytes(data[:MAX_BYTES]).decode("utf-8-sig", "replace")
+
+
 def _request_headers(http: HttpSpec) -> CIMultiDict[str]:
     headers = CIMultiDict(
         {
@@ -245,7 +379,11 @@ def _request_headers(http: HttpSpec) -> CIMultiDict[str]:
             "Accept-Encoding": "identity",
         }
     )
-    headers.update(http.headers)
+    for table in (http.headers, *(preset.headers for preset in http.domains.values())):
+        for name, value in table.items():
+            if value == MASK:
+                raise SpecError(f"the request header {name} is masked ({MASK}); give its value, or ${{NAME}}")
+    headers.update({name: value for name, value in http.headers.items() if not is_secret_header(name)})
     return headers
 
 

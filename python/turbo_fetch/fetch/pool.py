@@ -156,7 +156,7 @@ class FetchPool:
 
     async def _attempt(self, row: _Row) -> None:
         row.attempts += 1
-        fetched = await self._client.get(row.request.url, row.request.headers)
+        fetched = await self._client.get(row.request.url, row.request.headers, row.request.domain)
         now_s = time()
         step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1

@@ -18,6 +18,7 @@ from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
 from turbo_fetch.plan.tables import read_parquet_range
+from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ class Plan:
     @property
     def fingerprint(self) -> list[dict[str, str | int | None]]:
         """What the list is made of: `url`, `size` and `fingerprint` of each file, in order."""
-        return [{"url": file.url, "size": file.size, "fingerprint": file.fingerprint} for file in self.files]
+        return [
+            {"url": redact(file.url), "size": file.size, "fingerprint": file.fingerprint}
+            for file in self.files
+        ]
 
     def again(self) -> Plan:
         """Return a plan of the same files, whose shards can be asked for independently."""

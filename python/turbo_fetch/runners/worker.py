@@ -22,6 +22,7 @@ from turbo_fetch.deny import DenyList
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
+from turbo_fetch.fetch.documents import SharedDocuments
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import (
@@ -38,6 +39,9 @@ from turbo_fetch.shard import OpenShard, Tools
 from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally
 from turbo_fetch.transform import Transform
+
+DOCUMENTS: Final = "documents.sqlite"
+"""What hosts said in robots.txt and the like; in the work folder."""
 
 TALLY_EVERY_S: Final = 0.5
 MAX_OPEN_ROWS: Final = 100_000
@@ -203,15 +207,16 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,
+        _place(setup) as storage,
     ):
-        async with Client(http, budget) as client:
+        documents = SharedDocuments(storage.make_work() / DOCUMENTS)
+        async with Client(http, budget, documents=documents) as client:
             pool = FetchPool(client, http)
-            with _place(setup) as storage:
-                deny = DenyList.open(setup.fetch.deny, storage.make_work())
-                tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
-                worker = Worker(channel, tools, pool, setup.attempt)
-                started(worker)
-                await worker.run()
+            deny = DenyList.open(setup.fetch.deny, storage.make_work())
+            tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
+            worker = Worker(channel, tools, pool, setup.attempt)
+            started(worker)
+            await worker.run()
 
 
 @contextlib.contextmanager

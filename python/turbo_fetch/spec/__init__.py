@@ -13,6 +13,7 @@ from turbo_fetch.spec.engine import EngineSpec
 from turbo_fetch.spec.fetch import (
     DenySpec,
     Digest,
+    DomainSpec,
     DuplicatesSpec,
     Encoding,
     FetchSpec,
@@ -36,6 +37,7 @@ __all__ = [
     "STAGES",
     "DenySpec",
     "Digest",
+    "DomainSpec",
     "DuplicatesSpec",
     "Encoding",
     "EngineSpec",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Table
 
@@ -21,6 +22,19 @@ Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
 Side = Annotated[int, Field(gt=0, le=65_535)]
+
+
+def _sendable(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if re.search(r"[\x00-\x1f\x7f]", value):
+            raise ValueError(f"{name} holds a control character")
+        if re.search(r"\$\{\w+\}", value):
+            raise ValueError(
+                f"{name} names a variable of the environment, which only the command line fills in"
+            )
+    return headers
 
 
 class InputSpec(Table):
@@ -91,13 +105,28 @@ class DuplicatesSpec(Table):
         return self
 
 
+HeaderValues = Annotated[dict[str, str], AfterValidator(_sendable)]
+
+
+class DomainSpec(Table):
+    """`[fetch.http.domains."example.org"]`: what is different for one registrable domain and its hosts."""
+
+    concurrency: PositiveInt | None = None
+    """Requests in flight, over all workers of a machine; by default `fetch.http.per_domain`."""
+    delay_s: float | None = Field(default=None, ge=0, le=3600)
+    """Seconds from the start of one request to the start of the next; takes the place of a Crawl-delay."""
+    headers: HeaderValues = Field(default_factory=dict)
+    """Request headers for this domain alone; never sent elsewhere."""
+
+
 class HttpSpec(Table):
     """`[fetch.http]`: how requests are made."""
 
     concurrency: PositiveInt = 256
     """Requests in flight per worker process."""
     per_domain: int = Field(default=8, ge=0)
-    """Requests in flight per registrable domain and worker; 0 means no limit."""
+    """Most requests in flight per registrable domain, over all workers of a machine; 0 means no limit. Fewer
+    while a server answers slowly or refuses."""
     timeout_s: PositiveFloat = 10
     """Seconds that one request may take from its start to its last byte, redirects included."""
     connect_timeout_s: PositiveFloat = 5
@@ -109,7 +138,7 @@ class HttpSpec(Table):
     backoff_s: PositiveFloat = 0.5
     """First pause before a retry; it doubles each time, with jitter, unless Retry-After says otherwise."""
     max_backoff_s: PositiveFloat = 30
-    """Longest pause before a retry; a server that asks for more is not asked again in this run."""
+    """Longest pause before a retry; rows of a server that asks for more end as `rate-limited`."""
     max_redirects: int = Field(default=5, ge=0, le=20)
     """Redirects to follow before giving up."""
     max_body_mb: PositiveFloat = 50
@@ -118,16 +147,48 @@ class HttpSpec(Table):
     """Megabytes of bodies that may be held at once, per worker; downloads wait when it is reached."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
+    robots: Literal["respect", "ignore"] = "respect"
+    """`respect`: obey each host's robots.txt (RFC 9309), asked for once; `ignore`: do not ask for it."""
     opt_out: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that forbid use; `[]` ignores the header."""
+    content_usage: tuple[str, ...] = ("train-ai",)
+    """Uses that a `Content-Usage` header or rule of robots.txt may forbid (IETF AIPREF); `[]` ignores both."""
+    tdm: Literal["respect", "headers", "ignore"] = "headers"
+    """TDM reservations: `headers` obeys the response header; `respect` also asks each host once for
+    /.well-known/tdmrep.json."""
     allow_private_addresses: bool = False
     """Whether loopback, private, link-local and other special addresses may be connected to."""
+    ports: Literal["web", "any"] | tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = "web"
+    """`web`: all ports but those of other protocols, as browsers do; `any`; or the only ports allowed."""
+    proxy: str | None = None
+    """HTTP proxy for all requests: `http://host:port`. The environment's proxies are never used."""
     verify_tls: bool = True
     """Whether certificates are checked."""
     ca_file: str | None = None
     """PEM file of further certificate authorities to trust."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Further request headers, sent to every host."""
+    headers: HeaderValues = Field(default_factory=dict)
+    """Further request headers, sent to every host of the list; secret ones do not follow redirects elsewhere.
+    `${NAME}` stands for a variable of the environment."""
+    domains: dict[str, DomainSpec] = Field(default_factory=dict)
+    """Presets for single registrable domains."""
+
+    @model_validator(mode="after")
+    def _addresses_are_usable(self) -> HttpSpec:
+        if self.proxy is not None and not re.fullmatch(r"http://[^/\s]+/?", self.proxy):
+            raise ValueError("proxy: expected http://host:port")
+        for domain in self.domains:
+            if not re.fullmatch(r"[a-z0-9.:\[\]_-]+", domain):
+                raise ValueError(
+                    f"domains: {domain!r} is no domain; expected one such as example.org, in lower case"
+                )
+        return self
+
+    @property
+    def has_contact(self) -> bool:
+        """Whether the User-Agent says how to reach who runs this: a URL or a mail address."""
+        return (
+            "contact unset" not in self.user_agent and re.search(r"\w@\w|://\w", self.user_agent) is not None
+        )
 
 
 class ImageSpec(Table):

@@ -1,0 +1,126 @@
+"""What hosts ask of crawlers, learnt once per host: robots.txt and TDM reservations, cached and coalesced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import time
+from typing import Final
+
+from turbo_fetch.fetch import robots, tdm
+from turbo_fetch.fetch.consent import SILENT, HostRules
+from turbo_fetch.fetch.documents import LIFETIME_S, Ask, Document, SharedDocuments
+from turbo_fetch.fetch.failures import Failure
+from turbo_fetch.fetch.robots import Robots
+from turbo_fetch.spec import HttpSpec
+
+MAX_HOSTS: Final = 16_384
+FAILURE_S: Final = 1.0
+"""How long a failure to get robots.txt holds at first; twice as long each time in a row."""
+
+LONGEST_FAILURE_S: Final = 300.0
+LONG_TEXT: Final = 20_000
+"""Characters of robots.txt from which on it is parsed in a thread, for it would stop the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What is known of a host: its rules, or why they cannot be had, which is why it may not be asked."""
+
+    rules: HostRules
+    failure: Failure | None
+    expires_s: float
+    failures: int = 0
+    """Failures in a row."""
+
+
+def origin_of(url: str) -> str:
+    """Return scheme, host and port of a normalised URL, as they stand there."""
+    return url[: url.find("/", 8)]
+
+
+class Hosts:
+    """Asks hosts for their rules, each once at a time; belongs to one event loop."""
+
+    def __init__(
+        self,
+        http: HttpSpec,
+        token: str,
+        ask: Ask,
+        shared: SharedDocuments | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self._http = http
+        self._token = token
+        self._ask = ask
+        self._shared = shared
+        self._clock = clock
+        self._known: OrderedDict[str, Host] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Host]] = {}
+
+    @property
+    def are_asked(self) -> bool:
+        """Whether the spec wants anything to be known of hosts."""
+        return self._http.robots == "respect" or self._http.tdm == "respect"
+
+    def known(self, origin: str) -> Host | None:
+        """Return what is known of a host and still holds."""
+        host = self._known.get(origin)
+        return host if host is not None and self._clock() < host.expires_s else None
+
+    async def learn(self, origin: str) -> Host:
+        """Return what is known of a host, asking it if need be."""
+        host = self.known(origin)
+        if host is not None:
+            self._known.move_to_end(origin)
+            return host
+        task = self._asking.get(origin)
+        if task is None:
+            task = self._asking[origin] = asyncio.ensure_future(self._learn(origin))
+            task.add_done_callback(lambda _: self._asking.pop(origin))
+        # One waiter's cancellation must not end the question for the others.
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End all questions."""
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        if self._shared is not None:
+            await self._shared.close()
+
+    async def _learn(self, origin: str) -> Host:
+        documents = await asyncio.gather(
+            self._document(origin + robots.PATH, self._http.robots == "respect"),
+            self._document(origin + tdm.PATH, self._http.tdm == "respect"),
+        )
+        before = self._known.get(origin)
+        host = await self._host(*documents, before.failures if before is not None else 0)
+        self._known[origin] = host
+        if len(self._known) > MAX_HOSTS:
+            self._known.popitem(last=False)
+        return host
+
+    async def _document(self, url: str, is_wanted: bool) -> Document | None:
+        if not is_wanted:
+            return None
+        return await (self._shared.get(url, self._ask) if self._shared is not None else self._ask(url))
+
+    async def _host(self, robots_txt: Document | None, tdmrep: Document | None, failures: int) -> Host:
+        if robots_txt is not None and robots_txt.failure is not None:
+            lasts_s = min(LONGEST_FAILURE_S, FAILURE_S * 2.0**failures)
+            return Host(SILENT, robots_txt.failure, self._clock() + lasts_s, failures + 1)
+        rules = HostRules(
+            await self._robots(robots_txt.text) if robots_txt is not None and robots_txt.text else None,
+            tdm.parse_reservations(tdmrep.text) or None if tdmrep is not None and tdmrep.text else None,
+        )
+        return Host(rules, None, self._clock() + LIFETIME_S)
+
+    async def _robots(self, text: str) -> Robots | None:
+        if len(text) > LONG_TEXT:
+            found = await asyncio.to_thread(Robots, text, self._token)
+        else:
+            found = Robots(text, self._token)
+        return None if found.is_silent else found

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetching import BODY, LIMITS, fetch
+from loops import run_on
+from origin import Origin
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.documents import CLAIM_S, LIFETIME_S, Document, SharedDocuments
+from turbo_fetch.fetch.patterns import PathPattern, PathRules
+from turbo_fetch.fetch.robots import Robots
+from turbo_fetch.fetch.tdm import parse_reservations
+from turbo_fetch.fetch.usage import forbidden_use
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import HttpSpec
+
+TRAIN = frozenset({"train-ai"})
+LOOP = "uvloop"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["train-ai=n", "search=y, train-ai=n", "train-ai=y,train-ai=n",
+     "train-ai=n;because=\"a, b\", x=(1 2)", " train-ai=n "],
+)  # fmt: skip
+def test_an_expression_that_says_no_forbids(expression: str) -> None:
+    assert forbidden_use(expression, TRAIN) == "train-ai"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "train-ai=y", "train-ai", "train-ai=?0", 'train-ai="n"', "Train-AI=n", "search=n", "train-ai=n, train-ai=y",
+     "train-ai=n,", "train-ai=n;;", "train-ai=n x", "train-ai=(n)", "train-ai=N", "train-ai:n", "x=\x00, train-ai=n"],
+)  # fmt: skip
+def test_anything_else_says_nothing(expression: str) -> None:
+    assert forbidden_use(expression, TRAIN) is None
+
+
+@given(st.text(max_size=200))
+def test_no_text_of_a_server_raises(text: str) -> None:
+    assert forbidden_use(text, TRAIN) in {None, "train-ai"}
+    parse_reservations(text)
+    Robots(text, "turbo-fetch").refusal("http://a.example/a.jpg")
+    PathPattern(text).matches(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/a", "/abc", True), ("/a$", "/abc", False), ("/*.jpg$", "/x/y.jpg", True), ("/*.jpg$", "/y.jpg?x", False),
+        ("/a*b*c", "/a1b2c3", True), ("/a*b*c", "/acb", False), ("/*a*a$", "/aa", True), ("*", "/", True),
+        ("/" + "*a" * 30 + "b", "/" + "a" * 5000, False), ("/b", "/a/b", False),
+    ],
+)  # fmt: skip
+def test_patterns_match_as_rfc_9309_says(pattern: str, path: str, matches: bool) -> None:
+    assert PathPattern(pattern).matches(path) is matches
+
+
+def test_the_most_specific_pattern_counts_and_equal_ones_all_do() -> None:
+    rules = PathRules([("/", 1), ("/a/", 2), ("/*/", 3), ("/a/b", 4)])
+    assert [rules.said(path) for path in ("/x", "/a/x", "/a/bc")] == [[1], [2, 3], [4]]
+
+
+ROBOTS = """
+User-agent: *
+Disallow: /never/
+Allow: /never/but-this
+Disallow: /*.gif$
+Content-Usage: / train-ai=n
+Content-Usage: /ok/ train-ai=y
+
+User-agent: friendly
+User-agent: friendlier
+Disallow:
+Crawl-delay: 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal", "use"),
+    [
+        ("/never/a.jpg", "robots.txt: Disallow: /never/", "train-ai"),
+        ("/never/but-this.jpg", None, "train-ai"),
+        ("/ok/a.gif", "robots.txt: Disallow: /*.gif$", None),
+        ("/ok/a.jpg", None, None),
+        ("/a.jpg", None, "train-ai"),
+    ],
+)
+def test_robots_txt_says_what_may_be_asked_and_used(path: str, refusal: str | None, use: str | None) -> None:
+    robots = Robots(ROBOTS, "turbo-fetch")
+    assert robots.refusal(f"https://a.example{path}") == refusal
+    assert robots.forbidden_use(path, TRAIN) == use
+
+
+def test_a_group_of_our_own_takes_the_place_of_the_one_for_all() -> None:
+    robots = Robots(ROBOTS, "friendlier")
+    assert robots.refusal("https://a.example/never/a.jpg") is None
+    assert robots.forbidden_use("/a.jpg", TRAIN) is None
+    assert (robots.crawl_delay_s, robots.is_silent) == (3, False)
+    assert Robots("User-agent: other\nDisallow: /", "turbo-fetch").is_silent
+
+
+PICTURES = {"a.jpg": BODY, "never/a.jpg": BODY, "a.gif": BODY}
+
+
+def get(origin: Origin, *paths: str, **http: object) -> list[Fetched]:
+    return fetch(LOOP, *[origin.url(path) for path in paths], **{"robots": "respect", **http})
+
+
+def test_what_robots_txt_disallows_is_not_asked_and_the_file_is_asked_for_once() -> None:
+    text = b"User-agent: *\nDisallow: /never\nDisallow: /*.gif$"
+    with Origin({**PICTURES, "robots.txt": text}) as origin:
+        allowed, never, gif = get(origin, "a.jpg", "never/a.jpg", "a.gif")
+        assert origin.hits == {"/robots.txt": 1, "/a.jpg": 1}
+    assert allowed.body == BODY
+    assert [(one.outcome, one.detail, one.http_status) for one in (never, gif)] == [
+        (Outcome.ROBOTS, "robots.txt: Disallow: /never", None),
+        (Outcome.ROBOTS, "robots.txt: Disallow: /*.gif$", None),
+    ]
+
+
+def test_robots_txt_can_be_ignored_and_its_absence_allows() -> None:
+    with Origin({**PICTURES, "robots.txt": b"User-agent: *\nDisallow: /"}) as origin:
+        assert get(origin, "a.jpg", robots="ignore")[0].body == BODY
+        assert "/robots.txt" not in origin.hits
+    with Origin(PICTURES) as origin:
+        assert get(origin, "a.jpg")[0].body == BODY
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "detail"),
+    [
+        ("fault=status&code=503", Outcome.HTTP_5XX, "robots.txt: HTTP Error 503: Service Unavailable"),
+        ("fault=status&code=429", Outcome.RATE_LIMITED, "robots.txt: HTTP Error 429: Too Many Requests"),
+        ("fault=close_before_headers", Outcome.CONNECT, "connection closed before the response"),
+        ("fault=status&code=403", Outcome.SUCCESS, None),
+        ("fault=redirect_loop", Outcome.SUCCESS, None),
+        ("fault=redirect&hops=5", Outcome.ROBOTS, "robots.txt: Disallow: /a"),
+        ("fault=redirect&hops=6", Outcome.SUCCESS, None),
+    ],
+)
+def test_answers_other_than_a_file_are_taken_as_rfc_9309_says(
+    answer: str, outcome: Outcome, detail: str | None
+) -> None:
+    with Origin({**PICTURES, "rules.txt": b"User-agent: *\nDisallow: /a"}) as origin:
+        client_of_test = Client(HttpSpec.model_validate({**LIMITS, "robots": "respect"}), ByteBudget(10**7))
+        url = f"{origin.base}/rules.txt?{answer}"
+
+        async def scenario() -> Fetched:
+            async with client_of_test as client:
+                document = await client._document(url)
+                client.hosts._ask = lambda _: _given(document)
+                return await client.get(origin.url("a.jpg"))
+
+        fetched = run_on(LOOP, scenario())
+    assert (fetched.outcome, fetched.detail) == (outcome, detail)
+
+
+async def _given(document: Document) -> Document:
+    return document
+
+
+def test_the_target_of_a_redirect_is_asked_for_its_rules_too() -> None:
+    with (
+        Origin({**PICTURES, "robots.txt": b"User-agent: *\nDisallow: /a"}) as second,
+        Origin(PICTURES) as first,
+    ):
+        (fetched,) = fetch(LOOP, first.url("a.jpg", "redirect_to", to=second.url("a.jpg")), robots="respect")
+        assert second.hits == {"/robots.txt": 1}
+    assert (fetched.outcome, fetched.detail) == (Outcome.ROBOTS, "robots.txt: Disallow: /a")
+    assert fetched.redirects == (second.url("a.jpg"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "switch", "detail"),
+    [
+        (
+            "Content-Usage",
+            "search=y, train-ai=n",
+            {"content_usage": []},
+            "use reserved by Content-Usage: train-ai=n",
+        ),
+        ("tdm-reservation", "1", {"tdm": "ignore"}, "use reserved by tdm-reservation: 1"),
+        (
+            "X-Robots-Tag",
+            "fetcher: noai",
+            {"opt_out": []},
+            "Use of image disallowed by X-Robots-Tag directive",
+        ),
+    ],
+)
+def test_a_header_forbids_use_before_the_body_is_read_unless_it_is_ignored(
+    name: str, value: str, switch: dict[str, object], detail: str
+) -> None:
+    with Origin(PICTURES) as origin:
+        url = origin.url("a.jpg", "header", name=name, value=value)
+        refused, *_ = fetch(LOOP, url, user_agent="fetcher/1")
+        used, *_ = fetch(LOOP, url, user_agent="fetcher/1", **switch)
+    assert (refused.outcome, refused.detail, refused.body_bytes) == (Outcome.OPT_OUT, detail, 0)
+    assert used.body == BODY
+
+
+def test_content_usage_in_robots_txt_forbids_use_without_a_request() -> None:
+    text = b"User-agent: *\nContent-Usage: /never/ train-ai=n"
+    with Origin({**PICTURES, "robots.txt": text}) as origin:
+        allowed, reserved = get(origin, "a.jpg", "never/a.jpg")
+        assert origin.hits == {"/robots.txt": 1, "/a.jpg": 1}
+    assert allowed.body == BODY
+    assert reserved.outcome is Outcome.OPT_OUT
+    assert reserved.detail == "use reserved by Content-Usage: train-ai=n in robots.txt"
+
+
+def test_a_tdm_file_counts_where_the_response_is_silent() -> None:
+    file = json.dumps(
+        [
+            {"location": "/never/*", "tdm-reservation": 1},
+            {"location": "/", "tdm-reservation": 0},
+            7,
+            {"location": 3},
+        ]
+    )
+    with Origin({**PICTURES, ".well-known/tdmrep.json": file.encode()}) as origin:
+        paths = ("a.jpg", "never/a.jpg")
+        allowed, reserved = get(origin, *paths, robots="ignore", tdm="respect")
+        url = origin.url("never/a.jpg", "header", name="tdm-reservation", value="0")
+        (free,) = fetch(LOOP, url, tdm="respect")
+        assert origin.hits["/.well-known/tdmrep.json"] == 2
+    assert (allowed.body, free.body) == (BODY, BODY)
+    assert (reserved.outcome, reserved.detail) == (
+        Outcome.OPT_OUT,
+        "use reserved by /.well-known/tdmrep.json",
+    )
+
+
+def test_workers_share_documents_for_a_day_and_take_over_from_one_that_died(tmp_path: Path) -> None:
+    now_s, asked = 1000.0, 0
+
+    async def ask(url: str) -> Document:
+        nonlocal asked
+        asked += 1
+        return Document(200, f"{url} {asked}")
+
+    async def scenario() -> list[str]:
+        nonlocal now_s
+        first, second = (SharedDocuments(tmp_path / "d.sqlite", lambda: now_s) for _ in range(2))
+        texts = [(await each.get("u", ask)).text for each in (first, second)]
+        now_s += LIFETIME_S
+        texts.append((await second.get("u", ask)).text)
+        assert await first._do(first._find_or_claim, "v") is True
+        assert await second._do(second._find_or_claim, "v") is False
+        now_s += CLAIM_S
+        texts.append((await second.get("v", ask)).text)
+        for each in (first, second):
+            await each.close()
+        return texts
+
+    assert run_on(LOOP, scenario()) == ["u 1", "u 1", "u 2", "v 3"]
+
+
+def test_a_garbled_cache_costs_a_request_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "d.sqlite").write_bytes(b"not a database, but long enough to look at" * 50)
+
+    async def scenario() -> str:
+        shared = SharedDocuments(tmp_path / "d.sqlite")
+        document = await shared.get("u", lambda _: _given(Document(200, "text")))
+        await shared.close()
+        return document.text
+
+    assert run_on(LOOP, scenario()) == "text"
