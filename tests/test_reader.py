@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,7 +396,8 @@ def test_places_without_a_list_are_errors_that_name_them(tmp_path: Path) -> None
         find_lists(InputSpec(urls=str(tmp_path), format="parquet"))
 
 
-def test_a_missing_package_is_named_with_the_way_to_install_it() -> None:
+def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingExtra, match=r"pip install 'turbo-fetch\[gcs\]'"):
         find_lists(InputSpec(urls="gs://bucket/list.csv"))
 

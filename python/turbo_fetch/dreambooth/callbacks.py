@@ -37,7 +37,13 @@ class StopWhenAsked(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """See Lightning."""
-        if self._asked() and (batch_idx + 1) % self._accumulation == 0:
+        if (batch_idx + 1) % self._accumulation:
+            return
+        asked = self._asked()
+        if trainer.world_size > 1:
+            # Those that train together must end at the same step.
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
             trainer.save_checkpoint(self._output / FOLDER / checkpoint_name(trainer.global_step))
             trainer.should_stop = True
 
@@ -125,12 +131,6 @@ def checkpoint_writers(train: TrainSpec, output: Path) -> list[Callback]:
 
 def _values(entry: Entry) -> dict[str, float]:
     return {name: value for name, value in entry.items() if name != "step"}
-
-
-def progress_line(entry: Entry, steps: int) -> str:
-    """Return where a run is and both of its losses."""
-    prior = f", class {entry['prior_loss']:.4f}" if "prior_loss" in entry else ""
-    return f"step {entry['step']:,} of {steps:,}, loss {entry['loss']:.4f} (subject {entry['subject_loss']:.4f}{prior})"
 
 
 class Samples(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,11 @@ class History:
         prior = () if losses.prior is None else (losses.prior.detach(),)
         self._passes.append(torch.stack([losses.total.detach(), losses.subject.detach(), *prior]))
 
-    def end_step(self, learning_rate: float) -> None:
-        """Take it that the passes since the last step made one."""
+    def end_step(self, learning_rate: float, over_devices: Callable[[Tensor], Tensor]) -> None:
+        """Take it that the passes since the last step made one; `over_devices` is the mean over all devices."""
         passes, self._passes = self._passes, []
         mean = passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
-        self._steps.append((mean, learning_rate))
+        self._steps.append((over_devices(mean), learning_rate))
         self.step += 1
 
     def flush(self) -> list[Entry]:

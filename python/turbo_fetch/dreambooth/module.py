@@ -51,7 +51,7 @@ class DreamBooth(LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one pass."""
-        losses = self.losses(batch, self._generator(3, batch.position))
+        losses = self.losses(batch, self._generator(3, self._place(batch)))
         self.setup_.history.add(losses)
         return losses.total
 
@@ -111,7 +111,7 @@ class DreamBooth(LightningModule):
         """Take an optimiser step, which ends one step of the history and of the mean."""
         rate = float(optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.setup_.history.end_step(rate)
+        self.setup_.history.end_step(rate, self._over_devices)
         if self.ema is not None:
             self.ema.update()
 
@@ -139,9 +139,21 @@ class DreamBooth(LightningModule):
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint["ema"])
 
+    def _place(self, batch: Batch) -> int:
+        """Return the place of a batch in the run, all devices together: with n of them, each n-th is ours."""
+        return batch.position * self.trainer.world_size + self.global_rank
+
+    def _over_devices(self, losses: Tensor) -> Tensor:
+        """Return the mean of the losses of all devices."""
+        if self.trainer.world_size == 1:
+            return losses
+        mean = self.trainer.strategy.reduce(losses, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
     def _generator(self, purpose: int, *position: int) -> torch.Generator:
-        """Return the random numbers of a place in the run, different on each device that trains."""
-        seed = draws(self.setup_.train.seed, purpose, *position, self.global_rank).integers(1 << 62)
+        """Return the random numbers of a place in the run, the same on whatever device it is."""
+        seed = draws(self.setup_.train.seed, purpose, *position).integers(1 << 62)
         return torch.Generator(self.device).manual_seed(int(seed))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,6 @@ from turbo_fetch.dreambooth.callbacks import (
     Samples,
     StopWhenAsked,
     checkpoint_writers,
-    progress_line,
 )
 from turbo_fetch.dreambooth.examples import Batches, Kind, Loader, Positions, Validation
 from turbo_fetch.dreambooth.hardware import device_of, memory_explained, place, precision_of
@@ -28,6 +26,7 @@ from turbo_fetch.dreambooth.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.outcome import keep
 from turbo_fetch.dreambooth.pictures import Unreadable
 from turbo_fetch.dreambooth.placement import Placement, here, make_trainer, quiet
+from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
 from turbo_fetch.errors import Interrupted, PicturesError, SpecError
 from turbo_fetch.monitor.trackers import check as check_trackers
 from turbo_fetch.output_lock import locked
@@ -36,24 +35,7 @@ from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.watcher import Watcher
 
-HISTORY: Final = "history.jsonl"
 SAMPLES: Final = "samples"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """What came of a training stage."""
-
-    path: str
-    steps: int
-    last: Entry | None
-    was_complete: bool
-
-    def text(self) -> str:
-        """See stages.Report."""
-        if self.was_complete or self.last is None:
-            return f"train     {self.path}, which was complete already"
-        return f"train     {self.path}: {progress_line(self.last, self.steps)}"
 
 
 def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
@@ -67,6 +49,10 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
         raise SpecError("the spec has no table [train]")
     check_trackers(spec.track.to)
     with locked(Storage.open(train.output)), quiet():
+        if spec.engine.kind == "ray":
+            from turbo_fetch.dreambooth.on_ray import train_on_ray
+
+            return train_on_ray(spec, train, watcher, stop)
         return train_here(spec, train, watcher, stop, here(train))
 
 

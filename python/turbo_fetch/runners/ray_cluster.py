@@ -91,6 +91,11 @@ def alive_nodes() -> dict[str, int]:
     return {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in _nodes() if node["Alive"]}
 
 
+def cluster_resources() -> dict[str, float]:
+    """Return what the cluster has in all, by the name of the resource."""
+    return cast("dict[str, float]", ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def _nodes() -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", ray.nodes())  # type: ignore[no-untyped-call]
 
