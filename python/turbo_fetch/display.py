@@ -129,7 +129,8 @@ class Display(Watcher):
 
     def _line(self, now_s: float) -> str:
         if self._steps is not None:
-            return f"{self._steps.stage}: " + ", ".join(_step_words(self._steps, now_s))
+            words = _step_words(self._steps, now_s) if self._steps.total else ["starting …"]
+            return f"{self._steps.stage}: {', '.join(words)}"
         progress = self.progress
         rows_per_s, bytes_per_s = progress.rates()
         return (
