@@ -70,6 +70,28 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(body: bytes) -> None:
     assert transformed(body[:-2])["outcome"] == 0
 
 
+@pytest.mark.parametrize("encode", ["jpg", "original"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("body", [BODIES["JPEG"], PROGRESSIVE])
+def test_a_jpeg_whose_end_is_zeros_as_an_unfinished_copy_leaves_it_is_truncated(
+    body: bytes, share: float, encode: str
+) -> None:
+    record = transformed(body[: int(len(body) * share)].ljust(len(body), b"\0"), encode=encode)
+    assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED, record["detail"]
+
+
+def test_a_jpeg_with_a_header_and_a_scan_of_zeros_is_truncated() -> None:
+    body = BODIES["JPEG"]
+    scan = body.index(b"\xff\xda") + 14
+    record = transformed(body[:scan].ljust(len(body), b"\0"))
+    assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED, record["detail"]
+
+
+@pytest.mark.parametrize("body", [BODIES["JPEG"], PROGRESSIVE])
+def test_a_jpeg_that_lacks_its_end_marker_and_is_padded_with_zeros_is_whole(body: bytes) -> None:
+    assert transformed(body[:-2] + bytes(4096))["outcome"] == 0
+
+
 def test_bytes_after_the_picture_are_harmless() -> None:
     for kind in NATIVE:
         assert transformed(BODIES[kind] + b"\0trailing\xff\xd8" * 20)["outcome"] == 0, kind

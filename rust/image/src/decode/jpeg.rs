@@ -49,14 +49,32 @@ pub fn decode(
     }
 }
 
+/// More zeros than an encoder writes in a row at the end of a scan, which is padded with ones.
+const HOLE: usize = 16;
+
+/// Zeros that may belong to what stands before a hole: three end a scan header, one follows a 0xff of the data.
+const OWN_ZEROS: usize = 3;
+
 /// The body with an end-of-image marker, so that a file that lacks only that decodes without complaint and one that
 /// lacks data is told apart from it.
+///
+/// Zeros at the end are what an unfinished copy leaves of the room it had reserved. They go, since they would decode,
+/// as codes of one or two bits, into a picture of stripes that nobody complains about.
 fn terminated<'a>(header: &Header<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     if header.complete {
         return Cow::Borrowed(body);
     }
-    let mut longer = Vec::with_capacity(body.len() + 2);
-    longer.extend_from_slice(body);
+    let filled = body
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1);
+    let data = if body.len() >= filled + HOLE {
+        &body[..filled + OWN_ZEROS]
+    } else {
+        body
+    };
+    let mut longer = Vec::with_capacity(data.len() + 2);
+    longer.extend_from_slice(data);
     longer.extend_from_slice(b"\xff\xd9");
     Cow::Owned(longer)
 }
