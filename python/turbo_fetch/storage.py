@@ -12,6 +12,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
@@ -23,6 +24,7 @@ from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
 PROBE: Final = ".turbo-fetch-probe"
+SYNCS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class LocalStorage(Storage):
                 if error.errno != errno.EXDEV:
                     raise
                 _move_across(local_path, target)
-            _sync_folder(target.parent)
+            _sync_one(target.parent)
 
     def delete(self, name: str) -> None:
         """See Storage."""
@@ -187,7 +189,7 @@ class LocalStorage(Storage):
         with explained(str(goal), missing_is_error=False):
             goal.parent.mkdir(parents=True, exist_ok=True)
             _put_in_place(source, goal)
-            _sync_folder(goal.parent)
+            _sync_one(goal.parent)
 
     def inside(self, folder: str, work: Path) -> LocalStorage:
         """See Storage."""
@@ -344,19 +346,22 @@ def _replace_with(target: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    _sync_one(target.parent)
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir():
-        # One sync of everything is far cheaper than one fsync for each of ten thousand small files.
-        os.sync()
+    """Bring a file, or a folder with all that is in it, to disk; OSError if the disk did not take it."""
+    if not path.is_dir():
+        _sync_one(path)
         return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    # Not os.sync: it waits for what all other programs write, and is silent about errors. The file system
+    # brings the requests of several threads to disk together.
+    with ThreadPoolExecutor(SYNCS_AT_ONCE, "sync") as threads:
+        for _ in threads.map(_sync_one, [path, *path.rglob("*")]):
+            pass
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
