@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,13 @@ def test_every_key_is_documented_in_the_json_schema() -> None:
     for name, table in schema["$defs"].items():
         for key, field in table["properties"].items():
             assert field.get("description"), f"{name}.{key} has no docstring"
+
+
+def test_a_spec_with_every_stage_is_the_same_after_it_was_written_out() -> None:
+    tables = {
+        "prior": {},
+        "train": {"base": "model", "subject": "photos", "class": "dog"},
+        "generate": {"prompts": ["a photo of sks dog"]},
+    }
+    spec = parse_spec(tables)
+    assert parse_spec(tomllib.loads(dump_spec(spec))) == spec

@@ -49,7 +49,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, watcher: Watcher, stop: StopReque
         trainer = TorchTrainer(
             _work,
             train_loop_config={
-                "spec": _everywhere(spec).model_dump(mode="json", by_alias=True),
+                "spec": _everywhere(spec),
                 "board": board,
             },
             scaling_config=_scaling(spec.engine, train),
@@ -165,7 +165,8 @@ def _work(config: dict[str, Any]) -> None:
     from turbo_fetch.dreambooth.train import train_here
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    spec, board = Spec.model_validate(config["spec"]), config["board"]
+    spec: Spec = config["spec"]
+    board = config["board"]
     assert spec.train is not None
     is_first = ray.train.get_context().get_world_rank() == 0
     strategy, environment = RayDDPStrategy(), RayLightningEnvironment()  # type: ignore[no-untyped-call]

@@ -266,14 +266,13 @@ class TrainSpec(Table):
         return self
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
-        given = self.model_fields_set
         return (
             (
-                "lora" in given and not self.trains("lora"),
+                self.lora != LoraSpec() and not self.trains("lora"),
                 f"[train.lora] is given, but method = {self.method!r} has no lora",
             ),
             (
-                "token" in given and not self.trains("token"),
+                self.token != TokenSpec() and not self.trains("token"),
                 f"[train.token] is given, but method = {self.method!r} has no token",
             ),
             (
@@ -293,7 +292,7 @@ class TrainSpec(Table):
                 'schedule.kind = "constant" has no warm-up; expected "constant_with_warmup"',
             ),
             (
-                self.pictures.crop == "center" and "random_crops" in self.pictures.model_fields_set,
+                self.pictures.crop == "center" and self.pictures.random_crops != PicturesSpec().random_crops,
                 'pictures.random_crops is given, but pictures.crop is "center"',
             ),
             (
