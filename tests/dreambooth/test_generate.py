@@ -1,0 +1,208 @@
+"""Pictures are functions of their settings, which they carry; what is there already is not made again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tiny_models import tiny_sd
+from turbo_fetch import stages
+from turbo_fetch.cli import app
+from turbo_fetch.dreambooth import prior
+from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
+from turbo_fetch.dreambooth.schedulers import SAMPLERS
+from turbo_fetch.dreambooth.settings import Settings, settings_in
+from turbo_fetch.errors import InputError, Interrupted, OutputExists, SpecError
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec.dreambooth import SamplingTable
+from turbo_fetch.specfile import parse_spec
+from turbo_fetch.watcher import Watcher
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+QUICK = {"steps": 2, "width": 16, "height": 16}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd(tmp_path_factory.mktemp("model") / "sd")
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    request = StopRequest()
+    yield request
+    request.close()
+
+
+def generate(base: Path, output: Path, **changes: Any) -> Any:
+    """Return a spec that makes two pictures of each of two prompts."""
+    table = {
+        "model": str(base),
+        "prompts": ["a dog", "ein Hündchen"],
+        "images": 2,
+        "output": str(output),
+        **QUICK,
+    }
+    return parse_spec({"generate": {**table, **changes}})
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=int)
+
+
+def test_a_picture_carries_the_settings_that_make_it_again(model: Path, tmp_path: Path) -> None:
+    stages.run(generate(model, tmp_path / "one", seed=7, negative="blurry"))
+    made = tmp_path / "one" / "00001-001.png"
+    settings = settings_in(made.read_bytes(), made.name)
+    assert (settings.prompt, settings.seed, settings.negative) == ("ein Hündchen", 10, "blurry")
+    with Image.open(made) as picture:
+        words, negative, facts = picture.info["parameters"].split("\n")
+    assert (words, negative) == ("ein Hündchen", "Negative prompt: blurry")
+    assert facts.startswith("Steps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 10, Size: 16x16, Model hash: ")
+
+    done = CliRunner().invoke(app, ["generate", "--from", str(made), "-o", str(tmp_path / "two"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(pixels(made), pixels(tmp_path / "two" / "00000-000.png"))
+
+
+def test_a_picture_does_not_depend_on_the_batch_that_it_is_made_in(model: Path) -> None:
+    shots = [Shot(str(number), "a dog", number) for number in range(3)]
+    # Euler a draws noise in every step, which must come from each picture's own generator.
+    alone, together = (SamplingTable(scheduler="euler_a", batch_size=size, **QUICK) for size in (1, 3))
+    pipeline = open_pipeline(str(model), alone)
+    one = [np.asarray(picture, dtype=int) for _, picture in make_pictures(pipeline, alone, shots)]
+    many = [np.asarray(picture, dtype=int) for _, picture in make_pictures(pipeline, together, shots)]
+    assert np.abs(np.subtract(one, many)).max() <= 1
+    assert np.abs(one[0] - one[1]).max() > 10
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "auto"])
+def test_every_sampler_makes_a_picture(model: Path, name: Any) -> None:
+    sampling = SamplingTable(scheduler=name, steps=4, width=16, height=16)
+    pipeline = open_pipeline(str(model), sampling)
+    ((_, picture),) = make_pictures(pipeline, sampling, [Shot("one", "a dog", 0)])
+    assert np.asarray(picture).std() > 5
+
+
+def test_only_missing_and_broken_pictures_are_made(model: Path, tmp_path: Path) -> None:
+    spec = generate(model, tmp_path)
+    assert stages.run(spec).reports["generate"].text().endswith("4, of which 4 were made in this run")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("0*.png")}
+    (tmp_path / "00000-001.png").unlink()
+    (tmp_path / "00001-000.png").write_bytes(before["00001-000.png"][:300])
+    assert stages.run(spec).reports["generate"].text().endswith("4, of which 2 were made in this run")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("0*.png")} == before
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (2 * 16 + 4, 2 * (16 + 4 + 16) - 4)
+
+
+def test_pictures_of_other_settings_are_not_replaced(model: Path, tmp_path: Path) -> None:
+    stages.run(generate(model, tmp_path, prompts=["a dog"], images=1))
+    before = (tmp_path / "00000-000.png").read_bytes()
+    with pytest.raises(
+        OutputExists, match=r"00000-000.png was made with other settings \(steps was 2, is now 3\)"
+    ):
+        stages.run(generate(model, tmp_path, prompts=["a dog"], images=1, steps=3))
+    assert (tmp_path / "00000-000.png").read_bytes() == before
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(model: Path, tmp_path: Path, stop: StopRequest) -> None:
+    class StopAtTwo(Watcher):
+        def step(self, done: int, *_: object) -> None:
+            if done == 2:
+                stop.ask()
+
+    spec = generate(model, tmp_path, batch_size=1)
+    with pytest.raises(Interrupted):
+        stages.run(spec, StopAtTwo(), stop)
+    assert len(list(tmp_path.glob("0*.png"))) == 2
+    assert stages.run(spec).reports["generate"].text().endswith("4, of which 2 were made in this run")
+
+
+def test_fixed_code_begins_every_prompt_with_the_same_noise(model: Path, tmp_path: Path) -> None:
+    stages.run(generate(model, tmp_path, fixed_code=True, prompts=["a dog", "a dog"], images=1))
+    assert np.array_equal(pixels(tmp_path / "00000-000.png"), pixels(tmp_path / "00001-000.png"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": "missing.txt"}, r"generate.prompts = 'missing.txt': no such file"),
+        ({"prompts": ["a {identifier} dog"]}, r"speaks of the subject, but the spec has no \[train\]"),
+        ({"model": None}, r"generate.model is missing, and the spec has no \[train\]"),
+    ],
+)
+def test_what_cannot_be_generated_is_said_clearly(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((InputError, SpecError), match=message):
+        stages.run(generate(model, tmp_path, **changes))
+
+
+def test_a_picture_without_settings_is_no_source() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    with pytest.raises(InputError, match=r"x.png: holds no settings of turbo-fetch"):
+        settings_in(file.getvalue(), "x.png")
+
+
+def class_spec(model: Path, output: Path, **changes: Any) -> Any:
+    train = {"base": str(model), "subject": "photos", "class": "dog", "output": str(output)}
+    return parse_spec({"prior": {"images": 3, **QUICK, **changes}, "train": train})
+
+
+def made(spec: Any, stop: StopRequest) -> int:
+    return prior.run(spec, Watcher(), stop).made
+
+
+def test_class_pictures_are_used_again_only_when_nothing_changed(
+    model: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    spec = class_spec(model, tmp_path / "model")
+    assert made(spec, stop) == 3
+    folder = Path(str(prior.class_pictures(spec)))
+    assert folder == tmp_path / "model-class"
+    first = settings_in((folder / "00000.png").read_bytes(), "first")
+    assert (first.prompt, first.seed) == ("a photo of a dog", 0)
+    assert made(spec, stop) == 0
+
+    (folder / "00001.png").unlink()
+    assert made(spec, stop) == 1
+    assert made(class_spec(model, tmp_path / "model", guidance=3.0), stop) == 3
+    assert json.loads((folder / "prior.json").read_text())["made_with"]["guidance"] == 3.0
+
+
+def test_class_pictures_are_made_anew_for_other_weights(tmp_path: Path, stop: StopRequest) -> None:
+    model = tiny_sd(tmp_path / "base", seed=0)
+    spec = class_spec(model, tmp_path / "model", images=1)
+    assert made(spec, stop) == 1
+    before = pixels(tmp_path / "model-class" / "00000.png")
+    tiny_sd(tmp_path / "base", seed=1)
+    assert made(spec, stop) == 1
+    assert np.abs(before - pixels(tmp_path / "model-class" / "00000.png")).max() > 10
+
+
+def test_fewer_class_pictures_leave_no_old_ones(model: Path, tmp_path: Path, stop: StopRequest) -> None:
+    made(class_spec(model, tmp_path / "model"), stop)
+    (tmp_path / "model-class" / "mine.png").write_bytes(b"mine")
+    assert made(class_spec(model, tmp_path / "model", images=1), stop) == 0
+    assert sorted(path.name for path in (tmp_path / "model-class").glob("*.png")) == ["00000.png", "mine.png"]
+
+
+def test_a_missing_source_of_class_pictures_is_named(model: Path, tmp_path: Path, stop: StopRequest) -> None:
+    with pytest.raises(InputError, match=r"prior.source = 'dogs': no such folder"):
+        made(class_spec(model, tmp_path, source="dogs"), stop)
+
+
+def test_settings_that_make_no_difference_are_not_compared() -> None:
+    one = Settings("a", "", 0, "ddim", 5, 1.0, None, None, "here", "hash")
+    assert one.differences(Settings("a", "", 0, "ddim", 5, 1.0, None, None, "there", "hash")) == []
