@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import turbo_fetch
 from fetching import BODY, LIMITS, fetch
+from jobs import job_spec, ledger, write_list
 from loops import run_on
 from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
@@ -273,3 +275,31 @@ def test_a_garbled_cache_costs_a_request_and_nothing_else(tmp_path: Path) -> Non
         return document.text
 
     assert run_on(LOOP, scenario()) == "text"
+
+
+def test_workers_of_a_machine_keep_the_limit_of_a_domain_and_ask_for_robots_txt_once(tmp_path: Path) -> None:
+    pictures = {
+        **{f"{number}.jpg": BODY for number in range(80)},
+        "robots.txt": b"User-agent: *\nDisallow: /7",
+    }
+    with Origin(pictures, latency_s=0.02) as origin:
+        urls = write_list(tmp_path / "list.parquet", [origin.url(f"{number}.jpg") for number in range(80)])
+        spec = job_spec(
+            urls,
+            tmp_path / "out",
+            http={"robots": "respect", "per_domain": 4, "headers": {"Authorization": "hush"}},
+            output={"samples_per_shard": 20},
+            engine={"threads": 1, "workers": 2},
+        )
+        turbo_fetch.run(spec)
+        assert origin.hits["/robots.txt"] == 1
+        assert 2 <= origin.load.most <= 4
+        assert {row["outcome"] for row in ledger(tmp_path / "out")} == {"robots", "not-an-image"}
+        assert not any(path.startswith("/7") for path in origin.hits)
+    told = [
+        path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.suffix in {".toml", ".json", ".jsonl"}
+    ]
+    assert len(told) >= 3
+    assert not any(b"hush" in text for text in told)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turbo_fetch.fetch.domains import HOLDS_TO_CLOSE, REFUSALS_TO_HOLD, Domain
-from turbo_fetch.spec import HttpSpec
+from turbo_fetch.spec import DomainSpec, HttpSpec
 
 HTTP = HttpSpec(per_domain=4, backoff_s=1, max_backoff_s=30)
 
@@ -17,15 +17,18 @@ def refuse(domain: Domain[int], pause_s: float = 0.0, times: int = 1) -> list[fl
 def test_a_few_refusals_concern_their_rows_only() -> None:
     domain: Domain[int] = Domain()
     assert refuse(domain, times=REFUSALS_TO_HOLD - 1) == [None] * (REFUSALS_TO_HOLD - 1)
-    assert domain.places(HTTP) == 4
+    assert not domain.is_held
+    assert domain.places(HTTP) == 2
 
 
 def test_any_other_answer_between_them_starts_the_count_anew() -> None:
     domain: Domain[int] = Domain()
     for _ in range(10):
         refuse(domain, times=REFUSALS_TO_HOLD - 1)
-        domain.answered()
+        domain.answered(HTTP)
     assert not domain.is_held
+    for _ in range(30):
+        domain.answered(HTTP)
     assert domain.is_idle
 
 
@@ -69,3 +72,66 @@ def test_places_are_those_of_the_domain_or_of_the_pool(
     domain: Domain[int] = Domain(active=active)
     http = HttpSpec(per_domain=per_domain, concurrency=concurrency)
     assert domain.places(http) == (per_domain or concurrency) - active
+
+
+def test_a_window_is_halved_once_per_window_and_widens_by_one_per_window() -> None:
+    http = HttpSpec(per_domain=16)
+    domain: Domain[int] = Domain()
+    for expected in (8, 4, 2):
+        domain.overloaded(http)
+        assert domain.places(http) == expected
+        for _ in range(2 * expected - 1):
+            domain.overloaded(http)
+        assert domain.places(http) == expected
+    for _ in range(200):
+        domain.answered(http)
+    assert domain.places(http) == 16
+
+
+def test_a_window_never_closes_by_itself() -> None:
+    domain: Domain[int] = Domain()
+    for _ in range(100):
+        domain.overloaded(HTTP)
+    assert domain.places(HTTP) == 1
+
+
+def test_rising_latency_narrows_the_window_and_noise_does_not() -> None:
+    steady: Domain[int] = Domain()
+    for number in range(200):
+        steady.answered(HTTP, 20 + 150 * (number % 3 == 0))
+    assert steady.places(HTTP) == 4
+    rising: Domain[int] = Domain()
+    for number in range(60):
+        rising.answered(HTTP, 20 + 60 * number)
+    assert rising.places(HTTP) == 1
+    for _ in range(100):
+        rising.answered(HTTP, 20)
+    assert rising.places(HTTP) == 4
+
+
+def test_without_a_limit_per_domain_latency_says_nothing() -> None:
+    http = HttpSpec(per_domain=0, concurrency=32)
+    domain: Domain[int] = Domain()
+    for number in range(60):
+        domain.answered(http, 20 + 100 * number)
+    assert domain.places(http) == 32
+
+
+def test_a_preset_takes_the_place_of_the_limit_and_a_pace_lets_one_start_at_a_time() -> None:
+    domain: Domain[int] = Domain(DomainSpec(concurrency=2), spacing_s=1.0)
+    assert (domain.limit(HTTP), domain.places(HTTP)) == (2, 1)
+    domain.is_spaced = True
+    assert domain.places(HTTP) == 0
+
+
+def test_a_reopened_domain_has_one_place_and_no_patience_until_it_answers() -> None:
+    domain: Domain[int] = Domain()
+    refuse(domain, 31.0, REFUSALS_TO_HOLD)
+    domain.reopen()
+    assert (domain.is_closed, domain.places(HTTP)) == (False, 1)
+    refuse(domain)
+    assert domain.is_closed
+    domain.reopen()
+    domain.answered(HTTP)
+    assert refuse(domain, times=REFUSALS_TO_HOLD - 1) == [None] * (REFUSALS_TO_HOLD - 1)
+    assert not domain.is_closed

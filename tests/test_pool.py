@@ -281,3 +281,57 @@ def test_cancelling_the_pool_ends_all_requests_and_calls_nobody(loop: str, origi
 
     assert not run_on(loop, scenario()).ended
     assert budget.used_bytes == 0
+
+
+def test_a_dead_host_is_asked_a_few_times_and_its_rows_end_with_its_failure(
+    loop: str, origin: Origin
+) -> None:
+    dead = rows(origin, range(200), "close_before_headers", domain="dead")
+    (shard,) = run_shards(loop, dead, retries=0, per_domain=4)
+    assert shard.outcomes == {Outcome.CONNECT}
+    details = {fetched.detail for fetched in shard.ended.values()}
+    assert details == {
+        "connection closed before the response",
+        "connection closed before the response; the host was given up",
+    }
+    assert origin.hits.total() <= 2 * 20
+
+
+def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> None:
+    pictures = {f"{number}.jpg": BODY for number in range(40)}
+    with Origin(pictures, latency_s=0.3) as slow, Origin(pictures) as quick:
+        waiting = [Request(row, slow.url(f"{row}.jpg"), "slow") for row in range(20)]
+        others = [Request(row, quick.url(f"{row}.jpg"), "quick") for row in range(20, 40)]
+        (shard,) = run_shards(loop, waiting + others, concurrency=4, per_domain=0, robots="respect")
+        assert shard.outcomes == {Outcome.SUCCESS}
+        assert slow.hits["/robots.txt"] == quick.hits["/robots.txt"] == 1
+        assert set(list(shard.ended)[:20]) == set(range(20, 40))
+
+
+def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:
+    pictures = {
+        **{f"{number}.jpg": BODY for number in range(4)},
+        "robots.txt": b"User-agent: *\nCrawl-delay: 0.1",
+    }
+    with Origin(pictures) as origin:
+        (asked,) = run_shards(loop, rows(origin, range(4)), robots="respect")
+        preset = {"a": {"delay_s": 0.2}}
+        (told,) = run_shards(loop, rows(origin, range(4)), robots="respect", domains=preset)
+        (free,) = run_shards(loop, rows(origin, range(4)), robots="respect", domains={"a": {"delay_s": 0}})
+
+    def span_ms(shard: Shard) -> float:
+        starts = [fetched.started_us for fetched in shard.ended.values()]
+        return (max(starts) - min(starts)) / 1000
+
+    assert span_ms(asked) >= 190
+    assert span_ms(told) >= 590
+    assert span_ms(free) < 190
+
+
+def test_headers_of_a_domain_go_to_it_alone(loop: str, origin: Origin) -> None:
+    requests = rows(origin, range(1), domain="a") + rows(origin, range(1, 2), domain="b")
+    run_shards(loop, requests, domains={"a": {"headers": {"Authorization": "Bearer a"}}})
+    assert {one.target: one.headers.get("authorization") for one in origin.received} == {
+        "/0.jpg": "Bearer a",
+        "/1.jpg": None,
+    }

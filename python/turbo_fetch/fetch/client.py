@@ -168,9 +168,10 @@ class Client:
         while True:
             rules = SILENT
             if self._asks_hosts:
-                host = await self.hosts.learn(origin_of(str(url)))
+                host_origin = origin_of(str(url))
+                host = self.hosts.known(host_origin) or await self.hosts.learn(host_origin)
                 rules = host.rules
-                problem = host.failure or self._host_refuses(rules, url)
+                problem = host.failure or (self._host_refuses(rules, url) if rules.robots else None)
                 if problem is not None:
                     return draft.end(*problem)
             if url.explicit_port is not None or self.http.proxy is not None:
@@ -280,7 +281,7 @@ class Client:
         if not 200 <= response.status < 300 and response.status != _NOT_MODIFIED:
             await _drain(response)
             return draft.end(*status_failure(response.status, response.reason))
-        objection = self._consent.response_objects(response.headers, rules, response.url.raw_path_qs)
+        objection = self._consent.response_objects(response.headers, rules, response.url)
         if objection is not None:
             return draft.end(Outcome.OPT_OUT, objection)
         if response.status == _NOT_MODIFIED:

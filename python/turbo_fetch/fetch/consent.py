@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from multidict import CIMultiDictProxy
+from yarl import URL
 
 from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
 from turbo_fetch.fetch.patterns import PathRules
@@ -54,7 +55,7 @@ class Consent:
         use = rules.robots.forbidden_use(path, self.uses) if rules.robots is not None else None
         return None if use is None else f"use reserved by Content-Usage: {use}=n in robots.txt"
 
-    def response_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, path: str) -> str | None:
+    def response_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, url: URL) -> str | None:
         """Return why a response forbids its use, or its host where the response is silent."""
         tags = headers.getall("X-Robots-Tag", ())
         if tags and is_opted_out(tags, self.directives, self.token):
@@ -63,12 +64,12 @@ class Consent:
             use = forbidden_use(", ".join(headers.getall("Content-Usage")), self.uses)
             if use is not None:
                 return f"use reserved by Content-Usage: {use}=n"
-        return self._tdm_objects(headers, rules, path) if self.obeys_tdm else None
+        return self._tdm_objects(headers, rules, url) if self.obeys_tdm else None
 
-    def _tdm_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, path: str) -> str | None:
+    def _tdm_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, url: URL) -> str | None:
         reserved = header_reserves(headers.get("tdm-reservation"))
         if reserved is not None:
             return "use reserved by tdm-reservation: 1" if reserved else None
-        if rules.reservations is not None and any(rules.reservations.said(path)):
+        if rules.reservations is not None and any(rules.reservations.said(url.raw_path_qs)):
             return "use reserved by /.well-known/tdmrep.json"
         return None

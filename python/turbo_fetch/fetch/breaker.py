@@ -1,0 +1,64 @@
+"""The circuit breaker of one host: a dead host is not asked by every row of it.
+
+After several failures to reach it in a row, with no answer between them, it rests, and then a single row tries it
+(half-open). Its other rows wait for the first two trials; from then on they end unasked, with the failure that
+was seen last, and a row tries the host again from time to time.
+https://martinfowler.com/bliki/CircuitBreaker.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from turbo_fetch.fetch.failures import Failure
+from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.outcomes import Outcome
+
+FAILURES_TO_OPEN: Final = 5
+TRIALS_TO_WAIT_FOR: Final = 2
+FIRST_REST_S: Final = 2.0
+LONGEST_REST_S: Final = 300.0
+
+_UNREACHABLE: Final = frozenset({Outcome.CONNECT, Outcome.TIMEOUT})
+
+
+def is_unreachable(fetched: Fetched) -> bool:
+    """Return whether an attempt ended without a sign of life of its host."""
+    return fetched.http_status is None and fetched.outcome in _UNREACHABLE
+
+
+@dataclass(slots=True)
+class Breaker:
+    """State of one host from its first failure to its next answer; times are in seconds of one clock."""
+
+    last: Failure
+    """The failure that was seen last."""
+    failures: int = 0
+    rests_until_s: float = 0.0
+    _rests: int = 0
+
+    def failed(self, failure: Failure, now_s: float) -> None:
+        """Note that the host could not be reached."""
+        self.last = failure
+        self.failures += 1
+        if self.failures >= FAILURES_TO_OPEN and now_s >= self.rests_until_s:
+            self._rest(now_s)
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a row may ask now; while the host rests, one may when each rest is over."""
+        if self.failures < FAILURES_TO_OPEN:
+            return True
+        if now_s < self.rests_until_s:
+            return False
+        self._rest(now_s)
+        return True
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether rows that are not admitted wait, rather than end."""
+        return self._rests <= TRIALS_TO_WAIT_FOR
+
+    def _rest(self, now_s: float) -> None:
+        self.rests_until_s = now_s + min(LONGEST_REST_S, FIRST_REST_S * 2.0**self._rests)
+        self._rests += 1
