@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from turbo_fetch.cli.demo import demo
 from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.export_model import export_model
@@ -63,6 +64,7 @@ app.command()(refresh)
 app.command()(verify)
 app.command()(generate)
 app.command()(export_model)
+app.add_typer(demo, name="demo")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from turbo_fetch.dreambooth.toy.shapes import PATTERNS, SIDE, caption, draw, random_figure
+from turbo_fetch.dreambooth.toy.shapes import COLOURS, PATTERNS, SIDE, caption, draw, random_figure
 from turbo_fetch.errors import MissingExtra
 
 Progress = Callable[[str, int, int], None]
@@ -61,7 +61,9 @@ def train_base(folder: Path, recipe: Recipe, progress: Progress = lambda *_: Non
         tokenizer = clip_tokenizer(folder / "tokenizer")
         vae = _train_vae(recipe, random, progress)
         text_encoder, unet = _new_text_encoder(), _new_unet()
-        _train_denoiser(text_encoder, unet, _examples(recipe, random, vae, tokenizer), recipe, progress)
+        examples = _examples(recipe, random, vae, tokenizer)
+        _train_denoiser(text_encoder, unet, examples, recipe, progress)
+        give_words_meanings(text_encoder, tokenizer, examples.tokens.unique())
     pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -231,6 +233,23 @@ def _train_denoiser(
         optimiser.step()
         schedule.step()
         progress("text-to-image model", step + 1, recipe.steps)
+
+
+@torch.no_grad()
+def give_words_meanings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, learned: Tensor) -> None:
+    """Let every word that was not `learned` (token numbers) mean a random mix of colours.
+
+    In a large model no word is without a meaning of sorts; noise that nothing was learned from would be a place from
+    which an identifier hardly moves, as the model does not attend to it.
+    """
+    table = text_encoder.get_input_embeddings().weight
+    names = [tokenizer(name, add_special_tokens=False).input_ids[0] for name in COLOURS]
+    shares = torch.rand(len(table), len(names)).pow(3)
+    mixes = (shares / shares.sum(dim=1, keepdim=True)) @ table[names]
+    strength = table[names].norm(dim=1).mean() / mixes.norm(dim=1, keepdim=True)
+    kept = table[learned].clone()
+    table.copy_(mixes * strength)
+    table[learned] = kept
 
 
 def _pixels(pictures: np.ndarray[Any, Any]) -> Tensor:
