@@ -30,7 +30,6 @@ _HOMES: Final[Mapping[str, str]] = {
     "prior": "turbo_fetch.dreambooth.prior",
     "train": "turbo_fetch.dreambooth.train",
     "generate": "turbo_fetch.dreambooth.generate",
-    "evaluate": "turbo_fetch.dreambooth.evaluate",
 }
 
 

@@ -1,10 +1,10 @@
-"""`[prior]`, `[generate]`, `[evaluate]`: what comes before and after training (`train.py`)."""
+"""`[prior]` and `[generate]`: what comes before and after training (`train.py`)."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from turbo_fetch.spec.table import Table
 
@@ -23,15 +23,11 @@ Scheduler = Literal[
     "unipc",
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Metric = Literal["dino", "clip_i", "clip_t", "pres", "div"]
 Prompt = Annotated[str, Field(min_length=1)]
-
-OFFLINE = "efficientnet-lite0"
-"""The picture encoder that is installed as a package (extra `demo`), for machines that reach no hub."""
 
 
 class SamplingTable(Table):
-    """How pictures are made from noise; part of `[prior]`, `[generate]` and `[evaluate]`."""
+    """How pictures are made from noise; part of `[prior]` and `[generate]`."""
 
     scheduler: Scheduler = "ddim"
     """Sampler; `auto` is the one that came with the model, which flow-matching models need."""
@@ -93,38 +89,3 @@ class GenerateSpec(SamplingTable):
     """How strong the LoRA is."""
     output: str = "pictures"
     """Folder of the pictures, on disk or at any fsspec URL."""
-
-
-class EvaluateSpec(SamplingTable):
-    """`[evaluate]`: from pictures to scores, by the protocol of the DreamBooth paper (arXiv 2208.12242)."""
-
-    model: str | None = None
-    """A diffusers folder or hub id; by default what this spec trains."""
-    checkpoints: tuple[str, ...] = ()
-    """Further models, in the order of their training, for curves; `*` in a path stands for anything."""
-    subject: str | None = None
-    """Folder of the real pictures; by default `train.subject`."""
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt = "paper"
-    """`paper`: the paper's 25 for objects; `paper-live`: those for living subjects; or a list, or a file."""
-    images: PositiveInt = 4
-    """Pictures per prompt."""
-    class_images: PositiveInt = 16
-    """Pictures of the class alone, for `pres` and `div`."""
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("dino", "clip_i", "clip_t", "pres", "div")
-    """`dino`, `clip_i`: likeness to the real pictures; `clip_t`: to the prompt; `pres`: likeness of the class
-    to the subject, lower is better; `div`: diversity of the class."""
-    dino: str = "facebook/dino-vits16"
-    """Encoder of `dino`, `pres` and `div`: a path, a hub id, or `efficientnet-lite0`, which needs no hub."""
-    clip: str = "openai/clip-vit-base-patch32"
-    """Encoder of `clip_i` and `clip_t`: a path, a hub id, or for `clip_i` alone `efficientnet-lite0`."""
-    output: str = "scores"
-    """Folder of scores and report."""
-
-    @model_validator(mode="after")
-    def _clip_reads(self) -> EvaluateSpec:
-        if "clip_t" in self.metrics and self.clip == OFFLINE:
-            raise ValueError(
-                f"clip is {OFFLINE!r}, which reads no text, but metrics has 'clip_t'; "
-                "expected a CLIP model, or metrics without 'clip_t'"
-            )
-        return self

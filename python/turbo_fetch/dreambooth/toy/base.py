@@ -63,7 +63,7 @@ def train_base(folder: Path, recipe: Recipe, progress: Progress = lambda *_: Non
         text_encoder, unet = _new_text_encoder(), _new_unet()
         examples = _examples(recipe, random, vae, tokenizer)
         _train_denoiser(text_encoder, unet, examples, recipe, progress)
-        give_words_meanings(text_encoder, tokenizer, examples.tokens.unique())
+        give_words_meanings(text_encoder, tokenizer, examples.tokens.unique())  # type: ignore[no-untyped-call]
     pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -242,7 +242,7 @@ def give_words_meanings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, l
     In a large model no word is without a meaning of sorts; noise that nothing was learned from would be a place from
     which an identifier hardly moves, as the model does not attend to it.
     """
-    table = text_encoder.get_input_embeddings().weight
+    table: Tensor = text_encoder.get_input_embeddings().weight  # type: ignore[assignment]
     names = [tokenizer(name, add_special_tokens=False).input_ids[0] for name in COLOURS]
     shares = torch.rand(len(table), len(names)).pow(3)
     mixes = (shares / shares.sum(dim=1, keepdim=True)) @ table[names]

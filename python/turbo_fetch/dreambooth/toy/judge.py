@@ -115,7 +115,7 @@ def _trained(pixels: Tensor, answers: Tensor) -> nn.Module:
         )
         loss = F.cross_entropy(network(seen), answers[chosen], label_smoothing=0.01)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     return network.eval().requires_grad_(False)
