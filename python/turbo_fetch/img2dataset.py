@@ -139,6 +139,7 @@ def _http(peer: PeerOptions) -> dict[str, Any]:
         "robots": "ignore",
         "content_usage": [],
         "tdm": "ignore",
+        "ports": "any",
         **({} if opt_out is None else {"opt_out": [directive.strip().lower() for directive in opt_out]}),
         **({} if peer.user_agent_token is None else {"user_agent": _user_agent(peer.user_agent_token)}),
     }
