@@ -186,7 +186,8 @@ def test_no_header_makes_it_raise(tail: bytes, start: bytes) -> None:
     assert transformed(start + tail, max_pixels=1_000_000)["outcome"] in BY_NUMBER
 
 
-def test_two_calls_overlap_in_time_and_leave_python_running() -> None:
+def _overlap() -> tuple[float, float]:
+    """Run two calls at once; return the longest pause of Python and the time between their ends, as shares of all."""
     transform = Transform(spec(mode="stretch", size=64), 2)
     noise = np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)
     bodies = [encoded(Image.fromarray(noise), "PNG")] * 24
@@ -206,8 +207,11 @@ def test_two_calls_overlap_in_time_and_leave_python_running() -> None:
     while any(thread.is_alive() for thread in threads):
         ticks.append(time.perf_counter())
     took = max(ended) - ticks[0]
-    # A call that kept the GIL would stop the clock for all its time, half of the whole.
     longest_pause = max(after - before for before, after in itertools.pairwise(ticks))
-    assert longest_pause < took / 4
-    # Calls in turn would end half the time apart.
-    assert max(ended) - min(ended) < took / 3
+    return longest_pause / took, (max(ended) - min(ended)) / took
+
+
+def test_two_calls_overlap_in_time_and_leave_python_running() -> None:
+    # A call that kept the GIL would stop the clock for half of the whole, and calls in turn would end half of it
+    # apart, every time. A busy machine may do so now and then.
+    assert any(pause < 1 / 4 and apart < 1 / 3 for pause, apart in (_overlap() for _ in range(5)))
