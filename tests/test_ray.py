@@ -75,7 +75,7 @@ def test_the_bytes_are_those_of_a_local_run_and_both_nodes_work(
     before = origin.connections
     process = start(_spec(urls, tmp_path / "out", cluster.address), tmp_path)
     wait_for_hits(process, origin, 60)
-    assert len(worker_processes()) == 2
+    assert len(worker_processes()) >= 2
     _check(process, tmp_path / "out", expected)
     # Warm workers: connections outlive shards.
     assert origin.connections - before <= 30

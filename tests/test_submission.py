@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,15 @@ def dashboard() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
     with ray_cluster(nodes=1, dashboard_port=port):
-        yield f"http://127.0.0.1:{port}"
+        until_s = time.monotonic() + 60
+        while (
+            _run("job", "list", "--address", address, folder=Path.cwd()).returncode
+            and time.monotonic() < until_s
+        ):
+            continue
+        yield address
 
 
 def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
