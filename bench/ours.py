@@ -31,6 +31,8 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
         "http": {
             "per_domain": 0,
             "allow_private_addresses": True,
+            # The peer does not ask for robots.txt either.
+            "robots": "ignore",
             "timeout_s": job.timeout_s,
             "retries": job.retries,
         },
