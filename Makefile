@@ -16,7 +16,8 @@ demo: setup ## Build, serve real photographs on loopback, make a dataset of them
 
 test: setup ## Run all tests, Rust and Python
 	$(MAKE) rust-test
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto -m "not cluster"
+	$(BIN)/pytest -m cluster
 
 rust-test: $(VENV)/.system ## Run the Rust tests
 	cargo test --release --quiet

@@ -23,7 +23,7 @@ ALBUM = album(300, side=96)
 LOST = 16
 """Requests that each kill may make a run repeat: those in flight, and batches not yet in a spool."""
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

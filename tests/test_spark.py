@@ -21,7 +21,7 @@ from turbo_fetch.specfile import dump_spec
 
 ALBUM = album(300, side=96)
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("spark")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from turbo_fetch.submission import bundle
 
 ALBUM = album(60, side=96)
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 from ray_nodes import ray_cluster
 from tiny_models import tiny_sd
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
 STEPS = 12
 
