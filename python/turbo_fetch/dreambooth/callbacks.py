@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,6 +34,12 @@ class StopWhenAsked(Callback):
         self._asked = asked
         self._output = output
         self._accumulation = accumulation
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Take SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
+        if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
+            signal.signal(signal.SIGTERM, self._on_terminate)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

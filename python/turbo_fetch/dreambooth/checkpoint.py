@@ -94,6 +94,13 @@ def random_states() -> dict[str, Any]:
     return states
 
 
+def seed_random_states(seed: int) -> None:
+    """Put the generators of all libraries where a run with this seed begins."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def restore_random_states(states: Mapping[str, Any]) -> None:
     """Put the generators of all libraries into saved states."""
     version, numbers, gauss = states["python"]

@@ -143,7 +143,6 @@ class Loader(DataLoader[Batch]):
             # Of its own, so that making an iterator draws nothing from the generator of the model.
             generator=torch.Generator().manual_seed(0),
             persistent_workers=False,
-            multiprocessing_context="forkserver" if workers else None,
         )
 
     def state_dict(self) -> dict[str, int]:

@@ -88,6 +88,8 @@ def _train(
     device = device_of(train)
     precision = precision_of(train, device)
     family = families.load(train.base)
+    # The matrices of LoRA begin at random.
+    checkpoint.seed_random_states(train.seed)
     # Captions may name a new token, so what learns is chosen before anything is encoded.
     learners = choose(family, train)
     place(family, device, precision)

@@ -1,0 +1,176 @@
+"""A run that is stopped, killed or out of disk goes on as if nothing had been: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tiny_models import tiny_sd
+from training import Child, assert_equal_bits, fit, history, learned, training_spec
+from turbo_fetch.dreambooth.checkpoint import WholeFiles, read_checkpoint
+from turbo_fetch.errors import Interrupted, OutputError, OutputExists
+from turbo_fetch.runners.stop import StopRequest
+
+VARIED: dict[str, dict[str, Any]] = {
+    "cached": {"checkpoint_every": 8, "pictures": {"flip": True}},
+    "workers": {
+        "checkpoint_every": 8,
+        "cache": False,
+        "text_encoder": True,
+        "pictures": {"flip": True, "crop": "random", "caption_dropout": 0.3, "workers": 2},
+    },
+    "lora, mean, schedule": {
+        "checkpoint_every": 8,
+        "method": "lora",
+        "text_encoder": True,
+        "lora": {"rank": 2, "dropout": 0.2},
+        "ema": {"decay": 0.9},
+        "accumulation": 2,
+        "schedule": {"kind": "cosine", "warmup_steps": 2},
+    },
+    "token": {"checkpoint_every": 8, "method": "full+token", "identifier": "<sks>"},
+    "buckets, snr": {
+        "checkpoint_every": 8,
+        "batch_size": 2,
+        "pictures": {"buckets": True},
+        "loss": {"snr_gamma": 5, "noise_offset": 0.1},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd(tmp_path_factory.mktemp("base"))
+
+
+class StopAfter(StopRequest):
+    """Asks to stop at the end of the given step; the trainer looks once a step."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def __bool__(self) -> bool:
+        self.steps -= 1
+        return self.steps <= 0
+
+
+@pytest.mark.parametrize("keys", VARIED.values(), ids=VARIED)
+def test_three_steps_and_five_are_bit_for_bit_eight(base: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
+    whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
+    fit(whole)
+    parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
+    with pytest.raises(Interrupted, match="after step 3 of 8, which is saved in"):
+        fit(parts, stop=StopAfter(3))
+    assert len(history(tmp_path / "parts")) == 3
+    fit(parts)
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert_equal_bits(learned(tmp_path / "parts"), learned(tmp_path / "whole"))
+
+
+def test_killed_in_mid_step_it_goes_on_from_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"checkpoint_every": 2, "steps": 16}
+    whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
+    fit(whole)
+    parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
+    child = Child.start(parts, tmp_path)
+    child.wait_for(lambda: bool(list((tmp_path / "parts" / "checkpoints").glob("step-00001?.ckpt"))))
+    os.kill(child.process.pid or 0, signal.SIGKILL)
+    assert child.end() == -signal.SIGKILL
+    fit(parts)
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert_equal_bits(learned(tmp_path / "parts"), learned(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_with_130(base: Path, tmp_path: Path, number: signal.Signals) -> None:
+    spec = training_spec(base, tmp_path, steps=100_000, checkpoint_every=100_000)
+    child = Child.start(spec, tmp_path)
+    lines = tmp_path / "model" / "history.jsonl"
+    child.wait_for(lambda: lines.exists() and bool(lines.read_text()))
+    os.kill(child.process.pid or 0, number)
+    assert child.end() == 130
+    assert "Run the same command again to go on" in child.errors.read_text()
+    assert "Traceback" not in child.errors.read_text()
+    (saved,) = (tmp_path / "model" / "checkpoints").glob("step-*.ckpt")
+    assert read_checkpoint(saved)["global_step"] == len(history(tmp_path / "model"))
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(base: Path, tmp_path: Path) -> None:
+    first = training_spec(base, tmp_path, steps=3)
+    fit(first.model_copy(update={"train": first.train.model_copy(update={"checkpoint_every": 3})}))
+    saved = tmp_path / "model" / "checkpoints" / "step-000003.ckpt"
+    content = saved.read_bytes()
+    longer = training_spec(base, tmp_path, steps=6, checkpoint_every=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"step-000006\.ckpt: the file size limit is used up"):
+            fit(longer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert saved.read_bytes() == content
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    whole = training_spec(base, tmp_path, steps=6, checkpoint_every=3, output=str(tmp_path / "whole"))
+    fit(longer)
+    fit(whole)
+    assert history(tmp_path / "model") == history(tmp_path / "whole")
+    assert_equal_bits(learned(tmp_path / "model"), learned(tmp_path / "whole"))
+
+
+def test_killed_in_mid_save_the_last_checkpoint_is_the_one_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "step-000001.ckpt"
+    WholeFiles().save_checkpoint({"weights": torch.zeros(1000)}, path)
+    child = os.fork()
+    if child == 0:
+
+        class Fatal(torch.Tensor):
+            """Kills the process that writes it."""
+
+            def __reduce_ex__(self, protocol: Any) -> Any:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        WholeFiles().save_checkpoint({"a": torch.ones(10), "b": torch.ones(1).as_subclass(Fatal)}, path)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert torch.equal(read_checkpoint(path)["weights"], torch.zeros(1000))
+
+
+def test_another_spec_is_refused_with_the_difference(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=1))
+    changed = training_spec(base, tmp_path, steps=1, seed=7)
+    with pytest.raises(OutputExists, match=r"train\.seed was 0, is now 7"):
+        fit(changed)
+
+
+def test_another_picture_is_refused(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, steps=1)
+    fit(spec)
+    (tmp_path / "subject" / "0.png").unlink()
+    with pytest.raises(OutputExists, match=r"pictures\.subject"):
+        fit(spec)
+
+
+def test_a_complete_run_is_left_alone(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, steps=1)
+    fit(spec)
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert "complete already" in fit(spec).text()
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_damaged_checkpoint_is_named(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=2, checkpoint_every=2))
+    (tmp_path / "model" / "checkpoints" / "step-000002.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(OutputError, match=r"step-000002\.ckpt: a damaged checkpoint"):
+        fit(training_spec(base, tmp_path, steps=4, checkpoint_every=2))

@@ -1,0 +1,142 @@
+"""What tests of training share: pictures, specs, and what a run left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from turbo_fetch.cli.run import run
+from turbo_fetch.dreambooth import train
+from turbo_fetch.dreambooth.train_report import TrainReport
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import Spec
+from turbo_fetch.specfile import dump_spec, parse_spec
+from turbo_fetch.watcher import Watcher
+
+
+def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
+    """Write coarse random pictures as PNG; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        coarse.resize(size).save(folder / f"{number}.png")
+    return folder
+
+
+@dataclass
+class Listener(Watcher):
+    """Keeps the lines that a person should see."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def training_spec(base: Path, folder: Path, prior: bool = True, **keys: Any) -> Spec:
+    """Return a quick run on pictures in `folder` (`subject`, `class`), which writes to `folder/model`."""
+    for name, seed in (("subject", 1), ("class", 2)):
+        if not (folder / name).exists():
+            write_pictures(folder / name, 4, seed)
+    table = {
+        "base": str(base),
+        "subject": str(folder / "subject"),
+        "class": "dog",
+        "resolution": 64,
+        "steps": 8,
+        "text_encoder": False,
+        "learning_rate": 1e-3,
+        "sample_every": 0,
+        "output": str(folder / "model"),
+        "log_every": 1,
+    }
+    tables: dict[str, Any] = {"train": table | keys}
+    if prior:
+        tables["prior"] = {"source": str(folder / "class")}
+    return parse_spec(tables)
+
+
+def fit(spec: Spec, listener: Listener | None = None, stop: StopRequest | None = None) -> TrainReport:
+    """Run the training stage in this process."""
+    return train.run(spec, listener or Listener(), StopRequest() if stop is None else stop)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run in a forked process, which costs no second import of torch; what it says on stderr is in a file."""
+
+    process: ForkProcess
+    errors: Path
+
+    @classmethod
+    def start(cls, spec: Spec, folder: Path) -> Child:
+        """Start `turbo-fetch run` on the spec."""
+        path, errors = folder / "spec.toml", folder / "errors.txt"
+        path.write_text(dump_spec(spec))
+        process = get_context("fork").Process(target=_run_command, args=(path, errors))
+        process.start()
+        return cls(process, errors)
+
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Return when something has happened; fails if the run ends before."""
+        while not happened():
+            self.process.join(timeout=0.02)
+            assert self.process.exitcode is None, self.errors.read_text()
+
+    def end(self) -> int | None:
+        """Return the exit code when the run has ended: the number of a signal that killed it is negative."""
+        self.process.join(timeout=60)
+        return self.process.exitcode
+
+
+def _run_command(spec: Path, errors: Path) -> None:
+    with errors.open("w", buffering=1) as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = file
+        run(spec, quiet=True)
+
+
+def history(output: Path | str) -> list[dict[str, float]]:
+    """Return the entries of a run's history."""
+    return [json.loads(line) for line in (Path(output) / "history.jsonl").read_text().splitlines()]
+
+
+def learned(output: Path | str) -> dict[str, torch.Tensor]:
+    """Return all tensors of the newest checkpoint by their path in it, random states and optimiser included."""
+    newest = sorted((Path(output) / "checkpoints").glob("step-*.ckpt"))[-1]
+    found: dict[str, torch.Tensor] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, torch.Tensor):
+            found[path] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{path}/{key}")
+        elif isinstance(value, list | tuple):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}/{number}")
+
+    checkpoint = torch.load(newest, weights_only=True)
+    # What callbacks remember is of this run's checkpoints, not of what is learned.
+    checkpoint.pop("callbacks")
+    walk(checkpoint, "")
+    return found
+
+
+def assert_equal_bits(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> None:
+    """Fail, naming it, for any tensor that is not the same in both."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
