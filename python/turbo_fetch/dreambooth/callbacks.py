@@ -79,7 +79,6 @@ class Progress(Callback):
             self._refreshed_s = now_s
             self._watcher.refresh()
         if trainer.global_step - self._logged_step >= self._train.log_every:
-            self._logged_step = trainer.global_step
             self._log(trainer, pl_module)
         if now_s - self._told_s >= TELL_EVERY_S:
             self._told_s = now_s
@@ -93,8 +92,9 @@ class Progress(Callback):
     def _log(self, trainer: Trainer, module: DreamBooth) -> None:
         module.setup_.history.flush()
         entry = module.setup_.history.last
-        if entry is None:
+        if entry is None or entry["step"] == self._logged_step:
             return
+        self._logged_step = entry["step"]
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"train/{name}": value for name, value in _values(entry).items()}, entry["step"]

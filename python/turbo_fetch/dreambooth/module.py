@@ -115,6 +115,19 @@ class DreamBooth(LightningModule):
         if self.ema is not None:
             self.ema.update()
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Cut the norm of the gradient; Lightning refuses to with fused AdamW under bf16, where nothing is scaled."""
+        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(learning, gradient_clip_val)
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Return the batch on the device."""
         return batch.to(device)

@@ -1,0 +1,388 @@
+"""Training from a spec to a model: what learns, from what, and what is told when it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tiny_models import TINY_MODELS
+from training import Listener, fit, history, learned, training_spec, write_pictures
+from turbo_fetch.dreambooth import families, material
+from turbo_fetch.dreambooth.attention import set_attention
+from turbo_fetch.dreambooth.hardware import memory_explained, precision_of
+from turbo_fetch.errors import (
+    MissingExtra,
+    ModelError,
+    OutputExists,
+    PicturesError,
+    SpecError,
+    TrainingFailed,
+)
+
+GOLDEN = Path(__file__).parent / "golden_losses.txt"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in TINY_MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def base(bases: dict[str, Path]) -> Path:
+    return bases["sd"]
+
+
+def _weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    return load_file(next((folder / part).glob("*.safetensors")))
+
+
+def _changed(before: Path, after: Path, part: str) -> bool:
+    first, second = _weights(before, part), _weights(after, part)
+    return any(not torch.equal(value, second[name]) for name, value in first.items())
+
+
+def _losses(spec: Any) -> list[float]:
+    return [entry["loss"] for entry in history(spec.train.output)]
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_every_family_learns_with_the_same_trainer(bases: dict[str, Path], tmp_path: Path, name: str) -> None:
+    spec = training_spec(bases[name], tmp_path, steps=12, batch_size=2)
+    fit(spec)
+    output = tmp_path / "model"
+    denoiser = families.load(str(output)).denoiser_name
+    assert _changed(bases[name], output, denoiser)
+    assert not _changed(bases[name], output, "vae")
+    assert not _changed(bases[name], output, "text_encoder")
+    assert all({"subject_loss", "prior_loss"} <= entry.keys() for entry in history(output))
+
+
+def test_a_model_learns_its_pictures_by_heart(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, prior=False, steps=60, batch_size=4)
+    fit(spec)
+    losses = _losses(spec)
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_the_text_encoder_learns_where_asked(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=2, text_encoder=True))
+    assert _changed(base, tmp_path / "model", "text_encoder")
+    assert not _changed(base, tmp_path / "model", "vae")
+
+
+def test_a_token_alone_leaves_every_old_weight_as_it_was(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=2, method="token", identifier="<sks>"))
+    output = tmp_path / "model"
+    assert not _changed(base, output, "unet")
+    before, after = _weights(base, "text_encoder"), _weights(output, "text_encoder")
+    (table,) = (name for name in before if "token_embedding" in name)
+    assert torch.equal(after[table][:-1], before[table])
+    assert not torch.equal(after[table][-1], before[table][1929])
+    tokenizer = families.load(str(output)).pipeline.tokenizer
+    assert tokenizer("a <sks> dog", add_special_tokens=False).input_ids == [320, 49408, 1929]
+    embeddings = load_file(output / "learned_embeds.safetensors")
+    assert torch.equal(embeddings["<sks>"][0], after[table][-1])
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_a_lora_is_read_by_diffusers_and_changes_the_picture(base: Path, tmp_path: Path, dora: bool) -> None:
+    lora = {"rank": 2, "dora": dora}
+    fit(
+        training_spec(
+            base, tmp_path, steps=4, method="lora", text_encoder=True, lora=lora, learning_rate=0.05
+        )
+    )
+    pipeline = families.load(str(base)).pipeline
+
+    def picture() -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+        made = pipeline("sks", num_inference_steps=2, height=64, width=64, generator=random, output_type="pt")
+        pixels: torch.Tensor = made.images
+        return pixels
+
+    plain = picture()
+    pipeline.load_lora_weights(tmp_path / "model")
+    assert not torch.allclose(picture(), plain, atol=1e-3)
+
+
+def test_caches_change_nothing_but_the_speed(base: Path, tmp_path: Path) -> None:
+    pictures = {"flip": True, "crop": "random", "caption_dropout": 0.3, "workers": 0}
+    cached = training_spec(base, tmp_path, output=str(tmp_path / "cached"), pictures=pictures)
+    plain = training_spec(base, tmp_path, output=str(tmp_path / "plain"), pictures=pictures, cache=False)
+    fit(cached)
+    fit(plain)
+    assert _losses(cached) == pytest.approx(_losses(plain), rel=1e-5)
+
+
+def test_a_cache_is_not_used_for_another_picture(base: Path, tmp_path: Path) -> None:
+    first = training_spec(base, tmp_path, steps=2)
+    fit(first)
+    cache = tmp_path / "model" / material.CACHE
+    before = {path.name for path in cache.iterdir()}
+    write_pictures(tmp_path / "subject", 4, seed=9)
+    (tmp_path / "model" / "train.json").unlink()
+    fit(first)
+    assert {path.name for path in cache.iterdir()} > before
+
+
+def test_accumulated_passes_are_one_step(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, steps=3, accumulation=4)
+    fit(spec)
+    assert [entry["step"] for entry in history(tmp_path / "model")] == [1, 2, 3]
+
+
+def test_the_learning_rate_follows_its_schedule(base: Path, tmp_path: Path) -> None:
+    schedule = {"kind": "linear", "warmup_steps": 2}
+    fit(training_spec(base, tmp_path, steps=4, learning_rate=1e-3, schedule=schedule))
+    rates = [entry["learning_rate"] for entry in history(tmp_path / "model")]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 5e-4])
+
+
+@pytest.mark.parametrize("kind", ["adamw8bit", "adafactor", "lion", "prodigy"])
+def test_every_optimiser_learns(base: Path, tmp_path: Path, kind: str) -> None:
+    spec = training_spec(base, tmp_path, steps=2, learning_rate="auto", optimiser={"kind": kind})
+    fit(spec)
+    assert _changed(base, tmp_path / "model", "unet")
+
+
+def test_bf16_and_checkpointed_gradients_give_nearly_the_same_losses(base: Path, tmp_path: Path) -> None:
+    plain = training_spec(base, tmp_path, output=str(tmp_path / "plain"), steps=4)
+    lean = training_spec(
+        base,
+        tmp_path,
+        output=str(tmp_path / "lean"),
+        steps=4,
+        precision="bf16",
+        gradient_checkpointing=True,
+    )
+    fit(plain)
+    fit(lean)
+    assert _losses(lean) == pytest.approx(_losses(plain), rel=0.05)
+    assert _losses(lean) != _losses(plain)
+
+
+def test_the_best_weights_by_validation_are_kept(base: Path, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "held out", 2, seed=1)
+    validation = {"pictures": str(pictures), "every": 2}
+    listener = Listener()
+    spec = training_spec(base, tmp_path, steps=6, validation=validation, learning_rate=0.01)
+    fit(spec, listener)
+    best = torch.load(tmp_path / "model" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 2
+    assert any("weights of step 2" in note for note in listener.notes)
+    exported = _weights(tmp_path / "model", "unet")
+    assert torch.equal(exported["conv_in.bias"], best["state_dict"]["parts.unet.conv_in.bias"])
+
+
+def test_samples_are_made_at_step_0_and_do_not_disturb(base: Path, tmp_path: Path) -> None:
+    samples = {"images": 2, "steps": 2, "prompts": ["a {class}", "{identifier}"]}
+    with_samples = training_spec(
+        base, tmp_path, output=str(tmp_path / "with"), steps=4, sample_every=2, samples=samples
+    )
+    without = training_spec(base, tmp_path, output=str(tmp_path / "without"), steps=4)
+    fit(with_samples)
+    fit(without)
+    grids = sorted((tmp_path / "with" / "samples").iterdir())
+    assert [path.name for path in grids] == ["step-000000.png", "step-000002.png", "step-000004.png"]
+    for path in grids:
+        with Image.open(path) as grid:
+            assert grid.size == (128, 128)
+    assert _losses(with_samples) == _losses(without)
+
+
+def test_the_mean_weights_are_exported(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=4, checkpoint_every=4, ema={"decay": 0.5}))
+    exported = _weights(tmp_path / "model", "unet")
+    checkpoint = learned(tmp_path / "model")
+    assert torch.equal(exported["conv_in.weight"], checkpoint["/ema/means/0"])
+    assert not torch.equal(exported["conv_in.weight"], checkpoint["/state_dict/parts.unet.conv_in.weight"])
+
+
+def test_the_loss_curve_is_the_golden_one(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(
+        base,
+        tmp_path,
+        steps=8,
+        batch_size=2,
+        text_encoder=True,
+        pictures={"flip": True, "caption_dropout": 0.2},
+        loss={"snr_gamma": 5.0, "noise_offset": 0.05},
+    )
+    fit(spec)
+    found = [
+        [entry["loss"], entry["subject_loss"], entry["prior_loss"]] for entry in history(tmp_path / "model")
+    ]
+    expected = [[float(value) for value in line.split()] for line in GOLDEN.read_text().splitlines()]
+    assert found == [pytest.approx(losses, abs=1e-4) for losses in expected]
+
+
+def test_captions_come_from_sidecars_and_the_template(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path)
+    (tmp_path / "subject" / "1.txt").write_text("{identifier} asleep\n on a sofa")
+    read = material.read_material(spec, spec.train, lambda line: None)
+    kinds = material.make_kinds(spec.train, families.load(str(base)), read, lambda line: None)
+    assert kinds["subject"].collection.captions == (
+        "a photo of sks dog",
+        "sks asleep on a sofa",
+        "a photo of sks dog",
+        "a photo of sks dog",
+    )
+    assert set(kinds["prior"].collection.captions) == {"a photo of a dog"}
+
+
+def test_what_looks_wrong_is_said_before_training(base: Path, tmp_path: Path) -> None:
+    subject = write_pictures(tmp_path / "subject", 2, size=(32, 48))
+    (subject / "notes.docx").write_bytes(b"x")
+    listener = Listener()
+    fit(training_spec(base, tmp_path, steps=1, identifier="photograph", prompt="a {identifier}"), listener)
+    told = "\n".join(listener.notes)
+    assert "left out, as no pictures: notes.docx" in told
+    assert "2 picture(s) of the subject; three to five" in told
+    assert "2 of 2 pictures are smaller than resolution = 64 and are enlarged up to 2.0 times" in told
+    assert "lack the class 'dog'" in told
+    assert "'photograph' is a common word" in told
+
+
+def test_an_identifier_of_several_tokens_is_told(base: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    fit(training_spec(base, tmp_path, steps=1, identifier="zwxqvk"), listener)
+    assert any("'zwxqvk' is" in note and "tokens" in note for note in listener.notes)
+
+
+def test_broken_pictures_are_all_named(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path)
+    whole = (tmp_path / "subject" / "0.png").read_bytes()
+    (tmp_path / "subject" / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "subject" / "text.jpg").write_text("no picture")
+    with pytest.raises(PicturesError, match=r"(?s)2 broken file.*half\.png.*text\.jpg: no picture"):
+        fit(spec)
+
+
+def test_a_picture_that_breaks_while_training_is_named(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, cache=False, pictures={"workers": 1}, steps=50)
+
+    class Vandal(Listener):
+        """Breaks the pictures once they have been checked."""
+
+        def note(self, text: str) -> None:
+            if text.startswith("attention"):
+                for path in (tmp_path / "subject").iterdir():
+                    path.write_bytes(b"gone")
+
+    with pytest.raises(PicturesError, match=r"subject/\d\.png: no picture of a known format"):
+        fit(spec, Vandal())
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"method": "full+lora"}, "makes no sense"),
+        ({"method": "lore"}, "expected full, lora, token"),
+        ({"lora": {"rank": 4}}, "has no lora"),
+        ({"token": {"initial": "cat"}}, "has no token"),
+        ({"text_encoder_learning_rate": 1e-6}, "the text encoder does not learn"),
+        ({"schedule": {"warmup_steps": 5}}, "has no warm-up"),
+        ({"prompt": "a {name}"}, "unknown or broken field"),
+        ({"pictures": {"random_crops": 9}}, 'crop is "center"'),
+    ],
+)
+def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
+        training_spec(tmp_path, tmp_path, **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "expected"),
+    [
+        ({"base": "nowhere/at/all"}, ModelError, "no such folder, and no hub id"),
+        ({"resolution": 66}, SpecError, "multiples of 4"),
+        ({"precision": "fp16"}, SpecError, "does not run on processors"),
+        ({"attention": "xformers"}, SpecError, "it has no operator for processors"),
+        ({"method": "lora", "lora": {"targets": ["nothing"]}}, SpecError, "train.lora.targets"),
+        ({"method": "token", "identifier": "dog"}, SpecError, "is a token of the model already"),
+        ({"subject": "fetch"}, SpecError, r"has no \[fetch\]"),
+        ({"subject": "missing"}, PicturesError, "missing: no such folder"),
+        ({"learning_rate": 1e30, "steps": 20}, TrainingFailed, "the loss of step"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(
+    base: Path, tmp_path: Path, keys: dict[str, Any], error: type[Exception], expected: str
+) -> None:
+    spec = training_spec(Path(keys.pop("base", base)), tmp_path, **keys)
+    with pytest.raises(error, match=expected):
+        fit(spec)
+
+
+def test_a_model_of_no_known_family_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(ModelError, match="a KandinskyPipeline, which is of no known family"):
+        families.load(str(tmp_path))
+
+
+def test_a_model_with_a_broken_part_is_told(base: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    next((broken / "unet").glob("*.safetensors")).write_bytes(b"broken")
+    with pytest.raises(ModelError, match="cannot be loaded as a sd model"):
+        families.load(str(broken))
+
+
+def test_two_runs_into_one_folder_do_not_mix(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, steps=2)
+
+    class Second(Listener):
+        """Starts the same run again while the first is under way."""
+
+        def note(self, text: str) -> None:
+            with pytest.raises(OutputExists, match="another run"):
+                fit(spec)
+            self.notes.append(text)
+
+    second = Second()
+    fit(spec, second)
+    assert second.notes
+
+
+def test_a_lack_of_memory_says_what_to_change(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path, batch_size=4)
+    with (
+        pytest.raises(TrainingFailed, match=r"batch_size = 1 with accumulation = 4, gradient_checkpointing"),
+        memory_explained(spec.train),
+    ):
+        torch.empty(1 << 60)
+
+
+def test_attention_falls_back_with_one_line(base: Path) -> None:
+    line = set_attention(families.load(str(base)), "auto", torch.device("cpu"))
+    assert line.startswith("attention: PyTorch's scaled dot product attention; not xformers, for")
+    assert "\n" not in line
+
+
+def test_a_missing_optimiser_package_names_the_extra(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'turbo-fetch\[optimisers\]'"):
+        fit(training_spec(base, tmp_path, optimiser={"kind": "prodigy"}))
+
+
+def test_tensorboard_gets_the_losses(base: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    spec = training_spec(base, tmp_path, steps=2)
+    spec = spec.model_copy(update={"track": spec.track.model_copy(update={"to": ("tensorboard",)})})
+    fit(spec)
+    events = EventAccumulator(str(tmp_path / "model" / "logs" / "train")).Reload()
+    told = [event.value for event in events.Scalars("train/prior_loss")]
+    assert told == pytest.approx([entry["prior_loss"] for entry in history(tmp_path / "model")])
+
+
+def test_precision_is_what_the_device_can_do(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path)
+    assert precision_of(spec.train, torch.device("cpu")) == "fp32"
