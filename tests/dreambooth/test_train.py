@@ -76,8 +76,9 @@ def test_the_text_encoder_learns_where_asked(base: Path, tmp_path: Path) -> None
     assert not _changed(base, tmp_path / "model", "vae")
 
 
-def test_a_token_alone_leaves_every_old_weight_as_it_was(base: Path, tmp_path: Path) -> None:
-    fit(training_spec(base, tmp_path, steps=2, method="token", identifier="<sks>"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_token_alone_leaves_every_old_weight_as_it_was(base: Path, tmp_path: Path, precision: str) -> None:
+    fit(training_spec(base, tmp_path, steps=2, method="token", identifier="<sks>", precision=precision))
     output = tmp_path / "model"
     assert not _changed(base, output, "unet")
     before, after = _weights(base, "text_encoder"), _weights(output, "text_encoder")
@@ -149,6 +150,12 @@ def test_every_optimiser_learns(base: Path, tmp_path: Path, kind: str) -> None:
     spec = training_spec(base, tmp_path, steps=2, learning_rate="auto", optimiser={"kind": kind})
     fit(spec)
     assert _changed(base, tmp_path / "model", "unet")
+
+
+def test_half_precision_rounds_no_weight_that_does_not_learn(base: Path, tmp_path: Path) -> None:
+    fit(training_spec(base, tmp_path, steps=2, precision="bf16"))
+    assert not _changed(base, tmp_path / "model", "text_encoder")
+    assert _weights(tmp_path / "model", "unet")["conv_in.weight"].dtype == torch.float32
 
 
 def test_bf16_and_checkpointed_gradients_give_nearly_the_same_losses(base: Path, tmp_path: Path) -> None:

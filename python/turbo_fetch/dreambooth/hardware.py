@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.learners import Learners
 from turbo_fetch.errors import SpecError, TrainingFailed
 from turbo_fetch.spec.train import TrainSpec
 
 LIGHTNING_PRECISION: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_EXPORTED_WHOLE: Final = frozenset({"unet", "transformer", "text_encoder", "text_encoder_2"})
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,18 +45,26 @@ def precision_of(train: TrainSpec, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
-def place(family: Family, device: torch.device, precision: str) -> None:
-    """Move the model to the device, with all that does not learn in half precision where that is asked for.
+def place(family: Family, device: torch.device, precision: str, train: TrainSpec) -> None:
+    """Move the model to the device; with LoRA, what does not learn is in half precision where that is asked for.
 
-    The VAE stays in fp32, in which alone that of SDXL is right; it works once per picture, or not at all.
+    In other methods the whole model is exported, so that weights that do not learn must stay as they are; but a T5
+    is rounded, as it fits few devices otherwise. The VAE stays in fp32, in which alone that of SDXL is right.
     """
     for name, module in family.modules():
-        if name != "vae":
+        if name != "vae" and (train.method == "lora" or name not in _EXPORTED_WHOLE):
             _shrink(module, _DTYPES[precision])
         module.to(device)
     if device.type == "cuda":
         denoiser: nn.Module = family.denoiser
         denoiser.to(memory_format=torch.channels_last)
+
+
+def put_aside(family: Family, learners: Learners) -> None:
+    """Move what works no more to main memory: the VAE, and text encoders if none learns, once all is cached."""
+    for name, module in family.modules():
+        if name == "vae" or ("text_encoder" in name and not learners.text):
+            module.to("cpu")
 
 
 def _shrink(module: nn.Module, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ from turbo_fetch.dreambooth.callbacks import (
     checkpoint_writers,
 )
 from turbo_fetch.dreambooth.examples import Batches, Kind, Loader, Positions, Validation
-from turbo_fetch.dreambooth.hardware import device_of, memory_explained, place, precision_of
+from turbo_fetch.dreambooth.hardware import device_of, memory_explained, place, precision_of, put_aside
 from turbo_fetch.dreambooth.history import Entry, History
 from turbo_fetch.dreambooth.learners import choose
 from turbo_fetch.dreambooth.material import Material, make_captions, make_kinds, read_material
@@ -92,10 +92,12 @@ def _train(
     checkpoint.seed_random_states(train.seed)
     # Captions may name a new token, so what learns is chosen before anything is encoded.
     learners = choose(family, train)
-    place(family, device, precision)
+    place(family, device, precision, train)
     watcher.note(set_attention(family, train.attention, device))
     kinds = make_kinds(train, family, material, watcher.note)
     captions = make_captions(train, family, learners, kinds)
+    if train.cache:
+        put_aside(family, learners)
     trainer = make_trainer(spec, train, device, precision, _callbacks(train, watcher, stop), placement)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
     module = DreamBooth(Setup(train, family, learners, captions, history))
