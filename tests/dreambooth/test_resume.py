@@ -152,11 +152,18 @@ def test_another_spec_is_refused_with_the_difference(base: Path, tmp_path: Path)
         fit(changed)
 
 
-def test_another_picture_is_refused(base: Path, tmp_path: Path) -> None:
+def test_other_pictures_and_captions_are_refused(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, steps=1)
     fit(spec)
-    (tmp_path / "subject" / "0.png").unlink()
-    with pytest.raises(OutputExists, match=r"pictures\.subject"):
+    (tmp_path / "class" / "1.txt").write_text("a dog asleep")
+    with pytest.raises(OutputExists, match="pictures of the class: 1 of 4 have another content, caption"):
+        fit(spec)
+    (tmp_path / "class" / "1.txt").unlink()
+    (tmp_path / "subject" / "0.png").rename(tmp_path / "subject" / "9.png")
+    with pytest.raises(OutputExists, match="pictures of the subject: 4 of 4 have another"):
+        fit(spec)
+    (tmp_path / "subject" / "9.png").unlink()
+    with pytest.raises(OutputExists, match="pictures of the subject: were 4, are now 3"):
         fit(spec)
 
 

@@ -356,6 +356,18 @@ def test_two_runs_into_one_folder_do_not_mix(base: Path, tmp_path: Path) -> None
     assert second.notes
 
 
+def test_two_devices_learn_what_one_does_in_two_passes(base: Path, tmp_path: Path) -> None:
+    one = training_spec(base, tmp_path, output=str(tmp_path / "one"), steps=4, accumulation=2)
+    two = training_spec(base, tmp_path, output=str(tmp_path / "two"), steps=4, devices=2)
+    fit(one)
+    fit(two)
+    assert _losses(two) == pytest.approx(_losses(one), rel=1e-5)
+    first, second = _weights(tmp_path / "one", "unet"), _weights(tmp_path / "two", "unet")
+    for name, value in first.items():
+        # Gradients are summed in another order, and Adam divides by their size.
+        torch.testing.assert_close(value, second[name], rtol=0, atol=1e-3)
+
+
 def test_a_lack_of_memory_says_what_to_change(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, batch_size=4)
     with (

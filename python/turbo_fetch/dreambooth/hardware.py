@@ -24,6 +24,10 @@ def device_of(train: TrainSpec) -> torch.device:
     """Return the device of this process. Raises SpecError if there is none of the kind."""
     kind = train.accelerator
     if kind in {"auto", "gpu"} and torch.cuda.is_available():
+        if train.devices > torch.cuda.device_count():
+            raise SpecError(
+                f"train.devices = {train.devices}: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if kind in {"auto", "mps"} and torch.backends.mps.is_available():
         return torch.device("mps")

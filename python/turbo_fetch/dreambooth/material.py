@@ -34,9 +34,12 @@ class Material:
     class_prompt: str | None
     """Caption of class pictures that have none."""
 
-    def digests(self) -> dict[str, list[str]]:
-        """Return what tells these pictures and captions apart from others."""
-        return {"subject": _digests(self.subject), "class": _digests(self.prior)}
+    def digests(self, train: TrainSpec) -> dict[str, list[str]]:
+        """Return what tells these pictures and captions apart from others, in the order in which they are numbered."""
+        return {
+            "subject": _digests(self.subject, _captions_of(train, self.subject)),
+            "class": _digests(self.prior, _captions_of(train, self.prior, self.class_prompt)),
+        }
 
 
 def read_material(spec: Spec, train: TrainSpec, note: Callable[[str], None]) -> Material:
@@ -124,5 +127,5 @@ def _captions_of(train: TrainSpec, pictures: Sequence[Picture], template: str | 
     ]
 
 
-def _digests(pictures: Sequence[Picture]) -> list[str]:
-    return sorted(f"{picture.digest}:{picture.caption or ''}" for picture in pictures)
+def _digests(pictures: Sequence[Picture], captions: Sequence[str]) -> list[str]:
+    return [f"{picture.digest}: {caption}" for picture, caption in zip(pictures, captions, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,13 +50,23 @@ def check(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
         raise OutputExists(
             f"{path}: damaged ({error}); expected the record of a run. Use another output"
         ) from error
-    changed = list(differences(before["essentials"], now))
+    changed = list(_changes(before["essentials"], now))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise OutputExists(
             f"{output}: holds a run of another spec; go on with that, or use another train.output:\n{listed}"
         )
     return before
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    yield from differences(before["train"], now["train"], "train.")
+    for kind, pictures in now["pictures"].items():
+        old = before["pictures"].get(kind, [])
+        if len(pictures) != len(old):
+            yield f"pictures of the {kind}: were {len(old):,}, are now {len(pictures):,}"
+        elif changed := sum(new != known for new, known in zip(pictures, old, strict=True)):
+            yield f"pictures of the {kind}: {changed:,} of {len(old):,} have another content, caption or place"
 
 
 def write(output: Path, content: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from turbo_fetch.dreambooth.callbacks import (
     StopWhenAsked,
     checkpoint_writers,
 )
+from turbo_fetch.dreambooth.companions import companions
 from turbo_fetch.dreambooth.examples import Batches, Kind, Loader, Positions, Validation
 from turbo_fetch.dreambooth.hardware import device_of, memory_explained, place, precision_of, put_aside
 from turbo_fetch.dreambooth.history import Entry, History
@@ -53,7 +54,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
             from turbo_fetch.dreambooth.on_ray import train_on_ray
 
             return train_on_ray(spec, train, watcher, stop)
-        return train_here(spec, train, watcher, stop, here(train))
+        with companions(spec, train):
+            return train_here(spec, train, watcher, stop, here(train))
 
 
 def train_here(
@@ -63,7 +65,7 @@ def train_here(
     output = Path(train.output)
     with memory_explained(train):
         material = read_material(spec, train, watcher.note)
-        essentials = record.essentials(train, material.digests())
+        essentials = record.essentials(train, material.digests(train))
         before = record.check(output, essentials)
         if before.get("steps_done") == train.steps:
             return TrainReport(str(output), train.steps, None, was_complete=True)
