@@ -48,8 +48,8 @@ def _pages(entries: list[dict[str, Any]]) -> Iterator[str]:
 def test_every_spec_in_a_page_is_valid(page: Path) -> None:
     for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
         tables = tomllib.loads(block)
-        fetch = tables.setdefault("fetch", {})
         if "train" not in tables:
+            fetch = tables.setdefault("fetch", {})
             fetch.setdefault("input", {}).setdefault("urls", "list.parquet")
             fetch.setdefault("output", {}).setdefault("path", "dataset")
         parse_spec(tables, page.name)
