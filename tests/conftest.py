@@ -17,6 +17,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
+# Tests run side by side, one per core: threads of PyTorch on top of that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read by Ray when it is first imported, by whichever test, and by every process that it starts.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))

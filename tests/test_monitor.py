@@ -61,6 +61,7 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     track = TrackSpec(to=("tensorboard", "prometheus"), port=port, run="mine")
     notes = Notes()
     with recorded(track, "fetch", Storage.open(str(tmp_path)), notes) as recorder:
+        child = _child(recorder)
         recorder.add(0, _tally(20))
         recorder._record(1.0)
         recorder.step(3, 10, "steps", {"loss": 0.25})
@@ -78,7 +79,7 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     assert events.Scalars("fetch/outcomes/success")[0].value == 20
     assert [line["kind"] for line in _lines(tmp_path)] == ["start", "progress", "step", "progress", "end"]
     assert notes.texts == []
-    assert not psutil.Process().children()
+    assert not child.is_running()
 
 
 def _scraped(port: int) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from turbo_fetch.cli.run import run
 from turbo_fetch.dreambooth import train
 from turbo_fetch.dreambooth.train_report import TrainReport
 from turbo_fetch.runners.stop import StopRequest
@@ -75,37 +73,34 @@ def fit(spec: Spec, listener: Listener | None = None, stop: StopRequest | None =
 
 @dataclass(frozen=True)
 class Child:
-    """A run in a forked process, which costs no second import of torch; what it says on stderr is in a file."""
+    """`turbo-fetch run` in a process of its own; what it says on stderr is in a file."""
 
-    process: ForkProcess
+    process: subprocess.Popen[bytes]
     errors: Path
 
     @classmethod
-    def start(cls, spec: Spec, folder: Path) -> Child:
-        """Start `turbo-fetch run` on the spec."""
+    @contextmanager
+    def running(cls, spec: Spec, folder: Path) -> Iterator[Child]:
+        """Start `turbo-fetch run` on the spec; it is killed at the end if it is still there."""
         path, errors = folder / "spec.toml", folder / "errors.txt"
         path.write_text(dump_spec(spec))
-        process = get_context("fork").Process(target=_run_command, args=(path, errors))
-        process.start()
-        return cls(process, errors)
+        command = [sys.executable, "-m", "turbo_fetch", "run", str(path), "--quiet"]
+        with errors.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
+            try:
+                yield cls(process, errors)
+            finally:
+                process.kill()
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
         """Return when something has happened; fails if the run ends before."""
         while not happened():
-            self.process.join(timeout=0.02)
-            assert self.process.exitcode is None, self.errors.read_text()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.02)
+            assert self.process.returncode is None, self.errors.read_text()
 
-    def end(self) -> int | None:
+    def end(self) -> int:
         """Return the exit code when the run has ended: the number of a signal that killed it is negative."""
-        self.process.join(timeout=60)
-        return self.process.exitcode
-
-
-def _run_command(spec: Path, errors: Path) -> None:
-    with errors.open("w", buffering=1) as file:
-        os.dup2(file.fileno(), 2)
-        sys.stderr = file
-        run(spec, quiet=True)
+        return self.process.wait(timeout=60)
 
 
 def history(output: Path | str) -> list[dict[str, float]]:

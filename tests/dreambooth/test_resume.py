@@ -79,10 +79,10 @@ def test_killed_in_mid_step_it_goes_on_from_the_last_checkpoint(base: Path, tmp_
     whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
     fit(whole)
     parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
-    child = Child.start(parts, tmp_path)
-    child.wait_for(lambda: bool(list((tmp_path / "parts" / "checkpoints").glob("step-00001?.ckpt"))))
-    os.kill(child.process.pid or 0, signal.SIGKILL)
-    assert child.end() == -signal.SIGKILL
+    with Child.running(parts, tmp_path) as child:
+        child.wait_for(lambda: bool(list((tmp_path / "parts" / "checkpoints").glob("step-00001?.ckpt"))))
+        child.process.send_signal(signal.SIGKILL)
+        assert child.end() == -signal.SIGKILL
     fit(parts)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
     assert_equal_bits(learned(tmp_path / "parts"), learned(tmp_path / "whole"))
@@ -91,11 +91,11 @@ def test_killed_in_mid_step_it_goes_on_from_the_last_checkpoint(base: Path, tmp_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_with_130(base: Path, tmp_path: Path, number: signal.Signals) -> None:
     spec = training_spec(base, tmp_path, steps=100_000, checkpoint_every=100_000)
-    child = Child.start(spec, tmp_path)
     lines = tmp_path / "model" / "history.jsonl"
-    child.wait_for(lambda: lines.exists() and bool(lines.read_text()))
-    os.kill(child.process.pid or 0, number)
-    assert child.end() == 130
+    with Child.running(spec, tmp_path) as child:
+        child.wait_for(lambda: lines.exists() and bool(lines.read_text()))
+        child.process.send_signal(number)
+        assert child.end() == 130
     assert "Run the same command again to go on" in child.errors.read_text()
     assert "Traceback" not in child.errors.read_text()
     (saved,) = (tmp_path / "model" / "checkpoints").glob("step-*.ckpt")
