@@ -62,11 +62,15 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     notes = Notes()
     with recorded(track, "fetch", Storage.open(str(tmp_path)), notes) as recorder:
         child = _child(recorder)
+        recorder.total(50, is_estimate=False)
         recorder.add(0, _tally(20))
         recorder._record(1.0)
         recorder.step(3, 10, "steps", {"loss": 0.25})
         while "loss" not in (text := _scraped(port)):
             pass
+    families = Counter(line.split()[2] for line in text.splitlines() if line.startswith("# TYPE"))
+    assert max(families.values()) == 1
+    assert "turbo_fetch_list_rows 50.0" in text
     assert 'turbo_fetch_rows_total{outcome="success"} 20.0' in text
     assert 'turbo_fetch_rows_total{outcome="timeout"} 1.0' in text
     assert 'turbo_fetch_request_seconds_bucket{le="0.05"} 20.0' in text

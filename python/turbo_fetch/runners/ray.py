@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any, Final
 
 import ray
@@ -181,7 +182,8 @@ class RayRunner:
 
 
 def _reason(error: RayError) -> str:
-    """Return what Ray knows of a worker's death, in one line."""
+    """Return what Ray knows of a worker's death: its first sentence, for the next ones are of possible causes."""
     text = " ".join(str(error).split())
     _, _, detail = text.partition("Worker exit detail: ")
-    return (detail or text)[:200]
+    sentence, _, _ = (detail or text).partition(". ")
+    return shorten(sentence.removesuffix("."), 200)

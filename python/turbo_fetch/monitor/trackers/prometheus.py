@@ -21,7 +21,6 @@ from turbo_fetch.tally import BYTES_EDGES, SECONDS_EDGES
 
 PREFIX: Final = "turbo_fetch"
 _GAUGES: Final = {
-    "rows_total": "Rows of the list, if known.",
     "rows_done": "Rows that ended, those of earlier runs included.",
     "in_flight": "Requests under way.",
     "waiting": "Rows that wait for a busy domain or for their next attempt.",
@@ -101,9 +100,11 @@ def _fetch_metrics(line: Mapping[str, Any]) -> Iterator[Metric]:
         "request_seconds", "Durations of requests.", SECONDS_EDGES, line["seconds"], line["seconds_sum"]
     )
     yield _histogram("body_bytes", "Sizes of bodies.", BYTES_EDGES, line["sizes"], line["bytes"])
+    # Not the `rows_total` of the line: that is the name of the counter above.
+    if line["rows_total"] is not None:
+        yield GaugeMetricFamily(f"{PREFIX}_list_rows", "Rows of the list.", value=line["rows_total"])
     for name, text in _GAUGES.items():
-        if line[name] is not None:
-            yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=line[name])
+        yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=line[name])
 
 
 def _worker_metrics(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
