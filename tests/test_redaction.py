@@ -26,6 +26,15 @@ INPUT = {"input": {"urls": "list.txt"}, "output": {"path": "out"}}
         ("https://a.example/x?access_token=t#f", "https://a.example/x?access_token=***#f"),
         ("moved to https://u@a.example/ now", "moved to https://***@a.example/ now"),
         ("https://a.example/x?monkey=1&w=2&design=3", "https://a.example/x?monkey=1&w=2&design=3"),
+        ("https://a.example/#access_token=t", "https://a.example/#access_token=***"),
+        (
+            "https://a.example/?u=http%3A%2F%2Fu%3Ap%40b%2F&w=1",
+            "https://a.example/?u=http%3A%2F%2F***%40b%2F&w=1",
+        ),
+        (
+            "https://a.example/?u=http%3a%2f%2fb%3fsig%3dx&w=1",
+            "https://a.example/?u=http%3a%2f%2fb%3fsig%3d***&w=1",
+        ),
         ("https://a.example/@me/x.jpg?u=a@b", "https://a.example/@me/x.jpg?u=a@b"),
     ],
 )
@@ -37,6 +46,15 @@ def test_secrets_in_addresses_are_masked_and_nothing_else(url: str, shown: str) 
 @given(st.text(alphabet="abc=&?@:/;#%", max_size=60))
 def test_masking_twice_is_masking_once(text: str) -> None:
     assert redact(redact(text)) == redact(text)
+
+
+def test_a_header_is_secret_if_the_spec_says_so_or_its_value_is_from_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(SPEC.replace("Authorization", "X-Reason") + '[fetch.http]\nsecret_headers = ["X-Own"]\n')
+    spec = load_spec(path, ["fetch.http.headers.x-own=hush"], {"TOKEN": "hush"})
+    told = dump_spec_for_others(spec)
+    assert "hush" not in told
+    assert 'secret_headers = [\n    "X-Own",\n    "X-Reason",\n]' in told
 
 
 def test_secret_headers_are_known_by_name() -> None:

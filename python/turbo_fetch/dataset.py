@@ -17,6 +17,7 @@ from turbo_fetch.manifest import NAME as MANIFEST
 from turbo_fetch.manifest import Manifest
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
+from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
@@ -121,7 +122,7 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
-    return {"fetch": {**picked, **whole}}
+    return {"fetch": redact_tables({**picked, **whole})}
 
 
 def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:

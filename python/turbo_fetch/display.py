@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turbo_fetch.progress import Progress
+from turbo_fetch.redaction import redact
 from turbo_fetch.summary import human_bytes, human_time
 from turbo_fetch.tally import Tally
 from turbo_fetch.watcher import Watcher
@@ -105,7 +106,7 @@ class Display(Watcher):
     def note(self, text: str) -> None:
         """Print a line that stays."""
         if not self._quiet:
-            self._console.print(Text(text))
+            self._console.print(Text(redact(text)))
 
     def refresh(self) -> None:
         """Show the present state if the last showing is long enough ago."""

@@ -72,7 +72,7 @@ LEDGER: Final = pa.schema(
         *[field for field in FETCHED if field.name != "row"],
     ]
 )
-"""One row per URL of a shard, in list order. Timings live only here."""
+"""One row per URL of a shard, in list order, `url` with its secrets masked. Timings live only here."""
 
 PEER_RESULT_COLUMNS: Final = (
     pa.field("key", pa.string()),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from turbo_fetch.storage import Storage
 
 _LONGEST_VALUE: Final = 80
+_VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,15 +50,18 @@ def load_spec(
     return parse_spec(tables, str(path))
 
 
-def read_spec(storage: Storage, overrides: Sequence[str] = ()) -> Spec | None:
-    """Read the spec as run of the dataset in a place, None if it has none. Raises SpecError."""
+def read_spec(
+    storage: Storage, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Spec | None:
+    """Read the spec as run of the dataset in a place, None if it has none; see `load_spec`. Raises SpecError."""
     try:
         text = storage.read_bytes("spec.toml").decode("utf-8")
     except FileNotFoundError:
         return None
     tables = tomllib.loads(text)
-    for override in overrides:
-        _apply(tables, override)
+    tables = overridden(tables, overrides)
+    if environment is not None:
+        _fill_in(tables, environment, f"{storage.url}/spec.toml")
     return parse_spec(tables, f"{storage.url}/spec.toml")
 
 
@@ -125,7 +129,7 @@ def _apply(tables: dict[str, Any], override: str) -> None:
 
 
 def _fill_in(tables: dict[str, Any], environment: Mapping[str, str], origin: str) -> None:
-    """Replace `${NAME}` where secrets belong: in request headers, and in the proxy."""
+    """Replace `${NAME}` where secrets belong, in request headers and in the proxy; such headers are noted as secret."""
     http = tables.get("fetch")
     http = http.get("http") if isinstance(http, dict) else None
     if not isinstance(http, dict):
@@ -138,6 +142,11 @@ def _fill_in(tables: dict[str, Any], environment: Mapping[str, str], origin: str
         if isinstance(found, str):
             table[key] = _filled(found, environment, origin)
         elif isinstance(found, dict):
+            filled = [
+                name for name, value in found.items() if isinstance(value, str) and _VARIABLE.search(value)
+            ]
+            if filled and isinstance(listed := http.get("secret_headers", []), list):
+                http["secret_headers"] = [*listed, *(name for name in filled if name not in listed)]
             table[key] = {
                 name: _filled(value, environment, origin) if isinstance(value, str) else value
                 for name, value in found.items()
@@ -150,7 +159,7 @@ def _filled(text: str, environment: Mapping[str, str], origin: str) -> str:
             raise SpecError(f"{origin}: {text!r} names the variable {match[1]}, which is not set")
         return environment[match[1]]
 
-    return re.sub(r"\$\{(\w+)\}", variable, text)
+    return _VARIABLE.sub(variable, text)
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from turbo_fetch.redaction import redact
+
 TOP: Final = 5
 HOSTS_KEPT: Final = 10_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -54,7 +56,7 @@ class Summary:
         """Return the summary as lines for a person."""
         share = self.successes / self.rows if self.rows else 0.0
         lines = [
-            f"dataset   {self.path}",
+            f"dataset   {redact(self.path)}",
             f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {self.shards:,} shards, "
             f"{human_bytes(self.dataset_bytes)}",
             f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, {self.rows_per_s:,.0f} rows/s, "

@@ -31,7 +31,7 @@ from turbo_fetch.readers.dataset import StoredShard
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.samples import Samples, keys
 from turbo_fetch.spec import OutputFormat, OutputSpec
-from turbo_fetch.specfile import dump_spec, read_spec
+from turbo_fetch.specfile import dump_spec_for_others, read_spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import Summary
 from turbo_fetch.writers import check_columns, check_packages
@@ -249,7 +249,7 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
     spec = read_spec(source.storage)
     if spec is not None and spec.fetch is not None:
         fetch = spec.fetch.model_copy(update={"output": output})
-        storage.write_bytes(SPEC, dump_spec(spec.model_copy(update={"fetch": fetch})).encode())
+        storage.write_bytes(SPEC, dump_spec_for_others(spec.model_copy(update={"fetch": fetch})).encode())
 
 
 def _is_good(record: Record, wanted: dict[int, str]) -> bool:

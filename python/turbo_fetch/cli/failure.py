@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.redaction import redact
 
 
 @contextmanager
@@ -17,6 +18,6 @@ def clear_failures() -> Iterator[None]:
         yield
     except TurboFetchError as error:
         typer.secho(
-            f"turbo-fetch: {error}", fg=typer.colors.RED if error.exit_code != 130 else None, err=True
+            redact(f"turbo-fetch: {error}"), fg=typer.colors.RED if error.exit_code != 130 else None, err=True
         )
         raise SystemExit(error.exit_code) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides, SpecPath
 from turbo_fetch.cli.usage import Json
@@ -16,4 +18,4 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
 
     with clear_failures():
         without_pandas()
-        show(plan_run(load_spec(spec, overrides or ())), as_json)
+        show(plan_run(load_spec(spec, overrides or (), os.environ)), as_json)

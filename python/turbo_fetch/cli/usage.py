@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
 
 import typer
+
+from turbo_fetch.redaction import redact
 
 if TYPE_CHECKING:
     from turbo_fetch.spec import OutputFormat, Spec
@@ -26,16 +29,18 @@ class Shown(Protocol):
 
 def show(result: Shown, as_json: bool) -> None:
     """Print a result, a dataclass with a method `text`."""
-    typer.echo(json.dumps(_plain(result), default=str) if as_json else result.text())
+    typer.echo(json.dumps(_plain(result), default=str) if as_json else redact(result.text()))
 
 
 def _plain(value: Any) -> Any:
-    """Return dataclasses, at any depth, as dictionaries."""
+    """Return dataclasses, at any depth, as dictionaries, with secrets in texts masked."""
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def checked_format(name: str) -> OutputFormat:
@@ -64,9 +69,9 @@ def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     from turbo_fetch.storage import Storage
 
     if place.endswith(".toml"):
-        return load_spec(Path(place), overrides)
+        return load_spec(Path(place), overrides, os.environ)
     storage = Storage.open(place)
-    spec = read_spec(storage, overrides)
+    spec = read_spec(storage, overrides, os.environ)
     if spec is None or spec.fetch is None:
         raise InputError(
             f"{storage.url}: there is no dataset with a spec.toml; expected a dataset made by turbo-fetch, or a spec"

@@ -54,9 +54,9 @@ def find(
     own = len(against)
     with KeyTable(storage.make_work() / "urls.keys") as table:
         for number, dataset in enumerate(against):
-            _add_ledgers(table, number, dataset, stop)
+            _add_dataset(table, number, dataset, stop)
         if first_shard:
-            _add_ledgers(table, own, StoredDataset.open(storage), stop, before=first_shard)
+            _add_dataset(table, own, StoredDataset.open(storage), stop, before=first_shard)
         for shard in plan.again().shards(first_shard):
             _add(table, shard.load().column("url").combine_chunks(), place(own, shard.id))
             _check(stop)
@@ -71,12 +71,12 @@ def marked(shards: Iterator[Shard], known: KnownUrls | None) -> Iterator[Shard]:
         yield shard if known is None else replace(shard, duplicates=known.of(shard))
 
 
-def _add_ledgers(
+def _add_dataset(
     table: KeyTable, number: int, dataset: StoredDataset, stop: StopRequest, before: int | None = None
 ) -> None:
     for shard in dataset.shards:
         if before is None or shard.number < before:
-            _add(table, dataset.ledger(shard).column("url").combine_chunks(), place(number, shard.number))
+            _add(table, dataset.urls(shard).combine_chunks(), place(number, shard.number))
             _check(stop)
 
 

@@ -98,7 +98,7 @@ class Client:
         self._tls = _tls_context(http)
         self._headers = _request_headers(http)
         self._max_body_bytes = int(http.max_body_mb * 1e6)
-        self._secrets = {name: value for name, value in http.headers.items() if is_secret_header(name)}
+        self._secrets = {name: value for name, value in http.headers.items() if _is_secret(name, http)}
         self._consent = Consent.of(http, self._headers["User-Agent"])
         self.hosts = Hosts(http, self._consent.token, self._document, documents)
         self._asks_hosts = self.hosts.are_asked
@@ -370,6 +370,10 @@ async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> st
         deadline.progress()
         data += chunk
     return bytes(data[:MAX_BYTES]).decode("utf-8-sig", "replace")
+
+
+def _is_secret(name: str, http: HttpSpec) -> bool:
+    return is_secret_header(name) or name.lower() in map(str.lower, http.secret_headers)
 
 
 def _request_headers(http: HttpSpec) -> CIMultiDict[str]:

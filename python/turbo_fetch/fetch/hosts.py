@@ -37,8 +37,12 @@ class Host:
 
 
 def origin_of(url: str) -> str:
-    """Return scheme, host and port of a normalised URL, as they stand there."""
-    return url[: url.find("/", 8)]
+    """Return scheme, host and port of a URL with a path, as they stand there; a user name is no part of it."""
+    origin = url[: url.find("/", 8)]
+    if "@" in origin:
+        scheme, _, authority = origin.partition("://")
+        return f"{scheme}://{authority.rpartition('@')[2]}"
+    return origin
 
 
 class Hosts:

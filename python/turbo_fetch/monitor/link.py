@@ -23,6 +23,7 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.monitor.place import Place, place_in, publish
 from turbo_fetch.progress import Progress, figures
+from turbo_fetch.redaction import redact
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally
@@ -120,7 +121,7 @@ class Recorder(Watcher):
 
     def note(self, text: str) -> None:
         """See Watcher."""
-        self._send("note", {"text": text})
+        self._send("note", {"text": redact(text)})
         self._inner.note(text)
 
     def refresh(self) -> None:
@@ -136,7 +137,7 @@ class Recorder(Watcher):
         """Say how the run ended, and wait for the monitor; one that does not end in time is killed."""
         if self._progress.workers:
             self._record(time.monotonic() - self._started_s)
-        self._send("end", {"how": how})
+        self._send("end", {"how": redact(how)})
         grace_s = WANDB_GRACE_S if "wandb" in self._track.to else END_GRACE_S
         try:
             self._flush_whole(grace_s)

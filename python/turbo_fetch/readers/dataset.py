@@ -170,6 +170,11 @@ class StoredDataset:
         with opened(self.storage, f"{shard.name}{LEDGER_SUFFIX}") as table:
             return table.read()
 
+    def urls(self, shard: StoredShard) -> pa.ChunkedArray:
+        """Return the URLs of a shard as the list had them: those of the ledger are masked."""
+        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+            return table.read(["url"]).column("url")
+
     def _place(self, shard: StoredShard) -> str:
         return f"{self.storage.url}/{shard.name}{SUFFIXES[self.format]}"
 

@@ -169,6 +169,9 @@ class HttpSpec(Table):
     headers: HeaderValues = Field(default_factory=dict)
     """Further request headers, sent to every host of the list; secret ones do not follow redirects elsewhere.
     `${NAME}` stands for a variable of the environment."""
+    secret_headers: tuple[str, ...] = ()
+    """Names of request headers that are secret, beside `Authorization`, `Cookie` and all others whose name says so, and
+    beside those that are filled in from the environment."""
     domains: dict[str, DomainSpec] = Field(default_factory=dict)
     """Presets for single registrable domains."""
 

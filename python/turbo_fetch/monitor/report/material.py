@@ -18,6 +18,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
 from turbo_fetch.readers.pictures import picture_format
+from turbo_fetch.redaction import redact
 from turbo_fetch.shapes import Shapes
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
@@ -178,7 +179,7 @@ def data_url(picture: bytes) -> str:
 def _shown(row: dict[str, Any], picture: bytes | None) -> Shown:
     size = f"{row['original_width']} x {row['original_height']}"
     address = None if picture is None else data_url(picture)
-    return Shown(row["key"], str(row["url"]), str(row.get("caption") or ""), size, address)
+    return Shown(row["key"], redact(str(row["url"])), str(row.get("caption") or ""), size, address)
 
 
 def _failures(dataset: StoredDataset, shard: StoredShard) -> list[Failed]:
@@ -189,7 +190,7 @@ def _failures(dataset: StoredDataset, shard: StoredShard) -> list[Failed]:
     failed = ledger.filter(pc.not_equal(ledger.column("outcome"), Outcome.SUCCESS.label))
     wanted = failed.select(["key", "url", "outcome", "detail", "attempts"]).slice(0, 10_000)
     return [
-        Failed(row["key"], row["url"] or "", row["outcome"], row["detail"] or "", row["attempts"])
+        Failed(row["key"], redact(row["url"] or ""), row["outcome"], row["detail"] or "", row["attempts"])
         for row in wanted.to_pylist()
     ]
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.redaction import redact
 
 SEARCH_S: Final = 1.0
 """A search that finds too little gives what it has after so long, and the place to go on from."""
@@ -77,7 +78,7 @@ class Rows:
         self._loaded: tuple[str, pa.Table] | None = None
 
     def page(self, query: Query, start: Cursor, limit: int) -> Page:
-        """Return up to `limit` rows from `start` on. Raises DatasetError if a shard is damaged."""
+        """Return up to `limit` rows from `start` on, secrets in URLs masked. Raises DatasetError."""
         found: list[dict[str, Any]] = []
         stop_s = time.monotonic() + SEARCH_S
         row = start.row
@@ -90,7 +91,8 @@ class Rows:
             for index, values in zip(
                 chosen, table.take(pa.array(chosen, pa.int64())).to_pylist(), strict=True
             ):
-                found.append({"at": str(Cursor(number, index)), **values})
+                shown = redact(str(values["url"])) if values.get("url") else None
+                found.append({"at": str(Cursor(number, index)), **values, "url": shown})
             if len(chosen) < len(wanted):
                 return Page(found, Cursor(number, chosen[-1] + 1 if chosen else row))
             row = 0
