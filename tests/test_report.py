@@ -19,9 +19,9 @@ from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.monitor.link import recorded
+from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import gather
-from turbo_fetch.monitor.report.page import script_json
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.tally import Tally

@@ -22,7 +22,19 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 from transformers.utils import logging as transformers_logging
 
 HIDDEN = 32
@@ -121,6 +133,29 @@ def tiny_sd3(folder: Path, seed: int = 0) -> Path:
     return _saved(pipeline, folder)
 
 
+def tiny_clip(folder: Path) -> Path:
+    """Save a CLIP for pictures of 32 pixels; returns `folder`."""
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"projection_dim": 16}
+    text, vision = _text_config(**sizes), CLIPVisionConfig(**_VISION, **sizes)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), **sizes)
+    transformers_logging.disable_progress_bar()
+    CLIPModel(config).save_pretrained(folder)
+    clip_tokenizer(folder / "vocabulary").save_pretrained(folder)
+    crop = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
+    return folder
+
+
+def tiny_dino(folder: Path) -> Path:
+    """Save a vision transformer for pictures of 32 pixels, as DINO is one; returns `folder`."""
+    torch.manual_seed(4)
+    transformers_logging.disable_progress_bar()
+    ViTModel(ViTConfig(**_VISION), add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 
 _UNET: dict[str, Any] = {
@@ -133,6 +168,14 @@ _UNET: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": 8,
+}
+_VISION: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
 }
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

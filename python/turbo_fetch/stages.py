@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final, Protocol, cast
@@ -30,6 +30,7 @@ _HOMES: Final[Mapping[str, str]] = {
     "prior": "turbo_fetch.dreambooth.prior",
     "train": "turbo_fetch.dreambooth.train",
     "generate": "turbo_fetch.dreambooth.generate",
+    "evaluate": "turbo_fetch.dreambooth.evaluate",
 }
 
 
@@ -49,17 +50,22 @@ class RunSummary:
         return "\n".join(report.text() for report in self.reports.values())
 
 
-def run(spec: Spec, watcher: Watcher | None = None, stop: StopRequest | None = None) -> RunSummary:
-    """Run every stage that the spec names; blocks until done.
+def run(
+    spec: Spec,
+    watcher: Watcher | None = None,
+    stop: StopRequest | None = None,
+    names: Sequence[str] = STAGES,
+) -> RunSummary:
+    """Run every stage that the spec has, or of them only those of `names`; blocks until done.
 
     Called in the main thread, SIGINT and SIGTERM stop it within seconds; `stop` stops it from elsewhere.
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
     which the same call goes on where it stopped.
     """
     if stop is not None:
-        return _run(spec, watcher or Watcher(), stop)
+        return _run(spec, watcher or Watcher(), stop, names)
     with stop_on_signals() as stop_on_signal:
-        return _run(spec, watcher or Watcher(), stop_on_signal)
+        return _run(spec, watcher or Watcher(), stop_on_signal, names)
 
 
 async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
@@ -79,9 +85,9 @@ async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
         stop.close()
 
 
-def _run(spec: Spec, watcher: Watcher, stop: StopRequest) -> RunSummary:
+def _run(spec: Spec, watcher: Watcher, stop: StopRequest, names: Sequence[str]) -> RunSummary:
     summary = RunSummary()
-    for name in STAGES:
+    for name in names:
         if getattr(spec, name) is not None:
             watcher.stage(name)
             summary.reports[name] = _stage(name)(spec, watcher, stop)

@@ -8,6 +8,7 @@ import typer
 
 from turbo_fetch.cli.demo import demo
 from turbo_fetch.cli.doctor import doctor
+from turbo_fetch.cli.evaluate import evaluate
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.export_model import export_model
 from turbo_fetch.cli.generate import generate
@@ -63,6 +64,7 @@ app.command()(retry)
 app.command()(refresh)
 app.command()(verify)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(export_model)
 app.add_typer(demo, name="demo")
 

@@ -12,10 +12,10 @@ from PIL import Image
 from turbo_fetch.dreambooth.album import Onlooker, fill, review
 from turbo_fetch.dreambooth.grid import grid
 from turbo_fetch.dreambooth.models import trained_model
-from turbo_fetch.dreambooth.prompts import read_prompts
+from turbo_fetch.dreambooth.prompts import Words, read_prompts
+from turbo_fetch.dreambooth.restored import weights_of
 from turbo_fetch.dreambooth.sampling import add_lora, open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
-from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import GenerateSpec, Spec
@@ -49,7 +49,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
     generate = spec.generate
     if generate is None:
         raise SpecError("the spec has no table [generate]; expected one with the key prompts")
-    prompts = read_prompts(generate.prompts, spec.train, "generate.prompts")
+    prompts = read_prompts(generate.prompts, Words.of(spec.train), "generate.prompts")
     model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
     place = Storage.open(generate.output)
     place.probe()
@@ -75,8 +75,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
 
 def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
     """Return the settings of every picture by its name, prompt by prompt."""
-    weights = model_hash(model)
-    lora_weights = None if lora is None else model_hash(lora)
+    weights = weights_of(model)
+    lora_weights = None if lora is None else weights_of(lora)
     wanted = {}
     for row, prompt in enumerate(prompts):
         for number in range(generate.images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -60,20 +61,38 @@ PAPER_LIVE: Final = (
 _PAPER: Final = {"paper": PAPER_OBJECT, "paper-live": PAPER_LIVE}
 
 
-def read_prompts(given: str | tuple[str, ...], train: TrainSpec | None, key: str) -> tuple[str, ...]:
-    """Return the prompts with `{identifier}` and `{class}` filled in from `train`.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What stands for `{identifier}` and `{class}` in a prompt; None if nothing says."""
+
+    identifier: str | None = None
+    class_: str | None = None
+
+    @classmethod
+    def of(cls, train: TrainSpec | None) -> Words:
+        """Return the words of `[train]`."""
+        return cls() if train is None else cls(train.identifier, train.class_)
+
+    def fill(self, template: str, key: str) -> str:
+        """Return the template with the words in it. Raises InputError, naming `key`, for a word that is missing."""
+        for field, word in (("{identifier}", self.identifier), ("{class}", self.class_)):
+            if field in template:
+                if word is None:
+                    raise InputError(
+                        f"{key}: {template!r} speaks of the subject, but the spec has no [train] that names "
+                        "identifier and class"
+                    )
+                template = template.replace(field, word)
+        return template
+
+
+def read_prompts(given: str | tuple[str, ...], words: Words, key: str) -> tuple[str, ...]:
+    """Return the prompts with `{identifier}` and `{class}` filled in.
 
     `given` is a list, `paper`, `paper-live`, or a file with one prompt per line. Raises InputError, naming `key`.
     """
     lines = given if isinstance(given, tuple) else _PAPER.get(given) or _lines(Path(given), key)
-    if train is not None:
-        return tuple(train.caption(line) for line in lines)
-    for line in lines:
-        if "{identifier}" in line or "{class}" in line:
-            raise InputError(
-                f"{key}: {line!r} speaks of the subject, but the spec has no [train] that names identifier and class"
-            )
-    return tuple(lines)
+    return tuple(words.fill(line, key) for line in lines)
 
 
 def _lines(path: Path, key: str) -> list[str]:

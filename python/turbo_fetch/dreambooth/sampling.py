@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import torch
 from PIL import Image
 
-from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.restored import load_pipeline
 from turbo_fetch.dreambooth.schedulers import scheduler_for
 from turbo_fetch.errors import Interrupted, ModelError
 from turbo_fetch.spec.dreambooth import Precision, SamplingTable
@@ -32,12 +32,12 @@ class Shot:
 
 
 def open_pipeline(model: str, sampling: SamplingTable) -> Any:
-    """Load the model at a path or hub id with its sampler, on the best device there is.
+    """Load a diffusers folder, hub id or checkpoint of a run with its sampler, on the best device there is.
 
     Raises ModelError, and SpecError for a sampler that does not go with it.
     """
-    device = _device()
-    pipeline = families.load(model, _dtype(sampling.precision, device)).pipeline
+    device = best_device()
+    pipeline = load_pipeline(model, _dtype(sampling.precision, device))
     pipeline.scheduler = scheduler_for(sampling.scheduler, pipeline.scheduler)
     return pipeline.to(device)
 
@@ -106,7 +106,8 @@ def make_pictures(
         yield from zip(batch, made, strict=True)
 
 
-def _device() -> str:
+def best_device() -> str:
+    """Return the device on which pictures are made."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 _PARTS = ("*.safetensors", "*.bin", "*.ckpt", "*.json", "*.txt")
 
@@ -16,17 +17,30 @@ def model_hash(model: str) -> str:
     path = Path(model)
     index = path / "model_index.json"
     if path.is_dir():
-        # Beside a pipeline's components there may be pictures, logs and other forms of the same weights.
-        found = (file for part in _PARTS for file in path.glob(f"*/{part}" if index.is_file() else part))
-        files = sorted({*found, *(file for file in [index] if file.is_file())})
+        # Beside a pipeline's components there may be checkpoints, logs and other forms of the same weights.
+        folders = [path / name for name in _components(index)] if index.is_file() else [path]
+        parts = (file for folder in folders for part in _PARTS for file in folder.glob(part))
+        files = sorted({*parts, *(file for file in [index] if file.is_file())})
         listing = {file.relative_to(path).as_posix(): file_hash(file) for file in files}
         return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
     if path.is_file():
         return file_hash(path)
-    cached = try_to_load_from_cache(model, "model_index.json")
-    # …/snapshots/<commit>/model_index.json
-    commit = Path(cached).parent.name if isinstance(cached, str) else "unknown"
+    # A pipeline has the one, an encoder the other: …/snapshots/<commit>/model_index.json
+    try:
+        found = [try_to_load_from_cache(model, name) for name in ("model_index.json", "config.json")]
+    except HFValidationError:
+        # Neither a path nor a hub id: for whoever loads it to say.
+        found = []
+    commit = next((Path(cached).parent.name for cached in found if isinstance(cached, str)), "unknown")
     return hashlib.sha256(f"{model}@{commit}".encode()).hexdigest()
+
+
+def _components(index: Path) -> list[str]:
+    try:
+        content = json.loads(index.read_bytes())
+    except ValueError:
+        return []
+    return [name for name, kind in content.items() if isinstance(kind, list)]
 
 
 def file_hash(path: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from turbo_fetch.spec.dreambooth import GenerateSpec, PriorSpec
+from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
 from turbo_fetch.spec.engine import EngineSpec
 from turbo_fetch.spec.fetch import (
     DenySpec,
@@ -41,6 +41,7 @@ __all__ = [
     "DuplicatesSpec",
     "Encoding",
     "EngineSpec",
+    "EvaluateSpec",
     "FetchSpec",
     "Filter",
     "GenerateSpec",
@@ -61,7 +62,7 @@ __all__ = [
     "TrainSpec",
 ]
 
-STAGES = ("fetch", "prior", "train", "generate")
+STAGES = ("fetch", "prior", "train", "generate", "evaluate")
 """The stages of a job, in the order in which they run; a spec names at least one."""
 
 
@@ -76,6 +77,8 @@ class Spec(Table):
     """From a few pictures of a subject to a model that knows it."""
     generate: GenerateSpec | None = None
     """From prompts to pictures."""
+    evaluate: EvaluateSpec | None = None
+    """From models to scores."""
     engine: EngineSpec = Field(default_factory=EngineSpec)
     """Where the work runs."""
     track: TrackSpec = Field(default_factory=TrackSpec)

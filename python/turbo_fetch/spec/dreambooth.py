@@ -1,10 +1,10 @@
-"""`[prior]` and `[generate]`: what comes before and after training (`train.py`)."""
+"""`[prior]`, `[generate]` and `[evaluate]`: what comes before and after training (`train.py`)."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from turbo_fetch.spec.table import Table
 
@@ -23,11 +23,15 @@ Scheduler = Literal[
     "unipc",
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Metric = Literal["dino", "clip_i", "clip_t", "pres", "div", "class_div"]
 Prompt = Annotated[str, Field(min_length=1)]
+
+OFFLINE = "efficientnet-lite0"
+"""The picture encoder that is installed as a package (extra `demo`), for machines that reach no hub."""
 
 
 class SamplingTable(Table):
-    """How pictures are made from noise; part of `[prior]` and `[generate]`."""
+    """How pictures are made from noise; part of `[prior]`, `[generate]` and `[evaluate]`."""
 
     scheduler: Scheduler = "ddim"
     """Sampler; `auto` is the one that came with the model, which flow-matching models need."""
@@ -89,3 +93,67 @@ class GenerateSpec(SamplingTable):
     """How strong the LoRA is."""
     output: str = "pictures"
     """Folder of the pictures, on disk or at any fsspec URL."""
+
+
+class EvaluateSpec(SamplingTable):
+    """`[evaluate]`: from models to scores, by the protocol of the DreamBooth paper (arXiv 2208.12242)."""
+
+    models: tuple[Prompt, ...] = ()
+    """Models in the order of their training: diffusers folders, hub ids, checkpoints of `[train]`, or LoRA, which
+    go onto `base`; `*` in a path stands for anything. By default the checkpoints of this spec's `[train]` that are
+    there, and what it trained."""
+    base: str | None = None
+    """What they were trained from, which is scored too, as the step 0 from which drift is measured; by default
+    `train.base`."""
+    subject: str | None = None
+    """The real pictures: a folder, a dataset, or `fetch`; by default `train.subject`."""
+    identifier: Prompt | None = None
+    """Word that means the subject; by default `train.identifier`."""
+    class_: Annotated[str | None, Field(alias="class", min_length=1)] = None
+    """Noun of the subject's class; by default `train.class`."""
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt = "paper"
+    """`paper`: the paper's 25 for objects; `paper-live`: its 25 for living subjects; or a list, or a text file with
+    one prompt per line. `{identifier}` and `{class}` are replaced."""
+    images: PositiveInt = 4
+    """Pictures per prompt; `div` needs at least two."""
+    class_prompt: Prompt = "a photo of a {class}"
+    """What the pictures of the class show."""
+    class_images: PositiveInt = 16
+    """Pictures of the class alone, for `pres` and `class_div`."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = (
+        "dino",
+        "clip_i",
+        "clip_t",
+        "pres",
+        "div",
+        "class_div",
+    )
+    """`dino` and `clip_i`: likeness to the real pictures; `clip_t`: likeness to the prompt; `pres`: likeness of the
+    class to the subject, where less is better; `div` and `class_div`: how different pictures of one prompt, and of
+    the class, are."""
+    dino: Prompt = "facebook/dino-vits16"
+    """Encoder of `dino`, `pres`, `div` and `class_div`: a path, a hub id, or `efficientnet-lite0`, which needs no
+    hub."""
+    clip: Prompt = "openai/clip-vit-base-patch32"
+    """Encoder of `clip_i` and `clip_t`: a path, a hub id, or for `clip_i` alone `efficientnet-lite0`."""
+    output: str = "scores"
+    """Folder of pictures, `scores.json` and `report.html`, on disk or at any fsspec URL."""
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> EvaluateSpec:
+        if "clip_t" in self.metrics and self.clip == OFFLINE:
+            raise ValueError(
+                f"clip is {OFFLINE!r}, which reads no text, but metrics has 'clip_t'; "
+                "expected a CLIP model, or metrics without 'clip_t'"
+            )
+        for metric, key in (("div", "images"), ("class_div", "class_images")):
+            if metric in self.metrics and getattr(self, key) < 2:
+                raise ValueError(
+                    f"{key} is 1, but metrics has {metric!r}, which compares pictures of one prompt; "
+                    f"expected {key} of at least 2, or metrics without {metric!r}"
+                )
+        return self
+
+    def measures(self, *metrics: Metric) -> bool:
+        """Return whether any of these is wanted."""
+        return any(metric in self.metrics for metric in metrics)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.folder import save_folder
 from turbo_fetch.dreambooth.export.single_file import save_single_file
+from turbo_fetch.dreambooth.restored import load_pipeline, weights_of, with_dtype
 from turbo_fetch.dreambooth.sampling import DTYPES, add_lora
-from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import OutputExists
 
 
@@ -22,13 +21,13 @@ def convert(
     """
     if target.exists():
         raise OutputExists(f"{target} is there already; expected a new name, or that you delete it first")
-    pipeline = families.load(model).pipeline
+    pipeline = load_pipeline(model)
     if lora is not None:
         add_lora(pipeline, lora, lora_scale)
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     if target.suffix == ".safetensors":
-        metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": model_hash(model)}
+        metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": weights_of(model)}
         save_single_file(pipeline, target, metadata, DTYPES[precision])
     else:
-        save_folder(pipeline.to(dtype=DTYPES[precision]), target)
+        save_folder(with_dtype(pipeline, DTYPES[precision]), target)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from html import escape
-from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from urllib.parse import urlsplit
 
-import orjson
-
 from turbo_fetch import __version__
-from turbo_fetch.errors import TurboFetchError
-from turbo_fetch.monitor.report.figures import Figure, figures
+from turbo_fetch.monitor.report.document import asset, card, fill, plot_box, plotly_script, script_json
+from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Failed, Material, Shown
 from turbo_fetch.summary import human_bytes, human_time
 
@@ -31,7 +24,7 @@ def render(material: Material) -> bytes:
         "path": escape(material.summary.path),
         "subtitle": escape(_subtitle()),
         "cards": "".join(_cards(material)),
-        "plots": "".join(_plot_box(plot) for plot in plots),
+        "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
         "samples": "".join(map(_sample, material.samples)) or "<p>There are no pictures to show.</p>",
         "failures": _failures(material.failures),
         "nonce": secrets.token_urlsafe(16),
@@ -42,32 +35,7 @@ def render(material: Material) -> bytes:
         "figures": script_json(plots),
         "script": asset("report.js"),
     }
-    return _fill(asset("report.html"), inlined | {key: text.encode() for key, text in filled.items()})
-
-
-def _fill(template: bytes, values: Mapping[str, bytes]) -> bytes:
-    """Put values in the places of a template; what looks like a place within a value is left alone."""
-    parts = re.split(rb"\{\{(\w+)\}\}", template)
-    return b"".join(values[part.decode()] if number % 2 else part for number, part in enumerate(parts))
-
-
-@cache
-def asset(name: str) -> bytes:
-    """Return a file that lies beside this module."""
-    return files(__package__).joinpath(name).read_bytes()
-
-
-def plotly_script() -> bytes:
-    """Return plotly's JavaScript, read from the installed package without importing it."""
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise TurboFetchError("the package plotly is not installed; install turbo-fetch again")
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
-
-
-def script_json(value: object) -> bytes:
-    """Return JSON that may stand inside of a script element: nothing in it can end the element."""
-    return orjson.dumps(value).replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    return fill(asset("report.html"), inlined | {key: text.encode() for key, text in filled.items()})
 
 
 def is_web_link(url: str) -> bool:
@@ -86,30 +54,14 @@ def _subtitle() -> str:
 def _cards(material: Material) -> Iterator[str]:
     summary = material.summary
     share = summary.successes / summary.rows if summary.rows else 0.0
-    yield _card("samples", f"{summary.successes:,}", f"of {summary.rows:,} rows")
-    yield _card("success", f"{share:.1%}", f"{summary.rows - summary.successes:,} failed")
-    yield _card("dataset", human_bytes(summary.dataset_bytes), f"in {summary.shards:,} shards")
-    yield _card("received", human_bytes(material.body_bytes), "bodies of all rows")
+    yield card("samples", f"{summary.successes:,}", f"of {summary.rows:,} rows")
+    yield card("success", f"{share:.1%}", f"{summary.rows - summary.successes:,} failed")
+    yield card("dataset", human_bytes(summary.dataset_bytes), f"in {summary.shards:,} shards")
+    yield card("received", human_bytes(material.body_bytes), "bodies of all rows")
     if material.progress:
         last = material.progress[-1]
         rate = last["rows"] / max(last["elapsed_s"], 1e-9)
-        yield _card("latest run", human_time(last["elapsed_s"]), f"{last['rows']:,} rows, {rate:,.0f} rows/s")
-
-
-def _card(name: str, value: str, note: str) -> str:
-    return (
-        f'<div class="card"><div class="name">{name}</div><div class="value">{escape(value)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
-    )
-
-
-def _plot_box(plot: Figure) -> str:
-    wide = " wide" if plot["id"] in {"throughput"} else ""
-    note = f' <span class="note">{escape(plot["note"])}</span>' if plot["note"] else ""
-    return (
-        f'<section class="box{wide}"><h2>{escape(plot["title"])}{note}</h2>'
-        f'<div class="plot" id="plot-{plot["id"]}"></div></section>'
-    )
+        yield card("latest run", human_time(last["elapsed_s"]), f"{last['rows']:,} rows, {rate:,.0f} rows/s")
 
 
 def _sample(sample: Shown) -> str:

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from turbo_fetch.errors import InputError, TurboFetchError
 from turbo_fetch.manifest import read_manifest
+from turbo_fetch.monitor.report.document import plotly_script
 from turbo_fetch.monitor.report.material import BROWSER_TYPES, thumbnails
-from turbo_fetch.monitor.report.page import plotly_script
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows

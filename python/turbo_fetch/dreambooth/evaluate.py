@@ -1,0 +1,265 @@
+"""The `[evaluate]` stage: pictures of each model by the protocol of the DreamBooth paper, and what they score."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from PIL import Image
+
+from turbo_fetch.dreambooth.album import Onlooker, fill, review
+from turbo_fetch.dreambooth.pictures import Picture, open_upright
+from turbo_fetch.dreambooth.prompts import Words, read_prompts
+from turbo_fetch.dreambooth.restored import check_model, weights_of
+from turbo_fetch.dreambooth.sampling import add_lora, best_device, open_pipeline
+from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates
+from turbo_fetch.dreambooth.scoring.encoders import encoder_weights, open_encoder
+from turbo_fetch.dreambooth.scoring.gallery import Gallery, thumbnails
+from turbo_fetch.dreambooth.scoring.measure import (
+    Encoders,
+    ModelScores,
+    Subject,
+    Verdict,
+    class_scores,
+    judge,
+    mean_scores,
+    prompt_scores,
+    see,
+)
+from turbo_fetch.dreambooth.scoring.page import REPORT, render
+from turbo_fetch.dreambooth.scoring.record import SCORES, as_json, made_with, read_scores
+from turbo_fetch.dreambooth.settings import Settings
+from turbo_fetch.dreambooth.sources import read_pictures, subject_place
+from turbo_fetch.errors import Interrupted, OutputExists, SpecError
+from turbo_fetch.output_lock import locked
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import EvaluateSpec, Spec
+from turbo_fetch.storage import Storage
+from turbo_fetch.watcher import Watcher
+
+PICTURES: Final = "pictures"
+CLASS: Final = "class"
+"""What names of pictures of the class begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReport:
+    """What was scored."""
+
+    path: str
+    models: int
+    made: int
+    verdict: Verdict | None
+
+    def text(self) -> str:
+        """See stages.Report."""
+        best = "" if self.verdict is None else f"; {self.verdict.text()}"
+        return (
+            f"scores    {self.path}/{REPORT}: {self.models:,} models{best}; "
+            f"{self.made:,} pictures were made in this run"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What every model is asked to show."""
+
+    prompts: tuple[str, ...]
+    class_prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sitter:
+    """A model with the pictures that are wanted of it, by name, and where they are kept."""
+
+    candidate: Candidate
+    wanted: Mapping[str, Settings]
+    place: Storage
+    missing: tuple[str, ...]
+
+
+def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
+    """Make the pictures that are missing, score all, and write the report; blocks until done.
+
+    What cannot be measured is refused before a picture is made. Raises SpecError, InputError, PicturesError,
+    ModelError, MissingExtra, OutputError, OutputExists if the place holds pictures of other settings, or Interrupted,
+    after which the same call goes on.
+    """
+    evaluate = spec.evaluate
+    if evaluate is None:
+        raise SpecError("the spec has no table [evaluate]")
+    question = _question(spec, evaluate)
+    found = candidates(spec, evaluate)
+    for candidate in found:
+        check_model(candidate.model)
+    place = Storage.open(evaluate.output)
+    with locked(place):
+        place.probe()
+        real = _real_pictures(spec, evaluate, place, watcher)
+        sitters = [_sitter(evaluate, question, candidate, place) for candidate in found]
+        facts = _facts(evaluate, question, real, sitters)
+        if not any(sitter.missing for sitter in sitters) and place.exists(REPORT):
+            before = read_scores(place, facts)
+            if before is not None:
+                return _report(place, *before, made=0)
+        return _evaluate(evaluate, question, real, sitters, (place, facts, Onlooker(watcher, stop)))
+
+
+def _evaluate(
+    evaluate: EvaluateSpec,
+    question: Question,
+    real: Sequence[Picture],
+    sitters: Sequence[Sitter],
+    around: tuple[Storage, Mapping[str, Any], Onlooker],
+) -> EvaluateReport:
+    place, facts, onlooker = around
+    encoders = _open_encoders(evaluate)
+    photos = [open_upright(picture.path) for picture in real]
+    texts = encoders.clip.texts(question.prompts) if encoders.clip and encoders.clip.texts else None
+    subject = Subject(see(encoders, photos), question.prompts, texts)
+    made = sum(_make(evaluate, sitter, onlooker) for sitter in sitters)
+    models, galleries = [], []
+    for sitter in sitters:
+        if onlooker.stop:
+            raise Interrupted("stopped while scoring; the same command goes on, all pictures are there")
+        scores, gallery = _score(evaluate, sitter, subject, encoders)
+        onlooker.watcher.note(f"evaluate: {sitter.candidate.name}: {scores.text()}")
+        models.append(scores)
+        galleries.append(gallery)
+    verdict = judge(models, BASE)
+    place.write_bytes(REPORT, render(models, verdict, galleries, thumbnails(photos), facts))
+    # The report is there before what says that all is done.
+    place.write_bytes(SCORES, as_json(facts, models, verdict))
+    return _report(place, models, verdict, made)
+
+
+def _report(
+    place: Storage, models: Sequence[ModelScores], verdict: Verdict | None, made: int
+) -> EvaluateReport:
+    return EvaluateReport(place.url, len(models), made, verdict)
+
+
+def _question(spec: Spec, evaluate: EvaluateSpec) -> Question:
+    trained = Words.of(spec.train)
+    words = Words(evaluate.identifier or trained.identifier, evaluate.class_ or trained.class_)
+    prompts = read_prompts(evaluate.prompts, words, "evaluate.prompts")
+    needs_class = evaluate.measures("pres", "class_div")
+    class_prompt = words.fill(evaluate.class_prompt, "evaluate.class_prompt") if needs_class else ""
+    return Question(prompts, class_prompt)
+
+
+def _real_pictures(spec: Spec, evaluate: EvaluateSpec, place: Storage, watcher: Watcher) -> list[Picture]:
+    named = evaluate.subject or (spec.train.subject if spec.train else None)
+    if named is None:
+        raise SpecError(
+            "evaluate.subject is missing, and the spec has no [train] whose subject could be meant"
+        )
+    folder = subject_place(spec, named, "evaluate.subject")
+    return read_pictures(folder, "subject", place.work, watcher.note)
+
+
+def _sitter(evaluate: EvaluateSpec, question: Question, candidate: Candidate, place: Storage) -> Sitter:
+    wanted = plan(evaluate, question, candidate)
+    own = place.inside(f"{PICTURES}/{candidate.name}", place.work)
+    found = review(own, wanted)
+    for name, changes in found.different.items():
+        raise OutputExists(
+            f"{own.url}: {name} was made with other settings ({'; '.join(changes)}); "
+            "expected another evaluate.output, or an empty one"
+        )
+    return Sitter(candidate, wanted, own, found.missing)
+
+
+def plan(evaluate: EvaluateSpec, question: Question, candidate: Candidate) -> dict[str, Settings]:
+    """Return the settings of every picture of a model by its name: prompt by prompt, then those of the class.
+
+    The seeds are the same for all models, so that nothing but the weights makes a difference.
+    """
+    lora = candidate.lora
+    shared: dict[str, Any] = {
+        **evaluate.model_dump(
+            include={"negative", "scheduler", "steps", "guidance", "width", "height", "precision"}
+        ),
+        "model": candidate.model,
+        "model_hash": weights_of(candidate.model),
+        "lora": lora,
+        "lora_hash": None if lora is None else weights_of(lora),
+    }
+    wanted = {}
+    if evaluate.measures("dino", "clip_i", "clip_t", "div"):
+        for row, prompt in enumerate(question.prompts):
+            for number in range(evaluate.images):
+                seed = evaluate.seed + row * evaluate.images + number
+                wanted[f"{row:05d}-{number:03d}.png"] = Settings(prompt=prompt, seed=seed, **shared)
+    if evaluate.measures("pres", "class_div"):
+        for number in range(evaluate.class_images):
+            settings = Settings(prompt=question.class_prompt, seed=evaluate.seed + number, **shared)
+            wanted[f"{CLASS}-{number:03d}.png"] = settings
+    return wanted
+
+
+def _facts(
+    evaluate: EvaluateSpec, question: Question, real: Sequence[Picture], sitters: Sequence[Sitter]
+) -> dict[str, Any]:
+    weights = {name: encoder_weights(name) for name in _encoders_needed(evaluate).values()}
+    for sitter in sitters:
+        settings = next(iter(sitter.wanted.values()))
+        weights[sitter.candidate.name] = " ".join(filter(None, (settings.model_hash, settings.lora_hash)))
+    digests = [picture.digest for picture in real]
+    return made_with(evaluate, question.prompts, question.class_prompt, digests, weights)
+
+
+def _encoders_needed(evaluate: EvaluateSpec) -> dict[str, str]:
+    needed = {}
+    if evaluate.measures("dino", "pres", "div", "class_div"):
+        needed["dino"] = evaluate.dino
+    if evaluate.measures("clip_i", "clip_t"):
+        needed["clip"] = evaluate.clip
+    return needed
+
+
+def _open_encoders(evaluate: EvaluateSpec) -> Encoders:
+    device, needed = best_device(), _encoders_needed(evaluate)
+    reads = evaluate.measures("clip_t")
+    return Encoders(
+        open_encoder(needed["dino"], "evaluate.dino", device) if "dino" in needed else None,
+        open_encoder(needed["clip"], "evaluate.clip", device, reads) if "clip" in needed else None,
+    )
+
+
+def _make(evaluate: EvaluateSpec, sitter: Sitter, onlooker: Onlooker) -> int:
+    candidate = sitter.candidate
+
+    def open_model() -> Any:
+        pipeline = open_pipeline(candidate.model, evaluate)
+        if candidate.lora is not None:
+            add_lora(pipeline, candidate.lora, 1.0)
+        return pipeline
+
+    if sitter.missing:
+        onlooker.watcher.note(f"evaluate: {candidate.name}: {len(sitter.missing):,} pictures to make")
+    return fill(sitter.place, sitter.wanted, sitter.missing, evaluate, open_model, onlooker)
+
+
+def _score(
+    evaluate: EvaluateSpec, sitter: Sitter, subject: Subject, encoders: Encoders
+) -> tuple[ModelScores, Gallery]:
+    pictures, of_class = (
+        [_opened(sitter.place, name) for name in sitter.wanted if name.startswith(CLASS) == is_class]
+        for is_class in (False, True)
+    )
+    prompts = prompt_scores(evaluate.metrics, see(encoders, pictures), subject) if pictures else []
+    scores = mean_scores(prompts)
+    if of_class and encoders.dino is not None and subject.real.dino is not None:
+        scores |= class_scores(evaluate.metrics, encoders.dino.pictures(of_class), subject.real.dino)
+    candidate = sitter.candidate
+    return (
+        ModelScores(candidate.name, candidate.step, candidate.model, candidate.lora, scores, prompts),
+        Gallery(thumbnails(pictures), thumbnails(of_class)),
+    )
+
+
+def _opened(place: Storage, name: str) -> Image.Image:
+    return Image.open(io.BytesIO(place.read_bytes(name))).convert("RGB")

@@ -1,0 +1,112 @@
+"""The plots of the scores as plotly takes them: pure functions, without importing plotly.
+
+Colours are names of the page's palette (`@good`), as in the report of a dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from turbo_fetch.dreambooth import metrics
+from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, Verdict
+from turbo_fetch.spec.dreambooth import Metric
+
+Figure = dict[str, Any]
+
+_COLOURS: Final = ("@accent", "@good", "@bad")
+_LIKENESS: Final[tuple[Metric, ...]] = ("dino", "clip_i", "clip_t")
+_OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "div", "class_div")
+
+
+def figures(models: Sequence[ModelScores], verdict: Verdict | None) -> Iterator[Figure]:
+    """Yield the plots for which there is something to show: `id`, `title`, `note`, `data` and `layout`."""
+    note = "" if verdict is None else f"the star is {verdict.best}"
+    if any(metric in models[0].scores for metric in _LIKENESS):
+        yield _curves(
+            "likeness", "Likeness to the subject and to the prompt", _LIKENESS, models, verdict, note
+        )
+    if any(metric in models[0].scores for metric in _OF_CLASS):
+        yield _curves("class", "What became of the class", _OF_CLASS, models, verdict, "PRES: less is better")
+    if verdict is not None and verdict.fidelity in models[0].scores and "pres" in models[0].scores:
+        yield _against_drift(models, verdict)
+
+
+def _curves(
+    name: str,
+    title: str,
+    wanted: Sequence[Metric],
+    models: Sequence[ModelScores],
+    verdict: Verdict | None,
+    note: str,
+) -> Figure:
+    by_step = all(model.step is not None for model in models)
+    places = [model.step if by_step else model.name for model in models]
+    data = []
+    for metric, colour in zip(wanted, _COLOURS, strict=True):
+        if metric not in models[0].scores:
+            continue
+        is_best = [verdict is not None and model.name == verdict.best for model in models]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": SPOKEN[metric],
+                "x": places,
+                "y": [round(model.scores[metric], 5) for model in models],
+                "line": {"color": colour, "width": 2},
+                "marker": {
+                    "color": colour,
+                    "symbol": ["star" if best else "circle" for best in is_best],
+                    "size": [14 if best else 7 for best in is_best],
+                    "opacity": 1,
+                },
+                "hovertemplate": "%{y:.3f}",
+            }
+        )
+    axis = {"title": {"text": "step"}, "rangemode": "tozero"} if by_step else {"type": "category"}
+    return {
+        "id": name,
+        "title": title,
+        "note": note,
+        "data": data,
+        "layout": {
+            "xaxis": axis,
+            "hovermode": "x unified",
+            "showlegend": True,
+            "legend": {"orientation": "h", "y": 1.14, "x": 0},
+        },
+    }
+
+
+def _against_drift(models: Sequence[ModelScores], verdict: Verdict) -> Figure:
+    before = models[0].scores["pres"]
+    is_best = [model.name == verdict.best for model in models]
+    points = {
+        "type": "scatter",
+        "mode": "lines+markers+text",
+        "x": [round(metrics.drift(model.scores["pres"], before), 5) for model in models],
+        "y": [round(model.scores[verdict.fidelity], 5) for model in models],
+        "text": [model.name for model in models],
+        "textposition": "top center",
+        "line": {"color": "@muted", "width": 1, "dash": "dot"},
+        "marker": {
+            "color": ["@good" if best else "@accent" for best in is_best],
+            "symbol": ["star" if best else "circle" for best in is_best],
+            "size": [15 if best else 8 for best in is_best],
+            "opacity": 1,
+        },
+        "cliponaxis": False,
+        "hovertemplate": "%{text}<br>drift %{x:.3f}, fidelity %{y:.3f}<extra></extra>",
+    }
+    return {
+        "id": "drift",
+        "title": "Fidelity against drift",
+        "note": f"up and to the left is better; the star is {verdict.best}",
+        "data": [points],
+        "layout": {
+            "xaxis": {"title": {"text": f"rise of PRES above {models[0].name}"}},
+            "yaxis": {"title": {"text": SPOKEN[verdict.fidelity]}},
+            "showlegend": False,
+        },
+    }

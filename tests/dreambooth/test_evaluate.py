@@ -1,0 +1,295 @@
+"""Models are scored by what their pictures show; what cannot be measured is refused before any is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from browser import browse
+from tiny_models import tiny_clip, tiny_dino, tiny_sd
+from training import Child, Listener, fit, training_spec, write_pictures
+from turbo_fetch import stages
+from turbo_fetch.cli import app
+from turbo_fetch.dreambooth.models import trained_model
+from turbo_fetch.dreambooth.sampling import Shot, add_lora, make_pictures, open_pipeline
+from turbo_fetch.dreambooth.scoring.encoders import open_encoder
+from turbo_fetch.errors import (
+    InputError,
+    Interrupted,
+    ModelError,
+    OutputExists,
+    PicturesError,
+    SpecError,
+    TurboFetchError,
+)
+from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.spec import Spec
+from turbo_fetch.spec.dreambooth import SamplingTable
+from turbo_fetch.specfile import dump_spec, parse_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+QUICK = {"steps": 2, "width": 16, "height": 16, "images": 2, "class_images": 2}
+PROMPTS = ["a {identifier} {class} in the snow", "a red {identifier} {class}"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "base": tiny_sd(folder / "base"),
+        "other": tiny_sd(folder / "other", seed=1),
+        "clip": tiny_clip(folder / "clip"),
+        "dino": tiny_dino(folder / "dino"),
+        "photos": write_pictures(folder / "photos", 3, seed=5),
+    }
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    request = StopRequest()
+    yield request
+    request.close()
+
+
+def scored(places: dict[str, Path], output: Path, **changes: Any) -> Spec:
+    """Return a spec that scores the model `other` against `base` with both tiny encoders."""
+    table = {
+        "models": [str(places["other"])],
+        "base": str(places["base"]),
+        "subject": str(places["photos"]),
+        "identifier": "sks",
+        "class": "cat",
+        "prompts": PROMPTS,
+        "dino": str(places["dino"]),
+        "clip": str(places["clip"]),
+        "output": str(output),
+        **QUICK,
+    }
+    return parse_spec({"evaluate": {**table, **changes}})
+
+
+def scores_in(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "scores.json").read_text())
+    return content
+
+
+def test_models_are_scored_per_prompt_and_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:
+    text = stages.run(scored(places, tmp_path)).text()
+    assert "2 models; best is other" in text
+    assert text.endswith("12 pictures were made in this run")
+    content = scores_in(tmp_path)
+    base, other = content["models"]
+    assert (base["name"], base["step"], other["name"], other["step"]) == ("base", 0, "other", None)
+    assert [each["prompt"] for each in other["prompts"]] == ["a sks cat in the snow", "a red sks cat"]
+    assert set(other["scores"]) == {"dino", "clip_i", "clip_t", "pres", "div", "class_div"}
+    for metric in ("dino", "clip_i", "clip_t", "div"):
+        each = [prompt["scores"][metric] for prompt in other["prompts"]]
+        assert other["scores"][metric] == pytest.approx(np.mean(each))
+        assert other["scores"][metric] != base["scores"][metric]
+
+    # The same figures, from the pictures that were kept.
+    dino = open_encoder(str(places["dino"]), "dino", "cpu")
+    made = [Image.open(tmp_path / "pictures" / "other" / f"class-00{n}.png") for n in range(2)]
+    real = [Image.open(path) for path in sorted(places["photos"].glob("*.png"))]
+    one, two = (torch.nn.functional.normalize(dino.pictures(each), dim=1) for each in (made, real))
+    assert other["scores"]["pres"] == pytest.approx(float((one @ two.T).mean()), abs=1e-5)
+    assert other["scores"]["class_div"] == pytest.approx(float(1 - one[0] @ one[1]), abs=1e-5)
+
+
+def test_what_is_complete_is_not_scored_again(places: dict[str, Path], tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"metrics": ["pres"], "models": [str(places["other"])]}
+    stages.run(scored(places, tmp_path, **changes))
+    before = (tmp_path / "report.html").stat().st_mtime_ns
+    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("0 pictures were made in this run")
+    assert (tmp_path / "report.html").stat().st_mtime_ns == before
+
+    (tmp_path / "pictures" / "base" / "class-001.png").unlink()
+    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("1 pictures were made in this run")
+    assert (tmp_path / "report.html").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"models": []}, SpecError, r"evaluate.models is missing, and the spec has no \[train\]"),
+        ({"models": ["nowhere/*.ckpt"]}, InputError, r"nothing matches 'nowhere/\*.ckpt'"),
+        ({"models": ["nowhere/at/all"]}, ModelError, "nowhere/at/all: no such folder"),
+        ({"subject": "nowhere"}, PicturesError, "nowhere: no such folder; expected one with pictures"),
+        ({"subject": None}, SpecError, "evaluate.subject is missing"),
+        ({"prompts": "nowhere.txt"}, InputError, "evaluate.prompts = 'nowhere.txt': no such file"),
+        ({"class": None}, InputError, r"evaluate.prompts: .* speaks of the subject"),
+        ({"clip": "/nowhere/clip"}, ModelError, r"evaluate.clip = '/nowhere/clip': no such folder"),
+        ({"dino": "/nowhere/dino"}, ModelError, r"evaluate.dino = '/nowhere/dino': .* 'efficientnet-lite0'"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_picture_is_made(
+    places: dict[str, Path],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[TurboFetchError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        stages.run(scored(places, tmp_path, **changes))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_an_encoder_that_reads_no_text_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"a ViTModel, which reads no text"):
+        open_encoder(str(places["dino"]), "evaluate.clip", "cpu", reads=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip": "efficientnet-lite0"}, r"reads no text, but metrics has 'clip_t'"),
+        ({"prompts": []}, r"evaluate.prompts"),
+        ({"images": 1}, r"images is 1, but metrics has 'div'"),
+        ({"metrics": ["fid"]}, r"evaluate.metrics"),
+    ],
+)
+def test_what_makes_no_sense_is_a_bad_spec(
+    places: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        scored(places, tmp_path, **changes)
+
+
+def trained(places: dict[str, Path], folder: Path, **changes: Any) -> Spec:
+    """Train a LoRA for four steps with a checkpoint every two; return the spec, with `[evaluate]`."""
+    keys: dict[str, Any] = {"method": "lora", "steps": 4, "checkpoint_every": 2, "checkpoints_kept": 3}
+    spec = training_spec(places["base"], folder, prior=False, **{**keys, **changes})
+    fit(spec)
+    table = {"prompts": PROMPTS[:1], "metrics": ["dino", "pres"], "dino": str(places["dino"]), **QUICK}
+    tables = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return parse_spec({"train": tables["train"], "evaluate": {**table, "output": str(folder / "scores")}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": {"dora": True}},
+        {"method": "full", "text_encoder": True},
+        {"method": "lora+token", "identifier": "<cat>", "token": {"vectors": 2}, "ema": {"decay": 0.5}},
+    ],
+)
+def test_a_checkpoint_makes_the_pictures_of_the_model_that_was_kept(
+    places: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    spec = trained(places, tmp_path, **changes)
+    assert spec.train is not None
+    shots = [Shot("one", spec.train.caption(), 0)]
+    sampling = SamplingTable(steps=2, width=16, height=16)
+    model, lora = trained_model(spec, None, None, "model")
+    pipelines = [open_pipeline(place, sampling) for place in (model, str(places["base"]))]
+    if lora is not None:
+        add_lora(pipelines[0], lora, 1.0)
+    steps = (2, 4)
+    pipelines += [open_pipeline(f"{tmp_path}/model/checkpoints/step-00000{n}.ckpt", sampling) for n in steps]
+    kept, base, early, last = (
+        np.asarray(next(iter(make_pictures(pipeline, sampling, shots)))[1], dtype=int)
+        for pipeline in pipelines
+    )
+    assert np.abs(kept - last).max() <= 1
+    assert min(np.abs(kept - base).max(), np.abs(kept - early).max()) > 3
+
+
+def test_the_checkpoints_of_a_run_give_curves_and_a_best_step(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = trained(places, tmp_path)
+    path = tmp_path / "spec.toml"
+    path.write_text(dump_spec(spec))
+    done = CliRunner().invoke(app, ["evaluate", str(path), "-s", "class_images=3", "--quiet"])
+    assert done.exit_code == 0, done.output
+    content = scores_in(tmp_path / "scores")
+    assert [(model["name"], model["step"]) for model in content["models"]] == [
+        ("base", 0),
+        ("step-000002", 2),
+        ("step-000004", 4),
+    ]
+    assert len(list((tmp_path / "scores" / "pictures" / "base").glob("class-*.png"))) == 3
+    margins = content["best"]["margins"]
+    assert content["best"]["best"] == max(list(margins)[1:], key=margins.__getitem__)
+
+
+def test_a_lora_is_put_onto_the_base(places: dict[str, Path], tmp_path: Path) -> None:
+    trained(places, tmp_path)
+    lora = tmp_path / "model" / "pytorch_lora_weights.safetensors"
+    spec = scored(places, tmp_path / "scores", models=[str(lora)], metrics=["dino"], prompts=PROMPTS[:1])
+    stages.run(spec)
+    base, with_lora = scores_in(tmp_path / "scores")["models"]
+    assert (with_lora["name"], with_lora["lora"]) == ("pytorch_lora_weights", str(lora))
+    assert with_lora["scores"]["dino"] != base["scores"]["dino"]
+    with pytest.raises(SpecError, match=r"is a LoRA, but evaluate.base is missing"):
+        stages.run(scored(places, tmp_path / "two", models=[str(lora)], base=None))
+
+
+def test_a_checkpoint_without_its_record_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    spec = trained(places, tmp_path)
+    (tmp_path / "model" / "train.json").unlink()
+    with pytest.raises(ModelError, match=r"step-000002.ckpt: no train.json in .*model"):
+        stages.run(spec, names=("evaluate",))
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(places: dict[str, Path], tmp_path: Path) -> None:
+    spec = scored(places, tmp_path / "scores", batch_size=1, metrics=["dino"])
+    pictures = tmp_path / "scores" / "pictures"
+    child = Child.start(spec, tmp_path)
+    child.wait_for(lambda: len(list(pictures.glob("*/0*.png"))) >= 3)
+    child.process.kill()
+    assert child.end() == -9
+    before = {path: path.read_bytes() for path in pictures.glob("*/0*.png")}
+    assert not (tmp_path / "scores" / "scores.json").exists()
+
+    text = stages.run(spec).text()
+    assert text.endswith(f"{8 - len(before)} pictures were made in this run")
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in pictures.glob("*/.*")) == []
+
+
+def test_a_stopped_run_says_so(places: dict[str, Path], tmp_path: Path, stop: StopRequest) -> None:
+    class StopAtThree(Listener):
+        def step(self, done: int, *_: object) -> None:
+            if done == 3:
+                stop.ask()
+
+    spec = scored(places, tmp_path, batch_size=1)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        stages.run(spec, StopAtThree(), stop)
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+
+
+def test_pictures_of_other_settings_are_not_replaced(places: dict[str, Path], tmp_path: Path) -> None:
+    stages.run(scored(places, tmp_path, metrics=["pres"]))
+    with pytest.raises(OutputExists, match=r"class-000.png was made with other settings \(guidance was 7.5"):
+        stages.run(scored(places, tmp_path, metrics=["pres"], guidance=3.0))
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
+def test_the_page_shows_all_without_a_network(
+    places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, scheme: str, width: int
+) -> None:
+    output = tmp_path_factory.getbasetemp() / "shared-scores"
+    stages.run(scored(places, output, **{"class": "<b>cat</b>"}))
+    with browse((output / "report.html").as_uri(), scheme, width) as tab:
+        page = tab.page
+        page.wait_for_selector("#plot-drift .scatterlayer")
+        assert page.locator(".js-plotly-plot").count() == 3
+        assert page.locator("[data-model]:visible img").count() == 6
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        page.select_option("#model", "base")
+        assert page.locator("[data-model]:visible").get_attribute("data-model") == "base"
+        assert page.get_by_text("a photo of a <b>cat</b>", exact=True).count() == 2
+        assert page.locator("tr.best td").first.inner_text() == "other ★"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.errors == []
+    assert len(tab.requests) == 1
