@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Received:
     target: str
     headers: Mapping[str, str]
     connection: int
+    at_s: float = 0.0
+    """When, on the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -201,7 +204,7 @@ class Origin:
         host = headers.get("host", "")
         self.hits[parts.path] += 1
         self.targets[target] += 1
-        self.received.append(Received(target, headers, connection))
+        self.received.append(Received(target, headers, connection, time.monotonic()))
         self.load.begin(host)
         try:
             if self.latency_s:

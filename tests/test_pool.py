@@ -11,7 +11,8 @@ from loops import LOOPS, run_on
 from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.pool import FetchPool, Request
+from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.rows import Request
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 

@@ -10,8 +10,7 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.redaction import is_secret_header, redact
-from turbo_fetch.runners.shares import share_of_hosts
-from turbo_fetch.spec import DomainSpec, HttpSpec
+from turbo_fetch.spec import HttpSpec
 from turbo_fetch.specfile import dump_spec_for_others, load_spec, parse_spec
 
 INPUT = {"input": {"urls": "list.txt"}, "output": {"path": "out"}}
@@ -136,14 +135,3 @@ def test_bad_requests_are_refused_with_the_reason(http: dict[str, object], messa
 )
 def test_a_contact_is_an_address(agent: str, has_contact: bool) -> None:
     assert HttpSpec(user_agent=agent).has_contact is has_contact
-
-
-@given(workers=st.integers(1, 64), per_domain=st.integers(0, 64))
-def test_workers_together_keep_the_limit_of_a_domain(workers: int, per_domain: int) -> None:
-    preset = DomainSpec(concurrency=6, delay_s=2)
-    share = share_of_hosts(HttpSpec(per_domain=per_domain, domains={"a.example": preset}), workers)
-    assert share.per_domain * workers <= max(per_domain, workers)
-    assert bool(share.per_domain) is bool(per_domain)
-    own = share.domains["a.example"]
-    assert own.delay_s == 2 * workers
-    assert (own.concurrency or 0) * workers <= max(6, workers)

@@ -12,6 +12,7 @@ from turbo_fetch.errors import InputError, OutputError, ShardFailed
 from turbo_fetch.plan.sharder import InlineRows, Shard
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, WantShard
 from turbo_fetch.runners.supervisor import FRUITLESS_DEATHS, Supervisor
+from turbo_fetch.spec import HttpSpec
 from turbo_fetch.tally import Tally
 
 
@@ -38,7 +39,7 @@ def _shards(count: int) -> Iterator[Shard]:
 
 
 def _started(count: int, book: Book, workers: int = 1) -> Supervisor:
-    supervisor = Supervisor(_shards(count), book)
+    supervisor = Supervisor(_shards(count), book, HttpSpec())
     for number in range(workers):
         supervisor.started(number)
     return supervisor
@@ -120,7 +121,7 @@ def test_a_list_that_cannot_be_read_any_more_ends_the_job() -> None:
         raise InputError("gone")
         yield
 
-    supervisor = Supervisor(broken(), Book())
+    supervisor = Supervisor(broken(), Book(), HttpSpec())
     supervisor.started(0)
     assert supervisor.answer(0, WantShard()) is None
     assert isinstance(supervisor.failure, InputError)

@@ -17,7 +17,8 @@ from turbo_fetch import commit, results
 from turbo_fetch.deny import DenyList
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Fetched
-from turbo_fetch.fetch.pool import FetchPool, Request
+from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.rows import Request
 from turbo_fetch.keys import shard_name
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.sharder import Shard

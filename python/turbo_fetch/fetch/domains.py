@@ -13,10 +13,13 @@ CLOSED_S, it is asked again, one row at a time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from turbo_fetch.fetch.policy import backoff_ceiling_s
+from turbo_fetch.fetch.tenant import Lease
+from turbo_fetch.leases import Rest
 from turbo_fetch.spec import DomainSpec, HttpSpec
 
 REFUSALS_TO_HOLD: Final = 3
@@ -45,6 +48,8 @@ class Domain(Generic[RowT]):
     is_spaced: bool = False
     """Whether the next start has to wait for its time."""
     is_closed: bool = False
+    lease: Lease | None = None
+    """The part of the limit that is ours; None if we need not share it."""
     _refusals: int = 0
     _holds: int = 0
     _window: float | None = None
@@ -64,7 +69,14 @@ class Domain(Generic[RowT]):
             return 0
         limit = self.limit(http)
         free = (limit if self._window is None else int(self._window)) - self.active
+        if self.lease is not None and not self.lease.is_free:
+            free = min(free, self.lease.free)
         return min(free, 1) if self.spacing_s else free
+
+    @property
+    def window(self) -> float:
+        """Requests that the server is trusted to bear."""
+        return math.inf if self._window is None else self._window
 
     @property
     def is_idle(self) -> bool:
@@ -100,6 +112,20 @@ class Domain(Generic[RowT]):
             return None
         self.is_held = True
         return max(pause_s, backoff_ceiling_s(self._holds, http))
+
+    @property
+    def holds(self) -> int:
+        """How many rests in a row the server wanted."""
+        return self._holds
+
+    def rest(self, rest: Rest) -> bool:
+        """Take over a rest that another worker was asked for; return whether it is news."""
+        if self.is_held or self.is_closed:
+            return False
+        self._refusals, self._holds = REFUSALS_TO_HOLD, rest.holds
+        self.is_closed = rest.is_closed
+        self.is_held = not rest.is_closed
+        return True
 
     def reopen(self) -> None:
         """Let one request at a time through a closed domain; the next refusal closes it again."""

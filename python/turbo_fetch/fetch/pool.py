@@ -10,77 +10,53 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from http import HTTPStatus
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from time import monotonic, time
 from typing import Final
 
 from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.domains import CLOSED_S, Domain
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Draft
 from turbo_fetch.fetch.hosts import Host, origin_of
-from turbo_fetch.fetch.policy import Retry, next_step, refusal_s
+from turbo_fetch.fetch.policy import Retry, next_step
+from turbo_fetch.fetch.rows import Done, Request, Row
+from turbo_fetch.fetch.tenant import Tenant
+from turbo_fetch.fetch.traffic import Traffic
+from turbo_fetch.leases import Grant
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
-Done = Callable[[int, Fetched], None]
-
 _HUNGRY_PART: Final = 4
-LONGEST_CLOSED_S: Final = 86_400.0
 _CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A row to fetch: its index in the shard, its normalised URL, and the domain that shares its limit.
+class FetchPool:
+    """Runs submitted rows through a client. Everything happens in one event loop.
 
-    `headers` are sent besides those of the client.
+    With a `tenant`, rows start when the parent of all workers has answered what it says of them.
     """
 
-    row: int
-    url: str
-    domain: str
-    headers: Mapping[str, str] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A row in the pool, ordered by submission."""
-
-    sequence: int
-    request: Request
-    done: Done
-    attempts: int = 0
-
-    def __lt__(self, other: _Row) -> bool:
-        # Heaps compare rows a dozen times each; what dataclasses generate is ten times slower.
-        return self.sequence < other.sequence
-
-
-class FetchPool:
-    """Runs submitted rows through a client. Everything happens in one event loop."""
-
-    def __init__(self, client: Client, http: HttpSpec, random: Random | None = None) -> None:
+    def __init__(
+        self, client: Client, http: HttpSpec, random: Random | None = None, tenant: Tenant | None = None
+    ) -> None:
         self.in_flight = 0
         """Requests that hold a slot."""
-        self.parked = 0
-        """Rows whose domain is busy or wants to be left alone."""
         self._client = client
         self._budget = client.budget
         self._asks_hosts = client.hosts.are_asked
         self._http = http
         self._random = random or Random()
+        self._tenant = tenant
+        self._traffic = Traffic(http, self._return, tenant)
         self._submitted = 0
-        self._fresh: deque[_Row] = deque()
-        self._returned: list[_Row] = []
-        self._domains: dict[str, Domain[_Row]] = {}
+        self._announced: deque[tuple[int, list[Row]]] = deque()
+        self._fresh: deque[Row] = deque()
+        self._returned: list[Row] = []
         self._delays: dict[int, asyncio.TimerHandle] = {}
-        self._holds: dict[str, asyncio.TimerHandle] = {}
-        self._learning: dict[str, list[_Row]] = {}
+        self._learning: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
         self._wake = asyncio.Event()
         self._hunger = asyncio.Event()
@@ -89,7 +65,12 @@ class FetchPool:
     @property
     def ready(self) -> int:
         """Rows that wait for a slot."""
-        return len(self._fresh) + len(self._returned)
+        return len(self._fresh) + len(self._returned) + sum(len(rows) for _, rows in self._announced)
+
+    @property
+    def parked(self) -> int:
+        """Rows whose domain is busy or wants to be left alone, or whose host is asked for its rules."""
+        return self._traffic.parked + sum(map(len, self._learning.values()))
 
     @property
     def delayed(self) -> int:
@@ -111,10 +92,24 @@ class FetchPool:
 
         `done` owns the body, if there is one, and releases it from the client's budget.
         """
-        for request in requests:
-            self._fresh.append(_Row(self._submitted, request, done))
-            self._submitted += 1
+        rows = [Row(number, request, done) for number, request in enumerate(requests, self._submitted)]
+        self._submitted += len(rows)
+        question = None
+        if self._tenant is not None:
+            question = self._tenant.announce(request.domain for request in requests)
+        if question is None:
+            self._fresh.extend(rows)
+        else:
+            self._announced.append((question, rows))
         self._feel_hunger()
+        self._wake.set()
+
+    def take_grant(self, grant: Grant) -> None:
+        """Obey what the parent of all workers says; there is a tenant."""
+        assert self._tenant is not None
+        self._traffic.take(grant, self._tenant)
+        while self._announced and self._tenant.has_answer(self._announced[0][0]):
+            self._fresh.extend(self._announced.popleft()[1])
         self._wake.set()
 
     async def run(self) -> None:
@@ -144,43 +139,28 @@ class FetchPool:
         else:
             self._hunger.clear()
 
-    def _take(self) -> _Row | None:
+    def _take(self) -> Row | None:
         """Give the eldest row that may start a slot; put those before it aside that may not."""
         if self.in_flight >= self._http.concurrency:
             return None
-        while self.ready:
+        while self._fresh or self._returned:
             # Rows that come back were submitted before any fresh one.
             row = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
             if self._breakers and not self._host_admits(row):
-                self._pass_on(row)
+                self._traffic.pass_on(row.request.domain)
                 continue
-            domain = self._domain(row)
+            domain = self._traffic.domain(row.request.domain)
             if domain.is_closed:
                 self._refuse(row, (Outcome.RATE_LIMITED, _CLOSED_DETAIL))
-                continue
-            if domain.places(self._http) <= 0:
-                heapq.heappush(domain.parked, row)
-                self.parked += 1
-                continue
-            if self._asks_hosts and not self._knows_host(row, domain):
-                self._pass_on(row)
-                continue
-            domain.active += 1
-            self.in_flight += 1
-            if domain.spacing_s:
-                self._space(row.request.domain, domain)
-            return row
+            elif domain.places(self._http) <= 0:
+                self._traffic.park(row)
+            elif not self._asks_hosts or self._knows_host(row):
+                self.in_flight += 1
+                self._traffic.begin(row.request.domain, domain)
+                return row
         return None
 
-    def _domain(self, row: _Row) -> Domain[_Row]:
-        name = row.request.domain
-        domain = self._domains.get(name)
-        if domain is None:
-            preset = self._http.domains.get(name) if self._http.domains else None
-            domain = self._domains[name] = Domain(preset, preset.delay_s or 0.0 if preset else 0.0)
-        return domain
-
-    def _host_admits(self, row: _Row) -> bool:
+    def _host_admits(self, row: Row) -> bool:
         """Whether the host of a row may be asked; if not, the row waits or ends."""
         breaker = self._breakers.get(origin_of(row.request.url))
         now_s = monotonic()
@@ -193,83 +173,65 @@ class FetchPool:
             self._refuse(row, (outcome, f"{detail}; the host was given up"))
         return False
 
-    def _knows_host(self, row: _Row, domain: Domain[_Row]) -> bool:
+    def _knows_host(self, row: Row) -> bool:
         """Whether the rules of a row's host are known, or the row may go and learn them; else it waits."""
         origin = origin_of(row.request.url)
         host = self._client.hosts.known(origin)
-        if host is None:
-            waiting = self._learning.get(origin)
-            if waiting is not None:
-                waiting.append(row)
-                self.parked += 1
-                return False
+        if host is not None:
+            if not self._needs_ticket(row, host):
+                return True
+            self._traffic.park(row)
+            return False
+        waiting = self._learning.get(origin)
+        if waiting is None:
             self._learning[origin] = []
-        else:
-            self._set_pace(domain, host)
-        return True
+            return True
+        waiting.append(row)
+        self._traffic.pass_on(row.request.domain)
+        return False
 
-    def _set_pace(self, domain: Domain[_Row], host: Host) -> None:
-        """Obey the Crawl-delay of a host, as far as is sensible, unless the spec says otherwise."""
+    def _needs_ticket(self, row: Row, host: Host) -> bool:
+        """Obey the Crawl-delay of a host; return whether it is news by which the row must wait for its turn."""
         asked_s = host.rules.robots.crawl_delay_s if host.rules.robots is not None else None
-        if asked_s and (domain.preset is None or domain.preset.delay_s is None):
-            domain.spacing_s = min(asked_s, self._http.max_backoff_s)
+        return asked_s is not None and asked_s > 0 and self._traffic.set_pace(row.request.domain, asked_s)
 
-    def _pass_on(self, row: _Row) -> None:
-        """Let another row of a domain have the place that a row was called for and does not take."""
-        domain = self._domains.get(row.request.domain)
-        if domain is not None and domain.parked:
-            self._unpark(row.request.domain, domain)
-
-    def _space(self, name: str, domain: Domain[_Row]) -> None:
-        domain.is_spaced = True
-        self._holds[f"{name} pace"] = asyncio.get_running_loop().call_later(
-            domain.spacing_s, self._end_spacing, name
-        )
-
-    def _end_spacing(self, name: str) -> None:
-        del self._holds[f"{name} pace"]
-        domain = self._domains[name]
-        domain.is_spaced = False
-        self._unpark(name, domain)
-        self._wake.set()
-
-    async def _attempt(self, row: _Row) -> None:
-        if self._learning:
-            await self._learn_host(row)
+    async def _attempt(self, row: Row) -> None:
+        name = row.request.domain
+        if self._learning and await self._must_wait(row):
+            self.in_flight -= 1
+            self._traffic.park(row)
+            self._traffic.give_up(name)
+            self._wake.set()
+            return
         row.attempts += 1
-        fetched = await self._client.get(row.request.url, row.request.headers, row.request.domain)
+        fetched = await self._client.get(row.request.url, row.request.headers, name)
         now_s = time()
         step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1
         self._note_host(row, fetched)
-        self._leave_domain(row.request.domain, fetched, now_s)
+        self._traffic.end(name, fetched, now_s)
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
         else:
-            row.done(
-                row.request.row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts)
-            )
+            self._end(row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts))
         self._wake.set()
 
-    async def _learn_host(self, row: _Row) -> None:
-        """Ask the host of a row for its rules, if they are not known, and let go the rows that wait for them."""
+    async def _must_wait(self, row: Row) -> bool:
+        """Ask the host of a row for its rules, if it is the row to do so, and let go those that wait for them.
+
+        Return whether the rules are such that the row must wait for its turn.
+        """
         origin = origin_of(row.request.url)
         if origin not in self._learning:
-            return
+            return False
         try:
-            host = await self._client.hosts.learn(origin)
-            domain = self._domains[row.request.domain]
-            self._set_pace(domain, host)
-            if domain.spacing_s and not domain.is_spaced:
-                self._space(row.request.domain, domain)
+            return self._needs_ticket(row, await self._client.hosts.learn(origin))
         finally:
-            waiting = self._learning.pop(origin, ())
-            self.parked -= len(waiting)
             # In front of the fresh rows, where they came from; a heap would cost more than all else here.
-            self._fresh.extendleft(reversed(waiting))
+            self._fresh.extendleft(reversed(self._learning.pop(origin, ())))
             self._wake.set()
 
-    def _note_host(self, row: _Row, fetched: Fetched) -> None:
+    def _note_host(self, row: Row, fetched: Fetched) -> None:
         """Keep the books of the hosts that cannot be reached."""
         if is_unreachable(fetched):
             origin = origin_of(row.request.url)
@@ -281,69 +243,39 @@ class FetchPool:
         elif self._breakers and fetched.http_status is not None:
             self._breakers.pop(origin_of(row.request.url), None)
 
-    def _leave_domain(self, name: str, fetched: Fetched, now_s: float) -> None:
-        domain = self._domains[name]
-        domain.active -= 1
-        pause_s = refusal_s(fetched, now_s)
-        if pause_s is not None:
-            was_closed = domain.is_closed
-            hold_s = domain.refused(pause_s, self._http)
-            loop = asyncio.get_running_loop()
-            if hold_s is not None:
-                self._holds[name] = loop.call_later(hold_s, self._end_hold, name)
-            elif domain.is_closed and not was_closed:
-                closed_s = min(max(pause_s, CLOSED_S), LONGEST_CLOSED_S)
-                self._holds[f"{name} closed"] = loop.call_later(closed_s, self._reopen, name)
-        elif fetched.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
-            domain.overloaded(self._http)
-        elif fetched.http_status is not None:
-            domain.answered(self._http, fetched.first_byte_ms)
-        self._unpark(name, domain)
+    def _refuse(self, row: Row, failure: Failure) -> None:
+        """End a row without another request."""
+        self._end(row, replace(Draft().end(*failure), attempts=row.attempts))
 
-    def _end_hold(self, name: str) -> None:
-        del self._holds[name]
-        domain = self._domains[name]
-        domain.is_held = False
-        self._unpark(name, domain)
+    def _end(self, row: Row, fetched: Fetched) -> None:
+        row.done(row.request.row, fetched)
+        if self._tenant is not None:
+            self._tenant.row_ended(row.request.domain)
+
+    def _return(self, row: Row) -> None:
+        """Let a row start before those that never did."""
+        heapq.heappush(self._returned, row)
         self._wake.set()
 
-    def _reopen(self, name: str) -> None:
-        del self._holds[f"{name} closed"]
-        self._domains[name].reopen()
-
-    def _unpark(self, name: str, domain: Domain[_Row]) -> None:
-        """Make as many parked rows ready as their domain has places, and forget a domain without rows."""
-        places = len(domain.parked) if domain.is_closed else domain.places(self._http)
-        for _ in range(min(places, len(domain.parked))):
-            heapq.heappush(self._returned, heapq.heappop(domain.parked))
-            self.parked -= 1
-        if domain.is_idle:
-            del self._domains[name]
-
-    def _refuse(self, row: _Row, failure: Failure) -> None:
-        """End a row without another request."""
-        refused = Draft().end(*failure)
-        row.done(row.request.row, replace(refused, attempts=row.attempts))
-
-    def _delay(self, row: _Row, delay_s: float) -> None:
+    def _delay(self, row: Row, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         self._delays[row.sequence] = loop.call_later(delay_s, self._end_delay, row)
 
-    def _end_delay(self, row: _Row) -> None:
+    def _end_delay(self, row: Row) -> None:
         del self._delays[row.sequence]
-        heapq.heappush(self._returned, row)
-        self._wake.set()
+        self._return(row)
 
     def _forget_all(self) -> None:
         for timer in self._delays.values():
             timer.cancel()
-        for timer in self._holds.values():
-            timer.cancel()
-        self._fresh.clear()
-        self._returned.clear()
-        self._domains.clear()
-        self._delays.clear()
-        self._holds.clear()
-        self._learning.clear()
-        self._breakers.clear()
-        self.in_flight = self.parked = 0
+        self._traffic.forget_all()
+        for rows in (
+            self._announced,
+            self._fresh,
+            self._returned,
+            self._delays,
+            self._learning,
+            self._breakers,
+        ):
+            rows.clear()
+        self.in_flight = 0

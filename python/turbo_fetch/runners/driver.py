@@ -31,6 +31,7 @@ class Driver:
         # A relative path would mean another folder on every machine.
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})
+        self.http = fetch.http
         self._listener = listener
         self._beacon = ""
         self._threads = ThreadPoolExecutor(MOVES_AT_ONCE, "moves")
@@ -44,7 +45,7 @@ class Driver:
 
     def setup(self, threads: int) -> Setup:
         """Return what a new worker is told."""
-        return Setup(self._fetch, threads, new_attempt(self._beacon))
+        return Setup(self._fetch, threads, attempt=new_attempt(self._beacon))
 
     def done(self, message: ShardDone) -> None:
         """See Listener. Begins to move the shard."""

@@ -14,6 +14,7 @@ from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener, Supervisor
+from turbo_fetch.spec import HttpSpec
 
 STOP_GRACE_S: Final = 10.0
 TICK_S: Final = 0.25
@@ -35,8 +36,10 @@ class Crew(Protocol):
 class Hub:
     """Holds the connections of a runner's workers. `add` is called in the thread of `run`, or before it."""
 
-    def __init__(self, crew: Crew, shards: Iterator[Shard], listener: Listener, stop: StopRequest) -> None:
-        self.supervisor = Supervisor(shards, listener)
+    def __init__(
+        self, crew: Crew, shards: Iterator[Shard], listener: Listener, stop: StopRequest, http: HttpSpec
+    ) -> None:
+        self.supervisor = Supervisor(shards, listener, http)
         self._crew = crew
         self._listener = listener
         self._stop = stop
@@ -81,6 +84,9 @@ class Hub:
             self._stop.acknowledge()
             self.supervisor.stopping = True
             kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
+        for number, letter in self.supervisor.letters():
+            if number in self._connections:
+                self._send(self._connections[number], letter)
         if self.supervisor.failure is not None and kill_at == math.inf:
             kill_at = self._ask_to_stop()
         if time.monotonic() > kill_at:

@@ -11,7 +11,7 @@ from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.hub import Hub
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
-from turbo_fetch.runners.shares import available_cores, share_of_hosts, thread_count, worker_count
+from turbo_fetch.runners.shares import available_cores, thread_count, worker_count
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import EngineSpec, FetchSpec
@@ -23,8 +23,7 @@ class LocalRunner:
     def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
         cores = available_cores()
         self._count = worker_count(engine, cores)
-        own = fetch.model_copy(update={"http": share_of_hosts(fetch.http, self._count)})
-        self._setup = Setup(own, thread_count(engine, cores))
+        self._setup = Setup(fetch, thread_count(engine, cores), shares_domains=self._count > 1)
         self._listener = listener
         self._stop = stop
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -32,7 +31,7 @@ class LocalRunner:
 
     def run(self, shards: Iterator[Shard]) -> None:
         """Run all shards; raises as `Hub.run`."""
-        self._hub = Hub(self, shards, self._listener, self._stop)
+        self._hub = Hub(self, shards, self._listener, self._stop, self._setup.fetch.http)
         for number in range(self._count):
             self.replace(number)
         self._hub.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from turbo_fetch.leases import Demand, Grant
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.tally import Tally
@@ -16,6 +17,8 @@ class Setup:
 
     fetch: FetchSpec
     threads: int
+    shares_domains: bool = True
+    """Whether other workers may ask the same domains, so that places are to be leased (:mod:`turbo_fetch.leases`)."""
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.attempts`."""
@@ -54,5 +57,5 @@ class JobError:
     message: str
 
 
-ToWorker = Setup | Shard | NoMoreShards | Stop
-ToParent = WantShard | Tally | ShardDone | JobError
+ToWorker = Setup | Shard | NoMoreShards | Grant | Stop
+ToParent = WantShard | Demand | Tally | ShardDone | JobError

@@ -61,7 +61,7 @@ class RayRunner:
         arrived is saved), the worker's error if the job cannot go on, ShardFailed if workers keep dying without
         getting anywhere.
         """
-        supervisor = Supervisor(map(portable, shards), self._driver)
+        supervisor = Supervisor(map(portable, shards), self._driver, self._driver.http)
         with connected(self._engine.address):
             self._driver.begin()
             try:
@@ -81,6 +81,7 @@ class RayRunner:
                 self._fill(supervisor)
             self._start_checked()
             self._receive(supervisor)
+            self._write(supervisor)
             if self._stop.count > stops_seen:
                 stops_seen = self._stop.count
                 self._stop.acknowledge()
@@ -152,8 +153,22 @@ class RayRunner:
             answer = supervisor.answer(worker.number, message)
             if answer is not None:
                 worker.outbox.append(answer)
+        self._address(supervisor)
         worker.poll = worker.actor.exchange.remote(worker.outbox)
         worker.outbox = []
+
+    def _write(self, supervisor: Supervisor) -> None:
+        """Send what has to be said to workers whose poll is under way, and may last."""
+        self._address(supervisor)
+        for worker in self._workers.values():
+            if worker.outbox and worker.is_checked and worker.poll is not None:
+                worker.actor.tell.remote(worker.outbox)
+                worker.outbox = []
+
+    def _address(self, supervisor: Supervisor) -> None:
+        for number, letter in supervisor.letters():
+            if number in self._workers:
+                self._workers[number].outbox.append(letter)
 
     def _died(self, worker: _Worker, error: RayError, supervisor: Supervisor) -> None:
         reason = _reason(error)

@@ -49,14 +49,18 @@ class RayWorker:
 
     async def exchange(self, messages: list[ToWorker]) -> list[ToParent | Ended]:
         """Pass `messages` to the worker; return what it says, after at most `POLL_S` seconds maybe nothing."""
-        for message in messages:
-            self._inbox.put(message)
+        await self.tell(messages)
         said = []
         with suppress(TimeoutError):
             said.append(await asyncio.wait_for(self._outbox.get(), POLL_S))
         while not self._outbox.empty():
             said.append(self._outbox.get_nowait())
         return said
+
+    async def tell(self, messages: list[ToWorker]) -> None:
+        """Pass `messages` to the worker, while `exchange` may be under way."""
+        for message in messages:
+            self._inbox.put(message)
 
     def send(self, message: ToParent | Ended) -> None:
         """See Channel; called by the worker's threads."""

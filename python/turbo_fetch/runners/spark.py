@@ -53,7 +53,7 @@ class SparkRunner:
 
     def run(self, shards: Iterator[Shard]) -> None:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as `Hub.run`."""
-        hub = Hub(self, map(portable, shards), self._driver, self._stop)
+        hub = Hub(self, map(portable, shards), self._driver, self._stop, self._driver.http)
         with _session(self._engine.address) as context, _listening(context, self._callers) as summons:
             self._driver.begin()
             self._job = _Job(context, summons, _tasks(context, self._engine))

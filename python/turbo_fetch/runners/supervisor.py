@@ -7,13 +7,17 @@ ended and is told whether to start another. A worker's shards outlive it: they a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
+from turbo_fetch.leases import Demand, Grant
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.lessor import LINGER_S, Lessor
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
+from turbo_fetch.spec import HttpSpec
 from turbo_fetch.tally import Tally
 
 FRUITLESS_DEATHS: Final = 8
@@ -43,15 +47,20 @@ class _Assigned:
 
 
 class Supervisor:
-    """Hands out `shards`, which are read as workers want them, and hands them out again when a worker ends."""
+    """Hands out `shards`, which are read as workers want them, and hands them out again when a worker ends.
 
-    def __init__(self, shards: Iterator[Shard], listener: Listener) -> None:
+    So it does with the places of domains; what it has to say of them to any worker is in `letters`.
+    """
+
+    def __init__(self, shards: Iterator[Shard], listener: Listener, http: HttpSpec) -> None:
         self.failure: errors.TurboFetchError | None = None
         """Why the job cannot go on; from then on no shard is handed out."""
         self.stopping = False
         """Set by the runner when workers are to end; from then on no shard is handed out."""
         self._shards = shards
         self._listener = listener
+        self._request_s = http.timeout_s
+        self._lessor = Lessor(http)
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[Shard] = deque()
         self._fruitless_deaths = 0
@@ -67,6 +76,12 @@ class Supervisor:
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
+        self._lessor.started(worker)
+
+    def letters(self) -> Iterable[tuple[int, Grant]]:
+        """Return what is to be sent, and to whom; to be called often, and after everything else."""
+        self._lessor.tick(monotonic())
+        return self._lessor.grants().items()
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
         """Take what a worker says; return what to send it, if anything."""
@@ -74,6 +89,8 @@ class Supervisor:
         match message:
             case WantShard():
                 return self._next_shard(assigned)
+            case Demand():
+                self._lessor.demand(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
@@ -88,10 +105,14 @@ class Supervisor:
     def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
         """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
 
-        `is_its_fault` is false where the worker's machine is gone, so that its shards are above suspicion.
+        `is_its_fault` is false where the worker's machine is gone, so that its shards are above suspicion, and its
+        requests may go on unseen.
         """
         assigned = self._workers.pop(worker)
-        if self.stopping or self.failure is not None or (why is None and not assigned.shards):
+        lingers_s = LINGER_S if is_its_fault else self._request_s
+        is_through = why is None and not assigned.shards
+        self._lessor.ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        if self.stopping or self.failure is not None or is_through:
             return False
         self._orphaned.extend(assigned.shards.values())
         if assigned.rows_done:

@@ -24,6 +24,8 @@ from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
 from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.tenant import Tenant
+from turbo_fetch.leases import Grant
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import (
     JobError,
@@ -44,6 +46,9 @@ DOCUMENTS: Final = "documents.sqlite"
 """What hosts said in robots.txt and the like; in the work folder."""
 
 TALLY_EVERY_S: Final = 0.5
+DEMAND_EVERY_S: Final = 0.02
+"""What comes up meanwhile travels together."""
+
 MAX_OPEN_ROWS: Final = 100_000
 MAX_OPEN_SHARDS: Final = 64
 GARBAGE_THRESHOLD: Final = 50_000
@@ -64,11 +69,12 @@ class Channel(Protocol):
 class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
-    def __init__(self, channel: Channel, tools: Tools, pool: FetchPool, attempt: str | None) -> None:
+    def __init__(self, channel: Channel, tools: Tools, tenant: Tenant | None, attempt: str | None) -> None:
         self._channel = channel
+        self._tenant = tenant
         self._attempt = attempt
         self._tools = tools
-        self._pool = pool
+        self._pool = tools.pool
         self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
         self._sender = ThreadPoolExecutor(1, "sender")
         self._open: dict[int, OpenShard] = {}
@@ -82,7 +88,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = background.create_task(self._pool.run())
-            telling = background.create_task(self._tell())
+            telling = [background.create_task(self._tell())]
+            if self._tenant is not None:
+                telling.append(background.create_task(self._negotiate(self._tenant)))
             async with asyncio.TaskGroup() as shards:
                 stopper = shards.create_task(self._suspend_on_stop(fetching))
                 await self._pull(shards)
@@ -91,7 +99,8 @@ class Worker:
                     await self._room.wait()
                 stopper.cancel()
             fetching.cancel()
-            telling.cancel()
+            for task in telling:
+                task.cancel()
         await self._send_tally()
         self._sender.shutdown(wait=False)
 
@@ -108,6 +117,8 @@ class Worker:
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case Grant():
+                        loop.call_soon_threadsafe(self._pool.take_grant, message)
                     case _:
                         loop.call_soon_threadsafe(self.stop)
                         return
@@ -177,6 +188,11 @@ class Worker:
             await asyncio.sleep(TALLY_EVERY_S)
             await self._send_tally()
 
+    async def _negotiate(self, tenant: Tenant) -> None:
+        while True:
+            await self._send(await tenant.demand())
+            await asyncio.sleep(DEMAND_EVERY_S)
+
     async def _send_tally(self) -> None:
         tally = self._tools.tally
         self._tools.tally = Tally()
@@ -211,10 +227,11 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     ):
         documents = SharedDocuments(storage.make_work() / DOCUMENTS)
         async with Client(http, budget, documents=documents) as client:
-            pool = FetchPool(client, http)
+            tenant = Tenant(http) if setup.shares_domains else None
+            pool = FetchPool(client, http, tenant=tenant)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
             tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
-            worker = Worker(channel, tools, pool, setup.attempt)
+            worker = Worker(channel, tools, tenant, setup.attempt)
             started(worker)
             await worker.run()
 

@@ -1,0 +1,65 @@
+"""The limits of domains hold for all workers of a run together, as the server sees it, and are made use of."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import turbo_fetch
+from album import album
+from jobs import job_spec, ledger, start, wait_for_hits, write_list
+from origin import Origin
+from turbo_fetch.spec import Spec
+
+ALBUM = album(90, side=64)
+POLITE = {"per_domain": 8, "robots": "respect", "concurrency": 32, "retries": 4}
+
+
+def _spec(origin: Origin, folder: Path, engine: dict[str, Any], rows: int = len(ALBUM), **http: Any) -> Spec:
+    urls = write_list(folder / "list.parquet", [origin.url(name) for name in list(ALBUM)[:rows]])
+    return job_spec(
+        urls, folder / "out", http={**POLITE, **http}, output={"samples_per_shard": rows // 6}, engine=engine
+    )
+
+
+def _gaps_s(origin: Origin) -> list[float]:
+    """Return the seconds between requests for pictures as they arrived."""
+    times = [one.at_s for one in origin.received if one.target != "/robots.txt"]
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+@pytest.mark.parametrize("per_domain", [1, 2, 8])
+def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: Path, per_domain: int) -> None:
+    with Origin(ALBUM, latency_s=0.1 if per_domain == 8 else 0.01) as origin:
+        spec = _spec(origin, tmp_path, {"workers": 3, "threads": 1}, per_domain=per_domain)
+        summary = turbo_fetch.run(spec).fetch
+    assert summary.successes == len(ALBUM)
+    assert list(origin.load.by_host_most.values()) == [per_domain]
+
+
+def test_the_places_of_a_killed_worker_come_back(tmp_path: Path) -> None:
+    with Origin(ALBUM, latency_s=0.3) as origin:
+        process = start(_spec(origin, tmp_path, {"workers": 2, "threads": 1}), tmp_path)
+        wait_for_hits(process, origin, 20)
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(one for one in family if "turbo_fetch.runners" in one.cmdline()).kill()
+        origin.load.by_host_most.clear()
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        assert "was ended by SIGKILL" in err
+    assert list(origin.load.by_host_most.values()) == [8]
+    assert len(ledger(tmp_path / "out")) == len(ALBUM)
+
+
+def test_a_crawl_delay_is_kept_by_local_workers_together(tmp_path: Path) -> None:
+    pictures = {**ALBUM, "robots.txt": b"User-agent: *\nCrawl-delay: 0.4"}
+    with Origin(pictures) as origin:
+        turbo_fetch.run(_spec(origin, tmp_path, {"workers": 3, "threads": 1}, rows=12))
+    gaps_s = _gaps_s(origin)
+    # A connection that has to be opened delays the request that waits for it, and not the next one.
+    assert min(gaps_s) > 0.3
+    assert sorted(gaps_s)[len(gaps_s) // 2] < 0.6
