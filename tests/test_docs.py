@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,11 @@ from docs.generate.__main__ import PAGES
 from docs.generate.outcomes import MEANINGS
 
 import tutorial
+from album import album
+from jobs import job_spec, write_list
+from origin import Origin
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.specfile import parse_spec
+from turbo_fetch.specfile import dump_spec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -59,3 +64,16 @@ def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     printed = tutorial.outputs(tmp_path)
     shown = [output for _, output in tutorial.blocks()]
     assert [tutorial.steady(text) for text in printed] == [tutorial.steady(text) for text in shown]
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"```python\n([^`]*turbo_fetch\.run[^`]*)```", readme)
+    (tmp_path / "program.py").write_text(program)
+    with Origin(album(4)) as origin:
+        urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in album(4)])
+        (tmp_path / "spec.toml").write_text(dump_spec(job_spec(urls, tmp_path / "out")))
+        command = [sys.executable, "program.py"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 rows" in done.stdout

@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_spec(
-    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    path: str | Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Spec:
     """Read the spec at `path` and apply overrides such as `fetch.image.size=512`.
 
@@ -35,7 +35,7 @@ def load_spec(
     Raises SpecError that lists every problem with file, key, value and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
     except (OSError, UnicodeDecodeError) as error:
