@@ -159,6 +159,25 @@ def test_deny_lists_by_url_domain_and_hash(origin: Origin, tmp_path: Path) -> No
     assert ledger(tmp_path / "out")[6]["outcome"] != "denied"
 
 
+@pytest.mark.parametrize("kind", ["urls", "domains"])
+def test_a_denied_address_is_known_though_its_secrets_are_not_told(
+    origin: Origin, tmp_path: Path, kind: str
+) -> None:
+    host = origin.base.removeprefix("http://")
+    signed, named = f"{origin.url(NAMES[0])}?token=hush", f"http://user:hush@{host}/{NAMES[0]}?token=hush"
+    (tmp_path / "urls.txt").write_text(signed)
+    (tmp_path / "domains.txt").write_text("127.0.0.1")
+    urls = [
+        origin.url(NAMES[1], "redirect_to", to=to).replace("127.0.0.1", "localhost", 1)
+        for to in (signed, named)
+    ]
+    listed = write_list(tmp_path / "list.parquet", urls)
+    deny = {kind: [str(tmp_path / f"{kind}.txt")]}
+    turbo_fetch.run(_and(job_spec(listed, tmp_path / "out", http={"retries": 0}), deny=deny))
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["denied"] * 2
+    assert "hush" not in str(ledger(tmp_path / "out")[1]["final_url"])
+
+
 def test_a_deny_list_of_something_else_is_refused_before_anything_is_requested(
     origin: Origin, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.cli import app
 from turbo_fetch.spec import OutputFormat
+from turbo_fetch.specfile import parse_spec
 
 ALBUM = album(60, side=40)
 BROKEN = (7, 25, 26)
@@ -171,29 +172,6 @@ def test_hashes_that_the_list_demands_are_still_demanded(origin: Origin, tmp_pat
     assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"] * 3 + ["hash-mismatch"]
 
 
-def test_hashes_that_are_not_in_the_dataset_are_not_forgotten(origin: Origin, tmp_path: Path) -> None:
-    rows = [origin.url(name, "status", code=503, times=1) for name in list(ALBUM)[:2]]
-    urls = write_list(tmp_path / "list.parquet", rows, sha256=["0" * 64] * 2)
-    turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"retries": 0}, input={"hash_column": "sha256"}))
-    ended = CliRunner().invoke(app, ["retry", str(tmp_path / "out")])
-    assert ended.exit_code == 2
-    assert "no hash in the dataset" in " ".join(ended.stderr.split())
-
-
-def test_pictures_that_would_have_to_be_blurred_are_not_fetched_without_their_boxes(
-    origin: Origin, tmp_path: Path
-) -> None:
-    rows = [origin.url(name, "status", code=503, times=1) for name in list(ALBUM)[:2]]
-    urls = write_list(tmp_path / "list.parquet", rows, faces=[[[0.1, 0.1, 0.5, 0.5]]] * 2)
-    turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"retries": 0}, input={"boxes_column": "faces"}))
-    hits = origin.hits.total()
-    for command in ("retry", "refresh"):
-        ended = CliRunner().invoke(app, [command, str(tmp_path / "out")])
-        assert ended.exit_code == 2
-        assert "would not be blurred" in " ".join(ended.stderr.split())
-    assert origin.hits.total() == hits
-
-
 @pytest.mark.parametrize(
     ("place", "expected"),
     [("nowhere", "there is no dataset"), ("nowhere.toml", "no such file")],
@@ -209,3 +187,123 @@ def test_other_image_options_are_refused(origin: Origin, tmp_path: Path) -> None
     ended = CliRunner().invoke(app, ["retry", str(out), "--set", "fetch.image.size=99"])
     assert ended.exit_code == 2
     assert "fetch.image.size was 64, is now 99" in " ".join(ended.stderr.split())
+
+
+ALL_LATE = {"retries": 0}
+
+
+def _late(origin: Origin, names: list[str]) -> list[str]:
+    """Return addresses that fail at first, and answer when they are asked for again."""
+    return [origin.url(name, "status", code=503, times=1) for name in names]
+
+
+def _again(out: Path, *options: str) -> str:
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet", *options])
+    assert ended.exit_code == 0, ended.output
+    return ended.stdout
+
+
+@pytest.mark.parametrize("order", ["position", "spread"])
+def test_boxes_and_hashes_are_read_from_the_list_again(origin: Origin, tmp_path: Path, order: str) -> None:
+    names = list(ALBUM)[:8]
+    rows = [*_late(origin, names[:5]), *(origin.url(name) for name in names[5:])]
+    boxes = [[[0.0, 0.0, 1.0, 0.5]], None, "no boxes", *[[[0.25, 0.25, 0.75, 0.75]]] * 5]
+    hashes = [hashlib.sha256(ALBUM[name]).hexdigest() for name in names]
+    hashes[3] = "0" * 64
+    texts = [None if box is None else json.dumps(box) for box in boxes]
+    urls = write_list(tmp_path / "list.parquet", rows, faces=texts, sha256=hashes)
+    listed = {"boxes_column": "faces", "hash_column": "sha256", "order": order}
+    output = {"samples_per_shard": 3}
+    made = {"http": ALL_LATE, "input": listed, "output": output}
+    turbo_fetch.run(job_spec(urls, tmp_path / "out", **made))
+    _again(tmp_path / "out")
+    turbo_fetch.run(job_spec(urls, tmp_path / "lucky", **made))
+    assert content_hashes(tmp_path / "out") == content_hashes(tmp_path / "lucky")
+    outcomes = {row["url"]: row["outcome"] for row in ledger(tmp_path / "out")}
+    assert [outcomes[url] for url in rows] == ["success"] * 2 + ["bad-boxes", "hash-mismatch"] + [
+        "success"
+    ] * 4
+    # What was blurred in a lucky run is blurred, and differs from the same picture without boxes.
+    plain = job_spec(urls, tmp_path / "plain", input={"order": order}, output=output)
+    turbo_fetch.run(plain)
+    assert content_hashes(tmp_path / "plain") != content_hashes(tmp_path / "lucky")
+
+
+def test_each_list_of_an_extended_dataset_is_found_where_it_was(origin: Origin, tmp_path: Path) -> None:
+    rows = _late(origin, list(ALBUM)[:6])
+    boxes = ["[[0.1, 0.1, 0.5, 0.5]]"] * 3
+    first = write_list(tmp_path / "first.parquet", rows[:3], faces=boxes)
+    second = write_list(tmp_path / "second.parquet", rows[3:], faces=boxes)
+    for urls in (first, second):
+        output = {"samples_per_shard": 2, "if_exists": "extend"}
+        listed = {"boxes_column": "faces"}
+        turbo_fetch.run(job_spec(urls, tmp_path / "out", http=ALL_LATE, input=listed, output=output))
+    _again(tmp_path / "out")
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"] * 6
+    assert [row["url"] for row in ledger(tmp_path / "out")] == rows
+
+
+@pytest.mark.parametrize("command", ["retry", "refresh"])
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_without_the_list_nothing_is_fetched_that_it_alone_protects(
+    origin: Origin, tmp_path: Path, command: str, harm: str
+) -> None:
+    names = list(ALBUM)[:4]
+    rows = [*_late(origin, names[:2]), *(origin.url(name) for name in names[2:])]
+    urls = write_list(tmp_path / "list.parquet", rows, faces=["[[0.1, 0.1, 0.5, 0.5]]"] * 4)
+    turbo_fetch.run(
+        job_spec(
+            urls, tmp_path / "out", http=ALL_LATE, input={"boxes_column": "faces"}, image={"digest": "md5"}
+        )
+    )
+    before, hits = content_hashes(tmp_path / "out"), origin.hits.total()
+    urls.rename(tmp_path / "aside.parquet")
+    if harm == "changed":
+        write_list(urls, rows, faces=["[]"] * 4)
+    ended = CliRunner().invoke(app, [command, str(tmp_path / "out"), "--quiet"])
+    assert ended.exit_code == 2, ended.output
+    said = " ".join(ended.stderr.split())
+    assert "the boxes to blur (fetch.input.boxes_column = 'faces') are in the list alone" in said
+    assert ("there is no such file" if harm == "gone" else "it has changed since") in said
+    assert origin.hits.total() == hits
+    after = {
+        name: each
+        for name, each in content_hashes(tmp_path / "out").items()
+        if not name.startswith("refresh/")
+    }
+    assert after == before
+    # Told where it is now, the command does its work.
+    moved = f"fetch.input.urls={tmp_path / 'aside.parquet'}"
+    ended = CliRunner().invoke(app, [command, str(tmp_path / "out"), "--quiet", "--set", moved])
+    assert ended.exit_code == 0, ended.output
+    assert origin.hits.total() == hits + 2
+
+
+def test_deny_lists_and_duplicates_hold_for_what_comes_late(origin: Origin, tmp_path: Path) -> None:
+    names = list(ALBUM)
+    late = _late(origin, [names[0], names[1], names[2]])
+    rows = [*late, origin.url(names[0]), origin.url(names[3]), origin.url(names[3])]
+    denied = tmp_path / "hashes.txt"
+    denied.write_text(hashlib.sha256(ALBUM[names[1]]).hexdigest())
+    urls = write_list(tmp_path / "list.parquet", rows)
+    tables = job_spec(urls, tmp_path / "out", http=ALL_LATE, output={"samples_per_shard": 2}).model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    tables["fetch"]["deny"] = {"hashes": [str(denied)]}
+    tables["fetch"]["duplicates"] = {"by": ["url", "hash"]}
+    turbo_fetch.run(parse_spec(tables))
+    said = json.loads(_again(tmp_path / "out", "--json"))
+    assert (said["asked"], said["recovered"]) == (3, 1)
+    found = [(row["outcome"], row["detail"]) for row in ledger(tmp_path / "out")]
+    assert found == [
+        ("success", None),
+        ("denied", "sha256 is on a deny list"),
+        ("success", None),
+        # It was a sample until the first row came.
+        ("duplicate", "duplicate of 000000"),
+        ("success", None),
+        ("duplicate", "duplicate of 000020"),
+    ]
+    tables["fetch"]["output"]["path"] = str(tmp_path / "lucky")
+    turbo_fetch.run(parse_spec(tables))
+    assert content_hashes(tmp_path / "out") == content_hashes(tmp_path / "lucky")

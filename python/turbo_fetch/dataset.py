@@ -97,8 +97,11 @@ class Dataset:
 
     def recommit(self, record: Record) -> None:
         """Replace the record of a shard whose files were published anew."""
-        self._manifest.withdraw([record["shard"]])
-        self._manifest.commit(record)
+        self._manifest.recommit(record)
+
+    def flush(self) -> None:
+        """Bring the records to where readers of the dataset find them."""
+        self._manifest.flush()
 
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""

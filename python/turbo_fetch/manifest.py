@@ -105,6 +105,15 @@ class Manifest:
         with explained(str(self._path)):
             self._rewrite(kept)
 
+    def recommit(self, record: Record) -> None:
+        """Replace the record of a shard whose files were published anew."""
+        self.withdraw([record["shard"]])
+        self.commit(record)
+
+    def flush(self) -> None:
+        """Bring the records to where readers find them, which for an object store is not done with each."""
+        self._put()
+
     def close(self) -> None:
         """Bring the lines into the order of shards and publish them. Further calls do nothing."""
         left, self._withdrawn = self._withdrawn - self._committed, frozenset()

@@ -96,9 +96,7 @@ def _mismatch(expected: str | None, digest: str, kind: HashKind) -> str | None:
 
 
 def _denied_redirects(ended: Ended, deny: DenyList) -> dict[int, str]:
-    led = [
-        (row, fetched.final_url) for row, fetched in ended if fetched.body is not None and fetched.redirects
-    ]
+    led = [(row, fetched.address) for row, fetched in ended if fetched.body is not None and fetched.redirects]
     if not led:
         return {}
     parsed = parse_urls(pa.array([url for _, url in led], pa.string()))

@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 
 from turbo_fetch.card import write_card
 from turbo_fetch.care.drift import CHANGED, GONE, REFUSED, drifts, paired
-from turbo_fetch.care.stored import refuse_boxes, shard_again, stored_results, write_spool
+from turbo_fetch.care.stored import shards_again, stored_results, write_spool
 from turbo_fetch.commit import Record, commit_shard
 from turbo_fetch.dataset import DRIFT as FOLDER
 from turbo_fetch.dataset import refuse_changes
+from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
 from turbo_fetch.job import Account
 from turbo_fetch.manifest import Manifest
@@ -194,7 +195,6 @@ def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> 
         raise SpecError(
             'fetch.image.digest is "none": without hashes a changed picture cannot be told; expected one'
         )
-    refuse_boxes(fetch.input)
     started_s = time.monotonic()
     check_packages(fetch.output.format)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
@@ -212,8 +212,10 @@ def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> 
         books = manifest if choice.apply else _NoBooks()
         account = Account(books, Summary(storage.url), watcher, _Total(known))
         try:
-            shards = (shard_again(storage.url, each.shard, each, fetch.input) for each in known)
+            shards = shards_again(storage, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
+            if choice.apply:
+                contents.drop(fetch, storage, manifest, watcher, stop)
         except Interrupted as error:
             raise Interrupted(
                 "interrupted; what has arrived is saved. Run the same command again to go on"

@@ -2,7 +2,7 @@
 
 A shard with such rows gets a spool that holds all its other rows, from its published files, and then runs like any
 open shard: it can be killed at any point, and is published anew when its last row is in. Keys, and the bytes of all
-other samples, stay; shards without such rows are not touched.
+other samples, stay; shards without such rows are not touched, unless what comes now makes duplicates of what they have.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 
 from turbo_fetch import attempts
 from turbo_fetch.card import write_card
-from turbo_fetch.care.stored import refuse_boxes, shard_again, stored_results, write_spool
+from turbo_fetch.care.stored import shards_again, stored_results, write_spool
 from turbo_fetch.commit import Record, commit_shard
 from turbo_fetch.dataset import refuse_changes
+from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, Interrupted, SpecError
 from turbo_fetch.job import Account
 from turbo_fetch.keys import shard_name
@@ -119,8 +120,6 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
     fetch = spec.fetch
     if fetch is None:
         raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
-    refuse_boxes(fetch.input)
-    _refuse_lost_hashes(fetch)
     started_s = time.monotonic()
     check_packages(fetch.output.format)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
@@ -139,34 +138,24 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
             manifest.withdraw(affected)
             known = [_known(storage, record) for record in affected.values()] + begun
             account = Account(manifest, Summary(storage.url), watcher, _Total(known))
-            shards = (shard_again(storage.url, each.shard, each, fetch.input) for each in known)
+            shards = shards_again(storage, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
+                contents.drop(fetch, storage, manifest, watcher, stop)
             except Interrupted as error:
                 raise Interrupted(
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
                     "again to go on"
                 ) from error
-            result.after.update(account.summary.outcomes)
+            numbers = {each.shard.number for each in known}
+            for record in manifest.records():
+                if record["shard"] in numbers:
+                    result.after.update(record["outcomes"])
         if known:
             write_card(storage)
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
     return result
-
-
-def _refuse_lost_hashes(fetch: FetchSpec) -> None:
-    """Raise SpecError if the dataset does not have the hashes that the list demands of rows that failed.
-
-    As in img2dataset, where both are of one kind there is one column for the demanded and the recorded hash, and it
-    is null where a row has failed.
-    """
-    if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:
-        raise SpecError(
-            f"fetch.input.hash_column is {fetch.input.hash_column!r}, and rows that failed have no hash in the "
-            "dataset, for fetch.image.digest is of the same kind; expected another kind for one of them. Run the spec "
-            "again with another fetch.output.path"
-        )
 
 
 class _Total:

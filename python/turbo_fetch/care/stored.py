@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.errors import DatasetError, SpecError
+from turbo_fetch.care.listed import listed_shards, why_listed
+from turbo_fetch.errors import DatasetError
 from turbo_fetch.known import Known
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
 from turbo_fetch.schema import EXPECTED_HASH, RESULTS
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
 
@@ -43,20 +44,20 @@ class StoredRows:
         return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
 
 
-def shard_again(place: str, shard: StoredShard, known: Known, spec: InputSpec) -> Shard:
-    """Return a finished shard of the dataset at `place` as a unit of work."""
-    hash_kind = None if spec.hash_column is None else spec.hash_kind
-    return Shard(shard.number, shard.rows, StoredRows(place, shard, hash_kind), known=known)
+def shards_again(
+    storage: Storage, fetch: FetchSpec, known: Mapping[int, tuple[StoredShard, Known]]
+) -> Iterator[Shard]:
+    """Yield finished shards, by their number, as units of work: with rows of the dataset, or of the list if need be.
 
-
-def refuse_boxes(spec: InputSpec) -> None:
-    """Raise SpecError if pictures have to be blurred: a dataset does not have the boxes, only the list does."""
-    if spec.boxes_column is not None:
-        raise SpecError(
-            f"fetch.input.boxes_column is {spec.boxes_column!r}, and the boxes are not in the dataset, so that "
-            "pictures which come now would not be blurred; expected a dataset without boxes. Run the spec "
-            "again with another fetch.output.path"
-        )
+    Raises InputError if the list is needed, and is not there as it was.
+    """
+    why = why_listed(fetch)
+    if why is not None:
+        yield from listed_shards(storage, fetch, {number: each for number, (_, each) in known.items()}, why)
+        return
+    hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
+    for shard, each in known.values():
+        yield Shard(shard.number, shard.rows, StoredRows(storage.url, shard, hash_kind), known=each)
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

@@ -7,15 +7,14 @@ row that is taken out never was the original of another. So an interrupted pass 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.commit import Rows, ShardFiles, publish_shard
-from turbo_fetch.dataset import Dataset
+from turbo_fetch.commit import Record, Rows, ShardFiles, publish_shard
 from turbo_fetch.deny import hash_key
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
@@ -33,7 +32,21 @@ from turbo_fetch.watcher import Watcher
 Kept = dict[str, Any]
 
 
-def drop(fetch: FetchSpec, storage: Storage, dataset: Dataset, watcher: Watcher, stop: StopRequest) -> int:
+class Books(Protocol):
+    """Which shards are committed, and where what is written anew is committed again."""
+
+    @property
+    def committed(self) -> frozenset[int]:
+        """The ids of all committed shards."""
+
+    def recommit(self, record: Record) -> None:
+        """Replace the record of a shard whose files were published anew."""
+
+    def flush(self) -> None:
+        """Bring the records to where readers of the dataset find them."""
+
+
+def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, stop: StopRequest) -> int:
     """Take the duplicates by content out of the committed shards; return how many there were.
 
     Raises DatasetError where a dataset cannot be read or lacks the hashes, OutputError, Interrupted.
@@ -42,6 +55,7 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Dataset, watcher: Watcher,
     if not keys or not dataset.committed:
         return 0
     watcher.note("looking for pictures that come twice")
+    dataset.flush()
     datasets = [*(open_dataset(url) for url in fetch.duplicates.against), StoredDataset.open(storage)]
     pairs = np.empty((0, 2), np.uint64)
     if "hash" in keys:

@@ -181,7 +181,7 @@ class Client:
             headers = wanted.headers(origin is not None and url.origin() == origin)
             response = await self._session.get(url, headers=headers, allow_redirects=False)
             try:
-                draft.answered(redact(str(url)), response.status, response.headers)
+                draft.answered(url, response.status, response.headers)
                 if response.status not in _REDIRECTS:
                     return await self._receive(response, wanted.has_conditions, rules, draft, deadline)
                 onward = _redirect_target(url, response.headers.get("Location"))

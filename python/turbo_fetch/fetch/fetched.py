@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from yarl import URL
+
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.redaction import redact
 
 HEADER_LIMIT_CHARACTERS: Final = 1000
 
@@ -42,6 +45,8 @@ class Fetched:
     """Milliseconds from the start to the end."""
     retry_after: str | None = None
     """The Retry-After header of the last response, as sent."""
+    address: str | None = None
+    """`final_url` with its secrets, but without a user name. It is never recorded."""
 
 
 @dataclass(slots=True)
@@ -57,13 +62,15 @@ class Draft:
     etag: str | None = None
     last_modified: str | None = None
     retry_after: str | None = None
+    address: str | None = None
     first_byte_ms: float | None = None
     body_bytes: int = 0
 
-    def answered(self, url: str, status: int, headers: Mapping[str, str]) -> None:
+    def answered(self, url: URL, status: int, headers: Mapping[str, str]) -> None:
         """Note the head of a response."""
         self.first_byte_ms = self._elapsed_ms()
-        self.final_url = url
+        self.final_url = redact(str(url))
+        self.address = str(url if url.raw_user is None else url.with_user(None))
         self.http_status = status
         self.content_type = _clean(headers.get("Content-Type"))
         self.etag = _clean(headers.get("ETag"))
@@ -88,6 +95,7 @@ class Draft:
             first_byte_ms=self.first_byte_ms,
             total_ms=self._elapsed_ms(),
             retry_after=self.retry_after,
+            address=self.address,
         )
 
     def _elapsed_ms(self) -> float:

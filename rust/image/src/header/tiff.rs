@@ -126,13 +126,14 @@ impl<'a> Stream<'a> {
         Some(entry)
     }
 
-    /// First value of an entry of type BYTE, SHORT or LONG.
+    /// First value of an entry of type BYTE, SHORT, LONG or IFD.
     #[must_use]
     pub fn integer(&self, entry: Entry) -> Option<u32> {
         match entry.kind {
             1 => self.slice(entry.offset, 1).map(|byte| byte[0].into()),
             3 => self.u16(entry.offset).map(u32::from),
-            4 => self.u32(entry.offset),
+            // IFD, in use for offsets of directories (TIFF Technical Note 1).
+            4 | 13 => self.u32(entry.offset),
             _ => None,
         }
     }
