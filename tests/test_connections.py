@@ -15,8 +15,9 @@ from loops import LOOPS, run_on
 from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
-from turbo_fetch.fetch.client import SPARE_CONNECTIONS, Client, Fetched
+from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.resolver import Lookup, Resolver
+from turbo_fetch.fetch.session import SPARE_CONNECTIONS
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 

@@ -13,6 +13,7 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
+from turbo_fetch.fetch.domains import REFUSALS_TO_HOLD
 from turbo_fetch.spec import Spec
 
 ALBUM = album(90, side=64)
@@ -32,6 +33,21 @@ def _gaps_s(origin: Origin) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
+def test_workers_hear_from_each_other_that_a_server_wants_rest(tmp_path: Path) -> None:
+    with Origin(ALBUM) as origin:
+        refused = [origin.url(name, "status", code=429, retry_after=60) for name in ALBUM]
+        urls = write_list(tmp_path / "list.parquet", refused)
+        spec = job_spec(
+            urls,
+            tmp_path / "out",
+            http={"per_domain": 1},
+            output={"samples_per_shard": 15},
+            engine={"workers": 3, "threads": 1},
+        )
+        assert turbo_fetch.run(spec).fetch.outcomes == {"rate-limited": len(ALBUM)}
+    assert origin.hits.total() == REFUSALS_TO_HOLD
+
+
 @pytest.mark.parametrize("per_domain", [1, 2, 8])
 def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: Path, per_domain: int) -> None:
     with Origin(ALBUM, latency_s=0.1 if per_domain == 8 else 0.01) as origin:
@@ -39,6 +55,7 @@ def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: P
         summary = turbo_fetch.run(spec).fetch
     assert summary.successes == len(ALBUM)
     assert list(origin.load.by_host_most.values()) == [per_domain]
+    assert origin.connections >= 3
 
 
 def test_the_places_of_a_killed_worker_come_back(tmp_path: Path) -> None:

@@ -150,6 +150,22 @@ def test_a_number_of_workers_may_be_asked_for(
     _check(process, tmp_path / "out", expected)
 
 
+def test_the_limit_of_a_domain_holds_for_all_workers_and_is_used(cluster: Any, tmp_path: Path) -> None:
+    with Origin(ALBUM, latency_s=0.03) as origin:
+        urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
+        spec = job_spec(
+            urls,
+            tmp_path / "out",
+            http={"per_domain": 3, "robots": "respect"},
+            output={"samples_per_shard": 30},
+            engine={"kind": "ray", "address": cluster.address},
+        )
+        _, err = start(spec, tmp_path).communicate(timeout=120)
+        assert len(ledger(tmp_path / "out")) == len(ALBUM), err
+    assert list(origin.load.by_host_most.values()) == [3]
+    assert origin.hits["/robots.txt"] == 2, "both workers are to have asked"
+
+
 def test_no_cluster_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     urls, _ = quiet
     process = start(_spec(urls, tmp_path / "out", "127.0.0.1:9"), tmp_path)

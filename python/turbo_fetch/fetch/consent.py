@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
-from multidict import CIMultiDictProxy
-from yarl import URL
+from multidict import CIMultiDictProxy, istr
 
 from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
 from turbo_fetch.fetch.patterns import PathRules
@@ -17,6 +16,10 @@ from turbo_fetch.spec import HttpSpec
 
 OPT_OUT_DETAIL: Final = "Use of image disallowed by X-Robots-Tag directive"
 """As img2dataset says it."""
+
+_ROBOTS_TAG: Final = istr("X-Robots-Tag")
+_CONTENT_USAGE: Final = istr("Content-Usage")
+_RESERVATION: Final = istr("TDM-Reservation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +53,25 @@ class Consent:
             agent_token(user_agent),
         )
 
-    def host_objects(self, rules: HostRules, path: str) -> str | None:
+    def host_objects(self, robots: Robots, path: str) -> str | None:
         """Return why a host forbids the use of a path with its query, before it is asked for."""
-        use = rules.robots.forbidden_use(path, self.uses) if rules.robots is not None else None
+        use = robots.forbidden_use(path, self.uses)
         return None if use is None else f"use reserved by Content-Usage: {use}=n in robots.txt"
 
-    def response_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, url: URL) -> str | None:
-        """Return why a response forbids its use, or its host where the response is silent."""
-        tags = headers.getall("X-Robots-Tag", ())
-        if tags and is_opted_out(tags, self.directives, self.token):
+    def response_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, path: str) -> str | None:
+        """Return why a response forbids the use of its path, or its host where the response is silent."""
+        if _ROBOTS_TAG in headers and is_opted_out(headers.getall(_ROBOTS_TAG), self.directives, self.token):
             return OPT_OUT_DETAIL
-        if self.uses and "Content-Usage" in headers:
-            use = forbidden_use(", ".join(headers.getall("Content-Usage")), self.uses)
+        if self.uses and _CONTENT_USAGE in headers:
+            use = forbidden_use(", ".join(headers.getall(_CONTENT_USAGE)), self.uses)
             if use is not None:
                 return f"use reserved by Content-Usage: {use}=n"
-        return self._tdm_objects(headers, rules, url) if self.obeys_tdm else None
+        return self._tdm_objects(headers, rules, path) if self.obeys_tdm else None
 
-    def _tdm_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, url: URL) -> str | None:
-        reserved = header_reserves(headers.get("tdm-reservation"))
+    def _tdm_objects(self, headers: CIMultiDictProxy[str], rules: HostRules, path: str) -> str | None:
+        reserved = header_reserves(headers.get(_RESERVATION))
         if reserved is not None:
             return "use reserved by tdm-reservation: 1" if reserved else None
-        if rules.reservations is not None and any(rules.reservations.said(url.raw_path_qs)):
+        if rules.reservations is not None and any(rules.reservations.said(path)):
             return "use reserved by /.well-known/tdmrep.json"
         return None

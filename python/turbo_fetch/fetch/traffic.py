@@ -112,14 +112,14 @@ class Traffic:
 
     def take(self, grant: Grant, tenant: Tenant) -> None:
         """Obey what the parent of all workers says."""
+        for name, rest in grant.rests.items():
+            if tenant.has_rows(name):
+                self._rest(name, self.domain(name), rest)
         for name in tenant.take(grant):
             wait_s = grant.tickets.get(name)
             if wait_s and tenant.has_rows(name):
                 self._space(name, self.domain(name), wait_s)
             self.pass_on(name)
-        for name, rest in grant.rests.items():
-            if tenant.has_rows(name):
-                self._rest(name, self.domain(name), rest)
 
     def forget_all(self) -> None:
         """Forget all domains and stop all clocks."""

@@ -1,0 +1,58 @@
+"""A request for a document of a host itself, such as robots.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from turbo_fetch.fetch.deadline import Deadline
+from turbo_fetch.fetch.documents import Document
+from turbo_fetch.fetch.failures import Failure, status_failure
+from turbo_fetch.fetch.redirects import REDIRECTS, drain, redirect_target
+from turbo_fetch.fetch.robots import MAX_BYTES
+
+DOCUMENT_REDIRECTS: Final = 5
+"""RFC 9309, 2.3.1.2."""
+
+
+async def read_document(
+    url: URL, session: aiohttp.ClientSession, problem_of: Callable[[URL], Failure | None], deadline: Deadline
+) -> Document:
+    """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
+    for _ in range(DOCUMENT_REDIRECTS + 1):
+        problem = problem_of(url)
+        if problem is not None:
+            return Document(failure=problem)
+        response = await session.get(url, headers={"Accept": "*/*"}, allow_redirects=False)
+        try:
+            if response.status in REDIRECTS:
+                onward = redirect_target(url, response.headers.get("Location"))
+                await drain(response)
+                if onward is None or onward.scheme not in {"http", "https"}:
+                    break
+                url = onward
+                continue
+            if response.status == 429 or response.status >= 500:
+                outcome, detail = status_failure(response.status, response.reason)
+                return Document(failure=(outcome, f"robots.txt: {detail}"))
+            if not 200 <= response.status < 300:
+                await drain(response)
+                return Document(response.status)
+            deadline.progress()
+            return Document(response.status, await _beginning(response, deadline))
+        finally:
+            response.close()
+    # RFC 9309, 2.3.1.2 and 2.3.1.3: what redirects further is as good as not there.
+    return Document(404)
+
+
+async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
+    """Read as much of a document as counts."""
+    data = bytearray()
+    while len(data) < MAX_BYTES and (chunk := await response.content.readany()):
+        deadline.progress()
+        data += chunk
+    return bytes(data[:MAX_BYTES]).decode("utf-8-sig", "replace")
