@@ -135,3 +135,39 @@ def assert_equal_bits(first: Mapping[str, torch.Tensor], second: Mapping[str, to
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+_KILLED_MIDWAY = """
+import os, signal, sys, time
+from pathlib import Path
+from turbo_fetch import stages
+from turbo_fetch.dreambooth import evaluate, generate, prior
+from turbo_fetch.specfile import load_spec
+
+for path, stage, pattern, count in zip(*[iter(sys.argv[1:])] * 4):
+    folder = Path(path).parent
+    child = os.fork()
+    if child == 0:
+        stages.run(load_spec(Path(path)), names=(stage,))
+        os._exit(0)
+    while len(list(folder.glob(pattern))) < int(count):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        assert not ended, f"{stage} ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+"""
+
+
+def kill_midway(*stages: tuple[Spec, str, Path, str, int]) -> None:
+    """Run a stage of each spec in a process that is killed when as many files match a pattern below a folder.
+
+    All processes are forks of one that has only imported what they need, which costs that once.
+    """
+    arguments = []
+    for spec, stage, folder, pattern, count in stages:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spec.toml").write_text(dump_spec(spec))
+        arguments += [str(folder / "spec.toml"), stage, pattern, str(count)]
+    subprocess.run([sys.executable, "-c", _KILLED_MIDWAY, *arguments], check=True, timeout=100)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from browser import browse
 from tiny_models import tiny_clip, tiny_dino, tiny_sd
-from training import Child, Listener, fit, training_spec, write_pictures
+from training import Listener, fit, training_spec, write_pictures
 from turbo_fetch import stages
 from turbo_fetch.cli import app
 from turbo_fetch.dreambooth.models import trained_model
@@ -238,22 +238,6 @@ def test_a_checkpoint_without_its_record_is_refused(places: dict[str, Path], tmp
     (tmp_path / "model" / "train.json").unlink()
     with pytest.raises(ModelError, match=r"step-000002.ckpt: no train.json in .*model"):
         stages.run(spec, names=("evaluate",))
-
-
-def test_a_killed_run_goes_on_with_what_is_missing(places: dict[str, Path], tmp_path: Path) -> None:
-    spec = scored(places, tmp_path / "scores", batch_size=1, metrics=["dino"])
-    pictures = tmp_path / "scores" / "pictures"
-    child = Child.start(spec, tmp_path)
-    child.wait_for(lambda: len(list(pictures.glob("*/0*.png"))) >= 3)
-    child.process.kill()
-    assert child.end() == -9
-    before = {path: path.read_bytes() for path in pictures.glob("*/0*.png")}
-    assert not (tmp_path / "scores" / "scores.json").exists()
-
-    text = stages.run(spec).text()
-    assert text.endswith(f"{8 - len(before)} pictures were made in this run")
-    assert {path: path.read_bytes() for path in before} == before
-    assert sorted(path.name for path in pictures.glob("*/.*")) == []
 
 
 def test_a_stopped_run_says_so(places: dict[str, Path], tmp_path: Path, stop: StopRequest) -> None:

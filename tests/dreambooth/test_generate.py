@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig
 from PIL import Image
 from typer.testing import CliRunner
 
 from tiny_models import tiny_sd
 from turbo_fetch import stages
 from turbo_fetch.cli import app
-from turbo_fetch.dreambooth import prior
+from turbo_fetch.dreambooth import families, prior
+from turbo_fetch.dreambooth.export.lora import KOHYA_FILE, save_lora
 from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.schedulers import SAMPLERS
 from turbo_fetch.dreambooth.settings import Settings, settings_in
-from turbo_fetch.errors import InputError, Interrupted, OutputExists, SpecError
+from turbo_fetch.errors import InputError, Interrupted, ModelError, OutputExists, SpecError
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec.dreambooth import SamplingTable
 from turbo_fetch.specfile import parse_spec
@@ -206,3 +209,43 @@ def test_a_missing_source_of_class_pictures_is_named(model: Path, tmp_path: Path
 def test_settings_that_make_no_difference_are_not_compared() -> None:
     one = Settings("a", "", 0, "ddim", 5, 1.0, None, None, "here", "hash")
     assert one.differences(Settings("a", "", 0, "ddim", 5, 1.0, None, None, "there", "hash")) == []
+
+
+def lora_for(model: Path, folder: Path) -> Path:
+    """Write a LoRA on the UNet that changes what the model makes."""
+    pipeline = families.load(str(model)).pipeline
+    torch.manual_seed(1)
+    pipeline.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"]))
+    for name, weight in pipeline.unet.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    save_lora(pipeline, folder, {})
+    return folder
+
+
+@pytest.mark.parametrize("file", [KOHYA_FILE, ""])
+def test_a_lora_changes_pictures_by_its_scale(model: Path, tmp_path: Path, file: str) -> None:
+    lora = lora_for(model, tmp_path / "lora") / file
+    one: dict[str, Any] = {"prompts": ["a dog"], "images": 1}
+    stages.run(generate(model, tmp_path / "base", **one))
+    for scale in (0.0, 0.5, 1.0):
+        stages.run(generate(model, tmp_path / str(scale), lora=str(lora), lora_scale=scale, **one))
+    base, none, half, whole = (
+        pixels(tmp_path / folder / "00000-000.png") for folder in ("base", "0.0", "0.5", "1.0")
+    )
+    assert np.abs(base - none).max() <= 1
+    assert np.abs(base - half).max() > 3
+    assert np.abs(half - whole).max() > 3
+
+    settings = settings_in((tmp_path / "0.5" / "00000-000.png").read_bytes(), "half")
+    assert (settings.lora, settings.lora_scale) == (str(lora), 0.5)
+    with pytest.raises(OutputExists, match=r"lora_scale was 0.5, is now 0.7"):
+        stages.run(generate(model, tmp_path / "0.5", lora=str(lora), lora_scale=0.7, **one))
+
+
+def test_a_lora_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"lora.safetensors: cannot be loaded as a LoRA"):
+        stages.run(generate(model, tmp_path / "out", lora=str(tmp_path / "lora.safetensors")))
+    with pytest.raises(ModelError, match=r"/nowhere/model: no such folder, and no hub id"):
+        stages.run(generate(Path("/nowhere/model"), tmp_path / "out"))

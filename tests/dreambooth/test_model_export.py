@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from typer.testing import CliRunner
 
 from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
+from turbo_fetch.cli import app
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.folder import save_folder
 from turbo_fetch.dreambooth.export.lora import DIFFUSERS_FILE, KOHYA_FILE, save_lora
@@ -202,3 +205,55 @@ def test_a_place_that_cannot_be_written_is_named(models: dict[str, Path], tmp_pa
         save_folder(pipeline, tmp_path / "file" / "model")
     with pytest.raises(OutputError, match="file"):
         save_single_file(pipeline, tmp_path / "file" / "model.safetensors", METADATA)
+
+
+def export(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["export-model", *map(str, arguments)])
+
+
+def test_the_command_merges_a_lora_into_one_file(models: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = with_lora(models["sd"])
+    save_lora(pipeline, tmp_path / "lora", METADATA)
+    target = tmp_path / "out" / "merged.safetensors"
+    done = export(models["sd"], target, "--lora", tmp_path / "lora", "--precision", "fp32")
+    assert (done.exit_code, done.output) == (0, f"exported  {target}\n")
+    again = StableDiffusionPipeline.from_single_file(target, config=str(models["sd"]), local_files_only=True)
+    assert np.allclose(picture(pipeline), picture(again), atol=1e-5)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+    half = tmp_path / "half.safetensors"
+    assert export(models["sd"], half, "--lora", tmp_path / "lora", "--lora-scale", "0.5").exit_code == 0
+    name = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    base = dict(families.load(str(models["sd"])).pipeline.unet.state_dict())
+    start = base["mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"]
+    changes = [load_file(file)[name].float() - start for file in (half, target)]
+    assert load_file(half)[name].dtype == torch.float16
+    assert torch.allclose(2 * changes[0], changes[1], atol=2e-3)
+
+
+def test_the_command_writes_a_folder_in_the_precision_that_is_wanted(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "folder"
+    assert export(models["sd"], target, "--precision", "bf16").exit_code == 0
+    again = StableDiffusionPipeline.from_pretrained(target, dtype=torch.bfloat16)
+    assert again.unet.dtype == torch.bfloat16
+    weights = target / "unet" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def test_the_command_replaces_nothing_and_names_what_is_missing(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    there = export(models["sd"], tmp_path / "there")
+    assert (there.exit_code, "is there already" in there.output) == (2, True)
+    missing = export("nowhere/at/all", tmp_path / "new")
+    assert (missing.exit_code, "nowhere/at/all: no such folder" in missing.output) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
+def umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -19,10 +19,12 @@ from turbo_fetch.dreambooth.scoring.encoders import encoder_weights, open_encode
 from turbo_fetch.dreambooth.scoring.gallery import Gallery, thumbnails
 from turbo_fetch.dreambooth.scoring.measure import (
     Encoders,
+    Features,
     ModelScores,
     Subject,
     Verdict,
     class_scores,
+    joined,
     judge,
     mean_scores,
     prompt_scores,
@@ -40,6 +42,7 @@ from turbo_fetch.storage import Storage
 from turbo_fetch.watcher import Watcher
 
 PICTURES: Final = "pictures"
+_OPEN_AT_ONCE: Final = 16
 CLASS: Final = "class"
 """What names of pictures of the class begin with."""
 
@@ -94,6 +97,10 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
     found = candidates(spec, evaluate)
     for candidate in found:
         check_model(candidate.model)
+    if not evaluate.models and len(found) <= 2:
+        watcher.note(
+            "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
+        )
     place = Storage.open(evaluate.output)
     with locked(place):
         place.probe()
@@ -116,9 +123,9 @@ def _evaluate(
 ) -> EvaluateReport:
     place, facts, onlooker = around
     encoders = _open_encoders(evaluate)
-    photos = [open_upright(picture.path) for picture in real]
+    features, photos = _see_photos(encoders, real)
     texts = encoders.clip.texts(question.prompts) if encoders.clip and encoders.clip.texts else None
-    subject = Subject(see(encoders, photos), question.prompts, texts)
+    subject = Subject(features, question.prompts, texts)
     made = sum(_make(evaluate, sitter, onlooker) for sitter in sitters)
     models, galleries = [], []
     for sitter in sitters:
@@ -129,10 +136,20 @@ def _evaluate(
         models.append(scores)
         galleries.append(gallery)
     verdict = judge(models, BASE)
-    place.write_bytes(REPORT, render(models, verdict, galleries, thumbnails(photos), facts))
+    place.write_bytes(REPORT, render(models, verdict, galleries, photos, facts))
     # The report is there before what says that all is done.
     place.write_bytes(SCORES, as_json(facts, models, verdict))
     return _report(place, models, verdict, made)
+
+
+def _see_photos(encoders: Encoders, real: Sequence[Picture]) -> tuple[Features, list[str]]:
+    """Return the features of the real pictures and small copies of them, with few of them open at a time."""
+    seen, photos = [], []
+    for start in range(0, len(real), _OPEN_AT_ONCE):
+        opened = [open_upright(picture.path) for picture in real[start : start + _OPEN_AT_ONCE]]
+        seen.append(see(encoders, opened))
+        photos += thumbnails(opened)
+    return joined(seen), photos
 
 
 def _report(

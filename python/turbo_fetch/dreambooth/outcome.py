@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import save_file
 
 from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, read_checkpoint
 from turbo_fetch.dreambooth.export.folder import save_folder
 from turbo_fetch.dreambooth.export.lora import save_lora
+from turbo_fetch.dreambooth.export.single_file import write_safetensors
 from turbo_fetch.dreambooth.learners import fold, token_names
 from turbo_fetch.dreambooth.module import DreamBooth
-from turbo_fetch.output_errors import explained
 
 EMBEDDINGS_FILE: Final = "learned_embeds.safetensors"
 
@@ -78,9 +77,8 @@ def _save_embeddings(learned: dict[str, torch.Tensor], names: list[str], path: P
     tensors = (
         {word: single} if len(learned) == 1 else {_sdxl_name(name): rows for name, rows in learned.items()}
     )
-    with explained(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: rows.contiguous().cpu() for name, rows in tensors.items()}, path, {"trigger": word})
+    stored = {name: rows.contiguous().cpu() for name, rows in tensors.items()}
+    write_safetensors(stored, path, {"trigger": word})
 
 
 def _sdxl_name(encoder: str) -> str:

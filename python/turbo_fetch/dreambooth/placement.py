@@ -18,7 +18,13 @@ from turbo_fetch.dreambooth.hardware import LIGHTNING_PRECISION
 from turbo_fetch.dreambooth.trackers import loggers
 from turbo_fetch.spec import Spec, TrainSpec
 
-_LIGHTNING: Final = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+_QUIETED: Final = (
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning.pytorch.utilities.rank_zero",
+    # On a processor it warns of operators for 4-bit weights, which nothing here uses.
+    "bitsandbytes",
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,8 @@ def make_trainer(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning from telling what a user of turbo-fetch can neither see nor change."""
-    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
+    """Keep Lightning and bitsandbytes from telling what a user of turbo-fetch can neither see nor change."""
+    levels = {name: logging.getLogger(name).level for name in _QUIETED}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

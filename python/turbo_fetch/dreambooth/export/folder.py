@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from turbo_fetch.output_errors import explained
+
+_INDEX: Final = "model_index.json"
 
 
 def save_folder(pipeline: Any, folder: Path) -> None:
@@ -21,6 +23,10 @@ def save_folder(pipeline: Any, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             pipeline.save_pretrained(temporary)
+            mode = (temporary / _INDEX).stat().st_mode
+            for weights in temporary.rglob("*.safetensors"):
+                # safetensors makes files that nobody else may read.
+                weights.chmod(mode)
             for tokenizer in sorted(temporary.glob("tokenizer*")):
                 add_vocabulary(tokenizer)
             os.sync()
@@ -57,7 +63,7 @@ def _write_json(path: Path, content: dict[str, int]) -> None:
 def _move_into(source: Path, folder: Path) -> None:
     """Move the parts of a pipeline into the folder, `model_index.json` last, beside whatever else is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "model_index.json"
+    index = folder / _INDEX
     index.unlink(missing_ok=True)
     for part in sorted(source.iterdir(), key=lambda path: path.name == index.name):
         target = folder / part.name

@@ -61,7 +61,11 @@ def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mappi
     with explained(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(dict(weights), temporary, metadata=dict(metadata))
+            # safetensors makes files that nobody else may read.
+            temporary.chmod(mode)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)

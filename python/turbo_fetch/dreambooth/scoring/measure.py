@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -101,6 +102,15 @@ def see(encoders: Encoders, pictures: Sequence[Image.Image]) -> Features:
         encoders.dino.pictures(pictures) if encoders.dino else None,
         encoders.clip.pictures(pictures) if encoders.clip else None,
     )
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Return the features of several lots of pictures as one."""
+    dino, clip = (
+        [features for features in lot if features is not None]
+        for lot in ([part.dino for part in parts], [part.clip for part in parts])
+    )
+    return Features(torch.cat(dino) if dino else None, torch.cat(clip) if clip else None)
 
 
 def prompt_scores(wanted: Sequence[Metric], made: Features, subject: Subject) -> list[PromptScores]:
