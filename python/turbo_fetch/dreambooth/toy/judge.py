@@ -24,10 +24,10 @@ from turbo_fetch.dreambooth.toy.shapes import (
     random_figure,
 )
 
-_STEPS: Final = 400
-_BATCH: Final = 128
-_OF_EACH_SUBJECT: Final = 800
-_OTHERS: Final = 3200
+_STEPS: Final = 800
+_BATCH: Final = 96
+_OF_EACH_SUBJECT: Final = 1600
+_OTHERS: Final = 6400
 
 
 class Judge:
