@@ -25,8 +25,8 @@ IDENTIFIER: Final = "sks"
 SAMPLING: Final = SamplingTable(steps=25, guidance=2.0, batch_size=32)
 """How the pictures are made that are judged."""
 CLASS_GUIDANCE: Final = 1.0
-"""Guidance narrows what a model draws. Class pictures are to show the class as the model knows it: made with guidance, they
-would teach a narrower one, which is narrowed again whenever the trained model draws with guidance."""
+"""Guidance narrows what a model draws. Class pictures are to show the class as the model knows it: made with guidance,
+they would teach a narrower one, which is narrowed again whenever the trained model draws with guidance."""
 
 
 @dataclass(frozen=True, slots=True)
