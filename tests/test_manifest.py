@@ -203,6 +203,16 @@ def test_withdrawn_records_are_committed_again_or_taken_back(place: Storage) -> 
     ]
 
 
+def test_shards_withdrawn_one_after_the_other_are_all_taken_back(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in range(3):
+            manifest.commit(_publish(place, shard))
+        manifest.withdraw([0])
+        manifest.withdraw([1])
+        assert manifest.committed == {2}
+    assert _lines(place) == [0, 1, 2]
+
+
 def test_a_withdrawn_shard_whose_files_were_replaced_halfway_is_not_taken_back(place: Storage) -> None:
     with Manifest.open(place) as manifest:
         for shard in range(2):

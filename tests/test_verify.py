@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,11 @@ from typer.testing import CliRunner
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, manifest, write_list
+from many_shards import multiply
 from origin import Origin
+from turbo_fetch.care.shard_check import check_shard
 from turbo_fetch.cli import app
+from turbo_fetch.readers import StoredDataset, open_dataset
 from turbo_fetch.spec import OutputFormat
 
 ALBUM = album(30, side=40)
@@ -161,3 +165,28 @@ def test_a_place_without_a_dataset_is_refused(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["verify", str(tmp_path)])
     assert ended.exit_code == 2
     assert "there is no dataset" in " ".join(ended.stderr.split())
+
+
+def test_the_check_of_a_shard_costs_the_same_whatever_the_number_of_shards(out: Path) -> None:
+    dataset = open_dataset(str(out))
+    shard = dataset.shards[0]
+    alone = len(pickle.dumps((dataset.without_shards(), shard)))
+    multiplied = StoredDataset(
+        dataset.storage, json.loads((out / "job.json").read_bytes()), dataset.shards * 1000
+    )
+    assert len(pickle.dumps((multiplied.without_shards(), shard))) == alone
+    # Neither the manifest nor the folder is read for it.
+    (out / "manifest.jsonl").unlink()
+    assert check_shard("deep", (multiplied.without_shards(), shard)).problems == []
+
+
+def test_a_dataset_of_very_many_shards_is_checked_and_exported(out: Path, tmp_path: Path) -> None:
+    for path in [*out.glob("00001*"), *out.glob("00002*")]:
+        path.unlink()
+    multiply(out, 150)
+    code, _, problems = _verify(out)
+    assert (code, problems) == (0, {})
+    command = ["export", str(out), str(tmp_path / "other"), "--format", "dummy", "--workers", "1", "--quiet"]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.output
+    assert len(manifest(tmp_path / "other")) == 150

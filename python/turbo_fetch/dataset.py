@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -95,9 +95,9 @@ class Dataset:
         """Add a published shard."""
         self._manifest.commit(record)
 
-    def recommit(self, record: Record) -> None:
-        """Replace the record of a shard whose files were published anew."""
-        self._manifest.recommit(record)
+    def withdraw(self, shards: Iterable[int]) -> None:
+        """Take out the records of shards that are to be written anew; see Manifest."""
+        self._manifest.withdraw(shards)
 
     def flush(self) -> None:
         """Bring the records to where readers of the dataset find them."""

@@ -99,16 +99,11 @@ class Manifest:
 
         Those that are not are taken back when the manifest is closed, or opened the next time.
         """
-        self._withdrawn = frozenset(shards) & self._committed
+        self._withdrawn = (self._withdrawn - self._committed) | (frozenset(shards) & self._committed)
         kept = (record for record in _read(self._path) if record["shard"] not in self._withdrawn)
         self._committed, self._last = set(), -1
         with explained(str(self._path)):
             self._rewrite(kept)
-
-    def recommit(self, record: Record) -> None:
-        """Replace the record of a shard whose files were published anew."""
-        self.withdraw([record["shard"]])
-        self.commit(record)
 
     def flush(self) -> None:
         """Bring the records to where readers find them, which for an object store is not done with each."""

@@ -83,6 +83,8 @@ class _Work:
     """One step, as it is handed to a process."""
 
     export: Export
+    source: StoredDataset
+    """Without its shards: those of the target are what it is about."""
     output: OutputSpec
     target: Target
 
@@ -133,7 +135,8 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
             wanted = {target.number: target.origin for target in targets}
             good = {record["shard"]: record for record in manifest.records() if _is_good(record, wanted)}
             manifest.withdraw(manifest.committed - good.keys())
-            steps = (_Work(job, output, target) for target in targets if target.number not in good)
+            bare = source.without_shards()
+            steps = (_Work(job, bare, output, target) for target in targets if target.number not in good)
             progress.advance(sum(record["rows"] for record in good.values()))
             for record in run_steps(_convert, steps, job.processes, progress, stop):
                 manifest.commit(record)
@@ -148,9 +151,8 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
 
 def _convert(work: _Work) -> Record:
     """Make one destination shard; return its commit record."""
-    export, output, target = work.export, work.output, work.target
+    export, source, output, target = work.export, work.source, work.output, work.target
     started_s = time.time()
-    source = StoredDataset.open(Storage.open(export.source))
     storage = Storage.open(export.destination)
     files = ShardFiles(
         target.number, shard_name(target.number, output.shard_digits), export.format, source.image

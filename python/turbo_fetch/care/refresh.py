@@ -80,7 +80,8 @@ class Choice:
 class RefreshedShard:
     """A Known shard all of whose samples are asked for again."""
 
-    place: str
+    dataset: StoredDataset
+    """As `bare` opens it."""
     shard: StoredShard
     rows_digest: str
     choice: Choice
@@ -89,17 +90,16 @@ class RefreshedShard:
         """See Known."""
         path = work / f"{self.shard.name}.refresh.spool"
         if not path.exists():
-            dataset = StoredDataset.open(Storage.open(self.place))
             failed = (
                 batch.filter(pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
-                for batch in stored_results(dataset, self.shard)
+                for batch in stored_results(self.dataset, self.shard)
             )
             write_spool(path, self.shard, self.rows_digest, failed)
         return path
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
         """See Known."""
-        ledger = StoredDataset.open(Storage.open(self.place)).ledger(self.shard)
+        ledger = self.dataset.ledger(self.shard)
         rows = zip(ledger.column("etag").to_pylist(), ledger.column("last_modified").to_pylist(), strict=True)
         return {
             row: _conditions(etag, modified) for row, (etag, modified) in enumerate(rows) if etag or modified
@@ -114,7 +114,7 @@ class RefreshedShard:
         times_s: tuple[float, float],
     ) -> Record:
         """See Known: the report of the shard is published, and the shard anew if something is applied."""
-        dataset = StoredDataset.open(storage)
+        dataset = self.dataset
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
         report = TableFile(work / f"{name}.refresh.parquet", REPORT)
         pairs = paired(stored_results(dataset, self.shard), spool.sorted_batches())
@@ -202,8 +202,9 @@ def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> 
         refuse_changes(storage, fetch)
         _refuse_open_shards(storage)
         finished = _begin(storage, choice)
+        dataset = StoredDataset.bare(storage)
         known = [
-            RefreshedShard(storage.url, stored_shard(record), str(record.get("rows_digest")), choice)
+            RefreshedShard(dataset, stored_shard(record), str(record.get("rows_digest")), choice)
             for record in manifest.records()
             if stored_shard(record).name not in finished
         ]
@@ -212,7 +213,7 @@ def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> 
         books = manifest if choice.apply else _NoBooks()
         account = Account(books, Summary(storage.url), watcher, _Total(known))
         try:
-            shards = shards_again(storage, fetch, {each.shard.number: (each.shard, each) for each in known})
+            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
             if choice.apply:
                 contents.drop(fetch, storage, manifest, watcher, stop)

@@ -50,7 +50,8 @@ _RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if o
 class RetriedShard:
     """A Known shard whose rows with a retryable failure are asked for again."""
 
-    place: str
+    dataset: StoredDataset
+    """As `bare` opens it."""
     shard: StoredShard
     rows_digest: str
 
@@ -58,8 +59,7 @@ class RetriedShard:
         """See Known."""
         path = work / f"{self.shard.name}.spool"
         if not path.exists():
-            dataset = StoredDataset.open(Storage.open(self.place))
-            kept = (_final(batch) for batch in stored_results(dataset, self.shard))
+            kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
             write_spool(path, self.shard, self.rows_digest, kept)
         return path
 
@@ -134,11 +134,12 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
                 result.before.update(record["outcomes"])
                 result.asked += _asked(record)
             result.shards = len(affected)
-            begun = list(_begun_shards(storage, fetch, manifest))
+            dataset = StoredDataset.bare(storage)
+            begun = list(_begun_shards(dataset, fetch, manifest))
             manifest.withdraw(affected)
-            known = [_known(storage, record) for record in affected.values()] + begun
+            known = [_known(dataset, record) for record in affected.values()] + begun
             account = Account(manifest, Summary(storage.url), watcher, _Total(known))
-            shards = shards_again(storage, fetch, {each.shard.number: (each.shard, each) for each in known})
+            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
                 contents.drop(fetch, storage, manifest, watcher, stop)
@@ -172,30 +173,30 @@ def _asked(record: Record) -> int:
     return sum(count for label, count in record["outcomes"].items() if label in RETRYABLE)
 
 
-def _known(storage: Storage, record: Record) -> RetriedShard:
+def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
     digest = record.get("rows_digest")
     if not isinstance(digest, str):
         raise DatasetError(
-            f"{storage.url}: shard {record['shard']} does not say which rows of the list it has, as after an export "
-            "into other shards; retry the dataset that it was exported from"
+            f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
+            "as after an export into other shards; retry the dataset that it was exported from"
         )
-    return RetriedShard(storage.url, stored_shard(record), digest)
+    return RetriedShard(dataset, stored_shard(record), digest)
 
 
-def _begun_shards(storage: Storage, fetch: FetchSpec, manifest: Manifest) -> Iterator[RetriedShard]:
+def _begun_shards(dataset: StoredDataset, fetch: FetchSpec, manifest: Manifest) -> Iterator[RetriedShard]:
     """Yield the shards that an earlier retry was publishing when it was killed: their spools are complete.
 
     Spools of a run that was interrupted are left to the next run: their shards have not been published yet.
     """
-    for path in sorted(storage.make_work().glob("*.spool")):
+    for path in sorted(dataset.storage.make_work().glob("*.spool")):
         match = _SPOOL.fullmatch(path.name)
         if match is None or int(match[1]) in manifest.committed:
             continue
         name = shard_name(int(match[1]), fetch.output.shard_digits)
         identity = spool_identity(path)
-        if identity is not None and storage.exists(f"{name}{METADATA_SUFFIX}"):
+        if identity is not None and dataset.storage.exists(f"{name}{METADATA_SUFFIX}"):
             shard = StoredShard(int(match[1]), name, identity["rows"])
-            yield RetriedShard(storage.url, shard, identity["rows_digest"])
+            yield RetriedShard(dataset, shard, identity["rows_digest"])
 
 
 def _final(batch: pa.RecordBatch) -> pa.RecordBatch:

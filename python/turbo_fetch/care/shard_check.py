@@ -45,10 +45,9 @@ class ShardProblems:
     problems: list[Problem] = field(default_factory=list)
 
 
-def check_shard(level: Level, step: tuple[str, StoredShard]) -> ShardProblems:
-    """Check one shard of the dataset at a place; never raises for what it finds."""
-    url, shard = step
-    dataset = StoredDataset.open(Storage.open(url))
+def check_shard(level: Level, step: tuple[StoredDataset, StoredShard]) -> ShardProblems:
+    """Check one shard of a dataset; never raises for what it finds."""
+    dataset, shard = step
     found = ShardProblems(shard.rows)
     try:
         record = dataset.record(shard)

@@ -22,7 +22,6 @@ from turbo_fetch.readers.dataset import StoredShard
 from turbo_fetch.schema import EXPECTED_HASH, RESULTS
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool import Spool
-from turbo_fetch.storage import Storage
 
 _LABELS: Final = pa.array(list(BY_LABEL), pa.string())
 _NUMBERS: Final = pa.array([outcome.number for outcome in BY_LABEL.values()], pa.uint8())
@@ -32,20 +31,20 @@ _NUMBERS: Final = pa.array([outcome.number for outcome in BY_LABEL.values()], pa
 class StoredRows:
     """The rows of a finished shard, by reference to its dataset. It can be pickled."""
 
-    place: str
+    dataset: StoredDataset
     shard: StoredShard
     hash_kind: str | None
     """The kind of the hashes that the list demands, if it does."""
 
     def load(self) -> pa.Table:
         """Return the columns that came from the list, under the names that the engine knows."""
-        rows = list_columns(StoredDataset.open(Storage.open(self.place)).metadata(self.shard))
+        rows = list_columns(self.dataset.metadata(self.shard))
         demanded = {kind: name for name, kind in EXPECTED_HASH.items() if kind == self.hash_kind}
         return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
 
 
 def shards_again(
-    storage: Storage, fetch: FetchSpec, known: Mapping[int, tuple[StoredShard, Known]]
+    dataset: StoredDataset, fetch: FetchSpec, known: Mapping[int, tuple[StoredShard, Known]]
 ) -> Iterator[Shard]:
     """Yield finished shards, by their number, as units of work: with rows of the dataset, or of the list if need be.
 
@@ -53,11 +52,13 @@ def shards_again(
     """
     why = why_listed(fetch)
     if why is not None:
-        yield from listed_shards(storage, fetch, {number: each for number, (_, each) in known.items()}, why)
+        yield from listed_shards(
+            dataset.storage, fetch, {number: each for number, (_, each) in known.items()}, why
+        )
         return
     hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
     for shard, each in known.values():
-        yield Shard(shard.number, shard.rows, StoredRows(storage.url, shard, hash_kind), known=each)
+        yield Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind), known=each)
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

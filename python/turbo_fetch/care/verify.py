@@ -78,7 +78,8 @@ def verify(url: str, level: Level, processes: int, progress: Progress, stop: Sto
     result = Verified(storage.url, level, shards=len(dataset.shards))
     result.problems += _listing_problems(storage, dataset)
     result.notes += _spool_notes(storage, result.problems)
-    steps = iter([(url, shard) for shard in dataset.shards])
+    bare = dataset.without_shards()
+    steps = ((bare, shard) for shard in dataset.shards)
     found: ShardProblems
     for found in run_steps(partial(check_shard, level), steps, processes, progress, stop):
         result.problems += found.problems

@@ -6,7 +6,7 @@ row that is taken out never was the original of another. So an interrupted pass 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +39,11 @@ class Books(Protocol):
     def committed(self) -> frozenset[int]:
         """The ids of all committed shards."""
 
-    def recommit(self, record: Record) -> None:
-        """Replace the record of a shard whose files were published anew."""
+    def withdraw(self, shards: Iterable[int]) -> None:
+        """Take out the records of shards that are to be written anew."""
+
+    def commit(self, record: Record) -> None:
+        """Add the record of a shard that was written."""
 
     def flush(self) -> None:
         """Bring the records to where readers of the dataset find them."""
@@ -67,6 +70,8 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, s
     pairs = pairs[pairs[:, 0] >= np.uint64(place(len(datasets) - 1, 0))]
     names = Names(datasets[:-1], fetch.output)
     shards = np.array([shard_of(number) for number in pairs[:, 0].tolist()], np.int64)
+    # All at once, for each time the manifest is written anew.
+    dataset.withdraw(set(shards.tolist()))
     for shard in datasets[-1].shards:
         found = pairs[shards == shard.number] if shards.size else pairs
         if found.size:
@@ -75,7 +80,7 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, s
                 duplicate & ((1 << ROW_BITS) - 1): names.detail(original)
                 for duplicate, original in found.tolist()
             }
-            dataset.recommit(_rewritten(fetch, storage, datasets[-1], shard, details))
+            dataset.commit(_rewritten(fetch, storage, datasets[-1], shard, details))
             watcher.refresh()
     return len(pairs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -95,6 +96,24 @@ class StoredDataset:
                 f"has finished a shard"
             )
         return cls(storage, job, shards)
+
+    @classmethod
+    def bare(cls, storage: Storage) -> StoredDataset:
+        """Open a dataset made by turbo-fetch without looking for its shards, of which there may be none yet.
+
+        It is cheap however many there are, and small when pickled: what works on one shard at a time is given this.
+        Raises DatasetError if there is no dataset.
+        """
+        job = _read_job(storage)
+        if job is None:
+            raise DatasetError(f"{storage.url}: there is no {JOB}; expected a dataset made by turbo-fetch")
+        return cls(storage, job, ())
+
+    def without_shards(self) -> StoredDataset:
+        """Return the dataset as `bare` opens it, also one of img2dataset."""
+        bare = copy(self)
+        bare.shards = ()
+        return bare
 
     def essentials_of(self, table: str) -> dict[str, Any]:
         """Return a table of `essentials`; DatasetError for a dataset of img2dataset, which has none."""
