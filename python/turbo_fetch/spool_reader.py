@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,9 @@ from turbo_fetch.spool_index import Index
 
 OUTPUT_BATCH_BYTES: Final = 16 << 20
 PARSED_FRAMES: Final = 256
+
+_HUGE_PAGES: Final = getattr(mmap, "MADV_HUGEPAGE", None)
+"""Linux has them, unless its kernel was built without; the advice then fails, which does no harm."""
 
 _SMALL_COLUMNS: Final = [name for name in RESULTS.names if name != "image"]
 
@@ -82,11 +86,15 @@ class _FrameReader:
 def _binary_array(values: list[memoryview | None]) -> pa.BinaryArray:
     """Return an array of `values`, copied into memory that goes back to the system when it is freed.
 
-    Arrow's allocator was seen to keep blocks of this size: 1.5 GB after 1.5 GB of pictures went through it.
+    Arrow's allocator was seen to keep blocks of this size: 1.5 GB after 1.5 GB of pictures went through it. In small
+    pages, half of the time was spent on page faults.
     """
     lengths = np.array([0 if value is None else value.nbytes for value in values], np.int64)
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    target = mmap.mmap(-1, max(int(offsets[-1]), 1))
+    target = mmap.mmap(-1, max(int(offsets[-1]), 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if _HUGE_PAGES is not None:
+        with suppress(OSError):
+            target.madvise(_HUGE_PAGES)
     for start, value in zip(offsets.tolist(), values, strict=False):
         if value is not None:
             target[start : start + value.nbytes] = value
