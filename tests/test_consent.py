@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from protego import Protego
 
 import turbo_fetch
 from fetching import BODY, LIMITS, fetch
@@ -98,6 +99,22 @@ def test_robots_txt_says_what_may_be_asked_and_used(path: str, refusal: str | No
     robots = Robots(ROBOTS, "turbo-fetch")
     assert robots.refusal(path) == refusal
     assert robots.forbidden_use(path, TRAIN) == use
+
+
+PATTERN = st.text(alphabet="/a.=?&*$%~ é", min_size=1, max_size=6) | st.sampled_from(
+    ["/%61", "/a%2Fa", "/*?a=", "/a/*.a$", "*a", "/a$", "/%C3%A9"]
+)
+PATHS = st.text(alphabet="/a.=?&*$~+", max_size=8) | st.sampled_from(
+    ["%61", "a%2Fa", "a%2fa", "b?a=%20", "a/b.a", "%C3%A9", "%c3%a9", "a%3Da", "a%", "%ZZ", "?", "a#a"]
+)
+
+
+@given(rules=st.lists(st.tuples(st.sampled_from(["Allow", "Disallow"]), PATTERN), max_size=5), path=PATHS)
+@settings(max_examples=500)
+def test_robots_txt_is_obeyed_as_protego_reads_it(rules: list[tuple[str, str]], path: str) -> None:
+    text = "\n".join(["User-agent: *", *(f"{field}: {pattern}" for field, pattern in rules)])
+    may_ask = Protego.parse(text).can_fetch(f"http://a.example/{path}", "turbo-fetch")
+    assert (Robots(text, "turbo-fetch").refusal(f"/{path}") is None) == may_ask
 
 
 def test_a_group_of_our_own_takes_the_place_of_the_one_for_all() -> None:

@@ -35,6 +35,11 @@ class Host:
     failures: int = 0
     """Failures in a row."""
 
+    @property
+    def crawl_delay_s(self) -> float | None:
+        """Seconds that the host asks to leave between two requests."""
+        return self.rules.robots.crawl_delay_s if self.rules.robots is not None else None
+
 
 def origin_of(url: str) -> str:
     """Return scheme, host and port of a URL with a path, as they stand there; a user name is no part of it."""

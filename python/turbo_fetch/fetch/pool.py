@@ -20,7 +20,7 @@ from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Draft
-from turbo_fetch.fetch.hosts import Host, origin_of
+from turbo_fetch.fetch.hosts import origin_of
 from turbo_fetch.fetch.policy import Retry, next_step
 from turbo_fetch.fetch.rows import Done, Request, Row
 from turbo_fetch.fetch.tenant import Tenant
@@ -178,7 +178,7 @@ class FetchPool:
         origin = origin_of(row.request.url)
         host = self._client.hosts.known(origin)
         if host is not None:
-            if not self._needs_ticket(row, host):
+            if host.crawl_delay_s is None or not self._needs_ticket(row, host.crawl_delay_s):
                 return True
             self._traffic.park(row)
             return False
@@ -190,9 +190,8 @@ class FetchPool:
         self._traffic.pass_on(row.request.domain)
         return False
 
-    def _needs_ticket(self, row: Row, host: Host) -> bool:
+    def _needs_ticket(self, row: Row, asked_s: float | None) -> bool:
         """Obey the Crawl-delay of a host; return whether it is news by which the row must wait for its turn."""
-        asked_s = host.rules.robots.crawl_delay_s if host.rules.robots is not None else None
         return asked_s is not None and asked_s > 0 and self._traffic.set_pace(row.request.domain, asked_s)
 
     async def _attempt(self, row: Row) -> None:
@@ -225,7 +224,8 @@ class FetchPool:
         if origin not in self._learning:
             return False
         try:
-            return self._needs_ticket(row, await self._client.hosts.learn(origin))
+            host = await self._client.hosts.learn(origin)
+            return self._needs_ticket(row, host.crawl_delay_s)
         finally:
             # In front of the fresh rows, where they came from; a heap would cost more than all else here.
             self._fresh.extendleft(reversed(self._learning.pop(origin, ())))

@@ -29,6 +29,7 @@ _VERBATIM: Final = frozenset(string.ascii_letters + string.digits + "_.-~/=")
 """Characters that paths and patterns are compared with as they are; all others are compared escaped."""
 
 _ESCAPED: Final = {chr(code): f"%{code:02X}" for code in range(128) if chr(code) not in {*_VERBATIM, "%"}}
+_AS_IT_IS: Final = re.compile(r"%..|[^A-Za-z0-9_.~/=-]")
 _TO_ESCAPE: Final = re.compile(r"[^A-Za-z0-9_.~/=%-]")
 _ODD_ESCAPE: Final = re.compile(
     "%(?!" + "|".join(f"{code:02X}" for code in range(128) if chr(code) not in _VERBATIM - {"/"}) + ")"
@@ -43,13 +44,13 @@ class Robots:
         parser = Protego.parse(text)
         self.crawl_delay_s = parser.crawl_delay(token)
         """Seconds that the host asks to leave between two requests."""
-        self._usage = PathRules(_usage_rules(text, token))
+        self._usage = PathRules(_usage_rules(text, token)) or None
         # Everything but our own group goes: the rest of the file is most of it.
         group = parser._get_matching_rule_set(token)
         self._rules = group._rules if group is not None else []
-        disallowed = (rule.value._pattern for rule in self._rules if rule.field == "disallow")
-        self._leads = tuple({pattern[: _lead_length(pattern)] for pattern in disallowed})
-        """What every path that may be disallowed begins with, if it has no escapes."""
+        disallowed = {rule.value._pattern for rule in self._rules if rule.field == "disallow"}
+        self._leads = tuple({_AS_IT_IS.split(pattern)[0] for pattern in disallowed if "*" not in pattern})
+        self._parts = tuple(_parts(pattern) for pattern in disallowed if "*" in pattern)
         parser._user_agents.clear()
         parser._url_patterns.clear()
         parser._sitemap_list.clear()
@@ -57,11 +58,11 @@ class Robots:
     @property
     def is_silent(self) -> bool:
         """Whether nothing is asked of us."""
-        return not (self._usage or self.crawl_delay_s or self._leads)
+        return not (self._usage or self.crawl_delay_s or self._leads or self._parts)
 
     def refusal(self, path: str) -> str | None:
         """Return the rule that disallows a path with its query, None if it may be asked."""
-        if not (path.startswith(self._leads) or "%" in path):
+        if not self._may_refuse(path):
             return None
         quoted = _quoted(path)
         # The most specific rule comes first, and of two that are equal the one that allows.
@@ -70,16 +71,27 @@ class Robots:
                 return None if rule.field == "allow" else _told(rule.value._pattern)
         return None
 
+    def _may_refuse(self, path: str) -> bool:
+        """Whether a rule must be looked at closely; one that matches has parts that stand in the path as they are."""
+        if path.startswith(self._leads) or "%" in path:
+            return True
+        for lead, longest in self._parts:  # noqa: SIM110 - a generator would take twice as long
+            if longest in path and path.startswith(lead):
+                return True
+        return False
+
     def forbidden_use(self, path: str, uses: frozenset[str]) -> str | None:
         """Return the first of `uses` that a Content-Usage rule forbids for a path with its query."""
-        if not self._usage:
+        if self._usage is None:
             return None
         found = (forbidden_use(expression, uses) for expression in self._usage.said(path))
         return next((use for use in found if use is not None), None)
 
 
-def _lead_length(pattern: str) -> int:
-    return next((index for index, each in enumerate(pattern) if each not in _VERBATIM), len(pattern))
+def _parts(pattern: str) -> tuple[str, str]:
+    """Return the first and the longest part of a pattern that a path without escapes has as they are."""
+    parts = _AS_IT_IS.split(pattern)
+    return parts[0], max(parts, key=len)
 
 
 def _told(pattern: str) -> str:
