@@ -101,6 +101,8 @@ def test_models_are_scored_per_prompt_and_as_a_whole(places: dict[str, Path], tm
     real = [Image.open(path) for path in sorted(places["photos"].glob("*.png"))]
     one, two = (torch.nn.functional.normalize(dino.pictures(each), dim=1) for each in (made, real))
     assert other["scores"]["pres"] == pytest.approx(float((one @ two.T).mean()), abs=1e-5)
+    among = torch.stack([two[0] @ two[1], two[0] @ two[2], two[1] @ two[2]])
+    assert content["real"]["dino"] == pytest.approx(float(among.mean()), abs=1e-5)
     assert other["scores"]["class_div"] == pytest.approx(float(1 - one[0] @ one[1]), abs=1e-5)
 
 

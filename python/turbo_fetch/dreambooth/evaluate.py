@@ -16,7 +16,7 @@ from turbo_fetch.dreambooth.restored import check_model, weights_of
 from turbo_fetch.dreambooth.sampling import add_lora, best_device, open_pipeline
 from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates
 from turbo_fetch.dreambooth.scoring.encoders import encoder_weights, open_encoder
-from turbo_fetch.dreambooth.scoring.gallery import Gallery, thumbnails
+from turbo_fetch.dreambooth.scoring.gallery import Gallery, Real, thumbnails
 from turbo_fetch.dreambooth.scoring.measure import (
     Encoders,
     Features,
@@ -28,6 +28,7 @@ from turbo_fetch.dreambooth.scoring.measure import (
     judge,
     mean_scores,
     prompt_scores,
+    real_scores,
     see,
 )
 from turbo_fetch.dreambooth.scoring.page import REPORT, render
@@ -124,6 +125,7 @@ def _evaluate(
     place, facts, onlooker = around
     encoders = _open_encoders(evaluate)
     features, photos = _see_photos(encoders, real)
+    photographs = Real(photos, real_scores(evaluate.metrics, features))
     texts = encoders.clip.texts(question.prompts) if encoders.clip and encoders.clip.texts else None
     subject = Subject(features, question.prompts, texts)
     made = sum(_make(evaluate, sitter, onlooker) for sitter in sitters)
@@ -136,9 +138,9 @@ def _evaluate(
         models.append(scores)
         galleries.append(gallery)
     verdict = judge(models, BASE)
-    place.write_bytes(REPORT, render(models, verdict, galleries, photos, facts))
+    place.write_bytes(REPORT, render(models, verdict, galleries, photographs, facts))
     # The report is there before what says that all is done.
-    place.write_bytes(SCORES, as_json(facts, models, verdict))
+    place.write_bytes(SCORES, as_json(facts, models, verdict, photographs.scores))
     return _report(place, models, verdict, made)
 
 

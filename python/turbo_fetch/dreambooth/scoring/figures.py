@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from turbo_fetch.dreambooth import metrics
-from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, Verdict
+from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, Scores, Verdict
 from turbo_fetch.spec.dreambooth import Metric
 
 Figure = dict[str, Any]
@@ -19,13 +19,23 @@ _LIKENESS: Final[tuple[Metric, ...]] = ("dino", "clip_i", "clip_t")
 _OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "div", "class_div")
 
 
-def figures(models: Sequence[ModelScores], verdict: Verdict | None) -> Iterator[Figure]:
-    """Yield the plots for which there is something to show: `id`, `title`, `note`, `data` and `layout`."""
+def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> Iterator[Figure]:
+    """Yield the plots for which there is something to show: `id`, `title`, `note`, `data` and `layout`.
+
+    `real` is how much the real pictures are like each other.
+    """
     note = "" if verdict is None else f"the star is {verdict.best}"
     if any(metric in models[0].scores for metric in _LIKENESS):
-        yield _curves(
+        figure = _curves(
             "likeness", "Likeness to the subject and to the prompt", _LIKENESS, models, verdict, note
         )
+        places = figure["data"][0]["x"]
+        figure["data"] += [
+            _level(metric, real[metric], places, colour)
+            for metric, colour in zip(_LIKENESS, _COLOURS, strict=True)
+            if metric in real and len(models) > 1
+        ]
+        yield figure
     if any(metric in models[0].scores for metric in _OF_CLASS):
         yield _curves("class", "What became of the class", _OF_CLASS, models, verdict, "PRES: less is better")
     if verdict is not None and verdict.fidelity in models[0].scores and "pres" in models[0].scores:
@@ -76,6 +86,18 @@ def _curves(
             "showlegend": True,
             "legend": {"orientation": "h", "y": 1.14, "x": 0},
         },
+    }
+
+
+def _level(metric: Metric, value: float, places: Sequence[Any], colour: str) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{SPOKEN[metric]} of the real pictures",
+        "x": [places[0], places[-1]],
+        "y": [round(value, 5)] * 2,
+        "line": {"color": colour, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
     }
 
 

@@ -10,6 +10,8 @@ from typing import Final
 
 from PIL import Image
 
+from turbo_fetch.dreambooth.scoring.measure import Scores
+
 SIDE: Final = 144
 QUALITY: Final = 82
 
@@ -20,6 +22,14 @@ class Gallery:
 
     prompts: list[str]
     class_: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """The real pictures as data URLs, and how much they are like each other."""
+
+    pictures: list[str]
+    scores: Scores
 
 
 def thumbnails(pictures: Sequence[Image.Image]) -> list[str]:

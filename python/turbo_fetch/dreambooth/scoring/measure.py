@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import torch
 from PIL import Image
@@ -102,6 +102,18 @@ def see(encoders: Encoders, pictures: Sequence[Image.Image]) -> Features:
         encoders.dino.pictures(pictures) if encoders.dino else None,
         encoders.clip.pictures(pictures) if encoders.clip else None,
     )
+
+
+def real_scores(wanted: Sequence[Metric], real: Features) -> Scores:
+    """Return how much the real pictures are like each other, which no model can be expected to surpass.
+
+    Nothing if there is only one.
+    """
+    scores: Scores = {}
+    for metric, features in (("dino", real.dino), ("clip_i", real.clip)):
+        if metric in wanted and features is not None and len(features) > 1:
+            scores[cast("Metric", metric)] = 1 - metrics.diversity(features)
+    return scores
 
 
 def joined(parts: Sequence[Features]) -> Features:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from turbo_fetch import __version__
 from turbo_fetch.dreambooth.scoring.figures import figures
-from turbo_fetch.dreambooth.scoring.gallery import Gallery
+from turbo_fetch.dreambooth.scoring.gallery import Gallery, Real
 from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, PromptScores, Scores, Verdict
 from turbo_fetch.monitor.report.document import asset, card, fill, plot_box, plotly_script, script_json
 from turbo_fetch.spec.dreambooth import Metric
@@ -35,11 +35,11 @@ def render(
     models: Sequence[ModelScores],
     verdict: Verdict | None,
     galleries: Sequence[Gallery],
-    real: Sequence[str],
+    real: Real,
     facts: Mapping[str, Any],
 ) -> bytes:
-    """Return the page as UTF-8 HTML; `galleries` are those of the models, `real` data URLs of the real pictures."""
-    plots = list(figures(models, verdict))
+    """Return the page as UTF-8 HTML; `galleries` are those of the models."""
+    plots = list(figures(models, verdict, real.scores))
     shown = verdict.best if verdict is not None else models[-1].name
     best = next(model for model in models if model.name == shown)
     filled = {
@@ -50,8 +50,8 @@ def render(
         "cards": "".join(_cards(best, verdict)),
         "plots": "".join(plot_box(plot, wide=plot["id"] == "drift") for plot in plots),
         "rule": escape(f"best: {verdict.rule}" if verdict is not None else ""),
-        "models": _models(models, verdict),
-        "real": _strip(real, "a real picture of the subject"),
+        "models": _models(models, verdict, real.scores),
+        "real": _strip(real.pictures, "a real picture of the subject"),
         "options": "".join(
             f"<option{' selected' if model.name == shown else ''}>{escape(model.name)}</option>"
             for model in models
@@ -92,11 +92,11 @@ def _compared(verdict: Verdict) -> str:
     )
 
 
-def _models(models: Sequence[ModelScores], verdict: Verdict | None) -> str:
+def _models(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> str:
     names = list(models[0].scores)
     heads = "".join(f'<th class="number">{SPOKEN[name]}</th>' for name in names)
     margin = '<th class="number">margin</th>' if verdict is not None else ""
-    rows = []
+    rows = [_real_row(names, real, verdict is not None)] if real else []
     for model in models:
         is_best = verdict is not None and model.name == verdict.best
         cells = "".join(f'<td class="number">{model.scores[name]:.3f}</td>' for name in names)
@@ -111,6 +111,14 @@ def _models(models: Sequence[ModelScores], verdict: Verdict | None) -> str:
         f"<table><thead><tr><th>model</th>{heads}{margin}<th>place</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _real_row(names: Sequence[Metric], real: Scores, with_margin: bool) -> str:
+    cells = "".join(
+        f'<td class="number">{f"{real[name]:.3f}" if name in real else ""}</td>' for name in names
+    )
+    margin = "<td></td>" if with_margin else ""
+    return f"<tr><td>real pictures</td>{cells}{margin}<td>with each other</td></tr>"
 
 
 def _galleries(

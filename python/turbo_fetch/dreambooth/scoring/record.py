@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from turbo_fetch import __version__
-from turbo_fetch.dreambooth.scoring.measure import ModelScores, PromptScores, Verdict
+from turbo_fetch.dreambooth.scoring.measure import ModelScores, PromptScores, Scores, Verdict
 from turbo_fetch.spec import EvaluateSpec
 from turbo_fetch.storage import Storage
 
@@ -38,13 +38,16 @@ def made_with(
     }
 
 
-def as_json(facts: Mapping[str, Any], models: Sequence[ModelScores], verdict: Verdict | None) -> bytes:
-    """Return the content of `scores.json`."""
+def as_json(
+    facts: Mapping[str, Any], models: Sequence[ModelScores], verdict: Verdict | None, real: Scores
+) -> bytes:
+    """Return the content of `scores.json`; `real` is how much the real pictures are like each other."""
     content = {
         "turbo_fetch": __version__,
         "libraries": {name: version(name) for name in _LIBRARIES},
         "made_with": facts,
         "best": None if verdict is None else asdict(verdict),
+        "real": real,
         "models": [asdict(model) for model in models],
     }
     return json.dumps(content, ensure_ascii=False, indent=1).encode()
