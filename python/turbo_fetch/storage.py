@@ -12,19 +12,18 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
 import fsspec
 
+from turbo_fetch.disk import replace_with, sync, sync_one
 from turbo_fetch.errors import PROTOCOL_EXTRAS, MissingExtra, OutputError, SpecError
 from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
 PROBE: Final = ".turbo-fetch-probe"
-SYNCS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +160,21 @@ class LocalStorage(Storage):
         target = self._at(name)
         with explained(str(target), len(content)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _replace_with(target, content)
+            replace_with(target, content)
 
     def publish(self, local_path: Path, name: str) -> None:
         """See Storage."""
         target = self._at(name)
         with explained(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _sync(local_path)
+            sync(local_path)
             try:
                 _put_in_place(local_path, target)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 _move_across(local_path, target)
-            _sync_one(target.parent)
+            sync_one(target.parent)
 
     def delete(self, name: str) -> None:
         """See Storage."""
@@ -189,7 +188,7 @@ class LocalStorage(Storage):
         with explained(str(goal), missing_is_error=False):
             goal.parent.mkdir(parents=True, exist_ok=True)
             _put_in_place(source, goal)
-            _sync_one(goal.parent)
+            sync_one(goal.parent)
 
     def inside(self, folder: str, work: Path) -> LocalStorage:
         """See Storage."""
@@ -335,40 +334,6 @@ def _checked(name: str) -> PurePosixPath:
     return path
 
 
-def _replace_with(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_one(target.parent)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or a folder with all that is in it, to disk; OSError if the disk did not take it."""
-    if not path.is_dir():
-        _sync_one(path)
-        return
-    # Not os.sync: it waits for what all other programs write, and is silent about errors. The file system
-    # brings the requests of several threads to disk together.
-    with ThreadPoolExecutor(SYNCS_AT_ONCE, "sync") as threads:
-        for _ in threads.map(_sync_one, [path, *path.rglob("*")]):
-            pass
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _put_in_place(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
         aside = source.with_name(f"{source.name}.old")
@@ -388,7 +353,7 @@ def _move_across(source: Path, target: Path) -> None:
             shutil.copytree(source, temporary)
         else:
             shutil.copyfile(source, temporary)
-        _sync(temporary)
+        sync(temporary)
         _put_in_place(temporary, target)
     except BaseException:
         _remove(temporary)

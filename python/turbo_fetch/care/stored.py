@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.care.listed import listed_shards, why_listed
+from turbo_fetch.disk import sync_one
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.known import Known
 from turbo_fetch.outcomes import BY_LABEL
@@ -115,8 +115,7 @@ def write_spool(path: Path, shard: StoredShard, rows_digest: str, batches: Itera
                 spool.append(batch)
     finally:
         spool.close()
-    with begun.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_one(begun)
     begun.replace(path)
 
 

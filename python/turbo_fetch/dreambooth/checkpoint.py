@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from turbo_fetch.disk import sync_one
 from turbo_fetch.errors import OutputError
 from turbo_fetch.output_errors import explained
 
@@ -59,7 +60,7 @@ class WholeFiles(TorchCheckpointIO):
                 final.parent.mkdir(parents=True, exist_ok=True)
                 _write(checkpoint, partial)
                 partial.rename(final)
-                _sync_folder(final.parent)
+                sync_one(final.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -134,11 +135,3 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
             raise
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from turbo_fetch.disk import replace_with
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.output_errors import explained
 from turbo_fetch.spec.train import TrainSpec
@@ -72,11 +72,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
 def write(output: Path, content: Mapping[str, Any]) -> None:
     """Publish `train.json`."""
     path = output / RECORD
-    partial = path.with_name(f"{RECORD}.{os.getpid()}.partial")
     with explained(str(path)):
         output.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        replace_with(path, json.dumps(content, indent=1, ensure_ascii=False).encode())

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from turbo_fetch.disk import sync_one
 from turbo_fetch.output_errors import explained
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -71,8 +72,7 @@ def _write(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[
         for name, array in arrays.items():
             assert isinstance(array, np.memmap)
             array.flush()
-            with (folder / f"{name}.npy").open("rb") as file:
-                os.fsync(file.fileno())
+            sync_one(folder / f"{name}.npy")
 
 
 def _take_space(path: Path) -> None:

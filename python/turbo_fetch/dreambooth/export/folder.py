@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from turbo_fetch.disk import sync
 from turbo_fetch.output_errors import explained
 
 _INDEX: Final = "model_index.json"
@@ -29,7 +30,7 @@ def save_folder(pipeline: Any, folder: Path) -> None:
                 weights.chmod(mode)
             for tokenizer in sorted(temporary.glob("tokenizer*")):
                 add_vocabulary(tokenizer)
-            os.sync()
+            sync(temporary)
             _move_into(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from turbo_fetch.disk import sync_one
 from turbo_fetch.dreambooth.export.layout import (
     original_clip,
     original_open_clip,
@@ -66,8 +67,7 @@ def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mappi
             save_file(dict(weights), temporary, metadata=dict(metadata))
             # safetensors makes files that nobody else may read.
             temporary.chmod(mode)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_one(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
