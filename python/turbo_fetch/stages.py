@@ -10,6 +10,7 @@ from typing import Final, Protocol, cast
 
 from turbo_fetch import job
 from turbo_fetch.errors import Interrupted, MissingExtra
+from turbo_fetch.monitor.link import tracked
 from turbo_fetch.runners.stop import StopRequest, stop_on_signals
 from turbo_fetch.spec import STAGES, Spec
 from turbo_fetch.summary import Summary
@@ -90,8 +91,25 @@ def _run(spec: Spec, watcher: Watcher, stop: StopRequest, names: Sequence[str]) 
     for name in names:
         if getattr(spec, name) is not None:
             watcher.stage(name)
-            summary.reports[name] = _stage(name)(spec, watcher, stop)
+            stage, output = _stage(name), _records(spec, name)
+            if output is None:
+                summary.reports[name] = stage(spec, watcher, stop)
+            else:
+                with tracked(spec.track, name, output, watcher) as recorder:
+                    summary.reports[name] = stage(spec, recorder, stop)
     return summary
+
+
+def _records(spec: Spec, name: str) -> str | None:
+    """Return the place for what trackers write of a stage: the model, or what is made of it; None if it sees to that.
+
+    A folder of class pictures is to hold nothing else.
+    """
+    if name == "fetch":
+        return None
+    if spec.train is not None:
+        return spec.train.output
+    return str(getattr(spec, name).output or ".")
 
 
 def _stage(name: str) -> Stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from turbo_fetch.tally import Tally
 
@@ -31,6 +32,9 @@ class Watcher:
         `unit` names the steps in the plural (`steps`, `pictures`); `values` are the stage's figures at this
         step by name, such as `loss`.
         """
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Take a picture that a stage wrote to a file of this machine, such as its samples after a step."""
 
     def note(self, text: str) -> None:
         """Take a line that a person should see."""

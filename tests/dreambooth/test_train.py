@@ -391,17 +391,6 @@ def test_a_missing_optimiser_package_names_the_extra(
         fit(training_spec(base, tmp_path, optimiser={"kind": "prodigy"}))
 
 
-def test_tensorboard_gets_the_losses(base: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    spec = training_spec(base, tmp_path, steps=2)
-    spec = spec.model_copy(update={"track": spec.track.model_copy(update={"to": ("tensorboard",)})})
-    fit(spec)
-    events = EventAccumulator(str(tmp_path / "model" / "logs" / "train")).Reload()
-    told = [event.value for event in events.Scalars("train/prior_loss")]
-    assert told == pytest.approx([entry["prior_loss"] for entry in history(tmp_path / "model")])
-
-
 def test_precision_is_what_the_device_can_do(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path)
     assert precision_of(spec.train, torch.device("cpu")) == "fp32"

@@ -1,4 +1,4 @@
-"""What happens beside the steps: stopping, progress, trackers, samples."""
+"""What happens beside the steps: stopping, progress, samples."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ class StopWhenAsked(Callback):
 
 
 class Progress(Callback):
-    """Tells of the losses: to the watcher about every second, to the trackers every `log_every` steps."""
+    """Tells the watcher of the losses: every `log_every` steps, and at least about every second."""
 
     def __init__(self, watcher: Watcher, train: TrainSpec) -> None:
         self._watcher = watcher
         self._train = train
-        self._logged_step = 0
+        self._told_step = 0
         self._told_s = self._refreshed_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
-        self._logged_step = trainer.global_step
+        self._told_step = trainer.global_step
         self._watcher.step(trainer.global_step, self._train.steps, "steps", {})
 
     def on_train_batch_end(
@@ -78,32 +78,20 @@ class Progress(Callback):
         if now_s - self._refreshed_s >= REFRESH_EVERY_S:
             self._refreshed_s = now_s
             self._watcher.refresh()
-        if trainer.global_step - self._logged_step >= self._train.log_every:
-            self._log(trainer, pl_module)
-        if now_s - self._told_s >= TELL_EVERY_S:
+        is_due = trainer.global_step - self._told_step >= self._train.log_every
+        if is_due or now_s - self._told_s >= TELL_EVERY_S:
             self._told_s = now_s
             self._tell(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
-        self._log(trainer, pl_module)
         self._tell(pl_module)
-
-    def _log(self, trainer: Trainer, module: DreamBooth) -> None:
-        module.setup_.history.flush()
-        entry = module.setup_.history.last
-        if entry is None or entry["step"] == self._logged_step:
-            return
-        self._logged_step = entry["step"]
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"train/{name}": value for name, value in _values(entry).items()}, entry["step"]
-            )
 
     def _tell(self, module: DreamBooth) -> None:
         module.setup_.history.flush()
         entry = module.setup_.history.last
-        if entry is not None:
+        if entry is not None and entry["step"] > self._told_step:
+            self._told_step = entry["step"]
             self._watcher.step(entry["step"], self._train.steps, "steps", _values(entry))
 
 
@@ -144,7 +132,8 @@ def _values(entry: Entry) -> dict[str, float]:
 class Samples(Callback):
     """Makes a grid of pictures before the first step and every `sample_every` steps, always from the same noise."""
 
-    def __init__(self, train: TrainSpec, folder: Path) -> None:
+    def __init__(self, watcher: Watcher, train: TrainSpec, folder: Path) -> None:
+        self._watcher = watcher
         self._train = train
         self._folder = folder
         self._sampled_step = -1
@@ -174,8 +163,7 @@ class Samples(Callback):
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet.save(path)
-        for logger in trainer.loggers:
-            _log_picture(logger, sheet, trainer.global_step)
+        self._watcher.picture("samples", path, trainer.global_step)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
         samples, pipeline = self._train.samples, module.setup_.family.pipeline
@@ -218,12 +206,3 @@ def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
         for column, picture in enumerate(row):
             sheet.paste(picture, (column * width, line * height))
     return sheet
-
-
-def _log_picture(logger: Any, picture: Image.Image, step: int) -> None:
-    if hasattr(logger, "log_image"):
-        logger.log_image("samples", [picture], step=step)
-    elif hasattr(logger.experiment, "add_image"):
-        import numpy as np
-
-        logger.experiment.add_image("samples", np.asarray(picture), step, dataformats="HWC")

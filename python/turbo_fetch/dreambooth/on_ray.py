@@ -83,7 +83,8 @@ class Board:
         self._stop = False
         self._failure: tuple[str, str] | None = None
         self._notes: list[str] = []
-        self._step: tuple[int, int, dict[str, float]] | None = None
+        self._steps: list[tuple[int, int, dict[str, float]]] = []
+        self._pictures: list[tuple[str, str, int]] = []
 
     def ask_to_stop(self) -> None:
         """Have the workers save and end."""
@@ -99,7 +100,11 @@ class Board:
 
     def step(self, done: int, total: int, values: dict[str, float]) -> None:
         """Take how far the run is."""
-        self._step = (done, total, values)
+        self._steps.append((done, total, values))
+
+    def picture(self, name: str, path: str, step: int) -> None:
+        """Take a picture that is in the output, which the driver reaches too."""
+        self._pictures.append((name, path, step))
 
     def fail(self, kind: str, message: str) -> None:
         """Take an error that ends the run; `kind` names a class of :mod:`turbo_fetch.errors`."""
@@ -109,10 +114,13 @@ class Board:
         """Return the error that ended the run."""
         return self._failure
 
-    def news(self) -> tuple[list[str], tuple[int, int, dict[str, float]] | None]:
-        """Return the notes since the last call, and how far the run is."""
-        notes, self._notes = self._notes, []
-        return notes, self._step
+    def news(
+        self,
+    ) -> tuple[list[str], list[tuple[int, int, dict[str, float]]], list[tuple[str, str, int]]]:
+        """Return the notes, steps and pictures since the last call."""
+        news = self._notes, self._steps, self._pictures
+        self._notes, self._steps, self._pictures = [], [], []
+        return news
 
 
 class _Fitting(threading.Thread):
@@ -143,6 +151,9 @@ class _FarWatcher(Watcher):
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
         self._board.step.remote(done, total, dict(values))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        self._board.picture.remote(name, str(path), step)
 
 
 class _FarStop(StopRequest):
@@ -183,11 +194,13 @@ def _relay(board: Any, watcher: Watcher, stop: StopRequest) -> None:
     """Pass on the news of the workers, and a request to stop to them."""
     if stop:
         board.ask_to_stop.remote()
-    notes, step = ray.get(board.news.remote())
+    notes, steps, pictures = ray.get(board.news.remote())
     for note in notes:
         watcher.note(note)
-    if step is not None:
-        watcher.step(step[0], step[1], "steps", step[2])
+    for done, total, values in steps:
+        watcher.step(done, total, "steps", values)
+    for name, path, step in pictures:
+        watcher.picture(name, Path(path), step)
     watcher.refresh()
 
 

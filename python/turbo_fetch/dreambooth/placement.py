@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
@@ -15,8 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from turbo_fetch.dreambooth.checkpoint import WholeFiles
 from turbo_fetch.dreambooth.hardware import LIGHTNING_PRECISION
-from turbo_fetch.dreambooth.trackers import loggers
-from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.spec import TrainSpec
 
 _QUIETED: Final = (
     "lightning.pytorch",
@@ -45,7 +43,6 @@ def here(train: TrainSpec) -> Placement:
 
 
 def make_trainer(
-    spec: Spec,
     train: TrainSpec,
     device: torch.device,
     precision: str,
@@ -63,7 +60,7 @@ def make_trainer(
         max_steps=train.steps,
         accumulate_grad_batches=train.accumulation,
         gradient_clip_val=train.optimiser.clip or None,
-        logger=loggers(spec.track, Path(train.output)),
+        logger=False,
         callbacks=callbacks,
         check_val_every_n_epoch=None,
         val_check_interval=validation.every * train.accumulation if validation else None,

@@ -29,7 +29,6 @@ from turbo_fetch.dreambooth.pictures import Unreadable
 from turbo_fetch.dreambooth.placement import Placement, here, make_trainer, quiet
 from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
 from turbo_fetch.errors import Interrupted, PicturesError, SpecError
-from turbo_fetch.monitor.trackers import check as check_trackers
 from turbo_fetch.output_lock import locked
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import Spec, TrainSpec
@@ -48,7 +47,6 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
-    check_trackers(spec.track.to)
     with locked(Storage.open(train.output)), quiet():
         if spec.engine.kind == "ray":
             from turbo_fetch.dreambooth.on_ray import train_on_ray
@@ -100,7 +98,7 @@ def _train(
     captions = make_captions(train, family, learners, kinds)
     if train.cache:
         put_aside(family, learners)
-    trainer = make_trainer(spec, train, device, precision, _callbacks(train, watcher, stop), placement)
+    trainer = make_trainer(train, device, precision, _callbacks(train, watcher, stop), placement)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
     module = DreamBooth(Setup(train, family, learners, captions, history))
     if train.compile:
@@ -142,7 +140,7 @@ def _newest(output: Path, watcher: Watcher) -> tuple[Path | None, int]:
 
 def _callbacks(train: TrainSpec, watcher: Watcher, stop: StopRequest) -> list[Callback]:
     output = Path(train.output)
-    samples = [Samples(train, output / SAMPLES)] if train.sample_every else []
+    samples = [Samples(watcher, train, output / SAMPLES)] if train.sample_every else []
     return [
         StopWhenAsked(lambda: bool(stop), output, train.accumulation),
         Progress(watcher, train),

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -76,6 +77,16 @@ def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -
         publish(storage, place)
 
 
+@contextmanager
+def tracked(track: TrackSpec, stage: str, output: str, watcher: Watcher) -> Iterator[Watcher]:
+    """Record a stage as `recorded` does if there are trackers: what goes in steps has records of its own."""
+    if not track.to:
+        yield watcher
+        return
+    with recorded(track, stage, Storage.open(output), watcher) as recorder:
+        yield recorder
+
+
 class Recorder(Watcher):
     """Watches for the monitor process and for another Watcher."""
 
@@ -119,6 +130,11 @@ class Recorder(Watcher):
         self._send("step", {"elapsed_s": round(time.monotonic() - self._started_s, 3), **line})
         self._inner.step(done, total, unit, values)
 
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """See Watcher."""
+        self._send("picture", {"name": name, "path": str(path.absolute()), "step": step})
+        self._inner.picture(name, path, step)
+
     def note(self, text: str) -> None:
         """See Watcher."""
         self._send("note", {"text": redact(text)})
@@ -128,7 +144,8 @@ class Recorder(Watcher):
         """See Watcher."""
         elapsed_s = time.monotonic() - self._started_s
         last_s = self._last["elapsed_s"] if self._last else 0.0
-        if records.is_due(elapsed_s, last_s, self._track.interval_s):
+        # Other stages count in steps, which trackers must not mix with seconds.
+        if self._stage == "fetch" and records.is_due(elapsed_s, last_s, self._track.interval_s):
             self._record(elapsed_s)
         self._listen()
         self._inner.refresh()

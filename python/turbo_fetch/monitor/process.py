@@ -43,7 +43,7 @@ class _Monitor:
         self._ended = self._ended or line["kind"] == "end"
         self._file.write(records.dump(line))
         self._file.flush()
-        if line["kind"] not in {"progress", "step"}:
+        if line["kind"] not in {"progress", "step", "picture"}:
             return
         for name, tracker in list(self._trackers.items()):
             with self._forgiving(name):

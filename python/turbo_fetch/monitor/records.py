@@ -2,8 +2,8 @@
 
 `kind` says what a line is. `start`: a run or stage began. `progress`: how things stand, as
 :func:`turbo_fetch.progress.figures` has it, and `machine`. `step`: the figures of a stage that goes in steps.
-`note`: something that a person should know. `end`: how the run ended (`how`). All have `time`, in seconds
-since the epoch, and `stage`.
+`picture`: where a picture is that a stage made. `note`: something that a person should know. `end`: how the run ended
+(`how`). All have `time`, in seconds since the epoch, and `stage`.
 """
 
 from __future__ import annotations

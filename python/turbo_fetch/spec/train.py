@@ -211,7 +211,8 @@ class TrainSpec(Table):
     sample_every: NonNegativeInt = 100
     """Steps between two grids of samples, with one before the first step; 0: none."""
     log_every: PositiveInt = 10
-    """Steps between two entries in the trackers; `history.jsonl` has every step."""
+    """Most steps between two entries in the trackers, which get one about every second in any case; `history.jsonl` has
+    every step."""
     output: str = "model"
     """Folder of checkpoints, samples and the trained model."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)

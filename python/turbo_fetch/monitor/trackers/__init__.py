@@ -21,7 +21,7 @@ class Tracker(Protocol):
     """Takes the lines of `metrics.jsonl`; a context manager's worth of state, closed once."""
 
     def take(self, line: Mapping[str, Any]) -> None:
-        """Take a line of the kind `progress` or `step`."""
+        """Take a line of the kind `progress`, `step` or `picture`."""
 
     def close(self) -> None:
         """Write out everything; no line comes any more."""
@@ -47,7 +47,7 @@ def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def step_of(line: Mapping[str, Any]) -> int:
     """Return the step under which trackers file a line: its own, or the whole seconds of the run."""
-    return int(line["step"] if line["kind"] == "step" else line["elapsed_s"])
+    return int(line["elapsed_s"] if line["kind"] == "progress" else line["step"])
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -12,7 +12,7 @@ from turbo_fetch.monitor.trackers import scalars, step_of
 
 
 class WeightsAndBiases:
-    """Logs scalars to a W&B run, on the server or, if `offline`, into files that `wandb sync` sends later."""
+    """Logs figures and pictures to a W&B run, on the server or, if `offline`, into files for `wandb sync`."""
 
     def __init__(self, folder: Path, project: str, run: str, stage: str, offline: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,8 +28,16 @@ class WeightsAndBiases:
 
     def take(self, line: Mapping[str, Any]) -> None:
         """See Tracker."""
-        self._run.log(dict(scalars(line)), step=step_of(line))
+        if line["kind"] == "picture":
+            figures: dict[str, Any] = {f"{line['stage']}/{line['name']}": wandb.Image(line["path"])}
+        else:
+            figures = dict(scalars(line))
+        # W&B drops what comes under a smaller step than before, and steps without figures are of some other count.
+        if figures:
+            self._run.log(figures, step=step_of(line))
 
     def close(self) -> None:
         """See Tracker."""
         self._run.finish()
+        # The process that writes the files may not be done before it has ended.
+        wandb.teardown()
