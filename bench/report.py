@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -42,10 +43,14 @@ Row = Mapping[str, Any]
 
 def main() -> None:
     """Read all rows and write the table."""
+    sys.path[0] = str(RESULTS.parents[1])
+    from bench.dreambooth_report import training_section
+
     rows = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     rows = sorted((row for row in rows if row.get("row") in _ORDER), key=lambda row: _ORDER.index(row["row"]))
     path = RESULTS / "README.md"
-    path.write_text("\n".join(_document(rows)) + "\n")
+    lines = [*_document(rows), "", *training_section(RESULTS)]
+    path.write_text("\n".join(lines).rstrip() + "\n")
     print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}: {len(rows)} rows")
 
 
