@@ -110,7 +110,7 @@ PATHS = st.text(alphabet="/a.=?&*$~+", max_size=8) | st.sampled_from(
 
 
 @given(rules=st.lists(st.tuples(st.sampled_from(["Allow", "Disallow"]), PATTERN), max_size=5), path=PATHS)
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_robots_txt_is_obeyed_as_protego_reads_it(rules: list[tuple[str, str]], path: str) -> None:
     text = "\n".join(["User-agent: *", *(f"{field}: {pattern}" for field, pattern in rules)])
     may_ask = Protego.parse(text).can_fetch(f"http://a.example/{path}", "turbo-fetch")
@@ -255,6 +255,28 @@ def test_a_tdm_file_counts_where_the_response_is_silent() -> None:
         Outcome.OPT_OUT,
         "use reserved by /.well-known/tdmrep.json",
     )
+
+
+def test_of_the_rules_of_a_tdm_file_the_first_that_matches_counts() -> None:
+    rules = [("/free/a*", 0), ("/free/", 1), ("/free/a/long/one/", 1), ("/%7Euser/", 1), ("/caf\u00e9/", 1)]
+    text = json.dumps([{"location": place, "tdm-reservation": said} for place, said in rules])
+    reservations = parse_reservations(text)
+    paths = ("/free/a/long/one/b.jpg", "/free/b.jpg", "/~user/a.jpg", "/caf%C3%A9/a.jpg", "/else.jpg")
+    assert [reservations.reserve(path) for path in paths] == [False, True, True, True, False]
+
+
+def test_a_host_is_asked_for_its_documents_one_after_the_other() -> None:
+    with Origin({"a.jpg": BODY}, latency_s=0.05) as origin:
+        get(origin, "a.jpg", tdm="respect")
+        assert origin.hits.total() == 3
+        assert origin.load.most == 1
+
+
+def test_a_rule_of_use_without_a_path_is_for_all_paths() -> None:
+    text = "User-agent: *\nContent-Usage: train-ai=n, search=y\nContent-Usage: /ok%61y/\ttrain-ai=y"
+    robots = Robots(text, "turbo-fetch")
+    uses = [robots.forbidden_use(path, TRAIN) for path in ("/a.jpg", "/okay/a.jpg")]
+    assert uses == ["train-ai", None]
 
 
 def test_workers_share_documents_for_a_day_and_take_over_from_one_that_died(tmp_path: Path) -> None:

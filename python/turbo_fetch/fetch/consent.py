@@ -8,9 +8,8 @@ from typing import Final, Self
 from multidict import CIMultiDictProxy, istr
 
 from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
-from turbo_fetch.fetch.patterns import PathRules
 from turbo_fetch.fetch.robots import Robots
-from turbo_fetch.fetch.tdm import header_reserves
+from turbo_fetch.fetch.tdm import Reservations, header_reserves
 from turbo_fetch.fetch.usage import forbidden_use
 from turbo_fetch.spec import HttpSpec
 
@@ -27,7 +26,7 @@ class HostRules:
     """What a host says of all its paths; None where it says nothing."""
 
     robots: Robots | None = None
-    reservations: PathRules[bool] | None = None
+    reservations: Reservations | None = None
 
 
 SILENT: Final = HostRules()
@@ -72,6 +71,6 @@ class Consent:
         reserved = header_reserves(headers.get(_RESERVATION))
         if reserved is not None:
             return "use reserved by tdm-reservation: 1" if reserved else None
-        if rules.reservations is not None and any(rules.reservations.said(path)):
+        if rules.reservations is not None and rules.reservations.reserve(path):
             return "use reserved by /.well-known/tdmrep.json"
         return None

@@ -101,12 +101,11 @@ class Hosts:
             await self._shared.close()
 
     async def _learn(self, origin: str) -> Host:
-        documents = await asyncio.gather(
-            self._document(origin + robots.PATH, self._http.robots == "respect"),
-            self._document(origin + tdm.PATH, self._http.tdm == "respect"),
-        )
+        # One after the other: the row that asks has a single place.
+        robots_txt = await self._document(origin + robots.PATH, self._http.robots == "respect")
+        tdmrep = await self._document(origin + tdm.PATH, self._http.tdm == "respect")
         before = self._known.get(origin)
-        host = await self._host(*documents, before.failures if before is not None else 0)
+        host = await self._host(robots_txt, tdmrep, before.failures if before is not None else 0)
         self._known[origin] = host
         if len(self._known) > MAX_HOSTS:
             self._known.popitem(last=False)

@@ -7,15 +7,13 @@ are those of https://datatracker.ietf.org/doc/draft-ietf-aipref-attach/.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterator
 from typing import Final
 
 from protego import Protego
-from protego._utils import _quote_path
 
 from turbo_fetch.fetch.fetched import printable
-from turbo_fetch.fetch.patterns import PathRules
+from turbo_fetch.fetch.patterns import PathRules, comparable
 from turbo_fetch.fetch.usage import forbidden_use
 from turbo_fetch.redaction import redact
 
@@ -25,16 +23,7 @@ MAX_BYTES: Final = 500 * 1024
 
 LONGEST_RULE_SHOWN: Final = 200
 
-_VERBATIM: Final = frozenset(string.ascii_letters + string.digits + "_.-~/=")
-"""Characters that paths and patterns are compared with as they are; all others are compared escaped."""
-
-_ESCAPED: Final = {chr(code): f"%{code:02X}" for code in range(128) if chr(code) not in {*_VERBATIM, "%"}}
 _AS_IT_IS: Final = re.compile(r"%..|[^A-Za-z0-9_.~/=-]")
-_TO_ESCAPE: Final = re.compile(r"[^A-Za-z0-9_.~/=%-]")
-_ODD_ESCAPE: Final = re.compile(
-    "%(?!" + "|".join(f"{code:02X}" for code in range(128) if chr(code) not in _VERBATIM - {"/"}) + ")"
-)
-"""What is not in the form in which it is compared, or of which that is not easily said."""
 
 
 class Robots:
@@ -64,7 +53,7 @@ class Robots:
         """Return the rule that disallows a path with its query, None if it may be asked."""
         if not self._may_refuse(path):
             return None
-        quoted = _quoted(path)
+        quoted = comparable(path)
         # The most specific rule comes first, and of two that are equal the one that allows.
         for rule in self._rules:
             if rule.value.match(quoted):
@@ -98,15 +87,6 @@ def _told(pattern: str) -> str:
     return f"robots.txt: Disallow: {redact(printable(pattern[:LONGEST_RULE_SHOWN]))}"
 
 
-def _quoted(path: str) -> str:
-    """Return a path with its query in the form in which protego compares it."""
-    if ("%" in path and _ODD_ESCAPE.search(path)) or not path.isascii() or "#" in path:
-        return _quote_path(f"http://host{path}")
-    # Nearly all that has to be escaped is one of these, and a regular expression takes twice as long.
-    path = path.replace("?", "%3F").replace("&", "%26")
-    return _TO_ESCAPE.sub(lambda found: _ESCAPED[found[0]], path) if _TO_ESCAPE.search(path) else path
-
-
 def _usage_rules(text: str, token: str) -> Iterator[tuple[str, str]]:
     """Yield path and expression of the Content-Usage rules of our group, else of the group for all."""
     rules: dict[str, list[tuple[str, str]]] = {}
@@ -123,8 +103,11 @@ def _usage_rules(text: str, token: str) -> Iterator[tuple[str, str]]:
             rules.setdefault(value.lower(), [])
             continue
         in_rules = True
-        path, _, expression = value.replace("\t", " ").partition(" ")
-        if name == "content-usage" and path.startswith("/") and expression.strip():
+        if name == "content-usage" and value:
+            # Without a path, the rule is for all of them.
+            path, _, expression = (
+                value.replace("\t", " ").partition(" ") if value[0] == "/" else ("", "", value)
+            )
             for agent in agents:
                 rules[agent].append((path, expression.strip()))
     yield from rules[token] if token in rules else rules.get("*", [])
