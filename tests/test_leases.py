@@ -13,6 +13,7 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
+from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
 from turbo_fetch.fetch.domains import REFUSALS_TO_HOLD
 from turbo_fetch.spec import Spec
 
@@ -48,14 +49,27 @@ def test_workers_hear_from_each_other_that_a_server_wants_rest(tmp_path: Path) -
     assert origin.hits.total() == REFUSALS_TO_HOLD
 
 
+def test_workers_hear_from_each_other_that_a_host_is_dead(tmp_path: Path) -> None:
+    with Origin(ALBUM) as origin:
+        urls = write_list(
+            tmp_path / "list.parquet", [origin.url(name, "close_before_headers") for name in ALBUM]
+        )
+        limits = {"per_domain": 1, "retries": 0}
+        engine = {"workers": 3, "threads": 1}
+        spec = job_spec(urls, tmp_path / "out", http=limits, output={"samples_per_shard": 15}, engine=engine)
+        turbo_fetch.run(spec)
+    # aiohttp repeats a request whose connection ends without a response; then one trial of each worker, twice.
+    assert FAILURES_TO_OPEN <= origin.hits.total() <= 2 * (FAILURES_TO_OPEN + 3 * TRIALS_TO_WAIT_FOR) + 8
+
+
 @pytest.mark.parametrize("per_domain", [1, 2, 8])
 def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: Path, per_domain: int) -> None:
-    with Origin(ALBUM, latency_s=0.1 if per_domain == 8 else 0.01) as origin:
+    with Origin(ALBUM, latency_s=0.05 * per_domain) as origin:
         spec = _spec(origin, tmp_path, {"workers": 3, "threads": 1}, per_domain=per_domain)
         summary = turbo_fetch.run(spec).fetch
     assert summary.successes == len(ALBUM)
     assert list(origin.load.by_host_most.values()) == [per_domain]
-    assert origin.connections >= 3
+    assert origin.connections >= 2
 
 
 def test_the_places_of_a_killed_worker_come_back(tmp_path: Path) -> None:

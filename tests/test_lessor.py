@@ -48,7 +48,7 @@ class World:
         for number in range(workers):
             self.lessor.started(number)
         self.dying: list[tuple[float, str, int]] = []
-        self.last_start_s = 0.0
+        self.last_start_s = dict.fromkeys(LIMITS, 0.0)
         self.most: Counter[str] = Counter()
 
     def submit(self, number: int, domain: str, count: int) -> None:
@@ -65,9 +65,9 @@ class World:
             return False
         worker.tenant.begin(domain, lease)
         worker.in_flight[domain] += 1
-        if domain == "paced":
-            assert self.now_s - self.last_start_s >= SPACING_S
-            self.last_start_s = self.now_s
+        if lease.spacing_s:
+            assert self.now_s - self.last_start_s[domain] >= SPACING_S
+            self.last_start_s[domain] = self.now_s
         now = sum(other.in_flight[domain] for other in self.workers)
         now += sum(count for _, name, count in self.dying if name == domain)
         self.most[domain] = max(self.most[domain], now)
@@ -92,6 +92,8 @@ class World:
         worker = self.workers[number]
         if worker.demands:
             self.lessor.demand(number, worker.demands.popleft(), self.now_s)
+
+    def post(self) -> None:
         for each, grant in self.lessor.grants().items():
             self.workers[each].grants.append(grant)
 
@@ -133,6 +135,7 @@ class World:
                     pass
             self.say(number)
             self.hear(number)
+            self.post()
             for each, worker in enumerate(self.workers):
                 while worker.grants:
                     self.obey(each)
@@ -149,6 +152,7 @@ class World:
         """Say something and have it answered."""
         self.say(number)
         self.hear(number)
+        self.post()
         self.obey(number)
 
 
@@ -167,9 +171,13 @@ def test_no_limit_is_exceeded_nobody_starves_and_no_place_is_lost(
     for domain in domains:
         world.submit(data.draw(st.integers(0, workers - 1)), domain, data.draw(st.integers(1, 8)))
     for _ in range(data.draw(st.integers(0, 80))):
-        action = data.draw(st.sampled_from([*ALONE, *ABOUT_A_DOMAIN, "submit", "talk", "start", "wait"]))
+        action = data.draw(
+            st.sampled_from([*ALONE, *ABOUT_A_DOMAIN, "submit", "post", "talk", "start", "wait"])
+        )
         number = data.draw(st.integers(0, workers - 1))
-        if action == "wait":
+        if action == "post":
+            world.post()
+        elif action == "wait":
             world.wait(data.draw(st.sampled_from([0.01, 0.3, 1.5])))
         elif action == "submit":
             world.submit(number, data.draw(st.sampled_from(domains)), data.draw(st.integers(1, 8)))
@@ -193,6 +201,7 @@ def _settle(world: World, rounds: int = 8) -> None:
         for number in range(len(world.workers)):
             world.say(number)
             world.hear(number)
+            world.post()
         for number, worker in enumerate(world.workers):
             while worker.grants:
                 world.obey(number)
@@ -288,6 +297,25 @@ def test_a_pace_that_one_worker_learns_holds_for_all() -> None:
     assert sum(_held(world, "learnt")) == 1
 
 
+def test_places_that_travel_with_a_ticket_are_given_back() -> None:
+    world = World(2)
+    world.submit(0, "learnt", 1)
+    _settle(world)
+    world.submit(1, "learnt", 5)
+    world.say(1)
+    world.hear(1)
+    world.learn(0)
+    world.workers[0].tenant.row_ended("learnt")
+    world.say(0)
+    world.hear(0)
+    world.post()
+    grant = world.workers[1].grants[-1]
+    assert grant.places.keys() == grant.tickets.keys()
+    world.obey(1)
+    assert _held(world, "learnt") == [0, 1]
+    assert world.workers[1].tenant.lease("learnt").has_ticket
+
+
 def test_a_domain_that_was_asked_too_fast_gets_half_and_then_more_again() -> None:
     world = World(2)
     for number in range(2):
@@ -317,6 +345,7 @@ def test_a_rest_that_one_worker_meets_is_told_to_those_who_want_the_domain_and_t
     world.workers[0].tenant.rests("many", Rest(60.0, 1))
     world.say(0)
     world.hear(0)
+    world.post()
     assert [list(worker.grants)[-1:] for worker in world.workers] == [
         [Grant(answers=1)],
         [Grant(rests={"many": Rest(60.0, 1)})],
@@ -326,4 +355,5 @@ def test_a_rest_that_one_worker_meets_is_told_to_those_who_want_the_domain_and_t
     world.submit(2, "many", 1)
     world.say(2)
     world.hear(2)
+    world.post()
     assert world.workers[2].grants[-1].rests == {"many": Rest(40.0, 1)}

@@ -1,8 +1,8 @@
 """What it costs to lease the places of domains: `python bench/micro/lease_cost.py`.
 
-Both ends, with the messages pickled between them, in one process: batches of rows are announced, granted, fetched by nobody
-and given back, as a worker does with a shard. Told per row, for the worker and for the parent apart, and for lists of
-few and of many domains; a download costs a worker some 150 µs.
+Both ends, with the messages pickled between them, in one process: batches of rows are announced, granted, fetched by
+nobody and given back, as a worker does with a shard. Told per row, for the worker and for the parent apart, and for
+lists of few and of many domains; a download costs a worker some 150 µs.
 """
 
 from __future__ import annotations

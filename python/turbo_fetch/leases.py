@@ -9,7 +9,9 @@ concerns several of them travels together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 
@@ -22,6 +24,14 @@ class Rest:
     """How many rests in a row this is."""
     is_closed: bool = False
     """Whether rows end meanwhile, rather than wait."""
+
+
+class Dead(NamedTuple):
+    """A host of a domain that cannot be reached, by its origin, and the failure that was seen last."""
+
+    origin: str
+    outcome: Outcome
+    detail: str
 
 
 @dataclass(slots=True)
@@ -39,6 +49,7 @@ class Demand:
     slowed: list[str] = field(default_factory=list)
     """Domains that were asked too fast."""
     rests: dict[str, Rest] = field(default_factory=dict)
+    dead: dict[str, Dead] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -55,6 +66,7 @@ class Grant:
     tickets: dict[str, float] = field(default_factory=dict)
     """One ticket, to be used after so many seconds from now."""
     rests: dict[str, Rest] = field(default_factory=dict)
+    dead: dict[str, Dead] = field(default_factory=dict)
 
 
 def limit_of(http: HttpSpec, domain: str) -> int:

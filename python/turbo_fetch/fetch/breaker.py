@@ -45,6 +45,12 @@ class Breaker:
         if self.failures >= FAILURES_TO_OPEN and now_s >= self.rests_until_s:
             self._rest(now_s)
 
+    def heard(self, now_s: float) -> None:
+        """Take over from another worker that the host could not be reached."""
+        if self.failures < FAILURES_TO_OPEN:
+            self.failures = FAILURES_TO_OPEN
+            self._rest(now_s)
+
     def admits(self, now_s: float) -> bool:
         """Whether a row may ask now; while the host rests, one may when each rest is over."""
         if self.failures < FAILURES_TO_OPEN:

@@ -25,7 +25,7 @@ from turbo_fetch.fetch.policy import Retry, next_step
 from turbo_fetch.fetch.rows import Done, Request, Row
 from turbo_fetch.fetch.tenant import Tenant
 from turbo_fetch.fetch.traffic import Traffic
-from turbo_fetch.leases import Grant
+from turbo_fetch.leases import Dead, Grant
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -107,6 +107,8 @@ class FetchPool:
     def take_grant(self, grant: Grant) -> None:
         """Obey what the parent of all workers says; there is a tenant."""
         assert self._tenant is not None
+        for dead in grant.dead.values():
+            self._breakers.setdefault(dead.origin, Breaker((dead.outcome, dead.detail))).heard(monotonic())
         self._traffic.take(grant, self._tenant)
         while self._announced and self._tenant.has_answer(self._announced[0][0]):
             self._fresh.extend(self._announced.popleft()[1])
@@ -239,7 +241,10 @@ class FetchPool:
             breaker = self._breakers.get(origin)
             if breaker is None:
                 breaker = self._breakers[origin] = Breaker(failure)
+            until_s = breaker.rests_until_s
             breaker.failed(failure, monotonic())
+            if self._tenant is not None and breaker.rests_until_s != until_s:
+                self._tenant.met_dead(row.request.domain, Dead(origin, *failure))
         elif self._breakers and fetched.http_status is not None:
             self._breakers.pop(origin_of(row.request.url), None)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from turbo_fetch.leases import Demand, Grant, Rest, delay_of, limit_of
+from turbo_fetch.leases import Dead, Demand, Grant, Rest, delay_of, limit_of
 from turbo_fetch.spec import HttpSpec
 
 LAZY_S: Final = 0.5
@@ -134,6 +134,11 @@ class Tenant:
         self._demand.rests[domain] = rest
         self._hurry()
 
+    def met_dead(self, domain: str, dead: Dead) -> None:
+        """Pass on that a host of a domain cannot be reached."""
+        self._demand.dead[domain] = dead
+        self._hurry()
+
     def take(self, grant: Grant) -> Iterator[str]:
         """Take what the parent says; yield the domains of which more rows may start."""
         self._answers += grant.answers
@@ -141,13 +146,18 @@ class Tenant:
             lease = self._leases.get(name)
             if lease is not None and not lease.is_paced:
                 self._start_pacing(name, lease, spacing_s)
-        for name, places in (*grant.places.items(), *((name, 1) for name in grant.tickets)):
+        for name, places in grant.places.items():
             lease = self._leases.get(name) or self._new(name)
             lease.held += places
-            if name in grant.tickets:
-                lease.has_ticket = True
-            elif lease.is_paced:
+            if lease.is_paced:
                 lease.owed += places
+            if lease.owed or lease.held > lease.rows:
+                self._settle(name, lease)
+            yield name
+        for name in grant.tickets:
+            lease = self._leases.get(name) or self._new(name)
+            lease.held += 1
+            lease.has_ticket = True
             if lease.owed or lease.held > lease.rows:
                 self._settle(name, lease)
             yield name

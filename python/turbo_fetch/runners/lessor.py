@@ -11,11 +11,12 @@ are of use again when that is over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.leases import Demand, Grant, Rest, delay_of, limit_of
+from turbo_fetch.leases import Dead, Demand, Grant, Rest, delay_of, limit_of
 from turbo_fetch.spec import HttpSpec
 
 TURN_S: Final = 1.0
@@ -62,17 +63,24 @@ class _Domain:
     @property
     def free(self) -> int:
         """Places that nobody has; below 0 if too many are out since `allowed` fell."""
-        return self.allowed - self.lost - sum(share.held for share in self.shares.values())
+        free = self.allowed - self.lost
+        for share in self.shares.values():
+            free -= share.held
+        return free
 
     def neediest(self) -> int | None:
         """Return the worker that wants a place most."""
-        wanting = [worker for worker, share in self.shares.items() if share.wanted > share.held]
-        return min(wanting, key=lambda worker: self.shares[worker].held, default=None)
+        found, least = None, math.inf
+        for worker, share in self.shares.items():
+            if share.held < least and share.held < share.wanted:
+                found, least = worker, share.held
+        return found
 
     def is_forgettable(self, now_s: float) -> bool:
         """Whether nothing is left to be remembered of it."""
-        is_quiet = now_s >= max(self.next_start_s, self.rest_ends_s)
-        return is_quiet and not (self.shares or self.lost or self.allowed < self.limit)
+        if self.shares or self.lost or self.allowed < self.limit:
+            return False
+        return now_s >= self.next_start_s and now_s >= self.rest_ends_s
 
 
 class Lessor:
@@ -116,6 +124,8 @@ class Lessor:
             self._take_back(worker, name, wanted, returned, now_s)
         for name, rest in demand.rests.items():
             self._rest(worker, name, rest, now_s)
+        for name, dead in demand.dead.items():
+            self._tell_others(worker, name, dead)
         for name in {*demand.paces, *demand.started, *demand.slowed, *demand.places}:
             self._deal(name, now_s)
 
@@ -147,9 +157,8 @@ class Lessor:
             self._take_turns(name, self._domains[name], now_s)
         for name in list(self._slowed):
             self._rise(name, self._domains[name], now_s)
-        for name in [name for name in self._idle if self._domains[name].is_forgettable(now_s)]:
-            self._idle.discard(name)
-            del self._domains[name]
+        for name in list(self._idle):
+            self._leave(name, self._domains[name], now_s)
 
     def _grant(self, worker: int) -> Grant:
         grant = self._grants.get(worker)
@@ -219,6 +228,12 @@ class Lessor:
         if not domain.shares:
             self._idle.add(name)
 
+    def _tell_others(self, worker: int, name: str, dead: Dead) -> None:
+        domain = self._domains.get(name)
+        for other in domain.shares if domain is not None else ():
+            if other != worker:
+                self._grant(other).dead[name] = dead
+
     def _slow(self, name: str, now_s: float) -> None:
         domain = self._domain(name)
         if now_s - domain.changed_s >= CUT_EVERY_S:
@@ -240,19 +255,29 @@ class Lessor:
         """Hand out what is free, and call back what others should have."""
         domain = self._domains[name]
         if not domain.shares:
-            self._contended.discard(name)
-            self._idle.add(name)
+            self._leave(name, domain, now_s)
             return
         self._idle.discard(name)
         if domain.spacing_s:
             self._give_ticket(name, domain, now_s)
         else:
             self._give_places(name, domain, now_s)
-            self._recall(name, domain, _surplus(domain))
-        if any(share.wanted and not share.held for share in domain.shares.values()):
-            self._contended.add(name)
+            if len(domain.shares) > 1 or domain.free < 0:
+                self._recall(name, domain, _surplus(domain))
+        for share in domain.shares.values():
+            if share.wanted and not share.held:
+                self._contended.add(name)
+                return
+        self._contended.discard(name)
+
+    def _leave(self, name: str, domain: _Domain, now_s: float) -> None:
+        """Forget a domain that nobody wants, as soon as nothing is to be remembered of it."""
+        self._contended.discard(name)
+        if domain.is_forgettable(now_s):
+            self._idle.discard(name)
+            del self._domains[name]
         else:
-            self._contended.discard(name)
+            self._idle.add(name)
 
     def _give_ticket(self, name: str, domain: _Domain, now_s: float) -> None:
         if domain.ticket is not None or domain.free <= 0:
@@ -267,12 +292,13 @@ class Lessor:
 
     def _give_places(self, name: str, domain: _Domain, now_s: float) -> None:
         free = domain.free
+        is_alone = len(domain.shares) == 1
         while free > 0:
             worker = domain.neediest()
             if worker is None:
                 return
             share = domain.shares[worker]
-            more = min(free, share.wanted - share.held) if len(domain.shares) == 1 else 1
+            more = min(free, share.wanted - share.held) if is_alone else 1
             share.held += more
             share.since_s = now_s
             free -= more
