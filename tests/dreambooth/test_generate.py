@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from peft import LoraConfig
 from PIL import Image
 from typer.testing import CliRunner
 
-from tiny_models import tiny_sd
+from tiny_models import tiny_sd, tiny_sd3
 from turbo_fetch import stages
 from turbo_fetch.cli import app
 from turbo_fetch.dreambooth import families, prior
 from turbo_fetch.dreambooth.export.lora import KOHYA_FILE, save_lora
+from turbo_fetch.dreambooth.learners import in_full
 from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.schedulers import SAMPLERS
 from turbo_fetch.dreambooth.settings import Settings, settings_in
@@ -249,3 +251,14 @@ def test_a_lora_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
         stages.run(generate(model, tmp_path / "out", lora=str(tmp_path / "lora.safetensors")))
     with pytest.raises(ModelError, match=r"/nowhere/model: no such folder, and no hub id"):
         stages.run(generate(Path("/nowhere/model"), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("make", [tiny_sd, tiny_sd3])
+def test_all_tokens_of_a_new_word_are_read_once(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    pipeline = families.load(str(make(tmp_path / "model"))).pipeline
+    pipeline.tokenizer.add_tokens(["<sks>", "<sks>_1"])
+    (prompt,) = in_full(pipeline, ["a <sks> dog"])
+    if isinstance(pipeline, TextualInversionLoaderMixin):
+        # What the pipeline does with it.
+        prompt = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)
+    assert prompt == "a <sks> <sks>_1 dog"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -17,36 +14,18 @@ Wish = Literal["auto", "xformers", "sdpa"]
 
 def xformers_fault(device: torch.device) -> str | None:
     """Return why xformers cannot run forward and backward on `device`; None if it can."""
-    with _warnings_of_xformers() as warnings:
-        try:
-            from xformers.ops import memory_efficient_attention
-        except ImportError as error:
-            return f"it is not installed ({error})"
+    try:
+        from xformers.ops import memory_efficient_attention
+    except ImportError as error:
+        return f"it is not installed ({error})"
     query = torch.ones(1, 8, 2, 40, device=device, requires_grad=True)
     try:
         memory_efficient_attention(query, query, query).sum().backward()
     except (NotImplementedError, RuntimeError, ValueError) as error:
         if device.type == "cpu":
             return "it has no operator for processors"
-        return " ".join(" ".join(warnings or [str(error)]).split())
+        return str(error).strip().partition("\n")[0]
     return None
-
-
-@contextmanager
-def _warnings_of_xformers() -> Iterator[list[str]]:
-    """Collect what xformers warns of while it is imported: of use only where it is wanted and does not run."""
-    logger = logging.getLogger("xformers")
-    told: list[str] = []
-
-    def collect(record: logging.LogRecord) -> bool:
-        told.append(record.getMessage())
-        return False
-
-    logger.addFilter(collect)
-    try:
-        yield told
-    finally:
-        logger.removeFilter(collect)
 
 
 def set_attention(family: Family, wish: Wish, device: torch.device) -> str:

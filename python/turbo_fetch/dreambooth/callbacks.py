@@ -17,7 +17,7 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, checkpoint_name
 from turbo_fetch.dreambooth.history import Entry
-from turbo_fetch.dreambooth.learners import spoken
+from turbo_fetch.dreambooth.learners import in_full
 from turbo_fetch.dreambooth.module import DreamBooth
 from turbo_fetch.output_errors import explained
 from turbo_fetch.spec.train import TrainSpec
@@ -157,7 +157,7 @@ class Samples(Callback):
             return
         prompts = self._train.samples.prompts or (self._train.prompt,)
         with _undisturbed(trainer, module):
-            rows = [self._row(module, spoken(self._train, self._train.caption(prompt))) for prompt in prompts]
+            rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
         sheet = _sheet(rows)
         path = self._folder / f"step-{trainer.global_step:06d}.png"
         with explained(str(path)):
@@ -170,7 +170,7 @@ class Samples(Callback):
         pictures = []
         for number in range(samples.images):
             made = pipeline(
-                prompt,
+                in_full(pipeline, [prompt]),
                 generator=torch.Generator("cpu").manual_seed(samples.seed + number),
                 num_inference_steps=samples.steps,
                 guidance_scale=samples.guidance,

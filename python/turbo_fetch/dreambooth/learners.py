@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
@@ -144,6 +145,17 @@ def spoken(train: TrainSpec, caption: str) -> str:
     if train.trains("token") and train.token.vectors > 1:
         return caption.replace(train.identifier, " ".join(token_names(train)))
     return caption
+
+
+def in_full(pipeline: Any, prompts: list[str]) -> list[str]:
+    """Return prompts as the pipeline is to be given them, so that all tokens of a new word are read, once.
+
+    Most pipelines of diffusers put the others behind the first themselves; that of Stable Diffusion 3 does not.
+    """
+    if hasattr(pipeline, "maybe_convert_prompt"):
+        return prompts
+    full: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, pipeline.tokenizer)
+    return full
 
 
 def _make_groups(learners: Learners, parts: dict[str, tuple[nn.Module, str]], train: TrainSpec) -> None:

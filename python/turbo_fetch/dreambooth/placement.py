@@ -16,13 +16,7 @@ from turbo_fetch.dreambooth.checkpoint import WholeFiles
 from turbo_fetch.dreambooth.hardware import LIGHTNING_PRECISION
 from turbo_fetch.spec import TrainSpec
 
-_QUIETED: Final = (
-    "lightning.pytorch",
-    "lightning.fabric",
-    "lightning.pytorch.utilities.rank_zero",
-    # On a processor it warns of operators for 4-bit weights, which nothing here uses.
-    "bitsandbytes",
-)
+_LIGHTNING: Final = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ def make_trainer(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning and bitsandbytes from telling what a user of turbo-fetch can neither see nor change."""
-    levels = {name: logging.getLogger(name).level for name in _QUIETED}
+    """Keep Lightning from telling what a user of turbo-fetch can neither see nor change."""
+    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

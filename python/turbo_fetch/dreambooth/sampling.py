@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import torch
 from PIL import Image
 
+from turbo_fetch.dreambooth.learners import in_full
 from turbo_fetch.dreambooth.restored import load_pipeline
 from turbo_fetch.dreambooth.schedulers import scheduler_for
 from turbo_fetch.errors import Interrupted, ModelError
@@ -89,7 +90,7 @@ def make_pictures(
         batch = shots[start : start + sampling.batch_size]
         try:
             made = pipeline(
-                prompt=[shot.prompt for shot in batch],
+                prompt=in_full(pipeline, [shot.prompt for shot in batch]),
                 negative_prompt=[sampling.negative] * len(batch),
                 generator=[torch.Generator("cpu").manual_seed(shot.seed) for shot in batch],
                 num_inference_steps=sampling.steps,
