@@ -63,10 +63,16 @@ def filesystem(address: str) -> Any:
 def configured(address: str) -> Iterator[None]:
     """Make `s3://` URLs mean the server, by the configuration that fsspec reads."""
     before = dict(fsspec.config.conf)
-    fsspec.config.conf["s3"] = {"endpoint_url": address, **CREDENTIALS}
+    settings = {"endpoint_url": address, **CREDENTIALS}
+    fsspec.config.conf["s3"] = settings
+    # For the processes that are started meanwhile.
+    variables = {f"FSSPEC_S3_{name.upper()}": value for name, value in settings.items()}
+    os.environ.update(variables)
     try:
         yield
     finally:
+        for name in variables:
+            del os.environ[name]
         fsspec.config.conf.clear()
         fsspec.config.conf.update(before)
         s3fs.S3FileSystem.clear_instance_cache()

@@ -387,7 +387,7 @@ def test_places_without_a_list_are_errors_that_name_them(tmp_path: Path) -> None
         (tmp_path / "*.parquet", "no file matches this pattern"),
         (tmp_path / "empty", "no file of a known format"),
         (tmp_path, "files of the formats csv, txt; expected one"),
-        ("", "urls is empty"),
+        ("", "Reading …: the address is empty"),
         ("nope://list.csv", "nope"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import InputError, SpecError
+from turbo_fetch.filesystems import open_filesystem
 from turbo_fetch.peer_options import PeerOptions
-from turbo_fetch.plan.lists import SUFFIXES, open_filesystem, readable
+from turbo_fetch.plan.lists import READING, SUFFIXES, readable
 from turbo_fetch.schema import PEER_RESULT_COLUMNS
 from turbo_fetch.spec import Spec
 from turbo_fetch.specfile import overridden, parse_spec, validated
@@ -97,7 +98,7 @@ def _urls(peer: PeerOptions) -> str:
     """Return the list as img2dataset finds it: of a folder, the files whose suffix is the format."""
     if peer.url_list.startswith(("http://", "https://")):
         return peer.url_list
-    filesystem, path = open_filesystem(peer.url_list)
+    filesystem, path = open_filesystem(peer.url_list, READING, InputError)
     with readable(peer.url_list):
         is_folder = filesystem.isdir(path)
     if is_folder:

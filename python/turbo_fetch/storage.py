@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
-import fsspec
-
 from turbo_fetch.disk import replace_with, sync, sync_one
-from turbo_fetch.errors import PROTOCOL_EXTRAS, MissingExtra, OutputError, SpecError
+from turbo_fetch.errors import OutputError, SpecError
+from turbo_fetch.filesystems import open_filesystem
 from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
@@ -53,19 +52,7 @@ class Storage(ABC):
         `spool` overrides where the work folder is. Raises SpecError for an unknown protocol, MissingExtra
         for one whose package is not installed.
         """
-        if not url:
-            raise SpecError("fetch.output.path is empty; expected a folder or an fsspec URL")
-        try:
-            filesystem, path = fsspec.url_to_fs(url)
-        except ImportError as error:
-            protocol = url.partition("://")[0]
-            if protocol in PROTOCOL_EXTRAS:
-                raise MissingExtra(*PROTOCOL_EXTRAS[protocol], purpose=f"Output to {url}") from error
-            raise SpecError(
-                f"fetch.output.path {url!r} needs a package that is not installed: {error}"
-            ) from error
-        except ValueError as error:
-            raise SpecError(f"fetch.output.path {url!r} cannot be used: {error}") from error
+        filesystem, path = open_filesystem(url, "Output to", SpecError)
         if "file" in _protocols(filesystem):
             return LocalStorage(Path(path), spool)
         return RemoteStorage(url, filesystem, path, spool)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from turbo_fetch.errors import PROTOCOL_EXTRAS, InputError, MissingExtra, TurboFetchError
+from turbo_fetch.errors import InputError, TurboFetchError
+from turbo_fetch.filesystems import open_filesystem
 from turbo_fetch.spec import InputSpec
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -31,6 +31,7 @@ SUFFIXES: Final[dict[str, ListFormat]] = {
 }
 COMPRESSIONS: Final = ("gz", "bz2", "xz", "zst")
 FINGERPRINT_BYTES: Final = 256 * 1024
+READING: Final = "Reading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ class ListFile:
         with readable(self.url):
             if self.local_path is not None:
                 return self.local_path.open("rb")
-            filesystem, path = open_filesystem(self.url)
+            filesystem, path = open_filesystem(self.url, READING, InputError)
             return cast(IO[bytes], filesystem.open(path, "rb"))
 
     @property
     def local_path(self) -> Path | None:
         """The path on this machine, None if the file is elsewhere."""
-        filesystem, path = open_filesystem(self.url)
+        filesystem, path = open_filesystem(self.url, READING, InputError)
         return Path(path) if isinstance(filesystem, LocalFileSystem) else None
 
 
@@ -70,7 +71,7 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     a glob matches none that starts with `.`. Raises InputError if there are none, if a name does not tell
     its format, or if a folder holds several; MissingExtra if the protocol needs another package.
     """
-    filesystem, path = open_filesystem(spec.urls)
+    filesystem, path = open_filesystem(spec.urls, READING, InputError)
     with readable(spec.urls):
         # A long-lived process may have listed this place before.
         filesystem.invalidate_cache()
@@ -86,25 +87,6 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     return [
         _list_file(filesystem, path, url, *kind) for path, url, kind in zip(paths, urls, formats, strict=True)
     ]
-
-
-def open_filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URL and the path in it.
-
-    Raises MissingExtra if it needs a package that is not installed, InputError for an unknown protocol.
-    """
-    if not url:
-        raise InputError("fetch.input.urls is empty; expected a file, folder, glob or fsspec URL")
-    try:
-        filesystem, path = fsspec.url_to_fs(url)
-    except ImportError as error:
-        protocol = url.partition("://")[0]
-        if protocol in PROTOCOL_EXTRAS:
-            raise MissingExtra(*PROTOCOL_EXTRAS[protocol], purpose=f"Reading {url}") from error
-        raise InputError(f"{url}: needs a package that is not installed: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{url}: {error}; expected a path or an fsspec URL") from error
-    return filesystem, path
 
 
 @contextmanager
