@@ -39,12 +39,12 @@ def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return urls, content_hashes(folder / "out")
 
 
-def _start(urls: Path, folder: Path, python: str = sys.executable) -> subprocess.Popen[str]:
+def _start(urls: Path, folder: Path, python: str = sys.executable, **http: object) -> subprocess.Popen[str]:
     """Start a run on two executors, as a user does whose Spark is set up by its configuration folder."""
     spec = job_spec(
         urls,
         folder / "out",
-        http={"concurrency": 4},
+        http={"concurrency": 4, **http},
         output={"samples_per_shard": 60},
         engine={"kind": "spark", "address": "local-cluster[2,1,700]"},
     )
@@ -77,7 +77,8 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
 ) -> None:
     urls, expected = quiet
-    process = _start(urls, tmp_path)
+    origin.load.by_host_most.clear()
+    process = _start(urls, tmp_path, per_domain=3)
     wait_for_hits(process, origin, 120)
     executors = _executors(process)
     assert len(executors) == 2
@@ -88,6 +89,9 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
     assert content_hashes(tmp_path / "out") == expected
     assert Counter(record["shard"] for record in manifest(tmp_path / "out")) == Counter(range(5))
     assert len(ledger(tmp_path / "out")) == 300
+    assert list(origin.load.by_host_most.values()) == [3], (
+        "the limit holds for all workers, dead ones included"
+    )
 
 
 def test_a_python_without_turbo_fetch_is_one_clear_message(

@@ -112,7 +112,7 @@ class DomainSpec(Table):
     """`[fetch.http.domains."example.org"]`: what is different for one registrable domain and its hosts."""
 
     concurrency: PositiveInt | None = None
-    """Most requests in flight, shared as `fetch.http.per_domain` is, which it takes the place of."""
+    """Most requests in flight, of all workers together; takes the place of `fetch.http.per_domain`."""
     delay_s: float | None = Field(default=None, ge=0, le=3600)
     """Seconds from the start of one request to the start of the next; takes the place of a Crawl-delay."""
     headers: HeaderValues = Field(default_factory=dict)
@@ -125,8 +125,8 @@ class HttpSpec(Table):
     concurrency: PositiveInt = 256
     """Requests in flight per worker process."""
     per_domain: int = Field(default=8, ge=0)
-    """Most requests in flight per registrable domain; 0 means no limit. The workers of a machine share them
-    evenly, each at least one. Fewer are made while a server answers slowly or refuses."""
+    """Most requests in flight per registrable domain, of all workers together; 0 means no limit. Fewer are made
+    while a server answers slowly or refuses."""
     timeout_s: PositiveFloat = 10
     """Seconds that one request may take from its start to its last byte, redirects included."""
     connect_timeout_s: PositiveFloat = 5
