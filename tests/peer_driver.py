@@ -11,7 +11,9 @@ import io
 import json
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 
 def main():
@@ -22,6 +24,7 @@ def main():
     peer = sys.modules[download.__module__]
     peer.multiprocessing_distributor = in_this_process
     peer.LoggerProcess = Silent
+    stand_in_for_tensorflow()
     answers = []
     for task in json.load(sys.stdin):
         if "download" in task:
@@ -38,6 +41,47 @@ def outcome(download, options):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def stand_in_for_tensorflow():
+    """Let the peer's TFRecord writer do its work without TensorFlow, which is half a gigabyte.
+
+    What it would hand to TensorFlow is kept as it is: a file is the pickled list of its examples, each a dictionary of
+    features, and a feature the kind of its list with its values.
+    """
+    writing, training = ModuleType("tf_record"), ModuleType("training")
+    writing.TFRecordWriter = Records
+    for kind, name in (("bytes", "BytesList"), ("int64", "Int64List"), ("float", "FloatList")):
+        setattr(training, name, partial(lambda kind, value: (kind, list(value)), kind))
+    training.Feature = lambda **lists: next(iter(lists.values()))
+    training.Features = lambda feature: dict(feature)
+    training.Example = Example
+    sys.modules["tensorflow_io"] = ModuleType("tensorflow_io")
+    for name in ("tensorflow", "tensorflow.python", "tensorflow.python.lib", "tensorflow.python.lib.io"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["tensorflow.python.training"] = ModuleType("tensorflow.python.training")
+    sys.modules["tensorflow.python.lib.io.tf_record"] = writing
+    sys.modules["tensorflow.python.training.training"] = training
+
+
+class Example:
+    def __init__(self, features):
+        self.features = features
+
+    def SerializeToString(self):  # noqa: N802 - TensorFlow's name
+        return self.features
+
+
+class Records:
+    def __init__(self, path):
+        self.path = path
+        self.examples = []
+
+    def write(self, example):
+        self.examples.append(example)
+
+    def close(self):
+        Path(self.path).write_bytes(pickle.dumps(self.examples))
 
 
 def in_this_process(_processes, downloader, reader, _subjob_size, _max_shard_retry):

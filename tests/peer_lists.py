@@ -17,6 +17,8 @@ from PIL import Image
 from album import encoded, pixels
 from origin import Origin
 
+BOX = [0.3, 0.4, 0.7, 0.8]
+"""Left, top, right and bottom of what is to be blurred in every picture."""
 CLOSED = "http://127.0.0.1:9/closed.jpg"
 """Nothing listens on the port `discard`."""
 
@@ -100,7 +102,13 @@ def write_lists(folder: Path, listed: list[dict[str, Any]]) -> dict[str, Path]:
         path.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
     table = pa.Table.from_pylist(
         [
-            {**row, "TEXT": row["TEXT"] or None, "tags": ["a", str(number)], "expected": _expected(row)}
+            {
+                **row,
+                "TEXT": row["TEXT"] or None,
+                "tags": ["a", str(number)],
+                "expected": _expected(row),
+                "faces": [BOX],
+            }
             for number, row in enumerate(listed)
         ]
     )
