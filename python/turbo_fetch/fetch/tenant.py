@@ -51,7 +51,10 @@ class Lease:
 
 
 class Tenant:
-    """The leases of a worker; belongs to one event loop."""
+    """The leases of a worker; belongs to one event loop.
+
+    Where a domain has no limit, nothing is said of it but the pace that it asks for.
+    """
 
     def __init__(self, http: HttpSpec) -> None:
         self._http = http
@@ -126,18 +129,21 @@ class Tenant:
 
     def slowed(self, domain: str) -> None:
         """Pass on that a domain was asked too fast."""
-        self._demand.slowed.append(domain)
-        self._hurry()
+        if not self._leases[domain].is_free:
+            self._demand.slowed.append(domain)
+            self._hurry()
 
     def rests(self, domain: str, rest: Rest) -> None:
         """Pass on that a domain wants rest."""
-        self._demand.rests[domain] = rest
-        self._hurry()
+        if not self._leases[domain].is_free:
+            self._demand.rests[domain] = rest
+            self._hurry()
 
     def met_dead(self, domain: str, dead: Dead) -> None:
         """Pass on that a host of a domain cannot be reached."""
-        self._demand.dead[domain] = dead
-        self._hurry()
+        if not self._leases[domain].is_free:
+            self._demand.dead[domain] = dead
+            self._hurry()
 
     def take(self, grant: Grant) -> Iterator[str]:
         """Take what the parent says; yield the domains of which more rows may start."""

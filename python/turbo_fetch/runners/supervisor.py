@@ -23,6 +23,9 @@ from turbo_fetch.tally import Tally
 FRUITLESS_DEATHS: Final = 8
 """Deaths in a row without a single row done, after which something other than a picture is at fault."""
 
+TICK_S: Final = 0.25
+"""How often it is looked for what the time has come for."""
+
 
 class Listener(Protocol):
     """What the runner tells the job; called in the runner's thread."""
@@ -61,6 +64,7 @@ class Supervisor:
         self._listener = listener
         self._request_s = http.timeout_s
         self._lessor = Lessor(http)
+        self._ticked_s = 0.0
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[Shard] = deque()
         self._fruitless_deaths = 0
@@ -80,7 +84,10 @@ class Supervisor:
 
     def letters(self) -> Iterable[tuple[int, Grant]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
-        self._lessor.tick(monotonic())
+        now_s = monotonic()
+        if now_s - self._ticked_s >= TICK_S:
+            self._ticked_s = now_s
+            self._lessor.tick(now_s)
         return self._lessor.grants().items()
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
