@@ -11,12 +11,10 @@ are of use again when that is over.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from turbo_fetch.leases import Dead, Demand, Grant, Rest, delay_of, limit_of
+from turbo_fetch.runners.leased_domain import LeasedDomain, Share, by_age, surplus
 from turbo_fetch.spec import HttpSpec
 
 TURN_S: Final = 1.0
@@ -27,68 +25,12 @@ LINGER_S: Final = 1.0
 """How long a server may take to see that a client is gone whose connections are closed."""
 
 
-@dataclass(slots=True)
-class _Share:
-    wanted: int = 0
-    """Places that the worker could use, those that it holds included."""
-    held: int = 0
-    recalled: int = 0
-    """Of the places held, those that were called back."""
-    since_s: float = 0.0
-    """When the last place was given."""
-
-    @property
-    def kept(self) -> int:
-        return self.held - self.recalled
-
-
-@dataclass(slots=True)
-class _Domain:
-    limit: int
-    allowed: int
-    """Places now: fewer than the limit after the domain was asked too fast."""
-    spacing_s: float = 0.0
-    shares: dict[int, _Share] = field(default_factory=dict)
-    """By worker; of several in the same need, the first is the next."""
-    lost: int = 0
-    """Places of workers that died."""
-    ticket: int | None = None
-    """The worker that has the ticket and has not used it."""
-    next_start_s: float = 0.0
-    changed_s: float = 0.0
-    """When `allowed` changed."""
-    rest: Rest | None = None
-    rest_ends_s: float = 0.0
-
-    @property
-    def free(self) -> int:
-        """Places that nobody has; below 0 if too many are out since `allowed` fell."""
-        free = self.allowed - self.lost
-        for share in self.shares.values():
-            free -= share.held
-        return free
-
-    def neediest(self) -> int | None:
-        """Return the worker that wants a place most."""
-        found, least = None, math.inf
-        for worker, share in self.shares.items():
-            if share.held < least and share.held < share.wanted:
-                found, least = worker, share.held
-        return found
-
-    def is_forgettable(self, now_s: float) -> bool:
-        """Whether nothing is left to be remembered of it."""
-        if self.shares or self.lost or self.allowed < self.limit:
-            return False
-        return now_s >= self.next_start_s and now_s >= self.rest_ends_s
-
-
 class Lessor:
     """The leases of all domains. Times are seconds of one clock that does not go back."""
 
     def __init__(self, http: HttpSpec) -> None:
         self._http = http
-        self._domains: dict[str, _Domain] = {}
+        self._domains: dict[str, LeasedDomain] = {}
         self._workers: set[int] = set()
         self._grants: dict[int, Grant] = {}
         self._idle: set[str] = set()
@@ -166,11 +108,11 @@ class Lessor:
             grant = self._grants[worker] = Grant()
         return grant
 
-    def _domain(self, name: str) -> _Domain:
+    def _domain(self, name: str) -> LeasedDomain:
         domain = self._domains.get(name)
         if domain is None:
             limit = limit_of(self._http, name) or self._http.concurrency
-            domain = _Domain(limit, limit, delay_of(self._http, name) or 0.0)
+            domain = LeasedDomain(limit, limit, delay_of(self._http, name) or 0.0)
             self._domains[name] = domain
         return domain
 
@@ -199,7 +141,7 @@ class Lessor:
         domain = self._domain(name)
         share = domain.shares.get(worker)
         if share is None:
-            share = domain.shares[worker] = _Share()
+            share = domain.shares[worker] = Share()
             self._introduce(worker, name, domain, now_s)
         share.wanted = wanted
         if returned:
@@ -209,7 +151,7 @@ class Lessor:
         if not wanted and not share.held:
             del domain.shares[worker]
 
-    def _introduce(self, worker: int, name: str, domain: _Domain, now_s: float) -> None:
+    def _introduce(self, worker: int, name: str, domain: LeasedDomain, now_s: float) -> None:
         """Tell a worker that is new to a domain what others have met there."""
         if domain.spacing_s and delay_of(self._http, name) is None:
             self._grant(worker).paces[name] = domain.spacing_s
@@ -242,7 +184,7 @@ class Lessor:
             if domain.allowed < domain.limit:
                 self._slowed.add(name)
 
-    def _rise(self, name: str, domain: _Domain, now_s: float) -> None:
+    def _rise(self, name: str, domain: LeasedDomain, now_s: float) -> None:
         if now_s - domain.changed_s < RISE_EVERY_S:
             return
         domain.changed_s = now_s
@@ -263,14 +205,14 @@ class Lessor:
         else:
             self._give_places(name, domain, now_s)
             if len(domain.shares) > 1 or domain.free < 0:
-                self._recall(name, domain, _surplus(domain))
+                self._recall(name, domain, surplus(domain))
         for share in domain.shares.values():
             if share.wanted and not share.held:
                 self._contended.add(name)
                 return
         self._contended.discard(name)
 
-    def _leave(self, name: str, domain: _Domain, now_s: float) -> None:
+    def _leave(self, name: str, domain: LeasedDomain, now_s: float) -> None:
         """Forget a domain that nobody wants, as soon as nothing is to be remembered of it."""
         self._contended.discard(name)
         if domain.is_forgettable(now_s):
@@ -279,7 +221,7 @@ class Lessor:
         else:
             self._idle.add(name)
 
-    def _give_ticket(self, name: str, domain: _Domain, now_s: float) -> None:
+    def _give_ticket(self, name: str, domain: LeasedDomain, now_s: float) -> None:
         if domain.ticket is not None or domain.free <= 0:
             return
         worker = domain.neediest()
@@ -290,7 +232,7 @@ class Lessor:
             domain.ticket = worker
             self._grant(worker).tickets[name] = max(0.0, domain.next_start_s - now_s)
 
-    def _give_places(self, name: str, domain: _Domain, now_s: float) -> None:
+    def _give_places(self, name: str, domain: LeasedDomain, now_s: float) -> None:
         free = domain.free
         is_alone = len(domain.shares) == 1
         while free > 0:
@@ -305,7 +247,7 @@ class Lessor:
             places = self._grant(worker).places
             places[name] = places.get(name, 0) + more
 
-    def _recall(self, name: str, domain: _Domain, count: int) -> None:
+    def _recall(self, name: str, domain: LeasedDomain, count: int) -> None:
         """Call places back, each from the worker that keeps most."""
         even = 0 if domain.free < 0 else max(1, domain.allowed // len(domain.shares))
         for _ in range(count):
@@ -314,32 +256,18 @@ class Lessor:
                 return
             self._recall_from(worker, name, domain.shares[worker])
 
-    def _recall_from(self, worker: int, name: str, share: _Share) -> None:
+    def _recall_from(self, worker: int, name: str, share: Share) -> None:
         share.recalled += 1
         recalls = self._grant(worker).recalls
         recalls[name] = recalls.get(name, 0) + 1
 
-    def _take_turns(self, name: str, domain: _Domain, now_s: float) -> None:
+    def _take_turns(self, name: str, domain: LeasedDomain, now_s: float) -> None:
         """Call back what was held for long, for those that have nothing."""
         waiting = sum(1 for share in domain.shares.values() if share.wanted and not share.held)
         waiting -= sum(share.recalled for share in domain.shares.values())
-        for worker in _by_age(domain):
+        for worker in by_age(domain):
             share = domain.shares[worker]
             may_be_recalled = domain.ticket == worker if domain.spacing_s else share.kept > 0
             if waiting > 0 and may_be_recalled and not share.recalled and now_s - share.since_s >= TURN_S:
                 self._recall_from(worker, name, share)
                 waiting -= 1
-
-
-def _surplus(domain: _Domain) -> int:
-    """Return how many places should be called back: those over the number allowed, and those others are due."""
-    shares = domain.shares.values()
-    recalled = sum(share.recalled for share in shares)
-    even = max(1, domain.allowed // len(shares))
-    due = sum(max(0, min(share.wanted, even) - share.held) for share in shares)
-    free = domain.free
-    return max(due - max(0, free), -free) - recalled
-
-
-def _by_age(domain: _Domain) -> Iterable[int]:
-    return sorted(domain.shares, key=lambda worker: domain.shares[worker].since_s)
