@@ -68,27 +68,23 @@ def main() -> None:
                 for lesson in chosen[: given.subjects]
             }
             known = {subject: future.result() for subject, future in bases.items()}
+            facts = {
+                "date": date,
+                "command": f"python -m bench.dreambooth_proof {' '.join(sys.argv[1:])}".strip(),
+                "machine": machine,
+                "versions": our_versions() | {name: metadata.version(name) for name in _PACKAGES},
+                "spec": _settings(chosen[0]),
+                "base": known,
+            }
             running = [pool.submit(_measured, lesson, judge, known[lesson.subject]) for lesson in chosen]
             for done in as_completed(running):
                 lessons.append(done.result())
                 print(json.dumps(lessons[-1]), flush=True)
-        lessons.sort(key=lambda lesson: (lesson["seed"], lesson["subject"]))
-    verdicts = _verdicts(lessons)
-    _save(
-        given.output,
-        {
-            "date": date,
-            "command": f"python -m bench.dreambooth_proof {' '.join(sys.argv[1:])}".strip(),
-            "machine": machine,
-            "versions": our_versions() | {name: metadata.version(name) for name in _PACKAGES},
-            "cpu_s": _cpu_s(),
-            "spec": _settings(chosen[0]),
-            "base": known,
-            "verdicts": verdicts,
-            "lessons": lessons,
-        },
-    )
-    print(json.dumps(verdicts, indent=1))
+                lessons.sort(key=lambda lesson: (lesson["seed"], lesson["subject"]))
+                facts["cpu_s"] = _cpu_s()
+                # Hours of a slow machine are not lost with the last lesson.
+                _save(given.output, facts | {"verdicts": _verdicts(lessons), "lessons": lessons})
+    print(json.dumps(_verdicts(lessons), indent=1))
 
 
 def _of_the_base(lesson: Lesson, judge: Judge) -> dict[str, float]:
