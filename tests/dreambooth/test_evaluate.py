@@ -178,7 +178,6 @@ def trained(places: dict[str, Path], folder: Path, **changes: Any) -> Spec:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"lora": {"dora": True}},
         {"method": "full", "text_encoder": True},
         {"method": "lora+token", "identifier": "<cat>", "token": {"vectors": 2}, "ema": {"decay": 0.5}},
     ],
@@ -204,13 +203,16 @@ def test_a_checkpoint_makes_the_pictures_of_the_model_that_was_kept(
     assert min(np.abs(kept - base).max(), np.abs(kept - early).max()) > 3
 
 
-def test_the_checkpoints_of_a_run_give_curves_and_a_best_step(
-    places: dict[str, Path], tmp_path: Path
-) -> None:
-    spec = trained(places, tmp_path)
+@pytest.fixture(scope="module")
+def run(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    return trained(places, tmp_path_factory.mktemp("run"))
+
+
+def test_the_checkpoints_of_a_run_give_curves_and_a_best_step(run: Spec, tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
-    path.write_text(dump_spec(spec))
-    done = CliRunner().invoke(app, ["evaluate", str(path), "-s", "class_images=3", "--quiet"])
+    path.write_text(dump_spec(run))
+    arguments = ["evaluate", str(path), "-s", "class_images=3", "-o", str(tmp_path / "scores"), "--quiet"]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     content = scores_in(tmp_path / "scores")
     assert [(model["name"], model["step"]) for model in content["models"]] == [
@@ -223,23 +225,33 @@ def test_the_checkpoints_of_a_run_give_curves_and_a_best_step(
     assert content["best"]["best"] == max(list(margins)[1:], key=margins.__getitem__)
 
 
-def test_a_lora_is_put_onto_the_base(places: dict[str, Path], tmp_path: Path) -> None:
-    trained(places, tmp_path)
-    lora = tmp_path / "model" / "pytorch_lora_weights.safetensors"
-    spec = scored(places, tmp_path / "scores", models=[str(lora)], metrics=["dino"], prompts=PROMPTS[:1])
-    stages.run(spec)
-    base, with_lora = scores_in(tmp_path / "scores")["models"]
+def test_a_spec_that_only_trains_can_be_scored(places: dict[str, Path], run: Spec, tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(dump_spec(run.model_copy(update={"evaluate": None})))
+    keys = {"steps": 2, "width": 16, "height": 16, "metrics": '["pres"]', "dino": places["dino"]}
+    settings = [argument for key, value in keys.items() for argument in ("-s", f"{key}={value}")]
+    done = CliRunner().invoke(app, ["evaluate", str(path), *settings, "-o", str(tmp_path / "scores"), "-q"])
+    assert done.exit_code == 0, done.output
+    assert scores_in(tmp_path / "scores")["made_with"]["class_prompt"] == "a photo of a dog"
+
+
+def test_a_lora_is_put_onto_the_base(places: dict[str, Path], run: Spec, tmp_path: Path) -> None:
+    assert run.train is not None
+    lora = Path(run.train.output) / "pytorch_lora_weights.safetensors"
+    stages.run(scored(places, tmp_path, models=[str(lora)], metrics=["dino"], prompts=PROMPTS[:1]))
+    base, with_lora = scores_in(tmp_path)["models"]
     assert (with_lora["name"], with_lora["lora"]) == ("pytorch_lora_weights", str(lora))
     assert with_lora["scores"]["dino"] != base["scores"]["dino"]
-    with pytest.raises(SpecError, match=r"is a LoRA, but evaluate.base is missing"):
-        stages.run(scored(places, tmp_path / "two", models=[str(lora)], base=None))
 
 
 def test_a_checkpoint_without_its_record_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
-    spec = trained(places, tmp_path)
-    (tmp_path / "model" / "train.json").unlink()
+    checkpoint = tmp_path / "model" / "checkpoints" / "step-000002.ckpt"
+    with pytest.raises(ModelError, match=r"step-000002.ckpt: no such checkpoint"):
+        stages.run(scored(places, tmp_path / "scores", models=[str(checkpoint)]))
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     with pytest.raises(ModelError, match=r"step-000002.ckpt: no train.json in .*model"):
-        stages.run(spec, names=("evaluate",))
+        stages.run(scored(places, tmp_path / "scores", models=[str(checkpoint)]))
 
 
 def test_a_stopped_run_says_so(places: dict[str, Path], tmp_path: Path, stop: StopRequest) -> None:

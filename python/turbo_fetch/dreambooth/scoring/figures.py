@@ -104,12 +104,15 @@ def _level(metric: Metric, value: float, places: Sequence[Any], colour: str) -> 
 def _against_drift(models: Sequence[ModelScores], verdict: Verdict) -> Figure:
     before = models[0].scores["pres"]
     is_best = [model.name == verdict.best for model in models]
+    is_named = [best or number in {0, len(models) - 1} for number, best in enumerate(is_best)]
     points = {
         "type": "scatter",
         "mode": "lines+markers+text",
         "x": [round(metrics.drift(model.scores["pres"], before), 5) for model in models],
         "y": [round(model.scores[verdict.fidelity], 5) for model in models],
-        "text": [model.name for model in models],
+        # All names would lie on each other where a training has settled; the others are under the pointer.
+        "text": [model.name if named else "" for model, named in zip(models, is_named, strict=True)],
+        "customdata": [model.name for model in models],
         "textposition": "top center",
         "line": {"color": "@muted", "width": 1, "dash": "dot"},
         "marker": {
@@ -119,7 +122,7 @@ def _against_drift(models: Sequence[ModelScores], verdict: Verdict) -> Figure:
             "opacity": 1,
         },
         "cliponaxis": False,
-        "hovertemplate": "%{text}<br>drift %{x:.3f}, fidelity %{y:.3f}<extra></extra>",
+        "hovertemplate": "%{customdata}<br>drift %{x:.3f}, fidelity %{y:.3f}<extra></extra>",
     }
     return {
         "id": "drift",
