@@ -58,7 +58,8 @@ def _proof_verdicts(proof: Result) -> Iterable[str]:
             )
         of = f"{verdict['lessons_within']} of {proof['verdicts']['lessons']} lessons within"
         target = str(verdict["target"]).replace("<=", "≤").replace(">=", "≥")
-        yield f"| {name} | {target} | {measured}; {of} | {_met(verdict)} |"
+        said = name.replace("|", "\\|")
+        yield f"| {said} | {target} | {measured}; {of} | {_met(verdict)} |"
 
 
 def _step_figures(steps: Result) -> Iterable[str]:
