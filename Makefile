@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test lint format typecheck docs rust-test wheel bench ci clean
+.PHONY: help setup demo demo-dreambooth test lint format typecheck docs rust-test wheel bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -13,6 +13,9 @@ setup: $(VENV)/.built ## System packages, virtual environment, extension in rele
 
 demo: setup ## Build, serve real photographs on loopback, make a dataset of them, show it
 	$(BIN)/python examples/demo.py
+
+demo-dreambooth: setup ## Teach a small model a subject from four pictures, offline (some six CPU-minutes the first time)
+	$(BIN)/turbo-fetch demo dreambooth --cache .cache --output .cache/demo-dreambooth
 
 test: setup ## Run all tests, Rust and Python
 	$(MAKE) rust-test
