@@ -67,12 +67,16 @@ def configured(address: str) -> Iterator[None]:
     fsspec.config.conf["s3"] = settings
     # For the processes that are started meanwhile.
     variables = {f"FSSPEC_S3_{name.upper()}": value for name, value in settings.items()}
+    kept = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name in variables:
-            del os.environ[name]
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         fsspec.config.conf.clear()
         fsspec.config.conf.update(before)
         s3fs.S3FileSystem.clear_instance_cache()

@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,15 +140,11 @@ def _free_port() -> int:
 
 
 def _scraped(port: int, ended: threading.Event) -> str:
-    """Return what the endpoint says once a run has begun to listen there; nothing if it never does."""
+    """Return what the endpoint says once a run has something to say there; nothing if it never has."""
     while not ended.is_set():
-        try:
-            return _get(f"http://127.0.0.1:{port}/metrics")
-        except ConnectionRefusedError:
-            continue
-        except urllib.error.URLError as error:
-            if not isinstance(error.reason, ConnectionRefusedError):
-                raise
+        with suppress(urllib.error.URLError, ConnectionError):
+            if text := _get(f"http://127.0.0.1:{port}/metrics"):
+                return text
     return ""
 
 
