@@ -273,6 +273,15 @@ def test_secret_headers_do_not_follow_a_redirect_to_another_host() -> None:
         assert not set(second.received[0].headers) & {"authorization", "cookie", "x-api-key"}
 
 
+def test_a_header_that_the_spec_calls_secret_does_not_follow_a_redirect_either() -> None:
+    secret = {"headers": {"X-Own": "hush", "X-Reason": "test"}, "secret_headers": ["x-own"]}
+    with Origin({"a.jpg": b"x"}) as first, Origin({"a.jpg": b"y"}) as second:
+        attempt(first.url("a.jpg", "redirect_to", to=second.url("a.jpg")), **{**LIMITS, **secret})
+        assert first.received[0].headers["x-own"] == "hush"
+        assert second.received[0].headers["x-reason"] == "test"
+        assert "x-own" not in second.received[0].headers
+
+
 def test_secrets_of_an_address_are_not_in_what_is_derived_from_it() -> None:
     with Origin({"a.jpg": b"x"}) as origin:
         target = f"{origin.url('a.jpg')}?X-Amz-Signature=hush&w=3"

@@ -144,6 +144,14 @@ def test_what_robots_txt_disallows_is_not_asked_and_the_file_is_asked_for_once()
     ]
 
 
+def test_what_robots_txt_disallows_is_not_asked_under_a_user_name_either() -> None:
+    with Origin({**PICTURES, "robots.txt": b"User-agent: *\nDisallow: /never"}) as origin:
+        named = origin.url("never/a.jpg").replace("http://", "http://user:word@")
+        (fetched,) = fetch(LOOP, named, robots="respect")
+        assert origin.hits == {"/robots.txt": 1}
+    assert (fetched.outcome, fetched.detail) == (Outcome.ROBOTS, "robots.txt: Disallow: /never")
+
+
 def test_robots_txt_can_be_ignored_and_its_absence_allows() -> None:
     with Origin({**PICTURES, "robots.txt": b"User-agent: *\nDisallow: /"}) as origin:
         assert get(origin, "a.jpg", robots="ignore")[0].body == BODY

@@ -130,11 +130,10 @@ class Client:
         visited = {url}
         own_origin = url.origin() if wanted.own else None
         while True:
-            address = str(url)
-            origin = origin_of(address)
-            path = address[len(origin) :]
+            path = url.raw_path_qs
             rules = SILENT
             if self._asks_hosts:
+                origin = origin_of(str(url))
                 host = self.hosts.known(origin) or await self.hosts.learn(origin)
                 rules = host.rules
                 problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
@@ -193,10 +192,7 @@ class Client:
 
     def _own_headers(self, domain: str) -> dict[str, str] | None:
         """Return the headers that are for the host of a row alone: secrets, and those of its domain."""
-        preset = self.http.domains.get(domain) if self.http.domains else None
-        if preset is not None and preset.headers:
-            return {**self._secrets, **preset.headers}
-        return self._secrets or None
+        return {**self._secrets, **self.http.preset(domain).headers} or None
 
     async def _receive(
         self,

@@ -68,7 +68,7 @@ def request_headers(http: HttpSpec) -> CIMultiDict[str]:
         for name, value in table.items():
             if value == MASK:
                 raise SpecError(f"the request header {name} is masked ({MASK}); give its value, or ${{NAME}}")
-    headers.update({name: value for name, value in http.headers.items() if not is_secret_header(name)})
+    headers.update({name: value for name, value in http.headers.items() if not is_secret(name, http)})
     return headers
 
 

@@ -119,6 +119,9 @@ class DomainSpec(Table):
     """Request headers for this domain alone; never sent elsewhere."""
 
 
+_NO_PRESET = DomainSpec()
+
+
 class HttpSpec(Table):
     """`[fetch.http]`: how requests are made."""
 
@@ -185,6 +188,14 @@ class HttpSpec(Table):
                     f"domains: {domain!r} is no domain; expected one such as example.org, in lower case"
                 )
         return self
+
+    def preset(self, domain: str) -> DomainSpec:
+        """Return the preset of a registrable domain, an empty one if it has none."""
+        return self.domains.get(domain, _NO_PRESET)
+
+    def limit_of(self, preset: DomainSpec) -> int:
+        """Return the most requests that may be in flight to a domain with a preset, 0 for no limit."""
+        return preset.concurrency or self.per_domain
 
     @property
     def has_contact(self) -> bool:
