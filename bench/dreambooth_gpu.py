@@ -14,26 +14,20 @@ import json
 import sys
 import tempfile
 import threading
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.dreambooth_programs import PACKAGES, Task, one_run, ours, peer_script, the_peer
+from bench.dreambooth_programs import PACKAGES, Task, compared, one_run, peer_script
 from bench.machine import describe_machine, now, our_versions
 
 
 def main() -> None:
     given = _arguments()
     task = Task(given.base, given.subject, given.class_, given.resolution, 5e-6, "gpu", given.precision)
-    programs = [
-        ours("turbo-fetch"),
-        ours("turbo-fetch, compiled", compile=True),
-        the_peer("peer", given.peer),
-        the_peer("peer, text computed once", given.peer, "--pre_compute_text_embeddings"),
-    ]
+    programs = compared(given.peer)
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         for program in programs:
@@ -106,9 +100,8 @@ class _Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.is_set():
+        while not self._ended.wait(0.1):
             self.peak_bytes = max(self.peak_bytes, self._free_before - torch.cuda.mem_get_info()[0])
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,16 @@ def the_peer(name: str, script: Path, *flags: str) -> Program:
     return Program(name, command, losses)
 
 
+def compared(peer: Path) -> list[Program]:
+    """Return what is compared: the peer runs as its README says, and once more with the texts computed once."""
+    return [
+        ours("turbo-fetch"),
+        ours("turbo-fetch, compiled", compile=True),
+        the_peer("peer", peer),
+        the_peer("peer, text computed once", peer, "--pre_compute_text_embeddings"),
+    ]
+
+
 def one_run(
     program: Program, task: Task, steps: int, folder: Path, environment: dict[str, str]
 ) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.dreambooth_model import RESOLUTION, operations, write_model, write_pictures
-from bench.dreambooth_programs import PACKAGES, Task, one_run, ours, peer_script, the_peer
+from bench.dreambooth_programs import PACKAGES, Task, compared, one_run, peer_script
 from bench.machine import describe_machine, now, our_versions
 
 RESULT: Final = Path("bench/results/dreambooth-steps.json")
@@ -35,12 +35,7 @@ _LEARNING_RATE: Final = 1e-4
 def main() -> None:
     given = _arguments()
     machine, date = describe_machine(), now()
-    programs = [
-        ours("turbo-fetch"),
-        ours("turbo-fetch, compiled", compile=True),
-        the_peer("peer", given.peer),
-        the_peer("peer, text computed once", given.peer, "--pre_compute_text_embeddings"),
-    ]
+    programs = compared(given.peer)
     chosen = [program for program in programs if given.only in (None, program.name)]
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:

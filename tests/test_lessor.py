@@ -45,8 +45,6 @@ class World:
         self.now_s = 100.0
         self.lessor = Lessor(HTTP)
         self.workers = [Worker() for _ in range(workers)]
-        for number in range(workers):
-            self.lessor.started(number)
         self.dying: list[tuple[float, str, int]] = []
         self.last_start_s = dict.fromkeys(LIMITS, 0.0)
         self.most: Counter[str] = Counter()
@@ -119,7 +117,6 @@ class World:
         ends_s = self.now_s + LINGER_S
         self.dying += [(ends_s, name, count) for name, count in worker.in_flight.items()]
         self.lessor.ended(number, LINGER_S, self.now_s)
-        self.lessor.started(number)
         self.workers[number] = Worker()
 
     def wait(self, seconds: float) -> None:

@@ -56,8 +56,6 @@ def _measure(domains: list[str]) -> dict[str, float]:
     http = HttpSpec()
     lessor = Lessor(http)
     tenants = [Tenant(http) for _ in range(WORKERS)]
-    for number in range(WORKERS):
-        lessor.started(number)
     worker_s, parent_s, sizes = [], [], []
     for batch in range(BATCHES):
         number = batch % WORKERS

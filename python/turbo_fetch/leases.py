@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.spec import HttpSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +66,3 @@ class Grant:
     """One ticket, to be used after so many seconds from now."""
     rests: dict[str, Rest] = field(default_factory=dict)
     dead: dict[str, Dead] = field(default_factory=dict)
-
-
-def limit_of(http: HttpSpec, domain: str) -> int:
-    """Return the most requests that may be in flight to a domain, 0 for no limit."""
-    preset = http.domains.get(domain) if http.domains else None
-    return (preset.concurrency if preset is not None else None) or http.per_domain
-
-
-def delay_of(http: HttpSpec, domain: str) -> float | None:
-    """Return the seconds from start to start that the spec says, None if it leaves that to the domain."""
-    preset = http.domains.get(domain) if http.domains else None
-    return preset.delay_s if preset is not None else None

@@ -235,6 +235,20 @@ def test_a_spec_that_only_trains_can_be_scored(places: dict[str, Path], run: Spe
     assert scores_in(tmp_path / "scores")["made_with"]["class_prompt"] == "a photo of a dog"
 
 
+def test_a_spec_whose_fetch_stage_takes_secrets_from_the_environment_can_be_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(
+        '[fetch.input]\nurls = "list.txt"\n[fetch.http.headers]\nAuthorization = "${OF_THIS_TEST}"\n'
+        '[fetch.output]\npath = "out"\n[evaluate]\nmetrics = ["pres"]\nclass = "cat"\nprompts = ["a cat"]\n'
+    )
+    monkeypatch.setenv("OF_THIS_TEST", "Bearer t")
+    done = CliRunner().invoke(app, ["evaluate", str(path)])
+    assert done.exit_code == 2
+    assert "evaluate.models is missing" in done.stderr
+
+
 def test_a_lora_is_put_onto_the_base(places: dict[str, Path], run: Spec, tmp_path: Path) -> None:
     assert run.train is not None
     lora = Path(run.train.output) / "pytorch_lora_weights.safetensors"

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.usage import load_job
 
 
 def evaluate(
@@ -43,13 +44,12 @@ def evaluate(
     from turbo_fetch import stages
     from turbo_fetch.display import Display
     from turbo_fetch.spec import EvaluateSpec
-    from turbo_fetch.specfile import load_spec
 
     with clear_failures():
         overrides = [f"evaluate.{setting}" for setting in settings or ()]
         if output is not None:
             overrides.append(f"evaluate.output={output}")
-        loaded = load_spec(spec, overrides)
+        loaded = load_job(spec, overrides)
         if loaded.evaluate is None:
             # [train] alone says all that is needed.
             loaded = loaded.model_copy(update={"evaluate": EvaluateSpec()})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides, SpecPath
-from turbo_fetch.cli.usage import Json
+from turbo_fetch.cli.usage import Json, load_job
 
 
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
@@ -14,8 +12,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
     from turbo_fetch.care.plan_report import plan_run
     from turbo_fetch.cli.usage import show
     from turbo_fetch.lean import without_pandas
-    from turbo_fetch.specfile import load_spec
 
     with clear_failures():
         without_pandas()
-        show(plan_run(load_spec(spec, overrides or (), os.environ)), as_json)
+        show(plan_run(load_job(spec, overrides)), as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.usage import load_job
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a TOML file.", metavar="SPEC.TOML")]
 Overrides = Annotated[
@@ -33,10 +33,9 @@ def run(
     from turbo_fetch.lean import without_pandas
     from turbo_fetch.runners.processes import start_ahead
     from turbo_fetch.runners.shares import available_cores, worker_count
-    from turbo_fetch.specfile import load_spec
 
     with clear_failures(), _workers_ahead():
-        loaded = load_spec(spec, overrides or (), os.environ)
+        loaded = load_job(spec, overrides)
         if loaded.fetch is not None and loaded.engine.kind == "local":
             start_ahead(worker_count(loaded.engine, available_cores()))
         if not loaded.trains:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -10,6 +9,7 @@ import typer
 
 from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides, SpecPath
+from turbo_fetch.cli.usage import load_job
 
 if TYPE_CHECKING:
     from turbo_fetch.submission import Jobs
@@ -44,10 +44,8 @@ def submit(
     The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
     store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
     """
-    from turbo_fetch.specfile import load_spec
-
     with clear_failures():
-        loaded = load_spec(spec, overrides or (), os.environ)
+        loaded = load_job(spec, overrides)
         from turbo_fetch.submission import Jobs
 
         jobs = Jobs(address)

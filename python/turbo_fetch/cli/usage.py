@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
 
 import typer
@@ -56,20 +57,25 @@ def checked_format(name: str) -> OutputFormat:
     raise SpecError(f"--format {name!r}: unknown format; {hint}")
 
 
+def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:
+    """Return the spec in a file, as commands read it: with the variables of the environment. Raises SpecError."""
+    from turbo_fetch.specfile import load_spec
+
+    return load_spec(path, overrides or (), os.environ)
+
+
 def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     """Return the spec in a .toml file, or that of the dataset in a folder or at an fsspec URL.
 
     The spec of a dataset is as it was run, but for its output, which is where the dataset is now. Raises SpecError,
     and InputError if there is no dataset.
     """
-    from pathlib import Path
-
     from turbo_fetch.errors import InputError
-    from turbo_fetch.specfile import load_spec, read_spec
+    from turbo_fetch.specfile import read_spec
     from turbo_fetch.storage import Storage
 
     if place.endswith(".toml"):
-        return load_spec(Path(place), overrides, os.environ)
+        return load_job(Path(place), overrides)
     storage = Storage.open(place)
     spec = read_spec(storage, overrides, os.environ)
     if spec is None or spec.fetch is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final
 
 from PIL import Image
@@ -35,6 +36,7 @@ from turbo_fetch.dreambooth.scoring.page import REPORT, render
 from turbo_fetch.dreambooth.scoring.record import SCORES, as_json, made_with, read_scores
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.sources import read_pictures, subject_place
+from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
 from turbo_fetch.output_lock import locked
 from turbo_fetch.runners.stop import StopRequest
@@ -106,7 +108,10 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
     with locked(place):
         place.probe()
         real = _real_pictures(spec, evaluate, place, watcher)
-        sitters = [_sitter(evaluate, question, candidate, place) for candidate in found]
+        hash_of = partial(weights_of, hash_of=cache(model_hash))
+        sitters = [
+            _sitter(place, candidate, plan(evaluate, question, candidate, hash_of)) for candidate in found
+        ]
         facts = _facts(evaluate, question, real, sitters)
         if not any(sitter.missing for sitter in sitters) and place.exists(REPORT):
             before = read_scores(place, facts)
@@ -179,8 +184,7 @@ def _real_pictures(spec: Spec, evaluate: EvaluateSpec, place: Storage, watcher: 
     return read_pictures(folder, "subject", place.work, watcher.note)
 
 
-def _sitter(evaluate: EvaluateSpec, question: Question, candidate: Candidate, place: Storage) -> Sitter:
-    wanted = plan(evaluate, question, candidate)
+def _sitter(place: Storage, candidate: Candidate, wanted: Mapping[str, Settings]) -> Sitter:
     own = place.inside(f"{PICTURES}/{candidate.name}", place.work)
     found = review(own, wanted)
     for name, changes in found.different.items():
@@ -191,10 +195,13 @@ def _sitter(evaluate: EvaluateSpec, question: Question, candidate: Candidate, pl
     return Sitter(candidate, wanted, own, found.missing)
 
 
-def plan(evaluate: EvaluateSpec, question: Question, candidate: Candidate) -> dict[str, Settings]:
+def plan(
+    evaluate: EvaluateSpec, question: Question, candidate: Candidate, hash_of: Callable[[str], str]
+) -> dict[str, Settings]:
     """Return the settings of every picture of a model by its name: prompt by prompt, then those of the class.
 
-    The seeds are the same for all models, so that nothing but the weights makes a difference.
+    `hash_of` hashes the weights of a model. The seeds are the same for all models, so that nothing but the weights
+    makes a difference.
     """
     lora = candidate.lora
     shared: dict[str, Any] = {
@@ -202,9 +209,9 @@ def plan(evaluate: EvaluateSpec, question: Question, candidate: Candidate) -> di
             include={"negative", "scheduler", "steps", "guidance", "width", "height", "precision"}
         ),
         "model": candidate.model,
-        "model_hash": weights_of(candidate.model),
+        "model_hash": hash_of(candidate.model),
         "lora": lora,
-        "lora_hash": None if lora is None else weights_of(lora),
+        "lora_hash": None if lora is None else hash_of(lora),
     }
     wanted = {}
     if evaluate.measures("dino", "clip_i", "clip_t", "div"):

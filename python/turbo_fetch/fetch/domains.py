@@ -39,7 +39,7 @@ RowT = TypeVar("RowT")
 class Domain(Generic[RowT]):
     """State of one domain in a pool. `parked` is a heap of rows that wait for a place."""
 
-    preset: DomainSpec | None = None
+    preset: DomainSpec = field(default_factory=DomainSpec)
     spacing_s: float = 0.0
     """Seconds from one start to the next; 0 for none."""
     active: int = 0
@@ -60,8 +60,7 @@ class Domain(Generic[RowT]):
 
     def limit(self, http: HttpSpec) -> int:
         """Return the most requests that the spec allows."""
-        own = self.preset.concurrency if self.preset is not None else None
-        return own or http.per_domain or http.concurrency
+        return http.limit_of(self.preset) or http.concurrency
 
     def places(self, http: HttpSpec) -> int:
         """Return how many more requests may start now."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from turbo_fetch.leases import Dead, Demand, Grant, Rest, delay_of, limit_of
+from turbo_fetch.leases import Dead, Demand, Grant, Rest
 from turbo_fetch.spec import HttpSpec
 
 LAZY_S: Final = 0.5
@@ -197,8 +197,8 @@ class Tenant:
             return
 
     def _new(self, domain: str) -> Lease:
-        limit = limit_of(self._http, domain)
-        spacing_s = delay_of(self._http, domain) or 0.0
+        preset = self._http.preset(domain)
+        limit, spacing_s = self._http.limit_of(preset), preset.delay_s or 0.0
         lease = Lease(limit or self._http.concurrency, not (limit or spacing_s), spacing_s)
         self._leases[domain] = lease
         return lease

@@ -16,7 +16,7 @@ from turbo_fetch.fetch.fetched import Fetched
 from turbo_fetch.fetch.policy import refusal_s
 from turbo_fetch.fetch.rows import Row
 from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.leases import Grant, Rest, delay_of
+from turbo_fetch.leases import Grant, Rest
 from turbo_fetch.spec import HttpSpec
 
 LONGEST_CLOSED_S: Final = 86_400.0
@@ -38,8 +38,8 @@ class Traffic:
         """Return the state of a domain that has rows."""
         domain = self._domains.get(name)
         if domain is None:
-            preset = self._http.domains.get(name) if self._http.domains else None
-            domain = self._domains[name] = Domain(preset, delay_of(self._http, name) or 0.0)
+            preset = self._http.preset(name)
+            domain = self._domains[name] = Domain(preset, preset.delay_s or 0.0)
         if self._tenant is not None:
             domain.lease = self._tenant.lease(name)
             domain.spacing_s = domain.lease.spacing_s
@@ -86,7 +86,7 @@ class Traffic:
         Return whether a row that holds a place has to give it up, for it needs a ticket from now on.
         """
         domain = self._domains[name]
-        if domain.preset is not None and domain.preset.delay_s is not None:
+        if domain.preset.delay_s is not None:
             return False
         domain.spacing_s = min(asked_s, self._http.max_backoff_s)
         if self._tenant is not None:

@@ -13,11 +13,10 @@ from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
 from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.runners.supervisor import Listener, Supervisor
+from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
 from turbo_fetch.spec import HttpSpec
 
 STOP_GRACE_S: Final = 10.0
-TICK_S: Final = 0.25
 
 
 class Crew(Protocol):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbo_fetch.leases import Dead, Demand, Grant, Rest, delay_of, limit_of
+from turbo_fetch.leases import Dead, Demand, Grant, Rest
 from turbo_fetch.runners.leased_domain import LeasedDomain, Share, by_age, surplus
 from turbo_fetch.spec import HttpSpec
 
@@ -31,7 +31,6 @@ class Lessor:
     def __init__(self, http: HttpSpec) -> None:
         self._http = http
         self._domains: dict[str, LeasedDomain] = {}
-        self._workers: set[int] = set()
         self._grants: dict[int, Grant] = {}
         self._idle: set[str] = set()
         """Domains that nobody wants and of which something is remembered."""
@@ -44,10 +43,6 @@ class Lessor:
     def is_idle(self) -> bool:
         """Whether nothing is leased or remembered."""
         return not self._domains
-
-    def started(self, worker: int) -> None:
-        """Take note of a worker; one of the same number may have ended before."""
-        self._workers.add(worker)
 
     def grants(self) -> dict[int, Grant]:
         """Return what there is to send, by worker, and forget it."""
@@ -73,7 +68,6 @@ class Lessor:
 
     def ended(self, worker: int, lingers_s: float, now_s: float) -> None:
         """Take note that a worker is gone, whose requests may go on for `lingers_s`."""
-        self._workers.discard(worker)
         self._grants.pop(worker, None)
         for name, domain in list(self._domains.items()):
             share = domain.shares.pop(worker, None)
@@ -111,8 +105,9 @@ class Lessor:
     def _domain(self, name: str) -> LeasedDomain:
         domain = self._domains.get(name)
         if domain is None:
-            limit = limit_of(self._http, name) or self._http.concurrency
-            domain = LeasedDomain(limit, limit, delay_of(self._http, name) or 0.0)
+            preset = self._http.preset(name)
+            limit = self._http.limit_of(preset) or self._http.concurrency
+            domain = LeasedDomain(limit, limit, preset.delay_s or 0.0)
             self._domains[name] = domain
         return domain
 
@@ -153,7 +148,7 @@ class Lessor:
 
     def _introduce(self, worker: int, name: str, domain: LeasedDomain, now_s: float) -> None:
         """Tell a worker that is new to a domain what others have met there."""
-        if domain.spacing_s and delay_of(self._http, name) is None:
+        if domain.spacing_s and self._http.preset(name).delay_s is None:
             self._grant(worker).paces[name] = domain.spacing_s
         if domain.rest is not None and now_s < domain.rest_ends_s:
             left = Rest(domain.rest_ends_s - now_s, domain.rest.holds, domain.rest.is_closed)

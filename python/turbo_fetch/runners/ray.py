@@ -20,10 +20,9 @@ from turbo_fetch.runners.messages import Stop, ToWorker
 from turbo_fetch.runners.ray_cluster import Slot, alive_nodes, connected, slots, start_worker
 from turbo_fetch.runners.ray_worker import Ended
 from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.runners.supervisor import Listener, Supervisor
+from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
 from turbo_fetch.spec import EngineSpec, FetchSpec
 
-TICK_S: Final = 0.25
 STOP_GRACE_S: Final = 15.0
 CHECK_S: Final = 30.0
 """How long the workers that were started first may take to show that they can do the job, before those that have

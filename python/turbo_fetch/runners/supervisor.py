@@ -24,7 +24,7 @@ FRUITLESS_DEATHS: Final = 8
 """Deaths in a row without a single row done, after which something other than a picture is at fault."""
 
 TICK_S: Final = 0.25
-"""How often it is looked for what the time has come for."""
+"""How often it is looked for what the time has come for, in the supervisor and by the runners."""
 
 
 class Listener(Protocol):
@@ -80,7 +80,6 @@ class Supervisor:
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
-        self._lessor.started(worker)
 
     def letters(self) -> Iterable[tuple[int, Grant]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from html import escape
-from importlib.resources import files
 from typing import Any, Final
 
-from turbo_fetch import __version__
 from turbo_fetch.dreambooth.scoring.figures import figures
 from turbo_fetch.dreambooth.scoring.gallery import Gallery, Real
 from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, PromptScores, Scores, Verdict
-from turbo_fetch.monitor.report.document import asset, card, fill, plot_box, plotly_script, script_json
+from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.spec.dreambooth import Metric
 
 REPORT: Final = "report.html"
@@ -42,11 +37,7 @@ def render(
     plots = list(figures(models, verdict, real.scores))
     shown = verdict.best if verdict is not None else models[-1].name
     best = next(model for model in models if model.name == shown)
-    filled = {
-        "title": escape(f"Scores of {len(models)} models" if len(models) > 1 else f"Scores of {best.name}"),
-        "subtitle": escape(
-            f"turbo-fetch {__version__}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
-        ),
+    texts = {
         "cards": "".join(_cards(best, verdict)),
         "plots": "".join(plot_box(plot, wide=plot["id"] == "drift") for plot in plots),
         "rule": escape(f"best: {verdict.rule}" if verdict is not None else ""),
@@ -58,22 +49,11 @@ def render(
         ),
         "galleries": _galleries(models, galleries, shown, facts),
         "facts": _facts(facts),
-        "nonce": secrets.token_urlsafe(16),
     }
-    inlined = {
-        "css": asset("report.css"),
-        "own_css": _own("page.css"),
-        "plotly": plotly_script(),
-        "figures": script_json(plots),
-        "script": asset("report.js"),
-        "own_script": _own("page.js"),
-    }
-    return fill(_own("page.html"), inlined | {key: text.encode() for key, text in filled.items()})
-
-
-@cache
-def _own(name: str) -> bytes:
-    return files(__package__).joinpath(name).read_bytes()
+    css, template, script = (asset(f"page.{kind}", __package__) for kind in ("css", "html", "js"))
+    main = fill(template, {key: text.encode() for key, text in texts.items()})
+    title = f"Scores of {len(models)} models" if len(models) > 1 else f"Scores of {best.name}"
+    return Page(title, "scores", signature(), main, plots, css, script).render()
 
 
 def _cards(best: ModelScores, verdict: Verdict | None) -> Iterator[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import orjson
 
+from turbo_fetch import __version__
 from turbo_fetch.errors import TurboFetchError
 
 
@@ -23,9 +27,44 @@ def fill(template: bytes, values: Mapping[str, bytes]) -> bytes:
 
 
 @cache
-def asset(name: str) -> bytes:
-    """Return a file that lies beside this module."""
-    return files(__package__).joinpath(name).read_bytes()
+def asset(name: str, package: str = __package__) -> bytes:
+    """Return a file that lies beside the modules of a package."""
+    return files(package).joinpath(name).read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page with a theme to switch, and figures in the boxes of its `main`."""
+
+    title: str
+    kind: str
+    """What it is, for the title of the window."""
+    note: str
+    """Line below the title."""
+    main: bytes
+    """HTML of what is below the header."""
+    figures: Sequence[Mapping[str, Any]]
+    css: bytes = b""
+    script: bytes = b""
+
+    def render(self) -> bytes:
+        """Return the page as UTF-8 HTML. Its scripts run by nonce only."""
+        texts = {"title": self.title, "kind": self.kind, "note": self.note, "nonce": token_urlsafe(16)}
+        parts = {
+            "main": self.main,
+            "css": asset("report.css") + self.css,
+            "plotly": plotly_script(),
+            "figures": script_json(self.figures),
+            "script": asset("report.js") + self.script,
+        }
+        return fill(
+            asset("document.html"), parts | {name: escape(text).encode() for name, text in texts.items()}
+        )
+
+
+def signature() -> str:
+    """Return what made a page, and when."""
+    return f"turbo-fetch {__version__}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
 
 
 def plotly_script() -> bytes:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterator
 from html import escape
 from urllib.parse import urlsplit
 
-from turbo_fetch import __version__
-from turbo_fetch.monitor.report.document import asset, card, fill, plot_box, plotly_script, script_json
+from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Failed, Material, Shown
 from turbo_fetch.summary import human_bytes, human_time
@@ -19,23 +16,14 @@ def render(material: Material) -> bytes:
     """Return the page as UTF-8 HTML."""
     plots = list(figures(material))
     name = material.summary.path.rstrip("/").rpartition("/")[2]
-    filled = {
-        "title": escape(name),
-        "path": escape(material.summary.path),
-        "subtitle": escape(_subtitle()),
+    texts = {
         "cards": "".join(_cards(material)),
         "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
         "samples": "".join(map(_sample, material.samples)) or "<p>There are no pictures to show.</p>",
         "failures": _failures(material.failures),
-        "nonce": secrets.token_urlsafe(16),
     }
-    inlined = {
-        "css": asset("report.css"),
-        "plotly": plotly_script(),
-        "figures": script_json(plots),
-        "script": asset("report.js"),
-    }
-    return fill(asset("report.html"), inlined | {key: text.encode() for key, text in filled.items()})
+    main = fill(asset("report.html"), {key: text.encode() for key, text in texts.items()})
+    return Page(name, "report", f"{material.summary.path} · {signature()}", main, plots).render()
 
 
 def is_web_link(url: str) -> bool:
@@ -44,11 +32,6 @@ def is_web_link(url: str) -> bool:
         return urlsplit(url).scheme.lower() in {"http", "https"}
     except ValueError:
         return False
-
-
-def _subtitle() -> str:
-    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return f"turbo-fetch {__version__}, {written}"
 
 
 def _cards(material: Material) -> Iterator[str]:
