@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 import turbo_fetch
 from album import album
@@ -21,6 +22,7 @@ from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
+from turbo_fetch.monitor.view.server import Viewer
 from turbo_fetch.readers import StoredDataset, open_dataset
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
@@ -155,6 +157,12 @@ def _status(url: str, host: str | None = None) -> int:
 )
 def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str | None, status: int) -> None:
     assert _status(f"{address}{path}", host) == status
+
+
+async def test_a_picture_may_be_the_first_thing_asked_for(folder: Path) -> None:
+    application = Viewer(Storage.open(str(folder))).application()
+    async with TestClient(TestServer(application)) as client, client.get("/picture/0/0") as answer:
+        assert answer.status == 200
 
 
 def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:

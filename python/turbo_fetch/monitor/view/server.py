@@ -130,6 +130,7 @@ class Viewer:
         return {"rows": page.rows, "next": None if page.next is None else str(page.next)}
 
     def _shown(self, at: Cursor, small: bool) -> bytes | None:
+        self._refreshed()
         picture = self._pictures.find(at) if self._pictures is not None else None
         if picture is None:
             return None
