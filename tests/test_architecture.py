@@ -108,3 +108,12 @@ def test_importing_the_package_or_the_command_line_is_light() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stages_that_train_do_without_the_packages_of_fetching() -> None:
+    code = (
+        "import sys, turbo_fetch.stages, turbo_fetch.dreambooth.train\n"
+        "heavy = {'pyarrow', 'aiohttp', 'turbo_fetch.job'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import orjson
 
-from turbo_fetch.commit import STATS_SUFFIX
 from turbo_fetch.errors import OutputError
 from turbo_fetch.keys import shard_name
+from turbo_fetch.manifest import STATS_SUFFIX
 from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder, url_digest
 
 FOLDER: Final = f"{WORK_FOLDER}/attempts"

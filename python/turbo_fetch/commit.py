@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.keys import shard_name
 from turbo_fetch.ledger import LEDGER_SUFFIX, ledger_batch
+from turbo_fetch.manifest import STATS_SUFFIX, Record
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.samples import Samples, metadata_batch
@@ -26,10 +27,6 @@ from turbo_fetch.storage import Storage
 from turbo_fetch.writers import WrittenFile, write_shard
 from turbo_fetch.writers.tables import TableFile
 
-Record = dict[str, Any]
-"""A commit record: what a shard holds, and which files it has."""
-
-STATS_SUFFIX: Final = "_stats.json"
 HOSTS_KEPT: Final = 20
 
 

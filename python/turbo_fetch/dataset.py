@@ -11,10 +11,9 @@ import orjson
 
 from turbo_fetch.attempts import discard_attempts
 from turbo_fetch.card import delete_card
-from turbo_fetch.commit import Record
 from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.manifest import NAME as MANIFEST
-from turbo_fetch.manifest import Manifest
+from turbo_fetch.manifest import Manifest, Record
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.redaction import redact_tables

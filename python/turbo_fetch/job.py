@@ -9,11 +9,11 @@ from typing import Final, Protocol
 
 from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
-from turbo_fetch.commit import Record
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.deny import DenyList
 from turbo_fetch.duplicates import contents, urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
+from turbo_fetch.manifest import Record
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report import reported

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from turbo_fetch.commit import Record
+    from turbo_fetch.manifest import Record
     from turbo_fetch.spec import FetchSpec
     from turbo_fetch.spool import Spool
     from turbo_fetch.storage import Storage

@@ -18,11 +18,14 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from turbo_fetch.commit import STATS_SUFFIX, Record
 from turbo_fetch.output_errors import explained
 from turbo_fetch.storage import Entry, Storage
 
+Record = dict[str, Any]
+"""A commit record: what a shard holds, and which files it has."""
+
 NAME: Final = "manifest.jsonl"
+STATS_SUFFIX: Final = "_stats.json"
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final, Protocol, cast
 
-from turbo_fetch import job
 from turbo_fetch.errors import Interrupted, MissingExtra
 from turbo_fetch.monitor.link import tracked
 from turbo_fetch.runners.stop import StopRequest, stop_on_signals
@@ -114,6 +113,9 @@ def _records(spec: Spec, name: str) -> str | None:
 
 def _stage(name: str) -> Stage:
     if name == "fetch":
+        # Here, since it imports Arrow, which training has no use for: 70 MB.
+        from turbo_fetch import job
+
         return job.run
     try:
         module = import_module(_HOMES[name])

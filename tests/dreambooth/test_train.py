@@ -16,6 +16,7 @@ from training import Listener, fit, history, learned, training_spec, write_pictu
 from turbo_fetch.dreambooth import families, material
 from turbo_fetch.dreambooth.attention import set_attention
 from turbo_fetch.dreambooth.hardware import memory_explained, precision_of
+from turbo_fetch.dreambooth.module import DreamBooth
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,
@@ -136,6 +137,21 @@ def test_accumulated_passes_are_one_step(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, steps=3, accumulation=4)
     fit(spec)
     assert [entry["step"] for entry in history(tmp_path / "model")] == [1, 2, 3]
+
+
+def test_gradients_take_no_room_beside_the_activations_of_the_next_pass(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    losses = DreamBooth.losses
+
+    def watched(module: DreamBooth, *given: Any) -> Any:
+        kept.append(sum(parameter.grad is not None for parameter in module.parameters()))
+        return losses(module, *given)
+
+    monkeypatch.setattr(DreamBooth, "losses", watched)
+    fit(training_spec(base, tmp_path, steps=3, accumulation=2))
+    assert [count > 0 for count in kept] == [False, True] * 3
 
 
 def test_the_learning_rate_follows_its_schedule(base: Path, tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ import pyarrow as pa
 from turbo_fetch import __version__
 from turbo_fetch.card import write_card
 from turbo_fetch.care.steps import Progress, run_steps
-from turbo_fetch.commit import Record, Rows, ShardFiles, publish_shard
+from turbo_fetch.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.dataset import JOB, SPEC
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.keys import shard_name
-from turbo_fetch.manifest import Manifest
+from turbo_fetch.manifest import Manifest, Record
 from turbo_fetch.output_lock import locked
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard

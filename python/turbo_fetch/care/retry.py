@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 from turbo_fetch import attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.care.stored import shards_again, stored_results, write_spool
-from turbo_fetch.commit import Record, commit_shard
+from turbo_fetch.commit import commit_shard
 from turbo_fetch.dataset import refuse_changes
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, Interrupted, SpecError
 from turbo_fetch.job import Account
 from turbo_fetch.keys import shard_name
-from turbo_fetch.manifest import Manifest
+from turbo_fetch.manifest import Manifest, Record
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.output_lock import locked
 from turbo_fetch.readers import StoredDataset

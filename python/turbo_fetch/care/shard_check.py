@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from turbo_fetch.commit import STATS_SUFFIX, Record
 from turbo_fetch.errors import DatasetError, OutputError
 from turbo_fetch.ledger import LEDGER_SUFFIX
+from turbo_fetch.manifest import STATS_SUFFIX, Record
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
 from turbo_fetch.readers.tables import opened

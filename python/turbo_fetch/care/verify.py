@@ -17,9 +17,8 @@ from typing import Final
 from turbo_fetch import frames
 from turbo_fetch.care.shard_check import Level, Problem, ShardProblems, check_shard
 from turbo_fetch.care.steps import Progress, run_steps
-from turbo_fetch.commit import STATS_SUFFIX
 from turbo_fetch.manifest import NAME as MANIFEST
-from turbo_fetch.manifest import Manifest, read_manifest
+from turbo_fetch.manifest import STATS_SUFFIX, Manifest, read_manifest
 from turbo_fetch.output_lock import locked
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.runners.stop import StopRequest

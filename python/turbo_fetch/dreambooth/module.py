@@ -111,6 +111,8 @@ class DreamBooth(LightningModule):
         """Take an optimiser step, which ends one step of the history and of the mean."""
         rate = float(optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
+        optimizer.zero_grad()
         self.setup_.history.end_step(rate, self._over_devices)
         if self.ema is not None:
             self.ema.update()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import torch
+from lightning.fabric.utilities import cloud_io
 from lightning.pytorch import Callback, Trainer
 
 from turbo_fetch.dreambooth.checkpoint import WholeFiles
@@ -76,7 +77,7 @@ def quiet() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _local_folders():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.optim.lr_scheduler")
         try:
@@ -84,3 +85,18 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _local_folders() -> Iterator[None]:
+    """Tell Lightning that folders are local, as outputs of training are.
+
+    It would import the clients of all object stores that are installed, to see whether a folder is in one:
+    a second and 45 MB.
+    """
+    asked = cloud_io._is_object_storage
+    cloud_io._is_object_storage = lambda fs: False
+    try:
+        yield
+    finally:
+        cloud_io._is_object_storage = asked

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.commit import Record, Rows, ShardFiles, publish_shard
+from turbo_fetch.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.deny import hash_key
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
 from turbo_fetch.duplicates.places import ROW_BITS, Names, place, shard_of
 from turbo_fetch.errors import DatasetError, Interrupted
+from turbo_fetch.manifest import Record
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.readers import StoredDataset, open_dataset
 from turbo_fetch.readers.dataset import StoredShard

@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from turbo_fetch.commit import Record
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.ledger import LEDGER_SUFFIX
-from turbo_fetch.manifest import read_manifest, read_record
+from turbo_fetch.manifest import Record, read_manifest, read_record
 from turbo_fetch.readers.pictures import BESIDE_METADATA, Picture, picture_format
 from turbo_fetch.readers.tables import metadata_batches, opened, picture_column
 from turbo_fetch.samples import Samples
