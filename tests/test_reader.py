@@ -19,7 +19,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from object_store import configured, empty_bucket, filesystem, s3_server
@@ -282,6 +282,7 @@ json_rows = st.lists(
 
 
 @given(json_rows, st.sampled_from([None, 0, 2]), st.booleans())
+@example([{"url": MALFORMED_MARK, "caption": None}], None, False)
 @same_folder
 def test_json_reads_what_json_writers_write(
     tmp_path: Path, rows: list[dict[str, Any]], indent: int | None, ascii_only: bool

@@ -94,15 +94,20 @@ def _parsed(groups: Iterator[list[bytes]], file: str, columns: Columns) -> Itera
     is_first = True
     for lines in groups:
         for start in range(0, len(lines), BATCH_ROWS):
-            rows = [_row(line, columns.url) for line in lines[start : start + BATCH_ROWS]]
-            if is_first and all(str(row.get(columns.url)).startswith(MALFORMED_MARK) for row in rows):
+            batch = lines[start : start + BATCH_ROWS]
+            rows = [_row(line, columns.url) for line in batch]
+            if is_first and all(row is None for row in rows):
                 shown = lines[0][:60].decode("utf-8", "replace")
                 raise InputError(f"{file}: this is no list of JSON objects; it starts with {shown!r}")
             is_first = False
-            yield rows
+            yield [
+                _malformed(line, columns.url) if row is None else row
+                for line, row in zip(batch, rows, strict=True)
+            ]
 
 
-def _row(line: bytes, url_column: str) -> Row:
+def _row(line: bytes, url_column: str) -> Row | None:
+    """Return a line as a row, None if it is malformed."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -115,6 +120,10 @@ def _row(line: bytes, url_column: str) -> Row:
         return value
     if isinstance(value, str):
         return {url_column: value}
+    return None
+
+
+def _malformed(line: bytes, url_column: str) -> Row:
     return {url_column: MALFORMED_MARK + line.decode("utf-8", "replace")[:_SHOWN_CHARACTERS]}
 
 
