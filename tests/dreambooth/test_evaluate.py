@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from browser import browse
-from tiny_models import tiny_clip, tiny_dino, tiny_sd
+from tiny_models import TINY_MODELS, tiny_clip, tiny_dino, tiny_sd
 from training import Listener, fit, training_spec, write_pictures
 from turbo_fetch import stages
 from turbo_fetch.cli import app
@@ -175,32 +175,40 @@ def trained(places: dict[str, Path], folder: Path, **changes: Any) -> Spec:
     return parse_spec({"train": tables["train"], "evaluate": {**table, "output": str(folder / "scores")}})
 
 
+TOKEN = {"method": "lora+token", "identifier": "<cat>", "token": {"vectors": 2}}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("family", "changes"),
     [
-        {"method": "full", "text_encoder": True},
-        {"method": "lora+token", "identifier": "<cat>", "token": {"vectors": 2}, "ema": {"decay": 0.5}},
+        ("sd", {"method": "full", "text_encoder": True}),
+        ("sd", {**TOKEN, "ema": {"decay": 0.5}}),
+        ("sdxl", {"method": "lora", "text_encoder": True}),
+        ("sdxl", TOKEN),
+        ("sd3", {"method": "full"}),
+        ("sd3", {"method": "lora"}),
     ],
 )
 def test_a_checkpoint_makes_the_pictures_of_the_model_that_was_kept(
-    places: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
+    places: dict[str, Path], tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
-    spec = trained(places, tmp_path, **changes)
+    base = TINY_MODELS[family](tmp_path / "base")
+    spec = trained({**places, "base": base}, tmp_path, learning_rate=1e-2, **changes)
     assert spec.train is not None
     shots = [Shot("one", spec.train.caption(), 0)]
-    sampling = SamplingTable(steps=2, width=16, height=16)
+    sampling = SamplingTable(steps=2, width=16, height=16, scheduler="auto")
     model, lora = trained_model(spec, None, None, "model")
-    pipelines = [open_pipeline(place, sampling) for place in (model, str(places["base"]))]
+    pipelines = [open_pipeline(place, sampling) for place in (model, str(base))]
     if lora is not None:
         add_lora(pipelines[0], lora, 1.0)
     steps = (2, 4)
     pipelines += [open_pipeline(f"{tmp_path}/model/checkpoints/step-00000{n}.ckpt", sampling) for n in steps]
-    kept, base, early, last = (
+    kept, untrained, early, last = (
         np.asarray(next(iter(make_pictures(pipeline, sampling, shots)))[1], dtype=int)
         for pipeline in pipelines
     )
     assert np.abs(kept - last).max() <= 1
-    assert min(np.abs(kept - base).max(), np.abs(kept - early).max()) > 3
+    assert min(np.abs(kept - untrained).max(), np.abs(kept - early).max()) > 3
 
 
 @pytest.fixture(scope="module")
