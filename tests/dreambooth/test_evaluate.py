@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -116,6 +117,18 @@ def test_what_is_complete_is_not_scored_again(places: dict[str, Path], tmp_path:
     (tmp_path / "pictures" / "base" / "class-001.png").unlink()
     assert stages.run(scored(places, tmp_path, **changes)).text().endswith("1 pictures were made in this run")
     assert (tmp_path / "report.html").stat().st_mtime_ns > before
+
+
+def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"metrics": ["pres"], "models": [str(places["other"])]}
+    spec = scored(places, tmp_path, **changes).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spec["evaluate"]["output"] = "memory://scores"
+    for made in (4, 0):
+        assert stages.run(parse_spec(spec)).text().endswith(f"{made} pictures were made in this run")
+    files = fsspec.filesystem("memory")
+    assert json.loads(files.cat("/scores/scores.json"))["models"][1]["name"] == "other"
+    assert len(files.glob("/scores/pictures/*/class-*.png")) == 4
+    assert b"other" in files.cat("/scores/report.html")
 
 
 @pytest.mark.parametrize(
