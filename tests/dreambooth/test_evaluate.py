@@ -11,6 +11,8 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+import torchmetrics
+import torchvision
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -107,6 +109,55 @@ def test_models_are_scored_per_prompt_and_as_a_whole(places: dict[str, Path], tm
     assert other["scores"]["class_div"] == pytest.approx(float(1 - one[0] @ one[1]), abs=1e-5)
 
 
+@pytest.fixture
+def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Return an AlexNet of random weights, which is where torchvision looks for the trained one."""
+    torch.manual_seed(0)
+    network = torchvision.models.alexnet(weights=None)
+    # Only its convolutions are used: what follows takes no room in the file.
+    weights = {
+        name: value if name.startswith("features") else torch.zeros(1).expand(value.shape)
+        for name, value in network.state_dict().items()
+    }
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(weights, folder / torchvision.models.AlexNet_Weights.DEFAULT.url.rpartition("/")[2])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return network.features.eval()
+
+
+def _lpips(features: torch.nn.Module, one: Image.Image, other: Image.Image) -> float:
+    """Return LPIPS by its formula: equation 1 of arXiv 1801.03924."""
+    stored = Path(torchmetrics.functional.image.lpips.__file__).parent / "lpips_models" / "alex.pth"
+    heads = torch.load(stored, map_location="cpu")
+    mean, deviation = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    sides = [picture.resize((64, 64), Image.Resampling.BICUBIC) for picture in (one, other)]
+    pixels = torch.stack([torch.from_numpy(np.array(side)).float() / 127.5 - 1 for side in sides])
+    seen = ((pixels - mean) / deviation).permute(0, 3, 1, 2)
+    total, layer = 0.0, 0
+    for module in features:
+        seen = module(seen)
+        if isinstance(module, torch.nn.ReLU):
+            unit = torch.nn.functional.normalize(seen, dim=1)
+            difference = (unit[0] - unit[1]).square() * heads[f"lin{layer}.model.1.weight"][0]
+            total += float(difference.sum(dim=0).mean())
+            layer += 1
+    return total
+
+
+def test_diversity_may_be_measured_as_in_the_paper(
+    places: dict[str, Path], tmp_path: Path, alexnet: torch.nn.Module
+) -> None:
+    spec = scored(places, tmp_path, metrics=["lpips"], images=3)
+    stages.run(spec)
+    model = scores_in(tmp_path)["models"][1]
+    assert set(model["scores"]) == {"lpips"}
+    made = [Image.open(tmp_path / "pictures" / "other" / f"00001-00{n}.png").convert("RGB") for n in range(3)]
+    with torch.no_grad():
+        expected = np.mean([_lpips(alexnet, made[a], made[b]) for a, b in ((0, 1), (0, 2), (1, 2))])
+    assert model["prompts"][1]["scores"]["lpips"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_what_is_complete_is_not_scored_again(places: dict[str, Path], tmp_path: Path) -> None:
     changes: dict[str, Any] = {"metrics": ["pres"], "models": [str(places["other"])]}
     stages.run(scored(places, tmp_path, **changes))
@@ -168,6 +219,7 @@ def test_an_encoder_that_reads_no_text_is_refused(places: dict[str, Path], tmp_p
         ({"clip": "efficientnet-lite0"}, r"reads no text, but metrics has 'clip_t'"),
         ({"prompts": []}, r"evaluate.prompts"),
         ({"images": 1}, r"images is 1, but metrics has 'div'"),
+        ({"images": 1, "metrics": ["lpips"]}, r"images is 1, but metrics has 'lpips'"),
         ({"metrics": ["fid"]}, r"evaluate.metrics"),
     ],
 )

@@ -33,6 +33,7 @@ from turbo_fetch.dreambooth.scoring.measure import (
     see,
 )
 from turbo_fetch.dreambooth.scoring.page import REPORT, render
+from turbo_fetch.dreambooth.scoring.perceptual import distance_weights, open_distance
 from turbo_fetch.dreambooth.scoring.record import SCORES, as_json, made_with, read_scores
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.sources import read_pictures, subject_place
@@ -214,7 +215,7 @@ def plan(
         "lora_hash": None if lora is None else hash_of(lora),
     }
     wanted = {}
-    if evaluate.measures("dino", "clip_i", "clip_t", "div"):
+    if evaluate.measures("dino", "clip_i", "clip_t", "div", "lpips"):
         for row, prompt in enumerate(question.prompts):
             for number in range(evaluate.images):
                 seed = evaluate.seed + row * evaluate.images + number
@@ -230,6 +231,8 @@ def _facts(
     evaluate: EvaluateSpec, question: Question, real: Sequence[Picture], sitters: Sequence[Sitter]
 ) -> dict[str, Any]:
     weights = {name: encoder_weights(name) for name in _encoders_needed(evaluate).values()}
+    if evaluate.measures("lpips"):
+        weights["lpips"] = distance_weights()
     for sitter in sitters:
         settings = next(iter(sitter.wanted.values()))
         weights[sitter.candidate.name] = " ".join(filter(None, (settings.model_hash, settings.lora_hash)))
@@ -252,6 +255,7 @@ def _open_encoders(evaluate: EvaluateSpec) -> Encoders:
     return Encoders(
         open_encoder(needed["dino"], "evaluate.dino", device) if "dino" in needed else None,
         open_encoder(needed["clip"], "evaluate.clip", device, reads) if "clip" in needed else None,
+        open_distance(device) if evaluate.measures("lpips") else None,
     )
 
 
@@ -277,6 +281,11 @@ def _score(
         for is_class in (False, True)
     )
     prompts = prompt_scores(evaluate.metrics, see(encoders, pictures), subject) if pictures else []
+    if encoders.lpips is not None:
+        for row, prompt in enumerate(prompts):
+            prompt.scores["lpips"] = encoders.lpips(
+                pictures[row * evaluate.images : (row + 1) * evaluate.images]
+            )
     scores = mean_scores(prompts)
     if of_class and encoders.dino is not None and subject.real.dino is not None:
         scores |= class_scores(evaluate.metrics, encoders.dino.pictures(of_class), subject.real.dino)

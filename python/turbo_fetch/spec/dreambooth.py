@@ -23,7 +23,7 @@ Scheduler = Literal[
     "unipc",
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Metric = Literal["dino", "clip_i", "clip_t", "pres", "div", "class_div"]
+Metric = Literal["dino", "clip_i", "clip_t", "pres", "div", "class_div", "lpips"]
 Prompt = Annotated[str, Field(min_length=1)]
 
 OFFLINE = "efficientnet-lite0"
@@ -115,7 +115,7 @@ class EvaluateSpec(SamplingTable):
     """`paper`: the paper's 25 for objects; `paper-live`: its 25 for living subjects; or a list, or a text file with
     one prompt per line. `{identifier}` and `{class}` are replaced."""
     images: PositiveInt = 4
-    """Pictures per prompt; `div` needs at least two."""
+    """Pictures per prompt; `div` and `lpips` need at least two."""
     class_prompt: Prompt = "a photo of a {class}"
     """What the pictures of the class show."""
     class_images: PositiveInt = 16
@@ -130,7 +130,8 @@ class EvaluateSpec(SamplingTable):
     )
     """`dino` and `clip_i`: likeness to the real pictures; `clip_t`: likeness to the prompt; `pres`: likeness of the
     class to the subject, where less is better; `div` and `class_div`: how different pictures of one prompt, and of
-    the class, are."""
+    the class, are, by the features of `dino`; `lpips`: the former as the paper measures it, with weights that PyTorch
+    downloads."""
     dino: Prompt = "facebook/dino-vits16"
     """Encoder of `dino`, `pres`, `div` and `class_div`: a path, a hub id, or `efficientnet-lite0`, which needs no
     hub."""
@@ -146,7 +147,7 @@ class EvaluateSpec(SamplingTable):
                 f"clip is {OFFLINE!r}, which reads no text, but metrics has 'clip_t'; "
                 "expected a CLIP model, or metrics without 'clip_t'"
             )
-        for metric, key in (("div", "images"), ("class_div", "class_images")):
+        for metric, key in (("div", "images"), ("lpips", "images"), ("class_div", "class_images")):
             if metric in self.metrics and getattr(self, key) < 2:
                 raise ValueError(
                     f"{key} is 1, but metrics has {metric!r}, which compares pictures of one prompt; "

@@ -14,9 +14,9 @@ from turbo_fetch.spec.dreambooth import Metric
 
 Figure = dict[str, Any]
 
-_COLOURS: Final = ("@accent", "@good", "@bad")
+_COLOURS: Final = ("@accent", "@good", "@bad", "@muted")
 _LIKENESS: Final[tuple[Metric, ...]] = ("dino", "clip_i", "clip_t")
-_OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "div", "class_div")
+_OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "div", "class_div", "lpips")
 
 
 def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> Iterator[Figure]:
@@ -32,7 +32,7 @@ def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores
         places = figure["data"][0]["x"]
         figure["data"] += [
             _level(metric, real[metric], places, colour)
-            for metric, colour in zip(_LIKENESS, _COLOURS, strict=True)
+            for metric, colour in zip(_LIKENESS, _COLOURS, strict=False)
             if metric in real and len(models) > 1
         ]
         yield figure
@@ -53,7 +53,7 @@ def _curves(
     by_step = all(model.step is not None for model in models)
     places = [model.step if by_step else model.name for model in models]
     data = []
-    for metric, colour in zip(wanted, _COLOURS, strict=True):
+    for metric, colour in zip(wanted, _COLOURS, strict=False):
         if metric not in models[0].scores:
             continue
         is_best = [verdict is not None and model.name == verdict.best for model in models]

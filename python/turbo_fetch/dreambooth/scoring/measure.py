@@ -12,6 +12,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth import metrics
 from turbo_fetch.dreambooth.scoring.encoders import Encoder
+from turbo_fetch.dreambooth.scoring.perceptual import Distance
 from turbo_fetch.spec.dreambooth import Metric
 
 Scores = dict[Metric, float]
@@ -23,6 +24,7 @@ SPOKEN: Final[Mapping[Metric, str]] = {
     "pres": "PRES",
     "div": "DIV",
     "class_div": "class DIV",
+    "lpips": "LPIPS",
 }
 """The names that papers give the metrics."""
 _FIDELITY: Final[tuple[Metric, ...]] = ("dino", "clip_i")
@@ -30,10 +32,11 @@ _FIDELITY: Final[tuple[Metric, ...]] = ("dino", "clip_i")
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The encoders that the wanted metrics need; None for those that none of them does."""
+    """What the wanted metrics need; None for what none of them does."""
 
     dino: Encoder | None
     clip: Encoder | None
+    lpips: Distance | None = None
 
 
 @dataclass(frozen=True, slots=True)

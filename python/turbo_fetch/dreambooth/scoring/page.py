@@ -23,6 +23,7 @@ _MEANING: Final[Mapping[Metric, str]] = {
     "pres": "class like the subject; less is better",
     "div": "variety within a prompt",
     "class_div": "variety of the class",
+    "lpips": "variety within a prompt, as the paper has it",
 }
 
 
