@@ -101,10 +101,29 @@ def test_the_native_module_is_imported_in_few_places() -> None:
     }
 
 
-def test_importing_the_package_or_the_command_line_is_light() -> None:
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("turbo_fetch", "torch ray cv2 pyarrow aiohttp fsspec pydantic typer rich"),
+        # What is imported before the first worker is started.
+        ("turbo_fetch.cli", "torch ray cv2 pyarrow aiohttp fsspec pydantic typer rich numpy asyncio"),
+        ("turbo_fetch.cli.commands", "torch ray cv2 pyarrow aiohttp fsspec pydantic rich numpy"),
+        # What parent and worker of a job import, at least, before the first request.
+        ("turbo_fetch.job", "torch ray cv2 aiohttp fsspec importlib.metadata pydantic.plugin._loader"),
+        ("turbo_fetch.runners.worker", "torch ray cv2 fsspec importlib.metadata pydantic.plugin._loader"),
+        (
+            "turbo_fetch.monitor.process",
+            "torch ray cv2 pyarrow aiohttp fsspec pydantic typer rich numpy asyncio",
+        ),
+    ],
+)
+def test_importing_is_light(module: str, heavy: str) -> None:
     code = (
-        "import sys, turbo_fetch, turbo_fetch.cli\n"
-        "heavy = {'torch', 'ray', 'cv2', 'pyarrow', 'aiohttp', 'fsspec'} & set(sys.modules)\n"
+        "import sys\n"
+        "from turbo_fetch.lean import without_pandas\n"
+        "without_pandas()\n"
+        f"import {module}\n"
+        f"heavy = {set(heavy.split())!r} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

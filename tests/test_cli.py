@@ -14,6 +14,7 @@ import pytest
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
+from turbo_fetch.cli import will_fetch
 from turbo_fetch.spec import Spec
 from turbo_fetch.specfile import dump_spec
 
@@ -122,3 +123,53 @@ def test_spec_dumped_by_the_example_in_the_readme_is_valid(tmp_path: Path) -> No
     for block in blocks:
         spec = Spec.model_validate(tomllib.loads(block))
         assert Spec.model_validate(tomllib.loads(dump_spec(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "spec.toml"], True),
+        (["run", "--quiet", "spec.toml", "--set", "fetch.http.retries=0"], True),
+        (["run", "spec.toml", "--help"], False),
+        (["run", "cluster.toml"], False),
+        (["run", "train.toml"], False),
+        (["run", "torn.toml"], False),
+        (["run", "nowhere.toml"], False),
+        (["plan", "spec.toml"], False),
+        (["img2dataset", "--url_list=list.txt"], True),
+        (["img2dataset", "--url-list", "list.txt", "--print_spec"], False),
+        (["img2dataset", "--help"], False),
+        ([], False),
+    ],
+)
+def test_a_worker_is_started_ahead_for_what_fetches_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetch = '[fetch.input]\nurls = "list.txt"\n[fetch.output]\npath = "out"\n'
+    Path("spec.toml").write_text(fetch)
+    Path("cluster.toml").write_text(f'{fetch}[engine]\nkind = "ray"\n')
+    Path("train.toml").write_text('[train]\nbase = "model"\nsubject = "photos"\nclass = "dog"\n')
+    Path("torn.toml").write_text("[fetch")
+    assert will_fetch(arguments) is expected
+
+
+def test_a_worker_that_was_started_in_vain_is_ended(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text('[fetch.input]\nurls = "nowhere.txt"\n[fetch.output]\npath = "out"\n')
+    code = (
+        "import sys, psutil\n"
+        "from turbo_fetch.cli import main\n"
+        "from turbo_fetch.runners import processes\n"
+        f"sys.argv = ['turbo-fetch', 'run', {str(spec)!r}]\n"
+        "started = []\n"
+        "start = processes._start\n"
+        "processes._start = lambda: started.append(start()) or started[-1]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 2\n"
+        "assert len(started) == 1, started\n"
+        "assert not psutil.Process().children()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)

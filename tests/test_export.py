@@ -21,7 +21,7 @@ from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
 from turbo_fetch.care.export import Export, Part, Target, export, plan_targets
 from turbo_fetch.care.merge import merge
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
 from turbo_fetch.readers import Sample, open_dataset
 from turbo_fetch.readers.dataset import StoredShard

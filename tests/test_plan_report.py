@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.care.plan_report import picture_bytes, plan_run, time_limits
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import FetchSpec, ImageSpec, InputSpec, OutputSpec
 from turbo_fetch.specfile import dump_spec
 

@@ -20,7 +20,7 @@ from album import album
 from jobs import content_hashes, job_spec, manifest, write_list
 from origin import Origin
 from turbo_fetch.care.drift import drift_of
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.readers import open_dataset
 

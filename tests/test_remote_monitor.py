@@ -16,7 +16,7 @@ from album import album
 from jobs import job_spec, write_list
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 
 ALBUM = album(6, side=40)
 PLACE = "s3://data/set"

@@ -19,7 +19,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.specfile import parse_spec
 

@@ -8,7 +8,7 @@ import typer
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.img2dataset import help_text
 
 _CUT_SHORT = re.compile(r"^\* `([\w-]+)`: .*\.\.\.$", re.MULTILINE)

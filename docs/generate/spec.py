@@ -54,7 +54,7 @@ def _section(path: str, model: type[BaseModel], definitions: Mapping[str, Any]) 
         if not list(tables_of(field.annotation)):
             key = field.alias or name
             kind = _kind(properties[key], definitions)
-            yield f"| `{key}` | {kind} | {_default(field)} | {_meaning(field)} |"
+            yield f"| `{key}` | {kind} | {_default(field)} | {_meaning(properties[key])} |"
     yield ""
 
 
@@ -79,8 +79,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+def _meaning(schema: Mapping[str, Any]) -> str:
+    return " ".join(schema["description"].split()).replace("|", "\\|")
 
 
 def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -1,12 +1,25 @@
-"""From an address to the fsspec filesystem behind it, or one clear error."""
+"""From an address to the fsspec filesystem behind it, or one clear error.
+
+fsspec is imported for addresses that need it: it looks through the metadata of all installed packages for plugins.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import fsspec
+import os.path
+from pathlib import Path
+from typing import Any, Final
 
 from turbo_fetch.errors import PROTOCOL_EXTRAS, MissingExtra, TurboFetchError
+
+_NO_PATHS: Final = ("file:", "local:", "data:")
+
+
+def path_of(url: str) -> Path | None:
+    """Return the absolute path that an address without a protocol is, the home folder filled in; None for a URL."""
+    if not url or "://" in url or "::" in url or url.startswith(_NO_PATHS):
+        return None
+    # Unlike Path.expanduser, it leaves alone what names no user.
+    return Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
 
 
 def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> tuple[Any, str]:
@@ -17,6 +30,8 @@ def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> t
     """
     if not url:
         raise refused(f"{purpose} …: the address is empty; expected a path or an fsspec URL")
+    import fsspec
+
     try:
         filesystem, path = fsspec.url_to_fs(url)
     except ImportError as error:

@@ -1,9 +1,12 @@
-"""Processes that are turbo-fetch's own start light."""
+"""Processes that are turbo-fetch's own start light, and end so."""
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -25,3 +28,19 @@ def without_pandas() -> None:
     """
     if _NoPandas not in sys.meta_path:
         sys.meta_path.insert(0, _NoPandas)
+
+
+def with_few_threads() -> None:
+    """Have numpy start no threads for linear algebra; to be called before it is imported."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage while modules are imported, nor in them later: they stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

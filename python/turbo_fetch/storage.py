@@ -18,7 +18,7 @@ from typing import IO, Any, Final, cast
 
 from turbo_fetch.disk import replace_with, sync, sync_one
 from turbo_fetch.errors import OutputError, SpecError
-from turbo_fetch.filesystems import open_filesystem
+from turbo_fetch.filesystems import open_filesystem, path_of
 from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
@@ -52,6 +52,8 @@ class Storage(ABC):
         `spool` overrides where the work folder is. Raises SpecError for an unknown protocol, MissingExtra
         for one whose package is not installed.
         """
+        if (local := path_of(url)) is not None:
+            return LocalStorage(local, spool)
         filesystem, path = open_filesystem(url, "Output to", SpecError)
         if "file" in _protocols(filesystem):
             return LocalStorage(Path(path), spool)

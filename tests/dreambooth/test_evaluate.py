@@ -20,7 +20,7 @@ from browser import browse
 from tiny_models import TINY_MODELS, tiny_clip, tiny_dino, tiny_sd
 from training import Listener, fit, training_spec, write_pictures
 from turbo_fetch import stages
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth.models import trained_model
 from turbo_fetch.dreambooth.sampling import Shot, add_lora, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.scoring.encoders import open_encoder

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from tiny_models import tiny_sd, tiny_sd3
 from turbo_fetch import stages
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth import families, prior
 from turbo_fetch.dreambooth.export.lora import KOHYA_FILE, save_lora
 from turbo_fetch.dreambooth.learners import in_full

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from typer.testing import CliRunner
 
 from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.folder import save_folder
 from turbo_fetch.dreambooth.export.lora import DIFFUSERS_FILE, KOHYA_FILE, save_lora

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from turbo_fetch.cli import app
+from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.shapes import SUBJECTS, Figure, draw, placed
 

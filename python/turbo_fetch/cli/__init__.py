@@ -1,74 +1,51 @@
-"""The command line: one module per command, which imports what it needs when it runs, so that `--help` is instant."""
+"""The command line. Workers take longest to start, so what will need one starts it before it reads its arguments."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-import typer
-
-from turbo_fetch.cli.demo import demo
-from turbo_fetch.cli.doctor import doctor
-from turbo_fetch.cli.evaluate import evaluate
-from turbo_fetch.cli.export import export
-from turbo_fetch.cli.export_model import export_model
-from turbo_fetch.cli.generate import generate
-from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
-from turbo_fetch.cli.plan import plan
-from turbo_fetch.cli.refresh import refresh
-from turbo_fetch.cli.report import report
-from turbo_fetch.cli.retry import retry
-from turbo_fetch.cli.run import run
-from turbo_fetch.cli.schema import schema
-from turbo_fetch.cli.submit import job, submit
-from turbo_fetch.cli.verify import verify
-from turbo_fetch.cli.view import view
-
-app = typer.Typer(
-    name="turbo-fetch",
-    help="Image URL lists into training-ready datasets, and a few pictures into a personalised model.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from turbo_fetch import __version__
-
-        typer.echo(f"turbo-fetch {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Image URL lists into training-ready datasets, and a few pictures into a personalised model."""
-
-
-app.command()(run)
-app.command()(schema)
-app.command()(report)
-app.command()(view)
-app.command()(doctor)
-app.command()(submit)
-app.add_typer(job, name="job")
-app.command()(export)
-app.command(context_settings=CONTEXT)(img2dataset)
-app.command()(plan)
-app.command()(retry)
-app.command()(refresh)
-app.command()(verify)
-app.command()(generate)
-app.command()(evaluate)
-app.command()(export_model)
-app.add_typer(demo, name="demo")
+from turbo_fetch.lean import importing
+from turbo_fetch.runners.processes import end_ahead, start_ahead
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with _worker_ahead(sys.argv[1:]):
+        with importing():
+            from turbo_fetch.cli.commands import app
+        app()
+
+
+@contextmanager
+def _worker_ahead(arguments: Sequence[str]) -> Iterator[None]:
+    """Start a worker if the arguments look as if one were needed; end those that nobody came to need."""
+    try:
+        if will_fetch(arguments):
+            start_ahead(1)
+        yield
+    finally:
+        end_ahead()
+
+
+def will_fetch(arguments: Sequence[str]) -> bool:
+    """Guess from arguments whether they run a fetch stage on this machine; if they are wrong, others say so."""
+    match arguments:
+        case ["img2dataset", *options]:
+            names = {option.lstrip("-").partition("=")[0].replace("-", "_") for option in options}
+            return "url_list" in names and not names & {"help", "print_spec"}
+        case ["run", *rest] if "--help" not in rest:
+            return any(_fetches_here(Path(each)) for each in rest if each.endswith(".toml"))
+    return False
+
+
+def _fetches_here(spec: Path) -> bool:
+    try:
+        tables = tomllib.loads(spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    engine = tables.get("engine", {})
+    return "fetch" in tables and isinstance(engine, dict) and engine.get("kind", "local") == "local"

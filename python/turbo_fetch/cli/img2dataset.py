@@ -35,11 +35,15 @@ class Arguments:
 
 def img2dataset(context: typer.Context) -> None:
     """Do what `img2dataset` does with the same options; `img2dataset --help` lists them."""
-    from turbo_fetch import stages
-    from turbo_fetch.display import Display
-    from turbo_fetch.img2dataset import named, translate
-    from turbo_fetch.lean import without_pandas
-    from turbo_fetch.specfile import dump_spec
+    from turbo_fetch.lean import importing, with_few_threads, without_pandas
+
+    with importing():
+        without_pandas()
+        with_few_threads()
+        from turbo_fetch import stages
+        from turbo_fetch.display import Display
+        from turbo_fetch.img2dataset import named, translate
+        from turbo_fetch.specfile import dump_spec
 
     with clear_failures():
         arguments = parse_arguments(context.args)
@@ -53,7 +57,6 @@ def img2dataset(context: typer.Context) -> None:
         if arguments.print_spec:
             typer.echo(dump_spec(translation.spec), nl=False)
             return
-        without_pandas()
         with Display(sys.stderr, quiet=arguments.quiet) as display:
             summary = stages.run(translation.spec, display)
     typer.echo(summary.text())
@@ -134,9 +137,10 @@ def help_text() -> str:
         "and the key of a spec that it sets. docs/coming-from-img2dataset.md tells the differences.",
         "",
     ]
+    meanings = PeerOptions.meanings()
     for name, option in PeerOptions.model_fields.items():
         default = "required" if option.is_required() else repr(option.default)
-        meaning = " ".join((option.description or "").split()).replace("`", "")
+        meaning = " ".join(meanings[name].split()).replace("`", "")
         lines += [f"  --{name} ({default})", f"        {meaning}"]
     return "\n".join(
         [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -30,31 +28,23 @@ def run(
     Exit codes: 0 done; 1 done with a failure that you must see; 2 bad spec or usage; 130 interrupted, and
     resumable by the same command.
     """
-    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.lean import importing, with_few_threads, without_pandas
     from turbo_fetch.runners.processes import start_ahead
-    from turbo_fetch.runners.shares import available_cores, worker_count
 
-    with clear_failures(), _workers_ahead():
-        loaded = load_job(spec, overrides)
-        if loaded.fetch is not None and loaded.engine.kind == "local":
-            start_ahead(worker_count(loaded.engine, available_cores()))
-        if not loaded.trains:
-            without_pandas()
-        # These import pyarrow, while the workers do so too.
-        from turbo_fetch import stages
-        from turbo_fetch.display import Display
+    with clear_failures():
+        with importing():
+            loaded = load_job(spec, overrides)
+            if loaded.fetch is not None and loaded.engine.kind == "local":
+                from turbo_fetch.runners.shares import available_cores, worker_count
+
+                start_ahead(worker_count(loaded.engine, available_cores()))
+            if not loaded.trains:
+                without_pandas()
+                with_few_threads()
+            # These import pyarrow, while the workers do so too.
+            from turbo_fetch import stages
+            from turbo_fetch.display import Display
 
         with Display(sys.stderr, quiet=quiet) as display:
             summary = stages.run(loaded, display)
     typer.echo(summary.text())
-
-
-@contextmanager
-def _workers_ahead() -> Iterator[None]:
-    """End the workers that were started and not needed, because something is wrong with the job."""
-    from turbo_fetch.runners.processes import end_ahead
-
-    try:
-        yield
-    finally:
-        end_ahead()

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
-from fsspec.implementations.local import LocalFileSystem
-
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.filesystems import open_filesystem
+from turbo_fetch.filesystems import open_filesystem, path_of
 from turbo_fetch.spec import InputSpec
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -60,8 +58,10 @@ class ListFile:
     @property
     def local_path(self) -> Path | None:
         """The path on this machine, None if the file is elsewhere."""
-        filesystem, path = open_filesystem(self.url, READING, InputError)
-        return Path(path) if isinstance(filesystem, LocalFileSystem) else None
+        if (path := path_of(self.url)) is not None:
+            return path
+        filesystem, stripped = open_filesystem(self.url, READING, InputError)
+        return Path(stripped) if _is_local(filesystem) else None
 
 
 def find_lists(spec: InputSpec) -> list[ListFile]:
@@ -71,6 +71,9 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     a glob matches none that starts with `.`. Raises InputError if there are none, if a name does not tell
     its format, or if a folder holds several; MissingExtra if the protocol needs another package.
     """
+    local = path_of(spec.urls)
+    if local is not None and local.is_file():
+        return [_local_file(local, spec.format)]
     filesystem, path = open_filesystem(spec.urls, READING, InputError)
     with readable(spec.urls):
         # A long-lived process may have listed this place before.
@@ -166,7 +169,18 @@ def _format_of(url: str, wanted: str) -> tuple[ListFormat, str | None]:
 
 
 def _url_of(filesystem: Any, path: str) -> str:
-    return path if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(path))
+    return path if _is_local(filesystem) else str(filesystem.unstrip_protocol(path))
+
+
+def _is_local(filesystem: Any) -> bool:
+    return "file" in _protocols(filesystem)
+
+
+def _local_file(path: Path, wanted: str) -> ListFile:
+    kind, compression = _format_of(str(path), wanted)
+    with readable(str(path)), path.open("rb") as file:
+        size = path.stat().st_size
+        return ListFile(str(path), size, kind, compression, _fingerprint(file, size))
 
 
 def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compression: str | None) -> ListFile:
@@ -174,18 +188,19 @@ def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compressi
         info = filesystem.info(path)
         size = info.get("size")
         tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-        digest = hashlib.sha256(f"{size}\n".encode())
-        if tag and not isinstance(filesystem, LocalFileSystem):
-            digest.update(str(tag).encode())
+        if tag and not _is_local(filesystem):
+            fingerprint = hashlib.sha256(f"{size}\n{tag}".encode()).hexdigest()
         else:
-            for part in _head_and_tail(filesystem, path, size):
-                digest.update(part)
-    return ListFile(url, size, kind, compression, digest.hexdigest())
+            with filesystem.open(path, "rb") as file:
+                fingerprint = _fingerprint(file, size)
+    return ListFile(url, size, kind, compression, fingerprint)
 
 
-def _head_and_tail(filesystem: Any, path: str, size: int | None) -> Iterator[bytes]:
-    with filesystem.open(path, "rb") as file:
-        yield file.read(FINGERPRINT_BYTES)
-        if size is not None and size > FINGERPRINT_BYTES:
-            file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
-            yield file.read(FINGERPRINT_BYTES)
+def _fingerprint(file: IO[bytes], size: int | None) -> str:
+    """Return the digest of a file's size, start and end."""
+    digest = hashlib.sha256(f"{size}\n".encode())
+    digest.update(file.read(FINGERPRINT_BYTES))
+    if size is not None and size > FINGERPRINT_BYTES:
+        file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
+        digest.update(file.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()

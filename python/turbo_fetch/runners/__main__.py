@@ -1,9 +1,10 @@
 """`python -m turbo_fetch.runners DESCRIPTOR` is a worker process."""
 
-from turbo_fetch.lean import without_pandas
+from turbo_fetch.lean import importing, without_pandas
 
 without_pandas()
 
-from turbo_fetch.runners.worker import main  # noqa: E402 - imports pyarrow
+with importing():
+    from turbo_fetch.runners.worker import main
 
 main()

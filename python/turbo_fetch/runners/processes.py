@@ -28,21 +28,23 @@ _ahead: list[WorkerProcess] = []
 
 
 def start_ahead(count: int) -> None:
-    """Start workers whose job is not known yet; `start_process` hands them out first."""
-    _ahead.extend(_start() for _ in range(count))
+    """See that `count` workers are there whose job is not known yet; `start_process` hands them out first."""
+    while len(_ahead) < count:
+        _ahead.append(_start())
 
 
 def end_ahead() -> None:
-    """End the workers that nobody needed."""
+    """End the workers that nobody needed, who hold nothing yet."""
     while _ahead:
         process, descriptor = _ahead.pop()
-        os.close(descriptor)
+        process.kill()
         process.wait()
+        os.close(descriptor)
 
 
 def start_process() -> WorkerProcess:
     """Return a worker that waits for its Setup."""
-    return _ahead.pop() if _ahead else _start()
+    return _ahead.pop(0) if _ahead else _start()
 
 
 def _start() -> WorkerProcess:

@@ -119,7 +119,8 @@ class DomainSpec(Table):
     """Request headers for this domain alone; never sent elsewhere."""
 
 
-_NO_PRESET = DomainSpec()
+# Constructed, since to validate it would build a validator in every process.
+_NO_PRESET = DomainSpec.model_construct()
 
 
 class HttpSpec(Table):

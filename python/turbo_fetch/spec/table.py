@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 
 class Table(BaseModel):
     """One table of the spec: frozen, strict about names, documented from its docstrings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Return what each field means, by name: the docstring below it in the source.
+
+        Read when it is asked for; pydantic's `use_attribute_docstrings` would read it whenever a process starts.
+        """
+        import ast
+        import inspect
+
+        base = cls.__base__
+        inherited = base.meanings() if base is not None and issubclass(base, Table) else {}
+        (tree,) = ast.parse(inspect.getsource(cls)).body
+        assert isinstance(tree, ast.ClassDef)
+        return inherited | {
+            field.target.id: inspect.cleandoc(text.value.value)
+            for field, text in pairwise(tree.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            if isinstance(text.value.value, str)
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        for name, meaning in cls.meanings().items():
+            properties[cls.model_fields[name].alias or name]["description"] = meaning
+        return schema
