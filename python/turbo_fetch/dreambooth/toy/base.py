@@ -42,7 +42,7 @@ _MERGES: Final = 49_152 - 256 - 2
 class Recipe:
     """How a base is trained; the same recipe gives the same base on the same machine."""
 
-    vae_steps: int = 800
+    vae_steps: int = 1600
     vae_batch: int = 16
     steps: int = 2000
     batch: int = 32

@@ -78,6 +78,8 @@ def spec_of(lesson: Lesson) -> Spec:
             "learning_rate": 1e-3,
             "schedule": {"kind": "cosine"},
             "optimiser": {"weight_decay": 0.0},
+            # Else guidance goes on from what the model drew of no words before it learned, and bends the colours.
+            "pictures": {"caption_dropout": 0.1},
             "loss": {"snr_gamma": 5.0},
             "checkpoint_every": 1000,
             "sample_every": 0,
