@@ -66,4 +66,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.system
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 	$(BIN)/maturin develop --uv --release --quiet
+	$(BIN)/python -m compileall -q python/turbo_fetch
 	touch $@

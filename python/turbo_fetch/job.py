@@ -11,7 +11,7 @@ from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.deny import DenyList
-from turbo_fetch.duplicates import contents, urls
+from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
 from turbo_fetch.manifest import Record
 from turbo_fetch.monitor import trackers
@@ -87,8 +87,11 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                     account.resume(record)
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
                 runner.run(urls.marked(shards, known))
-            if contents.drop(fetch, storage, dataset, watcher, stop):
-                _recount(summary, dataset)
+            if {"hash", "phash"} & set(fetch.duplicates.by):
+                from turbo_fetch.duplicates import contents
+
+                if contents.drop(fetch, storage, dataset, watcher, stop):
+                    _recount(summary, dataset)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(summary)) from error

@@ -31,6 +31,8 @@ from turbo_fetch.tally import Tally
 from turbo_fetch.transform import Transform
 
 BATCH_PICTURES: Final = 64
+FIRST_PICTURES: Final = 16
+"""Pictures of a batch while no other one is in the works: the cores are idle until it comes."""
 BATCH_BYTES: Final = 16_000_000
 BATCH_WAIT_S: Final = 0.05
 DEATHS_TO_BLAME: Final = 3
@@ -187,7 +189,8 @@ class OpenShard:
             return
         self._pending.append((row, fetched))
         self._pending_bytes += len(fetched.body or b"")
-        if len(self._pending) >= BATCH_PICTURES or self._pending_bytes >= BATCH_BYTES:
+        most = BATCH_PICTURES if self._batches else FIRST_PICTURES
+        if len(self._pending) >= most or self._pending_bytes >= BATCH_BYTES:
             self._flush(journal)
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_WAIT_S, self._flush, journal)

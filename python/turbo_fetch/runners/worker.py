@@ -52,8 +52,8 @@ DEMAND_EVERY_S: Final = 0.02
 MAX_OPEN_ROWS: Final = 100_000
 MAX_OPEN_SHARDS: Final = 64
 GARBAGE_THRESHOLD: Final = 50_000
-TRANSFORMS_AT_ONCE: Final = 2
-"""Batches in the native code at once: the second keeps the cores busy while the first one ends."""
+TRANSFORMS_AT_ONCE: Final = 3
+"""Batches in the native code at once: two share the cores, and the third keeps them busy while those end together."""
 
 
 class Channel(Protocol):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Timer
+from typing import Final
 
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.watcher import Watcher
+
+PREPARED_AFTER_S: Final = 1.0
+"""By then the workers have begun; before, every import would delay them."""
 
 
 def write_report(storage: Storage) -> None:
@@ -27,14 +32,28 @@ def write_report(storage: Storage) -> None:
 def reported(track: TrackSpec, storage: Storage, watcher: Watcher) -> Iterator[None]:
     """Write the report when the context ends well or is interrupted, if the spec wants one.
 
-    A report that fails is told, and hurts nothing else.
+    A report that fails is told, and hurts nothing else. What it needs is imported meanwhile, while this process waits
+    for its workers.
     """
+    ahead = Timer(PREPARED_AFTER_S, _import_ahead)
+    ahead.daemon = True
+    if track.report:
+        ahead.start()
     try:
         yield
     except Interrupted:
         _try_to_write(track, storage, watcher)
         raise
+    finally:
+        ahead.cancel()
     _try_to_write(track, storage, watcher)
+
+
+def _import_ahead() -> None:
+    # Whoever writes the report meets the same error, and tells it.
+    with suppress(ImportError):
+        import turbo_fetch.monitor.report.material
+        import turbo_fetch.monitor.report.page  # noqa: F401
 
 
 def _try_to_write(track: TrackSpec, storage: Storage, watcher: Watcher) -> None:
