@@ -18,9 +18,14 @@ from typing import Final
 
 import pyarrow as pa
 
+Piece = bytes | memoryview
+"""A part of what is written; the length of a view is that in bytes."""
+
 PREAMBLE: Final = struct.Struct("<8s8s")
 MAGIC: Final = b"TFSPOOL1"
 ALIGNMENT: Final = 16
+MOST_PIECES: Final = 1024
+"""That one system call takes on Linux and macOS."""
 
 _HEAD: Final = struct.Struct("<IIB7x")
 _SEED: Final = struct.Struct("<8sQIB")
@@ -36,22 +41,24 @@ class Frame:
     end: int
 
 
-def _checksum(nonce: bytes, offset: int, kind: int, payload: memoryview) -> int:
-    return zlib.crc32(payload, zlib.crc32(_SEED.pack(nonce, offset, payload.nbytes, kind)))
+def _checksum(nonce: bytes, offset: int, kind: int, payload: Sequence[Piece], length: int) -> int:
+    checksum = zlib.crc32(_SEED.pack(nonce, offset, length, kind))
+    for piece in payload:
+        checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
-def encode(
-    nonce: bytes, offset: int, kind: int, payload: memoryview
-) -> tuple[list[bytes | memoryview], Frame]:
+def encode(nonce: bytes, offset: int, kind: int, payload: Sequence[Piece]) -> tuple[list[Piece], Frame]:
     """Return the pieces to write at byte `offset`, without copying the payload, and the frame they make.
 
-    Kinds are 1 to 255; a payload holds less than 4 GiB.
+    Kinds are 1 to 255; a payload holds less than 4 GiB in all.
     """
-    head = _HEAD.pack(payload.nbytes, _checksum(nonce, offset, kind, payload), kind)
+    length = sum(map(len, payload))
+    head = _HEAD.pack(length, _checksum(nonce, offset, kind, payload, length), kind)
     start = offset + _HEAD.size
-    stop = start + payload.nbytes
+    stop = start + length
     padding = -stop % ALIGNMENT
-    return [head, payload, bytes(padding)], Frame(kind, start, stop, stop + padding)
+    return [head, *payload, bytes(padding)], Frame(kind, start, stop, stop + padding)
 
 
 def walk(content: memoryview, nonce: bytes, offset: int) -> Iterator[Frame]:
@@ -64,7 +71,7 @@ def walk(content: memoryview, nonce: bytes, offset: int) -> Iterator[Frame]:
         if kind == 0 or end > content.nbytes:
             return
         with content[start:stop] as payload:
-            if _checksum(nonce, offset, kind, payload) != checksum:
+            if _checksum(nonce, offset, kind, [payload], length) != checksum:
                 return
         yield Frame(kind, start, stop, end)
         offset = end
@@ -88,11 +95,11 @@ class Mapped:
         self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def write_at(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
+def write_at(descriptor: int, pieces: Sequence[Piece], offset: int) -> None:
     """Write all pieces at `offset`: one system call, more only if the kernel takes less than all of it."""
     left = [memoryview(piece) for piece in pieces]
     while left:
-        written = os.pwritev(descriptor, left, offset)
+        written = os.pwritev(descriptor, left[:MOST_PIECES], offset)
         offset += written
         while left and written >= left[0].nbytes:
             written -= left.pop(0).nbytes

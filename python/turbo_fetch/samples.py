@@ -35,7 +35,7 @@ class Samples(NamedTuple):
     """Rows of a shard, ready to be written: metadata, and the picture, null where there is none."""
 
     metadata: pa.RecordBatch
-    image: pa.BinaryArray
+    image: pa.BinaryArray | pa.BinaryViewArray
     original_format: pa.StringArray
 
 
@@ -130,7 +130,7 @@ def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.Str
 
 
 def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
-    """Return the source rows of the indices `rows`, in that order, without a copy where they are a range."""
+    """Return the rows at the indices `rows` of a batch, in that order, without a copy where they are a range."""
     if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
         if int(rows[-1]) >= source.num_rows:
             raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
@@ -140,12 +140,18 @@ def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.Reco
     )
 
 
+def rows_where(batch: pa.RecordBatch, condition: pa.BooleanArray) -> pa.RecordBatch:
+    """Return the rows of a batch for which the condition, which has no nulls, holds."""
+    kept = np.flatnonzero(condition.to_numpy(zero_copy_only=False))
+    return source_rows(batch, kept.astype(np.uint32))
+
+
 def _take(values: pa.Array, rows: npt.NDArray[np.uint32]) -> pa.Array:
     try:
         return values.take(pa.array(rows))
     except pa.ArrowNotImplementedError:
-        # Arrow cannot take from views yet; results come in row order, so that this is never the common case.
-        return pa.concat_arrays([values.slice(row, 1) for row in rows.tolist()])
+        # Arrow cannot take from views yet.
+        return pa.concat_arrays([values.slice(0, 0), *(values.slice(row, 1) for row in rows.tolist())])
 
 
 def _source_columns(source: pa.Schema) -> list[str]:

@@ -25,13 +25,13 @@ TRANSFORMED: Final = pa.schema(
         pa.field("exif", pa.string()),
         pa.field("digest", pa.string()),
         pa.field("phash", pa.string()),
-        pa.field("image", pa.binary()),
+        pa.field("image", pa.binary_view()),
     ]
 )
-"""What the native transform returns, one record per body, in the order given.
+"""What the transform returns, one record per body, in the order given.
 
-`image` is null unless `outcome` is success. `digest` is over the original bytes, in lower-case hex; `phash` is the
-perceptual hash in 16 hex digits.
+`image` is null unless `outcome` is success; a body that is kept as it came is referred to, not copied. `digest` is over
+the original bytes, in lower-case hex; `phash` is the perceptual hash in 16 hex digits.
 Widths and heights are in pixels, the original ones before EXIF orientation is applied.
 """
 

@@ -23,10 +23,11 @@ from turbo_fetch import frames
 from turbo_fetch.errors import OutputError, OutputExists
 from turbo_fetch.output_errors import write_error
 from turbo_fetch.schema import RESULTS
+from turbo_fetch.spool_batch import batch_pieces, parse_batch
 from turbo_fetch.spool_index import Index
-from turbo_fetch.spool_reader import parse_batch, sorted_batches
+from turbo_fetch.spool_reader import sorted_batches
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 LOCK_WAIT_S: Final = 10.0
 IDENTITY_BYTES: Final = 4096
 UNMAP_EVERY_BYTES: Final = 32 << 20
@@ -86,11 +87,11 @@ class Spool:
     def intend(self, rows: Sequence[int]) -> None:
         """Record that `rows` enter the transform now, so that a picture that kills the process is found."""
         if rows:
-            self._write(_INTENT, memoryview(np.asarray(rows, np.uint32).tobytes()))
+            self._write(_INTENT, [np.asarray(rows, np.uint32).tobytes()])
             self._index.enter(list(rows))
 
     def append(self, results: pa.RecordBatch) -> None:
-        """Append `results` (:data:`RESULTS`, any order of rows), whole or not at all, in one write.
+        """Append `results` (:data:`RESULTS`, any order of rows), whole or not at all, from where they lie.
 
         Raises ValueError for a row that is in the spool already or outside of the shard, OutputError if it
         cannot be written, for instance because the disk is full; the spool then is as it was.
@@ -100,13 +101,14 @@ class Spool:
         problem = self._index.problem_with(results.column("row").to_numpy())
         if problem is not None:
             raise ValueError(f"{self.path}: {problem}")
-        frame = self._write(_BATCH, memoryview(results.serialize()))
+        frame = self._write(_BATCH, batch_pieces(results))
         self._index.add(frame, results)
 
     def sorted_batches(self, rows_per_batch: int = 256) -> Iterator[pa.RecordBatch]:
         """Yield the results sorted by row, in batches of at most `rows_per_batch` rows and about 16 MB.
 
-        The file is mapped, and let go of behind every batch, so that memory stays flat however large it is.
+        Images are views of the file, which is mapped, and stay valid for as long as they are referred to. The pages
+        are let go of behind every batch, so that memory stays flat however large the file is.
         """
         return sorted_batches(self._descriptor, self._index, rows_per_batch)
 
@@ -115,7 +117,7 @@ class Spool:
         if self._index.in_transform:
             # A full disk at the end costs only that these rows are tried alone next time.
             with suppress(OutputError):
-                self._write(_CLOSED, memoryview(b""))
+                self._write(_CLOSED, [])
             self._index.leave()
         self._release()
 
@@ -127,9 +129,11 @@ class Spool:
     def _release(self) -> None:
         # A call that comes too late must fail, not write into whatever file has the number by then.
         descriptor, self._descriptor = self._descriptor, -1
+        # A mapping that pictures still refer to keeps the file open, and would keep the lock.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
-    def _write(self, kind: int, payload: memoryview) -> frames.Frame:
+    def _write(self, kind: int, payload: Sequence[frames.Piece]) -> frames.Frame:
         if self._descriptor < 0:
             raise ValueError(f"{self.path} is closed")
         pieces, frame = frames.encode(self._nonce, self._end, kind, payload)
@@ -188,7 +192,7 @@ def _create(path: Path, descriptor: int, identity: dict[str, object]) -> Spool:
         frames.write_at(descriptor, [frames.PREAMBLE.pack(frames.MAGIC, nonce)], 0)
     except OSError as error:
         raise write_error(error, str(path), frames.PREAMBLE.size) from error
-    spool._write(_IDENTITY, memoryview(orjson.dumps(identity)))
+    spool._write(_IDENTITY, [orjson.dumps(identity)])
     return spool
 
 
@@ -208,7 +212,7 @@ def _recover(path: Path, descriptor: int, identity: dict[str, object]) -> Spool 
     os.ftruncate(descriptor, end)
     spool = Spool(path, descriptor, nonce, end, index)
     index.died()
-    spool._write(_OPENED, memoryview(b""))
+    spool._write(_OPENED, [])
     return spool
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from turbo_fetch import frames
+from turbo_fetch.binaries import lengths
 
 
 class Index:
@@ -37,7 +37,7 @@ class Index:
         self.done[rows] = True
         self.frame[rows] = len(self.frames)
         self.place[rows] = np.arange(rows.size, dtype=np.uint32)
-        self.image_bytes[rows] = pc.fill_null(pc.binary_length(results.column("image")), 0).to_numpy()
+        self.image_bytes[rows] = lengths(results.column("image"))
         self.frames.append(frame)
         for row in rows.tolist():
             self.in_transform.discard(row)

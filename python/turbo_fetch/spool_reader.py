@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch import frames
+from turbo_fetch.binaries import Blob, blobs, view_array
 from turbo_fetch.schema import RESULTS
+from turbo_fetch.spool_batch import parse_batch
 from turbo_fetch.spool_index import Index
 
 OUTPUT_BATCH_BYTES: Final = 16 << 20
 PARSED_FRAMES: Final = 256
-
-_HUGE_PAGES: Final = getattr(mmap, "MADV_HUGEPAGE", None)
-"""Linux has them, unless its kernel was built without; the advice then fails, which does no harm."""
 
 _SMALL_COLUMNS: Final = [name for name in RESULTS.names if name != "image"]
 
@@ -36,9 +33,11 @@ def sorted_batches(descriptor: int, index: Index, rows_per_batch: int) -> Iterat
             mapped.let_go()
 
 
-def parse_batch(content: pa.Buffer, frame: frames.Frame) -> pa.RecordBatch:
-    """Return the batch in `frame`, whose buffers are views of `content`."""
-    return pa.ipc.read_record_batch(content.slice(frame.start, frame.stop - frame.start), RESULTS)
+class _Parsed(NamedTuple):
+    """A batch as it lies in the file, its pictures apart: Arrow cannot take from views yet."""
+
+    small: pa.RecordBatch
+    images: list[Blob | None]
 
 
 class _FrameReader:
@@ -47,60 +46,38 @@ class _FrameReader:
     def __init__(self, mapped: frames.Mapped, index: Index) -> None:
         self._mapped = mapped
         self._index = index
-        self._parsed: dict[int, pa.RecordBatch] = {}
+        self._parsed: dict[int, _Parsed] = {}
 
     def gather(self, rows: npt.NDArray[np.intp]) -> pa.RecordBatch:
-        """Return one batch of `rows` in the order given; image bytes are copied once, in that order."""
+        """Return one batch of `rows` in the order given; images stay where they are in the file."""
         which, where = self._index.frame[rows], self._index.place[rows]
         order = np.argsort(which, kind="stable")
         parts = [
-            self._batch(int(which[group[0]])).select(_SMALL_COLUMNS).take(pa.array(where[group]))
+            self._batch(int(which[group[0]])).small.take(pa.array(where[group]))
             for group in np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
         ]
         back = np.empty(order.size, np.int64)
         back[order] = np.arange(order.size)
         small = pa.concat_batches(parts).take(pa.array(back))
         images = [
-            self._image(frame, place) for frame, place in zip(which.tolist(), where.tolist(), strict=True)
+            self._batch(frame).images[place]
+            for frame, place in zip(which.tolist(), where.tolist(), strict=True)
         ]
-        columns = [*small.columns, _binary_array(images)]
+        columns = [*small.columns, view_array(images)]
         names = [*_SMALL_COLUMNS, "image"]
         return pa.RecordBatch.from_arrays(
             [columns[names.index(name)] for name in RESULTS.names], schema=RESULTS
         )
 
-    def _batch(self, number: int) -> pa.RecordBatch:
-        batch = self._parsed.pop(number, None)
-        if batch is None:
+    def _batch(self, number: int) -> _Parsed:
+        parsed = self._parsed.pop(number, None)
+        if parsed is None:
             batch = parse_batch(self._mapped.buffer, self._index.frames[number])
+            parsed = _Parsed(batch.select(_SMALL_COLUMNS), blobs(batch.column("image")))
             if len(self._parsed) >= PARSED_FRAMES:
                 self._parsed.pop(next(iter(self._parsed)))
-        self._parsed[number] = batch
-        return batch
-
-    def _image(self, frame: int, place: int) -> memoryview | None:
-        scalar = self._batch(frame).column("image")[place]
-        return memoryview(scalar.as_buffer()) if scalar.is_valid else None
-
-
-def _binary_array(values: list[memoryview | None]) -> pa.BinaryArray:
-    """Return an array of `values`, copied into memory that goes back to the system when it is freed.
-
-    Arrow's allocator was seen to keep blocks of this size: 1.5 GB after 1.5 GB of pictures went through it. In small
-    pages, half of the time was spent on page faults.
-    """
-    lengths = np.array([0 if value is None else value.nbytes for value in values], np.int64)
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    target = mmap.mmap(-1, max(int(offsets[-1]), 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if _HUGE_PAGES is not None:
-        with suppress(OSError):
-            target.madvise(_HUGE_PAGES)
-    for start, value in zip(offsets.tolist(), values, strict=False):
-        if value is not None:
-            target[start : start + value.nbytes] = value
-    valid = np.packbits([value is not None for value in values], bitorder="little")
-    buffers = [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(target)]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(values), buffers)
+        self._parsed[number] = parsed
+        return parsed
 
 
 def _cuts(image_bytes: npt.NDArray[np.uint32], most_rows: int) -> Iterator[slice]:

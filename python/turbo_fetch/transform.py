@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from turbo_fetch import _native
+from turbo_fetch.binaries import blobs, view_array
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.schema import TRANSFORMED
 
@@ -71,14 +72,19 @@ class Transform:
         """
         batch = pa.record_batch(self._native.run(list(bodies), list(boxes)))
         foreign = [row for row, outcome in enumerate(batch["outcome"].to_pylist()) if outcome == FOREIGN]
-        if not foreign:
-            return batch
+        if foreign:
+            batch = self._with_foreign(foreign, batch, bodies, boxes)
+        return _with_bodies(batch, bodies)
+
+    def _with_foreign(
+        self, foreign: Sequence[int], batch: pa.RecordBatch, bodies: Sequence[bytes], boxes: Sequence[Boxes]
+    ) -> pa.RecordBatch:
         finished = {
             row: self._finish(bodies[row], batch.slice(row, 1), boxes[row] if boxes else ())
             for row in foreign
         }
         parts = [finished.get(row, batch.slice(row, 1)) for row in range(batch.num_rows)]
-        return pa.Table.from_batches(parts, TRANSFORMED).combine_chunks().to_batches()[0]
+        return pa.concat_batches(parts)
 
     def _finish(self, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
         pixels = decode_with_opencv(body)
@@ -121,4 +127,14 @@ def _rejected(record: pa.RecordBatch, outcome: Outcome, reason: str) -> pa.Recor
     columns = {name: record[name] for name in record.schema.names}
     columns["outcome"] = pa.array([outcome.number], pa.uint8())
     columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {reason}"])
-    return pa.record_batch(list(columns.values()), schema=TRANSFORMED)
+    return pa.record_batch(list(columns.values()), schema=record.schema)
+
+
+def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[bytes]) -> pa.RecordBatch:
+    """Return the batch with the bodies that are kept as they came: the native module copies none, but leaves a null."""
+    rows = zip(batch["outcome"].to_pylist(), blobs(batch["image"]), bodies, strict=True)
+    images = [
+        body if image is None and outcome == Outcome.SUCCESS.number else image
+        for outcome, image, body in rows
+    ]
+    return pa.record_batch([*batch.columns[:-1], view_array(images)], schema=TRANSFORMED)

@@ -35,6 +35,7 @@ from turbo_fetch.readers.dataset import StoredShard, stored_shard
 from turbo_fetch.readers.tables import opened
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.samples import rows_where, source_rows
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool import Spool
 from turbo_fetch.storage import Storage
@@ -91,7 +92,7 @@ class RefreshedShard:
         path = work / f"{self.shard.name}.refresh.spool"
         if not path.exists():
             failed = (
-                batch.filter(pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
+                rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
                 for batch in stored_results(self.dataset, self.shard)
             )
             write_spool(path, self.shard, self.rows_digest, failed)
@@ -153,7 +154,7 @@ class RefreshedShard:
             place += old.num_rows
             taken = np.array([drift in self.choice.applied for drift in found])
             both = pa.concat_batches([old, new])
-            yield both.take(pa.array(np.arange(old.num_rows) + taken * old.num_rows))
+            yield source_rows(both, (np.arange(old.num_rows) + taken * old.num_rows).astype(np.uint32))
 
 
 @dataclass(slots=True)

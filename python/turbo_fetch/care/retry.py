@@ -34,6 +34,7 @@ from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard, stored_shard
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.samples import rows_where
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool import Spool, spool_identity
 from turbo_fetch.storage import Storage
@@ -201,4 +202,4 @@ def _begun_shards(dataset: StoredDataset, fetch: FetchSpec, manifest: Manifest) 
 
 def _final(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return the rows that are not to be asked for again."""
-    return batch.filter(pc.invert(pc.is_in(batch.column("outcome"), _RETRYABLE_NUMBERS)))
+    return rows_where(batch, pc.invert(pc.is_in(batch.column("outcome"), _RETRYABLE_NUMBERS)))

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from turbo_fetch.binaries import blobs
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec
 
@@ -46,11 +47,11 @@ def members(samples: Samples, extension: Callable[[str | None], str]) -> Iterato
     metadata = samples.metadata
     keys, formats = metadata.column("key").to_pylist(), samples.original_format.to_pylist()
     texts = text_members(metadata)
-    rows = zip(keys, formats, json_members(metadata), samples.image, strict=True)
+    rows = zip(keys, formats, json_members(metadata), blobs(samples.image), strict=True)
     for key, original_format, as_json, picture in rows:
         text = None if texts is None else next(texts)
-        if picture.is_valid:
-            yield Member(f"{key}.{extension(original_format)}", memoryview(picture.as_buffer()))
+        if picture is not None:
+            yield Member(f"{key}.{extension(original_format)}", picture)
             yield Member(f"{key}.json", as_json)
             if text is not None:
                 yield Member(f"{key}.txt", text)

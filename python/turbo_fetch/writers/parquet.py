@@ -13,6 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.binaries import contiguous
 from turbo_fetch.errors import InputError
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec
@@ -49,7 +50,9 @@ class ImageTable:
         """Append the samples, with or without a picture."""
         missing = samples.image.is_null()
         paths = pc.binary_join_element_wise(samples.metadata.column("key"), self._extensions(samples), ".")
-        pictures = pa.StructArray.from_arrays([samples.image, paths], fields=list(IMAGE), mask=missing)
+        pictures = pa.StructArray.from_arrays(
+            [contiguous(samples.image), paths], fields=list(IMAGE), mask=missing
+        )
         columns = [*samples.metadata.columns, pictures]
         self._file.add(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from turbo_fetch.binaries import contiguous
 from turbo_fetch.errors import InputError
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec
@@ -37,7 +38,7 @@ class BytesTable:
 
     def add(self, samples: Samples) -> None:
         """Append the samples, with or without a picture."""
-        columns = [*samples.metadata.columns, samples.image]
+        columns = [*samples.metadata.columns, contiguous(samples.image)]
         self._file.add(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def finish(self, name: str) -> WrittenFile:

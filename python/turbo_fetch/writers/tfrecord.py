@@ -23,6 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from turbo_fetch.binaries import blobs
 from turbo_fetch.errors import InputError
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec
@@ -55,12 +56,12 @@ class RecordFile:
         """Append the samples that have a picture."""
         rows = zip(*_columns(samples.metadata), strict=True)
         texts = text_members(samples.metadata)
-        for row, picture in zip(rows, samples.image, strict=True):
+        for row, picture in zip(rows, blobs(samples.image), strict=True):
             text = None if texts is None else next(texts)
-            if not picture.is_valid:
+            if picture is None:
                 continue
             features = [(name, feature) for name, feature in row if feature is not None]
-            features.append((self._picture, ("bytes", [picture.as_buffer()])))
+            features.append((self._picture, ("bytes", [picture])))
             if text is not None:
                 features.append((TEXT, ("bytes", [text])))
             self._file.append(encode_record(encode_example(features)))

@@ -16,7 +16,8 @@ use crate::scratch::with_scratch;
 use crate::sniff::Format;
 use crate::transform::{ForeignPixels, Transformed, transform, transform_pixels};
 
-/// Columns of a result batch; `turbo_fetch.schema.TRANSFORMED` is the same.
+/// Columns of a result batch, as in `turbo_fetch.schema.TRANSFORMED`. Bodies that are kept as they came are not copied:
+/// their `image` is null, though the outcome is success.
 pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("outcome", DataType::UInt8, false),
@@ -79,15 +80,14 @@ impl Transformer {
         })
     }
 
-    fn run_each<'a, T: Sync>(
+    fn run_each<T: Sync>(
         &self,
-        items: &'a [T],
-        work: impl Fn(&'a T) -> Transformed<'a> + Sync,
+        items: &[T],
+        work: impl Fn(&T) -> Transformed + Sync,
     ) -> Result<RecordBatch, ArrowError> {
-        let guarded = |item: &'a T| {
-            catch_unwind(AssertUnwindSafe(|| work(item))).unwrap_or_else(|_| crashed())
-        };
-        let rows: Vec<Transformed<'_>> = self
+        let guarded =
+            |item: &T| catch_unwind(AssertUnwindSafe(|| work(item))).unwrap_or_else(|_| crashed());
+        let rows: Vec<Transformed> = self
             .pool
             .install(|| items.par_iter().with_max_len(1).map(guarded).collect());
         assemble(&rows)
@@ -103,7 +103,7 @@ fn each_boxes(boxes: &[Vec<Bounds>]) -> impl Iterator<Item = &[Bounds]> {
 }
 
 /// A decoder that panics has met a body that no sound file resembles.
-fn crashed<'a>() -> Transformed<'a> {
+fn crashed() -> Transformed {
     Transformed {
         result: Err(Rejection::corrupt("decoder gave up")),
         original_size: None,
@@ -114,10 +114,11 @@ fn crashed<'a>() -> Transformed<'a> {
     }
 }
 
-fn assemble(rows: &[Transformed<'_>]) -> Result<RecordBatch, ArrowError> {
+fn assemble(rows: &[Transformed]) -> Result<RecordBatch, ArrowError> {
     let image_bytes = rows
         .iter()
-        .map(|row| row.result.as_ref().map_or(0, |output| output.image.len()))
+        .filter_map(|row| row.result.as_ref().ok()?.image.as_ref())
+        .map(Vec::len)
         .sum();
     let mut outcome = UInt8Builder::with_capacity(rows.len());
     let mut detail = StringBuilder::new();
@@ -144,7 +145,7 @@ fn assemble(rows: &[Transformed<'_>]) -> Result<RecordBatch, ArrowError> {
         exif.append_option(row.exif.as_deref());
         digest.append_option(row.digest.as_deref());
         phash.append_option(row.phash.map(|hash| format!("{hash:016x}")));
-        image.append_option(output.map(|output| output.image.as_ref()));
+        image.append_option(output.and_then(|output| output.image.as_ref()));
     }
     let [
         mut width,

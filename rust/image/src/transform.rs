@@ -1,7 +1,5 @@
 //! One picture from the downloaded body to the file that is kept.
 
-use std::borrow::Cow;
-
 use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
 use crate::decode::{Decoded, Demand, decode};
@@ -22,8 +20,8 @@ use crate::sniff::{Format, sniff};
 
 /// What became of one body. Facts about the original are there even when the picture was turned away.
 #[derive(Debug)]
-pub struct Transformed<'a> {
-    pub result: Result<Output<'a>, Rejection>,
+pub struct Transformed {
+    pub result: Result<Output, Rejection>,
     pub original_size: Option<Size>,
     pub original_format: Option<Format>,
     /// EXIF tags as a JSON object.
@@ -36,20 +34,21 @@ pub struct Transformed<'a> {
 
 /// A picture that is kept.
 #[derive(Debug)]
-pub struct Output<'a> {
-    pub image: Cow<'a, [u8]>,
+pub struct Output {
+    /// Its new file; none where the body is kept as it came.
+    pub image: Option<Vec<u8>>,
     pub size: Size,
     phash: Option<u64>,
 }
 
 /// Transform one body, blurring `boxes` of the upright picture.
 #[must_use]
-pub fn transform<'a>(
+pub fn transform(
     options: &Options,
-    body: &'a [u8],
+    body: &[u8],
     boxes: &[Bounds],
     scratch: &mut Scratch,
-) -> Transformed<'a> {
+) -> Transformed {
     let format = sniff(body);
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
@@ -61,13 +60,13 @@ pub fn transform<'a>(
 
 /// Finish a picture whose body is in a foreign format and whose pixels the caller decoded.
 #[must_use]
-pub fn transform_pixels<'a>(
+pub fn transform_pixels(
     options: &Options,
-    body: &'a [u8],
+    body: &[u8],
     pixels: &ForeignPixels<'_>,
     boxes: &[Bounds],
     scratch: &mut Scratch,
-) -> Transformed<'a> {
+) -> Transformed {
     let format = sniff(body);
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
@@ -85,7 +84,7 @@ pub fn transform_pixels<'a>(
         };
         let hash = options.phash.then(|| phash(&decoded.picture, orientation));
         let output = if options.encode == Encoding::Original {
-            keep_unread(&header, body)?
+            keep_unread(&header)?
         } else {
             finish(options, &header, decoded, boxes, scratch)?
         };
@@ -97,13 +96,13 @@ pub fn transform_pixels<'a>(
     facts(options, body, format.ok(), header.ok().as_ref(), result)
 }
 
-fn facts<'a>(
+fn facts(
     options: &Options,
     body: &[u8],
     format: Option<Format>,
     header: Option<&Header<'_>>,
-    result: Result<Output<'a>, Rejection>,
-) -> Transformed<'a> {
+    result: Result<Output, Rejection>,
+) -> Transformed {
     // The caller brings a foreign picture back, and then the facts are gathered once.
     let foreign = matches!(result, Err(Rejection::Foreign(_)));
     Transformed {
@@ -122,15 +121,15 @@ fn facts<'a>(
     }
 }
 
-fn make<'a>(
+fn make(
     options: &Options,
     header: &Header<'_>,
-    (body, boxes): (&'a [u8], &[Bounds]),
+    (body, boxes): (&[u8], &[Bounds]),
     scratch: &mut Scratch,
-) -> Result<Output<'a>, Rejection> {
+) -> Result<Output, Rejection> {
     let original = options.encode == Encoding::Original;
     if original && !options.phash {
-        return keep_unread(header, body);
+        return keep_unread(header);
     }
     if header.format.is_foreign() {
         return Err(Rejection::Foreign(header.format.name()));
@@ -151,7 +150,7 @@ fn make<'a>(
         keepable && boxes.is_empty() && !decoded.flattened && !needs_conversion(&decoded, scratch);
     let output = if original || keepable {
         recycle(decoded.picture, scratch);
-        keep_unread(header, body)?
+        keep_unread(header)?
     } else {
         finish(options, header, decoded, boxes, scratch)?
     };
@@ -168,12 +167,12 @@ const HASHED: Size = Size {
 };
 
 /// Keep the body as it is. Its structure was walked to the end, which finds truncation and costs no decoding.
-fn keep_unread<'a>(header: &Header<'_>, body: &'a [u8]) -> Result<Output<'a>, Rejection> {
+fn keep_unread(header: &Header<'_>) -> Result<Output, Rejection> {
     if !header.complete {
         return Err(Rejection::truncated("picture ends early"));
     }
     Ok(Output {
-        image: Cow::Borrowed(body),
+        image: None,
         size: header.size,
         phash: None,
     })
@@ -210,13 +209,13 @@ fn needs_conversion(decoded: &Decoded, scratch: &mut Scratch) -> bool {
     model == Model::Cmyk || scratch.profiles.changes(decoded.icc.as_deref(), model)
 }
 
-fn finish<'a>(
+fn finish(
     options: &Options,
     header: &Header<'_>,
     decoded: Decoded,
     boxes: &[Bounds],
     scratch: &mut Scratch,
-) -> Result<Output<'a>, Rejection> {
+) -> Result<Output, Rejection> {
     if !boxes.is_empty() {
         return finish_blurred(options, header, decoded, boxes, scratch);
     }
@@ -238,20 +237,20 @@ fn finish<'a>(
     let size = raster.size;
     scratch.buffers.recycle(raster.pixels);
     Ok(Output {
-        image: Cow::Owned(image),
+        image: Some(image),
         size,
         phash: None,
     })
 }
 
 /// Blur before anything else is done to the upright picture, at full size, so that no filter spreads what a box shows.
-fn finish_blurred<'a>(
+fn finish_blurred(
     options: &Options,
     header: &Header<'_>,
     decoded: Decoded,
     boxes: &[Bounds],
     scratch: &mut Scratch,
-) -> Result<Output<'a>, Rejection> {
+) -> Result<Output, Rejection> {
     let raster = resized(decoded.picture, header.size, None, scratch)?;
     let raster = to_srgb(
         raster,
