@@ -14,13 +14,14 @@ from typing import Any, Final
 MASK: Final = "***"
 
 _SECRET_PARAMETER: Final = re.compile(
-    r"(?i)((?:[?&;#]|%3F|%26|%3B|%23)"
+    r"(?i)([?&;#%](?:(?<=[?&;#])|(?<=%)(?:3F|26|3B|23))"
     r"(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid|key-pair-id"
     r"|signature|sig|hmac|policy|(?:[a-z0-9_.-]*[_.-])?(?:token|secret|password|passwd|pwd)|(?:api|access|secret|private)[_-]?key"
     r"|[a-z]*token|key|auth|authorization|jwt|bearer|credentials?|session(?:_?id)?|sid)"
     r"(?:=|%3D))[^&;#\s]+"
 )
-"""Also inside of an address that another one carries in its query, percent-encoded."""
+"""Also inside of an address that another one carries in its query, percent-encoded. The search jumps to the characters
+with which it begins."""
 _USER_INFO: Final = re.compile(r"(?<=://)[^/?#@\s]*(?:@[^/?#@\s]*)*@")
 _ENCODED_USER_INFO: Final = re.compile(r"(?i)(?<=%3A%2F%2F)(?:(?!%2F|%3F|%23|%40)[^/?#&\s])*%40")
 _SECRET_HEADER: Final = re.compile(
