@@ -110,7 +110,10 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         ("turbo_fetch.cli.commands", "torch ray cv2 pyarrow aiohttp fsspec pydantic rich numpy"),
         # What parent and worker of a job import, at least, before the first request.
         ("turbo_fetch.job", "torch ray cv2 aiohttp fsspec importlib.metadata pydantic.plugin._loader"),
-        ("turbo_fetch.runners.worker", "torch ray cv2 fsspec importlib.metadata pydantic.plugin._loader"),
+        (
+            "turbo_fetch.runners.worker",
+            "torch ray cv2 fsspec pydantic.plugin._loader turbo_fetch.spec.train",
+        ),
         (
             "turbo_fetch.monitor.process",
             "torch ray cv2 pyarrow aiohttp fsspec pydantic typer rich numpy asyncio",

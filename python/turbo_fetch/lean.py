@@ -30,6 +30,11 @@ def without_pandas() -> None:
         sys.meta_path.insert(0, _NoPandas)
 
 
+def without_plugins() -> None:
+    """Have pydantic look for no plugins, for which it reads the metadata of all installed packages."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def with_few_threads() -> None:
     """Have numpy start no threads for linear algebra; to be called before it is imported."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

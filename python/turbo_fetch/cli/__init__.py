@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from turbo_fetch.lean import importing
+from turbo_fetch.lean import importing, without_plugins
 from turbo_fetch.runners.processes import end_ahead, start_ahead
 
 
 def main() -> None:
     """Run the command line."""
+    without_plugins()
     with _worker_ahead(sys.argv[1:]):
         with importing():
             from turbo_fetch.cli.commands import app

@@ -1,37 +1,41 @@
 """The spec: everything a user can say about a job, validated, with a JSON Schema.
 
-Each model is one table of the TOML file and lives in the module of its stage. Models are frozen; unknown keys are
-errors. Parts of the engine receive the table they need, never the whole spec.
+Each model is one table of the TOML file and lives in the module of its stage, which is imported on first use: a worker
+that fetches has no use for the tables of training. Models are frozen; unknown keys are errors. Parts of the engine
+receive the table they need, never the whole spec.
 """
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
-from turbo_fetch.spec.engine import EngineSpec
-from turbo_fetch.spec.fetch import (
-    DenySpec,
-    Digest,
-    DomainSpec,
-    DuplicatesSpec,
-    Encoding,
-    FetchSpec,
-    Filter,
-    HashKind,
-    HttpSpec,
-    IfExists,
-    ImageSpec,
-    InputFormat,
-    InputSpec,
-    Order,
-    OutputFormat,
-    OutputSpec,
-    ResizeMode,
-)
-from turbo_fetch.spec.table import Table
-from turbo_fetch.spec.track import TrackSpec
-from turbo_fetch.spec.train import TrainSpec
+if TYPE_CHECKING:
+    from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
+    from turbo_fetch.spec.engine import EngineSpec
+    from turbo_fetch.spec.fetch import (
+        DenySpec,
+        Digest,
+        DomainSpec,
+        DuplicatesSpec,
+        Encoding,
+        FetchSpec,
+        Filter,
+        HashKind,
+        HttpSpec,
+        IfExists,
+        ImageSpec,
+        InputFormat,
+        InputSpec,
+        Order,
+        OutputFormat,
+        OutputSpec,
+        ResizeMode,
+    )
+    from turbo_fetch.spec.table import Table
+    from turbo_fetch.spec.track import TrackSpec
+    from turbo_fetch.spec.train import TrainSpec
+    from turbo_fetch.spec.whole import STAGES, Spec
 
 __all__ = [
     "STAGES",
@@ -62,35 +66,12 @@ __all__ = [
     "TrainSpec",
 ]
 
-STAGES = ("fetch", "prior", "train", "generate", "evaluate")
-"""The stages of a job, in the order in which they run; a spec names at least one."""
+_MODULES = ("table", "fetch", "engine", "track", "dreambooth", "train", "whole")
+"""In which a name is looked for in this order, so that few are imported."""
 
 
-class Spec(Table):
-    """A whole spec file."""
-
-    fetch: FetchSpec | None = None
-    """From a URL list to a dataset."""
-    prior: PriorSpec | None = None
-    """Pictures of the subject's class, which keep the model from forgetting it."""
-    train: TrainSpec | None = None
-    """From a few pictures of a subject to a model that knows it."""
-    generate: GenerateSpec | None = None
-    """From prompts to pictures."""
-    evaluate: EvaluateSpec | None = None
-    """From models to scores."""
-    engine: EngineSpec = Field(default_factory=EngineSpec)
-    """Where the work runs."""
-    track: TrackSpec = Field(default_factory=TrackSpec)
-    """Where progress is recorded."""
-
-    @model_validator(mode="after")
-    def _does_something(self) -> Spec:
-        if all(getattr(self, stage) is None for stage in STAGES):
-            raise ValueError(f"no stage; expected at least one of the tables {', '.join(STAGES)}")
-        return self
-
-    @property
-    def trains(self) -> bool:
-        """Whether a stage needs the packages of the extra `train`."""
-        return any(getattr(self, stage) is not None for stage in STAGES if stage != "fetch")
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
