@@ -3,6 +3,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
+import subprocess
+import sys
 import threading
 
 from turbo_fetch.runners.stop import StopRequest, stop_on_signals
@@ -46,3 +49,21 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [before, 1]
+
+
+def test_a_worker_that_is_still_importing_leaves_ctrl_c_to_its_parent() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "turbo_fetch.runners", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert worker.stderr is not None
+    with worker.stderr as told:
+        assert any(line.endswith("turbo_fetch.errors\n") for line in told)
+        worker.send_signal(signal.SIGINT)
+        rest = told.read()
+    assert worker.wait(timeout=60) == 0
+    assert "KeyboardInterrupt" not in rest

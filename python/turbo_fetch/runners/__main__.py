@@ -1,6 +1,11 @@
 """`python -m turbo_fetch.runners DESCRIPTOR` is a worker process."""
 
-from turbo_fetch.lean import importing, without_pandas
+import signal
+
+# Ctrl-C reaches the whole process group, from the first moment on; what comes of it, the parent decides.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+from turbo_fetch.lean import importing, without_pandas  # noqa: E402
 
 without_pandas()
 

@@ -263,7 +263,6 @@ def spare_garbage_collection() -> None:
 
 def main() -> None:
     """Run a worker process on the socket whose descriptor is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection: Connection[ToParent, ToWorker] = Connection(int(sys.argv[1]))
     try:
         setup = connection.recv()
