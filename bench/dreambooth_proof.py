@@ -81,9 +81,10 @@ def main() -> None:
                 lessons.append(done.result())
                 print(json.dumps(lessons[-1]), flush=True)
                 lessons.sort(key=lambda lesson: (lesson["seed"], lesson["subject"]))
-                facts["cpu_s"] = _cpu_s()
                 # Hours of a slow machine are not lost with the last lesson.
                 _save(given.output, facts | {"verdicts": _verdicts(lessons), "lessons": lessons})
+        # Processes are counted when they have ended.
+        _save(given.output, facts | {"cpu_s": _cpu_s(), "verdicts": _verdicts(lessons), "lessons": lessons})
     print(json.dumps(_verdicts(lessons), indent=1))
 
 
