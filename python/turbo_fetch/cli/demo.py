@@ -57,6 +57,8 @@ def dreambooth(
 
     with clear_failures():
         try:
+            import torch
+
             from turbo_fetch.dreambooth.toy import demo
             from turbo_fetch.dreambooth.toy.base import Recipe
             from turbo_fetch.dreambooth.toy.lesson import Lesson
@@ -65,6 +67,8 @@ def dreambooth(
             raise MissingExtra(str(error.name), "demo", "the demo") from error
         if subject not in SUBJECTS:
             raise SpecError(f"--subject {subject!r}: expected one of {', '.join(map(repr, SUBJECTS))}")
+        # The work of a step is too small to share: threads wait for each other, on a busy machine fifty times as long.
+        torch.set_num_threads(1)
         with Display(sys.stderr, quiet=quiet) as display, stop_on_signals() as stop:
             base = demo.base_in(cache.expanduser() / "turbo-fetch", Recipe(), display, stop)
             folder = output / subject.replace(" ", "-")
