@@ -11,10 +11,12 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -102,7 +104,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("secrets")
     out, spec, port = folder / "out", folder / "job.toml", _free_port()
-    pictures = {**ALBUM, "robots.txt": b"User-agent: *\nDisallow: /robots-say-no.jpg\n"}
+    pictures = _Held({**ALBUM, "robots.txt": b"User-agent: *\nDisallow: /robots-say-no.jpg\n"})
     with Origin(pictures, latency_s=0.1) as origin:
         urls = _urls(origin)
         listed = write_list(folder / "list.parquet", urls)
@@ -112,6 +114,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         with ThreadPoolExecutor(1) as thread:
             ended = threading.Event()
             scraped = thread.submit(_scraped, port, ended)
+            scraped.add_done_callback(lambda _: pictures.go_on.set())
             try:
                 said["run on a terminal"] = _on_terminal("run", str(spec))
             finally:
@@ -131,6 +134,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     assert sent["authorization"] == "Bearer hush-environment"
     assert sent["x-own"] == "hush"
     return Made(out, urls, said)
+
+
+class _Held(dict[str, bytes]):
+    """Pictures of an origin that waits with all of them until the metrics of the run have been read."""
+
+    def __init__(self, pictures: Mapping[str, bytes]) -> None:
+        super().__init__(pictures)
+        self.go_on = threading.Event()
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        self.go_on.wait(timeout=60)
+        return super().get(name, default)
 
 
 def _free_port() -> int:
