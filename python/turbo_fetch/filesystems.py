@@ -22,6 +22,17 @@ def path_of(url: str) -> Path | None:
     return Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
 
 
+def protocols(filesystem: Any) -> set[str]:
+    """Return the names of a filesystem's protocol."""
+    protocol = filesystem.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
+
+
+def is_local(filesystem: Any) -> bool:
+    """Return whether a filesystem is that of this machine."""
+    return "file" in protocols(filesystem)
+
+
 def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> tuple[Any, str]:
     """Return the filesystem of a path or fsspec URL, and the path in it; nothing is asked of it yet.
 

@@ -87,7 +87,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                     account.resume(record)
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
                 runner.run(urls.marked(shards, known))
-            if {"hash", "phash"} & set(fetch.duplicates.by):
+            if fetch.duplicates.by_content:
                 from turbo_fetch.duplicates import contents
 
                 if contents.drop(fetch, storage, dataset, watcher, stop):

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, cast
 
 from turbo_fetch.disk import replace_with, sync, sync_one
 from turbo_fetch.errors import OutputError, SpecError
-from turbo_fetch.filesystems import open_filesystem, path_of
+from turbo_fetch.filesystems import is_local, open_filesystem, path_of, protocols
 from turbo_fetch.output_errors import explained
 
 WORK_FOLDER: Final = ".turbo-fetch"
@@ -55,7 +55,7 @@ class Storage(ABC):
         if (local := path_of(url)) is not None:
             return LocalStorage(local, spool)
         filesystem, path = open_filesystem(url, "Output to", SpecError)
-        if "file" in _protocols(filesystem):
+        if is_local(filesystem):
             return LocalStorage(Path(path), spool)
         return RemoteStorage(url, filesystem, path, spool)
 
@@ -295,7 +295,7 @@ class RemoteStorage(Storage):
 
     def _make_parent(self, name: str) -> None:
         # Object stores have no folders, and making one may try to make a bucket; the others need them.
-        if not _protocols(self._filesystem) & {"s3", "gs", "gcs", "abfs", "az", "oss"}:
+        if not protocols(self._filesystem) & {"s3", "gs", "gcs", "abfs", "az", "oss"}:
             self._filesystem.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
 
 
@@ -309,11 +309,6 @@ def cache_folder() -> Path:
 def url_digest(url: str) -> str:
     """Return a name for what belongs to a place, to be used in folders that several places share."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def _protocols(filesystem: Any) -> set[str]:
-    protocol = filesystem.protocol
-    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def _checked(name: str) -> PurePosixPath:

@@ -55,7 +55,7 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, s
 
     Raises DatasetError where a dataset cannot be read or lacks the hashes, OutputError, Interrupted.
     """
-    keys = [key for key in ("hash", "phash") if key in fetch.duplicates.by]
+    keys = fetch.duplicates.by_content
     if not keys or not dataset.committed:
         return 0
     watcher.note("looking for pictures that come twice")

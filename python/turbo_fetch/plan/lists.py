@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.filesystems import open_filesystem, path_of
+from turbo_fetch.filesystems import is_local, open_filesystem, path_of, protocols
 from turbo_fetch.spec import InputSpec
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -61,7 +61,7 @@ class ListFile:
         if (path := path_of(self.url)) is not None:
             return path
         filesystem, stripped = open_filesystem(self.url, READING, InputError)
-        return Path(stripped) if _is_local(filesystem) else None
+        return Path(stripped) if is_local(filesystem) else None
 
 
 def find_lists(spec: InputSpec) -> list[ListFile]:
@@ -108,7 +108,7 @@ def readable(url: str) -> Iterator[None]:
 
 
 def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
-    is_web = "http" in _protocols(filesystem)
+    is_web = "http" in protocols(filesystem)
     if is_web or filesystem.isfile(path):
         return [path]
     if filesystem.isdir(path):
@@ -130,11 +130,6 @@ def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
     else:
         raise FileNotFoundError(path)
     return sorted(paths)
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    protocol = filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
 def _name(path: str) -> str:
@@ -169,11 +164,7 @@ def _format_of(url: str, wanted: str) -> tuple[ListFormat, str | None]:
 
 
 def _url_of(filesystem: Any, path: str) -> str:
-    return path if _is_local(filesystem) else str(filesystem.unstrip_protocol(path))
-
-
-def _is_local(filesystem: Any) -> bool:
-    return "file" in _protocols(filesystem)
+    return path if is_local(filesystem) else str(filesystem.unstrip_protocol(path))
 
 
 def _local_file(path: Path, wanted: str) -> ListFile:
@@ -188,7 +179,7 @@ def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compressi
         info = filesystem.info(path)
         size = info.get("size")
         tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-        if tag and not _is_local(filesystem):
+        if tag and not is_local(filesystem):
             fingerprint = hashlib.sha256(f"{size}\n{tag}".encode()).hexdigest()
         else:
             with filesystem.open(path, "rb") as file:

@@ -104,6 +104,11 @@ class DuplicatesSpec(Table):
             raise ValueError('max_distance is set, but by does not name "phash", which alone has distances')
         return self
 
+    @property
+    def by_content(self) -> tuple[DuplicateKey, ...]:
+        """The keys that are known only when all rows are there."""
+        return tuple(key for key in self.by if key != "url")
+
 
 HeaderValues = Annotated[dict[str, str], AfterValidator(_sendable)]
 

@@ -5,7 +5,7 @@ Colours are names of the page's palette (`@good`), as in the report of a dataset
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from turbo_fetch.dreambooth import metrics
@@ -14,9 +14,14 @@ from turbo_fetch.spec.dreambooth import Metric
 
 Figure = dict[str, Any]
 
-_COLOURS: Final = ("@accent", "@good", "@bad", "@muted")
-_LIKENESS: Final[tuple[Metric, ...]] = ("dino", "clip_i", "clip_t")
-_OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "div", "class_div", "lpips")
+_LIKENESS: Final[Mapping[Metric, str]] = {"dino": "@accent", "clip_i": "@good", "clip_t": "@bad"}
+_OF_CLASS: Final[Mapping[Metric, str]] = {
+    "pres": "@accent",
+    "div": "@good",
+    "class_div": "@bad",
+    "lpips": "@muted",
+}
+"""The metrics of a plot with the colours of their curves."""
 
 
 def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> Iterator[Figure]:
@@ -32,7 +37,7 @@ def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores
         places = figure["data"][0]["x"]
         figure["data"] += [
             _level(metric, real[metric], places, colour)
-            for metric, colour in zip(_LIKENESS, _COLOURS, strict=False)
+            for metric, colour in _LIKENESS.items()
             if metric in real and len(models) > 1
         ]
         yield figure
@@ -45,7 +50,7 @@ def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores
 def _curves(
     name: str,
     title: str,
-    wanted: Sequence[Metric],
+    wanted: Mapping[Metric, str],
     models: Sequence[ModelScores],
     verdict: Verdict | None,
     note: str,
@@ -53,7 +58,7 @@ def _curves(
     by_step = all(model.step is not None for model in models)
     places = [model.step if by_step else model.name for model in models]
     data = []
-    for metric, colour in zip(wanted, _COLOURS, strict=False):
+    for metric, colour in wanted.items():
         if metric not in models[0].scores:
             continue
         is_best = [verdict is not None and model.name == verdict.best for model in models]
