@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.documents import CLAIM_S, LIFETIME_S, Document, SharedDocuments
+from turbo_fetch.fetch.hosts import MAX_RULE_BYTES, Host, Hosts
 from turbo_fetch.fetch.patterns import PathPattern, PathRules
-from turbo_fetch.fetch.robots import Robots
+from turbo_fetch.fetch.robots import MAX_BYTES, MAX_WILDCARDS, Robots
 from turbo_fetch.fetch.tdm import parse_reservations
 from turbo_fetch.fetch.usage import forbidden_use
 from turbo_fetch.outcomes import Outcome
@@ -115,6 +118,105 @@ def test_robots_txt_is_obeyed_as_protego_reads_it(rules: list[tuple[str, str]], 
     text = "\n".join(["User-agent: *", *(f"{field}: {pattern}" for field, pattern in rules)])
     may_ask = Protego.parse(text).can_fetch(f"http://a.example/{path}", "turbo-fetch")
     assert (Robots(text, "turbo-fetch").refusal(f"/{path}") is None) == may_ask
+
+
+LINE = st.sampled_from(
+    ["User-agent: *", "User-agent: turbo-fetch", "user-agent:turbo", "User-Agent: fetch",
+     "User-agent: turbo*", "Useragent other", "User agent: turbo-fetch", "user-agent: other:thing",
+     "User-agent turbo-fetch: no", "User-agent:", "user-agent", "User-agents: x", "Disallow: /",
+     "Disallow: /a", "disallow /a/b", "Allow: /a/b", "Disallow:", "Allow: /*.jpg$", "Sitemap: http://a/",
+     "Host: b", "Crawl-delay: 2", "crawl delay 3", "Content-Usage: train-ai=n", "unknown: field",
+     "no directive", "# comment", "", "  "],
+)  # fmt: skip
+
+
+@given(lines=st.lists(LINE, max_size=12), path=st.sampled_from(["/", "/a", "/a/b", "/a/b.jpg", "/c.jpg"]))
+@settings(max_examples=400)
+def test_groups_concern_those_whom_protego_takes_them_to_concern(lines: list[str], path: str) -> None:
+    text = "\n".join(lines)
+    theirs = Protego.parse(text)
+    robots = Robots(text, "turbo-fetch")
+    assert (robots.refusal(path) is None) == theirs.can_fetch(f"http://a.example{path}", "turbo-fetch")
+    assert robots.crawl_delay_s == theirs.crawl_delay("turbo-fetch")
+
+
+HOSTILE = {
+    "agents before uses": "".join(f"user-agent:a{number}\n" for number in range(20_000))
+    + "content-usage:a\n" * 15_000,
+    "agents before rules": "".join(f"user-agent:a{number}\n" for number in range(20_000))
+    + "disallow:/a\n" * 20_000,
+    "our name with wildcards": "".join(
+        f"user-agent:turbo-fetch{'*' * (number % 900)}\n" for number in range(900)
+    )
+    + "disallow:/a\n" * 5_000,
+    "beginnings of our name": "".join(
+        f"user-agent:{'turbo-fetch'[: 1 + number % 11]}\n" for number in range(9_000)
+    )
+    + "disallow:/a\n" * 20_000,
+    "wildcards": "user-agent:*\n" + "".join(f"disallow:/*a{number}*b\n" for number in range(25_000)),
+    "uses with wildcards": "user-agent:*\n"
+    + "".join(f"content-usage:/*a{number}*b train-ai=n\n" for number in range(15_000)),
+    "wildcards just within bounds": "user-agent:*\n"
+    + "".join(f"disallow:/*a{number}*b*b$\n" for number in range(490)),
+    "rules": "user-agent:*\n" + "".join(f"disallow:/{number}\n" for number in range(30_000)),
+    "long rules": "user-agent:*\n" + "".join(f"disallow:/{'a' * number}\n" for number in range(1_000)),
+    "one rule of nothing but wildcards": "user-agent:*\ndisallow:/" + "*a" * 250_000 + "b",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_robots_txt_takes_long_or_much_memory(name: str) -> None:
+    text, path = HOSTILE[name][:MAX_BYTES], "/" + "a1ab" * 2000
+    tracemalloc.start()
+    started_s = time.process_time()
+    robots = Robots(text, "turbo-fetch")
+    parsed_s = time.process_time()
+    for _ in range(10):
+        robots.refusal(path)
+        robots.forbidden_use(path, TRAIN)
+    asked_s = time.process_time()
+    kept_bytes, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Memory is traced, which takes several times as long as the work itself.
+    assert parsed_s - started_s < 10
+    assert asked_s - parsed_s < 1
+    assert most_bytes < 150_000_000
+    assert kept_bytes < 2 * robots.memory_bytes + 2_000_000
+
+
+def test_more_wildcards_than_can_be_weighed_forbid_all() -> None:
+    text = "User-agent: *\n" + "".join(f"Disallow: /*{number}\n" for number in range(MAX_WILDCARDS + 1))
+    robots = Robots(text, "turbo-fetch")
+    assert (robots.refusal("/a"), robots.is_silent) == (
+        "robots.txt: more than 2,000 wildcards",
+        False,
+    )
+
+
+def test_rules_of_many_hosts_take_bounded_memory() -> None:
+    text = "User-agent: *\n" + "".join(f"Disallow: /{number}\n" for number in range(10_000))
+    hosts = Hosts(HttpSpec(), "turbo-fetch", lambda _: _given(Document(200, text)))
+
+    async def scenario() -> list[Host | None]:
+        for number in range(30):
+            await hosts.learn(f"http://{number}.example")
+        return [hosts.known(f"http://{number}.example") for number in range(30)]
+
+    known = [host for host in run_on(LOOP, scenario()) if host is not None]
+    assert 1 < len(known) < 30
+    assert sum(host.memory_bytes for host in known) <= MAX_RULE_BYTES
+    assert known[-1].rules.robots is not None
+
+
+def test_a_hostile_robots_txt_costs_the_rows_of_no_other_host(tmp_path: Path) -> None:
+    hostile = HOSTILE["agents before rules"][:MAX_BYTES].encode()
+    with Origin({"a.jpg": BODY, "robots.txt": hostile}) as bad, Origin({"a.jpg": BODY}) as good:
+        lines = [
+            origin.url("a.jpg", "header", name="X", value=str(n)) for n in range(20) for origin in (bad, good)
+        ]
+        urls = write_list(tmp_path / "list.parquet", lines)
+        turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"robots": "respect", "timeout_s": 10}))
+    assert {row["outcome"] for row in ledger(tmp_path / "out")} == {"not-an-image"}
 
 
 def test_a_group_of_our_own_takes_the_place_of_the_one_for_all() -> None:

@@ -7,22 +7,28 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
-from typing import Final
+from typing import Final, TypeVar
 
 from turbo_fetch.fetch import robots, tdm
 from turbo_fetch.fetch.consent import SILENT, HostRules
 from turbo_fetch.fetch.documents import LIFETIME_S, Ask, Document, SharedDocuments
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.robots import Robots
+from turbo_fetch.fetch.tdm import Reservations
 from turbo_fetch.spec import HttpSpec
 
 MAX_HOSTS: Final = 16_384
+MAX_RULE_BYTES: Final = 32_000_000
+"""Memory that the rules of all known hosts may take together; those not needed for longest are forgotten."""
+
 FAILURE_S: Final = 1.0
 """How long a failure to get robots.txt holds at first; twice as long each time in a row."""
 
 LONGEST_FAILURE_S: Final = 300.0
-LONG_TEXT: Final = 20_000
-"""Characters of robots.txt from which on it is parsed in a thread, for it would stop the loop."""
+LONG_TEXT: Final = 4_000
+"""Characters of a document from which on it is parsed in a thread, for it would stop the loop."""
+
+R = TypeVar("R", Robots, Reservations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,13 @@ class Host:
     expires_s: float
     failures: int = 0
     """Failures in a row."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory the rules take."""
+        return sum(
+            each.memory_bytes for each in (self.rules.robots, self.rules.reservations) if each is not None
+        )
 
     @property
     def crawl_delay_s(self) -> float | None:
@@ -67,6 +80,7 @@ class Hosts:
         self._shared = shared
         self._clock = clock
         self._known: OrderedDict[str, Host] = OrderedDict()
+        self._rule_bytes = 0
         self._asking: dict[str, asyncio.Task[Host]] = {}
 
     @property
@@ -106,10 +120,16 @@ class Hosts:
         tdmrep = await self._document(origin + tdm.PATH, self._http.tdm == "respect")
         before = self._known.get(origin)
         host = await self._host(robots_txt, tdmrep, before.failures if before is not None else 0)
-        self._known[origin] = host
-        if len(self._known) > MAX_HOSTS:
-            self._known.popitem(last=False)
+        self._remember(origin, host)
         return host
+
+    def _remember(self, origin: str, host: Host) -> None:
+        before = self._known.pop(origin, None)
+        self._rule_bytes += host.memory_bytes - (before.memory_bytes if before is not None else 0)
+        self._known[origin] = host
+        while len(self._known) > MAX_HOSTS or (self._rule_bytes > MAX_RULE_BYTES and len(self._known) > 1):
+            _, forgotten = self._known.popitem(last=False)
+            self._rule_bytes -= forgotten.memory_bytes
 
     async def _document(self, url: str, is_wanted: bool) -> Document | None:
         if not is_wanted:
@@ -121,14 +141,15 @@ class Hosts:
             lasts_s = min(LONGEST_FAILURE_S, FAILURE_S * 2.0**failures)
             return Host(SILENT, robots_txt.failure, self._clock() + lasts_s, failures + 1)
         rules = HostRules(
-            await self._robots(robots_txt.text) if robots_txt is not None and robots_txt.text else None,
-            tdm.parse_reservations(tdmrep.text) or None if tdmrep is not None and tdmrep.text else None,
+            await self._parsed(robots_txt, lambda text: Robots(text, self._token)),
+            await self._parsed(tdmrep, tdm.parse_reservations),
         )
         return Host(rules, None, self._clock() + LIFETIME_S)
 
-    async def _robots(self, text: str) -> Robots | None:
-        if len(text) > LONG_TEXT:
-            found = await asyncio.to_thread(Robots, text, self._token)
-        else:
-            found = Robots(text, self._token)
+    async def _parsed(self, document: Document | None, parse: Callable[[str], R]) -> R | None:
+        """Return what a document says, None if it says nothing; a long one is read in a thread."""
+        if document is None or not document.text:
+            return None
+        is_long = len(document.text) > LONG_TEXT
+        found = await asyncio.to_thread(parse, document.text) if is_long else parse(document.text)
         return None if found.is_silent else found

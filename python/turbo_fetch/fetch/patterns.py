@@ -8,14 +8,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Final, Generic, TypeVar
 
 from protego._utils import _quote_path, _quote_pattern
 
-MAX_WILDCARDS = 32
-"""A pattern with more is no pattern of a person; matching it could take long."""
-
+_WILDCARDS: Final = re.compile(r"\*+")
 _VERBATIM: Final = frozenset(string.ascii_letters + string.digits + "_.-~/=")
 """Characters that paths and patterns are compared with as they are; all others are compared escaped."""
 
@@ -39,58 +36,83 @@ def comparable(path: str) -> str:
 
 
 class PathPattern:
-    """A path with `*` for anything and `$` for the end; matches from the start of a path with its query."""
+    """A path with `*` for anything and `$` for the end; matches from the start of a path with its query.
 
-    __slots__ = ("__dict__", "text")
+    Matching is linear in the length of the path: each part is taken at its first place and never given back, for
+    the first place is as good as any other.
+    """
+
+    __slots__ = ("_is_anchored", "_parts", "text")
 
     def __init__(self, text: str) -> None:
         self.text = _quote_pattern(text) if text else ""
+        self._is_anchored = self.text.endswith("$")
+        self._parts = _WILDCARDS.split(self.text.removesuffix("$"))
 
     @property
     def weight(self) -> int:
         """How specific it is: of the patterns that match, the one with the most octets counts."""
-        return len(self.text.encode("utf-8", "replace"))
+        return len(self.text)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it matches all paths that start with its text, and no other."""
+        return len(self._parts) == 1 and not self._is_anchored
 
     def matches(self, path: str) -> bool:
         """Return whether a path matches, with its query and in the form of `comparable`."""
-        if "*" not in self.text and "$" not in self.text:
-            return path.startswith(self.text)
-        return self._expression is not None and self._expression.match(path) is not None
-
-    @cached_property
-    def _expression(self) -> re.Pattern[str] | None:
-        if self.text.count("*") > MAX_WILDCARDS:
-            return None
-        text, end = (self.text[:-1], "$") if self.text.endswith("$") else (self.text, "")
-        # Each part is taken at its first place and never given back: the first place is as good as any other.
-        *parts, last = re.sub(r"\*+", "*", text).split("*")
-        if not parts:
-            return re.compile(re.escape(last) + end)
-        first, *middle = (re.escape(part) for part in parts)
-        loose = "".join(f"(?>.*?{part})" for part in middle)
-        return re.compile(f"{first}{loose}.*?{re.escape(last)}{end}", re.DOTALL)
+        first, *middle = self._parts
+        if not path.startswith(first):
+            return False
+        if not middle:
+            return not self._is_anchored or len(path) == len(first)
+        at = len(first)
+        last = middle.pop()
+        for part in middle:
+            at = path.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+        return path.endswith(last, at) if self._is_anchored else path.find(last, at) >= 0
 
 
 class PathRules(Generic[T]):
-    """Patterns with what they say, from which the most specific ones that match are picked."""
+    """Patterns with what they say, from which the most specific ones that match are picked.
+
+    Looking a path up costs a step per length of pattern without wildcards, however many there are, and a step per
+    pattern with wildcards.
+    """
 
     def __init__(self, rules: Iterable[tuple[str, T]]) -> None:
-        self._rules = sorted(
-            ((PathPattern(text), said) for text, said in rules), key=lambda rule: -rule[0].weight
-        )
+        self._prefixes: dict[str, list[T]] = {}
+        self._others: list[tuple[PathPattern, T]] = []
+        for text, said in rules:
+            pattern = PathPattern(text)
+            if pattern.is_prefix:
+                self._prefixes.setdefault(pattern.text, []).append(said)
+            else:
+                self._others.append((pattern, said))
+        self._lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
+        self._others.sort(key=lambda rule: -rule[0].weight)
 
     def __bool__(self) -> bool:
-        return bool(self._rules)
+        return bool(self._prefixes or self._others)
 
     def said(self, path: str) -> list[T]:
         """Return what the most specific pattern says that matches; several if it is there several times."""
         path = comparable(path)
-        found: list[T] = []
-        weight = 0
-        for pattern, said in self._rules:
-            if found and pattern.weight < weight:
+        weight, found = next(
+            (
+                (length, self._prefixes[path[:length]])
+                for length in self._lengths
+                if path[:length] in self._prefixes
+            ),
+            (-1, []),
+        )
+        for pattern, said in self._others:
+            if pattern.weight < weight:
                 break
             if pattern.matches(path):
+                found = [*found, said] if pattern.weight == weight else [said]
                 weight = pattern.weight
-                found.append(said)
         return found

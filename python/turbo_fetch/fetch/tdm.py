@@ -14,6 +14,8 @@ from turbo_fetch.fetch.patterns import PathPattern, comparable
 
 PATH: Final = "/.well-known/tdmrep.json"
 MAX_RULES: Final = 1000
+BYTES_PER_RULE: Final = 400
+"""About what a rule takes in memory beside its text."""
 
 
 class Reservations:
@@ -21,9 +23,13 @@ class Reservations:
 
     def __init__(self, rules: Iterable[tuple[str, bool]]) -> None:
         self._rules = [(PathPattern(location), is_reserved) for location, is_reserved in rules]
+        self.memory_bytes = sum(BYTES_PER_RULE + 2 * len(pattern.text) for pattern, _ in self._rules)
+        """About how much memory the rules take."""
 
-    def __bool__(self) -> bool:
-        return bool(self._rules)
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is said."""
+        return not self._rules
 
     def reserve(self, path: str) -> bool:
         """Return whether the use of a path, with its query, is reserved."""
