@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import tracemalloc
@@ -412,6 +413,30 @@ def test_workers_share_documents_for_a_day_and_take_over_from_one_that_died(tmp_
         return texts
 
     assert run_on(LOOP, scenario()) == ["u 1", "u 1", "u 2", "v 3"]
+
+
+@pytest.mark.parametrize("by_s", [-3600.0, -10 * LIFETIME_S, 3600.0, 10 * LIFETIME_S])
+def test_a_clock_that_is_set_by_hours_holds_nobody_up(tmp_path: Path, by_s: float) -> None:
+    now_s, asked = 10.0**9, 0
+
+    async def ask(url: str) -> Document:
+        nonlocal asked
+        asked += 1
+        return Document(200, url)
+
+    async def scenario() -> int:
+        nonlocal now_s
+        dead, alive = (SharedDocuments(tmp_path / "d.sqlite", lambda: now_s) for _ in range(2))
+        assert await dead._do(dead._find_or_claim, "u") is True
+        now_s += by_s
+        await asyncio.wait_for(alive.get("u", ask), 5)
+        now_s += by_s
+        await asyncio.wait_for(alive.get("u", ask), 5)
+        for each in (dead, alive):
+            await each.close()
+        return asked
+
+    assert run_on(LOOP, scenario()) == (1 if by_s == 3600.0 else 2)
 
 
 def test_a_garbled_cache_costs_a_request_and_nothing_else(tmp_path: Path) -> None:

@@ -89,10 +89,10 @@ class SharedDocuments:
                 ).fetchone()
                 if row is not None:
                     since_s, status, text = row
-                    if status is not None and now_s < since_s + LIFETIME_S:
-                        return Document(status, text)
-                    if status is None and now_s < since_s + CLAIM_S:
-                        return False
+                    # What was written in the future was written before the clock was set back, who knows when.
+                    age_s = now_s - since_s
+                    if 0 <= age_s < (CLAIM_S if status is None else LIFETIME_S):
+                        return Document(status, text) if status is not None else False
                 database.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, NULL, NULL)", (url, now_s))
         except sqlite3.Error:
             return True

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import time
+from time import monotonic
 from typing import Final, TypeVar
 
 from turbo_fetch.fetch import robots, tdm
@@ -72,7 +72,7 @@ class Hosts:
         token: str,
         ask: Ask,
         shared: SharedDocuments | None = None,
-        clock: Callable[[], float] = time,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._http = http
         self._token = token
