@@ -23,7 +23,13 @@ def sound_pictures() -> dict[str, bytes]:
 
 def sound_lists() -> dict[str, bytes]:
     """Return URLs, tables and an array of JSON, as the fuzz target reads them all."""
-    urls = ["https://example.com/a b.jpg?x=%zz", "//host/päth", "HTTP://[::1]:80/../%2e", "ftp://x", "x" * 300]
+    urls = [
+        "https://example.com/a b.jpg?x=%zz",
+        "//host/päth",
+        "HTTP://[::1]:80/../%2e",
+        "ftp://x",
+        "x" * 300,
+    ]
     rows = [f'{url}\t"a ""caption"", {number}"\t{number}' for number, url in enumerate(urls)]
     table = "url\tcaption\tnumber\r\n" + "\r\n".join(rows)
     array = json.dumps([{"url": url, "deep": [[], {"a": ["]"]}]} for url in urls], indent=1)
@@ -70,7 +76,9 @@ def _pngs() -> dict[str, bytes]:
     alpha.putalpha(colour.convert("L"))
     frames = [colour.rotate(90), colour.rotate(180)]
     bodies = {
-        "rgb": encoded(colour, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        "rgb": encoded(
+            colour, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        ),
         "rgba": encoded(alpha, "PNG"),
         "grey_alpha": encoded(alpha.convert("LA"), "PNG"),
         "bits": encoded(colour.convert("1"), "PNG"),
@@ -84,7 +92,15 @@ def _pngs() -> dict[str, bytes]:
 
 def interlaced(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     """Return a PNG of 8-bit RGB pixels in the seven passes of Adam7, which Pillow does not write."""
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]
     lines = b"".join(
         b"\0" + row.tobytes() for x, y, right, down in passes for row in pixels[y::down, x::right]
     )

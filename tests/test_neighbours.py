@@ -14,7 +14,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import turbo_fetch
-
 from damage import broken_jpegs, damaged
 from fuzz_corpus import sound_pictures, without_segments
 from jobs import job_spec, write_list
@@ -150,9 +149,11 @@ def without_place(metadata: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metadata.items() if name not in {"key", "caption"}}
 
 
-@pytest.mark.parametrize("format", ["webdataset", "parquet_bytes"])
-def test_the_samples_of_a_run_are_the_same_with_hostile_rows_between(format: str, tmp_path: Path) -> None:
-    random = Random(format)
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet_bytes"])
+def test_the_samples_of_a_run_are_the_same_with_hostile_rows_between(
+    output_format: str, tmp_path: Path
+) -> None:
+    random = Random(output_format)
     good = {f"good-{number}-{name}": body for number in range(4) for name, body in SOUND.items()}
     bad = {f"bad-{number}": body for number, body in enumerate(hostile(random)[: len(good)])}
     mixed = [name for pair in zip(bad, good, strict=True) for name in pair]
@@ -162,8 +163,10 @@ def test_the_samples_of_a_run_are_the_same_with_hostile_rows_between(format: str
             output = tmp_path / str(len(names))
             listed = write_list(tmp_path / f"{len(names)}.parquet", [origin.url(name) for name in names])
             image = {"phash": True, "max_pixels": 1_000_000}
-            turbo_fetch.run(job_spec(listed, output, image=image, output={"format": format}))
-            datasets.append({sample.metadata["url"]: sample for sample in open_dataset(str(output)).samples()})
+            turbo_fetch.run(job_spec(listed, output, image=image, output={"format": output_format}))
+            datasets.append(
+                {sample.metadata["url"]: sample for sample in open_dataset(str(output)).samples()}
+            )
     expected, found = datasets
     assert len(expected) == len(good)
     for url, sample in expected.items():

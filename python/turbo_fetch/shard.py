@@ -209,7 +209,7 @@ class OpenShard:
         task.add_done_callback(self._batch_ended)
 
     def _batch_ended(self, task: asyncio.Task[None]) -> None:
-        """End the shard with whatever a batch ended with, for nobody waits for its rows any more; run raises it again."""
+        """End the shard with what a batch ended with, of whatever kind: its rows will not come; run raises it again."""
         self._batches.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = error

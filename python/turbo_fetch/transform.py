@@ -77,9 +77,7 @@ class Transform:
         parts = list(self.parts(bodies, boxes))
         if len(parts) == 1 and parts[0][0] == list(range(len(bodies))):
             return parts[0][1]
-        records = {
-            place: batch.slice(row, 1) for places, batch in parts for row, place in enumerate(places)
-        }
+        records = {place: batch.slice(row, 1) for places, batch in parts for row, place in enumerate(places)}
         return pa.concat_batches([records[place] for place in range(len(bodies))])
 
     def parts(
@@ -87,8 +85,8 @@ class Transform:
     ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
         """Yield what :meth:`run` returns as soon as it is there: places of bodies, and their records.
 
-        Small bodies may become files of hundreds of megabytes. A part holds few of those, so that a caller that lets go of
-        each holds few as well; usually there is one part.
+        Small bodies may become files of hundreds of megabytes. A part holds few of those, so that a caller that
+        lets go of each holds few as well; usually there is one part.
         """
         places = list(range(len(bodies)))
         while True:
@@ -105,7 +103,11 @@ class Transform:
                 kept = pa.concat_batches([batch.slice(row, 1) for row in native])
                 yield [places[row] for row in native], _with_bodies(kept, [chosen[row] for row in native])
             yield from self._foreign(
-                [(place, batch.slice(row, 1)) for row, place in enumerate(places) if outcomes[row] == FOREIGN],
+                [
+                    (place, batch.slice(row, 1))
+                    for row, place in enumerate(places)
+                    if outcomes[row] == FOREIGN
+                ],
                 bodies,
                 boxes,
             )

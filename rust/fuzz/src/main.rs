@@ -58,7 +58,11 @@ fn files(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
         .collect::<Result<Vec<PathBuf>, Failure>>()?;
     paths.sort();
     let read = |path: PathBuf| Ok((path.clone(), fs::read(path)?));
-    paths.into_iter().filter(|path| path.is_file()).map(read).collect()
+    paths
+        .into_iter()
+        .filter(|path| path.is_file())
+        .map(read)
+        .collect()
 }
 
 fn bodies(files: Vec<(PathBuf, Vec<u8>)>) -> Vec<Vec<u8>> {
@@ -105,7 +109,9 @@ impl Campaign {
         let problems = [
             problem,
             (watch::panics() > panics).then_some("panic"),
-            took_s.filter(|&took_s| took_s > watch::MAX_CPU_S).map(|_| "slow"),
+            took_s
+                .filter(|&took_s| took_s > watch::MAX_CPU_S)
+                .map(|_| "slow"),
             watch::peak_memory_kb()
                 .filter(|&peak| peak > watch::MAX_MEMORY_KB)
                 .map(|_| "memory"),

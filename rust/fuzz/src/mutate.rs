@@ -165,7 +165,9 @@ fn damage_jpeg(body: &mut Vec<u8>, random: &mut Random) {
 fn restore_checksums(body: &mut [u8]) {
     let mut at = 8;
     while let Some(length) = body.get(at..at + 4) {
-        let length = length.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+        let length = length
+            .iter()
+            .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
         let end = at + 8 + length;
         if end + 4 > body.len() {
             return;

@@ -51,7 +51,9 @@ fn rows(text: &[u8], delimiter: u8, piece_bytes: usize) -> Vec<Vec<Option<String
         let end = (start + piece_bytes).min(text.len());
         reader.feed(&text[start..end], piece + 1 == pieces);
         if columns.is_none() {
-            columns = reader.header().map(|names| (0..names.len()).collect::<Vec<_>>());
+            columns = reader
+                .header()
+                .map(|names| (0..names.len()).collect::<Vec<_>>());
         }
         let Some(columns) = &columns else { continue };
         while let Ok(batch) = reader.read(columns, 7)

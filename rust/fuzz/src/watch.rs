@@ -62,9 +62,9 @@ impl Watch {
 
 /// Write an input down under a name that follows from its bytes; return its path.
 pub fn keep(found: &Path, kind: &str, input: &[u8]) -> String {
-    let sum = input
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let sum = input.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let path = found.join(format!("{kind}-{sum:016x}"));
     let written = fs::create_dir_all(found).and_then(|()| fs::write(&path, input));
     match written {

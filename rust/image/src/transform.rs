@@ -110,9 +110,7 @@ fn examine(
 ) -> Transformed {
     let format = sniff(body);
     let header = contained(scratch, |_| {
-        format
-            .clone()
-            .and_then(|format| header::read(format, body))
+        format.clone().and_then(|format| header::read(format, body))
     });
     let result = contained(scratch, |scratch| {
         let header = header.as_ref().map_err(Clone::clone)?;
@@ -396,12 +394,21 @@ mod tests {
         let gif = b"GIF89a\x05\0\x07\0\0\0\0;";
         let mut scratch = Scratch::default();
         scratch.buffers.recycle(vec![1; 100]);
-        let row = examine(&OPTIONS, gif, &mut scratch, |_, _| panic!("as a decoder may"));
-        assert_eq!(row.result.err(), Some(Rejection::corrupt("decoder gave up")));
+        let row = examine(&OPTIONS, gif, &mut scratch, |_, _| {
+            panic!("as a decoder may")
+        });
+        assert_eq!(
+            row.result.err(),
+            Some(Rejection::corrupt("decoder gave up"))
+        );
         assert_eq!(row.digest, hex_digest(DigestKind::Md5, gif));
         assert_eq!(row.original_size, Some(Size::new(5, 7)));
         assert_eq!(row.original_format, Some(Format::Gif));
         let kept = scratch.buffers.take(1);
-        assert_eq!(kept.capacity(), 1, "what a panic has broken must not be used again");
+        assert_eq!(
+            kept.capacity(),
+            1,
+            "what a panic has broken must not be used again"
+        );
     }
 }

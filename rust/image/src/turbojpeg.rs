@@ -145,9 +145,8 @@ impl<'a> Jpeg<'a> {
         handle.set(raw::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
         handle.set(raw::TJPARAM_TJPARAM_SAVEMARKERS, 0)?;
         // SAFETY: pointer and length are of one live slice.
-        let code = unsafe {
-            raw::tj3DecompressHeader(handle.0, body.as_ptr(), body.len() as raw::size_t)
-        };
+        let code =
+            unsafe { raw::tj3DecompressHeader(handle.0, body.as_ptr(), body.len() as raw::size_t) };
         let result = handle.check(code);
         let colours = handle.get(raw::TJPARAM_TJPARAM_COLORSPACE);
         let (width, height) = (

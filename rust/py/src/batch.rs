@@ -1,10 +1,10 @@
 //! Batches of pictures: bytes in, one Arrow record batch out, the GIL released in between.
 
+use crate::seam::{detached, guarded};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3_arrow::PyRecordBatch;
-use crate::seam::{detached, guarded};
 use turbo_fetch_image::batch::Transformer as ImageTransformer;
 use turbo_fetch_image::blur::Bounds;
 use turbo_fetch_image::digest;

@@ -43,7 +43,10 @@ pub fn decode(
         }
         _ => read_raster(jpeg, denominator, scratch),
     };
-    match result.err().and_then(|failure| judge(failure, header.complete)) {
+    match result
+        .err()
+        .and_then(|failure| judge(failure, header.complete))
+    {
         Some(rejection) => Err(rejection),
         None => Ok(Decoded {
             picture,
