@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-.PHONY: help setup demo demo-dreambooth test lint format typecheck docs rust-test wheel bench ci clean
+SECONDS ?= 600
+SEED ?= $(shell date +%s)
+
+.PHONY: help setup demo demo-dreambooth test lint format typecheck docs rust-test fuzz wheel bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -24,6 +27,10 @@ test: setup ## Run all tests, Rust and Python
 
 rust-test: $(VENV)/.system ## Run the Rust tests
 	cargo test --release --quiet
+
+fuzz: setup ## Damage pictures and lists for SECONDS (600) from SEED; what fails stays in .cache/fuzz/found and is tried first
+	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
+	cargo run --release --quiet -p turbo-fetch-fuzz -- .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
 
 lint: setup ## Formatting and lints of both languages, and whether the site builds
 	cargo fmt --check

@@ -80,7 +80,7 @@ class OpenShard:
         self._started_s = time.time()
         self._ended = asyncio.Event()
         self._suspended = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._left = shard.count
         self._pending: list[tuple[int, Fetched]] = []
         self._pending_bytes = 0
@@ -206,7 +206,14 @@ class OpenShard:
     def _start_batch(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
         task = asyncio.get_running_loop().create_task(self._transform(batch, journal))
         self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
+        task.add_done_callback(self._batch_ended)
+
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        """End the shard with what a batch ended with, of whatever kind: its rows will not come; run raises it again."""
+        self._batches.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = error
+            self._ended.set()
 
     async def _transform(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
         """Transform and journal a batch; its bytes are free again afterwards, whatever happens."""
@@ -218,11 +225,6 @@ class OpenShard:
                     outcomes = await loop.run_in_executor(self._tools.transforms, work)
             else:
                 outcomes = await loop.run_in_executor(self._tools.transforms, work)
-        # Whatever it is, run raises it again.
-        except Exception as error:
-            self._error = error
-            self._ended.set()
-            return
         finally:
             self._tools.budget.release(sum(len(fetched.body or b"") for _, fetched in batch))
         self._count(batch, outcomes)
@@ -242,14 +244,27 @@ class OpenShard:
 def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
     """Run one batch through the screen and the native transform into the spool; return the outcome numbers."""
     screened = screen(batch, journal.source, tools.fetch.input, tools.deny)
-    batch = screened.ended
-    bodies = [(row, fetched.body) for row, fetched in batch if fetched.body is not None]
+    with_body = [(row, fetched) for row, fetched in screened.ended if fetched.body is not None]
+    without = [(row, fetched) for row, fetched in screened.ended if fetched.body is None]
+    bodies = [fetched.body for _, fetched in with_body if fetched.body is not None]
     with journal.lock:
-        journal.spool.intend([row for row, _ in bodies])
-    transformed = tools.transform.run([body for _, body in bodies], screened.boxes) if bodies else None
-    if transformed is not None and any(screened.notes):
-        transformed = results.with_notes(transformed, screened.notes)
-    finished = results.results_batch(batch, transformed)
+        journal.spool.intend([row for row, _ in with_body])
+    outcomes: list[int] = []
+    for places, transformed in tools.transform.parts(bodies, screened.boxes) if bodies else ():
+        notes = [screened.notes[place] for place in places]
+        noted = results.with_notes(transformed, notes) if any(notes) else transformed
+        outcomes += _keep(journal, [*(with_body[place] for place in places), *without], noted)
+        without = []
+    if without:
+        outcomes += _keep(journal, without, None)
+    return outcomes
+
+
+def _keep(
+    journal: Journal, ended: list[tuple[int, Fetched]], transformed: pa.RecordBatch | None
+) -> list[int]:
+    """Append the results of rows to the spool; return their outcome numbers."""
+    finished = results.results_batch(ended, transformed)
     with journal.lock:
         journal.spool.append(finished)
     outcomes: list[int] = finished.column("outcome").to_pylist()

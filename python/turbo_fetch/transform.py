@@ -7,7 +7,7 @@ and hands back; OpenCV decodes those here, and Rust finishes them like the other
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
@@ -28,6 +28,10 @@ Boxes = Sequence[tuple[float, float, float, float]]
 
 FOREIGN: Final = 255
 """Outcome number by which the native module asks for a picture to be decoded here; it never leaves."""
+POSTPONED: Final = 254
+"""Outcome number of a picture that the native module wants to be brought again, in another batch; it never leaves."""
+PART_BYTES: Final = 256 << 20
+"""A part of a batch ends with the picture whose file brings it here."""
 
 if _native.__profile__ == "debug":
     warnings.warn(
@@ -70,21 +74,61 @@ class Transform:
         `boxes` are those to blur in each picture, or empty if there are none in any: left, top, right, bottom,
         relative to the sides of the upright picture.
         """
-        batch = pa.record_batch(self._native.run(list(bodies), list(boxes)))
-        foreign = [row for row, outcome in enumerate(batch["outcome"].to_pylist()) if outcome == FOREIGN]
-        if foreign:
-            batch = self._with_foreign(foreign, batch, bodies, boxes)
-        return _with_bodies(batch, bodies)
+        parts = list(self.parts(bodies, boxes))
+        if len(parts) == 1 and parts[0][0] == list(range(len(bodies))):
+            return parts[0][1]
+        records = {place: batch.slice(row, 1) for places, batch in parts for row, place in enumerate(places)}
+        return pa.concat_batches([records[place] for place in range(len(bodies))])
 
-    def _with_foreign(
-        self, foreign: Sequence[int], batch: pa.RecordBatch, bodies: Sequence[bytes], boxes: Sequence[Boxes]
-    ) -> pa.RecordBatch:
-        finished = {
-            row: self._finish(bodies[row], batch.slice(row, 1), boxes[row] if boxes else ())
-            for row in foreign
-        }
-        parts = [finished.get(row, batch.slice(row, 1)) for row in range(batch.num_rows)]
-        return pa.concat_batches(parts)
+    def parts(
+        self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()
+    ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+        """Yield what :meth:`run` returns as soon as it is there: places of bodies, and their records.
+
+        Small bodies may become files of hundreds of megabytes. A part holds few of those, so that a caller that
+        lets go of each holds few as well; usually there is one part.
+        """
+        places = list(range(len(bodies)))
+        while True:
+            chosen = [bodies[place] for place in places]
+            batch = pa.record_batch(
+                self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
+            )
+            outcomes = batch["outcome"].to_pylist()
+            native = [row for row, outcome in enumerate(outcomes) if outcome not in {FOREIGN, POSTPONED}]
+            if len(native) == len(places):
+                yield places, _with_bodies(batch, chosen)
+                return
+            if native:
+                kept = pa.concat_batches([batch.slice(row, 1) for row in native])
+                yield [places[row] for row in native], _with_bodies(kept, [chosen[row] for row in native])
+            yield from self._foreign(
+                [
+                    (place, batch.slice(row, 1))
+                    for row, place in enumerate(places)
+                    if outcomes[row] == FOREIGN
+                ],
+                bodies,
+                boxes,
+            )
+            places = [place for place, outcome in zip(places, outcomes, strict=True) if outcome == POSTPONED]
+            if not places:
+                return
+
+    def _foreign(
+        self, asked: Sequence[tuple[int, pa.RecordBatch]], bodies: Sequence[bytes], boxes: Sequence[Boxes]
+    ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+        places: list[int] = []
+        records: list[pa.RecordBatch] = []
+        held = 0
+        for number, (place, record) in enumerate(asked, 1):
+            finished = self._finish(bodies[place], record, boxes[place] if boxes else ())
+            places.append(place)
+            records.append(finished)
+            held += len(blobs(finished["image"])[0] or b"")
+            if held > PART_BYTES or number == len(asked):
+                yield places, _with_bodies(pa.concat_batches(records), [bodies[place] for place in places])
+                places, records, held = [], [], 0
 
     def _finish(self, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
         pixels = decode_with_opencv(body)

@@ -1,10 +1,11 @@
 //! Many pictures at once, on a pool of threads of its own, into one Arrow record batch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::builder::{BinaryBuilder, Int32Builder, StringBuilder, UInt8Builder};
+use arrow_array::builder::{BinaryViewBuilder, Int32Builder, StringBuilder, UInt8Builder};
 use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::Buffer;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -17,7 +18,8 @@ use crate::sniff::Format;
 use crate::transform::{ForeignPixels, Transformed, transform, transform_pixels};
 
 /// Columns of a result batch, as in `turbo_fetch.schema.TRANSFORMED`. Bodies that are kept as they came are not copied:
-/// their `image` is null, though the outcome is success.
+/// their `image` is null, though the outcome is success. New files lie in buffers of their own, since an array of one
+/// buffer could not hold more than 2 GiB.
 pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("outcome", DataType::UInt8, false),
@@ -30,9 +32,17 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("exif", DataType::Utf8, true),
         Field::new("digest", DataType::Utf8, true),
         Field::new("phash", DataType::Utf8, true),
-        Field::new("image", DataType::Binary, true),
+        Field::new("image", DataType::BinaryView, true),
     ]))
 });
+
+/// Once the new files of a run hold more than this, the pictures that were not begun yet are postponed, so that small
+/// bodies that become large files cannot fill the memory.
+const MAX_RUN_BYTES: usize = 256 << 20;
+
+/// New files that a run hands over, unless it is a single one. More, which takes pictures of hundreds of megapixels, are
+/// thrown away and postponed.
+const MAX_BATCH_BYTES: usize = 1 << 30;
 
 /// Options and threads; shared freely, since a run changes nothing in it.
 #[derive(Debug)]
@@ -52,12 +62,12 @@ impl Transformer {
         Ok(Self { options, pool })
     }
 
-    /// Transform bodies to one record each, in the order given.
+    /// Transform bodies to one record each, in the order given; at least one of them is not postponed.
     ///
     /// `boxes` are those to blur in each picture; empty when there are none in any.
     ///
     /// # Errors
-    /// When the images of the batch exceed what one Arrow array holds, 2 GiB.
+    /// When Arrow refuses the columns, which do not depend on the bodies.
     pub fn run(&self, bodies: &[&[u8]], boxes: &[Vec<Bounds>]) -> Result<RecordBatch, ArrowError> {
         let items: Vec<_> = bodies.iter().zip(each_boxes(boxes)).collect();
         self.run_each(&items, |(body, boxes)| {
@@ -85,13 +95,34 @@ impl Transformer {
         items: &[T],
         work: impl Fn(&T) -> Transformed + Sync,
     ) -> Result<RecordBatch, ArrowError> {
-        let guarded =
-            |item: &T| catch_unwind(AssertUnwindSafe(|| work(item))).unwrap_or_else(|_| crashed());
+        let made_bytes = AtomicUsize::new(0);
+        let each = |item: &T| {
+            if made_bytes.load(Ordering::Relaxed) > MAX_RUN_BYTES {
+                return postponed();
+            }
+            let row = work(item);
+            made_bytes.fetch_add(row.image_bytes(), Ordering::Relaxed);
+            row
+        };
         let rows: Vec<Transformed> = self
             .pool
-            .install(|| items.par_iter().with_max_len(1).map(guarded).collect());
-        assemble(&rows)
+            .install(|| items.par_iter().with_max_len(1).map(each).collect());
+        assemble(within(rows, MAX_BATCH_BYTES))
     }
+}
+
+/// The rows with those postponed whose files would bring all together over `max_bytes`; the first file always stays.
+fn within(mut rows: Vec<Transformed>, max_bytes: usize) -> Vec<Transformed> {
+    let mut bytes = 0;
+    for row in &mut rows {
+        let more = row.image_bytes();
+        if bytes > 0 && bytes + more > max_bytes {
+            *row = postponed();
+        } else {
+            bytes += more;
+        }
+    }
+    rows
 }
 
 /// The boxes of each picture, none where no list is given.
@@ -102,10 +133,10 @@ fn each_boxes(boxes: &[Vec<Bounds>]) -> impl Iterator<Item = &[Bounds]> {
         .chain(std::iter::repeat(&[][..]))
 }
 
-/// A decoder that panics has met a body that no sound file resembles.
-fn crashed() -> Transformed {
+/// A picture that the caller is to bring again.
+fn postponed() -> Transformed {
     Transformed {
-        result: Err(Rejection::corrupt("decoder gave up")),
+        result: Err(Rejection::Postponed),
         original_size: None,
         original_format: None,
         exif: None,
@@ -114,12 +145,7 @@ fn crashed() -> Transformed {
     }
 }
 
-fn assemble(rows: &[Transformed]) -> Result<RecordBatch, ArrowError> {
-    let image_bytes = rows
-        .iter()
-        .filter_map(|row| row.result.as_ref().ok()?.image.as_ref())
-        .map(Vec::len)
-        .sum();
+fn assemble(rows: Vec<Transformed>) -> Result<RecordBatch, ArrowError> {
     let mut outcome = UInt8Builder::with_capacity(rows.len());
     let mut detail = StringBuilder::new();
     let mut sides: [Int32Builder; 4] = Default::default();
@@ -127,12 +153,12 @@ fn assemble(rows: &[Transformed]) -> Result<RecordBatch, ArrowError> {
     let mut exif = StringBuilder::new();
     let mut digest = StringBuilder::new();
     let mut phash = StringBuilder::new();
-    let mut image = BinaryBuilder::with_capacity(rows.len(), image_bytes);
+    let mut image = BinaryViewBuilder::with_capacity(rows.len());
     for row in rows {
-        let output = row.result.as_ref().ok();
-        outcome.append_value(row.result.as_ref().err().map_or(SUCCESS, Rejection::number));
-        detail.append_option(row.result.as_ref().err().map(ToString::to_string));
-        let size = output.map(|output| output.size);
+        let failure = row.result.as_ref().err();
+        outcome.append_value(failure.map_or(SUCCESS, Rejection::number));
+        detail.append_option(failure.map(ToString::to_string));
+        let size = row.result.as_ref().ok().map(|output| output.size);
         for (builder, side) in sides.iter_mut().zip([
             size.map(|size| size.width),
             size.map(|size| size.height),
@@ -145,7 +171,14 @@ fn assemble(rows: &[Transformed]) -> Result<RecordBatch, ArrowError> {
         exif.append_option(row.exif.as_deref());
         digest.append_option(row.digest.as_deref());
         phash.append_option(row.phash.map(|hash| format!("{hash:016x}")));
-        image.append_option(output.and_then(|output| output.image.as_ref()));
+        match row.result.ok().and_then(|output| output.image) {
+            Some(file) => {
+                let length = file.len() as u32;
+                let block = image.append_block(Buffer::from_vec(file));
+                image.try_append_view(block, 0, length)?;
+            }
+            None => image.append_null(),
+        }
     }
     let [
         mut width,
@@ -167,4 +200,45 @@ fn assemble(rows: &[Transformed]) -> Result<RecordBatch, ArrowError> {
         Arc::new(image.finish()),
     ];
     RecordBatch::try_new(SCHEMA.clone(), columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::BinaryViewArray;
+
+    use super::*;
+    use crate::geometry::Size;
+    use crate::transform::Output;
+
+    fn row(bytes: usize) -> Transformed {
+        Transformed {
+            result: Ok(Output {
+                image: Some(vec![7; bytes]),
+                size: Size::new(1, 1),
+                phash: None,
+            }),
+            ..postponed()
+        }
+    }
+
+    fn lengths(rows: &[Transformed]) -> Vec<usize> {
+        rows.iter().map(Transformed::image_bytes).collect()
+    }
+
+    #[test]
+    fn files_beyond_the_limit_are_postponed_and_one_always_stays() {
+        let kept = within([3, 4, 4, 3].map(row).into(), 10);
+        assert_eq!(lengths(&kept), [3, 4, 0, 3]);
+        assert_eq!(kept[2].result.as_ref().err(), Some(&Rejection::Postponed));
+        assert_eq!(lengths(&within([11, 1].map(row).into(), 10)), [11, 0]);
+    }
+
+    #[test]
+    fn files_of_any_length_come_out_as_they_went_in() {
+        let batch = assemble([0, 1, 12, 13, 100_000].map(row).into()).unwrap();
+        let images = batch.column_by_name("image").unwrap().clone();
+        let images = images.as_any().downcast_ref::<BinaryViewArray>().unwrap();
+        let found: Vec<_> = images.iter().map(|file| file.unwrap().to_vec()).collect();
+        assert_eq!(found, [0, 1, 12, 13, 100_000].map(|bytes| vec![7; bytes]));
+    }
 }

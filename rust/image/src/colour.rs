@@ -37,6 +37,8 @@ impl fmt::Debug for Profiles {
 }
 
 const MAX_KNOWN: usize = 8;
+/// Longer profiles, which no picture shares with others, are not kept.
+const MAX_KNOWN_BYTES: usize = 4 << 20;
 
 impl Profiles {
     fn conversion(&mut self, icc: &[u8], model: Model) -> Conversion {
@@ -49,6 +51,9 @@ impl Profiles {
             return self.recent[0].conversion.clone();
         }
         let conversion = convert(icc, model).map_or(Conversion::None, Conversion::Transform);
+        if icc.len() > MAX_KNOWN_BYTES {
+            return conversion;
+        }
         self.recent.truncate(MAX_KNOWN - 1);
         self.recent.push_front(Known {
             icc: icc.to_vec(),

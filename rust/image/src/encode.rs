@@ -10,24 +10,31 @@ use crate::error::Rejection;
 use crate::options::Encoding;
 use crate::raster::{Model, Raster};
 use crate::scratch::Scratch;
-use crate::turbojpeg::PixelFormat;
+use crate::turbojpeg::{self, PixelFormat};
 
 /// Encode a grey or RGB picture; `quality` is as `ImageSpec.quality` says for the format.
 ///
 /// # Errors
-/// `Unsupported` when a side is longer than the format allows.
+/// `Unsupported` when a side is longer than the format allows, or the file longer than an Arrow array does.
 pub fn encode(
     raster: &Raster,
     encoding: Encoding,
     quality: u8,
     scratch: &mut Scratch,
 ) -> Result<Vec<u8>, Rejection> {
-    match encoding {
+    let file = match encoding {
         Encoding::Png => png(raster, quality),
         Encoding::Webp => webp(raster, quality),
         Encoding::Jpeg | Encoding::Original => jpeg(raster, quality, scratch),
+    }?;
+    if file.len() > MAX_FILE_BYTES {
+        return Err(Rejection::Unsupported("picture whose file is over 2 GiB"));
     }
+    Ok(file)
 }
+
+/// Longest file that an Arrow array can refer to.
+const MAX_FILE_BYTES: usize = i32::MAX as usize;
 
 fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, Rejection> {
     let format = if raster.model == Model::Grey {
@@ -36,15 +43,10 @@ fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, 
         PixelFormat::Rgb
     };
     let mut output = scratch.buffers.take(0);
-    let written = scratch
-        .compressor()
-        .and_then(|compressor| {
-            compressor.write(raster.size, format, quality, &raster.pixels, &mut output)
-        })
-        .map_err(|_| Rejection::Unsupported("side too long for jpg"))?;
-    let file = output[..written].to_vec();
+    let result = turbojpeg::write(raster.size, format, quality, &raster.pixels, &mut output)
+        .map(|written| output[..written].to_vec());
     scratch.buffers.recycle(output);
-    Ok(file)
+    result.map_err(|_| Rejection::Unsupported("side too long for jpg"))
 }
 
 fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
@@ -69,13 +71,20 @@ fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
     let mut writer = encoder.write_header().map_err(failed)?;
     writer.write_image_data(&raster.pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
+    file.shrink_to_fit();
     Ok(file)
 }
 
 /// Quality from which WebP is lossless.
 const LOSSLESS: u8 = 100;
 
+/// Longest side of a WebP picture (RFC 9649, 2.5).
+const MAX_WEBP_SIDE: u32 = 16_383;
+
 fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
+    if raster.size.width.max(raster.size.height) > MAX_WEBP_SIDE {
+        return Err(Rejection::Unsupported("side too long for webp"));
+    }
     let expanded: Vec<u8>;
     let pixels = if raster.model == Model::Grey {
         expanded = raster.pixels.iter().flat_map(|&level| [level; 3]).collect();
@@ -114,7 +123,7 @@ fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
         file
     };
     if file.is_empty() {
-        Err(Rejection::Unsupported("side too long for webp"))
+        Err(Rejection::Unsupported("picture too large for webp"))
     } else {
         Ok(file)
     }

@@ -31,12 +31,17 @@ pub enum Rejection {
     /// The format is read by the caller's foreign decoder; not an outcome of the contract.
     #[error("{0}")]
     Foreign(&'static str),
+    /// Not begun, because the batch holds enough already; not an outcome of the contract.
+    #[error("postponed")]
+    Postponed,
 }
 
 /// Number of a row that succeeded.
 pub const SUCCESS: u8 = 0;
 /// Number of a row whose picture the caller must decode itself and hand back as pixels.
 pub const FOREIGN: u8 = 255;
+/// Number of a row that the caller must bring again, in another batch.
+pub const POSTPONED: u8 = 254;
 
 impl Rejection {
     /// Number of the outcome, as listed in `turbo_fetch.outcomes`.
@@ -51,6 +56,7 @@ impl Rejection {
             Self::TooSmall => 36,
             Self::Aspect => 37,
             Self::Foreign(_) => FOREIGN,
+            Self::Postponed => POSTPONED,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a thread keeps from one picture to the next: codec state, resampling tables, buffers, colour transforms.
+//! What a thread keeps from one picture to the next: resampling tables, buffers, colour transforms. Codecs keep nothing.
 
 use std::cell::RefCell;
 
@@ -6,47 +6,13 @@ use fast_image_resize::Resizer;
 
 use crate::colour::Profiles;
 use crate::raster::Buffers;
-use crate::turbojpeg::{Compressor, Decompressor, Failure};
 
-/// Reusable state of one thread. Nothing in it changes a result.
+/// Reusable memory of one thread. Nothing in it changes a result.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub buffers: Buffers,
     pub resizer: Resizer,
     pub profiles: Profiles,
-    decompressor: Option<Decompressor>,
-    compressor: Option<Compressor>,
-}
-
-impl Scratch {
-    /// The thread's JPEG decompressor.
-    ///
-    /// # Errors
-    /// When memory is out.
-    pub fn decompressor(&mut self) -> Result<&mut Decompressor, Failure> {
-        if self.decompressor.is_none() {
-            self.decompressor = Some(Decompressor::new()?);
-        }
-        self.decompressor.as_mut().ok_or_else(out_of_memory)
-    }
-
-    /// The thread's JPEG compressor.
-    ///
-    /// # Errors
-    /// When memory is out.
-    pub fn compressor(&mut self) -> Result<&mut Compressor, Failure> {
-        if self.compressor.is_none() {
-            self.compressor = Some(Compressor::new()?);
-        }
-        self.compressor.as_mut().ok_or_else(out_of_memory)
-    }
-}
-
-fn out_of_memory() -> Failure {
-    Failure {
-        is_warning: false,
-        message: "out of memory".to_owned(),
-    }
 }
 
 thread_local! {

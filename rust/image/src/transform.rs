@@ -1,5 +1,7 @@
 //! One picture from the downloaded body to the file that is kept.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
 use crate::decode::{Decoded, Demand, decode};
@@ -38,7 +40,18 @@ pub struct Output {
     /// Its new file; none where the body is kept as it came.
     pub image: Option<Vec<u8>>,
     pub size: Size,
-    phash: Option<u64>,
+    pub(crate) phash: Option<u64>,
+}
+
+impl Transformed {
+    /// Length of the new file.
+    #[must_use]
+    pub fn image_bytes(&self) -> usize {
+        let output = self.result.as_ref().ok();
+        output
+            .and_then(|output| output.image.as_ref())
+            .map_or(0, Vec::len)
+    }
 }
 
 /// Transform one body, blurring `boxes` of the upright picture.
@@ -49,13 +62,9 @@ pub fn transform(
     boxes: &[Bounds],
     scratch: &mut Scratch,
 ) -> Transformed {
-    let format = sniff(body);
-    let header = format.clone().and_then(|format| header::read(format, body));
-    let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
-        header::check(&options.limits, header.size)?;
+    examine(options, body, scratch, |header, scratch| {
         make(options, header, (body, boxes), scratch)
-    });
-    facts(options, body, format.ok(), header.ok().as_ref(), result)
+    })
 }
 
 /// Finish a picture whose body is in a foreign format and whose pixels the caller decoded.
@@ -67,10 +76,7 @@ pub fn transform_pixels(
     boxes: &[Bounds],
     scratch: &mut Scratch,
 ) -> Transformed {
-    let format = sniff(body);
-    let header = format.clone().and_then(|format| header::read(format, body));
-    let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
-        header::check(&options.limits, header.size)?;
+    examine(options, body, scratch, |header, scratch| {
         let (raster, orientation) = pixels.raster(header, body, &mut scratch.buffers)?;
         let header = Header {
             orientation,
@@ -92,33 +98,55 @@ pub fn transform_pixels(
             phash: hash,
             ..output
         })
-    });
-    facts(options, body, format.ok(), header.ok().as_ref(), result)
+    })
 }
 
-fn facts(
+/// Read the header, check it against the limits, let `work` make the picture, and gather the facts.
+fn examine(
     options: &Options,
     body: &[u8],
-    format: Option<Format>,
-    header: Option<&Header<'_>>,
-    result: Result<Output, Rejection>,
+    scratch: &mut Scratch,
+    work: impl FnOnce(&Header<'_>, &mut Scratch) -> Result<Output, Rejection>,
 ) -> Transformed {
+    let format = sniff(body);
+    let header = contained(scratch, |_| {
+        format.clone().and_then(|format| header::read(format, body))
+    });
+    let result = contained(scratch, |scratch| {
+        let header = header.as_ref().map_err(Clone::clone)?;
+        header::check(&options.limits, header.size)?;
+        work(header, scratch)
+    });
     // The caller brings a foreign picture back, and then the facts are gathered once.
     let foreign = matches!(result, Err(Rejection::Foreign(_)));
+    let header = header.ok();
+    let exif = header
+        .as_ref()
+        .filter(|_| options.exif && result.is_ok())
+        .and_then(|header| contained(scratch, |_| Ok(exif::to_json(header.exif))).ok()?);
     Transformed {
-        exif: header
-            .filter(|_| options.exif && result.is_ok())
-            .and_then(|header| exif::to_json(header.exif)),
+        exif,
         digest: if foreign {
             None
         } else {
             hex_digest(options.digest, body)
         },
         original_size: header.map(|header| header.size),
-        original_format: format,
+        original_format: format.ok(),
         phash: result.as_ref().ok().and_then(|output| output.phash),
         result,
     }
+}
+
+/// Do `work`. A panic in it has met a body that no sound file resembles; it may have broken the scratch, which is replaced.
+fn contained<T>(
+    scratch: &mut Scratch,
+    work: impl FnOnce(&mut Scratch) -> Result<T, Rejection>,
+) -> Result<T, Rejection> {
+    catch_unwind(AssertUnwindSafe(|| work(scratch))).unwrap_or_else(|_| {
+        *scratch = Scratch::default();
+        Err(Rejection::corrupt("decoder gave up"))
+    })
 }
 
 fn make(
@@ -333,5 +361,54 @@ fn recycle(picture: Picture, scratch: &mut Scratch) {
                 .into_iter()
                 .for_each(|plane| scratch.buffers.recycle(plane.pixels));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{DigestKind, Limits, Mode};
+
+    const OPTIONS: Options = Options {
+        width: 16,
+        height: 16,
+        mode: Mode::No,
+        only_if_bigger: false,
+        downscale: Filter::Area,
+        upscale: Filter::Cubic,
+        encode: Encoding::Png,
+        quality: 1,
+        skip_reencode: false,
+        limits: Limits {
+            min_side: 0,
+            max_pixels: 1_000_000,
+            max_aspect: 0.0,
+        },
+        digest: DigestKind::Md5,
+        exif: true,
+        phash: false,
+    };
+
+    #[test]
+    fn a_panic_ends_as_an_outcome_that_keeps_the_facts() {
+        let gif = b"GIF89a\x05\0\x07\0\0\0\0;";
+        let mut scratch = Scratch::default();
+        scratch.buffers.recycle(vec![1; 100]);
+        let row = examine(&OPTIONS, gif, &mut scratch, |_, _| {
+            panic!("as a decoder may")
+        });
+        assert_eq!(
+            row.result.err(),
+            Some(Rejection::corrupt("decoder gave up"))
+        );
+        assert_eq!(row.digest, hex_digest(DigestKind::Md5, gif));
+        assert_eq!(row.original_size, Some(Size::new(5, 7)));
+        assert_eq!(row.original_format, Some(Format::Gif));
+        let kept = scratch.buffers.take(1);
+        assert_eq!(
+            kept.capacity(),
+            1,
+            "what a panic has broken must not be used again"
+        );
     }
 }

@@ -1,4 +1,8 @@
-//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: one decompressor and one compressor per thread.
+//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: a handle of the library's for each picture, and never for a second.
+//!
+//! After a fatal error a handle is in the middle of the file that caused it, where it takes the next file for the rest of
+//! the first. Even a sound file leaves its tables behind, by which a file that lacks its own would be decoded. Making a
+//! handle costs a thousandth of decoding a small picture.
 #![expect(
     unsafe_code,
     reason = "the library is C; each call states why its pointers are good"
@@ -70,9 +74,6 @@ pub struct Info {
 #[derive(Debug)]
 struct Handle(raw::tjhandle);
 
-// SAFETY: a handle holds no thread-bound state; `&mut` on every call keeps it to one thread at a time.
-unsafe impl Send for Handle {}
-
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle came from tj3Init and is destroyed once.
@@ -123,51 +124,63 @@ impl Handle {
     }
 }
 
-/// Reads JPEG files; holds tables and state for reuse.
+/// One JPEG file whose header was read.
 #[derive(Debug)]
-pub struct Decompressor(Handle);
+pub struct Jpeg<'a> {
+    handle: Handle,
+    body: &'a [u8],
+    info: Info,
+}
 
 /// Largest number of progressive scans; real pictures have about ten, and each costs a pass over the picture.
 const MAX_SCANS: c_int = 100;
 
-impl Decompressor {
-    /// # Errors
-    /// When memory is out.
-    pub fn new() -> Result<Self, Failure> {
-        let mut handle = Handle::new(raw::TJINIT_TJINIT_DECOMPRESS)?;
-        handle.set(raw::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
-        Ok(Self(handle))
-    }
-
-    /// Read the header and choose the size to decode at, 1/`denominator` of the sides, rounded up.
+impl<'a> Jpeg<'a> {
+    /// Read the header of `body`.
     ///
     /// # Errors
-    /// When the header is broken or a variant that the library cannot read.
-    pub fn open(&mut self, body: &[u8]) -> Result<Info, Failure> {
+    /// When the header is broken or a variant that the library cannot read, or memory is out.
+    pub fn open(body: &'a [u8]) -> Result<Self, Failure> {
+        let mut handle = Handle::new(raw::TJINIT_TJINIT_DECOMPRESS)?;
+        handle.set(raw::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
+        handle.set(raw::TJPARAM_TJPARAM_SAVEMARKERS, 0)?;
         // SAFETY: pointer and length are of one live slice.
         let code =
-            unsafe { raw::tj3DecompressHeader(self.0.0, body.as_ptr(), body.len() as raw::size_t) };
-        match self.0.check(code) {
-            Err(failure) if !failure.is_warning => return Err(failure),
-            _ => {}
+            unsafe { raw::tj3DecompressHeader(handle.0, body.as_ptr(), body.len() as raw::size_t) };
+        let result = handle.check(code);
+        let colours = handle.get(raw::TJPARAM_TJPARAM_COLORSPACE);
+        let (width, height) = (
+            handle.get(raw::TJPARAM_TJPARAM_JPEGWIDTH),
+            handle.get(raw::TJPARAM_TJPARAM_JPEGHEIGHT),
+        );
+        // A fatal error after a warning is reported as a warning, but leaves the properties as they are in a new handle.
+        if width < 1 || height < 1 || colours < 0 {
+            return Err(Failure {
+                is_warning: false,
+                message: result
+                    .err()
+                    .map_or("JPEG without a scan".to_owned(), |failure| failure.message),
+            });
         }
-        let colours = match self.0.get(raw::TJPARAM_TJPARAM_COLORSPACE) {
-            code if code == raw::TJCS_TJCS_GRAY as c_int => Colours::Grey,
-            code if code == raw::TJCS_TJCS_RGB as c_int => Colours::Rgb,
-            code if code == raw::TJCS_TJCS_YCbCr as c_int => Colours::YCbCr,
-            _ => Colours::Cmyk,
-        };
-        let subsampling_code = self.0.get(raw::TJPARAM_TJPARAM_SUBSAMP);
-        Ok(Info {
-            size: Size::new(
-                self.0.get(raw::TJPARAM_TJPARAM_JPEGWIDTH).unsigned_abs(),
-                self.0.get(raw::TJPARAM_TJPARAM_JPEGHEIGHT).unsigned_abs(),
-            ),
-            colours,
+        let subsampling_code = handle.get(raw::TJPARAM_TJPARAM_SUBSAMP);
+        let info = Info {
+            size: Size::new(width.unsigned_abs(), height.unsigned_abs()),
+            colours: match colours {
+                code if code == raw::TJCS_TJCS_GRAY as c_int => Colours::Grey,
+                code if code == raw::TJCS_TJCS_RGB as c_int => Colours::Rgb,
+                code if code == raw::TJCS_TJCS_YCbCr as c_int => Colours::YCbCr,
+                _ => Colours::Cmyk,
+            },
             subsampling: subsampling(subsampling_code),
-            lossless: self.0.get(raw::TJPARAM_TJPARAM_LOSSLESS) != 0,
+            lossless: handle.get(raw::TJPARAM_TJPARAM_LOSSLESS) != 0,
             subsampling_code,
-        })
+        };
+        Ok(Self { handle, body, info })
+    }
+
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
     fn scale(&mut self, denominator: u32) -> Result<(), Failure> {
@@ -176,11 +189,12 @@ impl Decompressor {
             denom: denominator as c_int,
         };
         // SAFETY: the handle is live; the factor is passed by value.
-        let code = unsafe { raw::tj3SetScalingFactor(self.0.0, factor) };
-        self.0.check(code)
+        let code = unsafe { raw::tj3SetScalingFactor(self.handle.0, factor) };
+        self.handle.check(code)
     }
 
-    /// Decode to interleaved rows in `pixels`, at 1/`denominator` of the sides rounded up.
+    /// Decode to interleaved rows in `pixels`, at 1/`denominator` of the sides rounded up. All of them are written unless
+    /// the failure is more than a warning.
     ///
     /// # Errors
     /// Failures and warnings of the library.
@@ -188,14 +202,12 @@ impl Decompressor {
     /// # Panics
     /// When `pixels` is shorter than the picture.
     pub fn read(
-        &mut self,
-        body: &[u8],
-        info: &Info,
+        mut self,
         denominator: u32,
         format: PixelFormat,
         pixels: &mut [u8],
     ) -> Result<(), Failure> {
-        let size = reduced(info.size, denominator);
+        let size = reduced(self.info.size, denominator);
         let pitch = size.width as usize * format.channels();
         assert!(
             pixels.len() >= pitch * size.height as usize,
@@ -203,37 +215,30 @@ impl Decompressor {
         );
         self.scale(denominator)?;
         // SAFETY: the source is one live slice; the library writes `height` rows of `pitch` bytes, which fit. The header
-        // is read again from the same bytes, so that its sides are those of `info`.
+        // is read again from the same bytes by a handle that has read nothing else, so that its sides are those of `info`.
         let code = unsafe {
-            let (data, length) = (body.as_ptr(), body.len() as raw::size_t);
             raw::tj3Decompress8(
-                self.0.0,
-                data,
-                length,
+                self.handle.0,
+                self.body.as_ptr(),
+                self.body.len() as raw::size_t,
                 pixels.as_mut_ptr(),
                 pitch as c_int,
                 format.code(),
             )
         };
-        self.0.check(code)
+        self.handle.check(code)
     }
 
-    /// Decode to the planes Y, Cb and Cr without bringing chroma to the size of luma.
+    /// Decode to the planes Y, Cb and Cr without bringing chroma to the size of luma, as [`Self::read`] does to pixels.
     ///
     /// # Errors
     /// Failures and warnings of the library.
     ///
     /// # Panics
     /// When a plane is shorter than `plane_size` says.
-    pub fn read_planes(
-        &mut self,
-        body: &[u8],
-        info: &Info,
-        denominator: u32,
-        planes: [&mut [u8]; 3],
-    ) -> Result<(), Failure> {
+    pub fn read_planes(mut self, denominator: u32, planes: [&mut [u8]; 3]) -> Result<(), Failure> {
         for (index, plane) in planes.iter().enumerate() {
-            let size = plane_size(info, denominator, index);
+            let size = plane_size(&self.info, denominator, index);
             assert!(
                 plane.len() >= size.width as usize * size.height as usize,
                 "plane buffer shorter than the plane"
@@ -244,16 +249,15 @@ impl Decompressor {
         // SAFETY: the source is one live slice; with null strides the library writes each plane at the size that
         // tj3YUVPlaneWidth and tj3YUVPlaneHeight state, which was checked above.
         let code = unsafe {
-            let (data, length) = (body.as_ptr(), body.len() as raw::size_t);
             raw::tj3DecompressToYUVPlanes8(
-                self.0.0,
-                data,
-                length,
+                self.handle.0,
+                self.body.as_ptr(),
+                self.body.len() as raw::size_t,
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
         };
-        self.0.check(code)
+        self.handle.check(code)
     }
 }
 
@@ -293,72 +297,70 @@ fn subsampling(code: c_int) -> Option<(u32, u32)> {
     }
 }
 
-/// Writes baseline JPEG files, colour as 4:2:0.
-#[derive(Debug)]
-pub struct Compressor(Handle);
+/// Longest side that the library encodes.
+const MAX_SIDE: u32 = 65_500;
+/// The library multiplies padded sides as signed integers of 32 bits.
+const MAX_PIXELS: u64 = 2_100_000_000;
 
-impl Compressor {
-    /// # Errors
-    /// When memory is out.
-    pub fn new() -> Result<Self, Failure> {
-        let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;
-        handle.set(raw::TJPARAM_TJPARAM_NOREALLOC, 1)?;
-        Ok(Self(handle))
+/// Encode interleaved rows as a baseline JPEG file, colour as 4:2:0, at `quality` 1 to 100, to the front of `output`, which
+/// is grown to the largest size that the library may need; return how many bytes were written.
+///
+/// # Errors
+/// Sides over 65,500 pixels, or more than 2.1 gigapixels.
+///
+/// # Panics
+/// When `pixels` is shorter than the picture.
+pub fn write(
+    size: Size,
+    format: PixelFormat,
+    quality: u8,
+    pixels: &[u8],
+    output: &mut Vec<u8>,
+) -> Result<usize, Failure> {
+    let pitch = size.width as usize * format.channels();
+    assert!(
+        pixels.len() >= pitch * size.height as usize,
+        "pixel buffer shorter than the picture"
+    );
+    let area = u64::from(size.width) * u64::from(size.height);
+    // From there on the library's own arithmetic on sizes overflows.
+    if size.width.max(size.height) > MAX_SIDE || area > MAX_PIXELS {
+        return Err(Failure {
+            is_warning: false,
+            message: "picture too large".to_owned(),
+        });
     }
-
-    /// Encode interleaved rows at `quality` 1 to 100 to the front of `output`, which is grown to the largest size that
-    /// the library may need; return how many bytes were written.
-    ///
-    /// # Errors
-    /// Sides over 65,500 pixels.
-    ///
-    /// # Panics
-    /// When `pixels` is shorter than the picture.
-    pub fn write(
-        &mut self,
-        size: Size,
-        format: PixelFormat,
-        quality: u8,
-        pixels: &[u8],
-        output: &mut Vec<u8>,
-    ) -> Result<usize, Failure> {
-        let pitch = size.width as usize * format.channels();
-        assert!(
-            pixels.len() >= pitch * size.height as usize,
-            "pixel buffer shorter than the picture"
-        );
-        let grey = format == PixelFormat::Grey;
-        let subsampling = if grey {
-            raw::TJSAMP_TJSAMP_GRAY
-        } else {
-            raw::TJSAMP_TJSAMP_420
-        } as c_int;
-        self.0.set(raw::TJPARAM_TJPARAM_SUBSAMP, subsampling)?;
-        self.0.set(raw::TJPARAM_TJPARAM_QUALITY, quality.into())?;
-        let (width, height) = (size.width as c_int, size.height as c_int);
-        // SAFETY: no pointers.
-        let bound = unsafe { raw::tj3JPEGBufSize(width, height, subsampling) } as usize;
-        if output.len() < bound {
-            output.resize(bound, 0);
-        }
-        let mut target = output.as_mut_ptr();
-        let mut written = output.len() as raw::size_t;
-        // SAFETY: the source holds `height` rows of `pitch` bytes; NOREALLOC keeps the library inside the target, whose
-        // length it is told.
-        let code = unsafe {
-            let source = pixels.as_ptr();
-            raw::tj3Compress8(
-                self.0.0,
-                source,
-                width,
-                pitch as c_int,
-                height,
-                format.code(),
-                &raw mut target,
-                &raw mut written,
-            )
-        };
-        self.0.check(code)?;
-        Ok(written as usize)
+    let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;
+    let subsampling = if format == PixelFormat::Grey {
+        raw::TJSAMP_TJSAMP_GRAY
+    } else {
+        raw::TJSAMP_TJSAMP_420
+    } as c_int;
+    handle.set(raw::TJPARAM_TJPARAM_NOREALLOC, 1)?;
+    handle.set(raw::TJPARAM_TJPARAM_SUBSAMP, subsampling)?;
+    handle.set(raw::TJPARAM_TJPARAM_QUALITY, quality.into())?;
+    let (width, height) = (size.width as c_int, size.height as c_int);
+    // SAFETY: no pointers.
+    let bound = unsafe { raw::tj3JPEGBufSize(width, height, subsampling) } as usize;
+    if output.len() < bound {
+        output.resize(bound, 0);
     }
+    let mut target = output.as_mut_ptr();
+    let mut written = output.len() as raw::size_t;
+    // SAFETY: the source holds `height` rows of `pitch` bytes; NOREALLOC keeps the library inside the target, whose
+    // length it is told.
+    let code = unsafe {
+        raw::tj3Compress8(
+            handle.0,
+            pixels.as_ptr(),
+            width,
+            pitch as c_int,
+            height,
+            format.code(),
+            &raw mut target,
+            &raw mut written,
+        )
+    };
+    handle.check(code)?;
+    Ok(written as usize)
 }

@@ -1,6 +1,7 @@
 //! Batches of pictures: bytes in, one Arrow record batch out, the GIL released in between.
 
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
+use crate::seam::{detached, guarded};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3_arrow::PyRecordBatch;
@@ -74,12 +75,12 @@ impl Transformer {
             exif,
             phash,
         };
-        let transformer = ImageTransformer::new(options, threads)
+        let transformer = guarded(|| ImageTransformer::new(options, threads))?
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(Self(transformer))
     }
 
-    /// Transform bodies to one record each, in the order given.
+    /// Transform bodies to one record each, in the order given; at least one of them is not postponed.
     #[pyo3(signature = (bodies, boxes=Vec::new()))]
     fn run(
         &self,
@@ -87,9 +88,9 @@ impl Transformer {
         bodies: Vec<PyBackedBytes>,
         boxes: Vec<Vec<Bounds>>,
     ) -> PyResult<PyRecordBatch> {
-        py.detach(|| self.0.run(&slices(&bodies), &boxes))
+        detached(py, || self.0.run(&slices(&bodies), &boxes))?
             .map(PyRecordBatch::new)
-            .map_err(|error| PyMemoryError::new_err(error.to_string()))
+            .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
     /// Finish pictures that the caller decoded: their bodies, their samples, and (height, width, channels, bits) of each.
@@ -107,7 +108,7 @@ impl Transformer {
                 "bodies, pixels and shapes differ in length",
             ));
         }
-        py.detach(|| {
+        detached(py, || {
             let samples = slices(&pixels).into_iter().zip(&shapes);
             let pictures: Vec<_> = slices(&bodies)
                 .into_iter()
@@ -121,9 +122,9 @@ impl Transformer {
                 ))
                 .collect();
             self.0.run_pixels(&pictures, &boxes)
-        })
+        })?
         .map(PyRecordBatch::new)
-        .map_err(|error| PyMemoryError::new_err(error.to_string()))
+        .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 }
 
@@ -143,12 +144,12 @@ fn digests(
     bodies: Vec<PyBackedBytes>,
 ) -> PyResult<Vec<Option<String>>> {
     let kind = kind.parse().map_err(unknown)?;
-    Ok(py.detach(|| {
+    detached(py, || {
         slices(&bodies)
             .into_iter()
             .map(|body| digest::hex_digest(kind, body))
             .collect()
-    }))
+    })
 }
 
 /// Add the classes and functions of this file to the module.

@@ -2,11 +2,13 @@
 
 use pyo3::prelude::*;
 
+use crate::seam::detached;
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(crc32c, module)?)
 }
 
 #[pyfunction]
-fn crc32c(py: Python<'_>, content: &[u8]) -> u32 {
-    py.detach(|| turbo_fetch_image::crc32c::crc32c(content))
+fn crc32c(py: Python<'_>, content: &[u8]) -> PyResult<u32> {
+    detached(py, || turbo_fetch_image::crc32c::crc32c(content))
 }

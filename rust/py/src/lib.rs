@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod batch;
 mod checksum;
+mod seam;
 mod urls;
 
 #[pymodule(gil_used = false)]

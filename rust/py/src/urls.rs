@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3_arrow::{PyArray, PyRecordBatch};
 use std::sync::Arc;
 
+use crate::seam::{detached, guarded};
 use turbo_fetch_urls::csv::CsvReader as Csv;
 use turbo_fetch_urls::json::JsonArray as Json;
 use turbo_fetch_urls::{address, parse, spread};
@@ -24,16 +25,14 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 #[pyfunction]
 fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
-    let parsed = py.detach(|| parse::parse_urls(urls.array()));
+    let parsed = detached(py, || parse::parse_urls(urls.array()))?;
     parsed.map(PyRecordBatch::new).map_err(value_error)
 }
 
 #[pyfunction]
 #[pyo3(name = "spread")]
 fn spread_order(py: Python<'_>, domains: PyArray, seed: u64) -> PyResult<PyArray> {
-    let order = py
-        .detach(|| spread::spread(domains.array(), seed))
-        .map_err(value_error)?;
+    let order = detached(py, || spread::spread(domains.array(), seed))?.map_err(value_error)?;
     Ok(PyArray::from_array_ref(Arc::new(order)))
 }
 
@@ -50,12 +49,12 @@ impl CsvReader {
     }
 
     #[pyo3(signature = (block, *, is_last))]
-    fn feed(&mut self, block: &[u8], is_last: bool) {
-        self.0.feed(block, is_last);
+    fn feed(&mut self, block: &[u8], is_last: bool) -> PyResult<()> {
+        guarded(|| self.0.feed(block, is_last))
     }
 
-    fn header(&mut self) -> Option<Vec<String>> {
-        self.0.header()
+    fn header(&mut self) -> PyResult<Option<Vec<String>>> {
+        guarded(|| self.0.header())
     }
 
     fn read(
@@ -64,7 +63,7 @@ impl CsvReader {
         columns: Vec<usize>,
         max_rows: usize,
     ) -> PyResult<PyRecordBatch> {
-        let batch = py.detach(|| self.0.read(&columns, max_rows));
+        let batch = detached(py, || self.0.read(&columns, max_rows))?;
         batch.map(PyRecordBatch::new).map_err(value_error)
     }
 }
@@ -80,11 +79,11 @@ impl JsonArray {
     }
 
     fn feed(&mut self, py: Python<'_>, block: &[u8]) -> PyResult<Vec<u8>> {
-        py.detach(|| self.0.feed(block)).map_err(value_error)
+        detached(py, || self.0.feed(block))?.map_err(value_error)
     }
 
     fn finish(&self) -> PyResult<()> {
-        self.0.finish().map_err(value_error)
+        guarded(|| self.0.finish())?.map_err(value_error)
     }
 }
 

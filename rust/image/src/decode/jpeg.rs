@@ -8,7 +8,7 @@ use crate::geometry::Size;
 use crate::header::Header;
 use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
-use crate::turbojpeg::{Colours, Failure, Info, PixelFormat, plane_size, reduced};
+use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced};
 
 /// A reduced picture keeps at least this many times the target's pixels per side; measured, less costs quality.
 const OVERSAMPLING: u32 = 2;
@@ -24,11 +24,13 @@ pub fn decode(
     scratch: &mut Scratch,
 ) -> Result<Decoded, Rejection> {
     let body = terminated(header, body);
-    let verdict = |failure: Failure| judge(failure, header.complete);
-    let info = scratch
-        .decompressor()
-        .and_then(|decompressor| decompressor.open(&body))
-        .map_err(fatal(header))?;
+    let jpeg = Jpeg::open(&body).map_err(|failure| unreadable(failure, header.complete))?;
+    let info = *jpeg.info();
+    if info.size != header.size {
+        return Err(Rejection::corrupt(
+            "JPEG picture is not the size that its header states",
+        ));
+    }
     let denominator = if info.lossless {
         1
     } else {
@@ -36,10 +38,15 @@ pub fn decode(
     };
     let planar = info.colours == Colours::YCbCr && matches!(demand, Demand::AtLeast(_));
     let (picture, result) = match info.subsampling {
-        Some(subsampling) if planar => read_planes(&body, &info, denominator, subsampling, scratch),
-        _ => read_raster(&body, &info, denominator, scratch),
+        Some(subsampling) if planar && !info.lossless => {
+            read_planes(jpeg, denominator, subsampling, scratch)
+        }
+        _ => read_raster(jpeg, denominator, scratch),
     };
-    match result.err().and_then(verdict) {
+    match result
+        .err()
+        .and_then(|failure| judge(failure, header.complete))
+    {
         Some(rejection) => Err(rejection),
         None => Ok(Decoded {
             picture,
@@ -86,7 +93,7 @@ pub fn denominator(source: Size, demand: Demand) -> u32 {
         Demand::Exact => 1,
         Demand::AtLeast(target) => {
             let enough = |side: u32, wanted: u32, by: u32| {
-                u64::from(side) >= u64::from(wanted * OVERSAMPLING * by)
+                u64::from(side) >= u64::from(wanted) * u64::from(OVERSAMPLING * by)
             };
             let fits = |by: u32| {
                 enough(source.width, target.width, by) && enough(source.height, target.height, by)
@@ -97,14 +104,14 @@ pub fn denominator(source: Size, demand: Demand) -> u32 {
 }
 
 fn read_planes(
-    body: &[u8],
-    info: &Info,
+    jpeg: Jpeg<'_>,
     denominator: u32,
     subsampling: (u32, u32),
     scratch: &mut Scratch,
 ) -> (Picture, Result<(), Failure>) {
+    let info = *jpeg.info();
     let [mut luma, mut blue, mut red] = [0, 1, 2].map(|index| {
-        let size = plane_size(info, denominator, index);
+        let size = plane_size(&info, denominator, index);
         Plane {
             size,
             pixels: scratch
@@ -112,14 +119,12 @@ fn read_planes(
                 .take(size.width as usize * size.height as usize),
         }
     });
-    let result = scratch.decompressor().and_then(|decompressor| {
-        let targets = [
-            &mut luma.pixels[..],
-            &mut blue.pixels[..],
-            &mut red.pixels[..],
-        ];
-        decompressor.read_planes(body, info, denominator, targets)
-    });
+    let targets = [
+        &mut luma.pixels[..],
+        &mut blue.pixels[..],
+        &mut red.pixels[..],
+    ];
+    let result = jpeg.read_planes(denominator, targets);
     let picture = Picture::Planes(Planes {
         luma,
         chroma: [blue, red],
@@ -131,11 +136,11 @@ fn read_planes(
 }
 
 fn read_raster(
-    body: &[u8],
-    info: &Info,
+    jpeg: Jpeg<'_>,
     denominator: u32,
     scratch: &mut Scratch,
 ) -> (Picture, Result<(), Failure>) {
+    let info = *jpeg.info();
     let (model, format) = match info.colours {
         Colours::Grey => (Model::Grey, PixelFormat::Grey),
         Colours::Rgb | Colours::YCbCr => (Model::Rgb, PixelFormat::Rgb),
@@ -145,9 +150,7 @@ fn read_raster(
     let mut pixels = scratch
         .buffers
         .take(size.width as usize * size.height as usize * model.channels());
-    let result = scratch
-        .decompressor()
-        .and_then(|decompressor| decompressor.read(body, info, denominator, format, &mut pixels));
+    let result = jpeg.read(denominator, format, &mut pixels);
     if model == Model::Cmyk {
         // Adobe writes the amount of light, not of ink, and every reader takes that as the rule.
         for ink in &mut pixels {
@@ -164,36 +167,54 @@ fn read_raster(
     )
 }
 
+/// Processes, precisions and layouts of the standard that the library does not decode.
+const UNSUPPORTED: &[&str] = &[
+    "Unsupported JPEG process",
+    "Unsupported JPEG data precision",
+    "Unsupported color conversion",
+    "Could not determine colorspace",
+    "not supported",
+    "Sorry, ",
+];
+
+/// Complaints that leave the pixels whole.
+const HARMLESS: &[&str] = &[
+    "extraneous bytes before marker",
+    "Inconsistent progression sequence",
+    "unknown JFIF revision",
+    "Unknown Adobe color transform code",
+    "Invalid SOS parameters",
+];
+
+/// The one harmless complaint about a body without its end: padding before the marker that we put there.
+const PADDED: &str = "extraneous bytes before marker 0xd9";
+
+fn says(failure: &Failure, phrases: &[&str]) -> bool {
+    phrases
+        .iter()
+        .any(|phrase| failure.message.contains(phrase))
+}
+
 /// A header that the library cannot read.
-fn fatal(header: &Header<'_>) -> impl Fn(Failure) -> Rejection {
-    let complete = header.complete;
-    move |failure| {
-        if complete {
-            Rejection::Corrupt(failure.message.into())
-        } else {
-            Rejection::truncated("JPEG ends in its header")
-        }
+fn unreadable(failure: Failure, complete: bool) -> Rejection {
+    if !complete {
+        Rejection::truncated("JPEG ends in its header")
+    } else if says(&failure, UNSUPPORTED) {
+        Rejection::Unsupported("JPEG variant")
+    } else {
+        Rejection::Corrupt(failure.message.into())
     }
 }
 
 /// What a complaint of the library means: nothing for those that leave the pixels whole.
+///
+/// Only the first complaint about a file is told. In a body without its end a harmless one may hide that data is missing.
 fn judge(failure: Failure, complete: bool) -> Option<Rejection> {
-    const HARMLESS: &[&str] = &[
-        "extraneous bytes before marker",
-        "Inconsistent progression sequence",
-        "unknown JFIF revision",
-        "Invalid SOS parameters",
-    ];
-    const UNSUPPORTED: &[&str] = &["Unsupported", "not supported", "Sorry, "];
-    let says = |phrases: &[&str]| {
-        phrases
-            .iter()
-            .any(|phrase| failure.message.contains(phrase))
-    };
-    if failure.is_warning && says(HARMLESS) {
+    let harmless = if complete { HARMLESS } else { &[PADDED] };
+    if failure.is_warning && says(&failure, harmless) {
         return None;
     }
-    if !failure.is_warning && says(UNSUPPORTED) {
+    if !failure.is_warning && says(&failure, UNSUPPORTED) {
         return Some(Rejection::Unsupported("JPEG variant"));
     }
     let cut_off = failure.message.contains("remature end");

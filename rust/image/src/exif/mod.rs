@@ -14,6 +14,8 @@ const LEFT_OUT: [u16; 3] = [0x02bc, 0x927c, 0x9286];
 /// Many tags may share the bytes of one long string, so the total is bounded by itself.
 const MAX_TEXT_BYTES: usize = 256 << 10;
 const MAX_TAGS: usize = 2_000;
+/// Entries looked at, since directories may overlap and an entry may be a directory again.
+const MAX_ENTRIES: usize = 20_000;
 const MAX_DIRECTORIES: usize = 16;
 
 /// Return the tags of an EXIF block, a TIFF stream, as a JSON object: empty without a block, nothing when it is broken.
@@ -27,6 +29,7 @@ pub fn to_json(exif: Option<&[u8]>) -> Option<String> {
         stream,
         tags: Vec::new(),
         text_bytes: 0,
+        entries: 0,
     };
     let mut exif_directory = None;
     for (index, directory) in directories(stream).into_iter().enumerate() {
@@ -66,12 +69,15 @@ struct Printed<'a> {
     stream: Stream<'a>,
     tags: Vec<(String, String)>,
     text_bytes: usize,
+    entries: usize,
 }
 
 impl Printed<'_> {
     fn directory(&mut self, offset: usize, name: &str, table: &'static [Tag]) {
         for entry in self.stream.entries(offset) {
-            if self.tags.len() >= MAX_TAGS || self.text_bytes >= MAX_TEXT_BYTES {
+            self.entries += 1;
+            let full = self.tags.len() >= MAX_TAGS || self.text_bytes >= MAX_TEXT_BYTES;
+            if full || self.entries > MAX_ENTRIES {
                 return;
             }
             if !LEFT_OUT.contains(&entry.tag) && entry.bytes().is_some() {

@@ -31,11 +31,15 @@ pub fn print(stream: Stream<'_>, entry: Entry, style: Style) -> String {
     }
 }
 
+/// Longest string that is kept whole; no tag of a picture says more.
+const MAX_ASCII_BYTES: usize = 256 << 10;
+
 /// Up to the first null, as UTF-8.
 fn ascii(stream: Stream<'_>, entry: Entry) -> String {
     let bytes = stream
         .slice(entry.offset, entry.count as usize)
         .unwrap_or_default();
+    let bytes = &bytes[..bytes.len().min(MAX_ASCII_BYTES)];
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }

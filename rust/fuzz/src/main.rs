@@ -1,0 +1,139 @@
+//! `turbo-fetch-fuzz SEEDS FOUND SECONDS SEED`: damage the files of the folder SEEDS in all ways for SECONDS, and see that
+//! no input panics, hangs, takes memory beyond measure, or changes what becomes of the sound ones beside it.
+//!
+//! What fails is written to FOUND, whose files are tried first, and ends the program with code 1.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use images::Images;
+use random::Random;
+use watch::Watch;
+
+mod images;
+mod mutate;
+mod random;
+mod texts;
+mod watch;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Inputs of which one is a list.
+const LISTS_EVERY: usize = 8;
+const REPLAYS: usize = 20;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [seeds, found, seconds, seed] = &arguments[..] else {
+        return Err("usage: turbo-fetch-fuzz SEEDS FOUND SECONDS SEED".into());
+    };
+    watch::count_panics();
+    let (lists, pictures): (Vec<_>, Vec<_>) = files(Path::new(seeds))?
+        .into_iter()
+        .partition(|(path, _)| path.extension().is_some_and(|kind| kind == "txt"));
+    let mut campaign = Campaign {
+        images: Images::new(bodies(pictures)),
+        lists: bodies(lists),
+        random: Random::new(seed.parse()?),
+        watch: Watch::new(found.into()),
+        found: found.into(),
+        tried: 0,
+        failed: 0,
+    };
+    for (_, input) in files(Path::new(found)).unwrap_or_default() {
+        for _ in 0..REPLAYS {
+            campaign.take(&input, false);
+            campaign.take(&input, true);
+        }
+    }
+    campaign.run(Duration::from_secs(seconds.parse()?));
+    campaign.report()
+}
+
+/// Files of a folder by name, with their contents.
+fn files(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+    let mut paths = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<PathBuf>, Failure>>()?;
+    paths.sort();
+    let read = |path: PathBuf| Ok((path.clone(), fs::read(path)?));
+    paths
+        .into_iter()
+        .filter(|path| path.is_file())
+        .map(read)
+        .collect()
+}
+
+fn bodies(files: Vec<(PathBuf, Vec<u8>)>) -> Vec<Vec<u8>> {
+    files.into_iter().map(|(_, body)| body).collect()
+}
+
+struct Campaign {
+    images: Images,
+    lists: Vec<Vec<u8>>,
+    random: Random,
+    watch: Watch,
+    found: PathBuf,
+    tried: usize,
+    failed: usize,
+}
+
+impl Campaign {
+    fn run(&mut self, time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let is_list = self.random.one_in(LISTS_EVERY);
+            let seeds = if is_list {
+                &self.lists
+            } else {
+                &self.images.sound
+            };
+            let (seed, other) = (self.random.pick(seeds), self.random.pick(seeds));
+            let input = mutate::damaged(seed, other, &mut self.random);
+            self.take(&input, is_list);
+        }
+    }
+
+    fn take(&mut self, input: &[u8], is_list: bool) {
+        self.watch.begin(input);
+        let (panics, began_s) = (watch::panics(), watch::cpu_s());
+        let problem = if is_list {
+            texts::take(input, &mut self.random)
+        } else {
+            self.images.take(input, &mut self.random)
+        };
+        let took_s = watch::cpu_s().zip(began_s).map(|(now, then)| now - then);
+        self.watch.begin(b"");
+        self.tried += 1;
+        let problems = [
+            problem,
+            (watch::panics() > panics).then_some("panic"),
+            took_s
+                .filter(|&took_s| took_s > watch::MAX_CPU_S)
+                .map(|_| "slow"),
+            watch::peak_memory_kb()
+                .filter(|&peak| peak > watch::MAX_MEMORY_KB)
+                .map(|_| "memory"),
+        ];
+        for problem in problems.into_iter().flatten() {
+            self.failed += 1;
+            println!("{problem}: {}", watch::keep(&self.found, problem, input));
+        }
+    }
+
+    fn report(&self) -> Result<(), Failure> {
+        println!(
+            "{} inputs tried, {} sound pictures checked beside them, {} panics, {} failures, {} MB at most",
+            self.tried,
+            self.images.checked,
+            watch::panics(),
+            self.failed,
+            watch::peak_memory_kb().unwrap_or(0) / 1024,
+        );
+        if self.failed > 0 {
+            return Err(format!("what failed is in {}", self.found.display()).into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+"""What native code may do at worst ends as an outcome, an error, or a part of a batch: never as a run that hangs."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from album import album
+from jobs import job_spec, start, write_list
+from origin import Origin
+from pictures import encoded, scene, spec
+from turbo_fetch.binaries import lengths
+from turbo_fetch.transform import Transform
+
+PANIC = """
+import sys
+
+if "turbo_fetch.runners" in sys.orig_argv:
+    from turbo_fetch.transform import Transform
+
+    class PanicException(BaseException):
+        pass
+
+    def parts(self, bodies, boxes=()):
+        raise PanicException("index out of bounds")
+
+    Transform.parts = parts
+"""
+"""What PyO3 raises for a panic is no Exception; run at the start of every Python process on this path."""
+
+
+def test_a_panic_in_a_batch_ends_the_run_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PANIC)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    pictures = album(2)
+    with Origin(pictures) as origin:
+        listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in pictures])
+        running = start(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}), tmp_path)
+        try:
+            _, errors = running.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+    assert running.returncode == 1
+    assert "PanicException: index out of bounds" in errors
+    assert "the 8th time in a row that one got nowhere" in errors
+
+
+def test_small_bodies_that_become_huge_files_come_in_parts() -> None:
+    huge = png_of_zeros(13_000, 7_000)
+    small = encoded(scene(20, 20), "PNG")
+    bodies = [small, huge, b"no picture", small]
+    assert sum(map(len, bodies)) < 2_000_000
+    transform = Transform(spec(encode="png", quality=0), 1)
+    parts = []
+    for places, records in transform.parts(bodies):
+        assert lengths(records["image"]).sum() < 300_000_000
+        assert records["outcome"].to_pylist() == [[0, 0, 32, 0][place] for place in places]
+        assert records["width"].to_pylist() == [[20, 13_000, None, 20][place] for place in places]
+        parts.append(places)
+    assert parts == [[0, 1], [2, 3]]
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """Return a black RGB picture."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(bytes(1 + 3 * width)) for _ in range(height)) + packer.flush()
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def test_directories_of_exif_that_all_lead_to_one_are_read_in_time() -> None:
+    count, entry = 65_000, struct.Struct("<HHII")
+    second = 10 + count * entry.size
+    pointers = entry.pack(0x8825, 4, 1, second) * count
+    unknown = entry.pack(0x0112, 99, 1, 0) * count
+    counted = struct.pack("<H", count)
+    body = encoded(scene(16, 16), "PNG", exif=b"II*\0\x08\0\0\0" + counted + pointers + counted + unknown)
+    began = time.process_time()
+    (record,) = Transform(spec(exif=True), 1).run([body]).to_pylist()
+    assert record["outcome"] == 0
+    assert time.process_time() - began < 1
+
+
+def test_a_string_of_exif_that_many_would_be_kept_in_bounds() -> None:
+    length = 30_000_000
+    exif = struct.pack("<4sIHHHII", b"II*\0", 8, 1, 270, 2, length, 26) + b"\0\0\0\0" + b"\xff" * length
+    body = encoded(scene(16, 16), "PNG", exif=exif)
+    (record,) = Transform(spec(exif=True), 1).run([body]).to_pylist()
+    assert record["outcome"] == 0
+    assert 100_000 < len(record["exif"]) < 4_000_000
