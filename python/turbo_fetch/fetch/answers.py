@@ -1,0 +1,257 @@
+"""Answers as they come over a connection: bytes in, heads and bodies out.
+
+One reader reads one answer, and knows to the byte where it ends: what follows was not asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final, cast
+
+from aiohttp import ClientPayloadError, ClientResponse
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.helpers import BaseTimerContext
+from aiohttp.streams import StreamReader
+
+from turbo_fetch.fetch.answer_head import (
+    MAX_HEAD_BYTES,
+    Head,
+    MalformedAnswer,
+    check_beginning,
+    end_of_head,
+    parse_head,
+)
+from turbo_fetch.fetch.framing import Framing, framing_of
+
+MAX_INTERIM: Final = 32
+"""So many answers of status 1xx may come before the final one; more than three have not been seen in earnest."""
+
+_MAX_CHUNK_LINE_BYTES: Final = 16_384
+_CHUNK_LINE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
+_BEGINNING_BYTES: Final = 8
+
+
+class Body(StreamReader):
+    """The body of an answer as it arrives, still encoded, and how it is framed."""
+
+    __slots__ = ("framing",)
+
+    def __init__(self, protocol: BaseProtocol, limit: int, framing: Framing, **options: Any) -> None:
+        super().__init__(protocol, limit, **options)
+        self.framing = framing
+
+
+class _At(Enum):
+    """What the next byte belongs to."""
+
+    HEAD = auto()
+    LENGTH = auto()
+    UNTIL_CLOSE = auto()
+    CHUNK_LINE = auto()
+    CHUNK = auto()
+    CHUNK_END = auto()
+    TRAILER = auto()
+    END = auto()
+
+
+class AnswerReader:
+    """Reads one answer. `on_head` is called with its final head and its body, once; `has_surplus` is known before a
+    body is told that it is whole."""
+
+    def __init__(
+        self,
+        protocol: BaseProtocol,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        timer: BaseTimerContext | None,
+        on_head: Callable[[Head, Body], None],
+    ) -> None:
+        self.body: Body | None = None
+        self.status = 0
+        self.has_surplus = False
+        """Whether bytes follow the end, which belong to no answer."""
+        self.is_broken = False
+        """Whether the connection ended by an error: then its end is not the end of a body."""
+        self._protocol = protocol
+        self._loop = loop
+        self._limit = limit
+        self._timer = timer
+        self._on_head = on_head
+        self._at = _At.HEAD
+        self._held = bytearray()
+        self._head_bytes = 0
+        self._interim = 0
+        self._left_bytes = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer was read to its end."""
+        return self._at is _At.END
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the connection; raises MalformedAnswer."""
+        while data and self._at is not _At.END:
+            data = _TAKE[self._at](self, data)
+        if data:
+            self.has_surplus = True
+
+    def pause_reading(self) -> None:
+        """Asked for by aiohttp when much waits to be read: pausing the transport is enough."""
+
+    def feed_eof(self) -> None:
+        """Take the end of the connection; raises ClientPayloadError if the body is not whole."""
+        body = self.body
+        if body is None or self._at is _At.END:
+            return
+        framing = body.framing
+        is_whole = (
+            (self._at is _At.UNTIL_CLOSE and not self.is_broken)
+            or self._at is _At.TRAILER
+            or (self._at is _At.LENGTH and (framing.length or 0) - self._left_bytes in framing.other_lengths)
+        )
+        if not is_whole:
+            raise ClientPayloadError("the connection ended before the body")
+        self._end(b"")
+
+    def _end(self, rest: bytes) -> bytes:
+        self._at = _At.END
+        self.has_surplus = bool(rest)
+        if self.body is not None:
+            self.body.feed_eof()
+        return rest
+
+    def _with_held(self, data: bytes) -> bytes | bytearray:
+        if not self._held:
+            return data
+        self._held += data
+        return self._held
+
+    def _take_head(self, data: bytes) -> bytes:
+        searched = max(0, len(self._held) - 3)
+        block = self._with_held(data)
+        begins = 0
+        while block[begins : begins + 1] in {b"\r", b"\n"}:
+            begins += 1
+        if len(block) - begins >= _BEGINNING_BYTES:
+            check_beginning(block[begins : begins + _BEGINNING_BYTES])
+        found = end_of_head(block, max(begins, searched))
+        limit_bytes = MAX_HEAD_BYTES - self._head_bytes
+        if (len(block) if found is None else found[1]) > limit_bytes:
+            raise MalformedAnswer(message=f"headers larger than {MAX_HEAD_BYTES // 1024} KiB")
+        if found is None:
+            if block is data:
+                self._held += data
+            return b""
+        ends, body_begins = found
+        head = parse_head(bytes(block[begins:ends]))
+        rest = bytes(block[body_begins:])
+        self._head_bytes += body_begins
+        self._held.clear()
+        if 100 <= head.status < 200 and head.status != 101:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise MalformedAnswer(message=f"more than {MAX_INTERIM} interim answers")
+            return rest
+        return self._begin_body(head, begins > 0, rest)
+
+    def _begin_body(self, head: Head, is_odd: bool, rest: bytes) -> bytes:
+        framing = framing_of(head)
+        self.status = head.status
+        self.body = Body(self._protocol, self._limit, framing, timer=self._timer, loop=self._loop)
+        self._on_head(head, self.body)
+        if framing.is_chunked:
+            self._at = _At.CHUNK_LINE
+        elif framing.length is None:
+            self._at = _At.UNTIL_CLOSE
+        elif framing.length == 0:
+            return self._end(rest)
+        else:
+            self._at = _At.LENGTH
+            self._left_bytes = framing.length
+        return rest
+
+    def _take_counted(self, data: bytes) -> bytes:
+        assert self.body is not None
+        count = len(data)
+        if count < self._left_bytes:
+            self._left_bytes -= count
+            self.body.feed_data(data)
+            return b""
+        rest = data[self._left_bytes :]
+        self.body.feed_data(data[: self._left_bytes] if rest else data)
+        self._left_bytes = 0
+        if self._at is _At.LENGTH:
+            return self._end(rest)
+        self._at = _At.CHUNK_END
+        return rest
+
+    def _take_all(self, data: bytes) -> bytes:
+        assert self.body is not None
+        self.body.feed_data(data)
+        return b""
+
+    def _take_chunk_line(self, data: bytes) -> bytes:
+        line, rest = self._line(data, _MAX_CHUNK_LINE_BYTES, "the line of a chunk is larger than 16 KiB")
+        if line is None:
+            return b""
+        match = _CHUNK_LINE.match(line)
+        if match is None:
+            raise MalformedAnswer(message="the size of a chunk is not a hexadecimal number")
+        self._left_bytes = int(match[1], 16)
+        self._at = _At.CHUNK if self._left_bytes else _At.TRAILER
+        return rest
+
+    def _take_chunk_end(self, data: bytes) -> bytes:
+        line, rest = self._line(data, 2, "a chunk is longer than its size says")
+        if line is None:
+            return b""
+        if line.strip(b"\r"):
+            raise MalformedAnswer(message="a chunk is longer than its size says")
+        self._at = _At.CHUNK_LINE
+        return rest
+
+    def _take_trailer(self, data: bytes) -> bytes:
+        limit_bytes = MAX_HEAD_BYTES - self._head_bytes
+        line, rest = self._line(data, limit_bytes, f"headers larger than {MAX_HEAD_BYTES // 1024} KiB")
+        if line is None:
+            return b""
+        self._head_bytes += len(line) + 1
+        return rest if line.strip(b"\r") else self._end(rest)
+
+    def _line(self, data: bytes, limit_bytes: int, too_long: str) -> tuple[bytes | None, bytes]:
+        """Return the next line without its LF and what follows it; or None, and keep what is there of it."""
+        ends = data.find(b"\n")
+        length = len(self._held) + (len(data) if ends < 0 else ends + 1)
+        if length > limit_bytes:
+            raise MalformedAnswer(message=too_long)
+        self._held += data if ends < 0 else data[:ends]
+        if ends < 0:
+            return None, b""
+        line = bytes(self._held)
+        self._held.clear()
+        return line, data[ends + 1 :]
+
+
+_TAKE: Final[dict[_At, Callable[[AnswerReader, bytes], bytes]]] = {
+    _At.HEAD: AnswerReader._take_head,
+    _At.LENGTH: AnswerReader._take_counted,
+    _At.UNTIL_CLOSE: AnswerReader._take_all,
+    _At.CHUNK_LINE: AnswerReader._take_chunk_line,
+    _At.CHUNK: AnswerReader._take_counted,
+    _At.CHUNK_END: AnswerReader._take_chunk_end,
+    _At.TRAILER: AnswerReader._take_trailer,
+}
+"""What is done with the next bytes; each returns what it leaves."""
+
+
+def framing_of_response(response: ClientResponse) -> Framing:
+    """Return how the body of a response is framed."""
+    return body_of(response).framing
+
+
+def body_of(response: ClientResponse) -> Body:
+    """Return the body of a response that came over a connection of ours."""
+    return cast(Body, response.content)
