@@ -75,6 +75,8 @@ def end_of_head(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
 def check_beginning(data: bytes | bytearray) -> None:
     """Raise MalformedAnswer if the first eight bytes of an answer, or more, cannot begin one."""
     beginning = bytes(data[:8])
+    if beginning.startswith(b"HTTP/1."):
+        return
     if beginning[:2] in {b"\x15\x03", b"\x16\x03"}:
         raise MalformedAnswer(message="the server speaks TLS where http was asked for")
     if b"http" not in beginning.lower() and beginning[:4].upper() != b"ICY ":

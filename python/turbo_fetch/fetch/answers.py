@@ -32,6 +32,8 @@ MAX_INTERIM: Final = 32
 _MAX_CHUNK_LINE_BYTES: Final = 16_384
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
 _BEGINNING_BYTES: Final = 8
+_USUAL_BEGINNING: Final = b"HTTP/1."
+_HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
 
 
 class Body(StreamReader):
@@ -83,6 +85,7 @@ class AnswerReader:
         self._at = _At.HEAD
         self._held = bytearray()
         self._head_bytes = 0
+        self._is_checked = False
         self._interim = 0
         self._left_bytes = 0
 
@@ -123,41 +126,45 @@ class AnswerReader:
             self.body.feed_eof()
         return rest
 
-    def _with_held(self, data: bytes) -> bytes | bytearray:
-        if not self._held:
-            return data
-        self._held += data
-        return self._held
-
     def _take_head(self, data: bytes) -> bytes:
-        searched = max(0, len(self._held) - 3)
-        block = self._with_held(data)
-        begins = 0
-        while block[begins : begins + 1] in {b"\r", b"\n"}:
-            begins += 1
-        if len(block) - begins >= _BEGINNING_BYTES:
-            check_beginning(block[begins : begins + _BEGINNING_BYTES])
-        found = end_of_head(block, max(begins, searched))
-        limit_bytes = MAX_HEAD_BYTES - self._head_bytes
-        if (len(block) if found is None else found[1]) > limit_bytes:
-            raise MalformedAnswer(message=f"headers larger than {MAX_HEAD_BYTES // 1024} KiB")
+        block: bytes | bytearray = data
+        searched = 0
+        if self._held:
+            searched = max(0, len(self._held) - 3)
+            self._held += data
+            block = self._held
+        elif not data.startswith(_USUAL_BEGINNING):
+            block = data = self._skip_empty_lines(data)
+        if not self._is_checked and len(block) >= _BEGINNING_BYTES:
+            check_beginning(block)
+            self._is_checked = True
+        found = end_of_head(block, searched)
+        if self._head_bytes + (len(block) if found is None else found[1]) > MAX_HEAD_BYTES:
+            raise MalformedAnswer(message=_HEAD_TOO_LARGE)
         if found is None:
             if block is data:
                 self._held += data
             return b""
         ends, body_begins = found
-        head = parse_head(bytes(block[begins:ends]))
+        head = parse_head(bytes(block[:ends]))
         rest = bytes(block[body_begins:])
         self._head_bytes += body_begins
         self._held.clear()
+        self._is_checked = False
         if 100 <= head.status < 200 and head.status != 101:
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise MalformedAnswer(message=f"more than {MAX_INTERIM} interim answers")
             return rest
-        return self._begin_body(head, begins > 0, rest)
+        return self._begin_body(head, rest)
 
-    def _begin_body(self, head: Head, is_odd: bool, rest: bytes) -> bytes:
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        """Leave out line ends before a status line, as everyone does."""
+        stripped = data.lstrip(b"\r\n")
+        self._head_bytes += len(data) - len(stripped)
+        return stripped
+
+    def _begin_body(self, head: Head, rest: bytes) -> bytes:
         framing = framing_of(head)
         self.status = head.status
         self.body = Body(self._protocol, self._limit, framing, timer=self._timer, loop=self._loop)
@@ -214,8 +221,7 @@ class AnswerReader:
         return rest
 
     def _take_trailer(self, data: bytes) -> bytes:
-        limit_bytes = MAX_HEAD_BYTES - self._head_bytes
-        line, rest = self._line(data, limit_bytes, f"headers larger than {MAX_HEAD_BYTES // 1024} KiB")
+        line, rest = self._line(data, MAX_HEAD_BYTES - self._head_bytes, _HEAD_TOO_LARGE)
         if line is None:
             return b""
         self._head_bytes += len(line) + 1
