@@ -4,8 +4,8 @@
         origin.url("/a.jpg")
         origin.requests                       # heads as they arrived, byte for byte
 
-A connection is kept after a script that does not end with CLOSE or RESET. What a script does not name is answered
-with 404. The part of a target before its first `?` is its path.
+A script is found by the whole target, byte for byte, or by its part before the first `?`; without one the answer is
+404. A connection is kept after a script that does not end with CLOSE or RESET.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class RawOrigin:
         """Answer one request; return whether the connection goes on."""
         head = await reader.readuntil(b"\r\n\r\n")
         self.requests.append(head.partition(b"\r\n")[0])
-        path = self.targets[-1].partition(b"?")[0].decode("latin-1")
-        for step in self.scripts.get(path, _NOT_FOUND):
+        target = self.targets[-1].decode("latin-1")
+        for step in self.scripts.get(target) or self.scripts.get(target.partition("?")[0], _NOT_FOUND):
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, bytes):

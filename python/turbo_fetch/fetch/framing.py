@@ -35,14 +35,15 @@ def framing_of(head: Head) -> Framing:
     if is_plain and len(lengths) == 1 and _is_number(lengths[0]):
         return Framing(int(lengths[0]))
     encodings, transfers = headers.getall("Content-Encoding", ()), headers.getall("Transfer-Encoding", ())
-    codings = _tokens(encodings) + _tokens(transfers)
+    transfer_codings = _tokens(transfers)
+    codings = _tokens(encodings) + transfer_codings
     if "chunked" in codings:
         # Chunks say themselves where they end, so they count before any length, as everywhere.
         others = tuple(coding for coding in codings if coding != "chunked")
         is_odd = bool(lengths) or codings[-1] != "chunked" or codings.count("chunked") > 1
         return Framing(is_chunked=True, codings=others, is_odd=is_odd)
     values = [part.strip() for value in lengths for part in value.split(",")]
-    if not values or transfers:
+    if not values or transfer_codings:
         return Framing(codings=codings, is_odd=bool(values))
     if not all(map(_is_number, values)):
         return Framing(codings=codings, is_odd=True)
