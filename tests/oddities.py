@@ -69,8 +69,8 @@ def status_lines(picture: bytes) -> list[Oddity]:
     """Status lines that no grammar knows."""
     length = b"Content-Length: %d" % len(picture)
 
-    def line(first: bytes, *end: Pause) -> Script:
-        return [head(length, first=first) + picture, *end]
+    def line(first: bytes, before: bytes = b"") -> Script:
+        return [before + head(length, first=first) + picture]
 
     no_http = _protocol("the answer does not begin with an HTTP status line")
     return _listed(
@@ -92,8 +92,7 @@ def status_lines(picture: bytes) -> list[Oddity]:
             "tabs for spaces": line(b"HTTP/1.1\t200\tOK"),
             "a reason in Latin-1": line("HTTP/1.1 200 Très bien".encode("latin-1")),
             "a reason of 10 kB": line(b"HTTP/1.1 200 " + b"x" * 10_000),
-            "empty lines before it": [b"\r\n\r\n" + line(OK)[0]],  # type: ignore[operator]
-            "three stray bytes before it": [b"\0\0\0" + line(OK)[0]],  # type: ignore[operator]
+            "empty lines before it": line(OK, b"\r\n\r\n"),
             "none: a bare picture (HTTP/0.9)": ([picture, CLOSE], no_http),
             "none: a bare page": ([b"<html>no</html>", CLOSE], no_http),
             "a number of four digits": (
@@ -130,7 +129,9 @@ def headers(picture: bytes) -> list[Oddity]:
                 _protocol("headers larger than 256 KiB"),
             ),
             "none at all": [OK + b"\r\n\r\n" + picture, CLOSE],
-            "a space before the colon": [head(b"Content-Type : image/jpeg", length.replace(b":", b" :")) + picture],
+            "a space before the colon": [
+                head(b"Content-Type : image/jpeg", length.replace(b":", b" :")) + picture
+            ],
             "a space in a name": lines(b"X Powered By: PHP"),
             "a line without a colon": lines(b"HTTP/1.1 200 OK"),
             "a name that is empty": lines(b": nothing"),
@@ -155,8 +156,8 @@ def lengths(picture: bytes) -> list[Oddity]:
     """Lengths that are missing, wrong or said twice, and bytes after the body."""
     size = len(picture)
 
-    def said(*values: bytes, end: Script = ()) -> Script:
-        return [head(*(b"Content-Length: " + value for value in values)) + picture, *end]
+    def said(*values: bytes, after: bytes = b"", end: Script = ()) -> Script:
+        return [head(*(b"Content-Length: " + value for value in values)) + picture + after, *end]
 
     right = b"%d" % size
     ended = Outcome.TRUNCATED, "body ended early"
@@ -172,6 +173,8 @@ def lengths(picture: bytes) -> list[Oddity]:
             "empty": said(b"", end=[CLOSE]),
             "with a sign": said(b"+" + right, end=[CLOSE]),
             "with zeros before it": said(b"000" + right),
+            "with a unit": said(right + b" bytes"),
+            "with a comma after it": said(right + b","),
             "of 30 digits": said(b"9" * 30, end=[CLOSE]),
             "none, until the end": [head() + picture, CLOSE],
             "none, though the connection is to be kept": [head(b"Connection: keep-alive") + picture, CLOSE],
@@ -180,10 +183,10 @@ def lengths(picture: bytes) -> list[Oddity]:
                 head(b"Connection: close", b"Content-Length: " + right) + picture,
                 Pause(0.3),
             ],
-            "bytes after the body": [*said(right)[:-1], said(right)[0] + b"more"],  # type: ignore[operator]
+            "bytes after the body": said(right, after=b"more"),
             "bytes after the body, of their own": [*said(right), SOON, b"<html>more</html>"],
-            "a line end after the body": [said(right)[0] + b"\r\n"],  # type: ignore[operator]
-            "an answer after the body": [said(right)[0] + head(b"Content-Length: 1") + b"x"],  # type: ignore[operator]
+            "a line end after the body": said(right, after=b"\r\n"),
+            "an answer after the body": said(right, after=head(b"Content-Length: 1") + b"x"),
         },
     )
 
@@ -198,11 +201,15 @@ def chunks(picture: bytes) -> list[Oddity]:
 
     parts = [picture[at : at + 7] for at in range(0, len(picture), 7)]
     packed = gzip.compress(picture)
+    one, one_packed = (b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for body in (picture, packed))
     return _listed(
         "chunks",
         {
-            "many small ones": [head(chunked) + b"".join(b"7\r\n%b\r\n" % part for part in parts[:-1])]
-            + [b"%x\r\n%b\r\n0\r\n\r\n" % (len(parts[-1]), parts[-1])],
+            "many small ones": [
+                head(chunked),
+                *(b"%x\r\n%b\r\n" % (len(part), part) for part in parts),
+                b"0\r\n\r\n",
+            ],
             "with extensions": sent(size + b';name="value"; other'),
             "with zeros before the size": sent(b"0000" + size),
             "sizes in capitals": sent(size.upper()),
@@ -217,24 +224,24 @@ def chunks(picture: bytes) -> list[Oddity]:
                 sent(b"size"),
                 _protocol("the size of a chunk is not a hexadecimal number"),
             ),
-            "a size with 0x": (
-                sent(b"0x" + size),
-                _protocol("the size of a chunk is not a hexadecimal number"),
+            "a size with 0x": sent(b"0x" + size),
+            "a million of one byte": (
+                [head(chunked) + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"],
+                _protocol("more than 10000 chunks of a few bytes"),
             ),
+            "none, in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + picture, CLOSE],
             "a size that is too small": (
                 sent(b"7"),
                 _protocol("a chunk is longer than its size says"),
             ),
             "and a length": sent(size, b"\r\n", b"0\r\n\r\n", b"Content-Length: 5"),
-            "in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + size + b"\r\n" + picture + b"\r\n0\r\n\r\n", CLOSE],
-            "in capitals": [head(chunked.upper()) + size + b"\r\n" + picture + b"\r\n0\r\n\r\n"],
-            "identity and a length": [head(b"Transfer-Encoding: identity", b"Content-Length: %d" % len(picture)) + picture],
-            "gzip, chunked": [
-                head(b"Transfer-Encoding: gzip, chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
+            "in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + one, CLOSE],
+            "in capitals": [head(chunked.upper()) + one],
+            "identity and a length": [
+                head(b"Transfer-Encoding: identity", b"Content-Length: %d" % len(picture)) + picture
             ],
-            "gzip and chunked in two lines": [
-                head(b"Transfer-Encoding: gzip", chunked) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed)
-            ],
+            "gzip, chunked": [head(b"Transfer-Encoding: gzip, chunked") + one_packed],
+            "gzip and chunked in two lines": [head(b"Transfer-Encoding: gzip", chunked) + one_packed],
         },
     )
 
@@ -252,9 +259,14 @@ def interim(picture: bytes) -> list[Oddity]:
         {
             "100": before(proceed),
             "100, then a pause": [proceed, SOON, final],
-            "103 with headers": before(head(b"Link: </a.css>; rel=preload", first=b"HTTP/1.1 103 Early Hints")),
+            "103 with headers": before(
+                head(b"Link: </a.css>; rel=preload", first=b"HTTP/1.1 103 Early Hints")
+            ),
             "102 three times": before(*[b"HTTP/1.1 102 Processing\r\n\r\n"] * 3),
-            "100 ten thousand times": (before(*[proceed] * 10_000), _protocol("more than 32 interim answers")),
+            "100 ten thousand times": (
+                before(*[proceed] * 10_000),
+                _protocol("more than 32 interim answers"),
+            ),
         },
     )
 
@@ -267,6 +279,8 @@ def codings(picture: bytes) -> list[Oddity]:
     half = len(picture) // 2
     br, zstd = brotli.compress(picture), zstandard.ZstdCompressor().compress(picture)
 
+    twice = brotli.compress(gzipped)
+
     def packed(coding: bytes, body: bytes) -> Script:
         return [head(b"Content-Encoding: " + coding, b"Content-Length: %d" % len(body)) + body]
 
@@ -276,12 +290,22 @@ def codings(picture: bytes) -> list[Oddity]:
             "gzip": packed(b"gzip", gzipped),
             "x-gzip": packed(b"x-gzip", gzipped),
             "GZIP in capitals": packed(b" GZIP ", gzipped),
-            "gzip of two members": packed(b"gzip", gzip.compress(picture[:half]) + gzip.compress(picture[half:])),
+            "gzip of two members": packed(
+                b"gzip", gzip.compress(picture[:half]) + gzip.compress(picture[half:])
+            ),
             "gzip and bytes after it": packed(b"gzip", gzipped + b"\0\0more"),
             "gzip twice": packed(b"gzip, gzip", gzip.compress(gzipped)),
-            "gzip in two lines": [
-                head(b"Content-Encoding: gzip", b"Content-Encoding: br", b"Content-Length: %d" % len(brotli.compress(gzipped)))
-                + brotli.compress(gzipped)
+            "gzip with the length of what is packed": [
+                head(b"Content-Encoding: gzip", b"Content-Length: %d" % len(picture)) + gzipped,
+                CLOSE,
+            ],
+            "gzip that is deflate": packed(b"gzip", zipped),
+            "deflate that is gzip": packed(b"deflate", gzipped),
+            "gzip in quotation marks": packed(b'"gzip"', gzipped),
+            "aws-chunked": packed(b"aws-chunked", picture),
+            "gzip, then br, in two lines": [
+                head(b"Content-Encoding: gzip", b"Content-Encoding: br", b"Content-Length: %d" % len(twice))
+                + twice
             ],
             "deflate": packed(b"deflate", zipped),
             "deflate without a wrapping": packed(b"deflate", deflated),
@@ -346,19 +370,23 @@ def redirects(picture: bytes) -> list[Oddity]:
             onward: served,
         }
         listed.append(Oddity(name, "redirect", scripts))
+    to_l = (b"Location: /r/l.jpg", b"Content-Length: 0")
     moved = {
-        "300 with a Location": head(b"Location: /r/l.jpg", b"Content-Length: 0", first=b"HTTP/1.1 300 Multiple Choices"),
-        "303": head(b"Location: /r/l.jpg", b"Content-Length: 0", first=b"HTTP/1.1 303 See Other"),
-        "307": head(b"Location: /r/l.jpg", b"Content-Length: 0", first=b"HTTP/1.1 307 Temporary Redirect"),
-        "308": head(b"Location: /r/l.jpg", b"Content-Length: 0", first=b"HTTP/1.1 308 Permanent Redirect"),
-        "with a page": head(b"Location: /r/l.jpg", b"Content-Length: 5", first=b"HTTP/1.1 301 Moved") + b"moved",
+        "300 with a Location": head(*to_l, first=b"HTTP/1.1 300 Multiple Choices"),
+        "303": head(*to_l, first=b"HTTP/1.1 303 See Other"),
+        "307": head(*to_l, first=b"HTTP/1.1 307 Temporary Redirect"),
+        "308": head(*to_l, first=b"HTTP/1.1 308 Permanent Redirect"),
+        "with a page": head(b"Location: /r/l.jpg", b"Content-Length: 5", first=b"HTTP/1.1 301 Moved")
+        + b"moved",
         "location in lower case": head(b"location:/r/l.jpg", b"Content-Length: 0", first=b"HTTP/1.1 301"),
         "said twice": head(*[b"Location: /r/l.jpg"] * 2, b"Content-Length: 0", first=b"HTTP/1.1 301 Moved"),
     }
     for number, (name, answer) in enumerate(moved.items()):
         listed.append(Oddity(name, "redirect", {f"/moved/{number}.jpg": [answer], "/r/l.jpg": served}))
     without_length = head(b"Location: /r/m.jpg", first=b"HTTP/1.1 302 Found") + b"moved"
-    listed.append(Oddity("without a length", "redirect", {"/moved/m.jpg": [without_length, CLOSE], "/r/m.jpg": served}))
+    listed.append(
+        Oddity("without a length", "redirect", {"/moved/m.jpg": [without_length, CLOSE], "/r/m.jpg": served})
+    )
     nowhere = head(b"Content-Length: 0", first=b"HTTP/1.1 302 Found")
     failure = Outcome.REDIRECT, "redirect without a usable Location"
     listed.append(Oddity("without a Location", "redirect", {"/moved/n.jpg": [nowhere]}, failure))

@@ -21,7 +21,9 @@ ODDITIES = oddities(PICTURE)
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[RawOrigin]:
-    with RawOrigin({target: script for oddity in ODDITIES for target, script in oddity.scripts.items()}) as server:
+    with RawOrigin(
+        {target: script for oddity in ODDITIES for target, script in oddity.scripts.items()}
+    ) as server:
         yield server
 
 

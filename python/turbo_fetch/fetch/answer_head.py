@@ -18,14 +18,12 @@ MAX_HEAD_BYTES: Final = 262_144
 """Of all heads of one answer together, interim ones and trailers included, as in Chromium."""
 MAX_HEADERS: Final = 2_000
 
-_SLOP_BYTES: Final = 4
-"""So many bytes may stand before the status line, as in Chromium: the rest of what an earlier answer left over."""
 _STATUS_LINE: Final = re.compile(
     rb"(?:HTTP(?:/(\d+)(?:\.(\d+))?)?|(ICY))(?![^ \t])[ \t]*(\d+)?[ \t]*(.*)", re.IGNORECASE | re.DOTALL
 )
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _STRICT: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9]\d\d) ([^\r\n\0]*)\r\n((?:" + _TOKEN + rb":[^\r\n\0]*\r\n)*)"
+    rb"HTTP/1\.([01]) ([1-9]\d\d) ([^\r\n\0]*+)\r\n((?:" + _TOKEN + rb":[^\r\n\0]*+\r\n)*+)"
 )
 """A head as it should be, which nearly all are."""
 _STRICT_HEADER: Final = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
@@ -79,12 +77,14 @@ def check_beginning(data: bytes | bytearray) -> None:
         return
     if beginning[:2] in {b"\x15\x03", b"\x16\x03"}:
         raise MalformedAnswer(message="the server speaks TLS where http was asked for")
-    if b"http" not in beginning.lower() and beginning[:4].upper() != b"ICY ":
+    if not beginning.upper().startswith((b"HTTP", b"ICY ")):
         raise MalformedAnswer(message="the answer does not begin with an HTTP status line")
 
 
 def parse_head(block: bytes) -> Head:
     """Read a head, given without its empty line; raises MalformedAnswer."""
+    if block.count(b"\n") + block.count(b"\r") > 2 * MAX_HEADERS + 2:
+        raise MalformedAnswer(message=f"more than {MAX_HEADERS} headers")
     strict = _STRICT.fullmatch(block)
     if strict is None:
         return _parse_odd_head(block)
@@ -105,8 +105,6 @@ def _parse_odd_head(block: bytes) -> Head:
 def _head(
     version: HttpVersion, status: int, reason: bytes, raw_headers: list[tuple[bytes, bytes]], *, is_odd: bool
 ) -> Head:
-    if len(raw_headers) > MAX_HEADERS:
-        raise MalformedAnswer(message=f"more than {MAX_HEADERS} headers")
     headers = CIMultiDict(
         [
             (_NAMES.get(name) or _name(name), value.decode("utf-8", "surrogateescape"))
@@ -119,7 +117,7 @@ def _head(
 
 def _status_line(line: bytes) -> tuple[HttpVersion, int, bytes]:
     """Return version, status and reason."""
-    match = _STATUS_LINE.match(line, max(0, line[: _SLOP_BYTES + 4].lower().find(b"http")))
+    match = _STATUS_LINE.match(line)
     if match is None:
         raise MalformedAnswer(message="the answer does not begin with an HTTP status line")
     major, minor, _, code, reason = match.groups()

@@ -24,13 +24,18 @@ from turbo_fetch.fetch.answer_head import (
     end_of_head,
     parse_head,
 )
+from turbo_fetch.fetch.codings import is_picture
 from turbo_fetch.fetch.framing import Framing, framing_of
 
 MAX_INTERIM: Final = 32
 """So many answers of status 1xx may come before the final one; more than three have not been seen in earnest."""
 
 _MAX_CHUNK_LINE_BYTES: Final = 16_384
-_CHUNK_LINE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
+_CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
+_WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*)?\r?\n")
+_FREE_CHUNKS: Final = 10_000
+_LEAST_CHUNK_BYTES: Final = 16
+"""Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
 _BEGINNING_BYTES: Final = 8
 _USUAL_BEGINNING: Final = b"HTTP/1."
 _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
@@ -39,11 +44,13 @@ _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
 class Body(StreamReader):
     """The body of an answer as it arrives, still encoded, and how it is framed."""
 
-    __slots__ = ("framing",)
+    __slots__ = ("framing", "is_cut")
 
     def __init__(self, protocol: BaseProtocol, limit: int, framing: Framing, **options: Any) -> None:
         super().__init__(protocol, limit, **options)
         self.framing = framing
+        self.is_cut = False
+        """Whether a packed body is shorter than its length: some servers give that of what is packed."""
 
 
 class _At(Enum):
@@ -87,6 +94,7 @@ class AnswerReader:
         self._head_bytes = 0
         self._is_checked = False
         self._interim = 0
+        self._chunks = 0
         self._left_bytes = 0
 
     @property
@@ -115,6 +123,8 @@ class AnswerReader:
             or self._at is _At.TRAILER
             or (self._at is _At.LENGTH and (framing.length or 0) - self._left_bytes in framing.other_lengths)
         )
+        if not is_whole and self._at is _At.LENGTH and framing.codings and not self.is_broken:
+            body.is_cut = is_whole = True
         if not is_whole:
             raise ClientPayloadError("the connection ended before the body")
         self._end(b"")
@@ -201,15 +211,55 @@ class AnswerReader:
         return b""
 
     def _take_chunk_line(self, data: bytes) -> bytes:
+        body = self.body
+        assert body is not None
+        if not self._held:
+            if not self._chunks and is_picture(data):
+                return self._take_unchunked(data)
+            data = self._take_whole_chunks(data, body)
         line, rest = self._line(data, _MAX_CHUNK_LINE_BYTES, "the line of a chunk is larger than 16 KiB")
         if line is None:
             return b""
         match = _CHUNK_LINE.match(line)
         if match is None:
             raise MalformedAnswer(message="the size of a chunk is not a hexadecimal number")
+        self._count_chunks(1, body)
         self._left_bytes = int(match[1], 16)
         self._at = _At.CHUNK if self._left_bytes else _At.TRAILER
         return rest
+
+    def _take_whole_chunks(self, data: bytes, body: Body) -> bytes:
+        """Take all chunks that are whole in the bytes at hand, for there may be thousands of a few bytes."""
+        pieces = []
+        at = 0
+        while (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
+            begins = match.end()
+            ends = begins + int(match[1], 16)
+            if data.startswith(b"\r\n", ends):
+                following = ends + 2
+            elif data.startswith(b"\n", ends):
+                following = ends + 1
+            else:
+                break
+            if begins == ends:
+                break
+            pieces.append(data[begins:ends])
+            at = following
+        if not pieces:
+            return data
+        body.feed_data(b"".join(pieces))
+        self._count_chunks(len(pieces), body)
+        return data[at:]
+
+    def _count_chunks(self, count: int, body: Body) -> None:
+        self._chunks += count
+        if self._chunks > _FREE_CHUNKS + body.total_bytes // _LEAST_CHUNK_BYTES:
+            raise MalformedAnswer(message=f"more than {_FREE_CHUNKS} chunks of a few bytes")
+
+    def _take_unchunked(self, data: bytes) -> bytes:
+        """Take a picture that was announced in chunks, but is not: browsers do so in HTTP/1.0."""
+        self._at = _At.UNTIL_CLOSE
+        return data
 
     def _take_chunk_end(self, data: bytes) -> bytes:
         line, rest = self._line(data, 2, "a chunk is longer than its size says")
@@ -221,11 +271,15 @@ class AnswerReader:
         return rest
 
     def _take_trailer(self, data: bytes) -> bytes:
-        line, rest = self._line(data, MAX_HEAD_BYTES - self._head_bytes, _HEAD_TOO_LARGE)
-        if line is None:
-            return b""
-        self._head_bytes += len(line) + 1
-        return rest if line.strip(b"\r") else self._end(rest)
+        searched = max(0, len(self._held) - 3)
+        self._held += data
+        for empty in (b"\r\n", b"\n"):
+            if self._held.startswith(empty):
+                return self._end(bytes(self._held[len(empty) :]))
+        found = end_of_head(self._held, searched)
+        if self._head_bytes + (len(self._held) if found is None else found[1]) > MAX_HEAD_BYTES:
+            raise MalformedAnswer(message=_HEAD_TOO_LARGE)
+        return b"" if found is None else self._end(bytes(self._held[found[1] :]))
 
     def _line(self, data: bytes, limit_bytes: int, too_long: str) -> tuple[bytes | None, bytes]:
         """Return the next line without its LF and what follows it; or None, and keep what is there of it."""

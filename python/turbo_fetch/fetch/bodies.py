@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from aiohttp import ClientPayloadError
+
 from turbo_fetch.fetch.answers import Body
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.codings import PIECE_BYTES, Unpacker
@@ -85,6 +87,8 @@ async def _packed(
         reader.charge_up_to(draft.body_bytes)
         if not content.at_eof():
             await _turn(reader, deadline)
+    if content.is_cut and draft.body_bytes != content.framing.length:
+        raise ClientPayloadError("the connection ended before the body")
     return chunks
 
 

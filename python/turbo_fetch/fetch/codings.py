@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import brotli
 import zstandard
@@ -55,19 +55,26 @@ class _Decoder(Protocol):
 
 
 class _Zlib:
-    """gzip of one or more members, or deflate in zlib's wrapping, as RFC 9110 wants it, or without, as some send it."""
+    """gzip of one or more members, or deflate in zlib's wrapping, as RFC 9110 wants it, or without, as some send it.
 
-    def __init__(self, is_gzip: bool) -> None:
+    Which of them it is, the bytes say: the names are mixed up.
+    """
+
+    def __init__(self) -> None:
         self.is_whole = False
-        self._is_gzip = is_gzip
-        self._inflater = zlib.decompressobj(_GZIP_WINDOW) if is_gzip else None
+        self._inflater: Any = None
+        self._is_gzip = False
         self._has_ended = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         while data and not self._has_ended:
             if self._inflater is None:
-                has_wrapping = data[0] & 15 == 8 and (len(data) < 2 or (data[0] << 8 | data[1]) % 31 == 0)
-                self._inflater = zlib.decompressobj(zlib.MAX_WBITS if has_wrapping else -zlib.MAX_WBITS)
+                self._is_gzip = data.startswith(_GZIP_MAGIC)
+                has_wrapping = data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0
+                window = (
+                    _GZIP_WINDOW if self._is_gzip else zlib.MAX_WBITS if has_wrapping else -zlib.MAX_WBITS
+                )
+                self._inflater = zlib.decompressobj(window)
             try:
                 piece = self._inflater.decompress(data, PIECE_BYTES)
             except zlib.error as error:
@@ -143,8 +150,8 @@ class _Zstd:
 
 _ZSTD: Final = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
 _DECODERS: Final[dict[str, Callable[[], _Decoder]]] = {
-    "gzip": lambda: _Zlib(is_gzip=True),
-    "deflate": lambda: _Zlib(is_gzip=False),
+    "gzip": _Zlib,
+    "deflate": _Zlib,
     "br": _Brotli,
     "zstd": _Zstd,
 }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from turbo_fetch.fetch.answer_head import Head
 
 _BODILESS: Final = frozenset({204, 205, 304})
 _MAX_LENGTH_DIGITS: Final = 18
+_LENGTH: Final = re.compile(r"[ \t]*(\d+)?(?:[ \t;].*)?$", re.ASCII | re.DOTALL)
+"""A length, and what may stand behind it: a unit, a parameter."""
+_UNCHANGED: Final = frozenset({"", "identity", "none", "binary", "aws-chunked"})
+"""The last is what S3 keeps of how a file was uploaded."""
 
 
 class Framing(NamedTuple):
@@ -42,7 +47,9 @@ def framing_of(head: Head) -> Framing:
         others = tuple(coding for coding in codings if coding != "chunked")
         is_odd = bool(lengths) or codings[-1] != "chunked" or codings.count("chunked") > 1
         return Framing(is_chunked=True, codings=others, is_odd=is_odd)
-    values = [part.strip() for value in lengths for part in value.split(",")]
+    values = [
+        number for value in lengths for part in value.split(",") if (number := _LENGTH.sub(r"\1", part))
+    ]
     if not values or transfer_codings:
         return Framing(codings=codings, is_odd=bool(values))
     if not all(map(_is_number, values)):
@@ -54,9 +61,9 @@ def framing_of(head: Head) -> Framing:
 
 
 def _tokens(values: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Return the codings that headers list, without those that change nothing."""
-    tokens = (token.strip().lower() for value in values for token in value.split(","))
-    return tuple(token for token in tokens if token not in {"", "identity"})
+    """Return the codings that headers list, without parameters, and without those that change nothing."""
+    tokens = (token.partition(";")[0].strip('" \t').lower() for value in values for token in value.split(","))
+    return tuple(token for token in tokens if token not in _UNCHANGED)
 
 
 def _is_number(text: str) -> bool:
