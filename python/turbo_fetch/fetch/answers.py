@@ -33,6 +33,7 @@ MAX_INTERIM: Final = 32
 _MAX_CHUNK_LINE_BYTES: Final = 16_384
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
 _WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*)?\r?\n")
+_SNIFFED_BYTES: Final = 16
 _FREE_CHUNKS: Final = 10_000
 _LEAST_CHUNK_BYTES: Final = 16
 """Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
@@ -213,9 +214,9 @@ class AnswerReader:
     def _take_chunk_line(self, data: bytes) -> bytes:
         body = self.body
         assert body is not None
+        if not self._chunks and is_picture(bytes(self._held[:_SNIFFED_BYTES]) + data[:_SNIFFED_BYTES]):
+            return self._take_unchunked(data)
         if not self._held:
-            if not self._chunks and is_picture(data):
-                return self._take_unchunked(data)
             data = self._take_whole_chunks(data, body)
         line, rest = self._line(data, _MAX_CHUNK_LINE_BYTES, "the line of a chunk is larger than 16 KiB")
         if line is None:
@@ -259,6 +260,8 @@ class AnswerReader:
     def _take_unchunked(self, data: bytes) -> bytes:
         """Take a picture that was announced in chunks, but is not: browsers do so in HTTP/1.0."""
         self._at = _At.UNTIL_CLOSE
+        data = bytes(self._held) + data
+        self._held.clear()
         return data
 
     def _take_chunk_end(self, data: bytes) -> bytes:

@@ -64,11 +64,16 @@ class _Zlib:
         self.is_whole = False
         self._inflater: Any = None
         self._is_gzip = False
+        self._beginning = b""
         self._has_ended = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         while data and not self._has_ended:
             if self._inflater is None:
+                data = self._beginning + data
+                if len(data) < len(_GZIP_MAGIC):
+                    self._beginning = data
+                    return
                 self._is_gzip = data.startswith(_GZIP_MAGIC)
                 has_wrapping = data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0
                 window = (

@@ -58,18 +58,22 @@ async def read_document(
 async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
     """Read as much of a document as counts."""
     content = body_of(response)
-    unpacker = Unpacker(content.framing.codings)
     data = bytearray()
-    while len(data) < MAX_BYTES:
-        chunk = await content.readany()
+    while len(data) < MAX_BYTES and (chunk := await content.readany()):
         deadline.progress()
-        try:
-            for piece in unpacker.decode(chunk, is_last=not chunk):
-                data += piece
-                if len(data) >= MAX_BYTES:
-                    break
-        except CodingError:
-            break
-        if not chunk:
-            break
-    return bytes(data[:MAX_BYTES]).decode("utf-8-sig", "replace")
+        data += chunk
+    return _unpacked(bytes(data[:MAX_BYTES]), content.framing.codings).decode("utf-8-sig", "replace")
+
+
+def _unpacked(data: bytes, codings: tuple[str, ...]) -> bytes:
+    """Undo codings as far as counts, and as far as they are true: a document that is none of theirs is as it came."""
+    unpacker = Unpacker(codings)
+    result = bytearray()
+    try:
+        for piece in unpacker.decode(data, is_last=True):
+            result += piece
+            if len(result) >= MAX_BYTES:
+                break
+    except CodingError:
+        return bytes(result) or data
+    return bytes(result[:MAX_BYTES])
