@@ -85,6 +85,18 @@ def test_a_bomb_gives_out_a_piece_at_a_time(coding: str) -> None:
     assert len(unpack((coding, coding), twice, len(twice), 1_000_000)) < 1_000_001 + MOST_AT_ONCE_BYTES
 
 
+def test_a_bomb_that_gives_out_nothing_is_too_large() -> None:
+    """A stored block of no bytes is five bytes that unpack to none, however often it comes."""
+    nothing = zlib.compress(b"")[:2] + b"\0\0\0\xff\xff" * 2_000_000
+    packed = gzip.compress(nothing, 9)
+    assert len(packed) < 50_000
+    silent = [head(b"Content-Encoding: deflate, gzip", b"Content-Length: %d" % len(packed)) + packed]
+    endless = [head(b"Content-Encoding: deflate") + nothing]
+    with RawOrigin({"/silent.jpg": silent, "/endless.jpg": endless}) as origin:
+        fetched = fetch("uvloop", origin.url("/silent.jpg"), origin.url("/endless.jpg"))
+    assert [one.outcome for one in fetched] == [Outcome.TOO_LARGE] * 2
+
+
 @pytest.mark.parametrize("coding", PACKERS)
 def test_a_body_that_ends_in_its_packing_is_not_whole(coding: str) -> None:
     packed = PACKERS[coding](bytes(range(256)) * 40)

@@ -9,7 +9,7 @@ from aiohttp import ClientPayloadError
 
 from turbo_fetch.fetch.answers import Body
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
-from turbo_fetch.fetch.codings import PIECE_BYTES, Unpacker
+from turbo_fetch.fetch.codings import MAX_CODINGS, PIECE_BYTES, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.fetched import Draft
 
@@ -68,21 +68,24 @@ async def _packed(
 ) -> list[bytes] | None:
     chunks: list[bytes] = []
     unpacker = Unpacker(content.framing.codings)
-    deadline.progress()
+    paused_at_bytes = 0
     is_last = False
-    since_pause_bytes = 0
+    deadline.progress()
     while not is_last:
         chunk = await content.readany()
         is_last = not chunk
         deadline.progress()
+        # What comes in and what lies between has a bound too, for a bomb may be one that gives out nothing.
+        if content.total_bytes > max_bytes:
+            return None
         for piece in unpacker.decode(chunk, is_last=is_last):
             draft.body_bytes += len(piece)
-            if draft.body_bytes > max_bytes:
+            if draft.body_bytes > max_bytes or unpacker.worked_bytes > MAX_CODINGS * max_bytes:
                 return None
-            chunks.append(piece)
-            since_pause_bytes += len(piece)
-            if since_pause_bytes >= PIECE_BYTES:
-                since_pause_bytes = 0
+            if piece:
+                chunks.append(piece)
+            if unpacker.worked_bytes - paused_at_bytes >= PIECE_BYTES:
+                paused_at_bytes = unpacker.worked_bytes
                 await asyncio.sleep(0)
         reader.charge_up_to(draft.body_bytes)
         if not content.at_eof():

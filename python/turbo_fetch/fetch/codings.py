@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import brotli
-import zstandard
 
 PIECE_BYTES: Final = 262_144
 """Most bytes that one step gives out: about a millisecond of work."""
 
-_MAX_CODINGS: Final = 4
+MAX_CODINGS: Final = 4
 """As in curl, which allows five; two have been seen."""
 _ZSTD_WINDOW_BYTES: Final = 8_388_608
 """RFC 9659."""
@@ -134,16 +133,21 @@ class _Zstd:
     """One frame or more. A block of four bytes may stand for 128 KiB, so that few bytes are taken at a time."""
 
     def __init__(self) -> None:
-        self._frame = _ZSTD.decompressobj()
+        # Two milliseconds of a start, for what hardly any body needs.
+        import zstandard
+
+        self._error = zstandard.ZstdError
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        self._frame = self._decompressor.decompressobj()
         self.is_whole = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._frame.eof:
-                self._frame = _ZSTD.decompressobj()
+                self._frame = self._decompressor.decompressobj()
             try:
                 piece = self._frame.decompress(data[:_ZSTD_STEP_BYTES])
-            except zstandard.ZstdError as error:
+            except self._error as error:
                 if self.is_whole:
                     return
                 raise ValueError from error
@@ -153,7 +157,6 @@ class _Zstd:
                 yield piece
 
 
-_ZSTD: Final = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
 _DECODERS: Final[dict[str, Callable[[], _Decoder]]] = {
     "gzip": _Zlib,
     "deflate": _Zlib,
@@ -170,9 +173,11 @@ class Unpacker:
         self._names = [_SAME.get(coding, coding) for coding in codings]
         self._chain: list[_Decoder] | None = None
         self._beginning = b""
+        self.worked_bytes = 0
+        """Bytes that all decoders together have given out."""
 
     def decode(self, data: bytes, *, is_last: bool = False) -> Iterator[bytes]:
-        """Give out what the next bytes hold, in pieces; raises CodingError."""
+        """Give out what the next bytes hold, in pieces, empty ones while nothing comes of much; raises CodingError."""
         if self._chain is None:
             self._beginning += data
             if len(self._beginning) < _SNIFFED_BYTES and not is_last:
@@ -191,8 +196,8 @@ class Unpacker:
     def _decoders(self, beginning: bytes) -> list[_Decoder]:
         if is_picture(beginning):
             return []
-        if len(self._names) > _MAX_CODINGS:
-            raise CodingError(f"more than {_MAX_CODINGS} codings")
+        if len(self._names) > MAX_CODINGS:
+            raise CodingError(f"more than {MAX_CODINGS} codings")
         for name in self._names:
             if name not in _DECODERS:
                 raise CodingError(f"unknown Content-Encoding: {name[:_SHOWN_CHARACTERS]}")
@@ -204,6 +209,8 @@ class Unpacker:
             return
         try:
             for piece in chain[0].decode(data):
+                self.worked_bytes += len(piece)
+                yield b""
                 yield from self._through(piece, chain[1:])
         except ValueError as error:
             raise CodingError(f"the body is not {self._label}, as its headers say") from error

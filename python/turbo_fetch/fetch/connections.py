@@ -65,7 +65,7 @@ class AnswerProtocol(ResponseHandler):
     ) -> None:
         """Begin to wait for an answer; what aiohttp asks of its own parser is not for ours."""
         self._answer = AnswerReader(self, self._loop, read_bufsize, timer, self._begun)
-        self._parser = self._answer
+        self._parser = self._answer  # type: ignore[assignment]  # it has what aiohttp asks of a parser
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the connection; an empty call, by which aiohttp wakes its parser, is for nobody."""
@@ -132,7 +132,7 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
-        self._factory = partial(AnswerProtocol, self._loop)
+        self._factory = partial(AnswerProtocol, self._loop)  # type: ignore[assignment]  # the base says which class
         self._max_connections = max_connections
         self._record = ReuseRecord()
         self._idle: dict[ResponseHandler, None] = {}
