@@ -130,10 +130,12 @@ def test_headers_arrive_as_they_were_sent(pairs: list[tuple[str, bytes]]) -> Non
     sent = [(name.encode(), value.strip(b" \t")) for name, value in pairs]
     lines = b"".join(b"%b: %b\r\n" % pair for pair in sent)
     parsed = parse_head(b"HTTP/1.1 200 OK\r\n" + lines)
-    assert list(parsed.raw_headers) == sent
+    assert [
+        (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in parsed.headers.items()
+    ] == sent
     assert not parsed.is_odd
     odd = parse_head(b"HTTP/1.1 200 OK\r\n" + lines + b"no colon\r\n")
-    assert (odd.raw_headers, odd.headers) == (parsed.raw_headers, parsed.headers)
+    assert list(odd.headers.items()) == list(parsed.headers.items())
     assert odd.is_odd
 
 

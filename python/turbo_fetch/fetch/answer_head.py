@@ -12,26 +12,19 @@ from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict, CIMultiDictProxy, istr
+from multidict import CIMultiDict, CIMultiDictProxy
 
 MAX_HEAD_BYTES: Final = 262_144
 """Of all heads of one answer together, interim ones and trailers included, as in Chromium."""
 MAX_HEADERS: Final = 2_000
 
 _STATUS_LINE: Final = re.compile(
-    rb"(?:HTTP(?:/(\d+)(?:\.(\d+))?)?|(ICY))(?![^ \t])[ \t]*(\d+)?[ \t]*(.*)", re.IGNORECASE | re.DOTALL
+    r"(?:HTTP(?:/(\d+)(?:\.(\d+))?)?|(ICY))(?![^ \t])[ \t]*(\d+)?[ \t]*(.*)",
+    re.IGNORECASE | re.DOTALL | re.ASCII,
 )
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_STRICT: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9]\d\d) ([^\r\n\0]*+)\r\n((?:" + _TOKEN + rb":[^\r\n\0]*+\r\n)*+)"
-)
-"""A head as it should be, which nearly all are."""
-_STRICT_HEADER: Final = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_NAMES: Final[dict[bytes, str]] = {}
-"""Names of headers as multidict wants them; servers agree on a few hundred."""
-_MAX_NAMES: Final = 512
-_MAX_NAME_BYTES: Final = 64
+_STRICT_HEADER: Final = re.compile(r"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+_STRICT_VERSIONS: Final = {"HTTP/1.1 ": HttpVersion11, "HTTP/1.0 ": HttpVersion10}
 
 
 class MalformedAnswer(HttpProcessingError):
@@ -45,7 +38,7 @@ class Head(NamedTuple):
     status: int
     reason: str
     headers: CIMultiDictProxy[str]
-    raw_headers: tuple[tuple[bytes, bytes], ...]
+    """Bytes that are not UTF-8 are kept as surrogates, as aiohttp keeps them."""
     is_odd: bool
     """Whether a strict reader would have refused it."""
 
@@ -83,41 +76,32 @@ def check_beginning(data: bytes | bytearray) -> None:
 
 def parse_head(block: bytes) -> Head:
     """Read a head, given without its empty line; raises MalformedAnswer."""
-    if block.count(b"\n") + block.count(b"\r") > 2 * MAX_HEADERS + 2:
+    lines = block.count(b"\n")
+    if lines + block.count(b"\r") > 2 * MAX_HEADERS + 2:
         raise MalformedAnswer(message=f"more than {MAX_HEADERS} headers")
-    strict = _STRICT.fullmatch(block)
-    if strict is None:
-        return _parse_odd_head(block)
-    minor, code, reason, lines = strict.groups()
-    raw_headers = _STRICT_HEADER.findall(lines)
-    if b" \r" in lines or b"\t\r" in lines:
-        raw_headers = [(name, value.rstrip(b" \t")) for name, value in raw_headers]
-    version = HttpVersion11 if minor == b"1" else HttpVersion10
-    return _head(version, int(code), reason, raw_headers, is_odd=False)
+    text = block.decode("utf-8", "surrogateescape")
+    return _strict_head(text, lines) or _odd_head(text)
 
 
-def _parse_odd_head(block: bytes) -> Head:
-    first, *lines = _LINE_END.split(block.replace(b"\0", b"").removesuffix(b"\n").removesuffix(b"\r"))
-    version, code, reason = _status_line(first)
-    return _head(version, code, reason, _raw_headers(lines), is_odd=True)
+def _strict_head(text: str, lines: int) -> Head | None:
+    """Return the head if it is as it should be, as nearly all are."""
+    version = _STRICT_VERSIONS.get(text[:9])
+    code = text[9:12]
+    headers = _STRICT_HEADER.findall(text)
+    # As many headers as line ends, and no other control character of lines, leave room for nothing else.
+    if version is None or len(headers) != lines - 1 or text.count("\r") != lines or "\0" in text:
+        return None
+    if not (code.isascii() and code.isdigit() and code >= "100" and text[12:13] == " "):
+        return None
+    if " \r" in text or "\t\r" in text:
+        headers = [(name, value.rstrip(" \t")) for name, value in headers]
+    reason = text[13 : text.index("\r")]
+    return Head(version, int(code), reason, CIMultiDictProxy(CIMultiDict(headers)), False)
 
 
-def _head(
-    version: HttpVersion, status: int, reason: bytes, raw_headers: list[tuple[bytes, bytes]], *, is_odd: bool
-) -> Head:
-    headers = CIMultiDict(
-        [
-            (_NAMES.get(name) or _name(name), value.decode("utf-8", "surrogateescape"))
-            for name, value in raw_headers
-        ]
-    )
-    text = reason.decode("utf-8", "surrogateescape")
-    return Head(version, status, text, CIMultiDictProxy(headers), tuple(raw_headers), is_odd)
-
-
-def _status_line(line: bytes) -> tuple[HttpVersion, int, bytes]:
-    """Return version, status and reason."""
-    match = _STATUS_LINE.match(line)
+def _odd_head(text: str) -> Head:
+    first, *lines = _LINE_END.split(text.replace("\0", "").removesuffix("\n").removesuffix("\r"))
+    match = _STATUS_LINE.match(first)
     if match is None:
         raise MalformedAnswer(message="the answer does not begin with an HTTP status line")
     major, minor, _, code, reason = match.groups()
@@ -125,28 +109,20 @@ def _status_line(line: bytes) -> tuple[HttpVersion, int, bytes]:
     status = 200 if code is None else int(code[:9])
     if not 100 <= status <= 999:
         raise MalformedAnswer(message=f"the status {status} is not between 100 and 999")
-    numbers = (int(major[:3]), int(minor[:3] if minor else 0)) if major else (1, 0)
-    return HttpVersion(*numbers), status, reason.strip()
+    version = HttpVersion(int(major[:3]), int(minor[:3] if minor else 0)) if major else HttpVersion10
+    headers = CIMultiDictProxy(CIMultiDict(_odd_headers(lines)))
+    return Head(version, status, reason.strip(), headers, True)
 
 
-def _raw_headers(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+def _odd_headers(lines: list[str]) -> list[tuple[str, str]]:
     """Return names and values: a folded line is joined to the one before, one without a colon or a name is left out."""
-    headers: list[tuple[bytes, bytes]] = []
+    headers: list[tuple[str, str]] = []
     for line in lines:
-        name, colon, value = (part.strip(b" \t") for part in line.partition(b":"))
-        if line[:1] in {b" ", b"\t"} and headers:
-            name, value = headers[-1]
-            headers[-1] = (name, (value + b" " + line.strip(b" \t")).strip(b" \t"))
+        name, colon, value = (part.strip(" \t") for part in line.partition(":"))
+        if line[:1] in {" ", "\t"} and headers:
+            last_name, last_value = headers[-1]
+            folded = line.strip(" \t")
+            headers[-1] = (last_name, f"{last_value} {folded}".strip(" \t"))
         elif colon and name:
             headers.append((name, value))
     return headers
-
-
-def _name(raw: bytes) -> str:
-    """Return the name of a header, kept for the next answers if it is short."""
-    name = istr(raw.decode("utf-8", "surrogateescape"))
-    if len(raw) <= _MAX_NAME_BYTES:
-        if len(_NAMES) >= _MAX_NAMES:
-            _NAMES.clear()
-        _NAMES[raw] = name
-    return name

@@ -134,7 +134,9 @@ class AnswerReader:
         self._at = _At.END
         self.has_surplus = bool(rest)
         if self.body is not None:
-            self.body.feed_eof()
+            # The reader lasts as long as its connection is idle; the body need not.
+            body, self.body = self.body, None
+            body.feed_eof()
         return rest
 
     def _take_head(self, data: bytes) -> bytes:

@@ -96,7 +96,7 @@ class AnswerProtocol(ResponseHandler):
             head.status,
             head.reason,
             head.headers,
-            head.raw_headers,
+            (),
             self._should_close,
             None,
             False,

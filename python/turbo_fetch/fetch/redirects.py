@@ -27,10 +27,10 @@ def is_redirect(response: aiohttp.ClientResponse) -> bool:
 def redirect_target(address: str, response: aiohttp.ClientResponse) -> str | None:
     """Return the address that the Location of a response names, without fragment, or None if it names none.
 
-    It is read as bytes, and sent as it came: what is percent-encoded in it may be signed.
+    It is resolved as the bytes that came, and sent as it is: what is percent-encoded in it may be signed.
     """
-    location = next((value for name, value in response.raw_headers if name.lower() == b"location"), b"")
-    return resolve_location(address, location) if location else None
+    location = response.headers.get("Location", "")
+    return resolve_location(address, location.encode("utf-8", "surrogateescape")) if location else None
 
 
 def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> str | None:
