@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Any, Final, cast
+from enum import IntEnum
+from typing import Final, cast
 
 from aiohttp import ClientPayloadError, ClientResponse
 from aiohttp.base_protocol import BaseProtocol
@@ -47,24 +47,31 @@ class Body(StreamReader):
 
     __slots__ = ("framing", "is_cut")
 
-    def __init__(self, protocol: BaseProtocol, limit: int, framing: Framing, **options: Any) -> None:
-        super().__init__(protocol, limit, **options)
+    def __init__(
+        self,
+        protocol: BaseProtocol,
+        limit: int,
+        framing: Framing,
+        timer: BaseTimerContext | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(protocol, limit, timer=timer, loop=loop)
         self.framing = framing
         self.is_cut = False
         """Whether a packed body is shorter than its length: some servers give that of what is packed."""
 
 
-class _At(Enum):
+class _At(IntEnum):
     """What the next byte belongs to."""
 
-    HEAD = auto()
-    LENGTH = auto()
-    UNTIL_CLOSE = auto()
-    CHUNK_LINE = auto()
-    CHUNK = auto()
-    CHUNK_END = auto()
-    TRAILER = auto()
-    END = auto()
+    HEAD = 0
+    LENGTH = 1
+    UNTIL_CLOSE = 2
+    CHUNK_LINE = 3
+    CHUNK = 4
+    CHUNK_END = 5
+    TRAILER = 6
+    END = 7
 
 
 class AnswerReader:
@@ -180,7 +187,7 @@ class AnswerReader:
     def _begin_body(self, head: Head, rest: bytes) -> bytes:
         framing = framing_of(head)
         self.status = head.status
-        self.body = Body(self._protocol, self._limit, framing, timer=self._timer, loop=self._loop)
+        self.body = Body(self._protocol, self._limit, framing, self._timer, self._loop)
         self._on_head(head, self.body)
         if framing.is_chunked:
             self._at = _At.CHUNK_LINE
@@ -300,16 +307,16 @@ class AnswerReader:
         return line, data[ends + 1 :]
 
 
-_TAKE: Final[dict[_At, Callable[[AnswerReader, bytes], bytes]]] = {
-    _At.HEAD: AnswerReader._take_head,
-    _At.LENGTH: AnswerReader._take_counted,
-    _At.UNTIL_CLOSE: AnswerReader._take_all,
-    _At.CHUNK_LINE: AnswerReader._take_chunk_line,
-    _At.CHUNK: AnswerReader._take_counted,
-    _At.CHUNK_END: AnswerReader._take_chunk_end,
-    _At.TRAILER: AnswerReader._take_trailer,
-}
-"""What is done with the next bytes; each returns what it leaves."""
+_TAKE: Final[tuple[Callable[[AnswerReader, bytes], bytes], ...]] = (
+    AnswerReader._take_head,
+    AnswerReader._take_counted,
+    AnswerReader._take_all,
+    AnswerReader._take_chunk_line,
+    AnswerReader._take_counted,
+    AnswerReader._take_chunk_end,
+    AnswerReader._take_trailer,
+)
+"""What is done with the next bytes, in the order of _At; each returns what it leaves."""
 
 
 def framing_of_response(response: ClientResponse) -> Framing:

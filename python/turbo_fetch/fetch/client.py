@@ -152,7 +152,7 @@ class Client:
             headers = wanted.headers(own_origin is not None and url.origin() == own_origin)
             response = await self._session.get(url, headers=headers, allow_redirects=False)
             try:
-                draft.answered(url, response.status, response.headers)
+                draft.answered(address, response.status, response.headers)
                 if not is_redirect(response):
                     objection = self._consent.response_objects(response.headers, rules, path)
                     return await self._receive(response, wanted.has_conditions, objection, draft, deadline)

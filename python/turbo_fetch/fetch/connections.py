@@ -10,7 +10,7 @@ import asyncio
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import ClientPayloadError
@@ -34,16 +34,20 @@ class AnswerProtocol(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.got_unasked = False
-        """Whether bytes came that nobody asked for."""
         self.on_unasked: Callable[[], None] | None = None
         """Told of such bytes while the connection is idle."""
         self._answer: AnswerReader | None = None
+        self._got_unasked = False
 
     @property
     def status(self) -> int:
         """Status of the last answer."""
         return 0 if self._answer is None else self._answer.status
+
+    @property
+    def has_unasked(self) -> bool:
+        """Whether bytes came that nobody asked for."""
+        return self._got_unasked or (self._answer is not None and self._answer.has_surplus)
 
     @property
     def is_quiet(self) -> bool:
@@ -105,7 +109,7 @@ class AnswerProtocol(ResponseHandler):
         self.feed_data((message, body), 0)
 
     def _unasked(self) -> None:
-        self._should_close = self.got_unasked = True
+        self._should_close = self._got_unasked = True
         if self.transport is not None:
             self.transport.close()
         if self.on_unasked is not None:
@@ -140,50 +144,45 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     async def _get(self, key: ConnectionKey, traces: list[Any]) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if not isinstance(protocol, AnswerProtocol) or protocol.is_quiet:
-                if protocol is not None:
-                    self._idle.pop(protocol, None)
+            protocol = cast(AnswerProtocol, connection.protocol)
+            self._idle.pop(protocol, None)
+            if protocol.is_quiet:
                 return connection
             # What waits there is the end of the connection, or bytes that are no answer to the next request.
             connection.close()
-            self._idle.pop(protocol, None)
         return None
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        if isinstance(protocol, AnswerProtocol) and not self._closed:
-            should_close = self._is_over(key, protocol) or should_close or protocol.should_close
-            if not should_close and not self._record.is_trusted(key, protocol.status):
-                if self._record.begin_rest(key, protocol.status):
-                    self._release_acquired(key, protocol)
-                    self._rests[protocol] = self._loop.call_later(QUIET_S, self._rested, key, protocol)
-                    self._keep(key, protocol)
+        ours = cast(AnswerProtocol, protocol)
+        if ours.has_unasked:
+            self._record.bar(key)
+        if not (should_close or ours.should_close or self._closed):
+            if self._record.is_barred(key):
+                should_close = True
+            elif not self._record.is_trusted(key, ours.status):
+                if self._record.begin_rest(key, ours.status):
+                    self._release_acquired(key, ours)
+                    self._rests[ours] = self._loop.call_later(QUIET_S, self._rested, key, ours)
+                    self._keep(key, ours)
                     return
                 should_close = True
-        super()._release(key, protocol, should_close=should_close)
-        self._keep(key, protocol)
-
-    def _is_over(self, key: ConnectionKey, protocol: AnswerProtocol) -> bool:
-        """Whether a host is not trusted with connections that last."""
-        answer = protocol._answer
-        if protocol.got_unasked or (answer is not None and answer.has_surplus):
-            self._record.bar(key)
-        return self._record.is_barred(key)
+        super()._release(key, ours, should_close=should_close)
+        self._keep(key, ours)
 
     def _rested(self, key: ConnectionKey, protocol: AnswerProtocol) -> None:
         """Put a connection where it can be used again."""
         del self._rests[protocol]
-        was_silent = protocol.is_connected() and not protocol.got_unasked and protocol.is_quiet
+        was_silent = protocol.is_connected() and protocol.is_quiet
         self._record.end_rest(key, protocol.status, was_silent=was_silent)
         super()._release(key, protocol, should_close=not was_silent or self._record.is_barred(key))
         if not protocol.is_connected():
             self._idle.pop(protocol, None)
 
-    def _keep(self, key: ConnectionKey, protocol: ResponseHandler) -> None:
+    def _keep(self, key: ConnectionKey, protocol: AnswerProtocol) -> None:
         """Count an idle connection, and close the longest idle ones of too many."""
         if not protocol.is_connected():
             return
-        if isinstance(protocol, AnswerProtocol) and protocol.on_unasked is None:
+        if protocol.on_unasked is None:
             protocol.on_unasked = partial(self._record.bar, key)
         self._idle[protocol] = None
         while self._idle and len(self._idle) + len(self._acquired) > self._max_connections:
