@@ -50,7 +50,6 @@ def open_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         proxy=http.proxy,
-        auto_decompress=False,
         read_bufsize=READ_BUFFER_BYTES,
         timeout=timeout,
     )
