@@ -96,6 +96,7 @@ def test_the_native_module_is_imported_in_few_places() -> None:
     }
     assert {path for path in importers if not path.startswith("plan/")} == {
         "__init__.py",
+        "fetch/redirects.py",
         "transform.py",
         "tfrecord.py",
     }

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from fetching import BODY, LIMITS, PATH, arrived, fetch
+from fetching import BODY, LIMITS, PATH, arrived, fetch, fetch_in_turns
 from loops import LOOPS, run_on
 from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.resolver import Lookup, Resolver
+from turbo_fetch.fetch.reuse import PROOFS
 from turbo_fetch.fetch.session import SPARE_CONNECTIONS
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
@@ -54,16 +55,24 @@ def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
     with Origin({PATH: BODY}) as fresh:
         late = fresh.url(PATH, "late_page", code=404)
         onward = fresh.url(PATH, "late_page", code=302, to=fresh.url(PATH))
-        fetch(loop, fresh.url(PATH), fresh.url("missing.jpg"), late, onward)
-        assert fresh.connections == 1
-        assert len(fresh.received) == 5
+        fetch_in_turns(loop, [[fresh.url(PATH)], [fresh.url("missing.jpg")], [late], [onward], [fresh.url(PATH)]])
+        # What a redirect leads to is asked for before its connection has rested.
+        assert fresh.connections == 2
+        assert len(fresh.received) == 6
+
+
+def test_connections_of_a_host_that_stays_silent_are_used_again_at_once(loop: str) -> None:
+    with Origin({PATH: b"small"}) as fresh:
+        proofs = [fresh.url(PATH)] * PROOFS
+        fetch_in_turns(loop, [proofs, [fresh.url(PATH)] * 20])
+        assert fresh.connections == PROOFS
 
 
 def test_idle_connections_are_bounded_and_the_latest_are_kept(loop: str) -> None:
     with contextlib.ExitStack() as stack:
         origins = [stack.enter_context(Origin({PATH: b"small"})) for _ in range(SPARE_CONNECTIONS + 3)]
         urls = [origin.url(PATH) for origin in origins]
-        fetch(loop, *urls, *reversed(urls), concurrency=1)
+        fetch_in_turns(loop, [urls, urls[::-1]], concurrency=1)
         kept = [origin.connections == 1 for origin in origins]
     assert kept == [False] * 2 + [True] * (SPARE_CONNECTIONS + 1)
 
@@ -182,7 +191,7 @@ class TestTls:
     def test_a_trusted_certificate_is_accepted(self, loop: str, tmp_path: Path) -> None:
         with Origin({PATH: BODY}, tls=True) as secure:
             authority = str(secure.write_authority(tmp_path))
-            fetched = fetch(loop, secure.url(PATH), secure.url(PATH), ca_file=authority)
+            fetched = fetch_in_turns(loop, [[secure.url(PATH)]] * 2, ca_file=authority)
             assert [one.body for one in fetched] == [BODY, BODY]
             assert secure.connections == 1
 

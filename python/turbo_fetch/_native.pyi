@@ -11,6 +11,7 @@ __all__ = [
     "crc32c",
     "digests",
     "parse_urls",
+    "resolve_location",
     "spread",
 ]
 
@@ -73,6 +74,9 @@ def crc32c(content: bytes) -> int:
 
 def parse_urls(urls: ArrowArray) -> ArrowBatch:
     """Parse strings into the columns normalised, host, domain and error, one row each, none raising."""
+
+def resolve_location(base: str, location: bytes) -> str | None:
+    """Resolve a Location header as browsers do, without its fragment; None if it is no URL."""
 
 def spread(domains: ArrowArray, seed: int) -> ArrowArray:
     """Return the uint32 order that spaces the rows of each domain evenly; null counts as a domain."""

@@ -12,7 +12,9 @@ import aiohttp
 from yarl import URL
 
 from turbo_fetch.fetch.addresses import any_socket, is_special_host, public_socket
-from turbo_fetch.fetch.budget import BodyReader, ByteBudget
+from turbo_fetch.fetch.answers import body_of
+from turbo_fetch.fetch.bodies import read_body
+from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.document_request import read_document
@@ -21,7 +23,13 @@ from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure,
 from turbo_fetch.fetch.fetched import Draft, Fetched
 from turbo_fetch.fetch.hosts import Hosts, origin_of
 from turbo_fetch.fetch.ports import port_problem
-from turbo_fetch.fetch.redirects import REDIRECTS, drain, redirect_problem, redirect_target
+from turbo_fetch.fetch.redirects import (
+    drain,
+    is_redirect,
+    redirect_problem,
+    redirect_target,
+    request_url,
+)
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import is_secret, open_session, request_headers, tls_context
@@ -30,9 +38,6 @@ from turbo_fetch.redaction import redact
 from turbo_fetch.spec import HttpSpec
 
 __all__ = ["Client", "Fetched"]
-
-WHOLE_BYTES: Final = 1_000_000
-"""A body announced to be no larger is charged as a whole in advance, and its connection is never paused."""
 
 _NOT_MODIFIED: Final = 304
 
@@ -116,7 +121,7 @@ class Client:
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
                 wanted = _Wanted(headers, self._own_headers(domain))
-                return await self._follow(URL(url, encoded=True), wanted, draft, deadline)
+                return await self._follow(url, wanted, draft, deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -125,15 +130,16 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(self, url: URL, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
-        """Request `url` and whatever it redirects to."""
-        visited = {url}
+    async def _follow(self, address: str, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
+        """Request an address and whatever it redirects to."""
+        visited = {address}
+        url = request_url(address)
         own_origin = url.origin() if wanted.own else None
         while True:
             path = url.raw_path_qs
             rules = SILENT
             if self._asks_hosts:
-                origin = origin_of(str(url))
+                origin = origin_of(address)
                 host = self.hosts.known(origin) or await self.hosts.learn(origin)
                 rules = host.rules
                 problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
@@ -146,20 +152,20 @@ class Client:
             headers = wanted.headers(own_origin is not None and url.origin() == own_origin)
             response = await self._session.get(url, headers=headers, allow_redirects=False)
             try:
-                draft.answered(url, response.status, response.headers)
-                if response.status not in REDIRECTS:
+                draft.answered(address, response.status, response.headers)
+                if not is_redirect(response):
                     objection = self._consent.response_objects(response.headers, rules, path)
                     return await self._receive(response, wanted.has_conditions, objection, draft, deadline)
-                onward = redirect_target(url, response.headers.get("Location"))
+                onward = redirect_target(address, response)
                 await drain(response)
             finally:
                 response.close()
             problem_text = redirect_problem(onward, visited, self.http)
             if problem_text is not None or onward is None:
                 return draft.end(Outcome.REDIRECT, problem_text)
-            draft.redirects.append(redact(str(onward)))
+            draft.redirects.append(redact(onward))
             visited.add(onward)
-            url = onward
+            address, url = onward, request_url(onward)
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:
         """Return why a host does not want a path asked for, or used."""
@@ -182,9 +188,7 @@ class Client:
         """Request a document of a host itself, such as robots.txt, with up to five redirects."""
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
-                return await read_document(
-                    URL(url, encoded=True), self._session, self._address_problem, deadline
-                )
+                return await read_document(url, self._session, self._address_problem, deadline)
         except DeadlineExpired as expired:
             return Document(failure=deadline_failure(expired.limit, self.http))
         except Exception as error:
@@ -212,54 +216,13 @@ class Client:
             if is_conditional:
                 return draft.end(Outcome.SUCCESS, None)
             return draft.end(*status_failure(response.status, response.reason))
-        if (response.content_length or 0) > self._max_body_bytes:
+        content = body_of(response)
+        if (content.framing.length or 0) > self._max_body_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
-        body = await self._read(response, draft, deadline)
+        body = await read_body(content, self.budget, self._max_body_bytes, draft, deadline)
         if body is None:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         return draft.end(Outcome.SUCCESS, None, body)
 
-    async def _read(self, response: aiohttp.ClientResponse, draft: Draft, deadline: Deadline) -> bytes | None:
-        """Read a body, charged to the budget; return None if it is larger than allowed."""
-        reader = self.budget.reader()
-        chunks: list[bytes] = []
-        is_whole = False
-        try:
-            content = response.content
-            announced_bytes = response.content_length or 0
-            if 0 < announced_bytes <= WHOLE_BYTES:
-                await _turn(reader, deadline)
-                reader.charge_up_to(announced_bytes)
-                content.set_read_chunk_size(announced_bytes)
-            deadline.progress()
-            while chunk := await content.readany():
-                deadline.progress()
-                draft.body_bytes += len(chunk)
-                if draft.body_bytes > self._max_body_bytes:
-                    return None
-                chunks.append(chunk)
-                if draft.body_bytes > announced_bytes or announced_bytes > WHOLE_BYTES:
-                    reader.charge_up_to(draft.body_bytes)
-                    if not content.at_eof():
-                        await _turn(reader, deadline)
-            is_whole = True
-        finally:
-            if is_whole:
-                reader.finish(draft.body_bytes)
-            else:
-                reader.abandon()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
     def _too_large_detail(self) -> str:
         return f"body larger than {self.http.max_body_mb:g} MB"
-
-
-async def _turn(reader: BodyReader, deadline: Deadline) -> None:
-    """Wait until the budget lets a body go on; the deadline stands still meanwhile."""
-    if reader.may_read:
-        return
-    deadline.pause()
-    try:
-        await reader.turn()
-    finally:
-        deadline.resume()

@@ -49,7 +49,8 @@ class Deadline:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._timer = self._loop.call_at(self._ends_s, self._check)
+        # No stall can end earlier than this, so that a request that is quick needs no other timer.
+        self._timer = self._loop.call_at(min(self._ends_s, self._loop.time() + self._stall_s), self._check)
         return self
 
     def __exit__(
@@ -61,11 +62,7 @@ class Deadline:
 
     def progress(self) -> None:
         """Note that bytes have arrived."""
-        is_first = self._moved_s is None
         self._moved_s = self._loop.time()
-        if is_first and self._moved_s + self._stall_s < self._ends_s:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._moved_s + self._stall_s, self._check)
 
     def pause(self) -> None:
         """Stop the clock."""

@@ -8,10 +8,12 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from turbo_fetch.fetch.answers import body_of
+from turbo_fetch.fetch.codings import CodingError, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.failures import Failure, status_failure
-from turbo_fetch.fetch.redirects import REDIRECTS, drain, redirect_target
+from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target, request_url
 from turbo_fetch.fetch.robots import MAX_BYTES
 
 DOCUMENT_REDIRECTS: Final = 5
@@ -19,21 +21,25 @@ DOCUMENT_REDIRECTS: Final = 5
 
 
 async def read_document(
-    url: URL, session: aiohttp.ClientSession, problem_of: Callable[[URL], Failure | None], deadline: Deadline
+    address: str,
+    session: aiohttp.ClientSession,
+    problem_of: Callable[[URL], Failure | None],
+    deadline: Deadline,
 ) -> Document:
     """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
     for _ in range(DOCUMENT_REDIRECTS + 1):
+        url = request_url(address)
         problem = problem_of(url)
         if problem is not None:
             return Document(failure=problem)
         response = await session.get(url, headers={"Accept": "*/*"}, allow_redirects=False)
         try:
-            if response.status in REDIRECTS:
-                onward = redirect_target(url, response.headers.get("Location"))
+            if is_redirect(response):
+                onward = redirect_target(address, response)
                 await drain(response)
-                if onward is None or onward.scheme not in {"http", "https"}:
+                if onward is None or not onward.startswith(("http:", "https:")):
                     break
-                url = onward
+                address = onward
                 continue
             if response.status == 429 or response.status >= 500:
                 outcome, detail = status_failure(response.status, response.reason)
@@ -51,8 +57,23 @@ async def read_document(
 
 async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
     """Read as much of a document as counts."""
+    content = body_of(response)
     data = bytearray()
-    while len(data) < MAX_BYTES and (chunk := await response.content.readany()):
+    while len(data) < MAX_BYTES and (chunk := await content.readany()):
         deadline.progress()
         data += chunk
-    return bytes(data[:MAX_BYTES]).decode("utf-8-sig", "replace")
+    return _unpacked(bytes(data[:MAX_BYTES]), content.framing.codings).decode("utf-8-sig", "replace")
+
+
+def _unpacked(data: bytes, codings: tuple[str, ...]) -> bytes:
+    """Undo codings as far as counts, and as far as they are true: a document that is none of theirs is as it came."""
+    unpacker = Unpacker(codings)
+    result = bytearray()
+    try:
+        for piece in unpacker.decode(data, is_last=True):
+            result += piece
+            if len(result) >= MAX_BYTES:
+                break
+    except CodingError:
+        return bytes(result) or data
+    return bytes(result[:MAX_BYTES])

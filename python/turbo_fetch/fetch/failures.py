@@ -13,9 +13,10 @@ from http import HTTPStatus
 from typing import Final
 
 import aiohttp
-from aiohttp.http_exceptions import ContentEncodingError
 
 from turbo_fetch.fetch.addresses import AddressRefused
+from turbo_fetch.fetch.answer_head import MalformedAnswer
+from turbo_fetch.fetch.codings import CodingError
 from turbo_fetch.fetch.deadline import Limit
 from turbo_fetch.fetch.fetched import printable
 from turbo_fetch.outcomes import Outcome
@@ -72,7 +73,9 @@ def error_failure(error: Exception, http: HttpSpec) -> Failure:
         case aiohttp.ClientPayloadError():
             return _payload_failure(error)
         case aiohttp.ClientResponseError():
-            return Outcome.PROTOCOL, "malformed response"
+            return Outcome.PROTOCOL, printable(error.message)
+        case CodingError():
+            return Outcome.PROTOCOL, str(error)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
             return Outcome.URL, "address cannot be requested"
         case aiohttp.ClientConnectionError() | OSError():
@@ -111,6 +114,6 @@ def _connect_failure(error: OSError) -> Failure:
 
 
 def _payload_failure(error: aiohttp.ClientPayloadError) -> Failure:
-    if isinstance(error.__cause__, ContentEncodingError):
-        return Outcome.PROTOCOL, "body does not match its Content-Encoding"
+    if isinstance(error.__cause__, MalformedAnswer):
+        return Outcome.PROTOCOL, error.__cause__.message
     return Outcome.TRUNCATED, "body ended early"

@@ -66,11 +66,11 @@ class Draft:
     first_byte_ms: float | None = None
     body_bytes: int = 0
 
-    def answered(self, url: URL, status: int, headers: Mapping[str, str]) -> None:
+    def answered(self, address: str, status: int, headers: Mapping[str, str]) -> None:
         """Note the head of a response."""
         self.first_byte_ms = self._elapsed_ms()
-        self.final_url = redact(str(url))
-        self.address = str(url if url.raw_user is None else url.with_user(None))
+        self.final_url = redact(address)
+        self.address = str(URL(address, encoded=True).with_user(None)) if "@" in address else address
         self.http_status = status
         self.content_type = _clean(headers.get("Content-Type"))
         self.etag = _clean(headers.get("ETag"))

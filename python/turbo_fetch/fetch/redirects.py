@@ -7,30 +7,39 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from turbo_fetch._native import resolve_location
+from turbo_fetch.fetch.answers import framing_of_response
 from turbo_fetch.spec import HttpSpec
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
 
-
-def redirect_target(url: URL, location: str | None) -> URL | None:
-    """Return the address that a Location header names, without fragment, or None if it names none."""
-    if not location:
-        return None
-    try:
-        onward = url.join(URL(location)).with_fragment(None)
-    except ValueError:
-        return None
-    return onward if onward.raw_host or onward.scheme not in {"http", "https"} else None
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_CHOICES: Final = 300
 
 
-def redirect_problem(onward: URL | None, visited: set[URL], http: HttpSpec) -> str | None:
+def is_redirect(response: aiohttp.ClientResponse) -> bool:
+    """Whether a response sends us elsewhere; 300 does with a Location, as in curl."""
+    status = response.status
+    return status in _REDIRECTS or (status == _CHOICES and "Location" in response.headers)
+
+
+def redirect_target(address: str, response: aiohttp.ClientResponse) -> str | None:
+    """Return the address that the Location of a response names, without fragment, or None if it names none.
+
+    It is resolved as the bytes that came, and sent as it is: what is percent-encoded in it may be signed.
+    """
+    location = response.headers.get("Location", "")
+    return resolve_location(address, location.encode("utf-8", "surrogateescape")) if location else None
+
+
+def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> str | None:
     """Return why a redirect is not followed."""
     if onward is None:
         return "redirect without a usable Location"
-    if onward.scheme not in {"http", "https"}:
-        return f"redirect to the scheme {onward.scheme}, expected http or https"
+    scheme = onward.partition(":")[0]
+    if scheme not in {"http", "https"}:
+        return f"redirect to the scheme {scheme}, expected http or https"
     if onward in visited:
         return "redirect loop"
     if len(visited) > http.max_redirects:
@@ -38,9 +47,20 @@ def redirect_problem(onward: URL | None, visited: set[URL], http: HttpSpec) -> s
     return None
 
 
+def request_url(address: str) -> URL:
+    """Return a normalised address as aiohttp takes it, to be sent byte for byte; raises ValueError.
+
+    yarl loses a question mark that nothing follows, which servers may tell from none.
+    """
+    url = URL(address, encoded=True)
+    if address.endswith("?") and url.raw_query_string == "":
+        url._cache["raw_path_qs"] = f"{url.raw_path}?"
+    return url
+
+
 async def drain(response: aiohttp.ClientResponse) -> None:
     """Read a short unwanted body, so that its connection can be used again."""
-    length = response.content_length
+    length = framing_of_response(response).length
     if length is None or length > DRAIN_BYTES:
         return
     try:

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use crate::seam::{detached, guarded};
 use turbo_fetch_urls::csv::CsvReader as Csv;
 use turbo_fetch_urls::json::JsonArray as Json;
-use turbo_fetch_urls::{address, parse, spread};
+use turbo_fetch_urls::{address, location, parse, spread};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("MALFORMED_MARK", address::MALFORMED_MARK)?;
     module.add_function(wrap_pyfunction!(parse_urls, module)?)?;
+    module.add_function(wrap_pyfunction!(resolve_location, module)?)?;
     module.add_function(wrap_pyfunction!(spread_order, module)?)?;
     module.add_class::<CsvReader>()?;
     module.add_class::<JsonArray>()
@@ -27,6 +28,11 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
     let parsed = detached(py, || parse::parse_urls(urls.array()))?;
     parsed.map(PyRecordBatch::new).map_err(value_error)
+}
+
+#[pyfunction]
+fn resolve_location(base: &str, location: &[u8]) -> Option<String> {
+    location::resolve(base, location)
 }
 
 #[pyfunction]

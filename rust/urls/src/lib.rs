@@ -5,5 +5,6 @@
 pub mod address;
 pub mod csv;
 pub mod json;
+pub mod location;
 pub mod parse;
 pub mod spread;
