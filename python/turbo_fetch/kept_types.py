@@ -78,7 +78,7 @@ def kept_values(array: pa.Array) -> pa.Array:
     if kinds.is_map(kind):
         return kept_values(array.cast(pa.list_(_pair(kind))))
     if kinds.is_struct(kind) or is_list(kind):
-        return _rebuilt(array, kept, kept_values)
+        return rebuilt(array, kept, kept_values)
     if kinds.is_decimal(kind) and kinds.is_string(kept):
         return pa.array([None if value is None else format(value, "f") for value in array.to_pylist()], kept)
     # A date64 is a whole number of days by its definition; a rest that it has all the same is dropped.
@@ -95,6 +95,23 @@ def valid_texts(array: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         return _with_valid_texts(array)
     return array
+
+
+def rebuilt(array: pa.Array, kind: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Return structs or lists of the type `kind` whose children are those of `array`, converted."""
+    # Not by a cast: that of Arrow 26 from views to lists drops values.
+    if kinds.is_struct(kind):
+        children = [convert(child) for child in array.flatten()]
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
+    if kinds.is_fixed_size_list(kind):
+        values = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
+        return pa.FixedSizeListArray.from_arrays(convert(values), type=kind, mask=array.is_null())
+    values = convert(pc.list_flatten(array))
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    lists = pa.LargeListArray if kinds.is_large_list(kind) else pa.ListArray
+    offsets = pa.array(ends.astype(np.int64 if kinds.is_large_list(kind) else np.int32))
+    return lists.from_arrays(offsets, values, type=kind, mask=array.is_null())
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -133,27 +150,10 @@ def _kept_list(kind: Any) -> pa.DataType:
     return pa.list_(value, length)
 
 
-def _rebuilt(array: pa.Array, kind: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Return structs or lists of the type `kind` whose children are those of `array`, converted."""
-    # Not by a cast: that of Arrow 26 from views to lists drops values.
-    if kinds.is_struct(kind):
-        children = [convert(child) for child in array.flatten()]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
-    if kinds.is_fixed_size_list(kind):
-        values = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
-        return pa.FixedSizeListArray.from_arrays(convert(values), type=kind, mask=array.is_null())
-    values = convert(pc.list_flatten(array))
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    lists = pa.LargeListArray if kinds.is_large_list(kind) else pa.ListArray
-    offsets = pa.array(ends.astype(np.int64 if kinds.is_large_list(kind) else np.int32))
-    return lists.from_arrays(offsets, values, type=kind, mask=array.is_null())
-
-
 def _with_valid_texts(array: pa.Array) -> pa.Array:
     kind = array.type
     if kinds.is_struct(kind) or is_list(kind):
-        return _rebuilt(array, kind, _with_valid_texts)
+        return rebuilt(array, kind, _with_valid_texts)
     if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
         return array
     raw = array.cast(pa.large_binary()).to_pylist()

@@ -73,10 +73,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
         _check_type(source.field(name))
     return pa.schema(
         [
-            *(
-                pa.field(EXPECTED_HASH.get(name, name), kept_type(source.field(name).type))
-                for name in names
-            ),
+            *(pa.field(EXPECTED_HASH.get(name, name), kept_type(source.field(name).type)) for name in names),
             *results,
         ]
     )
