@@ -6,7 +6,7 @@ import base64
 import datetime
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from turbo_fetch.ledger import ledger_batch
 from turbo_fetch.manifest import Manifest
 from turbo_fetch.plan.reader import read_rows
 from turbo_fetch.samples import Samples, metadata_batch
-from turbo_fetch.spec import ImageSpec, OutputFormat, OutputSpec, Spec
+from turbo_fetch.spec import FetchSpec, OutputFormat, Spec
 from turbo_fetch.specfile import dump_spec, parse_spec
 from turbo_fetch.storage import Storage
 from turbo_fetch.writers import check_columns
@@ -34,7 +34,7 @@ NULLS = 8
 """Rows at the start in which every column is null: more than readers look at to find types."""
 
 NOW = datetime.datetime(2024, 2, 29, 12, 34, 56, 789012)
-ODD_TEXTS = ["", "ünï 😀", "a\0b", 'quote " \\ \n\r\t', "\u2028\u0085\ufeff", "x" * 100_000, "---\nnull: ~"]
+ODD_TEXTS = ["", "ünï 😀", "a\0b", 'quote " \\ \n\r\t', "\u2028\u0085\ufeff", "x" * 9_000, "---\nnull: ~"]
 
 VALUES: dict[pa.DataType, list[Any]] = {
     pa.null(): [None],
@@ -141,8 +141,17 @@ def every_column(rows: int, *, values: bool = True) -> dict[str, pa.Array]:
     }
 
 
-def dataset(folder: Path, output_format: OutputFormat, columns: Mapping[str, pa.Array], **image: Any) -> Path:
-    """Make a dataset of a list with these columns, as a run would; every seventh row of a shard fails."""
+def dataset(
+    folder: Path,
+    output_format: OutputFormat,
+    columns: Mapping[str, pa.Array],
+    written: Sequence[int] | None = None,
+    **image: Any,
+) -> Path:
+    """Make a dataset of a list with these columns, as a run would; every seventh row of a shard fails.
+
+    `written` are the rows of each shard that it has, by default all.
+    """
     rows = len(next(iter(columns.values())))
     captions = [None if row < NULLS else ODD_TEXTS[row % len(ODD_TEXTS)] for row in range(rows)]
     table = pa.table(
@@ -164,7 +173,7 @@ def dataset(folder: Path, output_format: OutputFormat, columns: Mapping[str, pa.
         for shard, start in enumerate(range(0, rows, PER_SHARD)):
             part = listed.slice(start, PER_SHARD).combine_chunks().to_batches()[0]
             files = ShardFiles(shard, shard_name(shard), output_format, spec.fetch.image)
-            made = _made(part, shard, spec.fetch.output, spec.fetch.image)
+            made = _made(part, shard, spec.fetch, range(part.num_rows) if written is None else written)
             manifest.commit(publish_shard(place, files, made, (0.0, 1.0), {}))
     write_card(place)
     return out
@@ -210,12 +219,12 @@ def _spec(urls: Path, out: Path, output_format: OutputFormat, keep: list[str], i
     )
 
 
-def _made(source: pa.RecordBatch, shard: int, output: OutputSpec, image: ImageSpec) -> Iterator[Rows]:
-    for start in range(0, source.num_rows, 5):
-        batch = results(range(start, min(start + 5, source.num_rows)))
-        metadata = metadata_batch(source, batch, shard, output, image)
+def _made(source: pa.RecordBatch, shard: int, fetch: FetchSpec, rows: Sequence[int]) -> Iterator[Rows]:
+    for start in range(0, len(rows), 5):
+        batch = results(rows[start : start + 5])
+        metadata = metadata_batch(source, batch, shard, fetch.output, fetch.image)
         samples = Samples(metadata, batch.column("image"), batch.column("original_format"))
-        yield Rows(samples, ledger_batch(source, batch, shard, output))
+        yield Rows(samples, ledger_batch(source, batch, shard, fetch.output))
 
 
 def as_json(kind: pa.DataType, value: Any) -> Any:
