@@ -119,6 +119,33 @@ REFUSED: list[pa.DataType] = [
     pa.map_(pa.string(), pa.month_day_nano_interval()),
 ]
 
+ODD_NAMES = [
+    'a "quoted": name',
+    "- item",
+    "ünï 😀",
+    "x" * 3000,
+    "#c",
+    "a\nb\t\\",
+    "a.b",
+    "null",
+    "yes",
+    "1",
+    "_type",
+    "self",
+    "features",
+    "jpg",
+    "json",
+    "{a}",
+    "\u2028\x7f",
+    "bytes",
+    "file_name",
+    "other_file_name",
+    "label",
+    "image_url",
+    "__key__",
+]
+"""Names that YAML, Python, JSON or a reader has a meaning for."""
+
 
 def column(kind: pa.DataType, values: list[Any]) -> pa.Array:
     """Return an array of any type."""

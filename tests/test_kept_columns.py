@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from kept_columns import (
     NULLS,
+    ODD_NAMES,
     PER_SHARD,
     REFUSED,
     as_json,
@@ -196,33 +197,6 @@ def test_what_no_dataset_can_have_is_refused_before_the_start(
     schema = pa.schema([("url", pa.string()), ("span", kind)])
     with pytest.raises(InputError, match=r"'span' has the type .*, and .*; expected another type"):
         check_columns(output_format, schema, ImageSpec())
-
-
-ODD_NAMES = [
-    'a "quoted": name',
-    "- item",
-    "ünï 😀",
-    "x" * 3000,
-    "#c",
-    "a\nb\t\\",
-    "a.b",
-    "null",
-    "yes",
-    "1",
-    "_type",
-    "self",
-    "features",
-    "jpg",
-    "json",
-    "{a}",
-    "\u2028\x7f",
-    "bytes",
-    "file_name",
-    "other_file_name",
-    "label",
-    "image_url",
-    "__key__",
-]
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
