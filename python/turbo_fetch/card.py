@@ -134,6 +134,14 @@ Keys are the shard's number followed by the row's index in it, so the row of the
 """
 
 
+def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
+    """Return the columns of `NNNNN.parquet` of a committed shard."""
+    names = [file["name"] for file in record["files"]]
+    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
+    with storage.open_file(table) as file:
+        return pq.read_schema(file)
+
+
 def _facts(storage: Storage) -> Facts:
     name = PurePosixPath(storage.url.rstrip("/")).name or "dataset"
     try:
@@ -143,19 +151,12 @@ def _facts(storage: Storage) -> Facts:
     facts = Facts(name, fetch)
     for record in read_manifest(storage):
         if facts.schema is None:
-            facts.schema = _schema(storage, record)
+            facts.schema = stored_schema(storage, record)
         facts.rows += record["rows"]
         facts.shards += 1
         facts.bytes += sum(file["bytes"] for file in record["files"])
         facts.outcomes.update(record["outcomes"])
     return facts
-
-
-def _schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
-    names = [file["name"] for file in record["files"]]
-    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
-    with storage.open_file(table) as file:
-        return pq.read_schema(file)
 
 
 def _loading(facts: Facts) -> str:

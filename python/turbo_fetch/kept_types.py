@@ -125,13 +125,20 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def type_in_parquet(kind: pa.DataType) -> pa.DataType:
+    """Return the type that values of `kind` have once they were in Parquet, which has no seconds."""
+    sink = io.BytesIO()
+    pq.write_table(pa.schema([("x", kept_type(kind))]).empty_table(), sink)
+    return kept_type(pq.read_schema(sink).field("x").type)
+
+
 def unkept(kind: pa.DataType) -> str | None:
     """Return why no dataset can have values of this type, None if one can."""
     repeated = _repeated_field(kind)
     if repeated is not None:
         return f"two of its fields have the name {repeated!r}"
     try:
-        pq.write_table(pa.schema([("x", kept_type(kind))]).empty_table(), io.BytesIO())
+        type_in_parquet(kind)
     except (pa.ArrowException, OSError):
         return "Parquet cannot hold it"
     return None
