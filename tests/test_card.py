@@ -8,16 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import turbo_fetch
 from album import album
 from jobs import job_spec, write_list
+from kept_columns import ODD_NAMES, dataset, every_column
 from origin import Origin
 from turbo_fetch.card import MARK, write_card
 from turbo_fetch.care.export import Export, export
 from turbo_fetch.cli.progress import RowProgress
+from turbo_fetch.features import quoted, yaml_features
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import OutputFormat, Spec
 from turbo_fetch.storage import Storage
@@ -93,7 +98,7 @@ def test_overwriting_a_dataset_deletes_our_card_only(spec: Spec, tmp_path: Path)
     assert (tmp_path / "out" / "README.md").read_text() == "my own words"
 
 
-@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files"])
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "parquet_bytes", "files"])
 def test_hugging_face_loads_the_folder_as_it_is(
     made: Path, tmp_path: Path, output_format: OutputFormat
 ) -> None:
@@ -106,10 +111,11 @@ def test_hugging_face_loads_the_folder_as_it_is(
         assert loaded["txt"][:] == captions
         assert loaded[0]["jpg"].size == (64, 64)
     else:
-        kept = [row for row in loaded if row["image"] is not None]
+        picture = "jpg" if output_format == "parquet_bytes" else "image"
+        kept = [row for row in loaded if row[picture] is not None]
         # Of several folders imagefolder takes the metadata in no certain order.
         assert sorted(row["caption"] for row in kept) == sorted(captions)
-        assert kept[0]["image"].size == (64, 64)
+        assert kept[0][picture].size == (64, 64)
 
 
 @pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files", "lmdb", "tfrecord", "dummy"])
@@ -125,3 +131,55 @@ def test_croissant_is_valid_and_its_records_are_the_rows(
     records = list(dataset.records("rows"))
     assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
     assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]
+
+
+FORMATS: list[OutputFormat] = ["webdataset", "files", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_the_card_says_how_to_load_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output_format: OutputFormat
+) -> None:
+    import datasets
+
+    out = dataset(tmp_path, output_format, every_column(12))
+    text = (out / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    variables: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], variables)
+    assert len(list(variables["data"])) == (10 if output_format in {"webdataset", "files"} else 12)
+    without_builder = output_format in {"lmdb", "tfrecord", "dummy"}
+    assert ("has no builder for the format" in text) == without_builder
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "a\u0085\u2029\ufeff\x00", "'"])
+def test_any_name_is_the_same_after_yaml(name: str) -> None:
+    kind = pa.struct([(name, pa.list_(pa.struct([(name, pa.int8())])))])
+    lines = yaml_features([(name, kind)], "")
+    (found,) = yaml.safe_load("\n".join(lines))
+    assert (
+        found["name"] == found["struct"][0]["name"] == found["struct"][0]["list"]["struct"][0]["name"] == name
+    )
+
+
+@given(st.text())
+def test_any_text_is_the_same_after_yaml(text: str) -> None:
+    assert yaml.safe_load(f"- {quoted(text)}") == [text]
+
+
+@pytest.mark.parametrize(
+    "columns", [every_column(24), dict.fromkeys(ODD_NAMES, pa.array(["a"] * 24))], ids=["types", "names"]
+)
+def test_croissant_describes_columns_of_any_type_and_name(
+    tmp_path: Path, columns: dict[str, pa.Array]
+) -> None:
+    import mlcroissant
+
+    out = dataset(tmp_path, "dummy", columns)
+    described: Any = mlcroissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert not described.metadata.ctx.issues.errors
+    assert len(list(described.records("rows"))) == 24
+    (rows,) = json.loads((out / "croissant.json").read_bytes())["recordSet"]
+    named = {field["name"] for field in rows["field"]}
+    assert all(name in named or repr(name) in rows["description"] for name in columns)

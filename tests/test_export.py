@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lmdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import turbo_fetch
 from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
+from kept_columns import every_column
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
 from turbo_fetch.care.export import Export, Part, Target, export, plan_targets
@@ -286,3 +288,24 @@ def test_the_command_prints_its_account_as_json(made: Path, tmp_path: Path) -> N
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code == 0, ended.stderr
     assert json.loads(ended.stdout)["outcomes"]["success"] == 50
+
+
+@pytest.mark.parametrize("order", ["position", "spread"])
+def test_columns_of_every_type_are_the_same_after_a_run_and_two_exports(
+    tmp_path: Path, stop: StopRequest, order: str
+) -> None:
+    pictures = album(24, side=40)
+    columns = every_column(24)
+    with Origin(pictures) as origin:
+        table = pa.table({"url": [origin.url(name) for name in pictures], **columns})
+        with pa.ipc.new_file(tmp_path / "list.arrow", table.schema) as writer:
+            writer.write_table(table)
+        spec = job_spec(
+            tmp_path / "list.arrow",
+            tmp_path / "tars",
+            input={"caption_column": None, "keep_columns": list(columns), "order": order},
+        )
+        turbo_fetch.run(spec)
+    export(Export(str(tmp_path / "tars"), str(tmp_path / "table"), "parquet"), Silent(stop), stop)
+    export(Export(str(tmp_path / "table"), str(tmp_path / "again"), "webdataset"), Silent(stop), stop)
+    assert (tmp_path / "again" / "00000.tar").read_bytes() == (tmp_path / "tars" / "00000.tar").read_bytes()

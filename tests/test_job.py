@@ -157,6 +157,20 @@ def test_a_changed_list_is_refused(origin: Origin, tmp_path: Path) -> None:
         turbo_fetch.run(job_spec(urls, tmp_path / "out"))
 
 
+def test_a_list_with_a_column_of_another_type_does_not_extend_a_dataset(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = [origin.url(name) for name in list(ALBUM)[:4]]
+    keep = {"keep_columns": ["n"]}
+    first = write_list(tmp_path / "first.parquet", rows, n=[1, 2, 3, 4])
+    turbo_fetch.run(job_spec(first, tmp_path / "out", input=keep))
+    before = content_hashes(tmp_path / "out"), (tmp_path / "out" / "job.json").read_bytes()
+    second = write_list(tmp_path / "second.parquet", rows, n=["a", "b", "c", "d"])
+    with pytest.raises(InputError, match="'n' has the type string, and int64 in the shards"):
+        turbo_fetch.run(job_spec(second, tmp_path / "out", input=keep, output={"if_exists": "extend"}))
+    assert (content_hashes(tmp_path / "out"), (tmp_path / "out" / "job.json").read_bytes()) == before
+
+
 def test_extend_adds_another_list_once(origin: Origin, tmp_path: Path) -> None:
     names = list(ALBUM)
     first = write_list(tmp_path / "first.parquet", [origin.url(name) for name in names[:60]])

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.croissant import croissant
+from turbo_fetch.features import Feature, sample_features, table_features, yaml_features
 from turbo_fetch.manifest import read_manifest
 from turbo_fetch.storage import Storage
 from turbo_fetch.summary import human_bytes
@@ -30,12 +31,14 @@ MARK: Final = (
 _LOADS: Final = {
     "webdataset": "webdataset, Hugging Face datasets, torch DataLoader",
     "files": "Hugging Face datasets (imagefolder), torchvision, anything that opens files",
-    "parquet": "Hugging Face datasets, pyarrow, DuckDB",
-    "parquet_bytes": "pyarrow, DuckDB",
+    "parquet": "Hugging Face datasets, pyarrow, pandas, Polars, DuckDB",
+    "parquet_bytes": "Hugging Face datasets, pyarrow, pandas, Polars, DuckDB",
     "lmdb": "lmdb, torch DataLoader",
     "tfrecord": "tf.data, PyPI tfrecord",
-    "dummy": "pyarrow, DuckDB (there are no pictures)",
+    "dummy": "pyarrow, pandas, Polars, DuckDB (there are no pictures)",
 }
+_IMAGES: Final = ("jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "ico")
+"""Extensions of pictures that are kept as they came, as far as imagefolder takes them."""
 
 
 @dataclass(slots=True)
@@ -102,6 +105,9 @@ def card(facts: Facts) -> str:
 {successes:,} pictures from a list of {facts.rows:,} URLs ({share:.1%}), in {facts.shards:,} shards of up to
 {output["samples_per_shard"]:,} rows, {human_bytes(facts.bytes)}. Format: {facts.format} ({_LOADS[facts.format]}).
 
+## Load it
+
+{_how_to_load(facts)}
 ## What is in it
 
 - `NNNNN.parquet` has a row for every URL of the list, those that failed too: `status`, `error_message`, sizes and the
@@ -128,6 +134,14 @@ Keys are the shard's number followed by the row's index in it, so the row of the
 """
 
 
+def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
+    """Return the columns of `NNNNN.parquet` of a committed shard."""
+    names = [file["name"] for file in record["files"]]
+    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
+    with storage.open_file(table) as file:
+        return pq.read_schema(file)
+
+
 def _facts(storage: Storage) -> Facts:
     name = PurePosixPath(storage.url.rstrip("/")).name or "dataset"
     try:
@@ -137,7 +151,7 @@ def _facts(storage: Storage) -> Facts:
     facts = Facts(name, fetch)
     for record in read_manifest(storage):
         if facts.schema is None:
-            facts.schema = _schema(storage, record)
+            facts.schema = stored_schema(storage, record)
         facts.rows += record["rows"]
         facts.shards += 1
         facts.bytes += sum(file["bytes"] for file in record["files"])
@@ -145,26 +159,55 @@ def _facts(storage: Storage) -> Facts:
     return facts
 
 
-def _schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
-    names = [file["name"] for file in record["files"]]
-    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
-    with storage.open_file(table) as file:
-        return pq.read_schema(file)
-
-
 def _loading(facts: Facts) -> str:
-    """Return the YAML by which `datasets.load_dataset(folder)` picks the right files."""
+    """Return the YAML by which `datasets.load_dataset(folder)` picks the right files and knows their types."""
+    assert facts.schema is not None
     digits = "[0-9]" * facts.fetch["output"].get("shard_digits", 5)
-    encode = facts.fetch["image"]["encode"]
-    paths = {
-        "webdataset": [f"{digits}.tar"],
-        "parquet": [f"{digits}.parquet"],
-        "files": [f"{digits}/*.{'*' if encode == 'original' else encode}", f"{digits}/metadata.parquet"],
-    }.get(facts.format)
-    if paths is None:
-        return ""
-    listed = "".join(f'    - "{path}"\n' for path in paths)
-    return f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path:\n{listed}"
+    extension = _extension(facts)
+    features: list[Feature] = []
+    match facts.format:
+        case "webdataset":
+            paths = [f"{digits}.tar"]
+            features = sample_features(facts.schema, extension)
+        case "files":
+            # The types are in `metadata.parquet`. A pattern for all files would make it a dataset of JSON.
+            found = _IMAGES if facts.fetch["image"]["encode"] == "original" else (extension,)
+            paths = [*(f"{digits}/*.{each}" for each in found), f"{digits}/metadata.parquet"]
+        case "parquet":
+            paths = [f"{digits}.parquet"]
+            features = table_features(facts.schema, "image")
+        case _:
+            paths = [f"{digits}.parquet"]
+            features = table_features(facts.schema, extension if facts.format == "parquet_bytes" else None)
+    info = ["dataset_info:", "  features:", *yaml_features(features, "  ")] if features else []
+    data_files = ["  data_files:", "  - split: train", "    path:", *(f'    - "{path}"' for path in paths)]
+    return "\n".join([*info, "configs:", "- config_name: default", *data_files, ""])
+
+
+def _how_to_load(facts: Facts) -> str:
+    folder = f"./{facts.name}"
+    lines = ["import datasets", "", f"data = datasets.load_dataset({folder!r}, split='train')"]
+    told = "This file says which files are the data, and of which types they are."
+    if facts.format == "webdataset":
+        lines += [
+            "",
+            "# some of the shards: types are not in them, so give them along",
+            f"features = datasets.load_dataset_builder({folder!r}).info.features",
+            f"tars = '{folder}/*.tar'",
+            "data = datasets.load_dataset('webdataset', data_files=tars, features=features, split='train')",
+        ]
+    elif facts.format in {"lmdb", "tfrecord", "dummy"}:
+        told = (
+            f"Hugging Face datasets has no builder for the format {facts.format}: it reads the rows of "
+            "`NNNNN.parquet`, without pictures."
+        )
+    return "\n".join(["```python", *lines, "```", "", told, ""])
+
+
+def _extension(facts: Facts) -> str:
+    """Return the extension of pictures, as in the shards."""
+    encode = str(facts.fetch["image"]["encode"])
+    return "jpg" if encode == "original" else encode
 
 
 def _quality(image: dict[str, Any]) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.types as kinds
+
+from turbo_fetch.kept_types import is_list, kept_type
 
 if TYPE_CHECKING:
     from turbo_fetch.card import Facts
@@ -61,6 +65,10 @@ def croissant(facts: Facts) -> dict[str, Any]:
     """Return the JSON-LD of the dataset."""
     assert facts.schema is not None
     successes = facts.outcomes["success"]
+    fields = {
+        column.name: _field(column, column_id)
+        for column, column_id in zip(facts.schema, _ids(facts.schema.names), strict=True)
+    }
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -81,9 +89,10 @@ def croissant(facts: Facts) -> dict[str, Any]:
                 "@type": "cr:RecordSet",
                 "@id": "rows",
                 "name": "rows",
-                "description": "One record for each URL of the list, whether it became a picture or not.",
+                "description": "One record for each URL of the list, whether it became a picture or not."
+                + _left_out([name for name, field in fields.items() if field is None]),
                 "key": {"@id": "rows/key"},
-                "field": [_field(column) for column in facts.schema],
+                "field": [field for field in fields.values() if field is not None],
             }
         ],
     }
@@ -117,24 +126,50 @@ def _media(encode: str) -> str:
     return {"jpg": "jpeg", "original": "*"}.get(encode, encode)
 
 
-def _field(column: pa.Field) -> dict[str, Any]:
+def _left_out(names: list[str]) -> str:
+    listed = ", ".join(map(repr, names))
+    return (
+        f" Croissant has no word for the types of the columns {listed}, which the files have too."
+        if names
+        else ""
+    )
+
+
+def _ids(names: Iterable[str]) -> list[str]:
+    """Return a distinct id for each name: itself, but for characters that readers of Croissant do not take."""
+    found: list[str] = []
+    for name in names:
+        near = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII) or "_"
+        while near in found:
+            near += "_"
+        found.append(near)
+    return found
+
+
+def _field(column: pa.Field, column_id: str) -> dict[str, Any] | None:
+    """Return the field of a column, None if Croissant has no word for its type."""
     extract: dict[str, Any] = {"fileSet": {"@id": "metadata"}, "extract": {"column": column.name}}
-    kind, repeated = _data_type(column.type), False
-    if column.name == "image" and kinds.is_struct(column.type):
-        kind, extract["transform"] = "sc:ImageObject", {"jsonPath": "bytes"}
-    elif kinds.is_list(column.type) or kinds.is_large_list(column.type):
-        kind, repeated = _data_type(column.type.value_type), True
-    found = {
+    kind, repeated = column.type, False
+    if column.name == "image" and kinds.is_struct(kind):
+        data_type, extract["transform"] = "sc:ImageObject", {"jsonPath": "bytes"}
+    else:
+        while is_list(kind):
+            kind, repeated = kind.value_type, True
+        found = _data_type(kept_type(kind))
+        if found is None:
+            return None
+        data_type = found
+    field = {
         "@type": "cr:Field",
-        "@id": f"rows/{column.name}",
+        "@id": f"rows/{column_id}",
         "name": column.name,
-        "dataType": kind,
+        "dataType": data_type,
         "source": extract,
     }
-    return {**found, "repeated": True} if repeated else found
+    return {**field, "repeated": True} if repeated else field
 
 
-def _data_type(kind: pa.DataType) -> str:
+def _data_type(kind: pa.DataType) -> str | None:
     if kinds.is_boolean(kind):
         return "sc:Boolean"
     if kinds.is_integer(kind):
@@ -143,4 +178,6 @@ def _data_type(kind: pa.DataType) -> str:
         return "sc:Float"
     if kinds.is_timestamp(kind) or kinds.is_date(kind):
         return "sc:Date"
-    return "sc:Text"
+    if kinds.is_time(kind):
+        return "sc:Time"
+    return None if kinds.is_nested(kind) or kinds.is_duration(kind) else "sc:Text"

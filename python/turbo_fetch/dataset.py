@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import orjson
+import pyarrow as pa
 
 from turbo_fetch.attempts import discard_attempts
-from turbo_fetch.card import delete_card
+from turbo_fetch.card import delete_card, stored_schema
 from turbo_fetch.errors import InputError, OutputExists
+from turbo_fetch.kept_types import type_in_parquet
 from turbo_fetch.manifest import NAME as MANIFEST
-from turbo_fetch.manifest import Manifest, Record
+from turbo_fetch.manifest import Manifest, Record, read_manifest
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.redaction import redact_tables
@@ -161,6 +163,20 @@ def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
     if found is None:
         raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
     _refuse_changes(storage, found["essentials"], _essentials(fetch))
+
+
+def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:
+    """Raise InputError if shards that are there have columns of the list in other types: no reader takes both."""
+    record = next(read_manifest(storage), None)
+    stored = pa.schema([]) if record is None else stored_schema(storage, record)
+    for column in columns:
+        before = stored.field(column.name).type if column.name in stored.names else column.type
+        if type_in_parquet(before) != type_in_parquet(column.type):
+            raise InputError(
+                f"the list's column {column.name!r} has the type {column.type}, and {before} in the shards that "
+                f"{storage.url} has already; expected the same type: cast it in the list, or choose another "
+                "fetch.output.path"
+            )
 
 
 def _read_job(storage: Storage) -> dict[str, Any] | None:

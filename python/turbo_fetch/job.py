@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from turbo_fetch import __version__, attempts
 from turbo_fetch.card import write_card
-from turbo_fetch.dataset import Dataset
+from turbo_fetch.dataset import Dataset, refuse_other_types
 from turbo_fetch.deny import DenyList
 from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
@@ -65,6 +65,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         check_columns(fetch.output.format, columns, fetch.image)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
+    if columns is not None and fetch.output.if_exists == "extend":
+        refuse_other_types(storage, columns)
     with (
         reported(spec.track, storage, watcher),
         locked(storage),

@@ -3,14 +3,13 @@
 The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.schema.PEER_RESULT_COLUMNS`,
 then `exif`, the hash, named after its kind, and `phash` if the spec asks for them. Before `url` stands the hash that
 the list demands, if it does; where it is of the kind that is recorded, that is the only column of that name, as in
-img2dataset. Source columns keep their types.
+img2dataset. Source columns have the types of :mod:`~turbo_fetch.kept_types`.
 As in img2dataset, everything about the picture is null unless the status is `success`, and `error_message`
 is null only then.
 """
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -18,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.kept_types import kept_type, kept_values, unkept
 from turbo_fetch.keys import index_digits
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.peer_messages import peer_messages
@@ -54,7 +53,7 @@ _STATUSES: Final = by_outcome({outcome: outcome.peer_status for outcome in Outco
 def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
     """Return the schema of the metadata of samples whose source rows have the schema `source`.
 
-    Raises InputError if a source column has the name of a result column, or a type that Parquet lacks.
+    Raises InputError if a source column has the name of a result column, or a type that no dataset can have.
     """
     results = [*PEER_RESULT_COLUMNS]
     if image.exif:
@@ -71,16 +70,10 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
             "rename them in the list, or leave them out of fetch.input.keep_columns"
         )
     for name in names:
-        _check_storable(source.field(name))
+        _check_type(source.field(name))
     return pa.schema(
         [
-            *(
-                source.field(name)
-                .with_nullable(True)
-                .remove_metadata()
-                .with_name(EXPECTED_HASH.get(name, name))
-                for name in names
-            ),
+            *(pa.field(EXPECTED_HASH.get(name, name), kept_type(source.field(name).type)) for name in names),
             *results,
         ]
     )
@@ -101,7 +94,7 @@ def metadata_batch(
     if output.messages == "img2dataset":
         message = peer_messages(outcome, message)
     columns: dict[str, pa.Array] = {
-        **{EXPECTED_HASH.get(name, name): picked.column(name) for name in source.schema.names},
+        **{EXPECTED_HASH.get(name, name): kept_values(picked.column(name)) for name in source.schema.names},
         "key": keys(rows.to_numpy(), shard, output),
         "status": _statuses(results),
         "error_message": _only_where(pc.invert(success), message),
@@ -163,14 +156,13 @@ def _source_columns(source: pa.Schema) -> list[str]:
 
 
 @lru_cache
-def _check_storable(field: pa.Field) -> None:
-    try:
-        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+def _check_type(field: pa.Field) -> None:
+    why = unkept(field.type)
+    if why is not None:
         raise InputError(
-            f"the list's column {field.name!r} has the type {field.type}, which Parquet cannot hold "
-            f"({error}); cast it in the list, or leave it out of fetch.input.keep_columns"
-        ) from error
+            f"the list's column {field.name!r} has the type {field.type}, and {why}; expected another type: cast it "
+            "in the list, or leave it out of fetch.input.keep_columns"
+        )
 
 
 def _only_where(condition: pa.Array, values: pa.Array) -> pa.Array:

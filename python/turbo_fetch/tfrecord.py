@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Final, Literal, cast
 
+import numpy as np
+
 from turbo_fetch import _native
 
 Kind = Literal["bytes", "float", "int64"]
@@ -91,7 +93,9 @@ def _encode_list(kind: Kind, values: Sequence[bytes] | Sequence[float] | Sequenc
     if kind == "bytes":
         return b"".join(_delimited(1, value) for value in cast(Sequence[bytes], values))
     if kind == "float":
-        return _delimited(1, struct.pack(f"<{len(values)}f", *values))
+        # What is beyond 32 bits is infinite, as in TensorFlow.
+        with np.errstate(over="ignore"):
+            return _delimited(1, np.asarray(values, "<f4").tobytes())
     # A negative integer is its 64-bit two's complement, and an unsigned one beyond int64 shares its bits.
     return _delimited(1, b"".join(_varint(int(value) & 0xFFFFFFFFFFFFFFFF) for value in values))
 

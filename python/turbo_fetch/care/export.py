@@ -23,6 +23,7 @@ from turbo_fetch.care.steps import Progress, run_steps
 from turbo_fetch.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.dataset import JOB, SPEC
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
+from turbo_fetch.kept_types import kept_values, valid_texts
 from turbo_fetch.keys import shard_name
 from turbo_fetch.manifest import Manifest, Record
 from turbo_fetch.output_lock import locked
@@ -181,6 +182,7 @@ def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:
             start, stop = max(part.start, place), min(part.stop, place + batch.metadata.num_rows)
             if start < stop:
                 cut = [column.slice(start - place, stop - start) for column in batch]
+                cut[0] = _kept(cut[0])
                 lines = ledger.slice(start, stop - start).to_batches()
                 yield Rows(Samples(*cut), pa.concat_batches(lines))
             place += batch.metadata.num_rows
@@ -188,6 +190,12 @@ def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:
             raise DatasetError(
                 f"{source.storage.url}/{part.shard.name}: there are {place} rows; expected {part.shard.rows}"
             )
+
+
+def _kept(metadata: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows, whose columns may be of any type where img2dataset wrote them, in the types of a dataset."""
+    columns = [valid_texts(kept_values(column)) for column in metadata.columns]
+    return pa.RecordBatch.from_arrays(columns, names=metadata.schema.names)
 
 
 def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iterator[Rows]:

@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.kept_types import kept_type, kept_values, valid_texts
 from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.spec import InputSpec
 
@@ -83,7 +84,7 @@ class Columns:
     def schema(self, kept: pa.Schema) -> pa.Schema:
         """Return the schema of the rows, taking the types of kept columns from `kept`."""
         texts = [pa.field(name, pa.string()) for name in self.text_fields]
-        return pa.schema([*texts, *(pa.field(name, kept.field(name).type) for name in self.keep)])
+        return pa.schema([*texts, *(pa.field(name, kept_type(kept.field(name).type)) for name in self.keep)])
 
     def rows(self, batch: pa.RecordBatch, schema: pa.Schema, file: str) -> pa.RecordBatch:
         """Return a batch, which has the wanted columns, as rows of `schema`.
@@ -133,7 +134,7 @@ def as_text(array: pa.Array, what: str) -> pa.Array:
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         raise InputError(f"{what} is of type {kind}; expected strings")
     if is_string(kind):
-        return _valid_utf8(array).cast(pa.string())
+        return valid_texts(array.cast(pa.string()))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.array([_decoded(value) for value in array.to_pylist()], pa.string())
     return array.cast(pa.string())
@@ -144,23 +145,12 @@ def is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _valid_utf8(array: pa.Array) -> pa.Array:
-    """Repair strings that a file claims to be UTF-8; Arrow does not check them when it reads."""
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        as_bytes = array.cast(pa.large_binary())
-        return pa.array([_decoded(value) for value in as_bytes.to_pylist()], array.type)
-    return array
-
-
 def _decoded(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
 
 
 def _as_kept(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if is_string(array.type):
-        array = _valid_utf8(array)
+    array = valid_texts(fitted(array, kept_type(array.type), kept_values))
     return array if array.type == kind else fitted(array, kind, lambda part: part.cast(kind))
 
 

@@ -19,7 +19,7 @@ from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.ledger import LEDGER_SUFFIX
 from turbo_fetch.manifest import Record, read_manifest, read_record
 from turbo_fetch.readers.pictures import BESIDE_METADATA, Picture, picture_format
-from turbo_fetch.readers.tables import metadata_batches, opened, picture_column
+from turbo_fetch.readers.tables import metadata_batches, opened, picture_column, with_seconds
 from turbo_fetch.samples import Samples
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
@@ -173,7 +173,7 @@ class StoredDataset:
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
             column = picture_column(table.schema_arrow)
             rows = table.read([name for name in table.schema_arrow.names if name != column])
-            return rows.replace_schema_metadata(None)
+            return with_seconds(rows.replace_schema_metadata(None), table)
 
     def metadata_schema(self, shard: StoredShard) -> pa.Schema:
         """Return the columns of the metadata of a shard, without pictures."""

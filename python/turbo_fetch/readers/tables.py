@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,8 @@ from turbo_fetch.errors import DatasetError
 from turbo_fetch.storage import Storage
 
 ROWS_PER_BATCH: Final = 256
+
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 @contextmanager
@@ -39,7 +42,7 @@ def metadata_batches(table: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa
     column = picture_column(table.schema_arrow)
     for batch in table.iter_batches(batch_size=ROWS_PER_BATCH):
         # What it announces is of the file, not of its rows.
-        batch = batch.replace_schema_metadata(None)
+        batch = with_seconds(batch.replace_schema_metadata(None), table)
         if column is None:
             yield batch, None
             continue
@@ -47,6 +50,22 @@ def metadata_batches(table: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa
         if pa.types.is_struct(found.type):
             found = pc.struct_field(found, "bytes")
         yield batch.drop_columns([column]), found
+
+
+def with_seconds(rows: _Rows, table: pq.ParquetFile) -> _Rows:
+    """Return rows of a file with the seconds that Parquet has as milliseconds, as they were when it was written.
+
+    A shard that is written anew from them then has the same JSON as before.
+    """
+    described = (table.metadata.metadata or {}).get(b"ARROW:schema")
+    if described is None:
+        return rows
+    written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(described)))
+    for place, name in enumerate(rows.schema.names):
+        kind = written.field(name).type
+        if (pa.types.is_timestamp(kind) or pa.types.is_time32(kind)) and kind.unit == "s":
+            rows = rows.set_column(place, pa.field(name, kind), rows.column(place).cast(kind))
+    return rows
 
 
 def picture_column(schema: pa.Schema) -> str | None:

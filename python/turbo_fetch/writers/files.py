@@ -1,7 +1,8 @@
 """`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
 
 Its `metadata.parquet` has one row for each picture, `file_name` and then the metadata, which is what Hugging
-Face's imagefolder looks for; a column `file_name` of the list is only in `NNNNN.parquet`.
+Face's imagefolder looks for. Columns that imagefolder would take for pictures, by their name or that of a field in
+them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from turbo_fetch.features import from_python, values_from_python
+from turbo_fetch.kept_types import is_list
 from turbo_fetch.output_errors import write_error
 from turbo_fetch.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
@@ -32,7 +35,7 @@ class Folder:
     def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
         self._path = path
         self._encoding = image.encode
-        self._columns = [name for name in metadata.names if name != FILE_NAME]
+        self._columns = [column for column in metadata if not _is_taken_for_pictures(column)]
         self._bytes = 0
         self._lines: list[str] = []
         try:
@@ -40,8 +43,9 @@ class Folder:
             path.mkdir()
         except OSError as error:
             raise write_error(error, str(path), 0) from error
-        fields = [pa.field(FILE_NAME, pa.string()), *map(metadata.field, self._columns)]
-        self._table = TableFile(path / METADATA_NAME, pa.schema(fields))
+        columns = [column.with_type(from_python(column.type)) for column in self._columns]
+        self._schema = pa.schema([pa.field(FILE_NAME, pa.string()), *columns])
+        self._table = TableFile(path / METADATA_NAME, self._schema)
 
     def add(self, samples: Samples) -> None:
         """Write the files of the samples that have a picture."""
@@ -76,11 +80,25 @@ class Folder:
             f"{key}.{self._extension(found)}"
             for key, found in zip(rows.column("key").to_pylist(), formats, strict=True)
         ]
-        columns = [pa.array(names, pa.string()), *(rows.column(name) for name in self._columns)]
-        self._table.add(pa.RecordBatch.from_arrays(columns, [FILE_NAME, *self._columns]))
+        columns = [values_from_python(rows.column(column.name)) for column in self._columns]
+        listed = [pa.array(names, pa.string()), *columns]
+        self._table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
 
     def _extension(self, original_format: str | None) -> str:
         if self._encoding != "original":
             return self._encoding
         found = (original_format or "bin").lower()
         return EXTENSIONS.get(found, found)
+
+
+def _is_taken_for_pictures(column: pa.Field) -> bool:
+    """Return whether imagefolder would look for pictures there; see `datasets`' folder_based_builder.py."""
+    return column.name == "image" or _names_files(column)
+
+
+def _names_files(column: Any) -> bool:
+    if f"_{column.name}".endswith(("_file_name", "_file_names")):
+        return True
+    if is_list(column.type):
+        return _names_files(column.type.value_field.with_name(""))
+    return pa.types.is_struct(column.type) and any(map(_names_files, column.type))

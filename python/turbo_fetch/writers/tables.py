@@ -80,7 +80,8 @@ class TableFile:
         if self._rows:
             # One contiguous chunk: where chunks end would show in the data pages.
             table = pa.Table.from_batches(self._gathered).combine_chunks()
-            self._writer.write_table(table.cast(self._schema), row_group_size=self._rows)
+            table = pa.Table.from_arrays(table.columns, schema=self._schema)
+            self._writer.write_table(table, row_group_size=self._rows)
         self._gathered = []
         self._rows = 0
         self._bytes = 0

@@ -1,0 +1,120 @@
+"""Features of a dataset, as Hugging Face `datasets` has them in the front matter of a card: pure functions.
+
+Without them `datasets` takes the types of webdataset shards from the first five samples, and fails where a value that
+was null in all of them is there later. https://huggingface.co/docs/datasets/loading#local-and-remote-files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from turbo_fetch.kept_types import is_list, kept_type, rebuilt
+
+IMAGE: Final = "image"
+"""What stands for the type of pictures."""
+
+Feature = tuple[str, pa.DataType | str]
+"""A name, and its type or `IMAGE`."""
+
+_NAMES: Final = {
+    pa.float16(): "float16",
+    pa.float32(): "float32",
+    pa.float64(): "float64",
+    pa.date32(): "date32",
+}
+
+
+def sample_features(metadata: pa.Schema, extension: str) -> list[Feature]:
+    """Return the features of webdataset samples with these columns: a member each, as they stand in the tar."""
+    members: list[Feature] = [
+        (extension, IMAGE),
+        ("json", pa.struct([(column.name, json_type(column.type)) for column in metadata])),
+    ]
+    if "caption" in metadata.names:
+        members.append(("txt", pa.string()))
+    return [*members, ("__key__", pa.string()), ("__url__", pa.string())]
+
+
+def table_features(columns: pa.Schema, picture: str | None = None) -> list[Feature]:
+    """Return the features of the rows of a table, of which one column may have pictures."""
+    return [(column.name, IMAGE if column.name == picture else kept_type(column.type)) for column in columns]
+
+
+def json_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column after it was JSON; see :mod:`turbo_fetch.writers.members`."""
+    return from_python(with_leaves(kept_type(kind), _json_leaf))
+
+
+def from_python(kind: pa.DataType) -> pa.DataType:
+    """Return a kept type as `datasets` can have it where it makes tables of Python objects.
+
+    It stops at int64 there, so that larger numbers have to be text.
+    """
+    return with_leaves(kind, lambda leaf: pa.string() if kinds.is_uint64(leaf) else leaf)
+
+
+def values_from_python(array: pa.Array) -> pa.Array:
+    """Return values of a kept type in the type that `from_python` says."""
+    kind = from_python(array.type)
+    if kind == array.type:
+        return array
+    return rebuilt(array, kind, values_from_python) if kinds.is_nested(kind) else array.cast(kind)
+
+
+def with_leaves(kind: Any, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a kept type in which all that is neither a struct nor a list was changed."""
+    if kinds.is_struct(kind):
+        return pa.struct([(field.name, with_leaves(field.type, change)) for field in kind])
+    if kinds.is_large_list(kind):
+        return pa.large_list(with_leaves(kind.value_type, change))
+    if is_list(kind):
+        length = kind.list_size if kinds.is_fixed_size_list(kind) else -1
+        return pa.list_(with_leaves(kind.value_type, change), length)
+    return change(kind)
+
+
+def _json_leaf(kind: pa.DataType) -> pa.DataType:
+    if kinds.is_duration(kind):
+        return pa.int64()
+    is_itself = (
+        kinds.is_null(kind) or kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind)
+    )
+    return kind if is_itself else pa.string()
+
+
+def yaml_features(features: Iterable[Feature], indent: str) -> Iterator[str]:
+    """Yield the lines of a YAML list of features, of which each line begins with `indent`."""
+    for name, kind in features:
+        yield f"{indent}- name: {quoted(name)}"
+        yield from _yaml_type(kind, f"{indent}  ")
+
+
+def quoted(text: str) -> str:
+    """Return a YAML scalar that is read as `text`, whatever is in it."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _yaml_type(kind: Any, indent: str) -> Iterator[str]:
+    # `datasets` goes by the first key.
+    if kind == IMAGE:
+        yield f"{indent}dtype: {IMAGE}"
+    elif kinds.is_struct(kind):
+        yield f"{indent}struct:"
+        yield from yaml_features([(field.name, field.type) for field in kind], indent)
+    elif is_list(kind):
+        yield f"{indent}{'large_list' if kinds.is_large_list(kind) else 'list'}:"
+        yield from _yaml_type(kind.value_type, f"{indent}  ")
+        if kinds.is_fixed_size_list(kind):
+            yield f"{indent}length: {kind.list_size}"
+    else:
+        yield f"{indent}dtype: {quoted(_NAMES.get(kind, str(kind)))}"
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
