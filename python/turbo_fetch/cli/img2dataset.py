@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.errors import SpecError
 
 CONTEXT: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -45,20 +44,19 @@ def img2dataset(context: typer.Context) -> None:
         from turbo_fetch.img2dataset import named, translate
         from turbo_fetch.specfile import dump_spec
 
-    with clear_failures():
-        arguments = parse_arguments(context.args)
-        if arguments.help or not context.args:
-            typer.echo(help_text())
-            raise typer.Exit(0 if arguments.help else 2)
-        options = named(arguments.positional, arguments.options)
-        translation = translate(options, arguments.overrides)
-        for note in translation.notes:
-            typer.secho(f"turbo-fetch: {note}", err=True)
-        if arguments.print_spec:
-            typer.echo(dump_spec(translation.spec), nl=False)
-            return
-        with Display(sys.stderr, quiet=arguments.quiet) as display:
-            summary = stages.run(translation.spec, display)
+    arguments = parse_arguments(context.args)
+    if arguments.help or not context.args:
+        typer.echo(help_text())
+        raise typer.Exit(0 if arguments.help else 2)
+    options = named(arguments.positional, arguments.options)
+    translation = translate(options, arguments.overrides)
+    for note in translation.notes:
+        typer.secho(f"turbo-fetch: {note}", err=True)
+    if arguments.print_spec:
+        typer.echo(dump_spec(translation.spec), nl=False)
+        return
+    with Display(sys.stderr, quiet=arguments.quiet) as display:
+        summary = stages.run(translation.spec, display)
     typer.echo(summary.text())
 
 
