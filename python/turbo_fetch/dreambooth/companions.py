@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.runners.stop import StopRequest, leave_signals_to_parent
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.specfile import dump_spec, load_spec
 from turbo_fetch.watcher import Watcher
@@ -82,7 +81,7 @@ def _main(path: str) -> None:
     from turbo_fetch.dreambooth.train import train_here
     from turbo_fetch.errors import TurboFetchError
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_parent()
     spec = load_spec(Path(path))
     assert spec.train is not None
     try:
