@@ -163,12 +163,20 @@ def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
     _refuse_changes(storage, found["essentials"], _essentials(fetch))
 
 
+def is_complete(storage: Storage) -> bool:
+    """Return whether all lists of the dataset have been worked through."""
+    job = _read_job(storage)
+    return job is not None and all(entry["complete"] for entry in job["lists"])
+
+
 def _read_job(storage: Storage) -> dict[str, Any] | None:
     try:
         job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
+        job["essentials"]["fetch"]["output"]
+        all(entry["complete"] or entry["files"] for entry in job["lists"])
     except FileNotFoundError:
         return None
-    except orjson.JSONDecodeError as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise OutputExists(
             f"{storage.url}/{JOB} is garbled ({error}), so what the dataset was made from is not known; "
             'choose another path, or set fetch.output.if_exists = "overwrite"'

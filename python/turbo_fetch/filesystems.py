@@ -53,3 +53,15 @@ def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> t
     except ValueError as error:
         raise refused(f"{url}: {error}; expected a path or an fsspec URL") from error
     return filesystem, path
+
+
+def why_unreached(error: FileNotFoundError) -> str | None:
+    """Return why a place could not be asked for a file, None if the file is not there.
+
+    fsspec says that a file of the web is not there whatever its server, or the way to it, does.
+    """
+    cause = error.__cause__
+    is_of_network = isinstance(cause, OSError | TimeoutError) or type(cause).__module__.startswith("aiohttp.")
+    if not is_of_network or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in {404, 410}:
+        return None
+    return " ".join(str(cause).split())[:500] or type(cause).__name__

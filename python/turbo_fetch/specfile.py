@@ -35,16 +35,14 @@ def load_spec(
     Raises SpecError that lists every problem with file, key, value and what was expected.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as a UTF-8 text file: {error}") from error
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from error
-    tables = overridden(tables, overrides)
+    except IsADirectoryError:
+        raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a spec in TOML") from error
+    tables = overridden(_parsed(content, str(path)), overrides)
     if environment is not None:
         _fill_in(tables, environment, str(path))
     return parse_spec(tables, str(path))
@@ -54,15 +52,25 @@ def read_spec(
     storage: Storage, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Spec | None:
     """Read the spec as run of the dataset in a place, None if it has none; see `load_spec`. Raises SpecError."""
+    origin = f"{storage.url}/spec.toml"
     try:
-        text = storage.read_bytes("spec.toml").decode("utf-8")
+        content = storage.read_bytes("spec.toml")
     except FileNotFoundError:
         return None
-    tables = tomllib.loads(text)
-    tables = overridden(tables, overrides)
+    tables = overridden(_parsed(content, origin), overrides)
     if environment is not None:
-        _fill_in(tables, environment, f"{storage.url}/spec.toml")
-    return parse_spec(tables, f"{storage.url}/spec.toml")
+        _fill_in(tables, environment, origin)
+    return parse_spec(tables, origin)
+
+
+def _parsed(content: bytes, origin: str) -> dict[str, Any]:
+    try:
+        # An editor of another system may have put a byte order mark first.
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{origin}: cannot be read as a UTF-8 text file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{origin}: not valid TOML: {error}") from error
 
 
 def parse_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
