@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -102,10 +103,22 @@ class Dataset:
         """Bring the records to where readers of the dataset find them."""
         self._manifest.flush()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shards of this job's list are committed, and all is done that comes after."""
+        # Datasets of before `shards` was noted do not know.
+        count = self._entry.get("shards")
+        if count is None or not self._entry["complete"]:
+            return False
+        return self.committed.issuperset(range(self.first_shard, self.first_shard + count))
+
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""
-        if not self._entry["complete"]:
-            self._entry["complete"] = True
+        later = [entry["first_shard"] for entry in self._job["lists"]]
+        end = min((first for first in later if first > self.first_shard), default=math.inf)
+        found = {"complete": True, "shards": sum(self.first_shard <= shard < end for shard in self.committed)}
+        if not found.items() <= self._entry.items():
+            self._entry.update(found)
             self._write_job()
 
     def _write_job(self) -> None:
