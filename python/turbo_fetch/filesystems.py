@@ -15,11 +15,17 @@ _NO_PATHS: Final = ("file:", "local:", "data:")
 
 
 def path_of(url: str) -> Path | None:
-    """Return the absolute path that an address without a protocol is, the home folder filled in; None for a URL."""
+    """Return the absolute path that an address without a protocol is, None for a URL.
+
+    The home folder is filled in, and no `..` is left, so that one place has one name.
+    """
     if not url or "://" in url or "::" in url or url.startswith(_NO_PATHS):
         return None
     # Unlike Path.expanduser, it leaves alone what names no user.
-    return Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
+    path = Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def protocols(filesystem: Any) -> set[str]:

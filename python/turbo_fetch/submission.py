@@ -138,13 +138,17 @@ def _on_this_cluster(engine: EngineSpec) -> EngineSpec:
     return engine.model_copy(update={"kind": "ray", "address": "auto"})
 
 
-def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
-    output = fetch.output
-    if "://" not in output.path and not Path(output.path).is_absolute():
+def check_output(path: str) -> None:
+    """Raise ClusterError for an output, as the user gave it, that is not the same on all machines."""
+    if "://" not in path and not Path(path).is_absolute():
         raise ClusterError(
-            f"fetch.output.path is {output.path!r}, which means another folder on every machine; expected the URL "
+            f"fetch.output.path is {path!r}, which means another folder on every machine; expected the URL "
             "of an object store, or an absolute path of a folder that all machines of the cluster share"
         )
+
+
+def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
+    check_output(fetch.output.path)
     files = find_lists(fetch.input)
     local = [file.local_path for file in files]
     if all(path is None for path in local):

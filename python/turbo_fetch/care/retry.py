@@ -110,7 +110,9 @@ class Retried:
         else:
             lines.append("retried   nothing: no row of a finished shard has failed in a way that may pass")
         if self.is_unfinished:
-            lines.append("note      the list is not done yet: `turbo-fetch run` with its spec goes on with it")
+            lines.append(
+                "note      the list is not done yet: `turbo-fetch run` with its spec goes on with it"
+            )
         left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
         if left:
             lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))

@@ -44,8 +44,11 @@ def submit(
     store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
     """
     loaded = load_job(spec, overrides)
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.specfile import given
+    from turbo_fetch.submission import Jobs, check_output
 
+    if loaded.fetch is not None:
+        check_output(given(spec, overrides or (), "fetch.output.path"))
     jobs = Jobs(address)
     started = jobs.submit(loaded, name, install=install)
     typer.echo(f"job       {started}")

@@ -31,7 +31,7 @@ def companions(spec: Spec, train: TrainSpec) -> Iterator[None]:
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        (folder / "spec.toml").write_text(dump_spec(spec), encoding="utf-8")
+        (folder / "spec.toml").write_text(dump_spec(spec, root=Path.cwd()), encoding="utf-8")
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         stack.enter_context(_environment(meeting | {"LOCAL_RANK": "0"}))
         for rank in range(1, train.devices):
