@@ -35,7 +35,9 @@ def load_spec(
     """Read the spec at `path` and apply overrides such as `fetch.image.size=512`; all its paths are absolute then.
 
     Relative ones begin at the folder of the file, those of overrides at the current folder. The output of a spec that
-    lies in the dataset that it made is that dataset, wherever it is now. With `environment`, `${NAME}` in headers and the proxy of `[fetch.http]` becomes its variable NAME.
+    lies in the dataset that it made is that dataset, wherever it is now.
+
+    With `environment`, `${NAME}` in headers and the proxy of `[fetch.http]` becomes its variable NAME.
     Raises SpecError that lists every problem with file, key, value and what was expected.
     """
     try:

@@ -147,8 +147,8 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
             result.is_unfinished = not is_complete(storage)
             if not manifest.committed and not begun:
                 raise InputError(
-                    f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with its "
-                    "spec goes on where it stopped"
+                    f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with "
+                    "its spec goes on where it stopped"
                 )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun

@@ -10,7 +10,10 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _GONE: Final = frozenset({errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET})
 """What a write meets whose reader, or terminal, is no more: nobody misses what is dropped."""
@@ -36,7 +39,7 @@ class _Output(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, content: bytes, /) -> int:  # type: ignore[override] # any buffer, in truth
+    def write(self, content: ReadableBuffer, /) -> int:
         while True:
             try:
                 return os.write(self._descriptor, content)
@@ -46,7 +49,7 @@ class _Output(io.RawIOBase):
             except OSError as error:
                 self.lost = None if error.errno in _GONE else error
                 _open_nothing(self._descriptor)
-                return len(content)
+                return memoryview(content).nbytes
 
 
 @contextmanager
