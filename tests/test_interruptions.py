@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -108,18 +108,32 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
     assert content_hashes(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "reach"),
+    [
+        # Ctrl-C, and the end of a terminal, reach the whole process group; supervisors do either.
+        (signal.SIGINT, os.killpg),
+        (signal.SIGHUP, os.killpg),
+        (signal.SIGTERM, os.killpg),
+        (signal.SIGTERM, os.kill),
+        (signal.SIGHUP, os.kill),
+    ],
+)
 def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
-    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path, number: signal.Signals
+    quiet: tuple[Path, dict[str, str]],
+    origin: Origin,
+    tmp_path: Path,
+    number: signal.Signals,
+    reach: Callable[[int, int], None],
 ) -> None:
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
     wait_for_hits(process, origin, 100)
     workers = _members(process)
-    # Ctrl-C on a terminal reaches the whole process group; a supervisor signals the parent only.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    reach(process.pid, number)
     _, err = process.communicate(timeout=10)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
+    assert "monitor" not in err
     assert "Run the same command again to go on" in err
     assert "Traceback" not in err
     _wait_until_gone(workers)

@@ -280,3 +280,41 @@ def test_stats_have_the_keys_of_img2dataset(urls: Path, tmp_path: Path) -> None:
         "status_dict",
     } <= stats.keys()
     assert (stats["count"], stats["successes"]) == (50, 50)
+
+
+def test_a_second_look_says_complete_without_a_request_and_loses_nothing(
+    origin: Origin, urls: Path, tmp_path: Path
+) -> None:
+    spec = job_spec(urls, tmp_path / "out")
+    assert "complete" not in turbo_fetch.run(spec).text()
+    metrics = (tmp_path / "out" / "metrics.jsonl").read_bytes()
+    before = content_hashes(tmp_path / "out")
+    hits = origin.hits.total()
+    summary = turbo_fetch.run(spec).fetch
+    assert "this run  nothing to do: the dataset is complete" in summary.text()
+    assert (summary.rows, summary.successes, summary.run_rows) == (130, 130, 0)
+    assert origin.hits.total() == hits
+    assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == metrics
+    assert content_hashes(tmp_path / "out") == before
+    assert "Throughput" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_shard_that_is_gone_is_made_anew_though_the_dataset_was_complete(
+    urls: Path, tmp_path: Path
+) -> None:
+    spec = job_spec(urls, tmp_path / "out")
+    turbo_fetch.run(spec)
+    before = content_hashes(tmp_path / "out")
+    (tmp_path / "out" / "00001_stats.json").unlink()
+    assert turbo_fetch.run(spec).fetch.run_rows == 50
+    assert content_hashes(tmp_path / "out") == before
+    assert turbo_fetch.run(spec).fetch.was_complete
+
+
+def test_each_list_of_a_dataset_is_complete_by_itself(origin: Origin, urls: Path, tmp_path: Path) -> None:
+    turbo_fetch.run(job_spec(urls, tmp_path / "out"))
+    more = write_list(tmp_path / "more.parquet", [origin.url(name) for name in list(ALBUM)[:10]])
+    extend = job_spec(more, tmp_path / "out", output={"if_exists": "extend"})
+    assert turbo_fetch.run(extend).fetch.run_rows == 10
+    assert turbo_fetch.run(extend).fetch.was_complete
+    assert turbo_fetch.run(job_spec(urls, tmp_path / "out")).fetch.was_complete

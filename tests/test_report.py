@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,9 +22,10 @@ from origin import Origin
 from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
-from turbo_fetch.monitor.report.material import gather
+from turbo_fetch.monitor.report.material import Material, gather
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
+from turbo_fetch.summary import Summary
 from turbo_fetch.tally import Tally
 from turbo_fetch.watcher import Watcher
 
@@ -131,3 +133,27 @@ def test_a_long_run_renews_it_while_it_goes_on(dataset: Path) -> None:
     with recorded(track, "fetch", Storage.open(str(dataset)), Watcher()) as recorder:
         recorder.add(0, Tally(Counter({"success": 1})))
     assert (dataset / "report.html").stat().st_mtime_ns > before
+
+
+def test_the_curves_of_all_runs_are_shown_end_to_end() -> None:
+    def run(*rows: int) -> list[dict[str, Any]]:
+        lines = [
+            {
+                "kind": "progress",
+                "elapsed_s": float(second),
+                "rows": count,
+                "bytes": 10 * count,
+                "seconds": [count],
+            }
+            for second, count in enumerate(rows)
+        ]
+        return [{"kind": "start"}, *lines, {"kind": "end"}]
+
+    material = Material(
+        Summary("out"), runs=[run(0, 5, 9), run(0, 0), [{"kind": "start"}], run(2, 4), run(0)]
+    )
+    assert [line["elapsed_s"] for line in material.progress] == [0, 1, 2, 2, 3]
+    assert [line["rows"] for line in material.progress] == [0, 5, 9, 11, 13]
+    assert [line["bytes"] for line in material.progress] == [0, 50, 90, 110, 130]
+    assert material.progress[-1]["seconds"] == [13]
+    assert [line["rows"] for line in material.latest] == [2, 4]

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Final
 
 import pytest
+import tomli_w
 from pydantic import ValidationError
 
 from turbo_fetch.errors import SpecError
+from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import differences, dump_spec, load_spec, parse_spec
+from turbo_fetch.specfile import differences, dump_spec, dump_spec_for_others, load_spec, parse_spec
 
 MINIMAL = '[fetch.input]\nurls = "list.txt"\n[fetch.output]\npath = "out"\n'
 
@@ -141,3 +144,111 @@ def test_a_spec_with_every_stage_is_the_same_after_it_was_written_out() -> None:
     }
     spec = parse_spec(tables)
     assert parse_spec(tomllib.loads(dump_spec(spec))) == spec
+
+
+PATHS: Final = {
+    "fetch": {
+        "input": {"urls": "lists/*.txt"},
+        "deny": {"urls": ["deny.txt", "s3://bucket/deny.txt"], "domains": ["../domains.txt"]},
+        "duplicates": {"by": ["url"], "against": ["other"]},
+        "http": {"ca_file": "ca.pem"},
+        "output": {"path": "out", "spool": "~/spool"},
+    },
+    "train": {"base": "org/model", "subject": "fetch", "class": "dog"},
+    "generate": {"prompts": "prompts.txt", "lora": "./lora.safetensors"},
+    "track": {"folder": "/logs"},
+}
+
+
+def test_relative_paths_of_a_file_begin_at_its_folder_wherever_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (folder / "spec.toml").write_text(tomli_w.dumps(PATHS))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for place, name in ((folder, "spec.toml"), (elsewhere, "../project/spec.toml")):
+        monkeypatch.chdir(place)
+        spec = load_spec(name)
+        assert spec.fetch is not None
+        assert spec.train is not None
+        assert spec.generate is not None
+        assert spec.fetch.input.urls == str(folder / "lists" / "*.txt")
+        assert spec.fetch.deny.urls == (str(folder / "deny.txt"), "s3://bucket/deny.txt")
+        assert spec.fetch.deny.domains == (str(tmp_path / "domains.txt"),)
+        assert spec.fetch.duplicates.against == (str(folder / "other"),)
+        assert spec.fetch.http.ca_file == str(folder / "ca.pem")
+        assert spec.fetch.output.path == str(folder / "out")
+        assert spec.fetch.output.spool == str(tmp_path / "home" / "spool")
+        assert (spec.train.base, spec.train.subject) == ("org/model", "fetch")
+        assert spec.train.output == str(folder / "model")
+        assert spec.generate.prompts == str(folder / "prompts.txt")
+        assert spec.generate.lora == str(folder / "lora.safetensors")
+        assert spec.track.folder == "/logs"
+
+
+def test_a_model_that_lies_beside_the_spec_is_no_name_on_a_hub(tmp_path: Path) -> None:
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    (tmp_path / "spec.toml").write_text(tomli_w.dumps(PATHS))
+    spec = load_spec(tmp_path / "spec.toml")
+    assert spec.train is not None
+    assert spec.train.base == str(tmp_path / "org" / "model")
+
+
+def test_paths_of_overrides_begin_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "spec.toml").write_text(tomli_w.dumps(PATHS))
+    monkeypatch.chdir(tmp_path / "here")
+    spec = load_spec("../spec.toml", ["fetch.output.path=mine", 'fetch.deny.urls=["a.txt"]'])
+    assert spec.fetch is not None
+    assert spec.fetch.output.path == str(tmp_path / "here" / "mine")
+    assert spec.fetch.deny.urls == (str(tmp_path / "here" / "a.txt"),)
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "run [1]"
+    (folder / "lists").mkdir(parents=True)
+    (folder / "lists" / "a.txt").write_text("http://example.org/a.jpg\n")
+    (folder / "spec.toml").write_text(
+        '[fetch.input]\nurls = "lists/*.txt"\n[fetch.output]\npath = "out"\n', encoding="utf-8-sig"
+    )
+    spec = load_spec(folder / "spec.toml")
+    assert spec.fetch is not None
+    assert [file.local_path for file in find_lists(spec.fetch.input)] == [folder / "lists" / "a.txt"]
+
+
+def test_the_spec_in_a_dataset_runs_from_anywhere_and_means_the_dataset_that_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = parse_spec({"fetch": {"input": {"urls": "list.txt"}, "output": {"path": "out"}}})
+    told = dump_spec_for_others(spec)
+    (moved := tmp_path / "moved").mkdir()
+    (moved / "spec.toml").write_text(told)
+    (moved / "job.json").write_text("{}")
+    monkeypatch.chdir("/")
+    again = load_spec(moved / "spec.toml")
+    assert again.fetch is not None
+    assert again.fetch.input.urls == str(tmp_path / "list.txt")
+    assert again.fetch.output.path == str(moved)
+    assert f'path = "{tmp_path}/out"' in told
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differ"),
+    [
+        ("deny.txt", "/x/deny.txt", False),
+        ("lists/deny.txt", "/x/lists/deny.txt", False),
+        ("deny.txt", "/x/not-deny.txt", True),
+        ("/x/deny.txt", "/y/deny.txt", True),
+        ("lists/deny.txt", "/x/deny.txt", True),
+        (["a.txt", "s3://b/c"], ["/x/a.txt", "s3://b/c"], False),
+        (["a.txt"], ["/x/a.txt", "/x/b.txt"], True),
+        ("jpg", "png", True),
+    ],
+)
+def test_a_path_that_became_absolute_is_no_other_one(before: object, now: object, differ: bool) -> None:
+    assert bool(list(differences({"key": before}, {"key": now}))) is differ

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,62 @@ def test_an_output_that_only_this_machine_means_is_refused(tmp_path: Path) -> No
     urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:9/x.jpg"])
     with pytest.raises(ClusterError, match="'out', which means another folder on every machine"):
         bundle(job_spec(urls, Path("out")), tmp_path)
+
+
+@contextmanager
+def _service(answer: bytes | None) -> Iterator[int]:
+    """Run a service that answers every request so, or with None never; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as callers:
+
+        def serve() -> None:
+            while True:
+                try:
+                    caller, _ = listener.accept()
+                except OSError:
+                    return
+                if answer is None:
+                    callers.callback(caller.close)
+                    continue
+                with caller:
+                    caller.recv(65_536)
+                    caller.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _http(status: str, body: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (_http("200 OK", '{"name": "another service"}'), "not the dashboard of a Ray cluster"),
+        (_http("401 Unauthorized", "no token"), "Authentication required"),
+        (b"\x00\x01\x02", "Failed to connect"),
+        (None, "did not answer in time"),
+    ],
+)
+def test_what_is_no_dashboard_is_one_clear_message_within_seconds(
+    tmp_path: Path, answer: bytes | None, expected: str
+) -> None:
+    with _service(answer) as port:
+        done = _run("job", "list", "--address", f"http://127.0.0.1:{port}", folder=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_another_service_is_no_cluster(tmp_path: Path) -> None:
+    spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"])
+    with _service(_http("200 OK", "{}")) as port:
+        address = f"127.0.0.1:{port}"
+        engine = ["--set", "engine.kind=ray", "--set", f"engine.address={address}"]
+        done = _run("run", str(spec), *engine, folder=tmp_path)
+    assert done.returncode == 2
+    assert f"no Ray cluster at {address}: something listens there" in done.stderr
+    assert "Traceback" not in done.stderr

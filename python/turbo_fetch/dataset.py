@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -104,10 +105,22 @@ class Dataset:
         """Bring the records to where readers of the dataset find them."""
         self._manifest.flush()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shards of this job's list are committed, and all is done that comes after."""
+        # Datasets of before `shards` was noted do not know.
+        count = self._entry.get("shards")
+        if count is None or not self._entry["complete"]:
+            return False
+        return self.committed.issuperset(range(self.first_shard, self.first_shard + count))
+
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""
-        if not self._entry["complete"]:
-            self._entry["complete"] = True
+        later = [entry["first_shard"] for entry in self._job["lists"]]
+        end = min((first for first in later if first > self.first_shard), default=math.inf)
+        found = {"complete": True, "shards": sum(self.first_shard <= shard < end for shard in self.committed)}
+        if not found.items() <= self._entry.items():
+            self._entry.update(found)
             self._write_job()
 
     def _write_job(self) -> None:
@@ -179,12 +192,20 @@ def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:
             )
 
 
+def is_complete(storage: Storage) -> bool:
+    """Return whether all lists of the dataset have been worked through."""
+    job = _read_job(storage)
+    return job is not None and all(entry["complete"] for entry in job["lists"])
+
+
 def _read_job(storage: Storage) -> dict[str, Any] | None:
     try:
         job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
+        job["essentials"]["fetch"]["output"]
+        all(entry["complete"] or entry["files"] for entry in job["lists"])
     except FileNotFoundError:
         return None
-    except orjson.JSONDecodeError as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise OutputExists(
             f"{storage.url}/{JOB} is garbled ({error}), so what the dataset was made from is not known; "
             'choose another path, or set fetch.output.if_exists = "overwrite"'

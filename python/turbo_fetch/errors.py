@@ -63,7 +63,7 @@ class TrainingFailed(TurboFetchError):
 
 
 class OutputError(TurboFetchError):
-    """The output place cannot be written to."""
+    """The output place cannot be written to, or not be read."""
 
 
 class OutputExists(OutputError):

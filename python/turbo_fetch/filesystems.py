@@ -15,11 +15,17 @@ _NO_PATHS: Final = ("file:", "local:", "data:")
 
 
 def path_of(url: str) -> Path | None:
-    """Return the absolute path that an address without a protocol is, the home folder filled in; None for a URL."""
+    """Return the absolute path that an address without a protocol is, None for a URL.
+
+    The home folder is filled in, and no `..` is left, so that one place has one name.
+    """
     if not url or "://" in url or "::" in url or url.startswith(_NO_PATHS):
         return None
     # Unlike Path.expanduser, it leaves alone what names no user.
-    return Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
+    path = Path(os.path.expanduser(url)).absolute()  # noqa: PTH111
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def protocols(filesystem: Any) -> set[str]:
@@ -53,3 +59,15 @@ def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> t
     except ValueError as error:
         raise refused(f"{url}: {error}; expected a path or an fsspec URL") from error
     return filesystem, path
+
+
+def why_unreached(error: FileNotFoundError) -> str | None:
+    """Return why a place could not be asked for a file, None if the file is not there.
+
+    fsspec says that a file of the web is not there whatever its server, or the way to it, does.
+    """
+    cause = error.__cause__
+    is_of_network = isinstance(cause, OSError | TimeoutError) or type(cause).__module__.startswith("aiohttp.")
+    if not is_of_network or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in {404, 410}:
+        return None
+    return " ".join(str(cause).split())[:500] or type(cause).__name__

@@ -10,6 +10,7 @@ tools differ on purpose, docs/coming-from-img2dataset.md says so.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,9 @@ _MAX_PIXELS: Final = 2**62
 _RESERVED: Final = {"caption", "url", "exif", "md5", "sha256", "sha512"} | {
     field.name for field in PEER_RESULT_COLUMNS
 }
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NO_TOKEN: Final = re.compile(r"[^A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _FILTERS: Final = {"bilinear": "linear", "bicubic": "cubic", "lanczos4": "lanczos"}
+_OF_COLUMNS: Final = ("caption_col", "save_additional_columns", "verify_hash")
 _POLICIES: Final = {"incremental": "resume", "extend": "extend", "overwrite": "overwrite"}
 _ENGINES: Final = {"multiprocessing": "local", "pyspark": "spark", "ray": "ray"}
 
@@ -107,12 +109,14 @@ def _urls(peer: PeerOptions) -> str:
 
 
 def _input(peer: PeerOptions, urls: str) -> dict[str, Any]:
+    where = {"urls": urls, "format": peer.input_format.removesuffix(".gz")}
+    if not peer.has_columns:
+        return where
     # img2dataset keeps the boxes as the last of the kept columns.
     boxes = [] if peer.bbox_col is None else [peer.bbox_col]
     return {
-        "urls": urls,
-        "format": peer.input_format.removesuffix(".gz"),
-        "url_column": peer.url_col if peer.has_columns else "url",
+        **where,
+        "url_column": peer.url_col,
         **({} if peer.caption_col is None else {"caption_column": peer.caption_col}),
         "keep_columns": [*(peer.save_additional_columns or ()), *boxes],
         **({} if peer.bbox_col is None else {"boxes_column": peer.bbox_col}),
@@ -142,18 +146,23 @@ def _http(peer: PeerOptions) -> dict[str, Any]:
         "tdm": "ignore",
         "ports": "any",
         **({} if opt_out is None else {"opt_out": [directive.strip().lower() for directive in opt_out]}),
-        **({} if peer.user_agent_token is None else {"user_agent": _user_agent(peer.user_agent_token)}),
+        **({"user_agent": _user_agent(token)} if (token := _token(peer)) else {}),
     }
+
+
+def _token(peer: PeerOptions) -> str:
+    """Return the word by which servers address us: what the user gave, without what none can have."""
+    return _NO_TOKEN.sub("-", peer.user_agent_token or "").strip("-")
 
 
 def _user_agent(token: str) -> str:
     # The product token, by which X-Robots-Tag may address us, stands first.
-    return f"{token.strip()} (compatible; turbo-fetch/{{version}})"
+    return f"{token} (compatible; turbo-fetch/{{version}})"
 
 
 def _image(peer: PeerOptions) -> dict[str, Any]:
     limits = {
-        "min_side": peer.min_image_size,
+        "min_side": math.ceil(peer.min_image_size),
         "max_aspect": 0 if peer.max_aspect_ratio == float("inf") else peer.max_aspect_ratio,
         **({"max_pixels": int(peer.max_image_area)} if peer.max_image_area < _MAX_PIXELS else {}),
     }
@@ -190,7 +199,7 @@ def _output(peer: PeerOptions) -> dict[str, Any]:
         "path": peer.output_folder,
         "format": "parquet_bytes" if peer.output_format == "parquet" else peer.output_format,
         "samples_per_shard": peer.number_sample_per_shard,
-        "shard_digits": peer.oom_shard_count,
+        "shard_digits": max(1, peer.oom_shard_count),
         "messages": "img2dataset",
         "if_exists": _POLICIES[peer.incremental_mode],
     }
@@ -208,15 +217,10 @@ def _contradictions(peer: PeerOptions) -> list[str]:
         problems.append(
             f"verify_hash has the kind {peer.verify_hash[1]}, but compute_hash is {peer.compute_hash}; expected one"
         )
-    if not peer.has_columns:
-        asked = [
-            name
-            for name in ("caption_col", "save_additional_columns", "bbox_col", "verify_hash")
-            if getattr(peer, name)
-        ]
-        problems += [
-            f"{name}: a {peer.input_format} list has nothing but URLs; leave it out" for name in asked
-        ]
+    if not peer.has_columns and peer.bbox_col is not None:
+        problems.append(
+            f"bbox_col: a {peer.input_format} list has nothing but URLs, so nothing would be blurred"
+        )
     if taken := sorted(_RESERVED.intersection(peer.save_additional_columns or ())):
         problems.append(
             f"save_additional_columns names {', '.join(taken)}, which the dataset has itself; rename it in the list"
@@ -226,12 +230,8 @@ def _contradictions(peer: PeerOptions) -> list[str]:
         problems.append(
             f"input_format is txt by default, but url_list is {peer.url_list!r}; expected {suffix!r}"
         )
-    if peer.user_agent_token is not None and not _TOKEN.fullmatch(peer.user_agent_token.strip()):
-        problems.append(
-            f"user_agent_token is {peer.user_agent_token!r}; expected one word without spaces or slashes, by "
-            "which servers can address you"
-        )
-    if peer.encode_format == "png" and peer.encode_quality > 9 and "encode_quality" in peer.model_fields_set:
+    is_given = "encode_quality" in peer.model_fields_set
+    if peer.encode_format == "png" and is_given and not 0 <= peer.encode_quality <= 9:
         problems.append(f"encode_quality is {peer.encode_quality}, but for png it is the compression, 0 to 9")
     return problems
 
@@ -243,6 +243,17 @@ def _notes(peer: PeerOptions) -> list[str]:
         notes.append("subjob_size has no effect: shards go to workers one by one, so there are no subjobs")
     if "max_shard_retry" in given:
         notes.append("max_shard_retry has no effect: a shard goes on in a new worker until it is complete")
+    if not peer.has_columns:
+        ignored = [name for name in _OF_COLUMNS if getattr(peer, name)]
+        notes += [
+            f"{name} has no effect: a {peer.input_format} list has nothing but URLs" for name in ignored
+        ]
+    if peer.user_agent_token and (token := _token(peer)) != peer.user_agent_token.strip():
+        notes.append(
+            f"user_agent_token is sent as {token!r}: servers address a robot by one word without spaces or slashes"
+            if token
+            else f"user_agent_token is {peer.user_agent_token!r}, of which nothing can be sent"
+        )
     if peer.disable_all_reencoding:
         useless = sorted(given & {"skip_reencode", "encode_format", "encode_quality"})
         notes += [f"{name} has no effect beside disable_all_reencoding" for name in useless]

@@ -75,6 +75,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
         summary = Summary(storage.url)
+        if dataset.is_complete:
+            return _second_look(summary, dataset)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
         try:
@@ -102,6 +104,13 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     write_card(storage)
+    return summary
+
+
+def _second_look(summary: Summary, dataset: Dataset) -> Summary:
+    for record in dataset.records():
+        summary.add_shard(record)
+    summary.was_complete = True
     return summary
 
 

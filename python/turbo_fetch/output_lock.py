@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from turbo_fetch.errors import OutputExists
+from turbo_fetch.output_errors import explained
 from turbo_fetch.storage import Storage
 
 
 @contextmanager
 def locked(storage: Storage) -> Iterator[None]:
-    """Hold the lock of the work folder while the context lasts; OutputExists if another process holds it."""
+    """Hold the lock of the work folder while the context lasts; OutputExists if another process holds it.
+
+    Raises OutputError if this user may not write there.
+    """
     path = storage.make_work() / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with explained(str(path)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
@@ -12,6 +13,9 @@ Interpolation = Annotated[
     Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
 ]
+Flag = Annotated[bool, BeforeValidator(lambda value: False if value is None else value)]
+"""None is false in Python, and so in img2dataset."""
+Address = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, PurePath) else value)]
 HashKind = Literal["md5", "sha256", "sha512"]
 PeerInputFormat = Literal[
     "txt",
@@ -33,27 +37,27 @@ class PeerOptions(Table):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    url_list: str
+    url_list: Address
     """File, or folder of files, of the list: `fetch.input.urls`."""
     image_size: PositiveInt = 256
     """Side in pixels: `fetch.image.size`."""
-    output_folder: str = "images"
+    output_folder: Address = "images"
     """Where the dataset goes: `fetch.output.path`."""
     processes_count: PositiveInt = 1
     """Worker processes: `engine.workers`."""
     resize_mode: ResizeMode = "border"
     """no, border, keep_ratio, keep_ratio_largest or center_crop: `fetch.image.mode`."""
-    resize_only_if_bigger: bool = False
+    resize_only_if_bigger: Flag = False
     """Leave smaller pictures alone: `fetch.image.only_if_bigger`."""
     upscale_interpolation: Interpolation = "lanczos"
     """nearest, linear, cubic, area or lanczos: `fetch.image.upscale`."""
     downscale_interpolation: Interpolation = "area"
     """The same for making smaller: `fetch.image.downscale`."""
-    encode_quality: Annotated[int, Field(ge=0)] = 95
+    encode_quality: int = 95
     """Quality, for png the compression, 0 to 9: `fetch.image.quality`."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     """Format of the pictures: `fetch.image.encode`."""
-    skip_reencode: bool = False
+    skip_reencode: Flag = False
     """Keep the bytes of pictures that need no change: `fetch.image.skip_reencode`."""
     output_format: Literal["files", "webdataset", "parquet", "tfrecord", "dummy"] = "files"
     """Format of the dataset: `fetch.output.format`."""
@@ -69,17 +73,17 @@ class PeerOptions(Table):
     """Requests in flight per process: `fetch.http.concurrency`."""
     number_sample_per_shard: PositiveInt = 10_000
     """Rows per shard: `fetch.output.samples_per_shard`."""
-    extract_exif: bool = True
+    extract_exif: Flag = True
     """Record EXIF tags: `fetch.image.exif`."""
     save_additional_columns: tuple[str, ...] | None = None
     """Further columns to keep: `fetch.input.keep_columns`."""
     timeout: PositiveFloat = 10
     """Seconds per request: `fetch.http.timeout_s`."""
-    enable_wandb: bool = False
+    enable_wandb: Flag = False
     """Send metrics to Weights & Biases: `track.to`."""
     wandb_project: str = "img2dataset"
     """Its project: `track.project`."""
-    oom_shard_count: Annotated[int, Field(ge=1, le=18)] = 5
+    oom_shard_count: Annotated[int, Field(ge=0, le=18)] = 5
     """Digits of shard numbers: `fetch.output.shard_digits`."""
     compute_hash: HashKind | None = "sha256"
     """Hash of the original bytes: `fetch.image.digest`."""
@@ -91,9 +95,9 @@ class PeerOptions(Table):
     """Shards per Spark job: not needed."""
     retries: Annotated[int, Field(ge=0)] = 0
     """Further attempts after failures that may pass: `fetch.http.retries`."""
-    disable_all_reencoding: bool = False
+    disable_all_reencoding: Flag = False
     """Keep the original bytes: `fetch.image.encode = "original"`."""
-    min_image_size: Annotated[int, Field(ge=0)] = 0
+    min_image_size: Annotated[float, Field(ge=0, lt=float("inf"))] = 0
     """Smallest side: `fetch.image.min_side`."""
     max_image_area: Annotated[float, Field(ge=1)] = float("inf")
     """Largest area: `fetch.image.max_pixels`."""
@@ -107,7 +111,7 @@ class PeerOptions(Table):
     """Word by which servers can address you: `fetch.http.user_agent`."""
     disallowed_header_directives: tuple[str, ...] | None = None
     """X-Robots-Tag directives that forbid use: `fetch.http.opt_out`."""
-    ignore_ssl_certificate: bool = False
+    ignore_ssl_certificate: Flag = False
     """Do not check certificates: `fetch.http.verify_tls`."""
 
     @field_validator("save_additional_columns", "disallowed_header_directives", mode="before")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from turbo_fetch.errors import SpecError
+from turbo_fetch.filesystems import path_of
 from turbo_fetch.redaction import redact, redact_tables
-from turbo_fetch.spec import Spec
+from turbo_fetch.spec import Place, Spec
 
 if TYPE_CHECKING:
     from turbo_fetch.storage import Storage
@@ -29,40 +32,62 @@ Model = TypeVar("Model", bound=BaseModel)
 def load_spec(
     path: str | Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Spec:
-    """Read the spec at `path` and apply overrides such as `fetch.image.size=512`.
+    """Read the spec at `path` and apply overrides such as `fetch.image.size=512`; all its paths are absolute then.
+
+    Relative ones begin at the folder of the file, those of overrides at the current folder. The output of a spec that
+    lies in the dataset that it made is that dataset, wherever it is now.
 
     With `environment`, `${NAME}` in headers and the proxy of `[fetch.http]` becomes its variable NAME.
     Raises SpecError that lists every problem with file, key, value and what was expected.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as a UTF-8 text file: {error}") from error
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from error
-    tables = overridden(tables, overrides)
+    except IsADirectoryError:
+        raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a spec in TOML") from error
+    tables = _parsed(content, str(path))
+    if _is_of_dataset(Path(path)):
+        tables = overridden(tables, ["fetch.output.path=."])
+    tables = overridden(rooted(tables, _folder_of(Path(path))), overrides)
     if environment is not None:
         _fill_in(tables, environment, str(path))
-    return parse_spec(tables, str(path))
+    return parse_spec(rooted(tables, Path.cwd()), str(path))
+
+
+def given(path: Path, overrides: Sequence[str], key: str) -> Any:
+    """Return the value of a key that a readable spec has, as the user wrote it."""
+    value: Any = overridden(_parsed(path.read_bytes(), str(path)), overrides)
+    for name in key.split("."):
+        value = value[name]
+    return value
 
 
 def read_spec(
     storage: Storage, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Spec | None:
     """Read the spec as run of the dataset in a place, None if it has none; see `load_spec`. Raises SpecError."""
+    origin = f"{storage.url}/spec.toml"
     try:
-        text = storage.read_bytes("spec.toml").decode("utf-8")
+        content = storage.read_bytes("spec.toml")
     except FileNotFoundError:
         return None
-    tables = tomllib.loads(text)
-    tables = overridden(tables, overrides)
+    tables = overridden(_parsed(content, origin), overrides)
     if environment is not None:
-        _fill_in(tables, environment, f"{storage.url}/spec.toml")
-    return parse_spec(tables, f"{storage.url}/spec.toml")
+        _fill_in(tables, environment, origin)
+    return parse_spec(tables, origin)
+
+
+def _parsed(content: bytes, origin: str) -> dict[str, Any]:
+    try:
+        # An editor of another system may have put a byte order mark first.
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{origin}: cannot be read as a UTF-8 text file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{origin}: not valid TOML: {error}") from error
 
 
 def parse_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -87,6 +112,58 @@ def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Mod
         raise SpecError(f"{origin}: {error.error_count()} problem(s)\n{problems}") from error
 
 
+def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spec) -> dict[str, Any]:
+    """Return tables with relative paths, which the types of their fields tell, made absolute: they begin at `folder`.
+
+    URLs and what is wrong with the tables stay; defaults that are relative paths are filled in.
+    """
+    found = dict(tables)
+    for name, field in model.model_fields.items():
+        key = name if name in found else field.alias or name
+        inner = next(tables_of(field.annotation), None)
+        place = _place(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+        if inner is not None and isinstance(found.get(key), Mapping):
+            found[key] = rooted(found[key], folder, inner)
+        elif place is not None and (value := found.get(key, field.default)) is not None:
+            if isinstance(value, str):
+                found[key] = _absolute(value, place, folder)
+            elif isinstance(value, list | tuple) and value:
+                found[key] = [
+                    _absolute(each, place, folder) if isinstance(each, str) else each for each in value
+                ]
+    return found
+
+
+def _place(kind: Any) -> Place | None:
+    """Return the mark of a type, or of one that it is made of: of `tuple[Location, ...] | None`, that of Location."""
+    own = [each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Place)]
+    if own:
+        return own[-1]
+    inner = kind.__origin__ if get_origin(kind) is Annotated else None
+    parts = (inner,) if inner is not None else get_args(kind)
+    return next((place for part in parts if (place := _place(part)) is not None), None)
+
+
+def _absolute(path: str, place: Place, folder: Path) -> str:
+    if not path or path in place.words or path_of(path) is None:
+        return path
+    if Path(os.path.expanduser(path)).is_absolute():  # noqa: PTH111 - as in `path_of`
+        return str(path_of(path))
+    is_path = path.startswith(("./", "../")) or path in {".", ".."}
+    is_pattern = glob.has_magic(path) and not (folder / path).exists()
+    there = Path(glob.escape(str(folder)) if is_pattern else folder, path)
+    return path if place.or_name and not is_path and not there.exists() else str(path_of(str(there)))
+
+
+def _folder_of(path: Path) -> Path:
+    """Return where the relative paths of a spec file begin; what a pipe brings, such as /dev/stdin, has no folder."""
+    return path.absolute().parent if path.is_file() else Path.cwd()
+
+
+def _is_of_dataset(path: Path) -> bool:
+    return path.name == "spec.toml" and (path.parent / "job.json").is_file()
+
+
 def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return the tables, changed in place by overrides such as `fetch.image.size=512`. Raises SpecError."""
     for override in overrides:
@@ -94,14 +171,16 @@ def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     return tables
 
 
-def dump_spec(spec: Spec) -> str:
-    """Return the spec as TOML with every default written out."""
-    return tomli_w.dumps(spec.model_dump(mode="json", by_alias=True, exclude_none=True))
+def dump_spec(spec: Spec, root: Path | None = None) -> str:
+    """Return the spec as TOML with every default written out; with `root`, relative paths begin there."""
+    tables = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return tomli_w.dumps(tables if root is None else rooted(tables, root))
 
 
 def dump_spec_for_others(spec: Spec) -> str:
-    """Return the spec as `dump_spec` does, with every secret masked: what a dataset tells of how it was made."""
-    return tomli_w.dumps(redact_tables(spec.model_dump(mode="json", by_alias=True, exclude_none=True)))
+    """Return the spec as a dataset tells of it: with every secret masked, and paths that hold wherever it is read."""
+    tables = rooted(spec.model_dump(mode="json", by_alias=True, exclude_none=True), Path.cwd())
+    return tomli_w.dumps(redact_tables(tables))
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -110,8 +189,19 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, f"{prefix}{name}.")
-        elif old != new:
+        elif not _is_same(old, new):
             yield f"{prefix}{name} was {_shown(old)}, is now {_shown(new)}"
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Return whether two values are equal, or one path, of which one was noted before it was made absolute."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return all(map(_is_same, old, new))
+    if not (isinstance(old, str) and isinstance(new, str) and old and new):
+        return bool(old == new)
+    longer, shorter = sorted((PurePath(old), PurePath(new)), key=PurePath.is_absolute, reverse=True)
+    is_tail = longer.is_absolute() and not shorter.is_absolute()
+    return old == new or (is_tail and longer.parts[-len(shorter.parts) :] == shorter.parts)
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

@@ -58,7 +58,7 @@ def run(
 ) -> RunSummary:
     """Run every stage that the spec has, or of them only those of `names`; blocks until done.
 
-    Called in the main thread, SIGINT and SIGTERM stop it within seconds; `stop` stops it from elsewhere.
+    Called in the main thread, SIGINT, SIGTERM and SIGHUP stop it within seconds; `stop` stops it from elsewhere.
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
     which the same call goes on where it stopped.
     """

@@ -37,7 +37,8 @@ class Storage(ABC):
     """A place to publish into. `url` names it; `path` is it, if local; `work` is the local folder for
     what is not finished.
 
-    All methods block, and raise OutputError, naming the place, where it fails them.
+    All methods block, and raise OutputError, naming the place, where it fails them; those that read, InputError where
+    it is a file.
     """
 
     url: str
@@ -124,12 +125,13 @@ class LocalStorage(Storage):
 
     def exists(self, name: str) -> bool:
         """See Storage."""
-        return self._at(name).exists()
+        with explained(str(self._at(name)), reading=True):
+            return self._at(name).exists()
 
     def list(self, folder: str = "") -> Iterator[Entry]:
         """See Storage."""
         place = self._at(folder) if folder else self.root
-        with explained(str(place)):
+        with explained(str(place), reading=True):
             if not place.exists():
                 return
             with os.scandir(place) as entries:
@@ -138,11 +140,13 @@ class LocalStorage(Storage):
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""
-        return self._at(name).read_bytes()
+        with explained(str(self._at(name)), missing_is_error=False, reading=True):
+            return self._at(name).read_bytes()
 
     def open_file(self, name: str) -> IO[bytes]:
         """See Storage."""
-        return self._at(name).open("rb")
+        with explained(str(self._at(name)), missing_is_error=False, reading=True):
+            return self._at(name).open("rb")
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """See Storage."""
@@ -208,14 +212,14 @@ class RemoteStorage(Storage):
 
     def exists(self, name: str) -> bool:
         """See Storage."""
-        with explained(self.url):
+        with explained(self.url, reading=True):
             self._filesystem.invalidate_cache()
             return bool(self._filesystem.exists(self._at(name)))
 
     def list(self, folder: str = "") -> Iterator[Entry]:
         """See Storage."""
         place = self._at(folder) if folder else self._path
-        with explained(self.url):
+        with explained(self.url, reading=True):
             self._filesystem.invalidate_cache()
             try:
                 found = self._filesystem.ls(place, detail=True)
@@ -228,12 +232,12 @@ class RemoteStorage(Storage):
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""
-        with explained(f"{self.url}/{name}", missing_is_error=False):
+        with explained(f"{self.url}/{name}", missing_is_error=False, reading=True):
             return bytes(self._filesystem.cat_file(self._at(name)))
 
     def open_file(self, name: str) -> IO[bytes]:
         """See Storage."""
-        with explained(f"{self.url}/{name}", missing_is_error=False):
+        with explained(f"{self.url}/{name}", missing_is_error=False, reading=True):
             return cast(IO[bytes], self._filesystem.open(self._at(name), "rb"))
 
     def write_bytes(self, name: str, content: bytes) -> None:

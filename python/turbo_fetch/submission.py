@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -13,12 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import turbo_fetch
-from turbo_fetch.errors import ClusterError, MissingExtra
+from turbo_fetch.errors import ClusterError, MissingExtra, TurboFetchError
 from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.specfile import dump_spec
 
 try:
+    import requests
     from ray.job_submission import JobStatus, JobSubmissionClient
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", "turbo-fetch submit") from error
@@ -28,7 +31,19 @@ LISTS: Final = "lists"
 MAX_LIST_BYTES: Final = 400_000_000
 """Ray keeps what is sent along in the head node's memory, and takes at most 500 MiB."""
 
+KNOCK_S: Final = 8.0
+SILENCE_S: Final = 60.0
+"""How long the dashboard may take to say who it is, and how long to do something; Ray itself would wait for ever."""
+
 _NOT_SENT: Final = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, which sets no limit of time."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        silence_s = KNOCK_S if endpoint == "/api/version" else SILENCE_S
+        return super()._do_request(method, endpoint, **{"timeout": (KNOCK_S, silence_s), **options})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,7 @@ class Jobs:
         # What it is uploading, and that a socket closed, is of no use to a user.
         logging.getLogger("ray").setLevel(logging.ERROR)
         with _told(address):
-            self._client = JobSubmissionClient(address)
+            self._client = _Client(address)
         self._address = address
 
     def submit(self, spec: Spec, job: str | None = None, *, install: bool = False) -> str:
@@ -81,8 +96,9 @@ class Jobs:
 
     async def logs(self, job: str) -> AsyncIterator[str]:
         """Yield what a job prints, from its beginning, until it is over."""
-        async for lines in self._client.tail_job_logs(job):
-            yield lines
+        with _told(self._address):
+            async for lines in self._client.tail_job_logs(job):
+                yield lines
 
     def stop(self, job: str) -> None:
         """Ask a job to stop; it saves what has arrived, and submitting its spec again goes on."""
@@ -122,13 +138,17 @@ def _on_this_cluster(engine: EngineSpec) -> EngineSpec:
     return engine.model_copy(update={"kind": "ray", "address": "auto"})
 
 
-def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
-    output = fetch.output
-    if "://" not in output.path and not Path(output.path).is_absolute():
+def check_output(path: str) -> None:
+    """Raise ClusterError for an output, as the user gave it, that is not the same on all machines."""
+    if "://" not in path and not Path(path).is_absolute():
         raise ClusterError(
-            f"fetch.output.path is {output.path!r}, which means another folder on every machine; expected the URL "
+            f"fetch.output.path is {path!r}, which means another folder on every machine; expected the URL "
             "of an object store, or an absolute path of a folder that all machines of the cluster share"
         )
+
+
+def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
+    check_output(fetch.output.path)
     files = find_lists(fetch.input)
     local = [file.local_path for file in files]
     if all(path is None for path in local):
@@ -149,13 +169,24 @@ def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
 
 @contextmanager
 def _told(address: str | None) -> Iterator[None]:
-    """Turn what the Jobs API raises into a ClusterError; it has no exceptions of its own."""
+    """Turn what the Jobs API raises into a ClusterError: it has exceptions of many kinds, also for what is no Ray."""
     try:
         yield
-    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:500]
+    except TurboFetchError:
+        raise
+    except Exception as error:
         raise ClusterError(
-            f"the Ray cluster at {address or 'RAY_ADDRESS'}: {reason}; expected the address of its dashboard, such as "
-            "http://127.0.0.1:8265, and, if it uses tokens, RAY_AUTH_MODE=token with its token in RAY_AUTH_TOKEN or "
-            "~/.ray/auth_token"
+            f"the Ray cluster at {address or 'RAY_ADDRESS'}: {_reason(error)}; expected the address of its dashboard, "
+            "such as http://127.0.0.1:8265, and, if it uses tokens, RAY_AUTH_MODE=token with its token in RAY_AUTH_TOKEN "
+            "or ~/.ray/auth_token"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError | json.JSONDecodeError):
+        return "something answers there, but it is not the dashboard of a Ray cluster"
+    if isinstance(error, requests.Timeout):
+        return "something listens there, but it did not answer in time"
+    # Ray adds advice, of which the sentence around this one has the gist.
+    text = re.split(r" Note: |\.\. ", " ".join(str(error).split()), maxsplit=1)[0]
+    return text[:500].rstrip(".") or type(error).__name__

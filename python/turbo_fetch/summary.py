@@ -31,6 +31,8 @@ class Summary:
     run_rows: int = 0
     """Rows that this run ended."""
     wall_s: float = 0.0
+    was_complete: bool = False
+    """Whether there was nothing left to do."""
 
     def add_shard(self, record: Mapping[str, Any]) -> None:
         """Count the commit record of a shard."""
@@ -59,7 +61,9 @@ class Summary:
             f"dataset   {redact(self.path)}",
             f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {self.shards:,} shards, "
             f"{human_bytes(self.dataset_bytes)}",
-            f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, {self.rows_per_s:,.0f} rows/s, "
+            "this run  nothing to do: the dataset is complete"
+            if self.was_complete
+            else f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, {self.rows_per_s:,.0f} rows/s, "
             f"{human_bytes(self.downloaded_bytes)} received",
         ]
         failures = [(label, count) for label, count in self.outcomes.most_common() if label != "success"]

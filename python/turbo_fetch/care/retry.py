@@ -22,9 +22,9 @@ from turbo_fetch import attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.care.stored import shards_again, stored_results, write_spool
 from turbo_fetch.commit import commit_shard
-from turbo_fetch.dataset import refuse_changes
+from turbo_fetch.dataset import is_complete, refuse_changes
 from turbo_fetch.duplicates import contents
-from turbo_fetch.errors import DatasetError, Interrupted, SpecError
+from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
 from turbo_fetch.job import Account
 from turbo_fetch.keys import shard_name
 from turbo_fetch.manifest import Manifest, Record
@@ -96,16 +96,23 @@ class Retried:
     """Rows of those shards by outcome, before."""
     after: Counter[str] = field(default_factory=Counter)
     """The same, now."""
+    is_unfinished: bool = False
+    """Whether the run into the dataset has not come to its end."""
 
     def text(self) -> str:
         """Return it as lines for a person."""
         lines = [f"dataset   {self.path}"]
-        if not self.asked:
-            return "\n".join([*lines, "retried   nothing: no row has failed in a way that may pass"])
-        lines.append(
-            f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
-            f"{self.recovered:,} are samples now"
-        )
+        if self.asked:
+            lines.append(
+                f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
+                f"{self.recovered:,} are samples now"
+            )
+        else:
+            lines.append("retried   nothing: no row of a finished shard has failed in a way that may pass")
+        if self.is_unfinished:
+            lines.append(
+                "note      the list is not done yet: `turbo-fetch run` with its spec goes on with it"
+            )
         left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
         if left:
             lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))
@@ -137,6 +144,12 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
             result.shards = len(affected)
             dataset = StoredDataset.bare(storage)
             begun = list(_begun_shards(dataset, fetch, manifest))
+            result.is_unfinished = not is_complete(storage)
+            if not manifest.committed and not begun:
+                raise InputError(
+                    f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with "
+                    "its spec goes on where it stopped"
+                )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
             account = Account(manifest, Summary(storage.url), watcher, _Total(known))

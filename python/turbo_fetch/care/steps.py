@@ -65,6 +65,8 @@ def run_steps(
                 for future in ended:
                     yield future.result()
         except BrokenProcessPool as error:
+            # A signal to the whole group ends them too.
+            _check(stop)
             raise ShardFailed(f"a process died ({error}); what was finished is kept") from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -76,6 +78,7 @@ def _check(stop: StopRequest) -> None:
 
 
 def _begin() -> None:
-    """Begin a process: Ctrl-C is for the parent, which decides."""
+    """Begin a process: Ctrl-C, and a terminal that is closed, are for the parent, which decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     without_pandas()

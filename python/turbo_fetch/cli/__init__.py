@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from turbo_fetch.cli.failure import no_traceback
+from turbo_fetch.cli.streams import safe_streams
 from turbo_fetch.lean import importing, without_plugins
 from turbo_fetch.runners.processes import end_ahead, start_ahead
 
 
 def main() -> None:
     """Run the command line."""
-    without_plugins()
-    with _worker_ahead(sys.argv[1:]):
+    with safe_streams(), no_traceback(), _worker_ahead(sys.argv[1:]):
+        without_plugins()
         with importing():
             from turbo_fetch.cli.commands import app
         app()
@@ -37,8 +39,8 @@ def will_fetch(arguments: Sequence[str]) -> bool:
     match arguments:
         case ["img2dataset", *options]:
             names = {option.lstrip("-").partition("=")[0].replace("-", "_") for option in options}
-            return "url_list" in names and not names & {"help", "print_spec"}
-        case ["run", *rest] if "--help" not in rest:
+            return "url_list" in names and not names & {"help", "h", "print_spec"}
+        case ["run", *rest] if not {"-h", "--help"} & {*rest}:
             return any(_fetches_here(Path(each)) for each in rest if each.endswith(".toml"))
     return False
 

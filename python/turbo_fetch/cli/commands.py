@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from turbo_fetch.cli.demo import demo
 from turbo_fetch.cli.doctor import doctor
 from turbo_fetch.cli.evaluate import evaluate
 from turbo_fetch.cli.export import export
 from turbo_fetch.cli.export_model import export_model
+from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.generate import generate
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
 from turbo_fetch.cli.plan import plan
@@ -23,8 +25,19 @@ from turbo_fetch.cli.submit import job, submit
 from turbo_fetch.cli.verify import verify
 from turbo_fetch.cli.view import view
 
+
+class _Commands(TyperGroup):
+    """Commands whose every failure is clear."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with clear_failures():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="turbo-fetch",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Image URL lists into training-ready datasets, and a few pictures into a personalised model.",
     no_args_is_help=True,
     rich_markup_mode="markdown",

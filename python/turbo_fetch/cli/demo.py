@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
-
 demo = typer.Typer(
     name="demo",
     help="Small demonstrations that need no network and no GPU; without a name: which there are.",
@@ -55,22 +53,21 @@ def dreambooth(
     from turbo_fetch.errors import MissingExtra, SpecError
     from turbo_fetch.runners.stop import stop_on_signals
 
-    with clear_failures():
-        try:
-            import torch
+    try:
+        import torch
 
-            from turbo_fetch.dreambooth.toy import demo
-            from turbo_fetch.dreambooth.toy.base import Recipe
-            from turbo_fetch.dreambooth.toy.lesson import Lesson
-            from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
-        except ModuleNotFoundError as error:
-            raise MissingExtra(str(error.name), "demo", "the demo") from error
-        if subject not in SUBJECTS:
-            raise SpecError(f"--subject {subject!r}: expected one of {', '.join(map(repr, SUBJECTS))}")
-        # The work of a step is too small to share: threads wait for each other, on a busy machine fifty times as long.
-        torch.set_num_threads(1)
-        with Display(sys.stderr, quiet=quiet) as display, stop_on_signals() as stop:
-            base = demo.base_in(cache.expanduser() / "turbo-fetch", Recipe(), display, stop)
-            folder = output / subject.replace(" ", "-")
-            report = demo.run(Lesson(base, subject, folder, seed), display, stop)
+        from turbo_fetch.dreambooth.toy import demo
+        from turbo_fetch.dreambooth.toy.base import Recipe
+        from turbo_fetch.dreambooth.toy.lesson import Lesson
+        from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "demo", "the demo") from error
+    if subject not in SUBJECTS:
+        raise SpecError(f"--subject {subject!r}: expected one of {', '.join(map(repr, SUBJECTS))}")
+    # The work of a step is too small to share: threads wait for each other, on a busy machine fifty times as long.
+    torch.set_num_threads(1)
+    with Display(sys.stderr, quiet=quiet) as display, stop_on_signals() as stop:
+        base = demo.base_in(cache.expanduser() / "turbo-fetch", Recipe(), display, stop)
+        folder = output / subject.replace(" ", "-")
+        report = demo.run(Lesson(base, subject, folder, seed), display, stop)
     typer.echo(report.text())

@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.usage import load_job
 
 
@@ -45,14 +44,13 @@ def evaluate(
     from turbo_fetch.display import Display
     from turbo_fetch.spec import EvaluateSpec
 
-    with clear_failures():
-        overrides = [f"evaluate.{setting}" for setting in settings or ()]
-        if output is not None:
-            overrides.append(f"evaluate.output={output}")
-        loaded = load_job(spec, overrides)
-        if loaded.evaluate is None:
-            # [train] alone says all that is needed.
-            loaded = loaded.model_copy(update={"evaluate": EvaluateSpec()})
-        with Display(sys.stderr, quiet=quiet) as display:
-            summary = stages.run(loaded, display, names=("evaluate",))
+    overrides = [f"evaluate.{setting}" for setting in settings or ()]
+    if output is not None:
+        overrides.append(f"evaluate.output={output}")
+    loaded = load_job(spec, overrides)
+    if loaded.evaluate is None:
+        # [train] alone says all that is needed.
+        loaded = loaded.model_copy(update={"evaluate": EvaluateSpec()})
+    with Display(sys.stderr, quiet=quiet) as display:
+        summary = stages.run(loaded, display, names=("evaluate",))
     typer.echo(summary.text())

@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.usage import Json, Quiet, checked_format
 
 
@@ -50,23 +49,22 @@ def export(
     from turbo_fetch.runners.shares import available_cores
     from turbo_fetch.runners.stop import stop_on_signals
 
-    with clear_failures():
-        without_pandas()
-        known = checked_format(output_format)
-        if merge and known != "lmdb":
-            raise SpecError(
-                f"--merge with --format {known}: expected --format lmdb, the only format with one file"
-            )
-        if merge and samples_per_shard is not None:
-            raise SpecError(
-                "--merge with --samples-per-shard: expected one of them; one environment has no shards"
-            )
-        rows = sum(shard.rows for shard in open_dataset(source).shards)
-        with stop_on_signals() as stop, RowProgress(sys.stderr, "exporting", rows, quiet) as progress:
-            if merge:
-                show(merge_shards(source, destination, progress, stop), as_json)
-                return
-            processes = workers or available_cores()
-            job = exports.Export(source, destination, known, samples_per_shard, processes)
-            summary = exports.export(job, progress, stop)
-        show(summary, as_json)
+    without_pandas()
+    known = checked_format(output_format)
+    if merge and known != "lmdb":
+        raise SpecError(
+            f"--merge with --format {known}: expected --format lmdb, the only format with one file"
+        )
+    if merge and samples_per_shard is not None:
+        raise SpecError(
+            "--merge with --samples-per-shard: expected one of them; one environment has no shards"
+        )
+    rows = sum(shard.rows for shard in open_dataset(source).shards)
+    with stop_on_signals() as stop, RowProgress(sys.stderr, "exporting", rows, quiet) as progress:
+        if merge:
+            show(merge_shards(source, destination, progress, stop), as_json)
+            return
+        processes = workers or available_cores()
+        job = exports.Export(source, destination, known, samples_per_shard, processes)
+        summary = exports.export(job, progress, stop)
+    show(summary, as_json)

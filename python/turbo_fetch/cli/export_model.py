@@ -8,8 +8,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
-
 
 class Precision(StrEnum):
     """How numbers are stored."""
@@ -39,14 +37,13 @@ def export_model(
     [train] made is there in both namings already: `pytorch_lora_weights.safetensors` for diffusers,
     `kohya_lora.safetensors` for ComfyUI and the web UIs.
     """
-    with clear_failures():
-        from turbo_fetch.errors import MissingExtra
+    from turbo_fetch.errors import MissingExtra
 
-        try:
-            from turbo_fetch.dreambooth.export.convert import convert
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("turbo_fetch"):
-                raise
-            raise MissingExtra(error.name, "train", "export") from error
-        convert(model, target, precision.value, lora, lora_scale)
+    try:
+        from turbo_fetch.dreambooth.export.convert import convert
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("turbo_fetch"):
+            raise
+        raise MissingExtra(error.name, "train", "export") from error
+    convert(model, target, precision.value, lora, lora_scale)
     typer.echo(f"exported  {target}")

@@ -2,22 +2,69 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import typer
+from typing import Final, NoReturn
 
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.redaction import redact
 
+INTERRUPTED: Final = 130
+
 
 @contextmanager
 def clear_failures() -> Iterator[None]:
-    """Turn a TurboFetchError into its message on standard error and its exit code."""
+    """Turn what ends a command into its message on standard error and its exit code."""
     try:
         yield
     except TurboFetchError as error:
-        typer.secho(
-            redact(f"turbo-fetch: {error}"), fg=typer.colors.RED if error.exit_code != 130 else None, err=True
-        )
-        raise SystemExit(error.exit_code) from error
+        _end(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _end("interrupted", INTERRUPTED, error)
+    except OSError as error:
+        _end(_told(error), 1, error)
+    except MemoryError as error:
+        _end("out of memory; expected fewer workers, or a smaller fetch.http.memory_mb", 1, error)
+
+
+@contextmanager
+def no_traceback() -> Iterator[None]:
+    """Turn what nobody has foreseen into a message; the traceback goes into a file."""
+    try:
+        with clear_failures():
+            yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        where = _record(error)
+        _end(f"a fault of turbo-fetch: {reason}. Please report it with what is in {where}", 1, error)
+
+
+def _told(error: OSError) -> str:
+    place = error.filename if isinstance(error.filename, str) else None
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        reason += "; make room and run it again"
+    return f"{os.path.abspath(place)}: {reason}" if place else reason  # noqa: PTH100
+
+
+def _record(error: Exception) -> str:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="turbo-fetch-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(redact("".join(traceback.format_exception(error))))
+    except OSError as problem:
+        return f"the log that could not be written ({problem.strerror})"
+    return file.name
+
+
+def _end(message: str, exit_code: int, error: BaseException) -> NoReturn:
+    text = redact(f"turbo-fetch: {message}")
+    is_shown_red = exit_code != INTERRUPTED and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    sys.stderr.write(f"\033[31m{text}\033[0m\n" if is_shown_red else f"{text}\n")
+    raise SystemExit(exit_code) from error

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
-
 
 def generate(
     model: Annotated[
@@ -55,23 +53,22 @@ def generate(
     from turbo_fetch.errors import SpecError
     from turbo_fetch.specfile import parse_overrides, parse_spec
 
-    with clear_failures():
-        table: dict[str, Any] = {"images": images, "output": output}
-        if picture is not None:
-            table |= {"images": 1, "grid": False, **_made_with(picture)}
-        if model is not None:
-            table["model"] = model
-        if "model" not in table:
-            raise SpecError("no MODEL; expected a diffusers folder or a hub id, or --from PNG")
-        words = prompts_from if prompts_from is not None else prompts
-        if words:
-            table["prompts"] = str(words) if isinstance(words, Path) else words
-        if "prompts" not in table:
-            raise SpecError("no PROMPT; expected one or more in quotes, or --prompts FILE")
-        table = parse_overrides(table, settings or ())
-        spec = parse_spec({"generate": table}, "turbo-fetch generate")
-        with Display(sys.stderr, quiet=quiet) as display:
-            summary = stages.run(spec, display)
+    table: dict[str, Any] = {"images": images, "output": output}
+    if picture is not None:
+        table |= {"images": 1, "grid": False, **_made_with(picture)}
+    if model is not None:
+        table["model"] = model
+    if "model" not in table:
+        raise SpecError("no MODEL; expected a diffusers folder or a hub id, or --from PNG")
+    words = prompts_from if prompts_from is not None else prompts
+    if words:
+        table["prompts"] = str(words) if isinstance(words, Path) else words
+    if "prompts" not in table:
+        raise SpecError("no PROMPT; expected one or more in quotes, or --prompts FILE")
+    table = parse_overrides(table, settings or ())
+    spec = parse_spec({"generate": table}, "turbo-fetch generate")
+    with Display(sys.stderr, quiet=quiet) as display:
+        summary = stages.run(spec, display)
     typer.echo(summary.text())
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.errors import SpecError
 
 CONTEXT: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -42,23 +41,22 @@ def img2dataset(context: typer.Context) -> None:
         with_few_threads()
         from turbo_fetch import stages
         from turbo_fetch.display import Display
-        from turbo_fetch.img2dataset import named, translate
+        from turbo_fetch.img2dataset import translate
         from turbo_fetch.specfile import dump_spec
 
-    with clear_failures():
-        arguments = parse_arguments(context.args)
-        if arguments.help or not context.args:
-            typer.echo(help_text())
-            raise typer.Exit(0 if arguments.help else 2)
-        options = named(arguments.positional, arguments.options)
-        translation = translate(options, arguments.overrides)
-        for note in translation.notes:
-            typer.secho(f"turbo-fetch: {note}", err=True)
-        if arguments.print_spec:
-            typer.echo(dump_spec(translation.spec), nl=False)
-            return
-        with Display(sys.stderr, quiet=arguments.quiet) as display:
-            summary = stages.run(translation.spec, display)
+    arguments = parse_arguments(context.args)
+    if arguments.help or not context.args:
+        typer.echo(help_text())
+        raise typer.Exit(0 if arguments.help else 2)
+    options = named_by_fire(arguments)
+    translation = translate(options, arguments.overrides)
+    for note in translation.notes:
+        typer.secho(f"turbo-fetch: {note}", err=True)
+    if arguments.print_spec:
+        typer.echo(dump_spec(translation.spec), nl=False)
+        return
+    with Display(sys.stderr, quiet=arguments.quiet) as display:
+        summary = stages.run(translation.spec, display)
     typer.echo(summary.text())
 
 
@@ -90,10 +88,23 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     return read
 
 
+def named_by_fire(read: Arguments) -> dict[str, Any]:
+    """Return options by name: unlike Python, Fire has positional values go to the first ones that are not named."""
+    from turbo_fetch.img2dataset import named
+    from turbo_fetch.peer_options import PeerOptions
+
+    free = [name for name in PeerOptions.model_fields if name not in read.options]
+    if len(read.positional) > len(free):
+        return named(read.positional, read.options)
+    return {**dict(zip(free, read.positional, strict=False)), **read.options}
+
+
 def _full_name(key: str, names: Sequence[str]) -> str:
     if len(key) > 1:
         return key
-    matching = [name for name in names if name.startswith(key)]
+    # img2dataset's names come first in the list, and a letter that one of them begins with is theirs.
+    theirs = [name for name in names if name not in _OURS and name.startswith(key)]
+    matching = theirs or [name for name in names if name.startswith(key)]
     if len(matching) > 1:
         raise SpecError(f"img2dataset: -{key} may be any of {', '.join(matching)}; expected a whole name")
     return matching[0] if matching else key

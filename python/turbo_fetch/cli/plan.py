@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides, SpecPath
 from turbo_fetch.cli.usage import Json, load_job, show
 
@@ -11,10 +10,9 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> 
     """Show rows, shards, hosts, and estimates of time and size, without a request to any host of the list."""
     from turbo_fetch.lean import importing, with_few_threads, without_pandas
 
-    with clear_failures():
-        loaded = load_job(spec, overrides)
-        with importing():
-            without_pandas()
-            with_few_threads()
-            from turbo_fetch.care.plan_report import plan_run
-        show(plan_run(loaded), as_json)
+    loaded = load_job(spec, overrides)
+    with importing():
+        without_pandas()
+        with_few_threads()
+        from turbo_fetch.care.plan_report import plan_run
+    show(plan_run(loaded), as_json)

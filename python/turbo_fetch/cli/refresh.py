@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.retry import Place
 from turbo_fetch.cli.run import Overrides
 from turbo_fetch.cli.usage import Json, Quiet
@@ -37,13 +36,10 @@ def refresh(
     from turbo_fetch.lean import without_pandas
     from turbo_fetch.runners.stop import stop_on_signals
 
-    with clear_failures():
-        without_pandas()
-        if drop_gone and not apply:
-            raise SpecError(
-                "--drop-gone without --apply: expected both, for nothing is changed without --apply"
-            )
-        spec = load_dataset_spec(place, overrides or ())
-        with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
-            result = refresh_dataset(spec, Choice(apply, drop_gone), display, stop)
-        show(result, as_json)
+    without_pandas()
+    if drop_gone and not apply:
+        raise SpecError("--drop-gone without --apply: expected both, for nothing is changed without --apply")
+    spec = load_dataset_spec(place, overrides or ())
+    with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+        result = refresh_dataset(spec, Choice(apply, drop_gone), display, stop)
+    show(result, as_json)

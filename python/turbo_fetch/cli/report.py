@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
-
 DatasetUrl = Annotated[
     str,
     typer.Argument(help="The dataset: a folder, or any fsspec URL.", metavar="DATASET", show_default=False),
@@ -27,7 +25,6 @@ def report(dataset: DatasetUrl) -> None:
     from turbo_fetch.monitor.report import write_report
     from turbo_fetch.storage import Storage
 
-    with clear_failures():
-        storage = Storage.open(dataset)
-        write_report(storage)
+    storage = Storage.open(dataset)
+    write_report(storage)
     typer.echo(f"{storage.url}/{REPORT}")

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides
 from turbo_fetch.cli.usage import Json, Quiet
 
@@ -31,9 +30,8 @@ def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_js
     from turbo_fetch.lean import without_pandas
     from turbo_fetch.runners.stop import stop_on_signals
 
-    with clear_failures():
-        without_pandas()
-        spec = load_dataset_spec(place, overrides or ())
-        with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
-            result = retry_dataset(spec, display, stop)
-        show(result, as_json)
+    without_pandas()
+    spec = load_dataset_spec(place, overrides or ())
+    with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+        result = retry_dataset(spec, display, stop)
+    show(result, as_json)

@@ -8,7 +8,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.usage import load_job
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a TOML file.", metavar="SPEC.TOML")]
@@ -31,20 +30,19 @@ def run(
     from turbo_fetch.lean import importing, with_few_threads, without_pandas
     from turbo_fetch.runners.processes import start_ahead
 
-    with clear_failures():
-        with importing():
-            loaded = load_job(spec, overrides)
-            if loaded.fetch is not None and loaded.engine.kind == "local":
-                from turbo_fetch.runners.shares import available_cores, worker_count
+    with importing():
+        loaded = load_job(spec, overrides)
+        if loaded.fetch is not None and loaded.engine.kind == "local":
+            from turbo_fetch.runners.shares import available_cores, worker_count
 
-                start_ahead(worker_count(loaded.engine, available_cores()))
-            if not loaded.trains:
-                without_pandas()
-                with_few_threads()
-            # These import pyarrow, while the workers do so too.
-            from turbo_fetch import stages
-            from turbo_fetch.display import Display
+            start_ahead(worker_count(loaded.engine, available_cores()))
+        if not loaded.trains:
+            without_pandas()
+            with_few_threads()
+        # These import pyarrow, while the workers do so too.
+        from turbo_fetch import stages
+        from turbo_fetch.display import Display
 
-        with Display(sys.stderr, quiet=quiet) as display:
-            summary = stages.run(loaded, display)
+    with Display(sys.stderr, quiet=quiet) as display:
+        summary = stages.run(loaded, display)
     typer.echo(summary.text())

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.run import Overrides, SpecPath
 from turbo_fetch.cli.usage import load_job
 
@@ -44,53 +43,51 @@ def submit(
     The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
     store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
     """
-    with clear_failures():
-        loaded = load_job(spec, overrides)
-        from turbo_fetch.submission import Jobs
+    loaded = load_job(spec, overrides)
+    from turbo_fetch.specfile import given
+    from turbo_fetch.submission import Jobs, check_output
 
-        jobs = Jobs(address)
-        started = jobs.submit(loaded, name, install=install)
-        typer.echo(f"job       {started}")
-        if wait:
-            _follow(jobs, started)
+    if loaded.fetch is not None:
+        check_output(given(spec, overrides or (), "fetch.output.path"))
+    jobs = Jobs(address)
+    started = jobs.submit(loaded, name, install=install)
+    typer.echo(f"job       {started}")
+    if wait:
+        _follow(jobs, started)
 
 
 @job.command("list")
 def list_jobs(address: Address = None) -> None:
     """List the jobs that turbo-fetch submitted, with their status."""
-    with clear_failures():
-        from turbo_fetch.submission import Jobs
+    from turbo_fetch.submission import Jobs
 
-        for name, status in sorted(Jobs(address).names().items()):
-            typer.echo(f"{name}\t{status}")
+    for name, status in sorted(Jobs(address).names().items()):
+        typer.echo(f"{name}\t{status}")
 
 
 @job.command()
 def status(name: JobId, address: Address = None) -> None:
     """Print how a job stands."""
-    with clear_failures():
-        from turbo_fetch.submission import Jobs
+    from turbo_fetch.submission import Jobs
 
-        state = Jobs(address).state(name)
+    state = Jobs(address).state(name)
     typer.echo(state.status)
 
 
 @job.command()
 def logs(name: JobId, address: Address = None) -> None:
     """Print what a job printed so far, follow it until it is over, and end as it does."""
-    with clear_failures():
-        from turbo_fetch.submission import Jobs
+    from turbo_fetch.submission import Jobs
 
-        _follow(Jobs(address), name)
+    _follow(Jobs(address), name)
 
 
 @job.command()
 def stop(name: JobId, address: Address = None) -> None:
     """Ask a job to stop. What has arrived is saved; submit the spec again to go on."""
-    with clear_failures():
-        from turbo_fetch.submission import Jobs
+    from turbo_fetch.submission import Jobs
 
-        Jobs(address).stop(name)
+    Jobs(address).stop(name)
 
 
 def _follow(jobs: Jobs, name: str) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.usage import Json, Quiet
 
 if TYPE_CHECKING:
@@ -38,19 +37,16 @@ def verify(
     from turbo_fetch.runners.shares import available_cores
     from turbo_fetch.runners.stop import stop_on_signals
 
-    with clear_failures():
-        without_pandas()
-        if quick and deep:
-            raise SpecError("--quick --deep: expected at most one of them")
-        level: Level = "quick" if quick else "deep" if deep else "full"
-        rows = sum(shard.rows for shard in open_dataset(dataset).shards)
-        with stop_on_signals() as stop, RowProgress(sys.stderr, "verifying", rows, quiet) as progress:
-            result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
-        show(result, as_json)
-        if repair:
-            count = verification.repair(result)
-            typer.echo(
-                f"repaired  {count:,} shards taken out; run the spec again to make them anew", err=as_json
-            )
+    without_pandas()
+    if quick and deep:
+        raise SpecError("--quick --deep: expected at most one of them")
+    level: Level = "quick" if quick else "deep" if deep else "full"
+    rows = sum(shard.rows for shard in open_dataset(dataset).shards)
+    with stop_on_signals() as stop, RowProgress(sys.stderr, "verifying", rows, quiet) as progress:
+        result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
+    show(result, as_json)
+    if repair:
+        count = verification.repair(result)
+        typer.echo(f"repaired  {count:,} shards taken out; run the spec again to make them anew", err=as_json)
     if result.problems:
         raise typer.Exit(1)

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from turbo_fetch.cli.failure import clear_failures
-
 
 def view(
     dataset: Annotated[
@@ -30,10 +28,10 @@ def view(
     without_pandas()
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.view.serve import serve
+    from turbo_fetch.readers.dataset import may_be_of_dataset
     from turbo_fetch.storage import Storage
 
-    with clear_failures():
-        storage = Storage.open(dataset)
-        if not any(storage.list()):
-            raise InputError(f"{storage.url}: there is nothing; expected a dataset, or the output of a run")
-        serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C ends it)"))
+    storage = Storage.open(dataset)
+    if not any(may_be_of_dataset(entry.name) for entry in storage.list()):
+        raise InputError(f"{storage.url}: there is no dataset; expected one, or the output of a run")
+    serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C ends it)"))

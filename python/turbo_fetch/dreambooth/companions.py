@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.runners.stop import StopRequest, leave_signals_to_parent
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.specfile import dump_spec, load_spec
 from turbo_fetch.watcher import Watcher
@@ -32,7 +31,7 @@ def companions(spec: Spec, train: TrainSpec) -> Iterator[None]:
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        (folder / "spec.toml").write_text(dump_spec(spec), encoding="utf-8")
+        (folder / "spec.toml").write_text(dump_spec(spec, root=Path.cwd()), encoding="utf-8")
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         stack.enter_context(_environment(meeting | {"LOCAL_RANK": "0"}))
         for rank in range(1, train.devices):
@@ -82,7 +81,7 @@ def _main(path: str) -> None:
     from turbo_fetch.dreambooth.train import train_here
     from turbo_fetch.errors import TurboFetchError
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_parent()
     spec = load_spec(Path(path))
     assert spec.train is not None
     try:

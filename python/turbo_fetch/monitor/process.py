@@ -7,7 +7,6 @@ What a person should know goes back as lines of text. A tracker that fails is le
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import sys
 import time
@@ -20,6 +19,7 @@ import orjson
 
 from turbo_fetch.monitor import records
 from turbo_fetch.monitor.trackers import Tracker
+from turbo_fetch.runners.stop import leave_signals_to_parent
 
 
 class _Monitor:
@@ -108,8 +108,7 @@ def _renew_report(url: str) -> None:
 
 def main() -> None:
     """Run the monitor on the socket whose descriptor is the first argument, until the other end closes it."""
-    # Ctrl-C reaches the whole process group; the parent decides, and its end is the end of this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     with socket.socket(fileno=int(sys.argv[1])) as parent, parent.makefile("rb") as lines:
         first = lines.readline()
         if not first:

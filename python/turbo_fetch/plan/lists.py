@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.filesystems import is_local, open_filesystem, path_of, protocols
+from turbo_fetch.filesystems import is_local, open_filesystem, path_of, protocols, why_unreached
 from turbo_fetch.spec import InputSpec
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -100,6 +100,8 @@ def readable(url: str) -> Iterator[None]:
     except TurboFetchError:
         raise
     except FileNotFoundError as error:
+        if (reason := why_unreached(error)) is not None:
+            raise InputError(f"{url}: cannot be reached: {reason}") from error
         raise InputError(f"{url}: there is no such file") from error
     # fsspec's backends and Arrow's decoders raise exceptions without a common base.
     except Exception as error:

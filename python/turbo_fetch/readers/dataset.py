@@ -197,6 +197,11 @@ class StoredDataset:
         return f"{self.storage.url}/{shard.name}{SUFFIXES[self.format]}"
 
 
+def may_be_of_dataset(name: str) -> bool:
+    """Return whether a file or folder of this name makes its folder look like a dataset, one just begun included."""
+    return name == JOB or _METADATA_FILE.fullmatch(name) is not None
+
+
 def open_dataset(url: str) -> StoredDataset:
     """Open the dataset in a folder or at any fsspec URL, without reading its shards; see this package."""
     return StoredDataset.open(Storage.open(url))

@@ -2,8 +2,10 @@
 
 import signal
 
-# Ctrl-C reaches the whole process group, from the first moment on; what comes of it, the parent decides.
+# Ctrl-C, and a terminal that is closed, reach the whole process group, from the first moment on; what comes of it, the
+# parent decides.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from turbo_fetch.lean import importing, without_pandas  # noqa: E402
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ from turbo_fetch.runners.stop import handlers_kept
 from turbo_fetch.spec import EngineSpec
 
 try:
+    import grpc
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", 'engine.kind = "ray"') from error
 
-KNOCK_S: Final = 10.0
+KNOCK_S: Final = 8.0
 SPREAD: Final = "SPREAD"
 
 
@@ -46,7 +48,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     wanted = address or "the one that RAY_ADDRESS or this machine tells"
     try:
-        _knock(address)
+        _knock(address or os.environ.get("RAY_ADDRESS", ""))
         with handlers_kept():
             ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
     # Ray raises ConnectionError, ValueError, RuntimeError and errors of grpc for what is one thing to a user.
@@ -62,11 +64,22 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError at once if nothing listens at an address; Ray itself would try for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+def _knock(address: str) -> None:
+    """Raise OSError within seconds if no gRPC server is at an address; Ray itself would try for minutes."""
+    at = address.removeprefix("ray://")
+    host, colon, port = at.rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
+        return
+    with grpc.insecure_channel(at) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(KNOCK_S)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError(
+                f"something listens there, but it did not answer as Ray does within {KNOCK_S:.0f} s"
+            ) from None
 
 
 def slots(engine: EngineSpec) -> list[Slot]:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("pyspark", "spark", 'engine.kind = "spark"') from error
 
 GROUP: Final = "turbo-fetch"
+KNOCK_S: Final = 8.0
 
 _ERROR: Final = re.compile(r"[A-Za-z_.]+(Error|Exception): ")
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
@@ -163,6 +165,7 @@ def _session(master: str | None) -> Iterator[SparkContext]:
         if master.startswith("local"):
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
+        _knock(master or "")
         with handlers_kept():
             session = builder.getOrCreate()
     # No Java, no master, a bad address: each has an exception of its own.
@@ -175,6 +178,19 @@ def _session(master: str | None) -> Iterator[SparkContext]:
         yield session.sparkContext
     finally:
         session.stop()
+
+
+def _knock(master: str) -> None:
+    """Raise OSError if nothing listens at any master of `spark://host:port,host:port`; Spark would try for minutes."""
+    addresses = re.findall(r"(?:^spark://|,)([^,:]+):(\d+)", master)
+    for number, (host, port) in enumerate(addresses):
+        try:
+            socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+        except OSError:
+            if number == len(addresses) - 1:
+                raise
+        else:
+            return
 
 
 @contextmanager

@@ -8,6 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a supervisor, and a terminal that was closed."""
 
 
 class StopRequest:
@@ -45,18 +49,17 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a StopRequest while the context lasts.
+    """Turn SIGINT, SIGTERM and SIGHUP into a StopRequest while the context lasts.
 
-    In a thread other than the main one, where Python allows no handlers, signals stay as they are.
+    A SIGHUP that is ignored stays so: that is what `nohup` is for. In a thread other than the main one, where Python
+    allows no handlers, signals stay as they are.
     """
     stop = StopRequest()
-    signals = (signal.SIGINT, signal.SIGTERM)
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.ask()
 
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handle) for number in signals} if main else {}
+    before = {number: signal.signal(number, handle) for number in stopping_signals()}
     try:
         yield stop
     finally:
@@ -67,11 +70,24 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Put the handlers of SIGINT and SIGTERM back at the end; cluster clients set their own when they start."""
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    """Put the handlers of these signals back at the end; cluster clients set their own when they start."""
+    before = {number: signal.getsignal(number) for number in stopping_signals()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore them in a process that its parent ends: terminals and supervisors send them to the whole group."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stopping_signals() -> list[signal.Signals]:
+    """Return those that this thread may set handlers for: none but in the main one, and no hang-up that is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    is_hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOPPING if number != signal.SIGHUP or not is_hangup_ignored]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         OutputSpec,
         ResizeMode,
     )
-    from turbo_fetch.spec.table import Table
+    from turbo_fetch.spec.table import Place, Table
     from turbo_fetch.spec.track import TrackSpec
     from turbo_fetch.spec.train import TrainSpec
     from turbo_fetch.spec.whole import STAGES, Spec
@@ -58,6 +58,7 @@ __all__ = [
     "Order",
     "OutputFormat",
     "OutputSpec",
+    "Place",
     "PriorSpec",
     "ResizeMode",
     "Spec",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from turbo_fetch.spec.table import Table
+from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Scheduler = Literal[
     "auto",
@@ -25,6 +25,8 @@ Scheduler = Literal[
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Metric = Literal["dino", "clip_i", "clip_t", "pres", "div", "class_div", "lpips"]
 Prompt = Annotated[str, Field(min_length=1)]
+PAPER: Final = ("paper", "paper-live")
+"""The prompts of the paper, by name."""
 
 OFFLINE = "efficientnet-lite0"
 """The picture encoder that is installed as a package (extra `demo`), for machines that reach no hub."""
@@ -67,18 +69,18 @@ class PriorSpec(SamplingTable):
     """How many."""
     prompt: Prompt = "a photo of a {class}"
     """What they show; `{class}` is `train.class`."""
-    source: Prompt = "generate"
+    source: Annotated[Prompt, Place(words=("generate",))] = "generate"
     """`generate`: by the base model; or a folder or dataset of pictures that are there already."""
-    output: str | None = None
+    output: Location | None = None
     """Folder of the generated pictures; by default `train.output` with `-class` at the end."""
 
 
 class GenerateSpec(SamplingTable):
     """`[generate]`: from prompts to pictures."""
 
-    model: str | None = None
+    model: ModelName | None = None
     """A diffusers folder or hub id; by default what this spec trains."""
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place()]
     """What the pictures show, or a text file with one prompt per line. `{identifier}` and `{class}` are
     those of `[train]`."""
     images: PositiveInt = 4
@@ -87,31 +89,33 @@ class GenerateSpec(SamplingTable):
     """Start every prompt from the same noise, so that only the words make a difference."""
     grid: bool = True
     """Also lay all pictures out on `grid.png`, one line per prompt."""
-    lora: str | None = None
+    lora: ModelName | None = None
     """A LoRA to put on the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
     lora_scale: NonNegativeFloat = 1.0
     """How strong the LoRA is."""
-    output: str = "pictures"
+    output: Location = "pictures"
     """Folder of the pictures, on disk or at any fsspec URL."""
 
 
 class EvaluateSpec(SamplingTable):
     """`[evaluate]`: from models to scores, by the protocol of the DreamBooth paper (arXiv 2208.12242)."""
 
-    models: tuple[Prompt, ...] = ()
+    models: tuple[Annotated[Prompt, Place(or_name=True)], ...] = ()
     """Models in the order of their training: diffusers folders, hub ids, checkpoints of `[train]`, or LoRA, which
     go onto `base`; `*` in a path stands for anything. By default the checkpoints of this spec's `[train]` that are
     there, and what it trained."""
-    base: str | None = None
+    base: ModelName | None = None
     """What they were trained from, which is scored too, as the step 0 from which drift is measured; by default
     `train.base`."""
-    subject: str | None = None
+    subject: Annotated[Location, Place(words=("fetch",))] | None = None
     """The real pictures: a folder, a dataset, or `fetch`; by default `train.subject`."""
     identifier: Prompt | None = None
     """Word that means the subject; by default `train.identifier`."""
     class_: Annotated[str | None, Field(alias="class", min_length=1)] = None
     """Noun of the subject's class; by default `train.class`."""
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Prompt = "paper"
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place(words=PAPER)] = (
+        "paper"
+    )
     """`paper`: the paper's 25 for objects; `paper-live`: its 25 for living subjects; or a list, or a text file with
     one prompt per line. `{identifier}` and `{class}` are replaced."""
     images: PositiveInt = 4
@@ -132,12 +136,12 @@ class EvaluateSpec(SamplingTable):
     class to the subject, where less is better; `div` and `class_div`: how different pictures of one prompt, and of
     the class, are, by the features of `dino`; `lpips`: the former as the paper measures it, with weights that PyTorch
     downloads."""
-    dino: Prompt = "facebook/dino-vits16"
+    dino: Annotated[Prompt, Place(or_name=True)] = "facebook/dino-vits16"
     """Encoder of `dino`, `pres`, `div` and `class_div`: a path, a hub id, or `efficientnet-lite0`, which needs no
     hub."""
-    clip: Prompt = "openai/clip-vit-base-patch32"
+    clip: Annotated[Prompt, Place(or_name=True)] = "openai/clip-vit-base-patch32"
     """Encoder of `clip_i` and `clip_t`: a path, a hub id, or for `clip_i` alone `efficientnet-lite0`."""
-    output: str = "scores"
+    output: Location = "scores"
     """Folder of pictures, `scores.json` and `report.html`, on disk or at any fsspec URL."""
 
     @model_validator(mode="after")

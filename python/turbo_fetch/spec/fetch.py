@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from turbo_fetch.spec.table import Table
+from turbo_fetch.spec.table import Location, Table
 
 InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
 Order = Literal["position", "spread"]
@@ -40,7 +40,7 @@ def _sendable(headers: dict[str, str]) -> dict[str, str]:
 class InputSpec(Table):
     """`[fetch.input]`: the list of image URLs."""
 
-    urls: str
+    urls: Location
     """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …)."""
     format: InputFormat = "auto"
     """Format of the list; `auto` goes by the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
@@ -77,11 +77,11 @@ class InputSpec(Table):
 class DenySpec(Table):
     """`[fetch.deny]`: what must not be in the dataset. Lists are read as `input.urls` is: txt, csv, parquet …"""
 
-    urls: tuple[str, ...] = ()
+    urls: tuple[Location, ...] = ()
     """Lists of URLs, in a column `url`; they are not requested, nor used where a redirect leads to them."""
-    domains: tuple[str, ...] = ()
+    domains: tuple[Location, ...] = ()
     """Lists of domains, in a column `domain`; each stands for itself and all its subdomains."""
-    hashes: tuple[str, ...] = ()
+    hashes: tuple[Location, ...] = ()
     """Lists of hashes of original files, in a column `hash`: md5, sha256 or sha512 in hex, told by their length."""
 
 
@@ -93,7 +93,7 @@ class DuplicatesSpec(Table):
     nearly the same picture. The first row of the list stays, whatever arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
     """Largest number of differing bits, out of 64, of perceptual hashes that count as the same picture."""
-    against: tuple[str, ...] = ()
+    against: tuple[Location, ...] = ()
     """Other datasets, folders or fsspec URLs, whose rows come before those of this one."""
 
     @model_validator(mode="after")
@@ -173,7 +173,7 @@ class HttpSpec(Table):
     """HTTP proxy for all requests: `http://host:port`. The environment's proxies are never used."""
     verify_tls: bool = True
     """Whether certificates are checked."""
-    ca_file: str | None = None
+    ca_file: Location | None = None
     """PEM file of further certificate authorities to trust."""
     headers: HeaderValues = Field(default_factory=dict)
     """Further request headers, sent to every host of the list; secret ones do not follow redirects elsewhere.
@@ -267,7 +267,7 @@ class ImageSpec(Table):
 class OutputSpec(Table):
     """`[fetch.output]`: the dataset."""
 
-    path: str
+    path: Location
     """Folder of the dataset, on disk or at any fsspec URL."""
     format: OutputFormat = "webdataset"
     """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `lmdb`: one environment per
@@ -281,7 +281,7 @@ class OutputSpec(Table):
     """Wording of `error_message`: our own, or `img2dataset`, as close as can be. The ledger has ours."""
     if_exists: IfExists = "resume"
     """`resume`: go on; `extend`: add this list after what is there; `overwrite`: delete first; `error`."""
-    spool: str | None = None
+    spool: Location | None = None
     """Local folder for shards in progress; by default inside the output, or in the user's cache folder
     when the output is remote."""
 

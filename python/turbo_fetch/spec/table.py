@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Marks a field as a path of this machine or an fsspec URL: `specfile` has relative paths begin at the spec file.
+
+    `words` mean something else. With `or_name`, what is not there is a name, such as that of a model on a hub.
+    """
+
+    words: tuple[str, ...] = ()
+    or_name: bool = False
+
+
+def _writable(path: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise ValueError(
+            "holds bytes that are no text; expected a name in UTF-8, and a locale that has UTF-8"
+        )
+    return path
+
+
+Location = Annotated[str, Place(), AfterValidator(_writable)]
+ModelName = Annotated[str, Place(or_name=True), AfterValidator(_writable)]
 
 
 class Table(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from turbo_fetch.spec.table import Table
+from turbo_fetch.spec.table import Location, Table
 
 Tracker = Literal["tensorboard", "wandb", "prometheus"]
 
@@ -26,7 +26,7 @@ class TrackSpec(Table):
     """Whether `report.html` is written into the dataset at the end of a run."""
     report_every_s: Annotated[float, Field(ge=0)] = 900
     """Seconds between two renewals of the report while a run goes on; 0 means only at its end."""
-    folder: str | None = None
+    folder: Location | None = None
     """Local folder for TensorBoard events and W&B files; by default `logs` in a local output, or in the work
     folder of a remote one."""
     wandb_mode: Literal["online", "offline"] = "online"

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from turbo_fetch.spec.table import Table
+from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
 OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
@@ -143,7 +143,7 @@ class SamplesSpec(Table):
 class ValidationSpec(Table):
     """`[train.validation]`: the loss over pictures that are not learned, with the same noise each time."""
 
-    pictures: str
+    pictures: Location
     """A folder or dataset of pictures of the subject."""
     every: PositiveInt = 100
     """Steps between two validations."""
@@ -156,9 +156,9 @@ class ValidationSpec(Table):
 class TrainSpec(Table):
     """`[train]`: from a few pictures of a subject to a model that knows it."""
 
-    base: str
+    base: ModelName
     """The model to begin with: a diffusers folder or a hub id."""
-    subject: str
+    subject: Annotated[Location, Place(words=("fetch",))]
     """Pictures of the subject: a folder, a dataset, or `fetch` for what the fetch stage made."""
     class_: Annotated[str, Field(alias="class", min_length=1)]
     """Noun of the subject's class: `dog`."""
@@ -213,7 +213,7 @@ class TrainSpec(Table):
     log_every: PositiveInt = 10
     """Most steps between two entries in the trackers, which get one about every second in any case; `history.jsonl` has
     every step."""
-    output: str = "model"
+    output: Location = "model"
     """Folder of checkpoints, samples and the trained model."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)
     """How pictures and captions become training examples."""

@@ -72,7 +72,7 @@ def _throughput(lines: Sequence[dict[str, Any]]) -> Figure:
         "throughput",
         "Throughput",
         [rows, megabytes],
-        "the latest run",
+        "all runs, end to end",
         xaxis={"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "rows/s"}, "rangemode": "tozero"},
         yaxis2={

@@ -75,13 +75,28 @@ class Material:
     failures: list[Failed] = field(default_factory=list)
 
     @property
+    def latest(self) -> list[records.Line]:
+        """The progress of the latest run that did something."""
+        return next(reversed(self._working_runs()), [])
+
+    @property
     def progress(self) -> list[records.Line]:
-        """The progress of the latest run that has any."""
-        for run in reversed(self.runs):
-            lines = [line for line in run if line["kind"] == "progress"]
-            if lines:
-                return lines
-        return []
+        """The progress of all runs that did something, end to end: time and counts go on from the run before."""
+        joined: list[records.Line] = []
+        for run in self._working_runs():
+            before = joined[-1] if joined else None
+            joined += run if before is None else [_after(before, line) for line in run]
+        return joined
+
+    def _working_runs(self) -> list[list[records.Line]]:
+        runs = [[line for line in run if line["kind"] == "progress"] for run in self.runs]
+        return [run for run in runs if run and run[-1]["rows"]]
+
+
+def _after(before: records.Line, line: records.Line) -> records.Line:
+    counts = {name: before[name] + line[name] for name in ("elapsed_s", "rows", "bytes")}
+    seconds = [first + second for first, second in zip(before["seconds"], line["seconds"], strict=True)]
+    return {**line, **counts, "seconds": seconds}
 
 
 def gather(storage: Storage) -> Material:

@@ -41,8 +41,8 @@ def _cards(material: Material) -> Iterator[str]:
     yield card("success", f"{share:.1%}", f"{summary.rows - summary.successes:,} failed")
     yield card("dataset", human_bytes(summary.dataset_bytes), f"in {summary.shards:,} shards")
     yield card("received", human_bytes(material.body_bytes), "bodies of all rows")
-    if material.progress:
-        last = material.progress[-1]
+    if material.latest:
+        last = material.latest[-1]
         rate = last["rows"] / max(last["elapsed_s"], 1e-9)
         yield card("latest run", human_time(last["elapsed_s"]), f"{last['rows']:,} rows, {rate:,.0f} rows/s")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable
 
@@ -11,11 +10,12 @@ from aiohttp import web
 
 from turbo_fetch.errors import InputError
 from turbo_fetch.monitor.view.server import ADDRESS, Viewer
+from turbo_fetch.runners.stop import stopping_signals
 from turbo_fetch.storage import Storage
 
 
 def serve(storage: Storage, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the dataset until SIGINT or SIGTERM; `ready` is told the address. InputError if the port is taken."""
+    """Serve the dataset until a signal asks to stop; `ready` is told the address. InputError if the port is taken."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -30,7 +30,7 @@ def serve(storage: Storage, port: int, ready: Callable[[str], None]) -> None:
 
 async def _serve(storage: Storage, listener: socket.socket, ready: Callable[[str], None]) -> None:
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stopping_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     runner = web.AppRunner(Viewer(storage).application(), access_log=None)
     await runner.setup()
