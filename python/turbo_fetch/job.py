@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final, Protocol
 
-from turbo_fetch import __version__, attempts
+from turbo_fetch import __version__, attempts, proxies
 from turbo_fetch.card import write_card
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.deny import DenyList
@@ -75,6 +76,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         summary = Summary(storage.url)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
+        if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
+            watcher.note(unused_proxies)
         try:
             DenyList.open(fetch.deny, storage.make_work())
             known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)

@@ -23,6 +23,15 @@ from turbo_fetch.spec import HttpSpec
 
 Failure = tuple[Outcome, str]
 
+
+class ProxyFailure(Exception):  # noqa: N818
+    """A request that failed on its way through a proxy, as what it ends as."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure[1])
+        self.failure = failure
+
+
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 NAME_UNKNOWN: Final = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
@@ -59,6 +68,8 @@ def deadline_failure(limit: Limit, http: HttpSpec) -> Failure:
 def error_failure(error: Exception, http: HttpSpec) -> Failure:
     """Return the failure that an exception of a request means."""
     match error:
+        case ProxyFailure():
+            return error.failure
         case aiohttp.ClientConnectorDNSError():
             return _name_failure(error.os_error)
         case aiohttp.ClientConnectorCertificateError():

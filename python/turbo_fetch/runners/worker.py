@@ -226,7 +226,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         _place(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / DOCUMENTS)
-        async with Client(http, budget, documents=documents) as client:
+        async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             tenant = Tenant(http) if setup.shares_domains else None
             pool = FetchPool(client, http, tenant=tenant)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
