@@ -14,7 +14,7 @@ from turbo_fetch.outcomes import Outcome
 
 Cause = Literal["proxy", "tunnel", "resolver", "network"]
 """`proxy`: the proxy itself failed. `tunnel`: nothing came through it, for which the host may be to blame, too.
-`resolver`: a name could not be looked up, which is not to say that it does not exist. `network`: there is no way out."""
+`resolver`: a name could not be looked up, which is not to say that it does not exist. `network`: no way out."""
 
 PROXY_FAULT: Final = "proxy"
 """Begins the details of failures of the proxy itself."""

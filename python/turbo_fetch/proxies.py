@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Self
@@ -100,10 +101,8 @@ def _plain(entry: str) -> str:
     match = _WITH_PORT.fullmatch(entry)
     host, port = (match[1], f":{int(match[2])}") if match and _is_host(match[1]) else (entry, "")
     host = host.rstrip(".").removeprefix("[").removesuffix("]")
-    try:
+    with suppress(ValueError):
         host = str(ip_address(host))
-    except ValueError:
-        pass
     return f"{host}{port}" if host else ""
 
 
@@ -130,6 +129,9 @@ def _suffixes(host: str) -> Iterable[str]:
             yield host
 
 
+NO_EXCEPTIONS: Final = Exceptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Proxies:
     """The proxies of a run, as whole URLs; without any it is false."""
@@ -137,7 +139,7 @@ class Proxies:
     http: str | None = field(default=None, repr=False)
     """For addresses of http."""
     https: str | None = field(default=None, repr=False)
-    exceptions: Exceptions = field(default_factory=Exceptions)
+    exceptions: Exceptions = NO_EXCEPTIONS
 
     def __bool__(self) -> bool:
         return self.http is not None or self.https is not None
@@ -171,9 +173,10 @@ class Proxies:
         found = {scheme: _variable(f"{scheme}_proxy", environment) for scheme in ("http", "https", "all")}
         fallback = _checked(*found["all"])
         exceptions = Exceptions.parse(_variable("no_proxy", environment)[1])
-        return cls(
-            _checked(*found["http"]) or fallback, _checked(*found["https"]) or fallback, exceptions
-        )
+        return cls(_checked(*found["http"]) or fallback, _checked(*found["https"]) or fallback, exceptions)
+
+
+NO_PROXIES: Final = Proxies()
 
 
 def named_in(environment: Mapping[str, str]) -> list[str]:

@@ -24,7 +24,7 @@ from turbo_fetch.fetch.ports import port_problem
 from turbo_fetch.fetch.redirects import REDIRECTS, drain, redirect_problem, redirect_target
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.robots import Robots
-from turbo_fetch.fetch.session import Sessions, is_secret, request_headers, tls_context
+from turbo_fetch.fetch.session import Sessions, is_secret, make_ready, request_headers, tls_context
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.proxies import Proxies
 from turbo_fetch.redaction import redact
@@ -86,15 +86,14 @@ class Client:
         self.hosts = Hosts(http, self._consent.token, self._document, documents)
         self._asks_hosts = self.hosts.are_asked
         self._proxies = Proxies.of(http.proxy, {}) if proxies is None else proxies
+        make_ready(self._proxies)
         self._session: Sessions
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         gate = any_socket if self.http.allow_private_addresses else self.gate
-        self._session = Sessions(
-            self.http, self._headers, self._tls, self._resolver, gate, self._proxies
-        )
+        self._session = Sessions(self.http, self._headers, self._tls, self._resolver, gate, self._proxies)
         return self
 
     async def __aexit__(

@@ -24,7 +24,7 @@ from turbo_fetch.spec import HttpSpec
 Failure = tuple[Outcome, str]
 
 
-class ProxyFailure(Exception):  # noqa: N818
+class ProxyFailure(Exception):
     """A request that failed on its way through a proxy, as what it ends as."""
 
     def __init__(self, failure: Failure) -> None:

@@ -14,9 +14,16 @@ from turbo_fetch.causes import PROXY_FAULT, TUNNEL_FAULT
 from turbo_fetch.fetch.addresses import AddressRefused
 from turbo_fetch.fetch.failures import NAME_UNKNOWN, Failure
 from turbo_fetch.fetch.fetched import printable
-from turbo_fetch.fetch.socks import SocksRefusal
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
+
+
+class SocksRefusal(OSError):
+    """A SOCKS proxy did not connect."""
+
+    def __init__(self, reason: str, may_be_of_host: bool) -> None:
+        super().__init__(reason)
+        self.may_be_of_host = may_be_of_host
 
 
 def proxy_failure(error: Exception, proxy: URL, is_tunnel: bool, http: HttpSpec) -> Failure | None:

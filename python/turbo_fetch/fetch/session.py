@@ -14,12 +14,11 @@ from yarl import URL
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
-from turbo_fetch.fetch.addresses import any_socket
+from turbo_fetch.fetch.addresses import any_socket, is_special_host
 from turbo_fetch.fetch.connections import BoundedConnector
 from turbo_fetch.fetch.failures import ProxyFailure
 from turbo_fetch.fetch.proxy_failures import proxy_failure, refusal
 from turbo_fetch.fetch.resolver import Resolver
-from turbo_fetch.fetch.socks import SocksConnector
 from turbo_fetch.proxies import Proxies
 from turbo_fetch.redaction import MASK, is_secret_header
 from turbo_fetch.spec import HttpSpec
@@ -107,6 +106,8 @@ def _open_session(
     }
     is_socks = proxy is not None and proxy.startswith("socks")
     if proxy is not None and is_socks:
+        from turbo_fetch.fetch.socks import SocksConnector
+
         connector: aiohttp.BaseConnector = SocksConnector(
             URL(proxy), only_public=not http.allow_private_addresses, **options
         )
@@ -123,6 +124,14 @@ def _open_session(
         read_bufsize=READ_BUFFER_BYTES,
         timeout=timeout,
     )
+
+
+def make_ready(proxies: Proxies) -> None:
+    """Import what requests through the proxies need, which would stop the loop."""
+    if proxies:
+        is_special_host("localhost")
+    if any(proxy is not None and proxy.startswith("socks") for proxy in (proxies.http, proxies.https)):
+        import turbo_fetch.fetch.socks  # noqa: F401
 
 
 def request_headers(http: HttpSpec) -> CIMultiDict[str]:

@@ -26,7 +26,9 @@ class LocalRunner:
         cores = available_cores()
         self._count = worker_count(engine, cores)
         proxies = Proxies.of(fetch.http.proxy, os.environ)
-        self._setup = Setup(fetch, thread_count(engine, cores), shares_domains=self._count > 1, proxies=proxies)
+        self._setup = Setup(
+            fetch, thread_count(engine, cores), shares_domains=self._count > 1, proxies=proxies
+        )
         self._listener = listener
         self._stop = stop
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
