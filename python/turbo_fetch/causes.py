@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Final, Literal
 
-from turbo_fetch.outcomes import Outcome
+from turbo_fetch.outcomes import BY_LABEL, Outcome
 
 Cause = Literal["proxy", "tunnel", "resolver", "network"]
 """`proxy`: the proxy itself failed. `tunnel`: nothing came through it, for which the host may be to blame, too.
@@ -22,6 +22,9 @@ TUNNEL_FAULT: Final = "through the proxy"
 """Begins the details of failures that are the proxy's or the host's: only the proxy knows."""
 GIVEN_UP: Final = "; the host was given up"
 """Ends the details of rows that were not asked for after others had met that failure."""
+
+Reason = str
+"""An outcome and a detail, as they are counted: `dns: name resolution failed`."""
 
 _NO_WAY: Final = frozenset(
     os.strerror(number).lower()
@@ -48,3 +51,14 @@ def local_cause(outcome: Outcome, detail: str | None) -> Cause | None:
     if detail.startswith(TUNNEL_FAULT):
         return "tunnel"
     return "network" if detail in _NO_WAY else None
+
+
+def reason_of(outcome: Outcome, detail: str | None) -> Reason:
+    """Return the reason that an outcome and a detail make."""
+    return f"{outcome.label}: {detail or ''}"
+
+
+def cause_of(reason: Reason) -> Cause | None:
+    """Return the cause on this side that a reason has, or may have."""
+    label, _, detail = reason.partition(": ")
+    return local_cause(BY_LABEL[label], detail)

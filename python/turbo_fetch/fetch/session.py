@@ -16,7 +16,7 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, is_special_host
 from turbo_fetch.fetch.connections import BoundedConnector
-from turbo_fetch.fetch.failures import ProxyFailure
+from turbo_fetch.fetch.failures import KnownFailure, late_name
 from turbo_fetch.fetch.proxy_failures import proxy_failure, refusal
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.proxies import Proxies
@@ -37,7 +37,7 @@ SPARE_CONNECTIONS: Final = 32
 class Sessions:
     """The sessions of a client, one for each way to hosts: directly, or through a proxy. Opened in the loop.
 
-    Their requests are made as one; those that fail on the way through a proxy raise ProxyFailure.
+    Their requests are made as one; those that a proxy or the resolver fails raise KnownFailure.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Sessions:
     ) -> None:
         self._open = partial(_open_session, http, headers, tls, resolver, gate)
         self._http = http
+        self._resolver = resolver
         self._proxies = proxies
         self._direct = self._open(None)
         self._proxied: dict[str, aiohttp.ClientSession] = {}
@@ -65,7 +66,7 @@ class Sessions:
         """Make a request; see :meth:`aiohttp.ClientSession.get`."""
         proxy = self.proxy_towards(url)
         if proxy is None:
-            return await self._direct.get(url, **options)
+            return await self._get_directly(url, **options)
         session = self._proxied.get(proxy)
         if session is None:
             session = self._proxied[proxy] = self._open(proxy)
@@ -76,11 +77,19 @@ class Sessions:
             failure = proxy_failure(error, URL(proxy), is_tunnel, self._http)
             if failure is None:
                 raise
-            raise ProxyFailure(failure) from error
+            raise KnownFailure(failure) from error
         if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and url.scheme == "http":
             response.close()
-            raise ProxyFailure(refusal(response.status, response.reason))
+            raise KnownFailure(refusal(response.status, response.reason))
         return response
+
+    async def _get_directly(self, url: URL, **options: Any) -> aiohttp.ClientResponse:
+        try:
+            return await self._direct.get(url, **options)
+        except aiohttp.ConnectionTimeoutError as error:
+            if not self._resolver.is_asking(url.raw_host or ""):
+                raise
+            raise KnownFailure(late_name(self._http)) from error
 
     async def close(self) -> None:
         """Close all connections."""
