@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import job_spec, ledger, start, write_list
+from jobs import job_spec, ledger, write_list
 from origin import Origin
 from proxy import Proxy
 from turbo_fetch.causes import cause_of, local_cause
@@ -103,7 +99,9 @@ def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(
     urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{path}" for path in paths])
     engine = {"workers": workers, "threads": 1}
     spec = job_spec(urls, tmp_path / "out", http={"proxy": DEAD, "retries": 0}, engine=engine)
-    with pytest.raises(Unreachable, match="proxy: connection refused.*fetch.http.proxy.*run the same command again"):
+    with pytest.raises(
+        Unreachable, match="proxy: connection refused.*fetch.http.proxy.*run the same command again"
+    ):
         turbo_fetch.run(spec)
     assert ledger(tmp_path / "out") == []
     with Origin(pictures) as origin, Proxy({"pictures.example": ("127.0.0.1", origin.port)}) as proxy:

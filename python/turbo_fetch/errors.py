@@ -104,7 +104,14 @@ class Unreachable(TurboFetchError):
 
 
 class TooFewSamples(TurboFetchError):
-    """The dataset is complete, but fewer rows became samples than `fetch.min_success` demands."""
+    """The dataset is complete, but no row became a sample, or fewer than `fetch.min_success` demands.
+
+    `report` is the account of the dataset, as text.
+    """
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class Interrupted(TurboFetchError):

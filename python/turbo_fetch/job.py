@@ -107,6 +107,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     write_card(storage)
+    if fetch.min_success:
+        summary.check(fetch.min_success)
     return summary
 
 
@@ -219,7 +221,7 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
     counted = Summary(summary.path)
     for record in dataset.records():
         counted.add_shard(record)
-    for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
+    for name in ("rows", "shards", "outcomes", "reasons", "failing_hosts", "dataset_bytes"):
         setattr(summary, name, getattr(counted, name))
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.causes import Cause, Reason, cause_of
+from turbo_fetch.causes import GIVEN_UP, Cause, Reason, cause_of
 from turbo_fetch.tally import Tally
 
 HELD_TO_STOP: Final = 1000
@@ -74,7 +74,7 @@ class Outage:
         reasons: Counter[Reason] = Counter()
         for each in self.held.values():
             reasons.update({reason: count for reason, count in each.items() if cause_of(reason) == cause})
-        often = reasons.most_common(1)[0][0].partition(": ")[2]
+        often = reasons.most_common(1)[0][0].partition(": ")[2].removesuffix(GIVEN_UP)
         return (
             f"stopped: {reasons.total():,} rows failed one after the other, and nobody answered meanwhile: {often}. "
             f"{REMEDIES[cause]} Nothing of these rows is recorded; then run the same command again to go on"

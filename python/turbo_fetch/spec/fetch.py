@@ -308,6 +308,9 @@ class FetchSpec(Table):
     """What need not be in it twice."""
     output: OutputSpec
     """The dataset."""
+    min_success: float = Field(default=0, ge=0, le=1)
+    """Smallest share of the rows, 0 to 1, that must become samples. Below it, a run that is complete exits with 1; its
+    dataset is whole all the same. A run without a single sample always does."""
 
     @model_validator(mode="after")
     def _tables_fit_together(self) -> FetchSpec:
