@@ -35,7 +35,7 @@ CASES: list[tuple[Counts, list[str]]] = [
     ({"dns: name resolution failed": 8}, ["8% of the rows (8)", "one's own resolver", "doctor", "retry"]),
     ({"no-such-host: no such host": 100}, ["do not exist"]),
     ({"url: no scheme; expected http:// or https://": 100}, ["fetch.input.url_column", "no scheme"]),
-    ({'url: scheme "ftp"; expected http or https': 60, 'url: scheme "s3"; expected http or https': 40}, ["url_column", "ftp"]),
+    ({'url: scheme "ftp"; expected http or https': 60, 'url: scheme "s3"; expected http or https': 40}, ["ftp"]),
     ({"robots: disallowed by robots.txt": 100}, ["robots.txt", "fetch.http.robots"]),
     ({"opt-out: Use of image disallowed by X-Robots-Tag directive": 80}, ["fetch.http.opt_out"]),
     ({"http-4xx: HTTP Error 403: Forbidden": 97}, ["403", "fetch.http.user_agent", "contact"]),

@@ -181,7 +181,8 @@ def test_the_answers_of_hosts_stay_theirs_behind_a_proxy(origin: Origin, secure:
 
 
 ODD = ["2852039166", "127.1", "0x7f000001", "127.0.0.1.", "127.0.0.1..", "%31%32%37.0.0.1", "[::ffff:7f00:1]",
-       "localhost.", "%6cocalhost", "a.localhost.", "0", "0177.0.0.1.", "[fe80::1%25lo]", "[::ffff:10.0.0.1]", "[64:ff9b::7f00:1]",
+       "localhost.", "%6cocalhost", "a.localhost.", "0", "0177.0.0.1.", "[fe80::1%25lo]", "[::ffff:10.0.0.1]",
+       "[64:ff9b::7f00:1]",
        "127.0.0.1%2e", "10.1", "0xA9.0xFE.0xA9.0xFE", "192.168.0.1", "127。0。0。1", "①②⑦.⓪.⓪.①"]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from turbo_fetch.tally import Tally
 HELD_TO_STOP: Final = 1000
 """Rows that must be held back for one cause."""
 DOMAINS_TO_STOP: Final = 5
-"""Domains that they must be of, for one broken domain may have thousands of rows; a proxy that fails does so for all."""
+"""Domains that they must be of, since one that is broken may have thousands of rows; a proxy fails for all of them."""
 PATIENCE_S: Final = 60.0
 """How long a run is waited for that had answers before."""
 

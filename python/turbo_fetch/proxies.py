@@ -172,22 +172,27 @@ class Proxies:
         """Return what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say. Raises SpecError for what names no proxy."""
         found = {scheme: _variable(f"{scheme}_proxy", environment) for scheme in ("http", "https", "all")}
         fallback = _checked(*found["all"])
-        exceptions = Exceptions.parse(_variable("no_proxy", environment)[1])
+        exceptions = Exceptions.parse(exceptions_in(environment))
         return cls(_checked(*found["http"]) or fallback, _checked(*found["https"]) or fallback, exceptions)
 
 
 NO_PROXIES: Final = Proxies()
 
 
-def named_in(environment: Mapping[str, str]) -> list[str]:
-    """Return the variables of the environment that name a proxy."""
+def named_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the environment that name a proxy, with what they say."""
     found = (_variable(f"{scheme}_proxy", environment) for scheme in ("http", "https", "all"))
-    return [name for name, value in found if value]
+    return {name: value for name, value in found if value}
+
+
+def exceptions_in(environment: Mapping[str, str]) -> str:
+    """Return what NO_PROXY says."""
+    return _variable("no_proxy", environment)[1]
 
 
 def unused(proxy: str | None, environment: Mapping[str, str]) -> str | None:
     """Say that the environment names proxies which a run leaves alone, if it does."""
-    names = named_in(environment) if proxy is None else []
+    names = list(named_in(environment)) if proxy is None else []
     if not names:
         return None
     verb = "is" if len(names) == 1 else "are"
