@@ -18,6 +18,10 @@ from turbo_fetch.outcomes import Outcome
 
 QUIET_S: Final = 1.0
 """So long without any answer is an outage."""
+PROBE_EVERY_S: Final = 2.0
+"""How often one of them asks whether anybody answers now, while there is nothing else to do."""
+FEW: Final = 100
+"""So few rows at the end of a list are not waited with."""
 DOMAINS_COUNTED: Final = 16
 
 _UNASKED: Final = frozenset({Outcome.URL, Outcome.ADDRESS, Outcome.ROBOTS, Outcome.DENIED, Outcome.DUPLICATE})
@@ -63,6 +67,23 @@ class Held:
         row.was_held = True
         self._rows.append(HeldRow(row, fetched, now_s))
         return True
+
+    def patience_s(self, is_last: bool) -> float:
+        """Return how long to wait with them when nothing else is to be done; `is_last` is if no more rows will come.
+
+        Long enough in any case for the parent to hear of them, and to stop the run if it finds no use in going on.
+        """
+        if is_last and len(self._rows) < FEW:
+            return 0.0
+        if not self.answers:
+            return PROBE_EVERY_S
+        return 15.0 if is_last else 90.0
+
+    def pop(self) -> Row:
+        """Return one row, which is held no longer, but may be again; there is one."""
+        row = self._rows.pop(0).row
+        row.was_held = False
+        return row
 
     def release(self) -> list[HeldRow]:
         """Return all rows, which are held no longer."""

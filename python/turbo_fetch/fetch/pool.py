@@ -21,7 +21,7 @@ from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Draft
-from turbo_fetch.fetch.held import QUIET_S, Held
+from turbo_fetch.fetch.held import PROBE_EVERY_S, QUIET_S, Held
 from turbo_fetch.fetch.hosts import origin_of
 from turbo_fetch.fetch.policy import Retry, next_step
 from turbo_fetch.fetch.rows import Done, Request, Row
@@ -32,9 +32,6 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 _HUNGRY_PART: Final = 4
-LONELY_S: Final = 2.0
-"""How long rows are held back while nothing else is under way, for the parent to hear of it or for more rows."""
-HELD_TO_WAIT: Final = 100
 _CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 
@@ -64,7 +61,8 @@ class FetchPool:
         self._learning: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
         self._held = Held()
-        self._release: asyncio.TimerHandle | None = None
+        self._idle_since_s: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._is_last = False
         self._wake = asyncio.Event()
         self._hunger = asyncio.Event()
@@ -149,10 +147,8 @@ class FetchPool:
                         requests.create_task(self._attempt(row))
                         continue
                     self._feel_hunger()
-                    if self._held and self._is_idle and self._release is None:
-                        waits = not self._is_last or len(self._held) >= HELD_TO_WAIT
-                        loop = asyncio.get_running_loop()
-                        self._release = loop.call_later(LONELY_S if waits else 0.0, self._give_up_waiting)
+                    if self._held and self._idle_timer is None and self._is_idle:
+                        self._wait_for_answers()
                     self._wake.clear()
                     if self._budget.has_room:
                         await self._wake.wait()
@@ -295,18 +291,30 @@ class FetchPool:
             for origin, breaker in self._breakers.items()
             if local_cause(*breaker.last) is None
         }
+        self._idle_since_s = None
         for held in self._held.release():
             if now_s - held.since_s >= QUIET_S:
                 self._return(held.row)
             else:
                 self._conclude(held.row, held.fetched)
 
-    def _give_up_waiting(self) -> None:
-        """End the rows that are held if there is nothing to wait for."""
-        self._release = None
-        if self._is_idle:
+    def _wait_for_answers(self) -> None:
+        """Wait while rows are held and nothing else is under way; one of them asks now and then."""
+        if self._idle_since_s is None:
+            self._idle_since_s = monotonic()
+        if monotonic() - self._idle_since_s >= self._held.patience_s(self._is_last):
+            self._idle_since_s = None
             for held in self._held.release():
                 self._conclude(held.row, held.fetched)
+        else:
+            self._idle_timer = asyncio.get_running_loop().call_later(PROBE_EVERY_S, self._probe)
+
+    def _probe(self) -> None:
+        """Let one of the rows that are held ask whether anybody answers now."""
+        self._idle_timer = None
+        if self._is_idle and self._held:
+            self._return(self._held.pop())
+        self._wake.set()
 
     def _conclude(self, row: Row, fetched: Fetched) -> None:
         row.done(row.request.row, fetched)
@@ -331,8 +339,8 @@ class FetchPool:
             timer.cancel()
         self._traffic.forget_all()
         self._held.release()
-        if self._release is not None:
-            self._release.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         for rows in (
             self._announced,
             self._fresh,
