@@ -108,7 +108,10 @@ def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp
     pictures = album(3)
     paths = [f"{list(pictures)[number % 3]}?{number}" for number in range(1500)]
     urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{path}" for path in paths])
-    as_is = {"engine": {"workers": 2, "threads": 1}, "image": {"encode": "original", "mode": "no"}}
+    as_is: dict[str, dict[str, Any]] = {
+        "engine": {"workers": 2, "threads": 1},
+        "image": {"encode": "original", "mode": "no"},
+    }
     spec = job_spec(urls, tmp_path / "out", http={"proxy": DEAD, "retries": 0}, **as_is)
     with pytest.raises(
         Unreachable, match=r"proxy: connection refused.*fetch.http.proxy.*run the same command again"

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import pytest
 import trustme
@@ -80,7 +80,7 @@ def test_every_kind_of_proxy_leads_to_http_and_https(
     authority = str(secure.write_authority(tmp_path))
     hosts = {"pictures.example": ("127.0.0.1", origin.port), PUBLIC: ("127.0.0.1", origin.port)}
     safe = dict.fromkeys(hosts, ("127.0.0.1", secure.port))
-    public = {"allow_private_addresses": False, "ca_file": authority, "loop": loop}
+    public: dict[str, Any] = {"allow_private_addresses": False, "ca_file": authority, "loop": loop}
     with Proxy(hosts) as proxy, Proxy(safe) as tunnel:
         assert fetch("http://pictures.example/a.jpg", proxy=proxy.url(scheme), **public)[2] == b"x"
         assert fetch("https://pictures.example/a.jpg", proxy=tunnel.url(scheme), **public)[2] == b"y"
@@ -97,7 +97,7 @@ def test_a_proxy_may_speak_tls(origin: Origin, secure: Origin, tmp_path: Path, l
     both = tmp_path / "both.pem"
     both.write_bytes(authority.cert_pem.bytes() + secure.authority_pem)
     with Proxy({"pictures.example": ("127.0.0.1", secure.port)}, tls=context) as proxy:
-        options = {"proxy": proxy.url("https"), "ca_file": str(both), "loop": loop}
+        options: dict[str, Any] = {"proxy": proxy.url("https"), "ca_file": str(both), "loop": loop}
         assert fetch(origin.url("a.jpg"), **options)[2] == b"x"
         assert fetch("https://pictures.example/a.jpg", **options)[2] == b"y"
         strange = fetch(origin.url("a.jpg"), proxy=proxy.url("https"), loop=loop)
@@ -136,7 +136,7 @@ def test_the_faults_of_an_http_proxy_are_not_called_those_of_the_host(
     origin: Origin, fault: dict[str, Any], plain: str | None, tunnelled: str | None, cause: str
 ) -> None:
     with Proxy(**fault) as proxy:
-        options = {"proxy": proxy.url(), "connect_timeout_s": 0.5}
+        options: dict[str, Any] = {"proxy": proxy.url(), "connect_timeout_s": 0.5}
         if plain is not None:
             outcome, detail, _ = fetch(origin.url("a.jpg"), **options)
             assert (detail, local_cause(outcome, detail)) == (plain, cause)
@@ -191,7 +191,7 @@ ODD = ["2852039166", "127.1", "0x7f000001", "127.0.0.1.", "127.0.0.1..", "%31%32
 def test_no_notation_of_a_special_address_reaches_a_proxy(origin: Origin, host: str, scheme: str) -> None:
     routes = {"pictures.example": ("127.0.0.1", origin.port)}
     with Proxy(routes) as proxy:
-        public = {"proxy": proxy.url(scheme), "allow_private_addresses": False}
+        public: dict[str, Any] = {"proxy": proxy.url(scheme), "allow_private_addresses": False}
         path = f"/a.jpg?fault=redirect_to&to=http%3A%2F%2F{host.replace('%', '%25')}%2Fa.jpg"
         outcome, *_ = fetch(f"http://pictures.example{path}", **public)
         assert outcome in {Outcome.ADDRESS, Outcome.REDIRECT, Outcome.URL}
@@ -390,8 +390,9 @@ def test_a_run_says_which_proxies_it_leaves_alone(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@127.0.0.1:1")
     notes = _Notes()
-    with Origin(album(1)) as here:
-        urls = write_list(tmp_path / "list.parquet", [here.url(name) for name in here.pictures])
+    pictures = album(1)
+    with Origin(pictures) as here:
+        urls = write_list(tmp_path / "list.parquet", [here.url(name) for name in pictures])
         turbo_fetch.run(job_spec(urls, tmp_path / "out"), notes)
     told = 'HTTPS_PROXY is set but not used; set fetch.http.proxy = "environment" to use them'
     assert [note for note in notes.notes if "PROXY" in note] == [told]

@@ -61,8 +61,8 @@ def _checked(name: str, value: str, is_used: bool | None, ask: Ask | None, excep
     if address is None:
         problem = "is no address of a proxy; expected http://host:port"
         return ProxyCheck(name, redact(value), is_used, False, problem, exceptions)
-    problem = ask(address) if ask is not None else None
-    return ProxyCheck(name, redact(address), is_used, ask is not None, problem, exceptions)
+    failure = ask(address) if ask is not None else None
+    return ProxyCheck(name, redact(address), is_used, ask is not None, failure, exceptions)
 
 
 def ask_through(proxy: str, url: str = WELL_KNOWN) -> str | None:
