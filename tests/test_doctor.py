@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from origin import Origin
+from proxy import Proxy
 from turbo_fetch.monitor.doctor import advice
 from turbo_fetch.monitor.doctor.accelerator import Accelerator
 from turbo_fetch.monitor.doctor.probe import Lookups, Machine, measure, measure_lookups
+from turbo_fetch.monitor.doctor.proxy import ProxyCheck, ask_through, check_proxies
 
 MACHINE = Machine(
     lookups=Lookups(15, 0, 0.1),
@@ -67,6 +70,58 @@ def test_what_is_bad_is_said_with_what_to_do(
     (finding,) = [finding for finding in advice.findings(machine, GPU) if finding.advice]
     assert (finding.name, finding.grade) == (name, grade)
     assert words in finding.advice
+
+
+WORKS = ProxyCheck("HTTPS_PROXY", "http://***@proxy:3128", None, True, None, "")
+
+
+@pytest.mark.parametrize(
+    ("check", "grade", "words"),
+    [
+        (WORKS, "warning", 'fetch.http.proxy = "environment"'),
+        (replace(WORKS, is_used=False), "warning", "the spec does not use it"),
+        (replace(WORKS, is_used=True), "good", "HTTPS_PROXY names http://***@proxy:3128: answers"),
+        (replace(WORKS, is_used=True, was_asked=False), "good", "was not asked"),
+        (
+            replace(WORKS, is_used=True, problem="proxy: connection refused"),
+            "bad",
+            "proxy: connection refused",
+        ),
+        (replace(WORKS, is_used=True, exceptions="localhost"), "good", "(not for localhost)"),
+    ],
+)
+def test_a_proxy_is_judged_by_whether_it_is_used_and_answers(
+    check: ProxyCheck, grade: str, words: str
+) -> None:
+    finding = advice.proxy(check)
+    assert finding.grade == grade
+    assert words in f"{finding.found} {finding.advice}"
+
+
+def test_a_resolver_that_fails_matters_less_where_a_proxy_leads_out() -> None:
+    machine = replace(MACHINE, lookups=Lookups(15, 15, 5.0), proxies=(WORKS,))
+    assert advice.resolver(machine).grade == "warning"
+
+
+def test_proxies_are_asked_as_a_run_asks_them() -> None:
+    with Origin({"a.jpg": b"x"}) as origin, Proxy(login="me:hush") as proxy:
+
+        def ask(address: str) -> str | None:
+            return ask_through(address, origin.url("a.jpg"))
+
+        environment = {
+            "https_proxy": proxy.url(login="me:hush"),
+            "HTTP_PROXY": proxy.url(login="me:wrong"),
+            "ALL_PROXY": "socks5h://127.0.0.1:1",
+            "no_proxy": "localhost",
+        }
+        checks = {check.named_by: check for check in check_proxies(environment, None, False, ask)}
+        (other,) = check_proxies(environment, proxy.url(login="me:hush"), True, ask)
+    assert checks["https_proxy"].works
+    assert checks["HTTP_PROXY"].problem == "proxy refused: 407 Proxy Authentication Required"
+    assert checks["ALL_PROXY"].problem == "proxy: connection refused"
+    assert "hush" not in str(checks)
+    assert (other.named_by, other.is_used, other.works) == ("fetch.http.proxy", True, True)
 
 
 @pytest.mark.parametrize(

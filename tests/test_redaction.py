@@ -113,7 +113,7 @@ def test_variables_of_the_environment_are_filled_in_by_the_command_line_only(tmp
     [
         ({"headers": {"a b": "c"}}, "'a b' is no name of a header"),
         ({"headers": {"a": "b\r\nc: d"}}, "a holds a control character"),
-        ({"proxy": "socks5://x"}, "expected http://host:port"),
+        ({"proxy": "ftp://x"}, "http://host:port"),
         ({"domains": {"Example.org": {}}}, "is no domain"),
         ({"domains": {"a.example": {"colour": 1}}}, r'domains."a.example".colour: unknown key'),
         ({"ports": [0]}, "ports"),

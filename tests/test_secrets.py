@@ -126,7 +126,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         said["retry"] = _plain("retry", str(spec), "--json")
         said["refresh"] = _plain("refresh", str(spec))
         said["refused"] = _plain("run", str(spec), "--set", "fetch.image.size=9")
-        said["bad"] = _plain("run", str(spec), "--set", "fetch.http.proxy=https://u:hush-proxy@x")
+        said["bad"] = _plain("run", str(spec), "--set", "fetch.http.proxy=ftp://u:hush-proxy@x")
         lost = f"fetch.input.urls={origin.base}/list.parquet?token=hush-list"
         said["lost"] = _plain("run", str(spec), "--set", lost, "--set", f"fetch.output.path={folder / 'no'}")
         said["view"] = _viewed(out)

@@ -28,6 +28,7 @@ from turbo_fetch.writers import WrittenFile, write_shard
 from turbo_fetch.writers.tables import TableFile
 
 HOSTS_KEPT: Final = 20
+REASONS_KEPT: Final = 20
 
 
 class Rows(NamedTuple):
@@ -55,6 +56,8 @@ class _Counts:
     statuses: Counter[str] = field(default_factory=Counter)
     """Rows by img2dataset's status."""
     messages: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Failed rows by outcome and detail."""
     hosts: Counter[str] = field(default_factory=Counter)
     failing_hosts: Counter[str] = field(default_factory=Counter)
     shapes: Shapes = field(default_factory=Shapes)
@@ -67,6 +70,12 @@ class _Counts:
         self.statuses.update(rows.samples.metadata.column("status").to_pylist())
         outcomes = rows.ledger.column("outcome")
         self.outcomes.update(outcomes.to_pylist())
+        details = rows.ledger.column("detail").to_pylist()
+        self.reasons.update(
+            f"{label}: {detail or ''}"
+            for label, detail in zip(outcomes.to_pylist(), details, strict=True)
+            if label != Outcome.SUCCESS.label
+        )
         self.body_bytes += pc.sum(rows.ledger.column("body_bytes")).as_py() or 0
         domains = parse_urls(rows.ledger.column("url")).domain
         self.hosts.update(domain for domain in domains if domain is not None)
@@ -163,6 +172,7 @@ def _record(
         "name": files.name,
         "rows": rows,
         "outcomes": dict(counts.outcomes.most_common()),
+        "reasons": dict(counts.reasons.most_common(REASONS_KEPT)),
         "body_bytes": counts.body_bytes,
         "hosts": dict(counts.hosts.most_common(HOSTS_KEPT)),
         "shapes": counts.shapes.as_record(),

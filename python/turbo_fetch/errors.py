@@ -13,6 +13,8 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     ├── DatasetError         a finished dataset is damaged, or not one        exit code 1
     ├── MissingExtra         an optional package is needed and not installed     exit code 2
     ├── ClusterError         no cluster, or one that cannot do this job            exit code 2
+    ├── Unreachable          no network, resolver or proxy: nobody answers        exit code 1
+    ├── TooFewSamples        fewer rows became samples than the spec demands      exit code 1
     ├── ShardFailed          a shard could not be finished                       exit code 1
     └── Interrupted          stopped by a signal; the run can be resumed         exit code 130
 """
@@ -95,6 +97,21 @@ class ClusterError(TurboFetchError):
 
 class ShardFailed(TurboFetchError):
     """A shard could not be finished after all restarts; the others are complete."""
+
+
+class Unreachable(TurboFetchError):
+    """The run was stopped since this machine reaches nobody; its state is saved, and it can be resumed."""
+
+
+class TooFewSamples(TurboFetchError):
+    """The dataset is complete, but no row became a sample, or fewer than `fetch.min_success` demands.
+
+    `report` is the account of the dataset, as text.
+    """
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class Interrupted(TurboFetchError):

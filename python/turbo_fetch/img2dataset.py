@@ -140,6 +140,7 @@ def _http(peer: PeerOptions) -> dict[str, Any]:
         "stall_timeout_s": peer.timeout,
         "retries": peer.retries,
         "verify_tls": not peer.ignore_ssl_certificate,
+        "proxy": "environment",
         # What the peer has no option for is off, so that the same list gives the same rows; `--set` turns it on.
         "robots": "ignore",
         "content_usage": [],

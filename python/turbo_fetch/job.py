@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final, Protocol
 
-from turbo_fetch import __version__, attempts
+from turbo_fetch import __version__, attempts, proxies
 from turbo_fetch.card import write_card
 from turbo_fetch.dataset import Dataset, refuse_other_types
 from turbo_fetch.deny import DenyList
 from turbo_fetch.duplicates import urls
-from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
+from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
 from turbo_fetch.manifest import Record
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report import reported
+from turbo_fetch.outage import PATIENCE_S, Outage
 from turbo_fetch.output_lock import locked
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.runners.local import LocalRunner
@@ -77,8 +79,11 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         summary = Summary(storage.url)
         if dataset.is_complete:
             return _second_look(summary, dataset)
+        sentinel = Sentinel(stop, watcher)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
+        if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
+            watcher.note(unused_proxies)
         try:
             DenyList.open(fetch.deny, storage.make_work())
             known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)
@@ -86,7 +91,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                 recorded(spec.track, "fetch", storage, watcher) as recorder,
                 closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
             ):
-                account = Account(dataset, summary, recorder, plan)
+                account = Account(dataset, summary, recorder, plan, sentinel)
                 for record in dataset.records():
                     account.resume(record)
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
@@ -97,6 +102,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
                 if contents.drop(fetch, storage, dataset, watcher, stop):
                     _recount(summary, dataset)
         except TurboFetchError as error:
+            if isinstance(error, Interrupted) and sentinel.verdict is not None:
+                raise Unreachable(sentinel.verdict) from error
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(summary)) from error
             raise
@@ -104,6 +111,8 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     write_card(storage)
+    if fetch.min_success:
+        summary.check(fetch.min_success)
     return summary
 
 
@@ -141,11 +150,48 @@ class Total(Protocol):
         """Return how many, as far as is known, and whether that is an estimate."""
 
 
+class Sentinel:
+    """Stops a run that reaches nobody."""
+
+    def __init__(self, stop: StopRequest, watcher: Watcher) -> None:
+        self.outage = Outage()
+        self.verdict: str | None = None
+        """Why it stopped the run, if it did."""
+        self._stop = stop
+        self._watcher = watcher
+        self._has_told = False
+
+    def heard(self, worker: int, tally: Tally) -> None:
+        """Take what a worker tells, and stop the run if it is hopeless."""
+        now_s = time.monotonic()
+        self.outage.heard(worker, tally, now_s)
+        if self._stop or self.outage.cause() is None:
+            self._has_told &= not tally.answers
+            return
+        if self.outage.is_hopeless(now_s):
+            self.verdict = self.outage.text()
+            self._stop.ask()
+        elif not self._has_told:
+            self._has_told = True
+            self._watcher.note(
+                f"nobody answers any more; if that lasts for {PATIENCE_S:g} s, the run stops. The rows that fail "
+                "meanwhile will be asked for again"
+            )
+
+
 class Account:
     """Keeps the books of a run: commits records, adds up, and passes on to the watcher."""
 
-    def __init__(self, dataset: Books, summary: Summary, watcher: Watcher, plan: Total) -> None:
+    def __init__(
+        self,
+        dataset: Books,
+        summary: Summary,
+        watcher: Watcher,
+        plan: Total,
+        sentinel: Sentinel | None = None,
+    ) -> None:
         self.summary = summary
+        self._sentinel = sentinel
         self._dataset = dataset
         self._watcher = watcher
         self._plan = plan
@@ -160,6 +206,8 @@ class Account:
         self.summary.run_rows += tally.rows
         self.summary.downloaded_bytes += tally.body_bytes
         self._watcher.add(worker, tally)
+        if self._sentinel is not None:
+            self._sentinel.heard(worker, tally)
 
     def done(self, message: ShardDone) -> None:
         """See Listener."""
@@ -169,6 +217,8 @@ class Account:
 
     def worker_died(self, worker: int, why: str) -> None:
         """See Listener."""
+        if self._sentinel is not None:
+            self._sentinel.outage.gone(worker)
         self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
 
     def tick(self) -> None:
@@ -182,7 +232,7 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
     counted = Summary(summary.path)
     for record in dataset.records():
         counted.add_shard(record)
-    for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
+    for name in ("rows", "shards", "outcomes", "reasons", "failing_hosts", "dataset_bytes"):
         setattr(summary, name, getattr(counted, name))
 
 

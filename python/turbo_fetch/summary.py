@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from turbo_fetch.causes import Reason
+from turbo_fetch.diagnosis import diagnosis
+from turbo_fetch.errors import TooFewSamples
 from turbo_fetch.redaction import redact
 
 TOP: Final = 5
-HOSTS_KEPT: Final = 10_000
+KEPT: Final = 10_000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -23,6 +26,8 @@ class Summary:
     shards: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     """Rows by the label of their outcome."""
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    """Failed rows by outcome and detail; of very many reasons, the most frequent ones."""
     failing_hosts: Counter[str] = field(default_factory=Counter)
     """Failed rows by registrable domain; of very many domains, the most frequent ones."""
     dataset_bytes: int = 0
@@ -41,13 +46,45 @@ class Summary:
         self.outcomes.update(record["outcomes"])
         self.dataset_bytes += sum(file["bytes"] for file in record["files"])
         self.failing_hosts.update(record["failing_hosts"])
-        if len(self.failing_hosts) > 2 * HOSTS_KEPT:
-            self.failing_hosts = Counter(dict(self.failing_hosts.most_common(HOSTS_KEPT)))
+        # Datasets of older versions have none.
+        self.reasons.update(record.get("reasons", {}))
+        for name in ("failing_hosts", "reasons"):
+            counts = getattr(self, name)
+            if len(counts) > 2 * KEPT:
+                setattr(self, name, Counter(dict(counts.most_common(KEPT))))
 
     @property
     def successes(self) -> int:
         """Rows that became samples."""
         return self.outcomes["success"]
+
+    @property
+    def causes(self) -> list[str]:
+        """Why many rows failed, in sentences that name what to change."""
+        return diagnosis(self.outcomes, self.reasons, self.failing_hosts)
+
+    def shortfall(self, min_success: float) -> str | None:
+        """Say that too few rows became samples, which are none or a share below `min_success`; None if it is enough."""
+        if not self.rows or (self.successes and self.successes >= min_success * self.rows):
+            return None
+        if not self.successes:
+            return f"not one of {self.rows:,} rows became a sample"
+        return (
+            f"{self.successes:,} of {self.rows:,} rows became samples, a share of {self.successes / self.rows:.4g}; "
+            f"fetch.min_success demands {min_success:.4g}"
+        )
+
+    def check(self, min_success: float) -> None:
+        """Raise TooFewSamples if too few rows became samples; see `shortfall`."""
+        shortfall = self.shortfall(min_success)
+        if shortfall is not None:
+            again = (
+                "turbo-fetch retry asks again for the rows whose failure may pass"
+                if self.successes
+                else "After a change, ask for all rows again: --set fetch.output.if_exists=overwrite"
+            )
+            why = f": {'; '.join(self.causes)}" if self.causes else ""
+            raise TooFewSamples(f"{shortfall}{why}. The dataset is complete. {again}", self.text())
 
     @property
     def rows_per_s(self) -> float:
@@ -72,6 +109,7 @@ class Summary:
         if self.failing_hosts:
             hosts = self.failing_hosts.most_common(TOP)
             lines.append("failing   " + ", ".join(f"{host} {count:,}" for host, count in hosts))
+        lines += [f"cause     {cause}" for cause in self.causes]
         return "\n".join(lines)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from turbo_fetch.causes import Reason
+
 SECONDS_EDGES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper edges of the classes in which the durations of requests are counted, in seconds."""
 BYTES_EDGES: Final = (1e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7, 5e7)
@@ -65,6 +67,12 @@ class Tally:
     """How long the last attempts of the rows that ended took."""
     sizes: Histogram = field(default_factory=body_sizes)
     """Sizes of the bodies that arrived."""
+    answers: int = 0
+    """Attempts that ended in what only a network that works brings about."""
+    held: Counter[Reason] = field(default_factory=Counter)
+    """Rows that are held back now, by reason: they failed for a cause on this side while nobody answered."""
+    held_domains: int = 0
+    """Domains that those are of."""
     in_flight: int = 0
     """Requests under way now."""
     waiting: int = 0

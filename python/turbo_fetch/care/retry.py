@@ -99,6 +99,10 @@ class Retried:
     is_unfinished: bool = False
     """Whether the run into the dataset has not come to its end."""
 
+
+    causes: list[str] = field(default_factory=list)
+    """Why many rows of those shards failed again, in sentences that name what to change."""
+
     def text(self) -> str:
         """Return it as lines for a person."""
         lines = [f"dataset   {self.path}"]
@@ -116,6 +120,7 @@ class Retried:
         left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
         if left:
             lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))
+        lines += [f"cause     {cause}" for cause in self.causes]
         return "\n".join(lines)
 
 
@@ -168,6 +173,7 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
                     result.after.update(record["outcomes"])
         if known:
             write_card(storage)
+    result.causes = account.summary.causes
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
     return result

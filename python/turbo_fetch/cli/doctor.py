@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
+from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.usage import load_job
+
 
 def doctor(
+    spec: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads it at run time
+        typer.Argument(
+            help="A spec, to see whether it would use the proxies of this machine.", metavar="SPEC.TOML"
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Folder that the dataset would go to, for the room on its disk.")
     ] = Path(),
-    no_network: Annotated[bool, typer.Option("--no-network", help="Do not measure the resolver.")] = False,
+    no_network: Annotated[
+        bool, typer.Option("--no-network", help="Do not measure the resolver, nor ask proxies.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Look at this machine: resolver, file limits, cores, memory, disk, versions, accelerator, with advice.
+    """Look at this machine: resolver, proxies, file limits, cores, memory, disk, versions, accelerator, with advice.
 
-    The resolver is asked for 15 well-known names. Exits with 0 whatever it finds.
+    The resolver is asked for 15 well-known names, and each proxy for a page of Wikipedia. Exits with 0 whatever it
+    finds.
     """
     import orjson
     from rich.console import Console
@@ -27,8 +40,13 @@ def doctor(
     from turbo_fetch.monitor.doctor.accelerator import probe
     from turbo_fetch.monitor.doctor.advice import findings
     from turbo_fetch.monitor.doctor.probe import measure, measure_lookups
+    from turbo_fetch.monitor.doctor.proxy import ask_through, check_proxies
 
-    machine = measure(output, None if no_network else measure_lookups())
+    with clear_failures():
+        fetch = load_job(spec, None).fetch if spec is not None else None
+    key = fetch.http.proxy if fetch is not None else None
+    proxies = check_proxies(os.environ, key, spec is not None, None if no_network else ask_through)
+    machine = measure(output, None if no_network else measure_lookups(), proxies)
     accelerator = probe()
     found = list(findings(machine, accelerator))
     if as_json:

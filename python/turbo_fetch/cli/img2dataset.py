@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import typer
 
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import SpecError, TooFewSamples
 
 CONTEXT: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 """Settings by which all arguments arrive here as they were typed."""
@@ -55,9 +55,16 @@ def img2dataset(context: typer.Context) -> None:
     if arguments.print_spec:
         typer.echo(dump_spec(translation.spec), nl=False)
         return
-    with Display(sys.stderr, quiet=arguments.quiet) as display:
-        summary = stages.run(translation.spec, display)
+    try:
+        with Display(sys.stderr, quiet=arguments.quiet) as display:
+            summary = stages.run(translation.spec, display)
+    except TooFewSamples as error:
+        typer.echo(error.report)
+        raise
     typer.echo(summary.text())
+    # img2dataset exits with 0 then, and scripts rely on it.
+    if (shortfall := summary.fetch.shortfall(0)) is not None:
+        typer.secho(f"turbo-fetch: {shortfall}", fg=typer.colors.RED, err=True)
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:

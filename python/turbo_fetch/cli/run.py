@@ -42,7 +42,14 @@ def run(
         # These import pyarrow, while the workers do so too.
         from turbo_fetch import stages
         from turbo_fetch.display import Display
+        from turbo_fetch.errors import TooFewSamples
 
-    with Display(sys.stderr, quiet=quiet) as display:
-        summary = stages.run(loaded, display)
+    try:
+        with Display(sys.stderr, quiet=quiet) as display:
+            summary = stages.run(loaded, display)
+        if loaded.fetch is not None:
+            summary.fetch.check(loaded.fetch.min_success)
+    except TooFewSamples as error:
+        typer.echo(error.report)
+        raise
     typer.echo(summary.text())

@@ -11,6 +11,10 @@ import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
+import pyarrow as pa
+
+from turbo_fetch.plan.urls import parse_urls
+
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 """One entry of :func:`socket.getaddrinfo`."""
 
@@ -74,13 +78,21 @@ def is_public(address: str) -> bool:
 
 
 def is_special_host(host: str) -> bool:
-    """Return whether the host of a normalised URL is itself an address that is not public, or localhost."""
+    """Return whether a host is itself an address that is not public, or localhost, or no host at all.
+
+    It may be written in any way that the URL Standard takes for an address: `127.1`, `0x7f000001`, `%31%32%37.0.0.1`.
+    """
+    bare = host.strip("[]").rstrip(".")
+    authority = f"[{bare}]" if ":" in bare else bare
+    canonical = parse_urls(pa.array([f"http://{authority}/"])).host[0]
+    if canonical is None:
+        return True
+    canonical = canonical.strip("[]")
     try:
-        ip_address(host.partition("%")[0])
+        ip_address(canonical)
     except ValueError:
-        name = host.rstrip(".").lower()
-        return name == "localhost" or name.endswith(".localhost")
-    return not is_public(host)
+        return canonical == "localhost" or canonical.endswith(".localhost")
+    return not is_public(canonical)
 
 
 def _is_public_ipv4(address: IPv4Address) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from turbo_fetch.causes import local_cause
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Fetched
 from turbo_fetch.outcomes import Outcome
@@ -24,8 +25,10 @@ _UNREACHABLE: Final = frozenset({Outcome.CONNECT, Outcome.TIMEOUT})
 
 
 def is_unreachable(fetched: Fetched) -> bool:
-    """Return whether an attempt ended without a sign of life of its host."""
-    return fetched.http_status is None and fetched.outcome in _UNREACHABLE
+    """Return whether an attempt ended without a sign of life of its host, and not by the proxy's fault."""
+    if fetched.http_status is not None or fetched.outcome not in _UNREACHABLE:
+        return False
+    return local_cause(fetched.outcome, fetched.detail) != "proxy"
 
 
 @dataclass(slots=True)

@@ -32,8 +32,9 @@ from turbo_fetch.fetch.redirects import (
 )
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.robots import Robots
-from turbo_fetch.fetch.session import is_secret, open_session, request_headers, tls_context
+from turbo_fetch.fetch.session import Sessions, is_secret, make_ready, request_headers, tls_context
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.proxies import Proxies
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import HttpSpec
 
@@ -77,6 +78,7 @@ class Client:
         budget: ByteBudget,
         resolver: Resolver | None = None,
         documents: SharedDocuments | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.http = http
         self.budget = budget
@@ -88,13 +90,15 @@ class Client:
         self._consent = Consent.of(http, self._headers["User-Agent"])
         self.hosts = Hosts(http, self._consent.token, self._document, documents)
         self._asks_hosts = self.hosts.are_asked
-        self._session: aiohttp.ClientSession
+        self._proxies = Proxies.of(http.proxy, {}) if proxies is None else proxies
+        make_ready(self._proxies)
+        self._session: Sessions
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        gate = self.gate if self._filters_connections else any_socket
-        self._session = open_session(self.http, self._headers, self._tls, self._resolver, gate)
+        gate = any_socket if self.http.allow_private_addresses else self.gate
+        self._session = Sessions(self.http, self._headers, self._tls, self._resolver, gate, self._proxies)
         return self
 
     async def __aexit__(
@@ -103,11 +107,6 @@ class Client:
         await self.hosts.close()
         await self._session.close()
         await self._resolver.close()
-
-    @property
-    def _filters_connections(self) -> bool:
-        """Whether sockets are for public addresses only. A proxy connects for us, and is usually a neighbour."""
-        return not self.http.allow_private_addresses and self.http.proxy is None
 
     async def get(self, url: str, headers: Mapping[str, str] | None = None, domain: str = "") -> Fetched:
         """Make one attempt at a normalised http or https URL; every failure is an outcome.
@@ -145,7 +144,7 @@ class Client:
                 problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
                 if problem is not None:
                     return draft.end(*problem)
-            if url.explicit_port is not None or self.http.proxy is not None:
+            if url.explicit_port is not None or self._proxies:
                 problem = self._address_problem(url)
                 if problem is not None:
                     return draft.end(*problem)
@@ -180,7 +179,7 @@ class Client:
         problem = port_problem(url, self.http)
         if problem is not None:
             return Outcome.ADDRESS, problem
-        if self.http.proxy is None or self.http.allow_private_addresses:
+        if self.http.allow_private_addresses or self._session.proxy_towards(url) is None:
             return None
         return (Outcome.ADDRESS, "not a public address") if is_special_host(url.raw_host or "") else None
 

@@ -15,16 +15,14 @@ from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.failures import Failure, status_failure
 from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target, request_url
 from turbo_fetch.fetch.robots import MAX_BYTES
+from turbo_fetch.fetch.session import Sessions
 
 DOCUMENT_REDIRECTS: Final = 5
 """RFC 9309, 2.3.1.2."""
 
 
 async def read_document(
-    address: str,
-    session: aiohttp.ClientSession,
-    problem_of: Callable[[URL], Failure | None],
-    deadline: Deadline,
+    address: str, session: Sessions, problem_of: Callable[[URL], Failure | None], deadline: Deadline
 ) -> Document:
     """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
     for _ in range(DOCUMENT_REDIRECTS + 1):

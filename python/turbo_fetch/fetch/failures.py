@@ -24,6 +24,15 @@ from turbo_fetch.spec import HttpSpec
 
 Failure = tuple[Outcome, str]
 
+
+class KnownFailure(Exception):
+    """A request that failed in a way of which it is known already what it ends as."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure[1])
+        self.failure = failure
+
+
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 NAME_UNKNOWN: Final = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
@@ -60,6 +69,8 @@ def deadline_failure(limit: Limit, http: HttpSpec) -> Failure:
 def error_failure(error: Exception, http: HttpSpec) -> Failure:
     """Return the failure that an exception of a request means."""
     match error:
+        case KnownFailure():
+            return error.failure
         case aiohttp.ClientConnectorDNSError():
             return _name_failure(error.os_error)
         case aiohttp.ClientConnectorCertificateError():
@@ -82,6 +93,11 @@ def error_failure(error: Exception, http: HttpSpec) -> Failure:
             # A server that closes in a hurry shows as FIN, RST or a broken pipe, as timing has it.
             return Outcome.CONNECT, "connection closed before the response"
     return Outcome.PROTOCOL, f"unexpected {type(error).__name__}"
+
+
+def late_name(http: HttpSpec) -> Failure:
+    """Return the failure that a lookup means which takes longer than a connection may."""
+    return Outcome.DNS, f"no answer of the resolver within {http.connect_timeout_s:g} s"
 
 
 def _name_failure(error: OSError) -> Failure:

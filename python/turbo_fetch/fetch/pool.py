@@ -16,10 +16,12 @@ from random import Random
 from time import monotonic, time
 from typing import Final
 
+from turbo_fetch.causes import GIVEN_UP, local_cause
 from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Draft
+from turbo_fetch.fetch.held import PROBE_EVERY_S, QUIET_S, Held
 from turbo_fetch.fetch.hosts import origin_of
 from turbo_fetch.fetch.policy import Retry, next_step
 from turbo_fetch.fetch.rows import Done, Request, Row
@@ -58,6 +60,10 @@ class FetchPool:
         self._delays: dict[int, asyncio.TimerHandle] = {}
         self._learning: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
+        self._held = Held()
+        self._idle_since_s: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_last = False
         self._wake = asyncio.Event()
         self._hunger = asyncio.Event()
         self._hunger.set()
@@ -76,6 +82,15 @@ class FetchPool:
     def delayed(self) -> int:
         """Rows that wait for their next attempt."""
         return len(self._delays)
+
+    @property
+    def held(self) -> Held:
+        """Rows that failed for a cause on this side while nobody answered."""
+        return self._held
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self.in_flight or self.ready or self.delayed or self.parked)
 
     @property
     def hungry(self) -> bool:
@@ -104,6 +119,11 @@ class FetchPool:
         self._feel_hunger()
         self._wake.set()
 
+    def expect_no_more(self) -> None:
+        """Take note that no further rows will be submitted."""
+        self._is_last = True
+        self._wake.set()
+
     def take_grant(self, grant: Grant) -> None:
         """Obey what the parent of all workers says; there is a tenant."""
         assert self._tenant is not None
@@ -127,6 +147,8 @@ class FetchPool:
                         requests.create_task(self._attempt(row))
                         continue
                     self._feel_hunger()
+                    if self._held and self._idle_timer is None and self._is_idle:
+                        self._wait_for_answers()
                     self._wake.clear()
                     if self._budget.has_room:
                         await self._wake.wait()
@@ -172,7 +194,8 @@ class FetchPool:
             self._delay(row, breaker.rests_until_s - now_s)
         else:
             outcome, detail = breaker.last
-            self._refuse(row, (outcome, f"{detail}; the host was given up"))
+            row.answers = row.answers if row.attempts else self._held.answers
+            self._refuse(row, (outcome, f"{detail}{GIVEN_UP}"))
         return False
 
     def _knows_host(self, row: Row) -> bool:
@@ -204,6 +227,8 @@ class FetchPool:
             self._traffic.give_up(name)
             self._wake.set()
             return
+        if not row.attempts:
+            row.answers = self._held.answers
         row.attempts += 1
         fetched = await self._client.get(row.request.url, row.request.headers, name)
         now_s = time()
@@ -211,6 +236,8 @@ class FetchPool:
         self.in_flight -= 1
         self._note_host(row, fetched)
         self._traffic.end(name, fetched, now_s)
+        if self._held.heard(fetched) and self._held:
+            self._ask_again()
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
         else:
@@ -253,6 +280,43 @@ class FetchPool:
         self._end(row, replace(Draft().end(*failure), attempts=row.attempts))
 
     def _end(self, row: Row, fetched: Fetched) -> None:
+        if not self._held.keeps(row, fetched, monotonic()):
+            self._conclude(row, fetched)
+
+    def _ask_again(self) -> None:
+        """Let the rows go that were held, since somebody answers: those for whom that took long are asked once more."""
+        now_s = monotonic()
+        self._breakers = {
+            origin: breaker
+            for origin, breaker in self._breakers.items()
+            if local_cause(*breaker.last) is None
+        }
+        self._idle_since_s = None
+        for held in self._held.release():
+            if now_s - held.since_s >= QUIET_S:
+                self._return(held.row)
+            else:
+                self._conclude(held.row, held.fetched)
+
+    def _wait_for_answers(self) -> None:
+        """Wait while rows are held and nothing else is under way; one of them asks now and then."""
+        if self._idle_since_s is None:
+            self._idle_since_s = monotonic()
+        if monotonic() - self._idle_since_s >= self._held.patience_s(self._is_last):
+            self._idle_since_s = None
+            for held in self._held.release():
+                self._conclude(held.row, held.fetched)
+        else:
+            self._idle_timer = asyncio.get_running_loop().call_later(PROBE_EVERY_S, self._probe)
+
+    def _probe(self) -> None:
+        """Let one of the rows that are held ask whether anybody answers now."""
+        self._idle_timer = None
+        if self._is_idle and self._held:
+            self._return(self._held.pop())
+        self._wake.set()
+
+    def _conclude(self, row: Row, fetched: Fetched) -> None:
         row.done(row.request.row, fetched)
         if self._tenant is not None:
             self._tenant.row_ended(row.request.domain)
@@ -274,6 +338,9 @@ class FetchPool:
         for timer in self._delays.values():
             timer.cancel()
         self._traffic.forget_all()
+        self._held.release()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         for rows in (
             self._announced,
             self._fresh,

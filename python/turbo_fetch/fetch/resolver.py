@@ -98,6 +98,10 @@ class Resolver(AbstractResolver):
             for address in answer.addresses
         ]
 
+    def is_asking(self, host: str) -> bool:
+        """Whether a name is being looked up."""
+        return any(name == host for name, _ in self._running)
+
     async def close(self) -> None:
         """End the idle threads; those with a running lookup end after it."""
         self._threads.stop()

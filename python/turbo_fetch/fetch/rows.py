@@ -31,6 +31,9 @@ class Row:
     request: Request
     done: Done
     attempts: int = 0
+    answers: int = 0
+    """How often anybody had answered when the row was first asked for."""
+    was_held: bool = False
 
     def __lt__(self, other: Row) -> bool:
         # Heaps compare rows a dozen times each; what dataclasses generate is ten times slower.

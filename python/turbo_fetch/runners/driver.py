@@ -5,12 +5,14 @@ See :mod:`turbo_fetch.attempts` for where shards come from and go to.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 from turbo_fetch.attempts import discard_attempts, light_beacon, move_shard, new_attempt
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.plan.sharder import ParquetRange, Shard, inline
+from turbo_fetch.proxies import Proxies
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener
@@ -32,6 +34,7 @@ class Driver:
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})
         self.http = fetch.http
+        self._proxies = Proxies.of(fetch.http.proxy, os.environ)
         self._listener = listener
         self._beacon = ""
         self._threads = ThreadPoolExecutor(MOVES_AT_ONCE, "moves")
@@ -45,7 +48,7 @@ class Driver:
 
     def setup(self, threads: int) -> Setup:
         """Return what a new worker is told."""
-        return Setup(self._fetch, threads, attempt=new_attempt(self._beacon))
+        return Setup(self._fetch, threads, attempt=new_attempt(self._beacon), proxies=self._proxies)
 
     def done(self, message: ShardDone) -> None:
         """See Listener. Begins to move the shard."""

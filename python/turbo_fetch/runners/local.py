@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.proxies import Proxies
 from turbo_fetch.runners.hub import Hub
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
@@ -23,7 +25,10 @@ class LocalRunner:
     def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
         cores = available_cores()
         self._count = worker_count(engine, cores)
-        self._setup = Setup(fetch, thread_count(engine, cores), shares_domains=self._count > 1)
+        proxies = Proxies.of(fetch.http.proxy, os.environ)
+        self._setup = Setup(
+            fetch, thread_count(engine, cores), shares_domains=self._count > 1, proxies=proxies
+        )
         self._listener = listener
         self._stop = stop
         self._processes: dict[int, subprocess.Popen[bytes]] = {}

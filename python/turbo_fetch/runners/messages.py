@@ -7,6 +7,7 @@ from typing import Any
 
 from turbo_fetch.leases import Demand, Grant
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.tally import Tally
 
@@ -22,6 +23,8 @@ class Setup:
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.attempts`."""
+    proxies: Proxies = NO_PROXIES
+    """The proxies that lead to hosts, as the parent's environment or the spec names them."""
 
 
 @dataclass(frozen=True, slots=True)

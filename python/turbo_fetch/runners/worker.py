@@ -81,6 +81,7 @@ class Worker:
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._process = psutil.Process()
+        self._answers = 0
 
     async def run(self) -> None:
         """Work until the parent has no more shards, asks to stop, or is gone."""
@@ -137,6 +138,7 @@ class Worker:
             await self._send(WantShard())
             shard = await self._inbox.get()
             if shard is None or self._stopping.is_set():
+                self._pool.expect_no_more()
                 return
             if self._attempt is not None:
                 await asyncio.get_running_loop().run_in_executor(
@@ -196,6 +198,10 @@ class Worker:
     async def _send_tally(self) -> None:
         tally = self._tools.tally
         self._tools.tally = Tally()
+        held = self._pool.held
+        tally.answers, self._answers = held.answers - self._answers, held.answers
+        tally.held = held.reasons()
+        tally.held_domains = held.domains()
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
         tally.open_shards = len(self._open)
@@ -226,7 +232,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         _place(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / DOCUMENTS)
-        async with Client(http, budget, documents=documents) as client:
+        async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             tenant = Tenant(http) if setup.shares_domains else None
             pool = FetchPool(client, http, tenant=tenant)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())

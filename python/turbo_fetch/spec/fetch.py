@@ -21,6 +21,8 @@ OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "lmdb"
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
+_PROXY = re.compile(r"environment|(https?|socks4a?|socks5h?)://[^/?#\s]+/?")
+
 Side = Annotated[int, Field(gt=0, le=65_535)]
 
 
@@ -170,7 +172,9 @@ class HttpSpec(Table):
     ports: Literal["web", "any"] | tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = "web"
     """`web`: all ports but those of other protocols, as browsers do; `any`; or the only ports allowed."""
     proxy: str | None = None
-    """HTTP proxy for all requests: `http://host:port`. The environment's proxies are never used."""
+    """Proxy for all requests: `http://host:port`, also of https, socks4, socks4a, socks5 and socks5h, with
+    `user:password@` before the host if need be. `environment`: those that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+    NO_PROXY name where the run is started. Without it, no proxy is used."""
     verify_tls: bool = True
     """Whether certificates are checked."""
     ca_file: Location | None = None
@@ -186,8 +190,11 @@ class HttpSpec(Table):
 
     @model_validator(mode="after")
     def _addresses_are_usable(self) -> HttpSpec:
-        if self.proxy is not None and not re.fullmatch(r"http://[^/\s]+/?", self.proxy):
-            raise ValueError("proxy: expected http://host:port")
+        if self.proxy is not None and not _PROXY.fullmatch(self.proxy):
+            raise ValueError(
+                'proxy: expected "environment", or http://host:port, or the same of https, socks4, socks4a, socks5 or '
+                "socks5h"
+            )
         for domain in self.domains:
             if not re.fullmatch(r"[a-z0-9.:\[\]_-]+", domain):
                 raise ValueError(
@@ -301,6 +308,9 @@ class FetchSpec(Table):
     """What need not be in it twice."""
     output: OutputSpec
     """The dataset."""
+    min_success: float = Field(default=0, ge=0, le=1)
+    """Smallest share of the rows, 0 to 1, that must become samples. Below it, a run that is complete exits with 1; its
+    dataset is whole all the same. A run without a single sample always does."""
 
     @model_validator(mode="after")
     def _tables_fit_together(self) -> FetchSpec:

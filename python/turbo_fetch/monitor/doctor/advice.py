@@ -8,6 +8,7 @@ from typing import Literal
 
 from turbo_fetch.monitor.doctor.accelerator import Accelerator
 from turbo_fetch.monitor.doctor.probe import Machine
+from turbo_fetch.monitor.doctor.proxy import ProxyCheck
 from turbo_fetch.summary import human_bytes
 
 Grade = Literal["good", "warning", "bad"]
@@ -32,6 +33,7 @@ def findings(machine: Machine, accelerator: Accelerator | None) -> Iterator[Find
     """Yield what there is to say, in the order in which it should be read."""
     if machine.lookups is not None:
         yield resolver(machine)
+    yield from map(proxy, machine.proxies)
     yield open_files(machine)
     yield cores(machine)
     yield memory(machine)
@@ -49,6 +51,13 @@ def resolver(machine: Machine) -> Finding:
         f"(up to {machine.resolver_threads} at once per worker)"
     )
     local = "run a caching resolver here (unbound, or systemd-resolved) and point /etc/resolv.conf to it"
+    if lookups.failed == lookups.asked and any(check.works for check in machine.proxies):
+        return Finding(
+            "resolver",
+            "warning",
+            found,
+            "only the proxy can resolve names: set fetch.http.proxy, or nothing is reached",
+        )
     if lookups.failed == lookups.asked:
         return Finding(
             "resolver", "bad", found, "no name could be resolved: check the network and /etc/resolv.conf"
@@ -58,6 +67,34 @@ def resolver(machine: Machine) -> Finding:
     if lookups.per_s < SLOW_LOOKUPS_PER_S:
         return Finding("resolver", "warning", found, f"lists with many hosts will wait for names; {local}")
     return Finding("resolver", "good", found)
+
+
+def proxy(check: ProxyCheck) -> Finding:
+    """Judge a proxy: one that fails costs every row, one that is not used may be the only way out."""
+    if not check.was_asked and check.problem is not None:
+        grade: Grade = "warning" if check.is_used is False else "bad"
+        return Finding(
+            "proxy", grade, f"{check.named_by} = {check.address!r} {check.problem}", "correct or unset it"
+        )
+    answer = check.problem or ("answers" if check.was_asked else "was not asked")
+    besides = f" (not for {check.exceptions})" if check.exceptions else ""
+    found = f"{check.named_by} names {check.address}{besides}: {answer}"
+    if check.is_used is None:
+        return Finding(
+            "proxy",
+            "warning",
+            found,
+            'a spec uses it only with fetch.http.proxy = "environment"; turbo-fetch img2dataset does by itself',
+        )
+    if not check.is_used:
+        return Finding(
+            "proxy", "warning", f"{found}; the spec does not use it", 'set fetch.http.proxy = "environment"'
+        )
+    if check.problem is not None:
+        return Finding(
+            "proxy", "bad", found, "no request gets through: start or correct it, or do without it"
+        )
+    return Finding("proxy", "good", found)
 
 
 def open_files(machine: Machine) -> Finding:

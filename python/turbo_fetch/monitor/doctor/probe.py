@@ -20,6 +20,7 @@ from typing import Final
 import psutil
 
 from turbo_fetch.fetch.resolver import MAX_THREADS, Lookup, system_lookup
+from turbo_fetch.monitor.doctor.proxy import ProxyCheck
 from turbo_fetch.runners.shares import available_cores
 
 LOOKUP_S: Final = 5.0
@@ -82,6 +83,7 @@ class Machine:
     python: str
     system: str
     versions: dict[str, str]
+    proxies: tuple[ProxyCheck, ...] = ()
 
 
 def measure_lookups(
@@ -108,7 +110,7 @@ def measure_lookups(
     return Lookups(len(names), len(names) - good, time.monotonic() - started_s)
 
 
-def measure(folder: Path, lookups: Lookups | None) -> Machine:
+def measure(folder: Path, lookups: Lookups | None, proxies: tuple[ProxyCheck, ...] = ()) -> Machine:
     """Return what matters of this machine for a dataset in `folder`, which need not be there yet."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     memory = psutil.virtual_memory()
@@ -127,6 +129,7 @@ def measure(folder: Path, lookups: Lookups | None) -> Machine:
         python=sys.version.split()[0],
         system=platform.platform(),
         versions=dict(_versions()),
+        proxies=proxies,
     )
 
 

@@ -17,6 +17,7 @@ def render(material: Material) -> bytes:
     plots = list(figures(material))
     name = material.summary.path.rstrip("/").rpartition("/")[2]
     texts = {
+        "causes": _causes(material.summary.causes),
         "cards": "".join(_cards(material)),
         "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
         "samples": "".join(map(_sample, material.samples)) or "<p>There are no pictures to show.</p>",
@@ -32,6 +33,14 @@ def is_web_link(url: str) -> bool:
         return urlsplit(url).scheme.lower() in {"http", "https"}
     except ValueError:
         return False
+
+
+def _causes(causes: list[str]) -> str:
+    """Return why many rows failed, if there is a reason."""
+    if not causes:
+        return ""
+    lines = "".join(f"<p>{escape(cause[0].upper() + cause[1:])}.</p>" for cause in causes)
+    return f'<section class="box causes"><h2>Why rows failed</h2>{lines}</section>'
 
 
 def _cards(material: Material) -> Iterator[str]:
