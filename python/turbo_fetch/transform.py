@@ -1,33 +1,27 @@
 """From downloaded bodies to the pictures that are kept: the only importer of the native transform.
 
-Rust decodes JPEG, PNG, WebP and GIF. AVIF, TIFF, BMP and JPEG 2000 it recognises, checks against the limits
-and hands back; OpenCV decodes those here, and Rust finishes them like the others.
+Rust decodes JPEG, PNG, WebP, GIF, BMP and icons. AVIF, TIFF and JPEG 2000 it recognises, checks against the limits
+and hands back with the decoder that reads them right; `foreign` decodes those, and Rust finishes them like the others.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from turbo_fetch import _native
+from turbo_fetch import _native, foreign
 from turbo_fetch.binaries import blobs, view_array
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.schema import TRANSFORMED
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from turbo_fetch.spec import HashKind, ImageSpec
 
 Boxes = Sequence[tuple[float, float, float, float]]
 """Boxes of one picture: left, top, right, bottom, relative to its sides."""
-
-FOREIGN: Final = 255
-"""Outcome number by which the native module asks for a picture to be decoded here; it never leaves."""
 
 if _native.__profile__ == "debug":
     warnings.warn(
@@ -71,31 +65,32 @@ class Transform:
         relative to the sides of the upright picture.
         """
         batch = pa.record_batch(self._native.run(list(bodies), list(boxes)))
-        foreign = [row for row, outcome in enumerate(batch["outcome"].to_pylist()) if outcome == FOREIGN]
-        if foreign:
-            batch = self._with_foreign(foreign, batch, bodies, boxes)
+        readers = {
+            row: outcome
+            for row, outcome in enumerate(batch["outcome"].to_pylist())
+            if outcome in (foreign.OPENCV, foreign.PILLOW)
+        }
+        if readers:
+            batch = self._with_foreign(readers, batch, bodies, boxes)
         return _with_bodies(batch, bodies)
 
     def _with_foreign(
-        self, foreign: Sequence[int], batch: pa.RecordBatch, bodies: Sequence[bytes], boxes: Sequence[Boxes]
+        self, readers: dict[int, int], batch: pa.RecordBatch, bodies: Sequence[bytes], boxes: Sequence[Boxes]
     ) -> pa.RecordBatch:
         finished = {
-            row: self._finish(bodies[row], batch.slice(row, 1), boxes[row] if boxes else ())
-            for row in foreign
+            row: self._finish(reader, bodies[row], batch.slice(row, 1), boxes[row] if boxes else ())
+            for row, reader in readers.items()
         }
         parts = [finished.get(row, batch.slice(row, 1)) for row in range(batch.num_rows)]
         return pa.concat_batches(parts)
 
-    def _finish(self, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
-        pixels = decode_with_opencv(body)
-        if pixels is None:
-            return _rejected(record, Outcome.CORRUPT, "data is broken")
-        if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
-            return _rejected(record, Outcome.UNSUPPORTED, f"with samples of type {pixels.dtype}")
-        height, width = pixels.shape[:2]
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        shape = (height, width, channels, pixels.dtype.itemsize * 8)
-        return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape], [boxes]))
+    def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+        try:
+            found = foreign.decode(reader, record["original_format"][0].as_py(), body)
+        except foreign.DecodeError as error:
+            return _rejected(record, error)
+        shape = (found.width, found.height, found.layout, found.bits)
+        return pa.record_batch(self._native.run_pixels([body], [found.samples], [shape], [boxes]))
 
 
 def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
@@ -103,30 +98,11 @@ def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
     return [found for found in _native.digests(kind, bodies) if found is not None]
 
 
-def decode_with_opencv(body: bytes) -> npt.NDArray[np.generic] | None:
-    """Return the stored pixels of `body` in OpenCV's channel order, or None when OpenCV cannot read them.
-
-    Orientation (but TIFF's, which OpenCV applies), colour profile, alpha and 16 bits are left for the native
-    code.
-    """
-    import cv2
-    import numpy as np
-
-    cv2.setNumThreads(1)
-    # OpenCV and its codecs would otherwise print a line for each odd file.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    return pixels
-
-
-def _rejected(record: pa.RecordBatch, outcome: Outcome, reason: str) -> pa.RecordBatch:
-    """Return the record of a picture that OpenCV could not bring; `record` asked for it."""
+def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBatch:
+    """Return the record of a picture that yielded no pixels; `record` asked for them."""
     columns = {name: record[name] for name in record.schema.names}
-    columns["outcome"] = pa.array([outcome.number], pa.uint8())
-    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {reason}"])
+    columns["outcome"] = pa.array([error.outcome.number], pa.uint8())
+    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {error.reason}"])
     return pa.record_batch(list(columns.values()), schema=record.schema)
 
 

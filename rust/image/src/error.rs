@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+use crate::header::Reader;
+
 /// A picture that yields no image. A row's data, never a failure of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
@@ -28,15 +30,16 @@ pub enum Rejection {
     /// Longer and shorter side are further apart than allowed.
     #[error("aspect ratio too large")]
     Aspect,
-    /// The format is read by the caller's foreign decoder; not an outcome of the contract.
-    #[error("{0}")]
-    Foreign(&'static str),
+    /// The caller decodes the picture, with the decoder named; not an outcome of the contract.
+    #[error("{0:?}")]
+    Foreign(Reader),
 }
 
 /// Number of a row that succeeded.
 pub const SUCCESS: u8 = 0;
-/// Number of a row whose picture the caller must decode itself and hand back as pixels.
-pub const FOREIGN: u8 = 255;
+/// Numbers of a row whose picture the caller must decode itself, with OpenCV or Pillow, and hand back as pixels.
+pub const FOREIGN_OPENCV: u8 = 255;
+pub const FOREIGN_PILLOW: u8 = 254;
 
 impl Rejection {
     /// Number of the outcome, as listed in `turbo_fetch.outcomes`.
@@ -50,7 +53,8 @@ impl Rejection {
             Self::TooManyPixels => 35,
             Self::TooSmall => 36,
             Self::Aspect => 37,
-            Self::Foreign(_) => FOREIGN,
+            Self::Foreign(Reader::OpenCv) => FOREIGN_OPENCV,
+            Self::Foreign(_) => FOREIGN_PILLOW,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::error::Rejection;
 use crate::exif;
 pub use crate::foreign::ForeignPixels;
 use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
-use crate::header::{self, Header};
+use crate::header::{self, Header, Reader};
 use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
 use crate::phash::{SIDE, phash};
@@ -52,7 +52,7 @@ pub fn transform(
     let format = sniff(body);
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
-        header::check(&options.limits, header.size)?;
+        header::check(&options.limits, header)?;
         make(options, header, (body, boxes), scratch)
     });
     facts(options, body, format.ok(), header.ok().as_ref(), result)
@@ -70,8 +70,8 @@ pub fn transform_pixels(
     let format = sniff(body);
     let header = format.clone().and_then(|format| header::read(format, body));
     let result = header.as_ref().map_err(Clone::clone).and_then(|header| {
-        header::check(&options.limits, header.size)?;
-        let (raster, orientation) = pixels.raster(header, body, &mut scratch.buffers)?;
+        header::check(&options.limits, header)?;
+        let (raster, orientation) = pixels.raster(header, &mut scratch.buffers)?;
         let header = Header {
             orientation,
             size: raster.size,
@@ -79,7 +79,7 @@ pub fn transform_pixels(
         };
         let decoded = Decoded {
             picture: Picture::Raster(raster),
-            flattened: pixels.channels.is_multiple_of(2),
+            flattened: pixels.layout.has_alpha(),
             icc: header.icc.clone(),
         };
         let hash = options.phash.then(|| phash(&decoded.picture, orientation));
@@ -131,8 +131,8 @@ fn make(
     if original && !options.phash {
         return keep_unread(header);
     }
-    if header.format.is_foreign() {
-        return Err(Rejection::Foreign(header.format.name()));
+    if header.reader != Reader::Native {
+        return Err(Rejection::Foreign(header.reader));
     }
     let plan = plan(options, header.orientation.size(header.size));
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
