@@ -167,8 +167,9 @@ def _tiff_samples(
     if kind in {"grey", "white"}:
         samples, options["photometric"] = grey, "minisblack" if kind == "grey" else "miniswhite"
     elif kind == "grey_alpha":
-        samples = np.dstack([grey, alpha])
-        options |= {"photometric": "minisblack", "extrasamples": [rng.choice([0, 1, 2])]}
+        meaning = rng.choice([0, 1, 2])
+        samples = np.dstack([_multiplied(grey, alpha) if meaning == 1 else grey, alpha])
+        options |= {"photometric": "minisblack", "extrasamples": [meaning]}
         options["planarconfig"] = "contig"
     elif kind == "cmyk":
         samples, options["photometric"] = np.asarray(picture.convert("CMYK")), "separated"
@@ -178,13 +179,19 @@ def _tiff_samples(
             samples = np.dstack([rgb, alpha])
             options["extrasamples"] = [0 if kind == "rgbx" else rng.choice([1, 2])]
             if options["extrasamples"] == [1]:
-                samples[..., :3] = (rgb.astype(np.uint16) * alpha[..., None] // 255).astype(np.uint8)
+                samples[..., :3] = _multiplied(rgb, alpha[..., None])
     samples = _in_depth(rng, samples)
     if samples.ndim == 3 and kind != "grey_alpha":
         planar = rng.random() < 0.4
         options["planarconfig"] = "separate" if planar else "contig"
         samples = np.moveaxis(samples, -1, 0).copy() if planar else samples
     return samples, options
+
+
+def _multiplied(
+    colours: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    return (colours.astype(np.uint16) * alpha // 255).astype(np.uint8)
 
 
 def _in_depth(rng: random.Random, samples: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:

@@ -55,7 +55,12 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
         let stored = data.get(line * stride..line * stride + row_bytes)?;
         match bitmap.coding {
             Coding::Masks(masks) => cut_apart(stored, bits / 8, masks, row),
-            _ => look_up(stored, bits, &bitmap.colours, row),
+            _ => look_up(
+                stored,
+                bits,
+                &bitmap.colours,
+                row.chunks_exact_mut(channels),
+            ),
         }
         Some(())
     };
@@ -76,17 +81,17 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
     })
 }
 
-fn look_up(stored: &[u8], bits: usize, colours: &[[u8; 3]; 256], row: &mut [u8]) {
-    let channels = if row.len() * bits > stored.len() * 8 {
-        3
-    } else {
-        1
-    };
+fn look_up<'a>(
+    stored: &[u8],
+    bits: usize,
+    colours: &[[u8; 3]; 256],
+    row: impl Iterator<Item = &'a mut [u8]>,
+) {
     let per_byte = 8 / bits;
-    for (x, pixel) in row.chunks_exact_mut(channels).enumerate() {
+    for (x, pixel) in row.enumerate() {
         let shift = 8 - bits - x % per_byte * bits;
         let index = stored[x / per_byte] >> shift & (0xff >> (8 - bits));
-        pixel.copy_from_slice(&colours[usize::from(index)][..channels]);
+        pixel.copy_from_slice(&colours[usize::from(index)][..pixel.len()]);
     }
 }
 

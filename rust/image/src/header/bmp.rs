@@ -170,7 +170,7 @@ fn coding(head: &Head, bare: &[u8]) -> Result<(Coding, usize), Rejection> {
     const RGB: [u32; 4] = [0xff_0000, 0xff00, 0xff, 0];
     match (head.compression, head.bits) {
         (RAW, 1 | 4 | 8) => Ok((Coding::Indices, 0)),
-        (RUNS_OF_8, 8) | (RUNS_OF_4, 4) if head.height >= 0 => Ok((Coding::Runs, 0)),
+        (RUNS_OF_8, 8) | (RUNS_OF_4, 4) => Ok((Coding::Runs, 0)),
         (RAW, 16) => Ok((Coding::Masks([0x7c00, 0x3e0, 0x1f, 0]), 0)),
         (RAW, 24 | 32) => Ok((Coding::Masks(RGB), 0)),
         (MASKS | MASKS_WITH_ALPHA, 16 | 24 | 32) if head.bytes != OS2_HEADER_BYTES => {

@@ -63,7 +63,8 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
         ..Header::plain(Format::Tiff, size)
     };
     let is_alone = stream.next_directory(directory).is_none();
-    let is_plain = is_alone && header.orientation.is_upright();
+    // OpenCV refuses raw tiles wider than the picture.
+    let is_plain = is_alone && header.orientation.is_upright() && page.tile().pixels() == 0;
     header.reader = reader(&page.samples(), is_plain)?;
     if header.reader == Reader::Pillow && stream.is_big() && stream.is_big_endian() {
         return Err(Rejection::Unsupported("BigTIFF of this byte order"));
@@ -92,8 +93,9 @@ fn reader(samples: &Samples, is_plain: bool) -> Result<Reader, Rejection> {
         _ => return Err(Rejection::Unsupported("TIFF colour space or depth")),
     };
     let beyond = samples.bits.len().checked_sub(colours);
+    // Of planes, Pillow reads raw samples as if they had eight bits.
     let is_read = beyond.is_some_and(|beyond| are_read_beyond(samples, beyond));
-    if !is_read || samples.planar && deep {
+    if !is_read || samples.planar && deep && samples.compression == 1 {
         return Err(Rejection::Unsupported("TIFF sample layout"));
     }
     let opencv = is_plain
@@ -128,7 +130,8 @@ fn are_read_beyond(samples: &Samples, beyond: usize) -> bool {
         (5, 8) => beyond <= 2 && first == 0,
         _ => false,
     };
-    let reversed = samples.reversed && (samples.photometric > 3 || deep);
+    let reversed =
+        samples.reversed && (samples.photometric > 3 || deep && samples.photometric != 1);
     (declared || forgotten) && others && fits && !reversed
 }
 
