@@ -59,7 +59,7 @@ def test_hostile_files_go_through_a_run_under_a_memory_limit(tmp_path: Path) -> 
     assert outcomes[len(pictures) + 3 :][:2] == ["too-large", "truncated"]
     assert outcomes[-2:] == ["truncated", "success"]
     counts = Counter(outcomes)
-    assert counts["too-many-pixels"] >= 15, "gdk-pixbuf's bombs are stopped by their headers"
+    assert counts["too-many-pixels"] >= 10, "gdk-pixbuf's bombs are stopped by their headers"
     assert counts["success"] > 800
     stats = json.loads((tmp_path / "out" / "00000_stats.json").read_text())
     assert stats["count"] == 50

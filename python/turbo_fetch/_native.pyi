@@ -55,7 +55,7 @@ class Transformer:
         self,
         bodies: Sequence[bytes],
         pixels: Sequence[bytes],
-        shapes: Sequence[tuple[int, int, int, int]],
+        shapes: Sequence[tuple[int, int, str, int]],
         boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...,
     ) -> ArrowBatch: ...
 

@@ -1,7 +1,7 @@
 """From downloaded bodies to the pictures that are kept: the only importer of the native transform.
 
-Rust decodes JPEG, PNG, WebP and GIF. AVIF, TIFF, BMP and JPEG 2000 it recognises, checks against the limits
-and hands back; OpenCV decodes those here, and Rust finishes them like the others.
+Rust decodes JPEG, PNG, WebP, GIF, BMP and icons. AVIF, TIFF and JPEG 2000 it recognises, checks against the limits
+and hands back with the decoder that reads them right; `foreign` decodes those, and Rust finishes them like the others.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from turbo_fetch import _native
+from turbo_fetch import _native, foreign
 from turbo_fetch.binaries import blobs, view_array
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.schema import TRANSFORMED
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from turbo_fetch.spec import HashKind, ImageSpec
 
 Boxes = Sequence[tuple[float, float, float, float]]
 """Boxes of one picture: left, top, right, bottom, relative to its sides."""
 
-FOREIGN: Final = 255
-"""Outcome number by which the native module asks for a picture to be decoded here; it never leaves."""
-POSTPONED: Final = 254
+POSTPONED: Final = 253
 """Outcome number of a picture that the native module wants to be brought again, in another batch; it never leaves."""
+_FOREIGN: Final = frozenset({foreign.OPENCV, foreign.PILLOW})
 PART_BYTES: Final = 256 << 20
 """A part of a batch ends with the picture whose file brings it here."""
 
@@ -95,7 +91,7 @@ class Transform:
                 self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
             )
             outcomes = batch["outcome"].to_pylist()
-            native = [row for row, outcome in enumerate(outcomes) if outcome not in {FOREIGN, POSTPONED}]
+            native = [row for row, outcome in enumerate(outcomes) if outcome not in {*_FOREIGN, POSTPONED}]
             if len(native) == len(places):
                 yield places, _with_bodies(batch, chosen)
                 return
@@ -106,7 +102,7 @@ class Transform:
                 [
                     (place, batch.slice(row, 1))
                     for row, place in enumerate(places)
-                    if outcomes[row] == FOREIGN
+                    if outcomes[row] in _FOREIGN
                 ],
                 bodies,
                 boxes,
@@ -122,7 +118,7 @@ class Transform:
         records: list[pa.RecordBatch] = []
         held = 0
         for number, (place, record) in enumerate(asked, 1):
-            finished = self._finish(bodies[place], record, boxes[place] if boxes else ())
+            finished = self._finish(record["outcome"][0].as_py(), bodies[place], record, boxes[place] if boxes else ())
             places.append(place)
             records.append(finished)
             held += len(blobs(finished["image"])[0] or b"")
@@ -130,16 +126,13 @@ class Transform:
                 yield places, _with_bodies(pa.concat_batches(records), [bodies[place] for place in places])
                 places, records, held = [], [], 0
 
-    def _finish(self, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
-        pixels = decode_with_opencv(body)
-        if pixels is None:
-            return _rejected(record, Outcome.CORRUPT, "data is broken")
-        if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
-            return _rejected(record, Outcome.UNSUPPORTED, f"with samples of type {pixels.dtype}")
-        height, width = pixels.shape[:2]
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        shape = (height, width, channels, pixels.dtype.itemsize * 8)
-        return pa.record_batch(self._native.run_pixels([body], [pixels.tobytes()], [shape], [boxes]))
+    def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+        try:
+            found = foreign.decode(reader, record["original_format"][0].as_py(), body)
+        except foreign.DecodeError as error:
+            return _rejected(record, error)
+        shape = (found.width, found.height, found.layout, found.bits)
+        return pa.record_batch(self._native.run_pixels([body], [found.samples], [shape], [boxes]))
 
 
 def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
@@ -147,30 +140,11 @@ def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
     return [found for found in _native.digests(kind, bodies) if found is not None]
 
 
-def decode_with_opencv(body: bytes) -> npt.NDArray[np.generic] | None:
-    """Return the stored pixels of `body` in OpenCV's channel order, or None when OpenCV cannot read them.
-
-    Orientation (but TIFF's, which OpenCV applies), colour profile, alpha and 16 bits are left for the native
-    code.
-    """
-    import cv2
-    import numpy as np
-
-    cv2.setNumThreads(1)
-    # OpenCV and its codecs would otherwise print a line for each odd file.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    return pixels
-
-
-def _rejected(record: pa.RecordBatch, outcome: Outcome, reason: str) -> pa.RecordBatch:
-    """Return the record of a picture that OpenCV could not bring; `record` asked for it."""
+def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBatch:
+    """Return the record of a picture that yielded no pixels; `record` asked for them."""
     columns = {name: record[name] for name in record.schema.names}
-    columns["outcome"] = pa.array([outcome.number], pa.uint8())
-    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {reason}"])
+    columns["outcome"] = pa.array([error.outcome.number], pa.uint8())
+    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {error.reason}"])
     return pa.record_batch(list(columns.values()), schema=record.schema)
 
 

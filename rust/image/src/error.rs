@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+use crate::header::Reader;
+
 /// A picture that yields no image. A row's data, never a failure of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
@@ -28,9 +30,9 @@ pub enum Rejection {
     /// Longer and shorter side are further apart than allowed.
     #[error("aspect ratio too large")]
     Aspect,
-    /// The format is read by the caller's foreign decoder; not an outcome of the contract.
-    #[error("{0}")]
-    Foreign(&'static str),
+    /// The caller decodes the picture, with the decoder named; not an outcome of the contract.
+    #[error("{0:?}")]
+    Foreign(Reader),
     /// Not begun, because the batch holds enough already; not an outcome of the contract.
     #[error("postponed")]
     Postponed,
@@ -38,10 +40,11 @@ pub enum Rejection {
 
 /// Number of a row that succeeded.
 pub const SUCCESS: u8 = 0;
-/// Number of a row whose picture the caller must decode itself and hand back as pixels.
-pub const FOREIGN: u8 = 255;
+/// Numbers of a row whose picture the caller must decode itself, with OpenCV or Pillow, and hand back as pixels.
+pub const FOREIGN_OPENCV: u8 = 255;
+pub const FOREIGN_PILLOW: u8 = 254;
 /// Number of a row that the caller must bring again, in another batch.
-pub const POSTPONED: u8 = 254;
+pub const POSTPONED: u8 = 253;
 
 impl Rejection {
     /// Number of the outcome, as listed in `turbo_fetch.outcomes`.
@@ -55,7 +58,8 @@ impl Rejection {
             Self::TooManyPixels => 35,
             Self::TooSmall => 36,
             Self::Aspect => 37,
-            Self::Foreign(_) => FOREIGN,
+            Self::Foreign(Reader::OpenCv) => FOREIGN_OPENCV,
+            Self::Foreign(_) => FOREIGN_PILLOW,
             Self::Postponed => POSTPONED,
         }
     }

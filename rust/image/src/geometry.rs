@@ -15,6 +15,12 @@ impl Size {
         Self { width, height }
     }
 
+    /// Area in pixels.
+    #[must_use]
+    pub fn pixels(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+
     /// Width and height exchanged.
     #[must_use]
     pub fn transposed(self) -> Self {

@@ -13,6 +13,7 @@ pub enum Format {
     Tiff,
     Bmp,
     Jpeg2000,
+    Ico,
 }
 
 impl Format {
@@ -28,13 +29,8 @@ impl Format {
             Self::Tiff => "tiff",
             Self::Bmp => "bmp",
             Self::Jpeg2000 => "jpeg2000",
+            Self::Ico => "ico",
         }
-    }
-
-    /// Whether the caller decodes it.
-    #[must_use]
-    pub fn is_foreign(self) -> bool {
-        matches!(self, Self::Avif | Self::Tiff | Self::Bmp | Self::Jpeg2000)
     }
 }
 
@@ -60,6 +56,8 @@ fn decodable(body: &[u8]) -> Option<Format> {
         (b"GIF89a", Format::Gif),
         (b"II*\0", Format::Tiff),
         (b"MM\0*", Format::Tiff),
+        (b"II+\0", Format::Tiff),
+        (b"MM\0+", Format::Tiff),
         (b"\0\0\0\x0cjP  \r\n\x87\n", Format::Jpeg2000),
         (b"\xff\x4f\xff\x51", Format::Jpeg2000),
     ];
@@ -81,13 +79,22 @@ fn decodable(body: &[u8]) -> Option<Format> {
     {
         return Some(Format::Bmp);
     }
+    if icon_kind(body) == Some(1) {
+        return Some(Format::Ico);
+    }
     has_brand(body, &[b"avif", b"avis"]).then_some(Format::Avif)
+}
+
+/// What an icon file holds, 1 for icons and 2 for cursors. That it counts some tells it from other files of zeros.
+fn icon_kind(body: &[u8]) -> Option<u8> {
+    match body {
+        [0, 0, kind @ 1..=2, 0, low, high, ..] if (*low, *high) != (0, 0) => Some(*kind),
+        _ => None,
+    }
 }
 
 fn unsupported(body: &[u8]) -> Option<&'static str> {
     const SIGNATURES: &[(&[u8], &str)] = &[
-        (b"\0\0\x01\0", "Windows icon"),
-        (b"\0\0\x02\0", "Windows cursor"),
         (b"8BPS", "Photoshop document"),
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -96,8 +103,6 @@ fn unsupported(body: &[u8]) -> Option<&'static str> {
         (b"qoif", "QOI"),
         (b"farbfeld", "farbfeld"),
         (b"DDS ", "DirectDraw surface"),
-        (b"II+\0", "BigTIFF"),
-        (b"MM\0+", "BigTIFF"),
         (b"\xd7\xcd\xc6\x9a", "Windows metafile"),
         (b"II\xbc\x01", "JPEG XR"),
         (b"\x8aMNG\r\n\x1a\n", "MNG"),
@@ -112,6 +117,9 @@ fn unsupported(body: &[u8]) -> Option<&'static str> {
     }
     if let [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n', ..] = body {
         return Some("portable anymap");
+    }
+    if icon_kind(body) == Some(2) {
+        return Some("Windows cursor");
     }
     let heif: &[&[u8; 4]] = &[
         b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1",

@@ -11,7 +11,7 @@ use crate::error::Rejection;
 use crate::exif;
 pub use crate::foreign::ForeignPixels;
 use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
-use crate::header::{self, Header};
+use crate::header::{self, Header, Reader};
 use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
 use crate::phash::{SIDE, phash};
@@ -77,7 +77,7 @@ pub fn transform_pixels(
     scratch: &mut Scratch,
 ) -> Transformed {
     examine(options, body, scratch, |header, scratch| {
-        let (raster, orientation) = pixels.raster(header, body, &mut scratch.buffers)?;
+        let (raster, orientation) = pixels.raster(header, &mut scratch.buffers)?;
         let header = Header {
             orientation,
             size: raster.size,
@@ -85,7 +85,7 @@ pub fn transform_pixels(
         };
         let decoded = Decoded {
             picture: Picture::Raster(raster),
-            flattened: pixels.channels.is_multiple_of(2),
+            flattened: pixels.layout.has_alpha(),
             icc: header.icc.clone(),
         };
         let hash = options.phash.then(|| phash(&decoded.picture, orientation));
@@ -114,7 +114,7 @@ fn examine(
     });
     let result = contained(scratch, |scratch| {
         let header = header.as_ref().map_err(Clone::clone)?;
-        header::check(&options.limits, header.size)?;
+        header::check(&options.limits, header)?;
         work(header, scratch)
     });
     // The caller brings a foreign picture back, and then the facts are gathered once.
@@ -159,8 +159,8 @@ fn make(
     if original && !options.phash {
         return keep_unread(header);
     }
-    if header.format.is_foreign() {
-        return Err(Rejection::Foreign(header.format.name()));
+    if header.reader != Reader::Native {
+        return Err(Rejection::Foreign(header.reader));
     }
     let plan = plan(options, header.orientation.size(header.size));
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);

@@ -15,6 +15,8 @@ const SIGNATURES: &[(&[u8], Format)] = &[
     (b"\0\0\0\x18ftypavif", Format::Avif),
     (b"\0\0\0\x0cjP  \r\n\x87\n", Format::Jpeg2000),
     (b"\xff\x4f\xff\x51", Format::Jpeg2000),
+    (b"\0\0\x01\0\x01\0", Format::Ico),
+    (b"II+\0", Format::Tiff),
     (b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", Format::Bmp),
 ];
 

@@ -93,14 +93,14 @@ impl Transformer {
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
-    /// Finish pictures that the caller decoded: their bodies, their samples, and (height, width, channels, bits) of each.
+    /// Finish pictures that the caller decoded: their bodies, their samples, and (width, height, layout, bits) of each.
     #[pyo3(signature = (bodies, pixels, shapes, boxes=Vec::new()))]
     fn run_pixels(
         &self,
         py: Python<'_>,
         bodies: Vec<PyBackedBytes>,
         pixels: Vec<PyBackedBytes>,
-        shapes: Vec<(u32, u32, usize, u8)>,
+        shapes: Vec<(u32, u32, String, u8)>,
         boxes: Vec<Vec<Bounds>>,
     ) -> PyResult<PyRecordBatch> {
         if bodies.len() != pixels.len() || bodies.len() != shapes.len() {
@@ -108,23 +108,27 @@ impl Transformer {
                 "bodies, pixels and shapes differ in length",
             ));
         }
-        detached(py, || {
-            let samples = slices(&pixels).into_iter().zip(&shapes);
-            let pictures: Vec<_> = slices(&bodies)
-                .into_iter()
-                .zip(samples.map(
-                    |(samples, &(height, width, channels, bits))| ForeignPixels {
+        let pictures = slices(&bodies)
+            .into_iter()
+            .zip(slices(&pixels).into_iter().zip(&shapes))
+            .map(|(body, (samples, (width, height, layout, bits)))| {
+                let layout = layout
+                    .parse()
+                    .map_err(|_| PyValueError::new_err(format!("no layout is named {layout:?}")))?;
+                Ok((
+                    body,
+                    ForeignPixels {
                         samples,
-                        size: Size::new(width, height),
-                        channels,
-                        bits,
+                        size: Size::new(*width, *height),
+                        layout,
+                        bits: *bits,
                     },
                 ))
-                .collect();
-            self.0.run_pixels(&pictures, &boxes)
-        })?
-        .map(PyRecordBatch::new)
-        .map_err(|error| PyRuntimeError::new_err(error.to_string()))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        detached(py, || self.0.run_pixels(&pictures, &boxes))?
+            .map(PyRecordBatch::new)
+            .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 }
 

@@ -1,83 +1,104 @@
-//! GIF through the `gif` crate: the first frame on a white canvas.
+//! GIF: the first frame on its screen, indices unpacked by `weezl`.
 
-use std::io::ErrorKind;
-use std::num::NonZeroU64;
-
-use gif::{ColorOutput, DecodeOptions, DecodingError, Frame, MemoryLimit};
+use weezl::decode::Configuration;
+use weezl::{BitOrder, LzwStatus};
 
 use super::Decoded;
 use crate::error::Rejection;
-use crate::geometry::Size;
-use crate::header::Header;
+use crate::header::gif::{self, Frame};
 use crate::raster::{Model, Picture, Raster};
 use crate::scratch::Scratch;
 
 /// Decode a GIF.
 ///
 /// # Errors
-/// See [`super::decode`]; also `Corrupt` for a frame that lies outside the screen.
-pub fn decode(
-    header: &Header<'_>,
-    body: &[u8],
-    scratch: &mut Scratch,
-) -> Result<Decoded, Rejection> {
-    let mut options = DecodeOptions::new();
-    options.set_color_output(ColorOutput::Indexed);
-    options.check_frame_consistency(true);
-    let pixel_count = u64::from(header.size.width) * u64::from(header.size.height);
-    if let Some(bytes) = NonZeroU64::new(pixel_count + (1 << 20)) {
-        options.set_memory_limit(MemoryLimit::Bytes(bytes));
-    }
-    let mut decoder = options.read_info(body).map_err(|error| judge(&error))?;
-    let global = decoder.global_palette().map(<[u8]>::to_vec);
-    let frame = decoder.read_next_frame().map_err(|error| judge(&error))?;
-    let frame = frame.ok_or(Rejection::corrupt("GIF without a frame"))?;
-    let palette = frame.palette.as_deref().or(global.as_deref());
-    let palette = palette.ok_or(Rejection::corrupt("GIF without colours"))?;
-    let transparent = frame.transparent.is_some();
-    let pixels = paint(frame, palette, header.size, scratch);
-    let icc = decoder.icc_profile().map(<[u8]>::to_vec);
+/// See [`super::decode`].
+pub fn decode(body: &[u8], scratch: &mut Scratch) -> Result<Decoded, Rejection> {
+    let frame = gif::read(body)?;
+    let mut indices = scratch.buffers.take(frame.size.pixels() as usize);
+    unpack(&frame, &mut indices)?;
+    let pixels = paint(&frame, &indices, scratch);
+    scratch.buffers.recycle(indices);
     Ok(Decoded {
         picture: Picture::Raster(Raster {
-            size: header.size,
+            size: frame.canvas,
             model: Model::Rgb,
             pixels,
         }),
-        flattened: transparent,
-        icc,
+        flattened: frame.transparent.is_some(),
+        icc: None,
     })
 }
 
-/// Look up the frame's colours on a white canvas; transparent and unknown colours stay white.
-fn paint(frame: &Frame<'_>, palette: &[u8], canvas: Size, scratch: &mut Scratch) -> Vec<u8> {
-    let mut colours = [[255_u8; 3]; 256];
-    for (colour, stated) in colours.iter_mut().zip(palette.as_chunks::<3>().0) {
+/// Unpack as many indices as the frame has pixels; codes beyond them are not looked at. Pixels that no code stands for,
+/// where the codes say that they end, are transparent or of the first colour.
+fn unpack(frame: &Frame<'_>, indices: &mut [u8]) -> Result<(), Rejection> {
+    if !(1..=11).contains(&frame.code_bits) {
+        return Err(Rejection::corrupt(
+            "GIF with codes of a length that none have",
+        ));
+    }
+    let mut decoder = Configuration::new(BitOrder::Lsb, frame.code_bits)
+        .with_yield_on_full_buffer(true)
+        .build();
+    indices.fill(frame.transparent.unwrap_or(0));
+    let mut filled = 0;
+    // The empty block at the end brings what the decoder holds back.
+    for mut block in gif::blocks(frame.data).chain([&[][..]]) {
+        while filled < indices.len() {
+            let step = decoder.decode_bytes(block, &mut indices[filled..]);
+            block = &block[step.consumed_in..];
+            filled += step.consumed_out;
+            match step.status {
+                Ok(LzwStatus::Done) => return Ok(()),
+                Ok(LzwStatus::NoProgress) => break,
+                Ok(LzwStatus::Ok) => {}
+                Err(error) => return Err(Rejection::Corrupt(error.to_string().into())),
+            }
+        }
+    }
+    if filled < indices.len() {
+        return Err(Rejection::corrupt("GIF data ends before the picture"));
+    }
+    Ok(())
+}
+
+/// Look up the frame's colours. The screen around it is transparent where the frame has a transparent colour, else of
+/// the first colour, as in Pillow. Indices without a colour are black, and levels of grey in a file without any.
+fn paint(frame: &Frame<'_>, indices: &[u8], scratch: &mut Scratch) -> Vec<u8> {
+    let has_none = frame.colours.is_empty();
+    let mut colours: [[u8; 3]; 256] =
+        std::array::from_fn(|index| [if has_none { index as u8 } else { 0 }; 3]);
+    for (colour, stated) in colours.iter_mut().zip(frame.colours.as_chunks::<3>().0) {
         *colour = *stated;
     }
     if let Some(index) = frame.transparent {
         colours[usize::from(index)] = [255; 3];
     }
-    let mut pixels = scratch
-        .buffers
-        .take(canvas.width as usize * canvas.height as usize * 3);
-    pixels.fill(255);
+    let around = colours[usize::from(frame.transparent.unwrap_or(0))];
+    let mut pixels = scratch.buffers.take(frame.canvas.pixels() as usize * 3);
     let (target, _) = pixels.as_chunks_mut::<3>();
-    let rows = target
-        .chunks_exact_mut(canvas.width as usize)
-        .skip(frame.top.into());
-    for (row, indices) in rows.zip(frame.buffer.chunks_exact(frame.width.max(1).into())) {
-        for (pixel, index) in row[frame.left.into()..].iter_mut().zip(indices) {
+    target.fill(around);
+    let (width, left) = (frame.size.width as usize, frame.left as usize);
+    if width == 0 {
+        return pixels;
+    }
+    let stride = frame.canvas.width as usize;
+    for (row, stored) in indices.chunks_exact(width).zip(line_numbers(frame)) {
+        let start = (frame.top as usize + stored) * stride + left;
+        for (pixel, index) in target[start..start + width].iter_mut().zip(row) {
             *pixel = colours[usize::from(*index)];
         }
     }
     pixels
 }
 
-fn judge(error: &DecodingError) -> Rejection {
-    match error {
-        DecodingError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            Rejection::truncated("GIF data ends before the picture")
-        }
-        other => Rejection::Corrupt(other.to_string().into()),
-    }
+/// Numbers of a frame's lines in the order in which they are stored.
+fn line_numbers(frame: &Frame<'_>) -> impl Iterator<Item = usize> {
+    const PASSES: [(usize, usize); 4] = [(0, 8), (4, 8), (2, 4), (1, 2)];
+    let passes: &[(usize, usize)] = if frame.interlaced { &PASSES } else { &[(0, 1)] };
+    let height = frame.size.height as usize;
+    passes
+        .iter()
+        .flat_map(move |&(first, step)| (first..height).step_by(step))
 }

@@ -7,7 +7,9 @@ use crate::raster::{Model, Picture};
 use crate::scratch::Scratch;
 use crate::sniff::Format;
 
+mod bmp;
 mod gif;
+mod ico;
 pub mod jpeg;
 mod png;
 mod webp;
@@ -44,10 +46,10 @@ pub fn decode(
         Format::Jpeg => jpeg::decode(header, body, demand, scratch),
         Format::Png => png::decode(header, body, scratch),
         Format::Webp => webp::decode(header, body, scratch),
-        Format::Gif => gif::decode(header, body, scratch),
-        Format::Avif | Format::Tiff | Format::Bmp | Format::Jpeg2000 => {
-            Err(Rejection::Foreign(header.format.name()))
-        }
+        Format::Gif => gif::decode(body, scratch),
+        Format::Bmp => bmp::decode(body, scratch),
+        Format::Ico => ico::decode(body, scratch),
+        Format::Avif | Format::Tiff | Format::Jpeg2000 => Err(Rejection::Foreign(header.reader)),
     };
     decoded.map_err(|rejection| match rejection {
         // Whatever the decoder tripped over, the body does not reach its own end.
@@ -78,6 +80,6 @@ fn flatten_channels<const COLOURS: usize, const CHANNELS: usize>(source: &[u8], 
 }
 
 /// `value · alpha + 255 · (1 − alpha)`, rounded, for an alpha of 0 to 255.
-fn on_white(value: u32, alpha: u32) -> u8 {
+pub(crate) fn on_white(value: u32, alpha: u32) -> u8 {
     ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

@@ -18,6 +18,7 @@ pub struct Markers<'a> {
     /// Whether the end-of-image marker was reached.
     pub complete: bool,
     pub exif: Option<&'a [u8]>,
+    pub xmp: Option<&'a [u8]>,
     pub icc: Option<Vec<u8>>,
 }
 
@@ -26,18 +27,18 @@ impl<'a> Markers<'a> {
     #[must_use]
     pub fn header(self) -> Header<'a> {
         Header {
-            format: Format::Jpeg,
-            size: self.size,
-            orientation: tiff::orientation(self.exif),
+            orientation: tiff::orientation(self.exif, self.xmp),
             exif: self.exif,
             icc: self.icc,
             complete: self.complete,
+            ..Header::plain(Format::Jpeg, self.size)
         }
     }
 }
 
 const START_OF_SCAN: u8 = 0xda;
 const END_OF_IMAGE: u8 = 0xd9;
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// Read the markers of `body`.
 ///
@@ -99,6 +100,7 @@ struct Found<'a> {
     scans: usize,
     complete: bool,
     exif: Option<&'a [u8]>,
+    xmp: Option<&'a [u8]>,
     icc: Vec<(u8, &'a [u8])>,
 }
 
@@ -110,7 +112,10 @@ impl<'a> Found<'a> {
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {
                 self.frame = frame(marker, segment);
             }
-            0xe1 if self.exif.is_none() => self.exif = segment.strip_prefix(b"Exif\0\0"),
+            0xe1 => {
+                self.exif = self.exif.or(segment.strip_prefix(b"Exif\0\0"));
+                self.xmp = segment.strip_prefix(XMP).or(self.xmp);
+            }
             0xe2 if self.scans == 0 => {
                 if let Some([number, _, data @ ..]) = segment.strip_prefix(b"ICC_PROFILE\0") {
                     self.icc.push((*number, data));
@@ -147,6 +152,7 @@ impl<'a> Found<'a> {
             scans: self.scans,
             complete: self.complete,
             exif: self.exif,
+            xmp: self.xmp,
             icc: (!icc.is_empty()).then_some(icc),
         })
     }

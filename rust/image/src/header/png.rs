@@ -1,11 +1,18 @@
 //! PNG chunks (ISO/IEC 15948), walked to the end.
 
+use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+
 use super::{Header, tiff, u32_be};
 use crate::error::Rejection;
 use crate::geometry::Size;
 use crate::sniff::Format;
 
 const SIGNATURE_BYTES: usize = 8;
+
+/// Longest text that is inflated; Pillow's limit too.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
 
 /// Read the chunks of `body`; the colour profile is left to the decoder, which inflates it.
 ///
@@ -24,22 +31,76 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
         ));
     };
     let mut header = Header {
-        format: Format::Png,
-        size: Size::new(width, height),
-        orientation: tiff::orientation(None),
-        exif: None,
-        icc: None,
         complete: false,
+        ..Header::plain(Format::Png, Size::new(width, height))
     };
+    let (mut raw_profile, mut packet) = (None, None);
     for (kind, data) in chunks {
         match kind {
             b"eXIf" => header.exif = Some(data),
             b"IEND" => header.complete = true,
+            b"tEXt" | b"zTXt" | b"iTXt" => {
+                raw_profile = text(kind, data, b"Raw profile type exif").or(raw_profile);
+                packet = text(kind, data, b"XML:com.adobe.xmp").or(packet);
+            }
             _ => {}
         }
     }
-    header.orientation = tiff::orientation(header.exif);
+    // ImageMagick wrote EXIF as text before there was a chunk for it.
+    let exif = raw_profile
+        .filter(|_| header.exif.is_none())
+        .and_then(|text| from_hex(&text));
+    header.orientation = tiff::orientation(header.exif.or(exif.as_deref()), packet.as_deref());
     Ok(header)
+}
+
+/// The text of a chunk of that keyword, inflated where it is compressed.
+fn text(kind: &[u8; 4], data: &[u8], keyword: &[u8]) -> Option<Vec<u8>> {
+    let data = data.strip_prefix(keyword)?.strip_prefix(b"\0")?;
+    match kind {
+        b"tEXt" => Some(data.to_vec()),
+        b"zTXt" => inflated(data.strip_prefix(b"\0")?),
+        _ => {
+            let compressed = *data.first()? != 0;
+            let mut parts = data.get(2..)?.splitn(3, |&byte| byte == 0);
+            // Language and translated keyword come before the text.
+            let text = parts.nth(2)?;
+            if compressed {
+                inflated(text)
+            } else {
+                Some(text.to_vec())
+            }
+        }
+    }
+}
+
+fn inflated(data: &[u8]) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut reader = ZlibDecoder::new(data).take(MAX_TEXT_BYTES);
+    reader.read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// The block of a raw profile: hexadecimal after an empty line, the name and the length; the prefix that only JPEG asks
+/// for goes.
+fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .splitn(4, |&byte| byte == b'\n')
+        .nth(3)?
+        .iter()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(|&byte| (byte as char).to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let block: Vec<u8> = digits?
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect();
+    Some(
+        block
+            .strip_prefix(b"Exif\0\0")
+            .map(<[u8]>::to_vec)
+            .unwrap_or(block),
+    )
 }
 
 struct Chunks<'a> {

@@ -11,6 +11,7 @@ pub struct Webp<'a> {
     /// Sides of the canvas.
     pub size: Size,
     pub exif: Option<&'a [u8]>,
+    pub xmp: Option<&'a [u8]>,
     pub icc: Option<&'a [u8]>,
     /// The first frame of an animation.
     pub frame: Option<Frame<'a>>,
@@ -32,12 +33,11 @@ impl<'a> Webp<'a> {
     #[must_use]
     pub fn header(self) -> Header<'a> {
         Header {
-            format: Format::Webp,
-            size: self.size,
-            orientation: tiff::orientation(self.exif),
+            orientation: tiff::orientation(self.exif, self.xmp),
             exif: self.exif,
             icc: self.icc.map(<[u8]>::to_vec),
             complete: self.complete,
+            ..Header::plain(Format::Webp, self.size)
         }
     }
 }
@@ -54,6 +54,7 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
     let mut webp = Webp {
         size: Size::new(0, 0),
         exif: None,
+        xmp: None,
         icc: None,
         frame: None,
         complete: stated <= body.len(),
@@ -72,6 +73,7 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
             b"ICCP" => webp.icc = Some(data),
             // Some writers keep the prefix that only JPEG asks for.
             b"EXIF" => webp.exif = Some(data.strip_prefix(b"Exif\0\0").unwrap_or(data)),
+            b"XMP " => webp.xmp = webp.xmp.or(Some(data)),
             b"ANMF" if webp.frame.is_none() => webp.frame = frame(data),
             _ => {}
         }

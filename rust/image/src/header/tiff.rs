@@ -1,26 +1,17 @@
-//! TIFF structure (TIFF 6.0), which is also that of EXIF: directories of tagged values.
+//! TIFF structure (TIFF 6.0 and BigTIFF), which is also that of EXIF: directories of tagged values.
 
-use super::{Header, u16_be, u16_le, u32_be, u32_le};
-use crate::error::Rejection;
-use crate::geometry::Size;
+use super::{u16_be, u16_le, u32_be, u32_le, u64_be, xmp};
 use crate::orient::Orientation;
-use crate::sniff::Format;
 
-const WIDTH: u16 = 256;
-const HEIGHT: u16 = 257;
 const ORIENTATION: u16 = 274;
-const EXTRA_SAMPLES: u16 = 338;
-const ICC_PROFILE: u16 = 34_675;
-/// Extra sample that is alpha, with colours multiplied by it.
-pub const ASSOCIATED_ALPHA: u32 = 1;
-/// Extra sample that is alpha, with colours as they are.
-pub const UNASSOCIATED_ALPHA: u32 = 2;
 
 /// A TIFF stream of known byte order.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {
     bytes: &'a [u8],
     big_endian: bool,
+    /// BigTIFF: counts and offsets of eight bytes.
+    big: bool,
 }
 
 /// One tag of a directory; its values lie at `offset`.
@@ -41,7 +32,7 @@ impl Entry {
             1 | 2 | 6 | 7 => 1,
             3 | 8 => 2,
             4 | 9 | 11 | 13 => 4,
-            5 | 10 | 12 => 8,
+            5 | 10 | 12 | 16..=18 => 8,
             _ => return None,
         };
         (self.count as usize).checked_mul(each)
@@ -52,12 +43,18 @@ impl<'a> Stream<'a> {
     /// Recognise the byte order; nothing when `bytes` is no TIFF stream.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        let big_endian = match bytes.get(..4)? {
-            b"II*\0" => false,
-            b"MM\0*" => true,
+        let (big_endian, big) = match bytes.get(..4)? {
+            b"II*\0" => (false, false),
+            b"MM\0*" => (true, false),
+            b"II+\0" => (false, true),
+            b"MM\0+" => (true, true),
             _ => return None,
         };
-        Some(Self { bytes, big_endian })
+        Some(Self {
+            bytes,
+            big_endian,
+            big,
+        })
     }
 
     /// Whether the most significant byte comes first.
@@ -66,10 +63,16 @@ impl<'a> Stream<'a> {
         self.big_endian
     }
 
+    /// Whether counts and offsets take eight bytes.
+    #[must_use]
+    pub fn is_big(&self) -> bool {
+        self.big
+    }
+
     /// Offset of the first directory.
     #[must_use]
     pub fn first_directory(&self) -> Option<usize> {
-        self.u32(4).map(|offset| offset as usize)
+        self.place(if self.big { 8 } else { 4 })
     }
 
     #[must_use]
@@ -96,93 +99,116 @@ impl<'a> Stream<'a> {
         self.bytes.get(offset..offset.checked_add(bytes)?)
     }
 
+    /// An offset or a count, of four bytes or of eight.
+    fn place(self, at: usize) -> Option<usize> {
+        if !self.big {
+            return self.u32(at).map(|value| value as usize);
+        }
+        let value = u64_be(self.bytes, at)?;
+        let value = if self.big_endian {
+            value
+        } else {
+            value.swap_bytes()
+        };
+        usize::try_from(value).ok()
+    }
+
+    /// Bytes of an offset.
+    fn place_bytes(self) -> usize {
+        if self.big { 8 } else { 4 }
+    }
+
+    /// Where the entries of the directory at `offset` begin, and how many are stated.
+    fn table(self, offset: usize) -> Option<(usize, usize)> {
+        if self.big {
+            Some((offset.checked_add(8)?, self.place(offset)?))
+        } else {
+            Some((offset.checked_add(2)?, self.u16(offset)?.into()))
+        }
+    }
+
+    fn entry_bytes(self) -> usize {
+        4 + 2 * self.place_bytes()
+    }
+
     /// Entries of the directory at `offset`, as many as are whole.
     pub fn entries(self, offset: usize) -> impl Iterator<Item = Entry> + use<'a> {
-        let count = self.u16(offset).map_or(0, usize::from);
-        (0..count).map_while(move |index| self.entry(offset + 2 + index * 12))
+        let (start, count) = self.table(offset).unwrap_or_default();
+        (0..count).map_while(move |index| {
+            self.entry(start.checked_add(index.checked_mul(self.entry_bytes())?)?)
+        })
     }
 
     /// Offset of the directory after the one at `offset`; nothing at the end of the chain.
     #[must_use]
     pub fn next_directory(&self, offset: usize) -> Option<usize> {
-        let count = usize::from(self.u16(offset)?);
-        self.u32(offset + 2 + count * 12)
-            .map(|next| next as usize)
-            .filter(|&next| next != 0)
+        let (start, count) = self.table(offset)?;
+        let end = start.checked_add(count.checked_mul(self.entry_bytes())?)?;
+        self.place(end).filter(|&next| next != 0)
     }
 
     fn entry(self, at: usize) -> Option<Entry> {
-        let inline = at + 8;
+        let inline = at + 4 + self.place_bytes();
         let mut entry = Entry {
             tag: self.u16(at)?,
             kind: self.u16(at + 2)?,
-            count: self.u32(at + 4)?,
+            count: u32::try_from(self.place(at + 4)?).unwrap_or(u32::MAX),
             offset: inline,
         };
-        let stored = self.u32(inline)?;
-        if entry.bytes().is_some_and(|bytes| bytes > 4) {
-            entry.offset = stored as usize;
+        let stored = self.place(inline)?;
+        if entry
+            .bytes()
+            .is_some_and(|bytes| bytes > self.place_bytes())
+        {
+            entry.offset = stored;
         }
         Some(entry)
     }
 
-    /// First value of an entry of type BYTE, SHORT, LONG or IFD.
+    /// First value of an entry of a type of whole numbers.
     #[must_use]
     pub fn integer(&self, entry: Entry) -> Option<u32> {
+        self.integer_at(entry, 0)
+    }
+
+    /// All values of an entry of whole numbers, as many as are there and at most `limit`.
+    pub fn integers(&self, entry: Entry, limit: u32) -> impl Iterator<Item = u32> + use<'a> {
+        let stream = *self;
+        (0..entry.count.min(limit)).map_while(move |index| stream.integer_at(entry, index))
+    }
+
+    fn integer_at(self, entry: Entry, index: u32) -> Option<u32> {
+        let at = |each: usize| entry.offset.checked_add(index as usize * each);
         match entry.kind {
-            1 => self.slice(entry.offset, 1).map(|byte| byte[0].into()),
-            3 => self.u16(entry.offset).map(u32::from),
+            1 | 6 => self.slice(at(1)?, 1).map(|byte| byte[0].into()),
+            3 | 8 => self.u16(at(2)?).map(u32::from),
             // IFD, in use for offsets of directories (TIFF Technical Note 1).
-            4 | 13 => self.u32(entry.offset),
+            4 | 9 | 13 => self.u32(at(4)?),
+            16..=18 => {
+                let eight = Self { big: true, ..self };
+                u32::try_from(eight.place(at(8)?)?).ok()
+            }
             _ => None,
         }
     }
 }
 
-/// Orientation that an EXIF block states in its first directory; upright when it states none.
+/// Orientation that an EXIF block states in its first directory, or else a packet of XMP; upright when none does.
 #[must_use]
-pub fn orientation(exif: Option<&[u8]>) -> Orientation {
-    let stated = || {
-        let stream = Stream::new(exif?)?;
-        let entry = stream
-            .entries(stream.first_directory()?)
-            .find(|entry| entry.tag == ORIENTATION)?;
-        stream.integer(entry)
-    };
-    Orientation::from_exif(stated().map_or(1, |value| u16::try_from(value).unwrap_or(1)))
+pub fn orientation(exif: Option<&[u8]>, packet: Option<&[u8]>) -> Orientation {
+    let stated = exif
+        .and_then(stated_orientation)
+        .or_else(|| packet.and_then(xmp::orientation));
+    Orientation::from_exif(stated.unwrap_or(1))
 }
 
-/// Meaning of the first channel beyond the colours of a TIFF file, if it states one.
+/// The orientation tag of an EXIF block, whatever its value.
 #[must_use]
-pub fn extra_sample(body: &[u8]) -> Option<u32> {
-    let stream = Stream::new(body)?;
+pub fn stated_orientation(exif: &[u8]) -> Option<u16> {
+    let stream = Stream::new(exif)?;
     let entry = stream
         .entries(stream.first_directory()?)
-        .find(|entry| entry.tag == EXTRA_SAMPLES)?;
-    stream.integer(entry)
-}
-
-/// Read the first directory of a TIFF file.
-///
-/// # Errors
-/// `Corrupt` when the directory does not state both sides.
-pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
-    let sides_missing = || Rejection::corrupt("TIFF directory without sides");
-    let stream = Stream::new(body).ok_or_else(sides_missing)?;
-    let directory = stream.first_directory().ok_or_else(sides_missing)?;
-    let find = |tag: u16| stream.entries(directory).find(|entry| entry.tag == tag);
-    let side = |tag: u16| {
-        find(tag)
-            .and_then(|entry| stream.integer(entry))
-            .ok_or_else(sides_missing)
-    };
-    let icc = find(ICC_PROFILE).and_then(|entry| stream.slice(entry.offset, entry.bytes()?));
-    Ok(Header {
-        format: Format::Tiff,
-        size: Size::new(side(WIDTH)?, side(HEIGHT)?),
-        orientation: orientation(Some(body)),
-        exif: Some(body),
-        icc: icc.map(<[u8]>::to_vec),
-        complete: true,
-    })
+        .find(|entry| entry.tag == ORIENTATION)?;
+    let value = stream.integer(entry)?;
+    Some(u16::try_from(value).unwrap_or(1))
 }
