@@ -26,7 +26,7 @@ from turbo_fetch.transform import Transform
 
 SOUND = sound_pictures()
 JPEGS = [name for name in SOUND if name.endswith("jpg")]
-MUTATIONS = 400 if settings.get_current_profile_name() == "slow" else 4
+MUTATIONS = 100 if settings.get_current_profile_name() == "slow" else 4
 """Of each picture in each of the ways below."""
 WAYS: dict[str, dict[str, Any]] = {
     "jpg": {"size": 32, "mode": "border", "encode": "jpg", "phash": True, "exif": True},
