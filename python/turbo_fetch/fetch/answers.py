@@ -242,7 +242,7 @@ class AnswerReader:
         """Take all chunks that are whole in the bytes at hand, for there may be thousands of a few bytes."""
         pieces = []
         at = 0
-        while (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
+        while len(pieces) < _FREE_CHUNKS and (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
             begins = match.end()
             ends = begins + int(match[1], 16)
             if data.startswith(b"\r\n", ends):
