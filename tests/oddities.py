@@ -302,6 +302,7 @@ def codings(picture: bytes) -> list[Oddity]:
             "gzip that is deflate": packed(b"gzip", zipped),
             "deflate that is gzip": packed(b"deflate", gzipped),
             "gzip in quotation marks": packed(b'"gzip"', gzipped),
+            "chunked, as a Content-Encoding": packed(b"chunked", picture),
             "aws-chunked": packed(b"aws-chunked", picture),
             "gzip, then br, in two lines": [
                 head(b"Content-Encoding: gzip", b"Content-Encoding: br", b"Content-Length: %d" % len(twice))
