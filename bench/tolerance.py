@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-TIMEOUT_S: Final = 3
+TIMEOUT_S: Final = 5
 PEER_AGENT: Final = "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:72.0) Gecko/20100101 Firefox/72.0"
 PICTURE_SIDE: Final = 48
 PAGE: Final = "/page.html"

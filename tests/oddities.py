@@ -227,7 +227,7 @@ def chunks(picture: bytes) -> list[Oddity]:
             "a size with 0x": sent(b"0x" + size),
             "a million of one byte": (
                 [head(chunked) + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"],
-                _protocol("more than 10000 chunks of a few bytes"),
+                _protocol("more than 2000 chunks of a few bytes"),
             ),
             "none, in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + picture, CLOSE],
             "a size that is too small": (
@@ -302,6 +302,7 @@ def codings(picture: bytes) -> list[Oddity]:
             "gzip that is deflate": packed(b"gzip", zipped),
             "deflate that is gzip": packed(b"deflate", gzipped),
             "gzip in quotation marks": packed(b'"gzip"', gzipped),
+            "chunked, as a Content-Encoding": packed(b"chunked", picture),
             "aws-chunked": packed(b"aws-chunked", picture),
             "gzip, then br, in two lines": [
                 head(b"Content-Encoding: gzip", b"Content-Encoding: br", b"Content-Length: %d" % len(twice))

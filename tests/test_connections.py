@@ -85,7 +85,7 @@ def test_a_busy_connection_is_never_closed_for_idle_ones(loop: str) -> None:
         async def scenario() -> Fetched:
             async with client_of_test as client:
                 await client.get(busy.url(PATH))
-                slow = asyncio.ensure_future(client.get(busy.url(PATH, "stall", seconds=0.5)))
+                slow = asyncio.ensure_future(client.get(busy.url(PATH, "stall", seconds=2)))
                 await arrived(client.budget, 7)
                 for other in others:
                     await client.get(other.url(PATH))

@@ -34,7 +34,7 @@ _MAX_CHUNK_LINE_BYTES: Final = 16_384
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
 _WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*)?\r?\n")
 _SNIFFED_BYTES: Final = 16
-_FREE_CHUNKS: Final = 10_000
+_FREE_CHUNKS: Final = 2_000
 _LEAST_CHUNK_BYTES: Final = 16
 """Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
 _BEGINNING_BYTES: Final = 8
@@ -242,7 +242,7 @@ class AnswerReader:
         """Take all chunks that are whole in the bytes at hand, for there may be thousands of a few bytes."""
         pieces = []
         at = 0
-        while (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
+        while len(pieces) < _FREE_CHUNKS and (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
             begins = match.end()
             ends = begins + int(match[1], 16)
             if data.startswith(b"\r\n", ends):

@@ -16,7 +16,7 @@ PIECE_BYTES: Final = 262_144
 """Most bytes that one step gives out: about a millisecond of work."""
 
 MAX_CODINGS: Final = 4
-"""As in curl, which allows five; two have been seen."""
+"""One fewer than in curl; two have been seen."""
 _ZSTD_WINDOW_BYTES: Final = 8_388_608
 """RFC 9659."""
 _ZSTD_STEP_BYTES: Final = 256
@@ -28,16 +28,14 @@ _FORMATS: Final = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n",
     b"GIF8",
-    b"BM",
     b"II*\0",
     b"MM\0*",
     b"\0\0\x01\0",
     b"\0\0\0\x0cJXL ",
     b"\0\0\0\x0cjP  ",
-    b"\xff\x0a",
     b"\xff\x4f\xff\x51",
 )
-_BRANDED: Final = ((b"RIFF", 8, b"WEBP"), (b"", 4, b"ftyp"))
+_BRANDED: Final = ((b"RIFF", 8, b"WEBP"), (b"", 4, b"ftyp"), (b"BM", 6, b"\0\0\0\0"))
 
 
 class CodingError(Exception):
@@ -177,7 +175,10 @@ class Unpacker:
         """Bytes that all decoders together have given out."""
 
     def decode(self, data: bytes, *, is_last: bool = False) -> Iterator[bytes]:
-        """Give out what the next bytes hold, in pieces, empty ones while nothing comes of much; raises CodingError."""
+        """Give out what the next bytes hold, in pieces; raises CodingError.
+
+        Some are empty: they let the caller pause where much work brings forth little.
+        """
         if self._chain is None:
             self._beginning += data
             if len(self._beginning) < _SNIFFED_BYTES and not is_last:

@@ -136,7 +136,7 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
-        self._factory = partial(AnswerProtocol, self._loop)  # type: ignore[assignment]  # the base says which class
+        self._factory = partial(AnswerProtocol, self._loop)  # type: ignore[assignment]  # of the class of the base
         self._max_connections = max_connections
         self._record = ReuseRecord()
         self._idle: dict[ResponseHandler, None] = {}
@@ -191,8 +191,10 @@ class BoundedConnector(aiohttp.TCPConnector):
             longest_idle.close()
 
     def _close(self, **options: Any) -> list[Any]:
+        waiters = []
         for protocol, timer in self._rests.items():
             timer.cancel()
             protocol.close()
+            waiters.append(protocol.closed)
         self._rests.clear()
-        return super()._close(**options)
+        return [*(waiter for waiter in waiters if waiter is not None), *super()._close(**options)]

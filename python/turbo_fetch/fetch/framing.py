@@ -41,12 +41,11 @@ def framing_of(head: Head) -> Framing:
         return Framing(int(lengths[0]))
     encodings, transfers = headers.getall("Content-Encoding", ()), headers.getall("Transfer-Encoding", ())
     transfer_codings = _tokens(transfers)
-    codings = _tokens(encodings) + transfer_codings
-    if "chunked" in codings:
+    codings = tuple(coding for coding in _tokens(encodings) + transfer_codings if coding != "chunked")
+    if "chunked" in transfer_codings:
         # Chunks say themselves where they end, so they count before any length, as everywhere.
-        others = tuple(coding for coding in codings if coding != "chunked")
-        is_odd = bool(lengths) or codings[-1] != "chunked" or codings.count("chunked") > 1
-        return Framing(is_chunked=True, codings=others, is_odd=is_odd)
+        is_odd = bool(lengths) or transfer_codings.index("chunked") < len(transfer_codings) - 1
+        return Framing(is_chunked=True, codings=codings, is_odd=is_odd)
     values = [
         number for value in lengths for part in value.split(",") if (number := _LENGTH.sub(r"\1", part))
     ]
