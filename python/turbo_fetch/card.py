@@ -193,7 +193,7 @@ def _how_to_load(facts: Facts) -> str:
             "",
             "# some of the shards: types are not in them, so give them along",
             f"features = datasets.load_dataset_builder({folder!r}).info.features",
-            f"tars = '{folder}/*.tar'",
+            f"tars = {folder + '/*.tar'!r}",
             "data = datasets.load_dataset('webdataset', data_files=tars, features=features, split='train')",
         ]
     elif facts.format in {"lmdb", "tfrecord", "dummy"}:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from turbo_fetch.kept_types import is_list, kept_type, rebuilt
@@ -19,6 +20,12 @@ IMAGE: Final = "image"
 
 Feature = tuple[str, pa.DataType | str]
 """A name, and its type or `IMAGE`."""
+
+_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DAYS: Final = (-719_162, 2_932_896)
+_SECONDS: Final = (-62_135_596_800, 253_402_300_799)
+_SPAN_SECONDS: Final = (-86_399_999_913_600, 86_399_999_999_999)
+"""What `datetime` can hold: the years 1 to 9999, counted from 1970, and spans of 999,999,999 days."""
 
 _NAMES: Final = {
     pa.float16(): "float16",
@@ -58,11 +65,24 @@ def from_python(kind: pa.DataType) -> pa.DataType:
 
 
 def values_from_python(array: pa.Array) -> pa.Array:
-    """Return values of a kept type in the type that `from_python` says."""
+    """Return values of a kept type in the type that `from_python` says, null where Python has no such moment."""
     kind = from_python(array.type)
-    if kind == array.type:
+    if kinds.is_nested(kind):
+        return rebuilt(array, kind, values_from_python)
+    return _within_python(array) if kinds.is_temporal(kind) else array.cast(kind)
+
+
+def _within_python(array: pa.Array) -> pa.Array:
+    """Return moments and spans with nulls for those that `datetime` cannot hold: years are 1 to 9999 there."""
+    kind = array.type
+    if kinds.is_time(kind):
         return array
-    return rebuilt(array, kind, values_from_python) if kinds.is_nested(kind) else array.cast(kind)
+    days = kinds.is_date(kind)
+    least, most = _DAYS if days else _SPAN_SECONDS if kinds.is_duration(kind) else _SECONDS
+    counts = array.cast(pa.int32() if days else pa.int64())
+    counts = counts if days else pc.divide(counts, _PER_SECOND[kind.unit])
+    fits = pc.and_(pc.greater_equal(counts, least), pc.less_equal(counts, most))
+    return pc.if_else(fits, array, pa.scalar(None, kind))
 
 
 def with_leaves(kind: Any, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:

@@ -14,10 +14,10 @@ from turbo_fetch.spec import OutputFormat
 from turbo_fetch.storage import Storage
 from turbo_fetch.tfrecord import BadRecord, decode_example, read_records
 from turbo_fetch.writers.lmdb import KEYS_PREFIX, lmdb_package
+from turbo_fetch.writers.tfrecord import PICTURES
 
 BESIDE: Final = frozenset({"json", "txt"})
 """Extensions of members that are no pictures."""
-EXTENSIONS: Final = ("jpg", "png", "webp")
 COPY_BYTES: Final = 1 << 20
 
 
@@ -82,7 +82,7 @@ def record_pictures(storage: Storage, name: str) -> Iterator[Picture]:
         for record in read_records(file):
             features = decode_example(record)
             key = next(iter(features.get("key", ("bytes", [b""]))[1]), b"")
-            for extension in EXTENSIONS:
+            for extension in PICTURES:
                 found = features.get(extension)
                 if found is not None and isinstance(key, bytes) and isinstance(found[1][0], bytes):
                     yield Picture(key.decode("ascii", "replace"), found[1][0])

@@ -63,7 +63,7 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
     elif output_format == "parquet_bytes":
         bytes_schema(metadata, image)
     elif output_format == "tfrecord":
-        check_names(metadata, image)
+        check_names(metadata)
 
 
 def write_shard(

@@ -32,11 +32,13 @@ from turbo_fetch.writers.members import extension_of, json_values, text_members
 from turbo_fetch.writers.staged import StagedFile, WrittenFile
 
 TEXT: Final = "txt"
+PICTURES: Final = ("jpg", "png", "webp")
+"""Names of features of pictures, by which readers tell them."""
 
 
-def check_names(metadata: pa.Schema, image: ImageSpec) -> None:
-    """Raise InputError if a column of the list has the name of the picture's or the caption's feature."""
-    for name in (extension_of(image), TEXT):
+def check_names(metadata: pa.Schema) -> None:
+    """Raise InputError if a column of the list has the name that a picture's or the caption's feature may have."""
+    for name in (*PICTURES, TEXT):
         if name in metadata.names:
             raise InputError(
                 f"the list's column {name!r} has the name of a feature that tfrecord files add; expected another: "
@@ -48,7 +50,7 @@ class RecordFile:
     """A TFRecord file in the work folder, filled sample by sample."""
 
     def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
-        check_names(metadata, image)
+        check_names(metadata)
         self._picture = extension_of(image)
         self._file = StagedFile(path)
 
