@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
@@ -53,6 +51,9 @@ def _told(error: OSError) -> str:
 
 
 def _record(error: Exception) -> str:
+    import tempfile
+    import traceback
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="turbo-fetch-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
