@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Final, Protocol
 
 from turbo_fetch import __version__, attempts
-from turbo_fetch.card import write_card
+from turbo_fetch.card import README, write_card
 from turbo_fetch.dataset import Dataset
 from turbo_fetch.deny import DenyList
 from turbo_fetch.duplicates import urls
@@ -74,7 +74,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             dataset.commit(dict(record))
         summary = Summary(storage.url)
         if dataset.is_complete:
-            return _second_look(summary, dataset)
+            return _second_look(summary, dataset, storage)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
         try:
@@ -105,10 +105,13 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     return summary
 
 
-def _second_look(summary: Summary, dataset: Dataset) -> Summary:
+def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summary:
+    """Account for a dataset that is complete; only a card that a killed run did not come to is still to be written."""
     for record in dataset.records():
         summary.add_shard(record)
     summary.was_complete = True
+    if not storage.exists(README):
+        write_card(storage)
     return summary
 
 
