@@ -43,7 +43,7 @@ def load_spec(
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
+        raise SpecError(f"{Path(path).absolute()}: no such file; expected a spec in TOML") from None
     except IsADirectoryError:
         raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
     except OSError as error:

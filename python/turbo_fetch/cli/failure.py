@@ -44,7 +44,8 @@ def no_traceback() -> Iterator[None]:
 
 def _told(error: OSError) -> str:
     place = error.filename if isinstance(error.filename, str) else None
-    reason = error.strerror or str(error) or type(error).__name__
+    # Those that libraries raise have nothing but a text, which may be a name alone.
+    reason = error.strerror or f"{type(error).__name__}: {error}"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         reason += "; make room and run it again"
     return f"{os.path.abspath(place)}: {reason}" if place else reason  # noqa: PTH100
