@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import differences, dump_spec, dump_spec_for_others, load_spec, parse_spec
+from turbo_fetch.specfile import (
+    differences,
+    dump_spec,
+    dump_spec_for_others,
+    load_spec,
+    parse_spec,
+)
 
 MINIMAL = '[fetch.input]\nurls = "list.txt"\n[fetch.output]\npath = "out"\n'
 
@@ -156,6 +162,11 @@ PATHS: Final = {
     },
     "train": {"base": "org/model", "subject": "fetch", "class": "dog"},
     "generate": {"prompts": "prompts.txt", "lora": "./lora.safetensors"},
+    "evaluate": {
+        "prompts": ["a photo of {identifier}"],
+        "models": ["./one", "org/model"],
+        "dino": "org/dino",
+    },
     "track": {"folder": "/logs"},
 }
 
@@ -186,6 +197,10 @@ def test_relative_paths_of_a_file_begin_at_its_folder_wherever_it_is_read(
         assert spec.generate.prompts == str(folder / "prompts.txt")
         assert spec.generate.lora == str(folder / "lora.safetensors")
         assert spec.track.folder == "/logs"
+        assert spec.evaluate is not None
+        assert spec.evaluate.prompts == ("a photo of {identifier}",)
+        assert spec.evaluate.models == (str(folder / "one"), "org/model")
+        assert (spec.evaluate.dino, spec.evaluate.output) == ("org/dino", str(folder / "scores"))
 
 
 def test_a_model_that_lies_beside_the_spec_is_no_name_on_a_hub(tmp_path: Path) -> None:
@@ -228,7 +243,7 @@ def test_the_spec_in_a_dataset_runs_from_anywhere_and_means_the_dataset_that_it_
     told = dump_spec_for_others(spec)
     (moved := tmp_path / "moved").mkdir()
     (moved / "spec.toml").write_text(told)
-    (moved / "job.json").write_text("{}")
+    (moved / "job.json").write_text('{"format": 1, "essentials": {}, "lists": []}')
     monkeypatch.chdir("/")
     again = load_spec(moved / "spec.toml")
     assert again.fetch is not None
@@ -252,3 +267,9 @@ def test_the_spec_in_a_dataset_runs_from_anywhere_and_means_the_dataset_that_it_
 )
 def test_a_path_that_became_absolute_is_no_other_one(before: object, now: object, differ: bool) -> None:
     assert bool(list(differences({"key": before}, {"key": now}))) is differ
+
+
+def test_a_spec_beside_another_programs_job_file_keeps_its_output(tmp_path: Path, minimal: Path) -> None:
+    for content in ("{}", "[]", "not JSON"):
+        (tmp_path / "job.json").write_text(content)
+        assert load_spec(minimal).fetch.output.path == str(tmp_path / "out")

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Final, Protocol
 
 from turbo_fetch import __version__, attempts, proxies
-from turbo_fetch.card import write_card
+from turbo_fetch.card import README, write_card
 from turbo_fetch.dataset import Dataset, refuse_other_types
 from turbo_fetch.deny import DenyList
 from turbo_fetch.duplicates import urls
@@ -78,7 +78,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             dataset.commit(dict(record))
         summary = Summary(storage.url)
         if dataset.is_complete:
-            return _second_look(summary, dataset)
+            return _second_look(summary, dataset, storage)
         sentinel = Sentinel(stop, watcher)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
@@ -116,10 +116,13 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     return summary
 
 
-def _second_look(summary: Summary, dataset: Dataset) -> Summary:
+def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summary:
+    """Account for a dataset that is complete; only a card that a killed run did not come to is still to be written."""
     for record in dataset.records():
         summary.add_shard(record)
     summary.was_complete = True
+    if not storage.exists(README):
+        write_card(storage)
     return summary
 
 

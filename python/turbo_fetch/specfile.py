@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import glob
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -43,13 +45,13 @@ def load_spec(
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; expected a spec in TOML") from None
+        raise SpecError(f"{Path(path).absolute()}: no such file; expected a spec in TOML") from None
     except IsADirectoryError:
         raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a spec in TOML") from error
     tables = _parsed(content, str(path))
-    if _is_of_dataset(Path(path)):
+    if _is_of_dataset(Path(path), tables):
         tables = overridden(tables, ["fetch.output.path=."])
     tables = overridden(rooted(tables, _folder_of(Path(path))), overrides)
     if environment is not None:
@@ -121,27 +123,29 @@ def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spe
     for name, field in model.model_fields.items():
         key = name if name in found else field.alias or name
         inner = next(tables_of(field.annotation), None)
-        place = _place(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
-        if inner is not None and isinstance(found.get(key), Mapping):
-            found[key] = rooted(found[key], folder, inner)
-        elif place is not None and (value := found.get(key, field.default)) is not None:
-            if isinstance(value, str):
-                found[key] = _absolute(value, place, folder)
-            elif isinstance(value, list | tuple) and value:
-                found[key] = [
-                    _absolute(each, place, folder) if isinstance(each, str) else each for each in value
-                ]
+        kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        value = found.get(key, field.default)
+        if inner is not None and isinstance(value, Mapping):
+            found[key] = rooted(value, folder, inner)
+        elif isinstance(value, str) and (place := _place(kind)) is not None:
+            found[key] = _absolute(value, place, folder)
+        elif isinstance(value, list | tuple) and value and (place := _place(kind, in_list=True)) is not None:
+            found[key] = [_absolute(each, place, folder) if isinstance(each, str) else each for each in value]
     return found
 
 
-def _place(kind: Any) -> Place | None:
-    """Return the mark of a type, or of one that it is made of: of `tuple[Location, ...] | None`, that of Location."""
-    own = [each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Place)]
-    if own:
-        return own[-1]
-    inner = kind.__origin__ if get_origin(kind) is Annotated else None
-    parts = (inner,) if inner is not None else get_args(kind)
-    return next((place for part in parts if (place := _place(part)) is not None), None)
+def _place(kind: Any, in_list: bool = False, outer: Place | None = None) -> Place | None:
+    """Return the mark of a type's texts, or of the texts in its lists: of `tuple[Location, ...] | None`, of either."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        marks = [each for each in kind.__metadata__ if isinstance(each, Place)]
+        return _place(kind.__origin__, in_list, marks[-1] if marks else outer)
+    if origin in {tuple, list}:
+        return _place(get_args(kind)[0]) if in_list else None
+    if origin in {Union, UnionType}:
+        found = (_place(each, in_list, outer) for each in get_args(kind))
+        return next((place for place in found if place is not None), None)
+    return None if in_list or kind is not str else outer
 
 
 def _absolute(path: str, place: Place, folder: Path) -> str:
@@ -160,8 +164,15 @@ def _folder_of(path: Path) -> Path:
     return path.absolute().parent if path.is_file() else Path.cwd()
 
 
-def _is_of_dataset(path: Path) -> bool:
-    return path.name == "spec.toml" and (path.parent / "job.json").is_file()
+def _is_of_dataset(path: Path, tables: Mapping[str, Any]) -> bool:
+    """Return whether a spec is that of the dataset in its folder, as it was run, and no other file of that name."""
+    if path.name != "spec.toml" or not isinstance(tables.get("fetch"), Mapping):
+        return False
+    try:
+        job = json.loads((path.parent / "job.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(job, dict) and {"format", "essentials", "lists"} <= job.keys()
 
 
 def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

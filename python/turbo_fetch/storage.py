@@ -132,9 +132,11 @@ class LocalStorage(Storage):
         """See Storage."""
         place = self._at(folder) if folder else self.root
         with explained(str(place), reading=True):
-            if not place.exists():
+            try:
+                entries = os.scandir(place)
+            except FileNotFoundError:
                 return
-            with os.scandir(place) as entries:
+            with entries:
                 for entry in entries:
                     yield Entry(entry.name, None if entry.is_dir() else entry.stat().st_size)
 

@@ -177,8 +177,8 @@ def _told(address: str | None) -> Iterator[None]:
     except Exception as error:
         raise ClusterError(
             f"the Ray cluster at {address or 'RAY_ADDRESS'}: {_reason(error)}; expected the address of its dashboard, "
-            "such as http://127.0.0.1:8265, and, if it uses tokens, RAY_AUTH_MODE=token with its token in RAY_AUTH_TOKEN "
-            "or ~/.ray/auth_token"
+            "such as http://127.0.0.1:8265, and, if it uses tokens, RAY_AUTH_MODE=token with its token in "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
@@ -46,13 +44,17 @@ def no_traceback() -> Iterator[None]:
 
 def _told(error: OSError) -> str:
     place = error.filename if isinstance(error.filename, str) else None
-    reason = error.strerror or str(error) or type(error).__name__
+    # Those that libraries raise have nothing but a text, which may be a name alone.
+    reason = error.strerror or f"{type(error).__name__}: {error}"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         reason += "; make room and run it again"
     return f"{os.path.abspath(place)}: {reason}" if place else reason  # noqa: PTH100
 
 
 def _record(error: Exception) -> str:
+    import tempfile
+    import traceback
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="turbo-fetch-", suffix=".log", delete=False, encoding="utf-8", errors="replace"

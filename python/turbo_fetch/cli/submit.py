@@ -47,7 +47,7 @@ def submit(
     from turbo_fetch.specfile import given
     from turbo_fetch.submission import Jobs, check_output
 
-    if loaded.fetch is not None:
+    if loaded.fetch is not None and spec.is_file():
         check_output(given(spec, overrides or (), "fetch.output.path"))
     jobs = Jobs(address)
     started = jobs.submit(loaded, name, install=install)

@@ -95,6 +95,7 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
 @contextmanager
 def readable(url: str) -> Iterator[None]:
     """Turn whatever goes wrong while reading a file of a list into an InputError that names it."""
+    url = str(path_of(url) or url)
     try:
         yield
     except TurboFetchError:

@@ -16,7 +16,11 @@ STAGES = ("fetch", "prior", "train", "generate", "evaluate")
 
 
 class Spec(Table):
-    """A whole spec file."""
+    """A whole spec file.
+
+    Relative paths begin at its folder, those of `--set` and of the Python API at the current one; `~` is the home
+    folder. A model that is not found there is taken for the id of one on a hub.
+    """
 
     fetch: FetchSpec | None = None
     """From a URL list to a dataset."""
