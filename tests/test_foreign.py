@@ -65,14 +65,14 @@ def lying_avif(width: int, height: int) -> bytes:
 def test_an_avif_is_limited_by_what_its_bitstream_says() -> None:
     body = lying_avif(1200, 1000)
     assert outcome(body, max_pixels=1_000_000)[0] is Outcome.TOO_MANY_PIXELS
-    assert outcome(body)[0] is Outcome.CORRUPT
+    # Decoders make it as large as the container says.
+    assert pixels(body).shape == (10, 10, 3)
 
 
 def test_a_tiff_is_limited_by_its_tiles() -> None:
     body = tiff(np.zeros((20, 20), np.uint8), tile=(16, 16), compression="zlib")
     for tag in (322, 323):
-        entry = struct.pack("<HHQ", tag, 3, 1)[:8]
-        body = body.replace(entry + struct.pack("<H", 16), entry + struct.pack("<H", 65_520))
+        body = body.replace(struct.pack("<HHII", tag, 4, 1, 16), struct.pack("<HHII", tag, 4, 1, 65_520))
     assert outcome(body, max_pixels=1_000_000)[0] is Outcome.TOO_MANY_PIXELS
 
 
@@ -128,7 +128,7 @@ def test_warnings_of_pillow_do_not_leave_its_threads() -> None:
         (np.zeros((8, 8), np.uint32), {}, "TIFF colour space or depth"),
         (np.zeros((3, 8, 8), np.uint16), {"planarconfig": "separate"}, "TIFF sample layout"),
         (np.zeros((8, 8), np.uint16), {"photometric": "miniswhite"}, "TIFF colour space or depth"),
-        (np.zeros((8, 8, 2), np.uint16), {"photometric": "minisblack"}, "TIFF sample layout"),
+        (np.zeros((8, 8, 2), np.uint16), {"planarconfig": "contig"}, "TIFF sample layout"),
         (np.zeros((8, 8), np.uint8), {"compression": "png"}, "TIFF compression"),
     ],
 )
@@ -217,7 +217,7 @@ def body(kind, mode, size, **options):
 transform = Transform(ImageSpec(), 1)
 kinds = [("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
          ("JPEG2000", "RGB", {})]
-transform.run([body(kind, mode, (64, 64), **options) for kind, mode, options in kinds])
+transform.run([b'no image', *(body(kind, mode, (64, 64), **options) for kind, mode, options in kinds)])
 bodies = [body(kind, mode, (6000, 6000), **options) for kind, mode, options in kinds]
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20),) * 2)

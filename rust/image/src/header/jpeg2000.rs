@@ -46,10 +46,7 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let profile = boxes.and_then(|boxes| profile(find(boxes, &[b"colr"])?));
     Ok(Header {
         icc: profile.map(<[u8]>::to_vec),
-        held_pixels: siz
-            .size
-            .pixels()
-            .saturating_add(siz.tiles.saturating_mul(TILE_PIXELS)),
+        held_pixels: siz.size.pixels().max(siz.tiles.saturating_mul(TILE_PIXELS)),
         reader: reader(&siz.components, boxes)?,
         // OpenCV leaves samples of more than eight bits as they are.
         white: u16::MAX
