@@ -197,7 +197,7 @@ def test_a_decoder_out_of_memory_does_not_blame_the_data() -> None:
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=True, timeout=100
     )
-    assert done.stdout.split() == ["too-many-pixels"] * 3
+    assert done.stdout.split() == ["too-many-pixels"] * 2
 
 
 OUT_OF_MEMORY = """
@@ -215,12 +215,11 @@ def body(kind, mode, size, **options):
     return file.getvalue()
 
 transform = Transform(ImageSpec(), 1)
-kinds = [("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
-         ("JPEG2000", "RGB", {})]
+kinds = [("TIFF", mode, {"compression": "packbits"}) for mode in ("RGB", "CMYK")]
 transform.run([b'no image', *(body(kind, mode, (64, 64), **options) for kind, mode, options in kinds)])
-bodies = [body(kind, mode, (6000, 6000), **options) for kind, mode, options in kinds]
+bodies = [body(kind, mode, (9000, 9000), **options) for kind, mode, options in kinds]
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20),) * 2)
 for each in bodies:
     print(BY_NUMBER[transform.run([each])["outcome"].to_pylist()[0]].label)
 """
