@@ -1,4 +1,4 @@
-"""Formats that OpenCV and Pillow decode: within the limits of the spec, by no leave of theirs, and only when they come."""
+"""Formats that OpenCV and Pillow decode: within the limits of the spec, not theirs, and only when they come."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_decoders_are_imported_when_a_picture_asks_for_them(kind: str, imported:
 
 
 def lying_avif(width: int, height: int) -> bytes:
-    """An AVIF whose container says 10 × 10 and whose bitstream has all its pixels."""
+    """An AVIF whose container says 10 by 10 and whose bitstream has all its pixels."""
     body = encoded(Image.new("RGB", (width, height), "teal"), "AVIF", speed=10)
     extent = b"ispe\0\0\0\0"
     return body.replace(extent + struct.pack(">II", width, height), extent + struct.pack(">II", 10, 10))
