@@ -45,9 +45,7 @@ def _alpha(picture: Image.Image) -> npt.NDArray[np.uint8]:
     return ((x * 7 + y * 5) % 256).astype(np.uint8)
 
 
-def _indexed(
-    picture: Image.Image, bits: int
-) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
+def _indexed(picture: Image.Image, bits: int) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
     """Return indices and colours, always as many as the bits allow."""
     count = 1 << bits
     reduced = picture.quantize(count)
@@ -154,9 +152,7 @@ def _tifffile(rng: random.Random, picture: Image.Image) -> Made:
     return f"{samples.dtype} {samples.shape} {options}".replace("\n", " ")[:300], file.getvalue()
 
 
-def _tiff_samples(
-    rng: random.Random, picture: Image.Image
-) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+def _tiff_samples(rng: random.Random, picture: Image.Image) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     rgb, grey, alpha = _rgb(picture), _grey(picture), _alpha(picture)
     options: dict[str, Any] = {}
     kind = rng.choice(["grey", "rgb", "rgba", "rgbx", "cmyk", "palette", "grey_alpha", "white"])
@@ -188,9 +184,7 @@ def _tiff_samples(
     return samples, options
 
 
-def _multiplied(
-    colours: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def _multiplied(colours: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return (colours.astype(np.uint16) * alpha // 255).astype(np.uint8)
 
 

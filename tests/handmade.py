@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Levels = npt.NDArray[np.uint8]
-"""Pixels as height × width × 3, or indices as height × width."""
+"""Pixels as height by width by 3, or indices as height by width."""
 
 
 def packed(rows: npt.NDArray[np.integer], bits: int) -> list[bytes]:
@@ -146,7 +146,7 @@ def png(
     extra: Sequence[tuple[bytes, bytes]] = (),
     late: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Return a PNG of samples, height × width × channels; `extra` stands before the data and `late` after it."""
+    """Return a PNG of samples, height by width by channels; `extra` stands before the data and `late` after it."""
     height, width = samples.shape[:2]
     head = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, int(interlaced))
     passes = ADAM7 if interlaced else [(0, 0, 1, 1)]

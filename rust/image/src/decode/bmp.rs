@@ -32,9 +32,7 @@ pub fn decode(body: &[u8], scratch: &mut Scratch) -> Result<Decoded, Rejection> 
 pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<Raster, Rejection> {
     let channels = model.channels();
     let width = bitmap.size.width as usize;
-    let mut pixels = scratch
-        .buffers
-        .take(bitmap.size.pixels() as usize * channels);
+    let height = bitmap.size.height as usize;
     let mut unpacked = Vec::new();
     let (data, bits) = if bitmap.coding == Coding::Runs {
         unpacked = scratch.buffers.take(bitmap.size.pixels() as usize);
@@ -49,10 +47,21 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
     } else {
         row_bytes.next_multiple_of(4)
     };
+    // Before room is made for a picture that is not there. The last row may lack what fills it up.
+    if data.len() < stride * (height - 1) + row_bytes {
+        return Err(Rejection::truncated("BMP data ends before the picture"));
+    }
+    let mut pixels = scratch
+        .buffers
+        .take(bitmap.size.pixels() as usize * channels);
     let rows = pixels.chunks_exact_mut(width * channels);
-    let place = |line: usize, row: &mut [u8]| {
-        // The last row may lack what fills it up.
-        let stored = data.get(line * stride..line * stride + row_bytes)?;
+    for (line, row) in rows.enumerate() {
+        let line = if bitmap.is_top_down {
+            line
+        } else {
+            height - 1 - line
+        };
+        let stored = &data[line * stride..][..row_bytes];
         match bitmap.coding {
             Coding::Masks(masks) => cut_apart(stored, bits / 8, masks, row),
             _ => look_up(
@@ -62,16 +71,6 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
                 row.chunks_exact_mut(channels),
             ),
         }
-        Some(())
-    };
-    let height = bitmap.size.height as usize;
-    for (line, row) in rows.enumerate() {
-        let line = if bitmap.is_top_down {
-            line
-        } else {
-            height - 1 - line
-        };
-        place(line, row).ok_or(Rejection::truncated("BMP data ends before the picture"))?;
     }
     scratch.buffers.recycle(unpacked);
     Ok(Raster {
@@ -205,5 +204,9 @@ fn unpack(bitmap: &Bitmap<'_>, indices: &mut [u8]) -> Result<(), Rejection> {
 }
 
 fn nibble(byte: u8, step: usize) -> u8 {
-    if step % 2 == 0 { byte >> 4 } else { byte & 0xf }
+    if step.is_multiple_of(2) {
+        byte >> 4
+    } else {
+        byte & 0xf
+    }
 }

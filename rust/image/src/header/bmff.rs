@@ -19,7 +19,7 @@ pub fn find<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Option<&'a [u8]> {
 }
 
 /// Iterates over the boxes that lie side by side; the last may not be cut off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Boxes<'a> {
     rest: &'a [u8],
 }

@@ -99,9 +99,8 @@ fn entry(body: &[u8], at: usize) -> Option<Entry> {
     Some(Entry {
         area: side(*body.get(at)?) * side(*body.get(at + 1)?),
         depth: match (bits, colours) {
-            (0, 0) => 256,
             // A single colour needs no bits, which Pillow counts as unknown.
-            (0, 1) => 256,
+            (0, 0 | 1) => 256,
             (0, colours) => u32::BITS - (colours - 1).leading_zeros(),
             (bits, _) => bits.into(),
         },

@@ -46,10 +46,7 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let profile = boxes.and_then(|boxes| profile(find(boxes, &[b"colr"])?));
     Ok(Header {
         icc: profile.map(<[u8]>::to_vec),
-        held_pixels: siz
-            .size
-            .pixels()
-            .saturating_add(siz.tiles.saturating_mul(TILE_PIXELS)),
+        held_pixels: siz.size.pixels().max(siz.tiles.saturating_mul(TILE_PIXELS)),
         reader: reader(&siz.components, boxes)?,
         // OpenCV leaves samples of more than eight bits as they are.
         white: u16::MAX
@@ -74,8 +71,9 @@ fn find_stream(body: &[u8]) -> Option<&[u8]> {
 }
 
 fn read_siz(stream: &[u8]) -> Option<Siz> {
-    let side = |end: usize, start: usize| u32_be(stream, end)?.checked_sub(u32_be(stream, start)?);
-    let size = Size::new(side(8, 16)?, side(12, 20)?);
+    let length =
+        |end: usize, start: usize| u32_be(stream, end)?.checked_sub(u32_be(stream, start)?);
+    let size = Size::new(length(8, 16)?, length(12, 20)?);
     let count = |end: usize, tile: usize, start: usize| {
         let reach = u32_be(stream, end)?.checked_sub(u32_be(stream, start)?)?;
         Some(u64::from(

@@ -40,8 +40,12 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
             b"eXIf" => header.exif = Some(data),
             b"IEND" => header.complete = true,
             b"tEXt" | b"zTXt" | b"iTXt" => {
-                raw_profile = text(kind, data, b"Raw profile type exif").or(raw_profile);
-                packet = text(kind, data, b"XML:com.adobe.xmp").or(packet);
+                let keyword = data.split(|&byte| byte == 0).next();
+                match keyword {
+                    Some(b"Raw profile type exif") => raw_profile = Some((kind, data)),
+                    Some(b"XML:com.adobe.xmp") => packet = Some((kind, data)),
+                    _ => {}
+                }
             }
             _ => {}
         }
@@ -49,14 +53,16 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     // ImageMagick wrote EXIF as text before there was a chunk for it.
     let exif = raw_profile
         .filter(|_| header.exif.is_none())
+        .and_then(text)
         .and_then(|text| from_hex(&text));
+    let packet = packet.and_then(text);
     header.orientation = tiff::orientation(header.exif.or(exif.as_deref()), packet.as_deref());
     Ok(header)
 }
 
-/// The text of a chunk of that keyword, inflated where it is compressed.
-fn text(kind: &[u8; 4], data: &[u8], keyword: &[u8]) -> Option<Vec<u8>> {
-    let data = data.strip_prefix(keyword)?.strip_prefix(b"\0")?;
+/// The text of a chunk after its keyword, inflated where it is compressed.
+fn text((kind, data): (&[u8; 4], &[u8])) -> Option<Vec<u8>> {
+    let data = &data[memchr::memchr(0, data)? + 1..];
     match kind {
         b"tEXt" => Some(data.to_vec()),
         b"zTXt" => inflated(data.strip_prefix(b"\0")?),

@@ -1,4 +1,4 @@
-//! TIFF structure (TIFF 6.0 and BigTIFF), which is also that of EXIF: directories of tagged values.
+//! TIFF structure (TIFF 6.0 and `BigTIFF`), which is also that of EXIF: directories of tagged values.
 
 use super::{u16_be, u16_le, u32_be, u32_le, u64_be, xmp};
 use crate::orient::Orientation;
@@ -10,7 +10,7 @@ const ORIENTATION: u16 = 274;
 pub struct Stream<'a> {
     bytes: &'a [u8],
     big_endian: bool,
-    /// BigTIFF: counts and offsets of eight bytes.
+    /// `BigTIFF`: counts and offsets of eight bytes.
     big: bool,
 }
 

@@ -36,8 +36,8 @@ struct Samples {
     bits: Vec<u32>,
     /// Meaning of the samples beyond the colours.
     extra: Vec<u32>,
-    /// 1 for numbers without sign.
-    format: u32,
+    /// Whether they are whole numbers without a sign.
+    unsigned: bool,
     planar: bool,
     reversed: bool,
 }
@@ -51,8 +51,8 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let stream = Stream::new(body).ok_or_else(sides_missing)?;
     let directory = stream.first_directory().ok_or_else(sides_missing)?;
     let page = Page { stream, directory };
-    let side = |tag| page.integer(tag).ok_or_else(sides_missing);
-    let size = Size::new(side(WIDTH)?, side(HEIGHT)?);
+    let length = |tag| page.integer(tag).ok_or_else(sides_missing);
+    let size = Size::new(length(WIDTH)?, length(HEIGHT)?);
     let (xmp, icc) = (page.bytes(XMP), page.bytes(ICC_PROFILE));
     let mut header = Header {
         orientation: tiff::orientation(Some(body), xmp),
@@ -78,7 +78,7 @@ fn reader(samples: &Samples, is_plain: bool) -> Result<Reader, Rejection> {
     if samples.bits.windows(2).any(|pair| pair[0] != pair[1]) {
         return Err(Rejection::Unsupported("TIFF with samples of unequal depth"));
     }
-    if samples.format != 1 {
+    if !samples.unsigned {
         return Err(Rejection::Unsupported(
             "TIFF with signed or fractional samples",
         ));
@@ -87,7 +87,7 @@ fn reader(samples: &Samples, is_plain: bool) -> Result<Reader, Rejection> {
         return Err(Rejection::Unsupported("TIFF compression"));
     }
     let colours = match (samples.photometric, samples.bits.first()) {
-        (0, Some(1 | 2 | 4 | 8)) | (1, Some(1 | 2 | 4 | 8 | 16)) | (3, Some(1 | 2 | 4 | 8)) => 1,
+        (0 | 3, Some(1 | 2 | 4 | 8)) | (1, Some(1 | 2 | 4 | 8 | 16)) => 1,
         (2, Some(8 | 16)) | (6 | 8, Some(8)) => 3,
         (5, Some(8 | 16)) => 4,
         _ => return Err(Rejection::Unsupported("TIFF colour space or depth")),
@@ -123,9 +123,8 @@ fn are_read_beyond(samples: &Samples, beyond: usize) -> bool {
     let fits = match (samples.photometric, samples.bits[0]) {
         (_, _) if beyond == 0 => true,
         _ if samples.reversed => false,
-        (1, 8) => beyond == 1 && first <= 2,
+        (1, 8) | (2, 16) => beyond == 1 && first <= 2,
         (2, 8) => beyond <= 3 && matches!(first, 0..=2 | CORELS_ALPHA),
-        (2, 16) => beyond == 1 && first <= 2,
         (3, 8) => beyond == 1 && matches!(first, 0 | 2),
         (5, 8) => beyond <= 2 && first == 0,
         _ => false,
@@ -137,10 +136,9 @@ fn are_read_beyond(samples: &Samples, beyond: usize) -> bool {
 
 fn is_read_compression(samples: &Samples) -> bool {
     match samples.compression {
-        // Chroma at a lower resolution is only put together by libtiff, which Pillow leaves out for raw data.
-        1 => samples.photometric != 6,
         2..=4 => samples.bits == [1],
-        5 | 8 | 32_773 | 32_946 | 34_925 | 50_000 => samples.photometric != 6,
+        // Pillow takes chroma for luma's resolution unless JPEG puts them together.
+        1 | 5 | 8 | 32_773 | 32_946 | 34_925 | 50_000 => samples.photometric != 6,
         6 | 7 => true,
         _ => false,
     }
@@ -206,11 +204,7 @@ impl<'a> Page<'a> {
             compression,
             bits,
             extra: self.integers(EXTRA_SAMPLES),
-            format: if formats.iter().all(|&format| format == 1) {
-                1
-            } else {
-                0
-            },
+            unsigned: formats.iter().all(|&format| format == 1),
             planar: stated(PLANAR, 1) == 2,
             reversed: stated(FILL_ORDER, 1) == 2,
         }
