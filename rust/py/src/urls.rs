@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3_arrow::{PyArray, PyRecordBatch};
 use std::sync::Arc;
 
-use turbo_fetch_urls::csv::CsvReader as Csv;
+use turbo_fetch_urls::csv::{CsvReader as Csv, Quoting};
 use turbo_fetch_urls::json::JsonArray as Json;
 use turbo_fetch_urls::{address, parse, spread};
 
@@ -43,10 +43,15 @@ struct CsvReader(Csv);
 #[pymethods]
 impl CsvReader {
     #[new]
-    fn new(delimiter: char) -> PyResult<Self> {
-        u8::try_from(delimiter)
-            .map(|delimiter| Self(Csv::new(delimiter)))
-            .map_err(value_error)
+    fn new(delimiter: char, quoting: &str) -> PyResult<Self> {
+        let delimiter = u8::try_from(delimiter).map_err(value_error)?;
+        let quoting = match quoting {
+            "auto" => Quoting::Auto,
+            "standard" => Quoting::Standard,
+            "none" => Quoting::None,
+            _ => return Err(value_error(format!("quoting is {quoting:?}"))),
+        };
+        Ok(Self(Csv::new(delimiter, quoting)))
     }
 
     #[pyo3(signature = (block, *, is_last))]
@@ -54,8 +59,15 @@ impl CsvReader {
         self.0.feed(block, is_last);
     }
 
-    fn header(&mut self) -> Option<Vec<String>> {
-        self.0.header()
+    fn header(&mut self) -> PyResult<Option<Vec<String>>> {
+        self.0.header().map_err(value_error)
+    }
+
+    fn take_notes(&mut self) -> Vec<(&'static str, u64, u64)> {
+        let notes = self.0.take_notes().into_iter();
+        notes
+            .map(|note| (note.oddity.name(), note.rows, note.first_line))
+            .collect()
     }
 
     fn read(
