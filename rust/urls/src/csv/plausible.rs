@@ -1,7 +1,7 @@
 //! Whether a quoted field over several lines is one, or rows between two quotes that have nothing to do with
 //! each other: `"Mind the gap,URL`, fifty rows, and `a screen of 12",URL`.
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memrchr};
 
 use super::fields::lines;
 
@@ -31,7 +31,7 @@ pub fn are_rows(text: &[u8], shape: Shape, is_quoting_proven: bool) -> bool {
     }
     let is_block = is_first && is_last && rows >= 2 && 3 * rows >= 2 * all;
     let is_long_block = rows >= 8 && 10 * rows >= 9 * all;
-    if is_quoting_proven {
+    if is_quoting_proven && shape.delimiter != b'\t' {
         is_block && rows > 2
     } else {
         is_block || is_long_block
@@ -58,7 +58,10 @@ fn is_row(line: &[u8], shape: Shape) -> bool {
 }
 
 /// Whether a text has the form of what columns of URLs, of paths, domains or hashes hold, and no sentence does.
+/// A stray quote before or after it makes no difference.
 fn is_address(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"\"").unwrap_or(text);
+    let text = text.strip_suffix(b"\"").unwrap_or(text);
     let is_one_word =
         |text: &[u8]| !text.iter().any(u8::is_ascii_whitespace) && memchr(b'"', text).is_none();
     if text.is_empty() || !is_one_word(text) {
@@ -78,13 +81,11 @@ fn is_address(text: &[u8]) -> bool {
 
 fn starts_with_domain(text: &[u8]) -> bool {
     let end = text.iter().position(|byte| b"/:?#".contains(byte));
-    let (labels, top) = match text[..end.unwrap_or(text.len())]
-        .rsplitn(2, |&byte| byte == b'.')
-        .collect::<Vec<_>>()[..]
-    {
-        [top, labels] => (labels, top),
-        _ => return false,
+    let host = &text[..end.unwrap_or(text.len())];
+    let Some(dot) = memrchr(b'.', host) else {
+        return false;
     };
+    let (labels, top) = (&host[..dot], &host[dot + 1..]);
     let is_label_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
     !labels.is_empty()
         && labels.iter().all(is_label_byte)
@@ -158,7 +159,7 @@ mod tests {
             "e.g",
             "3.14",
             "",
-            "\"http://a.example/",
+            "x\"y.example",
             "a,b",
         ] {
             assert!(!is_address(text.as_bytes()), "{text}");
@@ -170,6 +171,7 @@ mod tests {
             "/x.jpg",
             "a.example/x.jpg",
             "example.com",
+            "\"http://a.example/",
         ] {
             assert!(is_address(text.as_bytes()), "{text}");
         }
