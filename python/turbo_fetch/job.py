@@ -60,9 +60,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     check_packages(fetch.output.format)
     trackers.check(spec.track.to)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    columns = plan.schema()
-    if columns is not None:
-        check_columns(fetch.output.format, columns, fetch.image)
+    check_columns(fetch.output.format, plan.schema(), fetch.image)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
     with (
@@ -171,7 +169,7 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
     counted = Summary(summary.path)
     for record in dataset.records():
         counted.add_shard(record)
-    for name in ("rows", "shards", "outcomes", "failing_hosts", "dataset_bytes"):
+    for name in ("rows", "shards", "outcomes", "failing_hosts", "list_notes", "dataset_bytes"):
         setattr(summary, name, getattr(counted, name))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from turbo_fetch.plan.notes import ListNotes, sentences
 from turbo_fetch.redaction import redact
 
 TOP: Final = 5
@@ -25,6 +26,8 @@ class Summary:
     """Rows by the label of their outcome."""
     failing_hosts: Counter[str] = field(default_factory=Counter)
     """Failed rows by registrable domain; of very many domains, the most frequent ones."""
+    list_notes: ListNotes = field(default_factory=ListNotes)
+    """What was odd about the rows of the list."""
     dataset_bytes: int = 0
     downloaded_bytes: int = 0
     """Bytes of bodies that this run received."""
@@ -38,6 +41,7 @@ class Summary:
         self.rows += record["rows"]
         self.outcomes.update(record["outcomes"])
         self.dataset_bytes += sum(file["bytes"] for file in record["files"])
+        self.list_notes.merge(record.get("list_notes", {}))
         self.failing_hosts.update(record["failing_hosts"])
         if len(self.failing_hosts) > 2 * HOSTS_KEPT:
             self.failing_hosts = Counter(dict(self.failing_hosts.most_common(HOSTS_KEPT)))
@@ -68,6 +72,7 @@ class Summary:
         if self.failing_hosts:
             hosts = self.failing_hosts.most_common(TOP)
             lines.append("failing   " + ", ".join(f"{host} {count:,}" for host, count in hosts))
+        lines += [f"list      {sentence}" for sentence in sentences(self.list_notes.counts)]
         return "\n".join(lines)
 
 

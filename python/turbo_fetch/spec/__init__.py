@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Order,
         OutputFormat,
         OutputSpec,
+        Quoting,
         ResizeMode,
     )
     from turbo_fetch.spec.table import Table
@@ -59,6 +60,7 @@ __all__ = [
     "OutputFormat",
     "OutputSpec",
     "PriorSpec",
+    "Quoting",
     "ResizeMode",
     "Spec",
     "Table",
