@@ -85,7 +85,7 @@ def spread(domains: ArrowArray, seed: int) -> ArrowArray:
 class CsvReader:
     """Reads CSV fed in pieces; see rust/urls/src/csv.rs for the grammar."""
 
-    def __new__(cls, delimiter: str) -> CsvReader: ...
+    def __new__(cls, delimiter: str, quoting: str) -> CsvReader: ...
     def feed(self, block: bytes, *, is_last: bool) -> None:
         """Take the next bytes."""
 
@@ -94,6 +94,9 @@ class CsvReader:
 
     def read(self, columns: Sequence[int], max_rows: int) -> ArrowBatch:
         """Read complete records as strings; no rows: feed more. ValueError for an endless line."""
+
+    def take_notes(self) -> list[tuple[str, int, int]]:
+        """Return what was odd since the last call: its name, how many rows, and the line of the first."""
 
 @final
 class JsonArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -29,6 +29,8 @@ from turbo_fetch.writers.tables import TableFile
 
 HOSTS_KEPT: Final = 20
 REASONS_KEPT: Final = 20
+LIST_NOTES: Final = "list_notes"
+"""In a commit record: what was odd about the rows of the list, as `ListNotes` counts it."""
 
 
 class Rows(NamedTuple):
@@ -97,17 +99,18 @@ def commit_shard(
     shard: int,
     source: pa.RecordBatch,
     spool: Spool,
-    rows_digest: str,
+    facts: Mapping[str, Any],
     times_s: tuple[float, float],
 ) -> Record:
     """Write and publish the files of a complete shard; return the record that commits it.
 
-    `source` holds all rows of the shard in order; `times_s` are its start and end since the epoch. Raises
+    `source` holds all rows of the shard in order; `facts` are those of its list, to be added to the record;
+    `times_s` are its start and end since the epoch. Raises
     OutputError if something cannot be written; the spool then still has everything.
     """
     files = ShardFiles(shard, shard_name(shard, fetch.output.shard_digits), fetch.output.format, fetch.image)
     rows = _spooled_rows(fetch, shard, source, spool)
-    return publish_shard(storage, files, rows, times_s, {"rows_digest": rows_digest})
+    return publish_shard(storage, files, rows, times_s, dict(facts))
 
 
 def publish_shard(
@@ -136,6 +139,11 @@ def publish_shard(
     record = _record(files, counts, written, times_s) | facts
     storage.write_bytes(f"{files.name}{STATS_SUFFIX}", orjson.dumps(record, option=orjson.OPT_INDENT_2))
     return record
+
+
+def list_facts(record: Record | None) -> dict[str, Any]:
+    """Return what a commit record says of the list, for a record of the same rows."""
+    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
 
 
 def _spooled_rows(fetch: FetchSpec, shard: int, source: pa.RecordBatch, spool: Spool) -> Iterator[Rows]:

@@ -20,7 +20,7 @@ from turbo_fetch.manifest import Manifest, Record, read_manifest
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.redaction import redact_tables
-from turbo_fetch.spec import FetchSpec, OutputSpec, Spec
+from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
 
@@ -134,12 +134,24 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
     """Return the part of a spec that shows in the files, and so must not change while a dataset is made."""
     fetch = spec.model_dump(mode="json")
     shown = {
-        "input": ("url_column", "caption_column", "keep_columns", "order", "seed", *_RULES),
+        "input": ("url_column", "caption_column", "order", "seed", *_RULES),
         "output": ("format", "samples_per_shard", "shard_digits", "messages"),
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
+    picked["input"] |= _reading(spec.input)
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
     return {"fetch": redact_tables({**picked, **whole})}
+
+
+def _reading(spec: InputSpec) -> dict[str, Any]:
+    """Return which columns are kept, in which order and under which names; and how rows are read, if not as usual."""
+    keep = [name if name == new else f"{name} = {new}" for name, new in spec.kept.items()]
+    unusual = {"quoting": spec.quoting} if spec.quoting != "auto" else {}
+    return {
+        "keep_columns": keep,
+        **unusual,
+        **({"column_types": spec.column_types} if spec.column_types else {}),
+    }
 
 
 def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:

@@ -119,8 +119,9 @@ def _key_sets(lists: Sequence[str], what: str, work: Path) -> dict[str, KeySet]:
 
 def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path]) -> None:
     found: dict[str, list[bytes]] = {kind: [] for kind in paths}
+    columns = Columns(what)
     for file in files:
-        with ListReader(file, Columns(what)) as reader:
+        with ListReader(file, columns, columns.schema({})) as reader:
             for batch in reader:
                 for kind, of_batch in _keys(batch.column("url"), what, file.url):
                     found[kind].append(of_batch)

@@ -63,11 +63,10 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     trackers.check(spec.track.to)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
-    if columns is not None:
-        check_columns(fetch.output.format, columns, fetch.image)
+    check_columns(fetch.output.format, columns, fetch.image)
     storage = Storage.open(fetch.output.path, fetch.output.spool)
     storage.probe()
-    if columns is not None and fetch.output.if_exists == "extend":
+    if fetch.output.if_exists == "extend":
         refuse_other_types(storage, columns)
     with (
         reported(spec.track, storage, watcher),
@@ -235,7 +234,7 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
     counted = Summary(summary.path)
     for record in dataset.records():
         counted.add_shard(record)
-    for name in ("rows", "shards", "outcomes", "reasons", "failing_hosts", "dataset_bytes"):
+    for name in ("rows", "shards", "outcomes", "reasons", "failing_hosts", "list_notes", "dataset_bytes"):
         setattr(summary, name, getattr(counted, name))
 
 

@@ -23,6 +23,7 @@ from turbo_fetch.kept_types import kept_type, kept_values, unkept
 from turbo_fetch.keys import index_digits
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.peer_messages import peer_messages
+from turbo_fetch.plan.columns import refuse_clashes
 from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.spec import ImageSpec, OutputSpec
 
@@ -63,12 +64,8 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
     if image.phash:
         results.append(pa.field("phash", pa.string()))
     names = [name for name in _source_columns(source) if name != BOXES]
-    clashes = sorted({field.name for field in results} & set(names))
-    if clashes:
-        raise InputError(
-            f"the list's columns {clashes} have the names of columns that the dataset adds; expected others: "
-            "rename them in the list, or leave them out of fetch.input.keep_columns"
-        )
+    kept = {name: name for name in names if name not in _LAST_SOURCE_COLUMNS}
+    refuse_clashes(kept, {field.name for field in results})
     for name in names:
         _check_type(source.field(name))
     return pa.schema(

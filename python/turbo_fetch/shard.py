@@ -21,6 +21,7 @@ from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.rows import Request
 from turbo_fetch.keys import shard_name
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.screen import screen
@@ -60,10 +61,10 @@ class Tools:
 
 @dataclass(slots=True)
 class Journal:
-    """A spool with the lock that its threads take, and the digest of the rows that it belongs to."""
+    """A spool with the lock that its threads take, and the rows that it belongs to, with what a record says of them."""
 
     spool: Spool
-    rows_digest: str
+    facts: dict[str, Any]
     source: pa.RecordBatch
     """All rows of the shard."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -119,14 +120,16 @@ class OpenShard:
 
     def _open(self) -> tuple[pa.RecordBatch, Journal]:
         tools, shard = self._tools, self.shard
-        source = results.one_batch(shard.load())
+        notes = ListNotes()
+        source = results.one_batch(shard.load(notes))
         work = tools.storage.make_work()
         if shard.known is not None:
             path, digest = shard.known.prepare(work), shard.known.rows_digest
         else:
             path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
             digest = results.rows_digest(source, tools.fetch.image)
-        return source, Journal(Spool.open(path, shard.id, shard.count, digest), digest, source)
+        facts = {"rows_digest": digest, **({commit.LIST_NOTES: notes.counts} if notes.counts else {})}
+        return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times = (self._started_s, time.time())
@@ -140,7 +143,7 @@ class OpenShard:
             self.shard.id,
             source,
             journal.spool,
-            journal.rows_digest,
+            journal.facts,
             times,
         )
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from turbo_fetch.causes import Reason
 from turbo_fetch.diagnosis import diagnosis
 from turbo_fetch.errors import TooFewSamples
+from turbo_fetch.plan.notes import ListNotes, sentences
 from turbo_fetch.redaction import redact
 
 TOP: Final = 5
@@ -30,6 +31,8 @@ class Summary:
     """Failed rows by outcome and detail; of very many reasons, the most frequent ones."""
     failing_hosts: Counter[str] = field(default_factory=Counter)
     """Failed rows by registrable domain; of very many domains, the most frequent ones."""
+    list_notes: ListNotes = field(default_factory=ListNotes)
+    """What was odd about the rows of the list."""
     dataset_bytes: int = 0
     downloaded_bytes: int = 0
     """Bytes of bodies that this run received."""
@@ -45,6 +48,7 @@ class Summary:
         self.rows += record["rows"]
         self.outcomes.update(record["outcomes"])
         self.dataset_bytes += sum(file["bytes"] for file in record["files"])
+        self.list_notes.merge(record.get("list_notes", {}))
         self.failing_hosts.update(record["failing_hosts"])
         # Datasets of older versions have none.
         self.reasons.update(record.get("reasons", {}))
@@ -110,6 +114,7 @@ class Summary:
             hosts = self.failing_hosts.most_common(TOP)
             lines.append("failing   " + ", ".join(f"{host} {count:,}" for host, count in hosts))
         lines += [f"cause     {cause}" for cause in self.causes]
+        lines += [f"list      {sentence}" for sentence in sentences(self.list_notes.counts)]
         return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from turbo_fetch import __version__
 from turbo_fetch.card import write_card
 from turbo_fetch.care.steps import Progress, run_steps
-from turbo_fetch.commit import Rows, ShardFiles, publish_shard
+from turbo_fetch.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.dataset import JOB, SPEC
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.kept_types import kept_values, valid_texts
@@ -160,8 +160,7 @@ def _convert(work: _Work) -> Record:
     )
     facts: dict[str, Any] = {FROM: target.origin}
     if export.samples_per_shard is None:
-        record = source.record(target.parts[0].shard)
-        facts["rows_digest"] = None if record is None else record.get("rows_digest")
+        facts |= {"rows_digest": None, **list_facts(source.record(target.parts[0].shard))}
     rows = _rows(source, target)
     if export.samples_per_shard is not None:
         rows = _renumbered(rows, target.number, output)

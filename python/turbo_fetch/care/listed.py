@@ -18,6 +18,7 @@ from turbo_fetch.dataset import JOB
 from turbo_fetch.errors import InputError
 from turbo_fetch.known import Known
 from turbo_fetch.plan.lists import ListFile, find_lists
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.sharder import Plan, Rows, Shard
 from turbo_fetch.spec import FetchSpec, ImageSpec
 from turbo_fetch.storage import Storage
@@ -32,9 +33,9 @@ class SameRows:
     image: ImageSpec
     shard: int
 
-    def load(self) -> pa.Table:
-        """Return the rows; InputError if they are other ones now."""
-        table = self.rows.load()
+    def load(self, notes: ListNotes) -> pa.Table:
+        """See Rows; InputError if they are other ones now."""
+        table = self.rows.load(notes)
         if results.rows_digest(results.one_batch(table), self.image) != self.digest:
             raise InputError(
                 f"the list has other rows now than those from which shard {self.shard} was made; expected the same list"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from turbo_fetch.errors import SpecError
-from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
@@ -82,11 +80,9 @@ def plan_run(spec: Spec) -> Planned:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     check_packages(fetch.output.format)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    columns = plan.schema()
-    if columns is not None:
-        check_columns(fetch.output.format, columns, fetch.image)
+    check_columns(fetch.output.format, plan.schema(), fetch.image)
     planned = Planned(fetch.output.path, fetch.output.format, len(plan.files))
-    domains = _survey(plan.files, fetch, planned)
+    domains = _survey(plan, fetch, planned)
     planned.domains = len(domains)
     usable = max(1, planned.sample_rows)
     planned.top_domains = {name: count / usable for name, count in domains.most_common(TOP_HOSTS)}
@@ -129,8 +125,9 @@ def picture_bytes(image: ImageSpec) -> float:
     return width * height * BYTES_PER_PIXEL[image.encode]
 
 
-def _survey(files: Sequence[ListFile], fetch: FetchSpec, planned: Planned) -> Counter[str]:
+def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
     """Count rows and shards into `planned`, and return the domains of a sample."""
+    files = plan.files
     domains: Counter[str] = Counter()
     sampled = set(range(0, len(files), math.ceil(len(files) / SAMPLED_FILES)))
     share = math.ceil(SAMPLE_ROWS / max(1, len(sampled)))
@@ -140,7 +137,7 @@ def _survey(files: Sequence[ListFile], fetch: FetchSpec, planned: Planned) -> Co
         if source.format != "parquet" and number not in sampled:
             unknown.append(source)
             continue
-        with ListReader(source, Columns.of(fetch.input)) as reader:
+        with ListReader(source, plan.columns, plan.schema()) as reader:
             if number in sampled:
                 _sample(reader, share, domains, planned)
             rows = _rows(reader, planned)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from turbo_fetch.card import write_card
 from turbo_fetch.care.drift import CHANGED, GONE, REFUSED, drifts, paired
 from turbo_fetch.care.stored import shards_again, stored_results, write_spool
-from turbo_fetch.commit import commit_shard
+from turbo_fetch.commit import commit_shard, list_facts
 from turbo_fetch.dataset import DRIFT as FOLDER
 from turbo_fetch.dataset import refuse_changes
 from turbo_fetch.duplicates import contents
@@ -127,9 +127,8 @@ class RefreshedShard:
             write_spool(path, self.shard, self.rows_digest, merged)
             whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
             if any(counts[drift] for drift in self.choice.applied):
-                record = commit_shard(
-                    fetch, storage, self.shard.number, source, whole, self.rows_digest, times_s
-                )
+                facts = list_facts(record)
+                record = commit_shard(fetch, storage, self.shard.number, source, whole, facts, times_s)
             whole.delete()
         else:
             for _ in merged:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from turbo_fetch import attempts
 from turbo_fetch.card import write_card
 from turbo_fetch.care.stored import shards_again, stored_results, write_spool
-from turbo_fetch.commit import commit_shard
+from turbo_fetch.commit import commit_shard, list_facts
 from turbo_fetch.dataset import is_complete, refuse_changes
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
@@ -77,7 +77,8 @@ class RetriedShard:
         times_s: tuple[float, float],
     ) -> Record:
         """See Known."""
-        return commit_shard(fetch, storage, self.shard.number, source, spool, self.rows_digest, times_s)
+        facts = list_facts(self.dataset.record(self.shard)) | {"rows_digest": self.rows_digest}
+        return commit_shard(fetch, storage, self.shard.number, source, spool, facts, times_s)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from turbo_fetch.disk import sync_one
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.known import Known
 from turbo_fetch.outcomes import BY_LABEL
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.readers import StoredDataset
 from turbo_fetch.readers.dataset import StoredShard
@@ -36,7 +37,7 @@ class StoredRows:
     hash_kind: str | None
     """The kind of the hashes that the list demands, if it does."""
 
-    def load(self) -> pa.Table:
+    def load(self, notes: ListNotes) -> pa.Table:
         """Return the columns that came from the list, under the names that the engine knows."""
         rows = list_columns(self.dataset.metadata(self.shard))
         demanded = {kind: name for name, kind in EXPECTED_HASH.items() if kind == self.hash_kind}

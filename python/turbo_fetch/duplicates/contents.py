@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.commit import Rows, ShardFiles, publish_shard
+from turbo_fetch.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.deny import hash_key
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
@@ -134,8 +134,7 @@ def _rewritten(
         raise DatasetError(f"{storage.url}: shard {shard.name} has no commit record")
     files = ShardFiles(shard.number, shard.name, stored.format, fetch.image)
     times = (record["start_time"], record["end_time"])
-    facts = {name: record[name] for name in ("rows_digest",) if name in record}
-    return publish_shard(storage, files, _without(stored, shard, details), times, facts)
+    return publish_shard(storage, files, _without(stored, shard, details), times, list_facts(record))
 
 
 def _without(stored: StoredDataset, shard: StoredShard, details: dict[int, str]) -> Iterator[Rows]:

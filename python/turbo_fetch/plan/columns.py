@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from turbo_fetch.errors import InputError
-from turbo_fetch.kept_types import kept_type, kept_values, valid_texts
+from turbo_fetch.kept_types import kept_type
+from turbo_fetch.plan.notes import MISFIT, ListNotes
+from turbo_fetch.plan.texts import as_text, is_binary, is_string, valid_utf8
+from turbo_fetch.plan.types import DECLARED, typed_column
 from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import InputSpec, Quoting
 
 SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names, in the list, of the columns to read."""
+    """Names, in the list, of the columns to read, and how they are read. It can be pickled."""
 
     url: str
     caption: str | None = None
-    keep: tuple[str, ...] = ()
+    keep: Mapping[str, str] = field(default_factory=dict)
+    """Kept columns, and their names in the dataset."""
     hash: str | None = None
     hash_kind: str = "sha256"
     boxes: str | None = None
+    declared: Mapping[str, pa.DataType] = field(default_factory=dict)
+    """Types of kept columns that the spec names, by the names in the list."""
+    quoting: Quoting = "auto"
+    is_strict: bool = False
 
     @staticmethod
     def of(spec: InputSpec) -> Columns:
@@ -35,18 +43,16 @@ class Columns:
         columns = Columns(
             spec.url_column,
             spec.caption_column,
-            tuple(dict.fromkeys(spec.keep_columns)),
+            spec.kept,
             spec.hash_column,
             spec.hash_kind,
             spec.boxes_column,
+            {name: DECLARED[kind] for name, kind in spec.column_types.items()},
+            spec.quoting,
+            spec.strict,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
-        taken = {*names, BOXES, *EXPECTED_HASH, *(f.name for f in PEER_RESULT_COLUMNS)}
-        if clashes := [name for name in columns.keep if name in taken]:
-            raise InputError(
-                f"keep_columns names {', '.join(map(repr, clashes))}, which the dataset has already; "
-                "expected other names"
-            )
+        refuse_clashes(columns.keep, {*names, BOXES, *EXPECTED_HASH, *(f.name for f in PEER_RESULT_COLUMNS)})
         return columns
 
     @property
@@ -76,39 +82,113 @@ class Columns:
         """
         for name in self.wanted:
             if name not in names:
-                raise InputError(f"{file}: there is no column {name!r}{_nearest(name, names)}")
+                raise no_column(name, names, file)
             if names.count(name) > 1:
                 raise InputError(f"{file}: there are {names.count(name)} columns {name!r}; expected one")
         return [names.index(name) for name in self.wanted]
 
-    def schema(self, kept: pa.Schema) -> pa.Schema:
-        """Return the schema of the rows, taking the types of kept columns from `kept`."""
-        texts = [pa.field(name, pa.string()) for name in self.text_fields]
-        return pa.schema([*texts, *(pa.field(name, kept_type(kept.field(name).type)) for name in self.keep)])
+    def check_types(self, types: pa.Schema, file: str) -> None:
+        """Raise InputError if URLs, captions, hashes or boxes of a table are of a type that cannot be used."""
+        checks: tuple[tuple[str | None, str, Callable[[pa.DataType], bool]], ...] = (
+            (self.url, "URLs as strings", _may_be_text),
+            (self.caption, "strings", lambda kind: not pa.types.is_nested(kind)),
+            (self.hash, "hashes in hex, as strings", _may_be_text),
+            (self.boxes, "lists of boxes, or their JSON as strings", _may_be_boxes),
+        )
+        for name, expected, is_usable in checks:
+            kind = None if name is None else types.field(name).type
+            kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
+            if kind is not None and not is_usable(kind):
+                raise InputError(f"{file}: column {name!r} is of type {kind}; expected {expected}")
 
-    def rows(self, batch: pa.RecordBatch, schema: pa.Schema, file: str) -> pa.RecordBatch:
+    def schema(self, kept: Mapping[str, pa.DataType]) -> pa.Schema:
+        """Return the schema of the rows, `kept` being the types of kept columns by their names in the list."""
+        texts = [pa.field(name, pa.string()) for name in self.text_fields]
+        types = {**kept, **{name: kind for name, kind in self.declared.items() if name in self.keep}}
+        return pa.schema([*texts, *(pa.field(new, kept_type(types[name])) for name, new in self.keep.items())])
+
+    def rows(self, batch: pa.RecordBatch, schema: pa.Schema, notes: ListNotes) -> pa.RecordBatch:
         """Return a batch, which has the wanted columns, as rows of `schema`.
 
-        Values of kept columns that do not fit their type become null. Raises InputError where URLs or
+        Values of kept columns that do not fit their type become null, which is noted. Raises InputError where URLs or
         captions are of a type that has no text.
         """
         named = zip(self.text_fields, self.texts, strict=True)
-        arrays = [
-            (_json if field == BOXES else as_text)(batch.column(name), f"{file}: column {name!r}")
-            for field, name in named
-        ]
-        kept = [_as_kept(batch.column(name), schema.field(name).type) for name in self.keep]
-        return pa.record_batch([*arrays, *kept], schema=schema)
+        arrays = []
+        for text_field, name in named:
+            array, changed = _text(batch.column(name), text_field, f"{notes.file}: column {name!r}")
+            _note_undecodable(notes, changed)
+            arrays.append(array)
+        for name, new in self.keep.items():
+            column = batch.column(name)
+            kind = schema.field(new).type
+            if is_string(column.type) or (is_binary(column.type) and is_string(kind)):
+                column, changed = valid_utf8(column)
+                _note_undecodable(notes, changed)
+            typed, misfits = typed_column(column, kind)
+            note_misfits(notes, name, column, typed, misfits)
+            arrays.append(typed)
+        return pa.record_batch(arrays, schema=schema)
 
 
-def _json(array: pa.Array, what: str) -> pa.Array:
-    """Return lists as their JSON, and text, which is JSON already, as it is."""
-    if not pa.types.is_nested(array.type):
+def refuse_clashes(keep: Mapping[str, str], taken: set[str]) -> None:
+    """Raise InputError if a kept column would have a name that the dataset has already, and say how to rename it."""
+    if clashes := [new for new in keep.values() if new in taken]:
+        renamed = {name: f"list_{new}" if new in taken else new for name, new in keep.items()}
+        table = ", ".join(f"{_key(name)} = {_quoted(new)}" for name, new in renamed.items())
+        raise InputError(
+            f"keep_columns names {', '.join(map(repr, clashes))}, which the dataset has already; expected other names, "
+            f"such as keep_columns = {{ {table} }}"
+        )
+
+
+def _key(name: str) -> str:
+    is_bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if is_bare else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+def note_misfits(
+    notes: ListNotes, name: str, values: Sequence[object], typed: pa.Array, misfits: pa.Array
+) -> None:
+    """Take note of the values of a batch that do not fit the type of their column, and which they are."""
+    count = pc.sum(misfits).as_py() or 0
+    if count:
+        first = pc.index(misfits, pa.scalar(True)).as_py()
+        value = values[first]
+        shown = value.as_py() if isinstance(value, pa.Scalar) else value
+        notes.add_at(f"{MISFIT}{name!r} is no {typed.type}", count, first, shown)
+
+
+def _note_undecodable(notes: ListNotes, changed: pa.Array | None) -> None:
+    if changed is not None:
+        notes.add_at("undecodable", pc.sum(changed).as_py(), pc.index(changed, pa.scalar(True)).as_py())
+
+
+def _may_be_text(kind: pa.DataType) -> bool:
+    return is_string(kind) or is_binary(kind) or bool(pa.types.is_null(kind))
+
+
+def _may_be_boxes(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _may_be_text(kind) or bool(is_list)
+
+
+def _text(array: pa.Array, text_field: str, what: str) -> tuple[pa.Array, pa.Array | None]:
+    """Return a column as text; boxes that are lists as their JSON."""
+    if text_field != BOXES or not pa.types.is_nested(array.type):
         return as_text(array, what)
     values = array.to_pylist()
-    return pa.array(
-        [None if value is None else orjson.dumps(value).decode() for value in values], pa.string()
-    )
+    shown = [None if value is None else orjson.dumps(value).decode() for value in values]
+    return pa.array(shown, pa.string()), None
+
+
+def no_column(name: str, names: Sequence[str], file: str) -> InputError:
+    """Return the error that a column is missing, which names the nearest of those that are there."""
+    return InputError(f"{file}: there is no column {name!r}{_nearest(name, names)}")
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
@@ -121,50 +201,3 @@ def _nearest(name: str, names: Sequence[str]) -> str:
         if near
         else f". Columns: {shown}{more}"
     )
-
-
-def as_text(array: pa.Array, what: str) -> pa.Array:
-    """Return an array of any scalar type as strings of valid UTF-8; bytes that are not become U+FFFD.
-
-    Raises InputError, naming `what`, for a nested type.
-    """
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
-        raise InputError(f"{what} is of type {kind}; expected strings")
-    if is_string(kind):
-        return valid_texts(array.cast(pa.string()))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.array([_decoded(value) for value in array.to_pylist()], pa.string())
-    return array.cast(pa.string())
-
-
-def is_string(kind: pa.DataType) -> bool:
-    """Return whether the type is one of Arrow's three string types."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _decoded(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
-
-
-def _as_kept(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    array = valid_texts(fitted(array, kept_type(array.type), kept_values))
-    return array if array.type == kind else fitted(array, kind, lambda part: part.cast(kind))
-
-
-def fitted(values: Any, kind: pa.DataType, convert: Callable[[Any], pa.Array]) -> pa.Array:
-    """Return `values`, an array or a list, converted to `kind`, with null for each that does not fit.
-
-    `convert` takes any slice of the values. A slice with a misfit is halved until the misfit is alone, so
-    that few misfits cost few conversions.
-    """
-    try:
-        return convert(values)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError, UnicodeError):
-        if len(values) <= 1:
-            return pa.nulls(len(values), kind)
-    middle = len(values) // 2
-    halves = [fitted(values[:middle], kind, convert), fitted(values[middle:], kind, convert)]
-    return pa.concat_arrays(halves)

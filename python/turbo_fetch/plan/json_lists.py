@@ -18,11 +18,13 @@ import pyarrow as pa
 
 from turbo_fetch import _native
 from turbo_fetch.errors import InputError
-from turbo_fetch.plan.columns import Columns
-from turbo_fetch.plan.inference import texts, typed_values, value_type
+from turbo_fetch.plan.columns import Columns, note_misfits
 from turbo_fetch.plan.lists import readable
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import BATCH_ROWS
+from turbo_fetch.plan.texts import has_surrogate, texts
+from turbo_fetch.plan.types import typed_values
 from turbo_fetch.plan.urls import MALFORMED_MARK
 
 MAX_LINE_BYTES: Final = 64 << 20
@@ -34,27 +36,28 @@ Row = Mapping[str, Any]
 
 
 def read_json(
-    stream: ByteStream, are_lines: bool, columns: Columns, schema: pa.Schema | None = None
+    stream: ByteStream, are_lines: bool, columns: Columns, schema: pa.Schema, notes: ListNotes
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a json or jsonl list; `are_lines` says that objects are lines, not columns.
 
-    `schema` gives the types of kept columns; without it they are found in the first batch. Raises
-    InputError if the text is no JSON list, or if no row of the first batch has a wanted column.
+    `schema` gives the types of kept columns; what does not fit is null, and noted. Raises InputError if the text is no
+    JSON list.
     """
-    for rows in _row_batches(stream, are_lines, columns):
-        if schema is None:
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            columns.locate(names, stream.url)
-            kept = [(name, value_type([row.get(name) for row in rows])) for name in columns.keep]
-            schema = columns.schema(pa.schema(kept))
+    for rows in row_batches(stream, are_lines, columns, notes):
         shown = [texts([row.get(name) for row in rows]) for name in columns.texts]
-        kept = [
-            typed_values([row.get(name) for row in rows], schema.field(name).type) for name in columns.keep
-        ]
+        kept = []
+        for name, new in columns.keep.items():
+            values = [row.get(name) for row in rows]
+            typed, misfits = typed_values(values, schema.field(new).type)
+            note_misfits(notes, name, values, typed, misfits)
+            kept.append(typed)
         yield pa.record_batch([*shown, *kept], schema=schema)
 
 
-def _row_batches(stream: ByteStream, are_lines: bool, columns: Columns) -> Iterator[Sequence[Row]]:
+def row_batches(
+    stream: ByteStream, are_lines: bool, columns: Columns, notes: ListNotes
+) -> Iterator[Sequence[Row]]:
+    """Yield the rows of a json or jsonl list as objects, some at a time."""
     blocks = stream.text_blocks()
     head = b""
     for block in blocks:
@@ -67,9 +70,9 @@ def _row_batches(stream: ByteStream, are_lines: bool, columns: Columns) -> Itera
     elif are_lines or not head.lstrip().startswith(b"{"):
         lines = _lines(blocks, stream.url)
     else:
-        yield from _whole(b"".join(_limited(blocks, stream.url)), stream.url, columns)
+        yield from _whole(b"".join(_limited(blocks, stream.url)), columns, notes)
         return
-    yield from _parsed(lines, stream.url, columns)
+    yield from _parsed(lines, columns, notes)
 
 
 def _array_lines(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
@@ -90,37 +93,76 @@ def _lines(blocks: Iterator[bytes], file: str) -> Iterator[list[bytes]]:
         yield [line for line in lines if line and not line.isspace()]
 
 
-def _parsed(groups: Iterator[list[bytes]], file: str, columns: Columns) -> Iterator[list[Row]]:
+def _parsed(groups: Iterator[list[bytes]], columns: Columns, notes: ListNotes) -> Iterator[list[Row]]:
     is_first = True
     for lines in groups:
         for start in range(0, len(lines), BATCH_ROWS):
             batch = lines[start : start + BATCH_ROWS]
-            rows = [_row(line, columns.url) for line in batch]
-            if is_first and all(row is None for row in rows):
+            rows = [_row(line, columns) for line in batch]
+            if is_first and None in rows and all(row is None for row in rows):
                 shown = lines[0][:60].decode("utf-8", "replace")
-                raise InputError(f"{file}: this is no list of JSON objects; it starts with {shown!r}")
+                raise InputError(f"{notes.file}: this is no list of JSON objects; it starts with {shown!r}")
             is_first = False
+            _note(rows, batch, columns, notes)
             yield [
                 _malformed(line, columns.url) if row is None else row
                 for line, row in zip(batch, rows, strict=True)
             ]
 
 
-def _row(line: bytes, url_column: str) -> Row | None:
+def _note(rows: Sequence[Row | None], lines: Sequence[bytes], columns: Columns, notes: ListNotes) -> None:
+    malformed = [index for index, row in enumerate(rows) if row is None]
+    damaged = [
+        index
+        for index, (row, line) in enumerate(zip(rows, lines, strict=True))
+        if row is not None and _is_damaged(row, line, columns)
+    ]
+    for kind, found in (("malformed", malformed), ("undecodable", damaged)):
+        if found:
+            notes.add_at(kind, len(found), found[0])
+
+
+def _is_damaged(row: Row, line: bytes, columns: Columns) -> bool:
+    """Whether some text of a row is not as it stands in the list: U+FFFD for bytes, or half a surrogate pair."""
+    texts_of_row = [value for name in columns.wanted if isinstance(value := row.get(name), str)]
+    return any(
+        not text.isascii() and (("\ufffd" in text and not _is_utf8(line)) or has_surrogate(text))
+        for text in texts_of_row
+    )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _row(line: bytes, columns: Columns) -> Row | None:
     """Return a line as a row, None if it is malformed."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         # Python's own parser takes NaN, lone surrogates and what is not UTF-8, which writers do leave.
-        try:
-            value = json.loads(line.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            value = None
+        value = _tolerant(line)
     if isinstance(value, dict):
-        return value
+        return _tolerant(line) if _has_rounded(value, columns) else value
     if isinstance(value, str):
-        return {url_column: value}
+        return {columns.url: value}
     return None
+
+
+def _tolerant(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _has_rounded(row: Row, columns: Columns) -> bool:
+    """Whether a kept value may be an integer that orjson has rounded, since it has more than 64 bits."""
+    return any(type(value := row.get(name)) is float and abs(value) >= 2**63 for name in columns.keep)
 
 
 def _malformed(line: bytes, url_column: str) -> Row:
@@ -139,18 +181,20 @@ def _limited(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
         yield block
 
 
-def _whole(text: bytes, file: str, columns: Columns) -> Iterator[Sequence[Row]]:
+def _whole(text: bytes, columns: Columns, notes: ListNotes) -> Iterator[Sequence[Row]]:
     """Yield the rows of a text that starts with an object: one of columns, a row, or lines of rows."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        yield from _parsed(_lines(iter([text]), file), file, columns)
+        yield from _parsed(_lines(iter([text]), notes.file), columns, notes)
         return
-    columns.locate(list(value), file)
+    columns.locate(list(value), notes.file)
     if not isinstance(value[columns.url], dict | list):
         yield [value]
         return
-    keys, lists = _columns_of(value, columns, file)
+    keys, lists = _columns_of(value, columns, notes.file)
+    if any(_has_rounded({name: item}, columns) for name in columns.keep for item in lists[name]):
+        keys, lists = _columns_of(json.loads(text), columns, notes.file)
     for start in range(0, len(keys), BATCH_ROWS):
         part = range(start, min(start + BATCH_ROWS, len(keys)))
         yield [{name: lists[name][at] for name in columns.wanted} for at in part]

@@ -9,13 +9,14 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.json_lists import read_json
 from turbo_fetch.plan.lists import ListFile, find_lists
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
-from turbo_fetch.plan.tables import open_parquet, parquet_schema, read_arrow, read_parquet
-from turbo_fetch.plan.text_lists import BATCH_ROWS, read_cells, read_lines
+from turbo_fetch.plan.survey import survey
+from turbo_fetch.plan.tables import open_parquet, read_arrow, read_parquet
+from turbo_fetch.plan.text_lists import BATCH_ROWS, DELIMITERS, read_cells, read_lines
 from turbo_fetch.spec import InputSpec
 
 __all__ = ["BATCH_ROWS", "ListFile", "ListReader", "find_lists", "read_rows"]
@@ -24,19 +25,19 @@ __all__ = ["BATCH_ROWS", "ListFile", "ListReader", "find_lists", "read_rows"]
 class ListReader:
     """Iterates over the rows of one file as batches of at most `BATCH_ROWS` rows, in order, once.
 
-    A batch has `url` (string), `caption` (string, if the spec names a caption column) and the kept
-    columns. Their types are those of `schema` if it is given, else the file's own, or for text those that
-    the first rows suggest; values that do not fit become null. No row of the file is left out: one that is
-    not well-formed has the text of the list behind `MALFORMED_MARK` in `url`.
+    A batch has the columns of `schema`: `url` (string), `caption` (string, if the spec names a caption column) and the
+    kept columns, in which values that do not fit their type become null. No row of the file is left out: one that is
+    not well-formed has the text of the list behind `MALFORMED_MARK` in `url`. What was odd is counted in `notes`.
 
     `rows_read` and `fraction_read` (0 to 1; by rows if their number is known, else by bytes of the file)
     tell how far it has come. A context manager. Raises InputError, naming the file, if it cannot be read or
-    lacks a column.
+    lacks a column, or, if the spec is strict, if anything is odd.
     """
 
-    def __init__(self, source: ListFile, columns: Columns, schema: pa.Schema | None = None) -> None:
+    def __init__(self, source: ListFile, columns: Columns, schema: pa.Schema) -> None:
         self.source = source
         self.schema = schema
+        self.notes = ListNotes(source.url)
         self.rows_read = 0
         self.fraction_read = 0.0
         self._columns = columns
@@ -44,11 +45,6 @@ class ListReader:
         self._parquet: pq.ParquetFile | None = None
         if source.format == "parquet":
             self._parquet = open_parquet(source)
-            try:
-                self.schema = parquet_schema(self._parquet, source.url, columns, schema)
-            except InputError:
-                self.close()
-                raise
         else:
             self._stream = ByteStream(source)
 
@@ -69,8 +65,10 @@ class ListReader:
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         for batch in self._batches():
-            self.schema = batch.schema
+            if self._columns.is_strict:
+                self.notes.refuse()
             self.rows_read += batch.num_rows
+            self.notes.rows_before = self.rows_read
             self.fraction_read = self._fraction_read()
             yield batch
         self.fraction_read = 1.0
@@ -95,28 +93,26 @@ class ListReader:
         return self._stream.fraction_read if self._stream else 1.0
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        columns, schema = self._columns, self.schema
+        columns, schema, notes = self._columns, self.schema, self.notes
         if self._stream is None:
-            return read_parquet(self._parquet, self.source.url, columns, schema)
+            return read_parquet(self._parquet, columns, schema, notes)
         stream = self._stream
         match self.source.format:
             case "txt":
-                return read_lines(stream, columns, schema)
-            case "csv":
-                return read_cells(stream, ",", columns, schema)
-            case "tsv":
-                return read_cells(stream, "\t", columns, schema)
+                return read_lines(stream, columns, schema, notes)
+            case "csv" | "tsv":
+                return read_cells(stream, DELIMITERS[self.source.format], columns, schema, notes)
             case "arrow":
-                return read_arrow(stream, columns, schema)
+                return read_arrow(stream, columns, schema, notes)
             case _:
-                return read_json(stream, self.source.format == "jsonl", columns, schema)
+                return read_json(stream, self.source.format == "jsonl", columns, schema, notes)
 
 
 def read_rows(spec: InputSpec) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of all files of a list, in order; kept columns have the types of the first file."""
+    """Yield the rows of all files of a list, in order."""
     columns = Columns.of(spec)
-    schema = None
-    for source in find_lists(spec):
+    files = find_lists(spec)
+    schema = survey(files, columns)
+    for source in files:
         with ListReader(source, columns, schema) as reader:
             yield from reader
-            schema = reader.schema

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from turbo_fetch import _native
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
+from turbo_fetch.plan.survey import survey
 from turbo_fetch.plan.tables import read_parquet_range
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
@@ -33,18 +35,20 @@ rows would cost more than a few microseconds per row wanted; then the parent rea
 class Rows(Protocol):
     """Where the rows of a shard are; can be pickled."""
 
-    def load(self) -> pa.Table:
-        """Return the rows."""
+    def load(self, notes: ListNotes) -> pa.Table:
+        """Return the rows; what was odd about them is added to the notes."""
 
 
 @dataclass(frozen=True, slots=True)
 class InlineRows:
-    """The rows of a shard themselves, as an Arrow IPC stream."""
+    """The rows of a shard themselves, as an Arrow IPC stream, and what was odd about them."""
 
     ipc: bytes
+    counts: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
-    def load(self) -> pa.Table:
-        """Return the rows."""
+    def load(self, notes: ListNotes) -> pa.Table:
+        """See Rows."""
+        notes.merge(self.counts)
         return pa.ipc.open_stream(pa.py_buffer(self.ipc)).read_all()
 
 
@@ -58,9 +62,15 @@ class ParquetRange:
     columns: Columns
     schema: pa.Schema
 
-    def load(self) -> pa.Table:
-        """Read the rows; InputError if the file is gone, damaged or shorter than it was."""
-        return read_parquet_range(self.source, self.start, self.count, self.columns, self.schema)
+    def load(self, notes: ListNotes) -> pa.Table:
+        """See Rows; InputError if the file is gone, damaged or shorter than it was."""
+        rows = range(self.start, self.start + self.count)
+        found = ListNotes(self.source.url)
+        table = read_parquet_range(self.source, rows, self.columns, self.schema, found)
+        if self.columns.is_strict:
+            found.refuse()
+        notes.merge(found.counts)
+        return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +87,11 @@ class Shard:
     duplicates: Mapping[int, str] = field(default_factory=dict)
     """Rows that need not be requested, and which earlier row has the same URL."""
 
-    def load(self) -> pa.Table:
+    def load(self, notes: ListNotes | None = None) -> pa.Table:
         """Return the rows: `url`, `caption` if there is one, kept columns; the types are the same in all
-        shards of a plan. Raises InputError if a file of the list cannot be read any more."""
-        return self.rows.load()
+        shards of a plan. What was odd is added to the notes. Raises InputError if a file of the list cannot be read any
+        more."""
+        return self.rows.load(ListNotes() if notes is None else notes)
 
 
 class Plan:
@@ -89,8 +100,9 @@ class Plan:
     def __init__(self, files: Iterable[ListFile], spec: InputSpec, samples_per_shard: int) -> None:
         self.files = tuple(files)
         self.samples_per_shard = samples_per_shard
+        self.columns = Columns.of(spec)
         self._spec = spec
-        self._columns = Columns.of(spec)
+        self._schema: pa.Schema | None = None
         self._count = RowCount([file.size for file in self.files])
 
     @classmethod
@@ -108,17 +120,15 @@ class Plan:
 
     def again(self) -> Plan:
         """Return a plan of the same files, whose shards can be asked for independently."""
-        return Plan(self.files, self._spec, self.samples_per_shard)
+        plan = Plan(self.files, self._spec, self.samples_per_shard)
+        plan._schema = self._schema
+        return plan
 
-    def schema(self) -> pa.Schema | None:
-        """Return the columns of the rows, as the start of the first file tells them; None if it is empty.
-
-        Raises InputError if the file cannot be read or lacks a column of the spec.
-        """
-        with ListReader(self.files[0], self._columns) as reader:
-            if reader.schema is None:
-                next(iter(reader), None)
-            return reader.schema
+    def schema(self) -> pa.Schema:
+        """Return the columns of the rows, after a look at all files: see `survey`, which raises InputError."""
+        if self._schema is None:
+            self._schema = survey(self.files, self.columns)
+        return self._schema
 
     def total_rows(self) -> tuple[int | None, bool]:
         """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
@@ -129,12 +139,11 @@ class Plan:
 
         To be iterated once. Raises InputError when it comes to a file that cannot be read.
         """
-        schema = None
+        schema = self.schema()
         shard = first_shard
         for source in self.files:
-            with ListReader(source, self._columns, schema) as reader, self._count.reading(reader):
+            with ListReader(source, self.columns, schema) as reader, self._count.reading(reader):
                 shard = yield from self._file_shards(reader, shard, skip)
-                schema = reader.schema
 
     def _file_shards(
         self, reader: ListReader, first: int, skip: Container[int]
@@ -148,20 +157,20 @@ class Plan:
                 return (yield from self._ranges(reader, first, skip))
         shard = first
         for table in cut(reader, self.samples_per_shard):
+            counts = reader.notes.take()
             if shard not in skip:
-                yield Shard(shard, table.num_rows, inline(table))
+                yield Shard(shard, table.num_rows, inline(table, counts))
             shard += 1
         return shard
 
     def _ranges(self, reader: ListReader, first: int, skip: Container[int]) -> Generator[Shard, None, int]:
         rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
         assert rows is not None
-        assert schema is not None
         shard = first
         for start in range(0, rows, size):
             if shard not in skip:
                 count = min(size, rows - start)
-                yield Shard(shard, count, ParquetRange(reader.source, start, count, self._columns, schema))
+                yield Shard(shard, count, ParquetRange(reader.source, start, count, self.columns, schema))
             shard += 1
         return shard
 
@@ -172,6 +181,8 @@ class Plan:
         shard = first
         for window in cut(reader, max(1, WINDOW_ROWS // size) * size):
             starts = range(0, window.num_rows, size)
+            # Notes are those of the window: its first shard has them all.
+            counts, first_of_window = reader.notes.take(), shard
             missing = [(shard + k, start) for k, start in enumerate(starts) if shard + k not in skip]
             shard += len(starts)
             if missing:
@@ -180,7 +191,8 @@ class Plan:
                 window = window.combine_chunks()
             for number, start in missing:
                 table = window.take(order.slice(start, size))
-                yield Shard(number, table.num_rows, inline(table))
+                rows = inline(table, counts if number == first_of_window else {})
+                yield Shard(number, table.num_rows, rows)
             # Gone before the next window is read, so that memory holds one, not two.
             del window
             pa.default_memory_pool().release_unused()
@@ -223,9 +235,9 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(parts)
 
 
-def inline(table: pa.Table) -> InlineRows:
-    """Return the rows of a shard as what can be sent anywhere."""
+def inline(table: pa.Table, counts: Mapping[str, tuple[int, str]]) -> InlineRows:
+    """Return the rows of a shard, and what was odd about them, as what can be sent anywhere."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return InlineRows(sink.getvalue().to_pybytes())
+    return InlineRows(sink.getvalue().to_pybytes(), counts)

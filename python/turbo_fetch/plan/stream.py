@@ -33,13 +33,15 @@ _ENCODINGS: Final = (
 class ByteStream:
     """An open file of a list, decompressed by what it holds, whatever its name says.
 
-    `file` reads the decompressed bytes, of which `head` shows the first. What goes wrong while reading is
+    `file` reads the decompressed bytes, of which `head` shows the first; `bytes_read` counts those of text. What goes
+    wrong while reading is
     raised as InputError by the methods here; around `file`, that is for the caller.
     """
 
     def __init__(self, source: ListFile) -> None:
         self.url = source.url
         self.local_path = source.local_path
+        self.bytes_read = 0
         self._size = source.size
         self._raw = source.open()
         self._buffered = io.BufferedReader(cast(Any, self._raw), RAW_BYTES)
@@ -75,6 +77,7 @@ class ByteStream:
             block = block[len(mark) :]
             decoder = codecs.getincrementaldecoder(encoding)("replace")
             while block:
+                self.bytes_read += len(block)
                 yield block if encoding == "utf-8" else decoder.decode(block).encode()
                 block = self.file.read(BLOCK_BYTES)
             if encoding != "utf-8":

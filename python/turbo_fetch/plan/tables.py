@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.lists import ListFile, readable
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import BATCH_ROWS
 
@@ -32,58 +33,51 @@ def open_parquet(source: ListFile) -> pq.ParquetFile:
         raise
 
 
-def parquet_schema(
-    parquet: pq.ParquetFile, url: str, columns: Columns, schema: pa.Schema | None
-) -> pa.Schema:
-    """Return `schema`, or that which rows of the file have; InputError if a wanted column is missing."""
-    columns.locate(parquet.schema_arrow.names, url)
-    return schema or columns.schema(parquet.schema_arrow)
-
-
 def read_parquet(
-    parquet: pq.ParquetFile,
-    url: str,
-    columns: Columns,
-    schema: pa.Schema | None = None,
-    row_groups: Sequence[int] | None = None,
+    parquet: pq.ParquetFile, columns: Columns, schema: pa.Schema, notes: ListNotes
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of an open Parquet file, or of some of its row groups, at flat memory.
+    """Yield the rows of an open Parquet file at flat memory, kept columns with the types of `schema`.
 
-    `schema` gives the types of kept columns, by default those of the file. Raises InputError for a missing
-    column or a damaged file.
+    Raises InputError for a missing column or a damaged file.
     """
-    schema = parquet_schema(parquet, url, columns, schema)
-    with readable(url):
-        groups = range(parquet.num_row_groups) if row_groups is None else row_groups
-        batches = parquet.iter_batches(
-            BATCH_ROWS, row_groups=list(groups), columns=list(columns.wanted), use_threads=False
+    for batch in _parquet_batches(parquet, columns, range(parquet.num_row_groups), notes.file):
+        yield columns.rows(batch, schema, notes)
+
+
+def _parquet_batches(
+    parquet: pq.ParquetFile, columns: Columns, row_groups: Sequence[int], file: str
+) -> Iterator[pa.RecordBatch]:
+    columns.locate(parquet.schema_arrow.names, file)
+    with readable(file):
+        yield from parquet.iter_batches(
+            BATCH_ROWS, row_groups=list(row_groups), columns=list(columns.wanted), use_threads=False
         )
-        for batch in batches:
-            yield columns.rows(batch, schema, url)
 
 
 def read_parquet_range(
-    source: ListFile, start: int, count: int, columns: Columns, schema: pa.Schema
+    source: ListFile, rows: range, columns: Columns, schema: pa.Schema, notes: ListNotes
 ) -> pa.Table:
-    """Return `count` rows of a Parquet file from row `start`; InputError if it has them no more."""
+    """Return some rows of a Parquet file; InputError if it has them no more."""
     parquet = open_parquet(source)
     try:
-        groups, first_row = _groups_holding(parquet.metadata, start, start + count)
+        groups, first_row = _groups_holding(parquet.metadata, rows.start, rows.stop)
         parts: list[pa.RecordBatch] = []
-        skip, missing = start - first_row, count
-        for batch in read_parquet(parquet, source.url, columns, schema, groups):
+        skip, missing = rows.start - first_row, len(rows)
+        for batch in _parquet_batches(parquet, columns, groups, source.url):
             part = batch.slice(skip, missing)
             skip = max(0, skip - batch.num_rows)
-            missing -= part.num_rows
             if part.num_rows:
-                parts.append(part)
+                notes.rows_before = rows.stop - missing
+                parts.append(columns.rows(part, schema, notes))
+            missing -= part.num_rows
             if missing == 0:
                 break
     finally:
         parquet.close(force=True)
     if missing:
-        end = start + count
-        raise InputError(f"{source.url}: rows {start:,} to {end:,} are not all there; has it been changed?")
+        raise InputError(
+            f"{source.url}: rows {rows.start:,} to {rows.stop:,} are not all there; has it been changed?"
+        )
     return pa.Table.from_batches(parts, schema)
 
 
@@ -101,21 +95,25 @@ def _groups_holding(metadata: pq.FileMetaData, start: int, end: int) -> tuple[li
 
 
 def read_arrow(
-    stream: ByteStream, columns: Columns, schema: pa.Schema | None = None
+    stream: ByteStream, columns: Columns, schema: pa.Schema, notes: ListNotes
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of an Arrow IPC stream or file (Feather), compressed or not.
 
     A file is read as the stream it contains, from front to back. Raises InputError as `read_parquet`.
     """
-    with readable(stream.url):
-        reader = pa.ipc.open_stream(_arrow_stream(stream))
+    reader = open_arrow(stream)
     columns.locate(reader.schema.names, stream.url)
-    schema = schema or columns.schema(reader.schema)
     with readable(stream.url):
         for batch in reader:
             wanted = batch.select(list(columns.wanted))
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield columns.rows(wanted.slice(start, BATCH_ROWS), schema, stream.url)
+                yield columns.rows(wanted.slice(start, BATCH_ROWS), schema, notes)
+
+
+def open_arrow(stream: ByteStream) -> pa.ipc.RecordBatchStreamReader:
+    """Open an Arrow IPC stream or file; InputError if it is none."""
+    with readable(stream.url):
+        return pa.ipc.open_stream(_arrow_stream(stream))
 
 
 def _arrow_stream(stream: ByteStream) -> pa.NativeFile | IO[bytes]:

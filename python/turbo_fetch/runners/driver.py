@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Final
 
 from turbo_fetch.attempts import discard_attempts, light_beacon, move_shard, new_attempt
 from turbo_fetch.errors import Interrupted, TurboFetchError
+from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.sharder import ParquetRange, Shard, inline
 from turbo_fetch.proxies import Proxies
 from turbo_fetch.runners.messages import Setup, ShardDone
@@ -88,5 +90,7 @@ def portable(shard: Shard) -> Shard:
     Raises InputError if the file cannot be read any more.
     """
     if isinstance(shard.rows, ParquetRange) and shard.rows.source.local_path is not None:
-        return Shard(shard.id, shard.count, inline(shard.load()))
+        notes = ListNotes()
+        table = shard.load(notes)
+        return replace(shard, rows=inline(table, notes.counts))
     return shard

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Order,
         OutputFormat,
         OutputSpec,
+        Quoting,
         ResizeMode,
     )
     from turbo_fetch.spec.table import Place, Table
@@ -60,6 +61,7 @@ __all__ = [
     "OutputSpec",
     "Place",
     "PriorSpec",
+    "Quoting",
     "ResizeMode",
     "Spec",
     "Table",

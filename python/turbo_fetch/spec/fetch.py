@@ -11,6 +11,8 @@ from turbo_fetch.spec.table import Location, Table
 
 InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
 Order = Literal["position", "spread"]
+Quoting = Literal["auto", "standard", "none"]
+ColumnType = Literal["string", "int64", "double", "bool", "date", "timestamp"]
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop", "stretch"]
 Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 Encoding = Literal["jpg", "png", "webp", "original"]
@@ -50,8 +52,18 @@ class InputSpec(Table):
     """Column that holds the URL; `txt` lists have just one."""
     caption_column: str | None = None
     """Column that holds the caption, named `caption` in the output."""
-    keep_columns: tuple[str, ...] = ()
-    """Further columns to carry into the dataset, of any Arrow type."""
+    keep_columns: tuple[str, ...] | dict[str, str] = ()
+    """Further columns to carry into the dataset, of any Arrow type; or a table that gives them new names, as
+    `{ width = "list_width" }`, where the dataset has such a column itself."""
+    column_types: dict[str, ColumnType] = Field(default_factory=dict)
+    """Types of kept columns, by their names in the list; by default one that all values seem to fit. What does not fit
+    becomes null, and is counted."""
+    quoting: Quoting = "auto"
+    """What quotes mean in csv and tsv. `auto`: they enclose fields; one that does not close, or that encloses whole
+    rows, is text. `standard`: as `auto`, whatever is enclosed. `none`: they are text always, as in raw TSV dumps."""
+    strict: bool = False
+    """Whether a list ends the run, with an error, that has rows which are not as they should be: quotes taken as text,
+    too few or too many fields, text that is no UTF-8, values that do not fit the type of their column."""
     hash_column: str | None = None
     """Column of hashes, in hex, that the downloaded bytes must have; others, and rows without a usable hash, end as
     hash-mismatch. The hash is in the output under the name of its kind."""
@@ -66,6 +78,25 @@ class InputSpec(Table):
     """`position`: shards follow the list. `spread`: hosts are interleaved so that none is hit in bursts."""
     seed: int = Field(default=0, ge=0)
     """Seed of the `spread` order; the same list and seed give the same shards."""
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The kept columns, and their names in the dataset."""
+        keep = self.keep_columns
+        return keep if isinstance(keep, dict) else {name: name for name in keep}
+
+    @model_validator(mode="after")
+    def _kept_columns_are_distinct(self) -> InputSpec:
+        names = list(self.kept.values())
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"keep_columns gives the name {twice[0]!r} to several columns; expected distinct names"
+            )
+        if stray := sorted(self.column_types.keys() - self.kept.keys()):
+            raise ValueError(
+                f"column_types names {stray[0]!r}, which keep_columns does not; expected a kept column"
+            )
+        return self
 
     @model_validator(mode="after")
     def _hash_options_have_a_column(self) -> InputSpec:

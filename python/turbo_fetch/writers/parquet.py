@@ -31,8 +31,8 @@ def parquet_schema(metadata: pa.Schema) -> pa.Schema:
     """Return the schema of the files; InputError if the list has a column of the name `image`."""
     if COLUMN in metadata.names:
         raise InputError(
-            f"the list's column {COLUMN!r} has the name of the column of pictures; expected another: rename "
-            "it in the list, or leave it out of fetch.input.keep_columns"
+            f"the list's column {COLUMN!r} has the name of the column of pictures; expected another: give it "
+            "a new name in fetch.input.keep_columns, or leave it out"
         )
     announced = {"info": {"features": {COLUMN: {"_type": "Image"}}}}
     return metadata.append(pa.field(COLUMN, IMAGE)).with_metadata({"huggingface": orjson.dumps(announced)})

@@ -23,8 +23,8 @@ def bytes_schema(metadata: pa.Schema, image: ImageSpec) -> pa.Schema:
     column = "jpg" if image.encode == "original" else image.encode
     if column in metadata.names:
         raise InputError(
-            f"the list's column {column!r} has the name of the column of pictures; expected another: rename "
-            "it in the list, or leave it out of fetch.input.keep_columns"
+            f"the list's column {column!r} has the name of the column of pictures; expected another: give it "
+            "a new name in fetch.input.keep_columns, or leave it out"
         )
     return metadata.append(pa.field(column, pa.binary()))
 

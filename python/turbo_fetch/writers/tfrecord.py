@@ -42,7 +42,7 @@ def check_names(metadata: pa.Schema) -> None:
         if name in metadata.names:
             raise InputError(
                 f"the list's column {name!r} has the name of a feature that tfrecord files add; expected another: "
-                "rename it in the list, or leave it out of fetch.input.keep_columns"
+                "give it a new name in fetch.input.keep_columns, or leave it out"
             )
 
 

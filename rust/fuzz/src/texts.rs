@@ -2,7 +2,7 @@
 
 use arrow_array::{Array, ArrayRef, StringArray};
 use std::sync::Arc;
-use turbo_fetch_urls::csv::CsvReader;
+use turbo_fetch_urls::csv::{CsvReader, Quoting};
 use turbo_fetch_urls::json::JsonArray;
 use turbo_fetch_urls::parse::parse_urls;
 
@@ -36,13 +36,18 @@ fn urls(text: &[u8]) -> Option<&'static str> {
 /// Rows do not depend on where the blocks of the file end.
 fn csv(text: &[u8], random: &mut Random) -> Option<&'static str> {
     let delimiter = *random.pick(b",\t;|");
-    let whole = rows(text, delimiter, text.len());
-    let pieces = rows(text, delimiter, 1 + random.below(40));
+    let quoting = *random.pick(&[Quoting::Auto, Quoting::Standard, Quoting::None]);
+    let whole = rows(text, (delimiter, quoting), text.len());
+    let pieces = rows(text, (delimiter, quoting), 1 + random.below(40));
     (whole != pieces).then_some("rows-depend-on-blocks")
 }
 
-fn rows(text: &[u8], delimiter: u8, piece_bytes: usize) -> Vec<Vec<Option<String>>> {
-    let mut reader = CsvReader::new(delimiter);
+fn rows(
+    text: &[u8],
+    (delimiter, quoting): (u8, Quoting),
+    piece_bytes: usize,
+) -> Vec<Vec<Option<String>>> {
+    let mut reader = CsvReader::new(delimiter, quoting);
     let mut columns = None;
     let mut rows = Vec::new();
     let pieces = text.len().div_ceil(piece_bytes.max(1)).max(1);
@@ -53,6 +58,8 @@ fn rows(text: &[u8], delimiter: u8, piece_bytes: usize) -> Vec<Vec<Option<String
         if columns.is_none() {
             columns = reader
                 .header()
+                .ok()
+                .flatten()
                 .map(|names| (0..names.len()).collect::<Vec<_>>());
         }
         let Some(columns) = &columns else { continue };

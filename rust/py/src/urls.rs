@@ -11,7 +11,7 @@ use pyo3_arrow::{PyArray, PyRecordBatch};
 use std::sync::Arc;
 
 use crate::seam::{detached, guarded};
-use turbo_fetch_urls::csv::CsvReader as Csv;
+use turbo_fetch_urls::csv::{CsvReader as Csv, Quoting};
 use turbo_fetch_urls::json::JsonArray as Json;
 use turbo_fetch_urls::{address, location, parse, spread};
 
@@ -31,8 +31,8 @@ fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
 }
 
 #[pyfunction]
-fn resolve_location(base: &str, location: &[u8]) -> Option<String> {
-    location::resolve(base, location)
+fn resolve_location(base: &str, location: &[u8]) -> PyResult<Option<String>> {
+    guarded(|| location::resolve(base, location))
 }
 
 #[pyfunction]
@@ -48,10 +48,15 @@ struct CsvReader(Csv);
 #[pymethods]
 impl CsvReader {
     #[new]
-    fn new(delimiter: char) -> PyResult<Self> {
-        u8::try_from(delimiter)
-            .map(|delimiter| Self(Csv::new(delimiter)))
-            .map_err(value_error)
+    fn new(delimiter: char, quoting: &str) -> PyResult<Self> {
+        let delimiter = u8::try_from(delimiter).map_err(value_error)?;
+        let quoting = match quoting {
+            "auto" => Quoting::Auto,
+            "standard" => Quoting::Standard,
+            "none" => Quoting::None,
+            _ => return Err(value_error(format!("quoting is {quoting:?}"))),
+        };
+        Ok(Self(Csv::new(delimiter, quoting)))
     }
 
     #[pyo3(signature = (block, *, is_last))]
@@ -60,7 +65,14 @@ impl CsvReader {
     }
 
     fn header(&mut self) -> PyResult<Option<Vec<String>>> {
-        guarded(|| self.0.header())
+        guarded(|| self.0.header())?.map_err(value_error)
+    }
+
+    fn take_notes(&mut self) -> PyResult<Vec<(&'static str, u64, u64)>> {
+        let notes = guarded(|| self.0.take_notes())?.into_iter();
+        Ok(notes
+            .map(|note| (note.oddity.name(), note.rows, note.first_line))
+            .collect())
     }
 
     fn read(

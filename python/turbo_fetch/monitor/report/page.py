@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Failed, Material, Shown
+from turbo_fetch.plan.notes import sentences
 from turbo_fetch.summary import human_bytes, human_time
 
 
@@ -21,6 +22,7 @@ def render(material: Material) -> bytes:
         "cards": "".join(_cards(material)),
         "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
         "samples": "".join(map(_sample, material.samples)) or "<p>There are no pictures to show.</p>",
+        "list": _list_notes(sentences(material.summary.list_notes.counts)),
         "failures": _failures(material.failures),
     }
     main = fill(asset("report.html"), {key: text.encode() for key, text in texts.items()})
@@ -69,6 +71,12 @@ def _sample(sample: Shown) -> str:
         f'<figcaption><span class="caption">{caption or "no caption"}</span><span class="note">{facts}</span>'
         "</figcaption></figure>"
     )
+
+
+def _list_notes(notes: list[str]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    heading = '<h2>List <span class="note">what was not as it should be</span></h2>'
+    return f'<section class="box">{heading}<ul>{items}</ul></section>\n' if notes else ""
 
 
 def _failures(failures: list[Failed]) -> str:
