@@ -45,7 +45,7 @@ def test_a_panic_in_a_batch_ends_the_run_with_an_error(
         listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in pictures])
         running = start(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}), tmp_path)
         try:
-            _, errors = running.communicate(timeout=60)
+            _, errors = running.communicate(timeout=110)
         except subprocess.TimeoutExpired:
             running.kill()
             raise

@@ -43,7 +43,8 @@ def records(way: str, bodies: list[bytes], threads: int) -> list[dict[str, Any]]
     """Transform bodies on threads that have seen nothing before."""
     transform = Transform(spec(**{"max_pixels": 1_000_000, **WAYS[way]}), threads)
     boxes = [[BOX]] * len(bodies) if way == "blurred" else []
-    return transform.run(bodies, boxes).to_pylist()
+    found: list[dict[str, Any]] = transform.run(bodies, boxes).to_pylist()
+    return found
 
 
 def hostile(random: Random) -> list[bytes]:
