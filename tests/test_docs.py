@@ -128,7 +128,9 @@ def test_webdataset_pandas_polars_and_duckdb_load_as_the_page_of_outputs_shows(
     (tables,) = (block for block in _python(OUTPUTS) if "polars" in block)
     assert len(run_there(tables)["rows"]) == 10 * PER_SHARD
     (query,) = re.findall(r"```sql\n(.*?);\n```", OUTPUTS, re.DOTALL)
-    assert sorted(duckdb.sql(query).fetchall()) == [("http-4xx", 20), ("success", 100)]
+    counted = duckdb.sql(query)
+    assert counted is not None
+    assert sorted(counted.fetchall()) == [("http-4xx", 20), ("success", 100)]
     (loader,) = (block for block in _python(OUTPUTS) if "webdataset, torch" in block)
     # Pictures of the test have several sizes; the page is about those of one.
     loader = loader.replace("num_workers=4", "num_workers=0").replace("batched(32)", "batched(1)")

@@ -171,7 +171,7 @@ def _repeated_field(kind: pa.DataType) -> str | None:
     if isinstance(kind, pa.BaseExtensionType):
         return _repeated_field(kind.storage_type)
     if kinds.is_struct(kind):
-        names = [field.name for field in kind]
+        names: list[str] = [field.name for field in kind]
         for name in names:
             if names.count(name) > 1:
                 return name
