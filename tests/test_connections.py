@@ -55,7 +55,9 @@ def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
     with Origin({PATH: BODY}) as fresh:
         late = fresh.url(PATH, "late_page", code=404)
         onward = fresh.url(PATH, "late_page", code=302, to=fresh.url(PATH))
-        fetch_in_turns(loop, [[fresh.url(PATH)], [fresh.url("missing.jpg")], [late], [onward], [fresh.url(PATH)]])
+        fetch_in_turns(
+            loop, [[fresh.url(PATH)], [fresh.url("missing.jpg")], [late], [onward], [fresh.url(PATH)]]
+        )
         # What a redirect leads to is asked for before its connection has rested.
         assert fresh.connections == 2
         assert len(fresh.received) == 6

@@ -240,7 +240,7 @@ class AnswerReader:
 
     def _take_whole_chunks(self, data: bytes, body: Body) -> bytes:
         """Take all chunks that are whole in the bytes at hand, for there may be thousands of a few bytes."""
-        pieces = []
+        pieces: list[bytes] = []
         at = 0
         while len(pieces) < _FREE_CHUNKS and (match := _WHOLE_CHUNK_LINE.match(data, at)) is not None:
             begins = match.end()
