@@ -109,7 +109,7 @@ def csv_rates(urls: list[str]) -> dict[str, Any]:
 
 
 def _read_native(data: bytes, rows: int) -> None:
-    reader = _native.CsvReader(",")
+    reader = _native.CsvReader(",", "auto")
     block_bytes = 256 << 10
     found = 0
     for at in range(0, len(data), block_bytes):
