@@ -96,6 +96,9 @@ class Proxy:
                 await speak(first, reader, writer)
         except (asyncio.IncompleteReadError, OSError):
             pass
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
             await _close(writer)
 

@@ -22,6 +22,8 @@ PROBE_EVERY_S: Final = 2.0
 """How often one of them asks whether anybody answers now, while there is nothing else to do."""
 FEW: Final = 100
 """So few rows at the end of a list are not waited with."""
+MANY: Final = 1000
+"""So many are waited with for longer than the parent waits before it stops a run."""
 DOMAINS_COUNTED: Final = 16
 
 _UNASKED: Final = frozenset({Outcome.URL, Outcome.ADDRESS, Outcome.ROBOTS, Outcome.DENIED, Outcome.DUPLICATE})
@@ -77,7 +79,7 @@ class Held:
             return 0.0
         if not self.answers:
             return PROBE_EVERY_S
-        return 15.0 if is_last else 90.0
+        return 15.0 if is_last and len(self._rows) < MANY else 90.0
 
     def pop(self) -> Row:
         """Return one row, which is held no longer, but may be again; there is one."""
