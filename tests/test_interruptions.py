@@ -116,7 +116,6 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
         (signal.SIGHUP, os.killpg),
         (signal.SIGTERM, os.killpg),
         (signal.SIGTERM, os.kill),
-        (signal.SIGHUP, os.kill),
     ],
 )
 def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
