@@ -118,7 +118,9 @@ class Transform:
         records: list[pa.RecordBatch] = []
         held = 0
         for number, (place, record) in enumerate(asked, 1):
-            finished = self._finish(record["outcome"][0].as_py(), bodies[place], record, boxes[place] if boxes else ())
+            finished = self._finish(
+                record["outcome"][0].as_py(), bodies[place], record, boxes[place] if boxes else ()
+            )
             places.append(place)
             records.append(finished)
             held += len(blobs(finished["image"])[0] or b"")

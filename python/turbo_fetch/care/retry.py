@@ -100,7 +100,6 @@ class Retried:
     is_unfinished: bool = False
     """Whether the run into the dataset has not come to its end."""
 
-
     causes: list[str] = field(default_factory=list)
     """Why many rows of those shards failed again, in sentences that name what to change."""
 

@@ -105,7 +105,9 @@ class Columns:
         """Return the schema of the rows, `kept` being the types of kept columns by their names in the list."""
         texts = [pa.field(name, pa.string()) for name in self.text_fields]
         types = {**kept, **{name: kind for name, kind in self.declared.items() if name in self.keep}}
-        return pa.schema([*texts, *(pa.field(new, kept_type(types[name])) for name, new in self.keep.items())])
+        return pa.schema(
+            [*texts, *(pa.field(new, kept_type(types[name])) for name, new in self.keep.items())]
+        )
 
     def rows(self, batch: pa.RecordBatch, schema: pa.Schema, notes: ListNotes) -> pa.RecordBatch:
         """Return a batch, which has the wanted columns, as rows of `schema`.

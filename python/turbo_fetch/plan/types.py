@@ -145,8 +145,10 @@ def _is_long(array: pa.Array) -> bool:
 
 
 def settled(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a JSON member whose values have been seen: without any, it is text."""
-    return pa.string() if pa.types.is_null(_innermost(kind)) else kind
+    """Return the type of a column all of whose values have been seen: what has no values is text, in lists too."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    return pa.list_(settled(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def typed_values(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, pa.Array]:
