@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from turbo_fetch.outcomes import Outcome
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
 OPENCV: Final = 255
@@ -113,7 +114,7 @@ def _pixels(picture: ImageFile) -> Pixels:
     """Return the samples of a picture in its own layout, or in the nearest that the native module knows."""
     mode = picture.mode
     bits = 8
-    image = picture
+    image: Image = picture
     if mode == "I;16B":
         mode, bits = "L", 16
         image = picture.convert("I;16")

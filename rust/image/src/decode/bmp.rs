@@ -54,6 +54,12 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
     let mut pixels = scratch
         .buffers
         .take(bitmap.size.pixels() as usize * channels);
+    let masks = if let Coding::Masks(masks) = bitmap.coding {
+        masks
+    } else {
+        [0; 4]
+    };
+    let channels_of_masks = masks.map(Channel::of);
     let rows = pixels.chunks_exact_mut(width * channels);
     for (line, row) in rows.enumerate() {
         let line = if bitmap.is_top_down {
@@ -63,7 +69,9 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
         };
         let stored = &data[line * stride..][..row_bytes];
         match bitmap.coding {
-            Coding::Masks(masks) => cut_apart(stored, bits / 8, masks, row),
+            Coding::Masks(_) if bits == 16 => cut_apart::<2>(stored, &channels_of_masks, row),
+            Coding::Masks(_) if bits == 24 => cut_apart::<3>(stored, &channels_of_masks, row),
+            Coding::Masks(_) => cut_apart::<4>(stored, &channels_of_masks, row),
             _ => look_up(
                 stored,
                 bits,
@@ -94,40 +102,38 @@ fn look_up<'a>(
     }
 }
 
-/// Bits of a pixel that make a channel, and what scales them to eight.
-#[derive(Clone, Copy)]
+/// Bits of a pixel that make a channel, at most the upper eight of them, and the level that each of their values is.
 struct Channel {
-    mask: u32,
     shift: u32,
-    white: u64,
+    mask: u32,
+    levels: [u8; 256],
 }
 
 impl Channel {
     fn of(mask: u32) -> Self {
-        let shift = mask.trailing_zeros() % u32::BITS;
+        let unused = mask.count_ones().saturating_sub(8);
+        let shift = mask.trailing_zeros() % u32::BITS + unused;
+        let white = mask >> shift;
         Self {
-            mask,
             shift,
-            white: u64::from(mask >> shift),
+            mask: white,
+            levels: std::array::from_fn(|value| (value as u32 * 255 / white.max(1)) as u8),
         }
     }
 
-    fn read(self, pixel: u32) -> u8 {
-        if self.mask == 0 {
-            return 0;
-        }
-        (u64::from((pixel & self.mask) >> self.shift) * 255 / self.white) as u8
+    fn read(&self, pixel: u32) -> u8 {
+        self.levels[(pixel >> self.shift & self.mask & 0xff) as usize]
     }
 }
 
-fn cut_apart(stored: &[u8], bytes: usize, masks: [u32; 4], row: &mut [u8]) {
-    let [red, green, blue, alpha] = masks.map(Channel::of);
-    for (pixel, stored) in row.chunks_exact_mut(3).zip(stored.chunks_exact(bytes)) {
-        let value = stored
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u32::from(byte));
-        pixel.copy_from_slice(&[red, green, blue].map(|channel| channel.read(value)));
+fn cut_apart<const BYTES: usize>(stored: &[u8], channels: &[Channel; 4], row: &mut [u8]) {
+    let [red, green, blue, alpha] = channels;
+    let (pixels, _) = row.as_chunks_mut::<3>();
+    for (pixel, stored) in pixels.iter_mut().zip(stored.as_chunks::<BYTES>().0) {
+        let mut word = [0; 4];
+        word[..BYTES].copy_from_slice(stored);
+        let value = u32::from_le_bytes(word);
+        *pixel = [red, green, blue].map(|channel| channel.read(value));
         if alpha.mask != 0 {
             let opacity = alpha.read(value).into();
             for sample in pixel {
