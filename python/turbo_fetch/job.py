@@ -77,7 +77,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             dataset.commit(dict(record))
         summary = Summary(storage.url)
         if dataset.is_complete:
-            return _second_look(summary, dataset, storage)
+            return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         sentinel = Sentinel(stop, watcher)
         if not fetch.http.has_contact:
             watcher.note(NO_CONTACT)
@@ -110,8 +110,13 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             summary.wall_s = time.monotonic() - started_s
         dataset.complete()
     write_card(storage)
-    if fetch.min_success:
-        summary.check(fetch.min_success)
+    return _sufficient(summary, fetch.min_success)
+
+
+def _sufficient(summary: Summary, min_success: float) -> Summary:
+    """Return the account; raises TooFewSamples if a share of samples is demanded and not reached."""
+    if min_success:
+        summary.check(min_success)
     return summary
 
 
