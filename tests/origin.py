@@ -16,20 +16,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import trustme
 
 from origin_faults import FAULTS, ConnectionEnds, Exchange, respond
+from threaded_server import ThreadedServer
 
 HEAD_LIMIT_BYTES = 65_536
 CONTENT_TYPES = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
@@ -68,7 +66,7 @@ class Load:
         self.by_host_now[host] -= 1
 
 
-class Origin:
+class Origin(ThreadedServer):
     """The server; a context manager. `pictures` maps paths without a leading slash to bytes, or is a folder.
 
     `latency_s` delays every response. `tls` serves https with a certificate for `names`, signed by an
@@ -84,43 +82,23 @@ class Origin:
         names: tuple[str, ...] = ("127.0.0.1", "localhost"),
         address: str = "127.0.0.1",
     ) -> None:
+        self.authority_pem = b""
         self.pictures = pictures
         self.latency_s = latency_s
-        self.address = address
-        self.port = 0
+        context = self._server_context(names) if tls else None
+        super().__init__(address, context, backlog=4096, limit=HEAD_LIMIT_BYTES)
+        self.is_tls = tls
         self.hits: Counter[str] = Counter()
         """Requests per path, without the query."""
         self.targets: Counter[str] = Counter()
         """Requests per path with its query."""
         self.received: list[Received] = []
-        self.connections = 0
         self.load = Load()
-        self.authority_pem = b""
-        self._tls = self._server_context(names) if tls else None
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._startup_error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="origin", daemon=True)
-        self._stop = asyncio.Event()
-        self._handlers: set[asyncio.Task[None]] = set()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._started.wait()
-        if self._startup_error is not None:
-            raise self._startup_error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
     @property
     def base(self) -> str:
         """Scheme, address and port, without a slash at the end."""
-        return f"{'https' if self._tls else 'http'}://{self.address}:{self.port}"
+        return f"{'https' if self.is_tls else 'http'}://{self.address}:{self.port}"
 
     def url(self, path: str, fault: str | None = None, **parameters: object) -> str:
         """Return the address of a picture; `fault` and its `parameters` say how it is served."""
@@ -144,38 +122,7 @@ class Origin:
         authority.issue_cert(*names).configure_cert(context)
         return context
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        try:
-            server = await asyncio.start_server(
-                self._connected, self.address, 0, ssl=self._tls, backlog=4096, limit=HEAD_LIMIT_BYTES
-            )
-        except OSError as error:
-            self._startup_error = error
-            self._started.set()
-            return
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stop.wait()
-        server.close()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        handler = self._loop.create_task(self._converse(reader, writer, self.connections))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    async def _converse(
+    async def converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int
     ) -> None:
         """Answer requests on one connection until either side ends it."""

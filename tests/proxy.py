@@ -8,18 +8,17 @@ import contextlib
 import socket
 import ssl
 import struct
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
+
+from threaded_server import ThreadedServer
 
 Address = tuple[str, int]
 
 
-class Proxy:
+class Proxy(ThreadedServer):
     """A proxy; a context manager. It knows by the first byte which protocol is spoken.
 
     `routes` says where hosts are, by name, as they were asked for. `login` is the `user:password` that it wants.
@@ -37,56 +36,24 @@ class Proxy:
         closes: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__(tls=tls)
         self.asked: list[str] = []
         """Hosts and ports that were asked for, as they were written."""
         self.kinds: Counter[str] = Counter()
-        self.port = 0
         self._routes = dict(routes or {})
         self._login = login
         self._refuses = refuses
         self._hangs = hangs
         self._closes = closes
-        self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._stop = asyncio.Event()
-        self._handlers: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(
-            target=lambda: self._loop.run_until_complete(self._serve()), name="proxy", daemon=True
-        )
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._started.wait()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._loop.close()
 
     def url(self, scheme: str = "http", login: str | None = None, host: str = "127.0.0.1") -> str:
         """Return the address of the proxy, for a client that uses it by `scheme`."""
         return f"{scheme}://{f'{login}@' if login else ''}{host}:{self.port}"
 
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stop.wait()
-        server.close()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = self._loop.create_task(self._converse(reader, writer))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int
+    ) -> None:
+        """Speak the protocol that the client begins to speak."""
         try:
             first = await reader.readexactly(1)
             if self._hangs:

@@ -14,12 +14,11 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from types import TracebackType
-from typing import Self
+
+from threaded_server import ThreadedServer
 
 
 class End(Enum):
@@ -43,30 +42,13 @@ Script = Sequence[bytes | Pause | End]
 _NOT_FOUND: Script = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
 
 
-class RawOrigin:
+class RawOrigin(ThreadedServer):
     """The server; a context manager, on loopback, in a thread of its own."""
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
+        super().__init__(backlog=1024)
         self.scripts = dict(scripts)
         self.requests: list[bytes] = []
-        self.connections = 0
-        self.port = 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="raw-origin", daemon=True)
-        self._handlers: set[asyncio.Task[None]] = set()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._started.wait()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
     @property
     def base(self) -> str:
@@ -82,30 +64,10 @@ class RawOrigin:
         """What the requests asked for, byte for byte."""
         return [request.split(b" ", 1)[1].rsplit(b" HTTP/", 1)[0] for request in self.requests]
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1024)
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stop.wait()
-        server.close()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        handler = self._loop.create_task(self._converse(reader, writer))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int
+    ) -> None:
+        """Follow the scripts that are asked for."""
         try:
             while await self._answer(reader, writer):
                 pass
