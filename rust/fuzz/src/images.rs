@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use turbo_fetch_image::blur::Bounds;
+use turbo_fetch_image::error::Rejection;
+use turbo_fetch_image::foreign::Layout;
 use turbo_fetch_image::options::{DigestKind, Encoding, Filter, Limits, Mode, Options};
 use turbo_fetch_image::scratch::Scratch;
 use turbo_fetch_image::transform::{ForeignPixels, Transformed, transform, transform_pixels};
@@ -10,6 +12,16 @@ use turbo_fetch_image::transform::{ForeignPixels, Transformed, transform, transf
 use crate::random::Random;
 
 const MAX_PIXELS: u64 = 1_000_000;
+
+/// Layouts of foreign pixels, and how many samples a pixel has in each.
+const LAYOUTS: [(Layout, usize); 6] = [
+    (Layout::Grey, 1),
+    (Layout::GreyAlpha, 2),
+    (Layout::Rgb, 3),
+    (Layout::Rgba, 4),
+    (Layout::Cmyk, 4),
+    (Layout::Bgr, 3),
+];
 
 /// A way to transform pictures, and the boxes to blur in each.
 struct Setting {
@@ -124,21 +136,19 @@ impl Images {
 fn whole(setting: &Setting, body: &[u8], seed: u64, scratch: &mut Scratch) -> Transformed {
     let (options, boxes) = (&setting.options, &setting.boxes);
     let found = transform(options, body, boxes, scratch);
-    let foreign = found
-        .original_format
-        .is_some_and(turbo_fetch_image::sniff::Format::is_foreign);
-    let Some(size) = found.original_size.filter(|_| foreign) else {
+    let (Some(size), Err(Rejection::Foreign(_))) = (found.original_size, &found.result) else {
         return found;
     };
     let mut random = Random::new(seed);
     let area = u64::from(size.width) * u64::from(size.height);
-    let (channels, bits) = (1 + random.below(4), *random.pick(&[8, 16]));
+    let (layout, channels) = *random.pick(&LAYOUTS);
+    let bits = *random.pick(&[8, 16]);
     let length = area.min(MAX_PIXELS) as usize * channels * usize::from(bits / 8);
     let samples: Vec<u8> = (0..length).map(|index| (index * 7) as u8).collect();
     let pixels = ForeignPixels {
         samples: &samples,
         size,
-        channels,
+        layout,
         bits,
     };
     transform_pixels(options, body, &pixels, boxes, scratch)
