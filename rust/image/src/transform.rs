@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_panic_ends_as_an_outcome_that_keeps_the_facts() {
-        let gif = b"GIF89a\x05\0\x07\0\0\0\0;";
+        let gif = b"GIF89a\x05\0\x07\0\0\0\0,\0\0\0\0\x05\0\x07\0\0\x02\x02D\x01\0;";
         let mut scratch = Scratch::default();
         scratch.buffers.recycle(vec![1; 100]);
         let row = examine(&OPTIONS, gif, &mut scratch, |_, _| {
