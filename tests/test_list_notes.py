@@ -91,7 +91,7 @@ def test_a_messy_list_becomes_a_dataset_of_all_its_rows(origin: Origin, tmp_path
         "1 row: a quote at the start of a field was taken as text (first: ",
         "1 row: there are too few fields, and the missing ones are null",
         "1 row: there are too many fields, and so no usable URL",
-        "1 row: bytes are no UTF-8, and became U+FFFD",
+        "1 row: what has no UTF-8 became U+FFFD",
     ):
         assert sentence in text
     assert f"{path}, line 5)" in text

@@ -225,6 +225,11 @@ def test_fields_may_be_huge(tmp_path: Path) -> None:
         (["99999999999999999999", "1", ""], pa.string(), ["99999999999999999999", "1", ""]),
         (["9007199254740993", "0.5", ""], pa.string(), ["9007199254740993", "0.5", ""]),
         (["0x10", "1", ""], pa.string(), ["0x10", "1", ""]),
+        (["+5", "6", ""], pa.string(), ["+5", "6", ""]),
+        (["-0", "6", ""], pa.string(), ["-0", "6", ""]),
+        (["1", "true", ""], pa.string(), ["1", "true", ""]),
+        (["1e400", "2.5", ""], pa.string(), ["1e400", "2.5", ""]),
+        (["inf", "2.5", ""], pa.float64(), [float("inf"), 2.5, None]),
     ],
 )
 def test_csv_columns_get_the_type_of_their_cells(
@@ -261,7 +266,7 @@ def test_json_lines_that_are_no_objects_are_rows_all_the_same(tmp_path: Path) ->
         f"{MALFORMED_MARK}[1]",
         "http://b.example/",
         "7",
-        "?",
+        "\ufffd",
     ]
 
 

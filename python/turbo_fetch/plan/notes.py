@@ -17,7 +17,7 @@ _MEANINGS: Final = {
     "short": "there are too few fields, and the missing ones are null",
     "surplus": "there are too many fields, and so no usable URL",
     "malformed": "there is no JSON object, and so no usable URL",
-    "undecodable": "bytes are no UTF-8, and became U+FFFD",
+    "undecodable": "what has no UTF-8 became U+FFFD",
 }
 
 

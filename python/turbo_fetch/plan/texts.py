@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.errors import InputError
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def as_text(array: pa.Array, what: str) -> tuple[pa.Array, pa.Array | None]:
@@ -69,7 +72,7 @@ def _text(value: object) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() if has_surrogate(value) else value
+        return _SURROGATE.sub("\ufffd", value) if has_surrogate(value) else value
     try:
         return orjson.dumps(value).decode()
     except TypeError:

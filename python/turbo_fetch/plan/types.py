@@ -35,8 +35,9 @@ _CELL_TYPES: Final = (
 )
 """Tried in this order, as by pyarrow's CSV reader."""
 
-_IDENTIFIER: Final = r"^[+-]?0[0-9xX]"
-"""Starts a number that would not be written like that again: leading zeros, or hexadecimal."""
+_IDENTIFIER: Final = r"^(\+|-?0[0-9xX]|-0$)"
+"""Starts a number that would not be written like that again: a plus, leading zeros, or hexadecimal."""
+_BIT: Final = r"^[01]$"
 _LONG_INTEGER: Final = r"^[+-]?[0-9]{16,}$"
 
 DECLARED: Final = {
@@ -67,7 +68,7 @@ class CellKinds:
     def narrowed(self, cells: pa.Array) -> CellKinds:
         """Return the types that these cells fit as well.
 
-        Numbers with leading zeros and integers that are too long for their type are identifiers: text.
+        Numbers with leading zeros or a plus, and integers that are too long for their type are identifiers: text.
         """
         if self.has_values and not self.types:
             return self
@@ -92,11 +93,19 @@ class CellKinds:
 def _all_fit(values: pa.Array, kind: pa.DataType) -> bool:
     if kind == pa.float64() and _has_long_integers(values):
         return False
+    # Arrow takes 0 and 1 for booleans beside `true`, and what a double does not hold for infinite.
+    if kind == pa.bool_() and pc.any(pc.match_substring_regex(values, _BIT)).as_py():
+        return False
     try:
-        values.cast(kind)
+        fitting = values.cast(kind)
     except pa.ArrowInvalid:
         return False
-    return True
+    return kind != pa.float64() or not pc.any(_overflown(values, fitting)).as_py()
+
+
+def _overflown(cells: pa.Array, numbers: pa.Array) -> pa.Array:
+    """Return which numbers are infinite though their cells have digits."""
+    return pc.and_(pc.is_inf(numbers), pc.match_substring_regex(cells, "[0-9]"))
 
 
 def _has_long_integers(values: pa.Array) -> bool:
@@ -111,7 +120,12 @@ def typed_cells(cells: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array]
     trimmed = _trimmed(cells)
     is_identifier = pc.match_substring_regex(trimmed, _IDENTIFIER)
     fitting = pc.if_else(is_identifier, pa.scalar(None, pa.string()), trimmed)
+    if kind == pa.bool_():
+        is_bit = pc.match_substring_regex(trimmed, _BIT)
+        fitting = pc.if_else(is_bit, pa.scalar(None, pa.string()), fitting)
     typed = fitted(fitting, kind, lambda part: part.cast(kind))
+    if kind == pa.float64():
+        typed = pc.if_else(_overflown(fitting, typed), pa.scalar(None, kind), typed)
     return typed, pc.and_(pc.is_valid(trimmed), pc.is_null(typed))
 
 
