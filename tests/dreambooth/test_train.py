@@ -377,6 +377,7 @@ def test_two_devices_learn_what_one_does_in_two_passes(base: Path, tmp_path: Pat
     two = training_spec(base, tmp_path, output=str(tmp_path / "two"), steps=4, devices=2)
     fit(one)
     fit(two)
+    assert not torch.distributed.is_initialized()
     assert _losses(two) == pytest.approx(_losses(one), rel=1e-5)
     first, second = _weights(tmp_path / "one", "unet"), _weights(tmp_path / "two", "unet")
     for name, value in first.items():

@@ -34,6 +34,7 @@ def companions(spec: Spec, train: TrainSpec) -> Iterator[None]:
         (folder / "spec.toml").write_text(dump_spec(spec, root=Path.cwd()), encoding="utf-8")
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         stack.enter_context(_environment(meeting | {"LOCAL_RANK": "0"}))
+        stack.callback(_leave_group)
         for rank in range(1, train.devices):
             command = [sys.executable, "-m", "turbo_fetch.dreambooth.companions", str(folder / "spec.toml")]
             # Ctrl-C reaches the whole group of a terminal, but they stop when the first tells them to.
@@ -63,6 +64,14 @@ def _environment(added: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _leave_group() -> None:
+    """Be a process of its own again: readers of data ask the group, which Lightning leaves open, for their share."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
