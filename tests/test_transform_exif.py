@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
 
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from pictures import encoded, transformed
+from pictures import encoded, scene, transformed
 
 
 def tagged() -> bytes:
@@ -74,3 +75,11 @@ def test_a_directory_that_points_to_itself_ends() -> None:
 def test_tags_are_left_out_when_not_wanted_or_when_the_picture_fails() -> None:
     assert transformed(tagged(), exif=False)["exif"] is None
     assert transformed(tagged(), min_side=64)["exif"] is None
+
+
+def test_an_orientation_that_is_stored_as_a_byte_counts_for_nobody() -> None:
+    body = encoded(scene(60, 40), "JPEG")
+    block = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 1, 1, 6) + bytes(4)
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    record = transformed(body[:2] + segment + body[2:], mode="no")
+    assert (record["width"], record["height"]) == (60, 40)

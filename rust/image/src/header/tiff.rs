@@ -209,6 +209,8 @@ pub fn stated_orientation(exif: &[u8]) -> Option<u16> {
     let entry = stream
         .entries(stream.first_directory()?)
         .find(|entry| entry.tag == ORIENTATION)?;
-    let value = stream.integer(entry)?;
+    // Bytes are no number there to anyone else (the type is SHORT, EXIF 3.0, 4.6.5).
+    let is_number = !matches!(entry.kind, 1 | 6);
+    let value = if is_number { stream.integer(entry)? } else { 1 };
     Some(u16::try_from(value).unwrap_or(1))
 }
