@@ -12,6 +12,9 @@ from typing import Final, Generic, TypeVar
 
 from protego._utils import _quote_path, _quote_pattern
 
+BYTES_PER_RULE: Final = 400
+"""About what a rule takes in memory beside its text."""
+
 _WILDCARDS: Final = re.compile(r"\*+")
 _VERBATIM: Final = frozenset(string.ascii_letters + string.digits + "_.-~/=")
 """Characters that paths and patterns are compared with as they are; all others are compared escaped."""

@@ -13,7 +13,7 @@ from typing import Final
 from protego import Protego
 
 from turbo_fetch.fetch.fetched import printable
-from turbo_fetch.fetch.patterns import PathRules
+from turbo_fetch.fetch.patterns import BYTES_PER_RULE, PathRules
 from turbo_fetch.fetch.usage import forbidden_use
 from turbo_fetch.redaction import redact
 
@@ -28,8 +28,6 @@ counts as one that does not want to be asked."""
 LONGEST_RULE_SHOWN: Final = 200
 
 FEW_PATTERNS: Final = 200
-BYTES_PER_RULE: Final = 400
-"""About what a rule takes in memory beside its text."""
 
 _AGENT_FIELDS: Final = frozenset({"user-agent", "useragent", "user agent"})
 _AGENT_WITHOUT_COLON: Final = re.compile(

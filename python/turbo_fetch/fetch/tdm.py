@@ -10,12 +10,10 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
-from turbo_fetch.fetch.patterns import PathPattern, comparable
+from turbo_fetch.fetch.patterns import BYTES_PER_RULE, PathPattern, comparable
 
 PATH: Final = "/.well-known/tdmrep.json"
 MAX_RULES: Final = 1000
-BYTES_PER_RULE: Final = 400
-"""About what a rule takes in memory beside its text."""
 
 
 class Reservations:
