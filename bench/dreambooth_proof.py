@@ -34,8 +34,8 @@ from turbo_fetch.dreambooth.toy.demo import base_in
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, spec_of, take_photos
 from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
-from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.stop import StopRequest
 
 RESULT: Final = Path("bench/results/dreambooth-proof.json")
 PICTURES: Final = 128

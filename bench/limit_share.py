@@ -104,8 +104,8 @@ def _medians(rates: list[Rate]) -> tuple[float, float]:
 def _bare_limit(bodies: list[bytes], cores: int, pictures: int) -> Rate:
     # Not needed by the other rows, which measure the program from outside.
     from turbo_fetch.outcomes import Outcome
+    from turbo_fetch.shard.transform import Transform
     from turbo_fetch.spec import ImageSpec
-    from turbo_fetch.transform import Transform
 
     transform = Transform(ImageSpec(size=256, mode="border", quality=95), threads=cores)
     transform.run(bodies[:_BATCH])

@@ -147,7 +147,7 @@ def measure_costs() -> Any:
     import psutil
 
     from bench.scale_model import Costs
-    from turbo_fetch.manifest import Manifest
+    from turbo_fetch.dataset.manifest import Manifest
     from turbo_fetch.storage import Storage
 
     http = json.loads(Path("bench/results/http.json").read_text())

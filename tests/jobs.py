@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from origin import Origin
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import dump_spec, parse_spec
+from turbo_fetch.spec.specfile import dump_spec, parse_spec
 
 RECORDS = ("metrics.jsonl", "report.html")
 

@@ -16,17 +16,17 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from shard_data import results
-from turbo_fetch.card import write_card
-from turbo_fetch.commit import Rows, ShardFiles, publish_shard
-from turbo_fetch.keys import shard_name
-from turbo_fetch.ledger import ledger_batch
-from turbo_fetch.manifest import Manifest
+from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.formats import check_columns
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.ledger import ledger_batch
+from turbo_fetch.dataset.manifest import Manifest
+from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.plan.reader import read_rows
-from turbo_fetch.samples import Samples, metadata_batch
+from turbo_fetch.shard.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.spec import FetchSpec, OutputFormat, Spec
-from turbo_fetch.specfile import dump_spec, parse_spec
+from turbo_fetch.spec.specfile import dump_spec, parse_spec
 from turbo_fetch.storage import Storage
-from turbo_fetch.writers import check_columns
 
 PER_SHARD = 12
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.transform import Transform
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.samples import Samples, metadata_batch
-from turbo_fetch.schema import RESULTS
 from turbo_fetch.spec import ImageSpec, OutputSpec
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -13,41 +13,74 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "python" / "turbo_fetch"
 
 FORBIDDEN = {
-    "spec": {"turbo_fetch.errors", "turbo_fetch.job", "turbo_fetch.stages", "aiohttp", "pyarrow", "torch"},
+    "spec": {
+        "turbo_fetch.errors",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.stages",
+        "aiohttp",
+        "pyarrow",
+        "torch",
+    },
     "errors.py": {"turbo_fetch"},
     "outcomes.py": {"turbo_fetch"},
     "policy.py": {"aiohttp", "asyncio"},
-    "writers": {"aiohttp", "turbo_fetch.fetch", "turbo_fetch.runners", "turbo_fetch.job", "fsspec"},
+    "writers": {"aiohttp", "turbo_fetch.fetch", "turbo_fetch.runners", "turbo_fetch.stages.fetch", "fsspec"},
     "fetch": {
         "cv2",
-        "turbo_fetch.transform",
-        "turbo_fetch.writers",
-        "turbo_fetch.shard",
+        "turbo_fetch.shard.transform",
+        "turbo_fetch.dataset.formats",
+        "turbo_fetch.shard.open_shard",
         "turbo_fetch.runners",
     },
-    "plan": {"aiohttp", "turbo_fetch.fetch", "turbo_fetch.shard", "turbo_fetch.runners", "turbo_fetch.job"},
+    "plan": {
+        "aiohttp",
+        "turbo_fetch.fetch",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.runners",
+        "turbo_fetch.stages.fetch",
+    },
     "runners/supervisor.py": {
         "ray",
         "pyspark",
         "aiohttp",
-        "turbo_fetch.shard",
-        "turbo_fetch.job",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.stages.fetch",
         "turbo_fetch.storage",
     },
-    "runners/ray.py": {"aiohttp", "turbo_fetch.shard", "turbo_fetch.job", "turbo_fetch.fetch"},
-    "runners/spark.py": {"aiohttp", "turbo_fetch.shard", "turbo_fetch.job", "turbo_fetch.fetch"},
-    "attempts.py": {"ray", "pyspark", "aiohttp", "turbo_fetch.runners", "turbo_fetch.job"},
-    "runners/local.py": {"aiohttp", "turbo_fetch.shard", "turbo_fetch.job", "turbo_fetch.fetch"},
-    "spool.py": {"turbo_fetch.fetch", "turbo_fetch.writers", "turbo_fetch.shard"},
-    "storage.py": {"turbo_fetch.spool", "turbo_fetch.writers", "turbo_fetch.shard"},
-    "shard.py": {"turbo_fetch.runners", "turbo_fetch.job", "turbo_fetch.cli", "turbo_fetch.display"},
+    "runners/ray.py": {
+        "aiohttp",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.fetch",
+    },
+    "runners/spark.py": {
+        "aiohttp",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.fetch",
+    },
+    "attempts.py": {"ray", "pyspark", "aiohttp", "turbo_fetch.runners", "turbo_fetch.stages.fetch"},
+    "runners/local.py": {
+        "aiohttp",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.fetch",
+    },
+    "spool.py": {"turbo_fetch.fetch", "turbo_fetch.dataset.formats", "turbo_fetch.shard.open_shard"},
+    "storage.py": {"turbo_fetch.spool.spool", "turbo_fetch.dataset.formats", "turbo_fetch.shard.open_shard"},
+    "shard.py": {
+        "turbo_fetch.runners",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.cli",
+        "turbo_fetch.progress.display",
+    },
     "readers": {
         "aiohttp",
         "turbo_fetch.fetch",
-        "turbo_fetch.shard",
+        "turbo_fetch.shard.open_shard",
         "turbo_fetch.runners",
-        "turbo_fetch.job",
-        "turbo_fetch.care",
+        "turbo_fetch.stages.fetch",
+        "turbo_fetch.maintenance",
     },
     "care": {"aiohttp", "turbo_fetch.cli"},
     "job.py": {"turbo_fetch.cli", "aiohttp"},
@@ -55,10 +88,10 @@ FORBIDDEN = {
         "aiohttp",
         "turbo_fetch.fetch",
         "turbo_fetch.plan",
-        "turbo_fetch.shard",
-        "turbo_fetch.job",
+        "turbo_fetch.shard.open_shard",
+        "turbo_fetch.stages.fetch",
         "turbo_fetch.stages",
-        "turbo_fetch.transform",
+        "turbo_fetch.shard.transform",
         "turbo_fetch.cli",
     },
     "objectives.py": {"diffusers", "lightning", "turbo_fetch"},
@@ -110,7 +143,10 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         ("turbo_fetch.cli", "torch ray cv2 pyarrow aiohttp fsspec pydantic typer rich numpy asyncio"),
         ("turbo_fetch.cli.commands", "torch ray cv2 pyarrow aiohttp fsspec pydantic rich numpy"),
         # What parent and worker of a job import, at least, before the first request.
-        ("turbo_fetch.job", "torch ray cv2 aiohttp fsspec importlib.metadata pydantic.plugin._loader"),
+        (
+            "turbo_fetch.stages.fetch",
+            "torch ray cv2 aiohttp fsspec importlib.metadata pydantic.plugin._loader",
+        ),
         (
             "turbo_fetch.runners.worker",
             "torch ray cv2 fsspec pydantic.plugin._loader turbo_fetch.spec.train",
@@ -124,7 +160,7 @@ def test_the_native_module_is_imported_in_few_places() -> None:
 def test_importing_is_light(module: str, heavy: str) -> None:
     code = (
         "import sys\n"
-        "from turbo_fetch.lean import without_pandas\n"
+        "from turbo_fetch.startup import without_pandas\n"
         "without_pandas()\n"
         f"import {module}\n"
         f"heavy = {set(heavy.split())!r} & set(sys.modules)\n"
@@ -136,7 +172,7 @@ def test_importing_is_light(module: str, heavy: str) -> None:
 def test_stages_that_train_do_without_the_packages_of_fetching() -> None:
     code = (
         "import sys, turbo_fetch.stages, turbo_fetch.dreambooth.train\n"
-        "heavy = {'pyarrow', 'aiohttp', 'turbo_fetch.job'} & set(sys.modules)\n"
+        "heavy = {'pyarrow', 'aiohttp', 'turbo_fetch.stages.fetch'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,7 +24,7 @@ from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.resolver import Lookup, Resolver
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.results import not_fetched
+from turbo_fetch.shard.results import not_fetched
 from turbo_fetch.spec import HttpSpec
 
 LITERALS = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from turbo_fetch.attempts import (
+from turbo_fetch.dataset.attempts import (
     FOLDER,
     adopt_spool,
     close_attempt,
@@ -113,7 +113,7 @@ def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
     beacon = light_beacon(output)
     code = (
         "import sys\n"
-        "from turbo_fetch.attempts import open_attempt\n"
+        "from turbo_fetch.dataset.attempts import open_attempt\n"
         "from turbo_fetch.storage import Storage\n"
         "output, attempt, spool = sys.argv[1:]\n"
         "place = open_attempt(Storage.open(output), attempt, spool)\n"

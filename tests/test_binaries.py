@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from turbo_fetch.binaries import blobs, contiguous, lengths, view_array
+from turbo_fetch.arrow.binaries import blobs, contiguous, lengths, view_array
 
 VALUES: Final = [b"", b"a", b"exactly 12 b", None, b"thirteen byte", b"x" * 5000, None, b"last of them all"]
 

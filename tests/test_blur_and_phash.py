@@ -12,8 +12,8 @@ from PIL import Image
 
 from album import pixels
 from pictures import encoded, spec
-from turbo_fetch.boxes import parse_boxes
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.boxes import parse_boxes
+from turbo_fetch.shard.transform import Transform
 
 BOX = (0.25, 0.25, 0.75, 0.75)
 

@@ -19,12 +19,12 @@ from album import album
 from jobs import job_spec, write_list
 from kept_columns import ODD_NAMES, dataset, every_column
 from origin import Origin
-from turbo_fetch.card import MARK, write_card
-from turbo_fetch.care.export import Export, export
 from turbo_fetch.cli.progress import RowProgress
-from turbo_fetch.features import quoted, yaml_features
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.dataset.card import MARK, write_card
+from turbo_fetch.dataset.hf_features import quoted, yaml_features
+from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 ALBUM = album(24, side=40)

@@ -16,7 +16,7 @@ from jobs import job_spec, start, write_list
 from origin import Origin
 from turbo_fetch.cli import will_fetch
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(20)
 

@@ -14,9 +14,9 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, start, write_list
 from origin import Origin
-from turbo_fetch.diagnosis import MOST, RULES, diagnosis
 from turbo_fetch.errors import TooFewSamples
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.progress.diagnosis import MOST, RULES, diagnosis
 
 Counts = dict[str, int]
 

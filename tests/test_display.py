@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from turbo_fetch.display import Display, Steps, _fetch_panel, _step_panel
-from turbo_fetch.progress import Progress
-from turbo_fetch.summary import Summary, human_bytes, human_time
-from turbo_fetch.tally import Tally
+from turbo_fetch.progress.display import Display, Steps, _fetch_panel, _step_panel
+from turbo_fetch.progress.estimate import Progress
+from turbo_fetch.progress.summary import Summary, human_bytes, human_time
+from turbo_fetch.progress.tally import Tally
 
 
 def _tally(rows: int, **figures: int) -> Tally:
@@ -51,7 +51,7 @@ def test_without_a_total_there_is_no_eta() -> None:
 
 
 def test_without_a_terminal_a_line_tells_rates_failures_and_eta(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turbo_fetch.display.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
     out = io.StringIO()
     with Display(out) as display:
         display.progress.total_rows = 200
@@ -67,7 +67,7 @@ def test_without_a_terminal_a_line_tells_rates_failures_and_eta(monkeypatch: pyt
 
 
 def test_quiet_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turbo_fetch.display.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
     out = io.StringIO()
     with Display(out, quiet=True) as display:
         display.note("hello")

@@ -24,7 +24,7 @@ from kept_columns import PER_SHARD, dataset
 from origin import Origin
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import OutputFormat
-from turbo_fetch.specfile import dump_spec, parse_spec
+from turbo_fetch.spec.specfile import dump_spec, parse_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

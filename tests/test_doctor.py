@@ -14,10 +14,10 @@ import pytest
 
 from origin import Origin
 from proxy import Proxy
-from turbo_fetch.monitor.doctor import advice
-from turbo_fetch.monitor.doctor.accelerator import Accelerator
-from turbo_fetch.monitor.doctor.probe import Lookups, Machine, measure, measure_lookups
-from turbo_fetch.monitor.doctor.proxy import ProxyCheck, ask_through, check_proxies
+from turbo_fetch.doctor import advice
+from turbo_fetch.doctor.accelerator import Accelerator
+from turbo_fetch.doctor.probe import Lookups, Machine, measure, measure_lookups
+from turbo_fetch.doctor.proxy import ProxyCheck, ask_through, check_proxies
 
 MACHINE = Machine(
     lookups=Lookups(15, 0, 0.1),

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from origin import Origin
-from turbo_fetch.specfile import load_spec
+from turbo_fetch.spec.specfile import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

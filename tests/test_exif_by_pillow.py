@@ -13,8 +13,8 @@ from PIL import Image
 from exif_by_pillow import pairs, printed, spellings, tags_of
 from hostile_corpus import hostile_pictures
 from pictures import encoded, transformed
+from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.transform import Transform
 
 BY_EXIF_ONLY = {"Image Orientation"}
 """Pillow takes an orientation from XMP where EXIF has none."""

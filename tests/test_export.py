@@ -21,14 +21,13 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from kept_columns import every_column
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
-from turbo_fetch.care.export import Export, Part, Target, export, plan_targets
-from turbo_fetch.care.merge import merge
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.reader import Sample, StoredShard, open_dataset
 from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
-from turbo_fetch.readers import Sample, open_dataset
-from turbo_fetch.readers.dataset import StoredShard
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.maintenance.export import Export, Part, Target, export, plan_targets
+from turbo_fetch.maintenance.merge import merge
 from turbo_fetch.spec import OutputFormat
+from turbo_fetch.stop import StopRequest
 
 FORMATS: tuple[OutputFormat, ...] = tuple(name for name in get_args(OutputFormat) if name != "dummy")
 

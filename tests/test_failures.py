@@ -23,7 +23,7 @@ from jobs import job_spec, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.failure import no_traceback
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(12, side=32)
 READERS = ("view", "report", "verify", "retry", "refresh", "export")

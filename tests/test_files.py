@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shard_data import fails, picture, samples, source
-from turbo_fetch.keys import sample_key
+from turbo_fetch.dataset.formats import write_shard
+from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.writers import write_shard
 
 IMAGE = ImageSpec(encode="png", quality=6)
 

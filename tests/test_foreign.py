@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 import handmade
 from pictures import difference, encoded, pixels, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 SCENE = scene(97, 61)
 
@@ -37,7 +37,7 @@ def tiff(samples: npt.NDArray[np.generic], **options: object) -> bytes:
 IMPORTS = """
 import sys
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 body = bytes.fromhex(sys.argv[1])
 assert Transform(ImageSpec(), 1).run([body])["outcome"].to_pylist() == [0]
 print(*sorted({"cv2", "PIL"} & set(sys.modules)))
@@ -207,7 +207,7 @@ import cv2
 from PIL import Image
 from turbo_fetch.outcomes import BY_NUMBER
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 def body(kind, mode, size, **options):
     file = io.BytesIO()

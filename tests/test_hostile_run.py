@@ -15,7 +15,7 @@ from album import album
 from hostile_corpus import hostile_pictures
 from jobs import job_spec, ledger, write_list
 from origin import Origin
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
 
 LIMIT_BYTES = 3 << 30
 """Address space of each process; libraries and thread stacks reserve most of it."""

@@ -21,8 +21,8 @@ from album import album
 from origin import Origin
 from turbo_fetch.cli.img2dataset import help_text, literal, named_by_fire, parse_arguments
 from turbo_fetch.errors import SpecError
-from turbo_fetch.img2dataset import download, named, translate
-from turbo_fetch.peer_options import PeerOptions
+from turbo_fetch.img2dataset.options import PeerOptions
+from turbo_fetch.img2dataset.translation import download, named, translate
 from turbo_fetch.spec import FetchSpec, HttpSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def test_wandb_is_a_tracker_with_its_project() -> None:
 
 
 def test_boxes_and_hashes_to_verify_are_columns_of_the_list() -> None:
-    from turbo_fetch.img2dataset import spec_tables
+    from turbo_fetch.img2dataset.translation import spec_tables
 
     peer = PeerOptions(
         url_list="list.parquet",
@@ -417,7 +417,7 @@ def test_the_printed_spec_is_one_that_runs_the_same(tmp_path: Path, monkeypatch:
     assert "max_shard_retry has no effect" in done.stderr
     path = tmp_path / "spec.toml"
     path.write_text(done.stdout)
-    from turbo_fetch.specfile import dump_spec, load_spec
+    from turbo_fetch.spec.specfile import dump_spec, load_spec
 
     expected = {"url_list": "list.txt", "image_size": 64, "output_folder": "out", "encode_format": "webp"}
     monkeypatch.chdir(tmp_path)

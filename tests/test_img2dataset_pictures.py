@@ -13,8 +13,8 @@ from PIL import Image
 
 from album import pixels
 from peer import run_peer
-from turbo_fetch.img2dataset import translate
-from turbo_fetch.transform import Transform
+from turbo_fetch.img2dataset.translation import translate
+from turbo_fetch.shard.transform import Transform
 
 SIDE = 64
 MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")

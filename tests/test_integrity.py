@@ -20,10 +20,10 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
+from turbo_fetch.dataset.reader import open_dataset
 from turbo_fetch.errors import InputError, SpecError
-from turbo_fetch.readers import open_dataset
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import parse_spec
+from turbo_fetch.spec.specfile import parse_spec
 
 ALBUM = album(12, 96)
 NAMES = list(ALBUM)

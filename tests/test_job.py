@@ -18,8 +18,8 @@ from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.errors import InputError, OutputError, OutputExists
-from turbo_fetch.specfile import load_spec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.spec.specfile import load_spec
 
 ALBUM = album(130)
 """Two whole shards of 50 rows and a part of one."""

@@ -29,9 +29,9 @@ from kept_columns import (
     plain,
 )
 from shard_data import fails
+from turbo_fetch.dataset.formats import check_columns
 from turbo_fetch.errors import InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
-from turbo_fetch.writers import check_columns
 
 SHARDS = 2
 ROWS = SHARDS * PER_SHARD

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kept_columns import REFUSED, VALUES, column, kinds_and_values, plain
-from turbo_fetch.kept_types import kept_type, kept_values, type_in_parquet, unkept, valid_texts
+from turbo_fetch.arrow.kept_types import kept_type, kept_values, type_in_parquet, unkept, valid_texts
 
 KEPT = (
     kinds.is_null,

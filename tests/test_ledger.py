@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from shard_data import STARTED, fails, per_shard, results, source
-from turbo_fetch.keys import sample_key
-from turbo_fetch.ledger import ledger_batch
+from turbo_fetch.arrow.schemas import LEDGER, RESULTS
+from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.schema import LEDGER, RESULTS
 
 
 def test_every_row_has_its_url_outcome_and_facts() -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from turbo_fetch.fetch.leases import Demand, Grant, Rest
 from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.leases import Demand, Grant, Rest
 from turbo_fetch.runners.lessor import CUT_EVERY_S, LINGER_S, RISE_EVERY_S, TURN_S, Lessor
 from turbo_fetch.spec import DomainSpec, HttpSpec
 

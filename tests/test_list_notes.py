@@ -16,14 +16,14 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, manifest
 from origin import Origin
-from turbo_fetch.care.export import Export, export
-from turbo_fetch.care.retry import retry
-from turbo_fetch.care.verify import verify
 from turbo_fetch.errors import InputError, OutputExists
-from turbo_fetch.img2dataset import download
-from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.specfile import load_spec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.img2dataset.translation import download
+from turbo_fetch.maintenance.export import Export, export
+from turbo_fetch.maintenance.retry import retry
+from turbo_fetch.maintenance.verify import verify
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.spec.specfile import load_spec
+from turbo_fetch.stop import StopRequest
 
 
 class Silent:

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from shard_data import fails, picture, samples
-from turbo_fetch.keys import sample_key
+from turbo_fetch.dataset.formats import write_shard
+from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.writers import write_shard
 
 IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 300
@@ -50,7 +50,7 @@ def test_the_records_are_the_members_of_the_tar_with_their_keys_and_a_meta_recor
 def test_how_the_samples_are_cut_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transaction_bytes: int
 ) -> None:
-    monkeypatch.setattr("turbo_fetch.writers.lmdb.TRANSACTION_BYTES", transaction_bytes)
+    monkeypatch.setattr("turbo_fetch.dataset.formats.lmdb.TRANSACTION_BYTES", transaction_bytes)
     written = set()
     for rows_per_batch in (1, 7, COUNT):
         batches = samples(COUNT, IMAGE, rows_per_batch=rows_per_batch)

@@ -12,10 +12,10 @@ import pyarrow.dataset as arrow_dataset
 import pytest
 
 from shard_data import fails, picture, pixels, samples
-from turbo_fetch.keys import sample_key, shard_name
+from turbo_fetch.dataset.formats import write_shard
+from turbo_fetch.dataset.keys import sample_key, shard_name
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
-from turbo_fetch.writers import write_shard
 
 IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 25

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object_store import configured, empty_bucket, filesystem, s3_server
-from turbo_fetch import manifest as manifest_module
+from turbo_fetch.dataset import manifest as manifest_module
+from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.errors import OutputError
-from turbo_fetch.manifest import Manifest
 from turbo_fetch.storage import Entry, LocalStorage, Storage
 
 

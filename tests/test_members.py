@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_fetch.writers.members import json_members, json_values, text_members
+from turbo_fetch.dataset.formats.members import json_members, json_values, text_members
 
 MOMENT = datetime(2024, 2, 29, 12, 34, 56, 789012, tzinfo=UTC)
 NAIVE = MOMENT.replace(tzinfo=None)

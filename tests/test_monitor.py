@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from turbo_fetch.errors import MissingExtra, SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.monitor.link import Recorder, recorded
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.tally import Tally
-from turbo_fetch.watcher import Watcher
 
 
 class Notes(Watcher):

@@ -15,14 +15,14 @@ from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
 from pictures import encoded, scene, spec
-from turbo_fetch.binaries import lengths
-from turbo_fetch.transform import Transform
+from turbo_fetch.arrow.binaries import lengths
+from turbo_fetch.shard.transform import Transform
 
 PANIC = """
 import sys
 
 if "turbo_fetch.runners" in sys.orig_argv:
-    from turbo_fetch.transform import Transform
+    from turbo_fetch.shard.transform import Transform
 
     class PanicException(BaseException):
         pass

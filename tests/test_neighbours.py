@@ -20,9 +20,9 @@ from jobs import job_spec, write_list
 from origin import Origin
 from pictures import encoded, scene, spec
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.reader import open_dataset
 from turbo_fetch.outcomes import BY_NUMBER
-from turbo_fetch.readers import open_dataset
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 SOUND = sound_pictures()
 JPEGS = [name for name in SOUND if name.endswith("jpg")]

@@ -27,11 +27,11 @@ from turbo_fetch.fetch.held import FEW, QUIET_S
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.resolver import Lookup, Resolver
 from turbo_fetch.fetch.rows import Request
-from turbo_fetch.outage import HELD_TO_STOP, PATIENCE_S, Outage
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.progress.outage import HELD_TO_STOP, PATIENCE_S, Outage
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import HttpSpec
-from turbo_fetch.specfile import dump_spec
-from turbo_fetch.tally import Tally
+from turbo_fetch.spec.specfile import dump_spec
 
 DEAD = "http://127.0.0.1:1"
 

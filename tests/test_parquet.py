@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_data import fails, picture, samples, source
+from turbo_fetch.dataset.formats import write_shard
+from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.errors import InputError
-from turbo_fetch.keys import sample_key
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.writers import write_shard
-from turbo_fetch.writers.tables import TableFile
 
 IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 300

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from jobs import job_spec, write_list
 from origin import Origin
-from turbo_fetch.care.plan_report import picture_bytes, plan_run, time_limits
 from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import FetchSpec, ImageSpec, InputSpec, OutputSpec
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
+from turbo_fetch.stages.plan import picture_bytes, plan_run, time_limits
 
 
 def test_a_plan_counts_and_sends_nothing(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import is_special_host
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.proxies import Exceptions, Proxies, proxy_address, unused
 from turbo_fetch.fetch.resolver import Resolver
-from turbo_fetch.img2dataset import translate
+from turbo_fetch.img2dataset.translation import translate
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.proxies import Exceptions, Proxies, proxy_address, unused
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import HttpSpec
-from turbo_fetch.watcher import Watcher
 
 PUBLIC = "93.184.215.14"
 """An address that may be asked for; nothing is sent there, for the proxies of these tests lead to loopback."""

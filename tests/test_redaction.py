@@ -11,7 +11,7 @@ from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.redaction import is_secret_header, redact
 from turbo_fetch.spec import HttpSpec
-from turbo_fetch.specfile import dump_spec_for_others, load_spec, parse_spec
+from turbo_fetch.spec.specfile import dump_spec_for_others, load_spec, parse_spec
 
 INPUT = {"input": {"urls": "list.txt"}, "output": {"path": "out"}}
 

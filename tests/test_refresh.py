@@ -19,10 +19,10 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, manifest, write_list
 from origin import Origin
-from turbo_fetch.care.drift import drift_of
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.reader import open_dataset
+from turbo_fetch.maintenance.staleness import drift_of
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.readers import open_dataset
 
 ALBUM = album(30, side=40)
 NAMES = list(ALBUM)

@@ -23,11 +23,11 @@ from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Material, gather
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.summary import Summary
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.summary import Summary
-from turbo_fetch.tally import Tally
-from turbo_fetch.watcher import Watcher
 
 ALBUM = album(30)
 HOSTILE = (

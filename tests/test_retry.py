@@ -21,7 +21,7 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import OutputFormat
-from turbo_fetch.specfile import parse_spec
+from turbo_fetch.spec.specfile import parse_spec
 
 ALBUM = album(60, side=40)
 BROKEN = (7, 25, 26)

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from shard_data import FAILED, fails, per_shard, results, source
+from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.samples import keys, metadata_batch, metadata_schema
 from turbo_fetch.errors import InputError
-from turbo_fetch.keys import sample_key
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.samples import keys, metadata_batch, metadata_schema
-from turbo_fetch.schema import RESULTS
 from turbo_fetch.spec import ImageSpec
 
 

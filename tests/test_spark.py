@@ -17,7 +17,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, wait_for_hits, write_list
 from origin import Origin
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(300, side=96)
 

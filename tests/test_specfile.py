@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import (
+from turbo_fetch.spec.specfile import (
     differences,
     dump_spec,
     dump_spec_for_others,

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_data import picture, result, results
-from turbo_fetch import spool as spool_module
+from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.errors import OutputError, OutputExists
-from turbo_fetch.schema import RESULTS
-from turbo_fetch.spool import Spool
+from turbo_fetch.spool import spool as spool_module
+from turbo_fetch.spool.spool import Spool
 
 
 def _open(path: Path, rows: int = 40, digest: str = "d") -> Spool:
@@ -168,7 +168,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from shard_data import results
-from turbo_fetch.spool import Spool
+from turbo_fetch.spool.spool import Spool
 spool = Spool.open(Path({path!r}), 3, 40, "d")
 for step in {steps!r}:
     kind, rows = step
@@ -286,8 +286,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import pyarrow as pa
 from shard_data import result
-from turbo_fetch.schema import RESULTS
-from turbo_fetch.spool import Spool
+from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.spool.spool import Spool
 def anonymous_mb():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) // 1024

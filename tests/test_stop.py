@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from turbo_fetch.runners.stop import StopRequest, stop_on_signals
+from turbo_fetch.stop import StopRequest, stop_on_signals
 
 
 def _is_readable(stop: StopRequest) -> bool:

@@ -18,7 +18,7 @@ from album import album
 from jobs import job_spec, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.streams import _readable
-from turbo_fetch.specfile import dump_spec
+from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(40, side=32)
 PROGRAM = f"{sys.executable} -m turbo_fetch"

@@ -21,8 +21,8 @@ from jobs import content_hashes, job_spec, write_list
 from origin import Origin
 from ray_nodes import ray_cluster, worker_processes
 from turbo_fetch.errors import ClusterError
-from turbo_fetch.specfile import dump_spec
-from turbo_fetch.submission import bundle
+from turbo_fetch.runners.ray.submission import bundle
+from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(60, side=96)
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from turbo_fetch.errors import InputError, OutputError, ShardFailed
 from turbo_fetch.plan.sharder import InlineRows, Shard
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, WantShard
 from turbo_fetch.runners.supervisor import FRUITLESS_DEATHS, Supervisor
 from turbo_fetch.spec import HttpSpec
-from turbo_fetch.tally import Tally
 
 
 class Book:

@@ -15,11 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_data import fails, picture, samples, source
+from turbo_fetch.dataset.formats import check_columns, write_shard
+from turbo_fetch.dataset.formats.tfrecord_codec import (
+    BadRecord,
+    decode_example,
+    encode_example,
+    encode_record,
+    read_records,
+)
+from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.errors import InputError
-from turbo_fetch.keys import sample_key
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.tfrecord import BadRecord, decode_example, encode_example, encode_record, read_records
-from turbo_fetch.writers import check_columns, write_shard
 
 IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 30

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from pictures import difference, encoded, pixels, scene, spec, transformed
+from turbo_fetch.arrow.schemas import TRANSFORMED
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
-from turbo_fetch.schema import TRANSFORMED
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 WIDE = scene(600, 400)
 

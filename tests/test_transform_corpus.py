@@ -7,7 +7,7 @@ import pytest
 from hostile_corpus import hostile_corpus
 from pictures import spec
 from turbo_fetch.outcomes import BY_NUMBER
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 
 @pytest.mark.timeout(1200)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pictures import encoded, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 NATIVE = ["JPEG", "PNG", "WEBP", "GIF"]
 ALL = [*NATIVE, "BMP", "TIFF", "JPEG2000", "AVIF"]
@@ -131,7 +131,7 @@ BOMBS = """
 import resource, sys
 from pathlib import Path
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 bodies = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
 transform = Transform(ImageSpec(max_pixels=20_000_000), 2)
 transform.run(bodies[:1])

@@ -19,9 +19,9 @@ from album import album
 from jobs import content_hashes, job_spec, manifest, write_list
 from many_shards import multiply
 from origin import Origin
-from turbo_fetch.care.shard_check import check_shard
 from turbo_fetch.cli.commands import app
-from turbo_fetch.readers import StoredDataset, open_dataset
+from turbo_fetch.dataset.reader import StoredDataset, open_dataset
+from turbo_fetch.maintenance.shard_check import check_shard
 from turbo_fetch.spec import OutputFormat
 
 ALBUM = album(30, side=40)

@@ -18,16 +18,16 @@ from album import album
 from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
+from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
 from turbo_fetch.monitor.view.server import Viewer
-from turbo_fetch.readers import StoredDataset, open_dataset
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.tally import Tally
-from turbo_fetch.watcher import Watcher
 
 ALBUM = album(30)
 HOSTILE = "<img src=x onerror='window.broken = 1'>"

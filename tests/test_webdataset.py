@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shard_data import fails, picture, samples, source
+from turbo_fetch.dataset.formats import WrittenFile, write_shard
+from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.errors import OutputError
-from turbo_fetch.keys import sample_key
 from turbo_fetch.spec import ImageSpec
-from turbo_fetch.writers import WrittenFile, write_shard
 
 COUNT = 60
 IMAGE = ImageSpec(encode="png", quality=6)

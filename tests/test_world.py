@@ -10,7 +10,7 @@ import pytest
 from generated_pictures import generated
 from hostile_corpus import hostile_corpus
 from pictures import spec
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 from witnesses import tifffile_sees
 from world import MAX_PIXELS, Verdict, compared, verdict
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from turbo_fetch.dreambooth import train
 from turbo_fetch.dreambooth.train_report import TrainReport
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import dump_spec, parse_spec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.spec.specfile import dump_spec, parse_spec
+from turbo_fetch.stop import StopRequest
 
 
 def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
@@ -142,7 +142,7 @@ import os, signal, sys, time
 from pathlib import Path
 from turbo_fetch import stages
 from turbo_fetch.dreambooth import evaluate, generate, prior
-from turbo_fetch.specfile import load_spec
+from turbo_fetch.spec.specfile import load_spec
 
 for path, stage, pattern, count in zip(*[iter(sys.argv[1:])] * 4):
     folder = Path(path).parent

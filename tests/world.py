@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 import witnesses
 from turbo_fetch.outcomes import BY_NUMBER
-from turbo_fetch.transform import Transform
+from turbo_fetch.shard.transform import Transform
 
 Pixels = npt.NDArray[np.uint8]
 

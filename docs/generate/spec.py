@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from turbo_fetch.spec import Spec
-from turbo_fetch.specfile import tables_of
+from turbo_fetch.spec.specfile import tables_of
 
 INTRODUCTION = """\
 # The spec file

@@ -19,10 +19,10 @@ from turbo_fetch._native import __version__
 
 if TYPE_CHECKING:
     from turbo_fetch.errors import TurboFetchError
+    from turbo_fetch.progress.summary import Summary
     from turbo_fetch.spec import Spec
-    from turbo_fetch.specfile import load_spec
+    from turbo_fetch.spec.specfile import load_spec
     from turbo_fetch.stages import RunSummary, arun, run
-    from turbo_fetch.summary import Summary
 
 __all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
 
@@ -30,10 +30,10 @@ __all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "a
 _HOMES = {
     "RunSummary": "stages",
     "Spec": "spec",
-    "Summary": "summary",
+    "Summary": "progress.summary",
     "TurboFetchError": "errors",
     "arun": "stages",
-    "load_spec": "specfile",
+    "load_spec": "spec.specfile",
     "run": "stages",
 }
 

@@ -11,7 +11,7 @@ import torch
 
 from turbo_fetch.dreambooth.scoring.candidates import Candidate, candidates
 from turbo_fetch.errors import InputError, ModelError, SpecError
-from turbo_fetch.specfile import parse_spec
+from turbo_fetch.spec.specfile import parse_spec
 
 
 def found(tables: dict[str, Any]) -> list[Candidate]:

@@ -33,10 +33,10 @@ from turbo_fetch.errors import (
     SpecError,
     TurboFetchError,
 )
-from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import SamplingTable
-from turbo_fetch.specfile import dump_spec, parse_spec
+from turbo_fetch.spec.specfile import dump_spec, parse_spec
+from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 QUICK = {"steps": 2, "width": 16, "height": 16, "images": 2, "class_images": 2}

@@ -26,10 +26,10 @@ from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.schedulers import SAMPLERS
 from turbo_fetch.dreambooth.settings import Settings, settings_in
 from turbo_fetch.errors import InputError, Interrupted, ModelError, OutputExists, SpecError
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec.dreambooth import SamplingTable
-from turbo_fetch.specfile import parse_spec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.spec.specfile import parse_spec
+from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 QUICK = {"steps": 2, "width": 16, "height": 16}

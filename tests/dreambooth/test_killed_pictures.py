@@ -10,7 +10,7 @@ from tiny_models import tiny_dino, tiny_sd
 from training import kill_midway, write_pictures
 from turbo_fetch import stages
 from turbo_fetch.dreambooth.settings import settings_in
-from turbo_fetch.specfile import parse_spec
+from turbo_fetch.spec.specfile import parse_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.toy.base import Recipe, train_base
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, take_photos
-from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.stop import StopRequest
 
 Pixels = NDArray[np.float32]
 

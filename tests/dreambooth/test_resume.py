@@ -15,7 +15,7 @@ from tiny_models import tiny_sd
 from training import Child, assert_equal_bits, fit, history, learned, training_spec
 from turbo_fetch.dreambooth.checkpoint import WholeFiles, read_checkpoint
 from turbo_fetch.errors import Interrupted, OutputError, OutputExists
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.stop import StopRequest
 
 VARIED: dict[str, dict[str, Any]] = {
     "cached": {"checkpoint_every": 8, "pictures": {"flip": True}},

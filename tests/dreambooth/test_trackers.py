@@ -15,8 +15,8 @@ from tiny_models import TINY_MODELS
 from training import Listener, history, training_spec
 from turbo_fetch import stages
 from turbo_fetch.errors import SpecError
-from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.spec.track import TrackSpec
+from turbo_fetch.stop import StopRequest
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from turbo_fetch.cli.failure import no_traceback
 from turbo_fetch.cli.streams import safe_streams
-from turbo_fetch.lean import importing, without_plugins
 from turbo_fetch.runners.processes import end_ahead, start_ahead
+from turbo_fetch.startup import importing, without_plugins
 
 
 def main() -> None:

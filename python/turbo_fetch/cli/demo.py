@@ -49,9 +49,9 @@ def dreambooth(
     """
     import sys
 
-    from turbo_fetch.display import Display
     from turbo_fetch.errors import MissingExtra, SpecError
-    from turbo_fetch.runners.stop import stop_on_signals
+    from turbo_fetch.progress.display import Display
+    from turbo_fetch.stop import stop_on_signals
 
     try:
         import torch

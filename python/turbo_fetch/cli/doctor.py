@@ -37,10 +37,10 @@ def doctor(
     from rich.table import Table
     from rich.text import Text
 
-    from turbo_fetch.monitor.doctor.accelerator import probe
-    from turbo_fetch.monitor.doctor.advice import findings
-    from turbo_fetch.monitor.doctor.probe import measure, measure_lookups
-    from turbo_fetch.monitor.doctor.proxy import ask_through, check_proxies
+    from turbo_fetch.doctor.accelerator import probe
+    from turbo_fetch.doctor.advice import findings
+    from turbo_fetch.doctor.probe import measure, measure_lookups
+    from turbo_fetch.doctor.proxy import ask_through, check_proxies
 
     with clear_failures():
         fetch = load_job(spec, None).fetch if spec is not None else None

@@ -41,7 +41,7 @@ def evaluate(
     import sys
 
     from turbo_fetch import stages
-    from turbo_fetch.display import Display
+    from turbo_fetch.progress.display import Display
     from turbo_fetch.spec import EvaluateSpec
 
     overrides = [f"evaluate.{setting}" for setting in settings or ()]

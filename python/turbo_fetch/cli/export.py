@@ -39,15 +39,15 @@ def export(
     Ledger, manifest and spec go along, so that retry, refresh and verify work on the result. Interrupted, the same
     command goes on where it stopped.
     """
-    from turbo_fetch.care import export as exports
-    from turbo_fetch.care.merge import merge as merge_shards
     from turbo_fetch.cli.progress import RowProgress
     from turbo_fetch.cli.usage import show
+    from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
-    from turbo_fetch.lean import without_pandas
-    from turbo_fetch.readers import open_dataset
-    from turbo_fetch.runners.shares import available_cores
-    from turbo_fetch.runners.stop import stop_on_signals
+    from turbo_fetch.maintenance import export as exports
+    from turbo_fetch.maintenance.merge import merge as merge_shards
+    from turbo_fetch.runners.cpu_allocation import available_cores
+    from turbo_fetch.startup import without_pandas
+    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     known = checked_format(output_format)

@@ -49,9 +49,9 @@ def generate(
     import sys
 
     from turbo_fetch import stages
-    from turbo_fetch.display import Display
     from turbo_fetch.errors import SpecError
-    from turbo_fetch.specfile import parse_overrides, parse_spec
+    from turbo_fetch.progress.display import Display
+    from turbo_fetch.spec.specfile import parse_overrides, parse_spec
 
     table: dict[str, Any] = {"images": images, "output": output}
     if picture is not None:

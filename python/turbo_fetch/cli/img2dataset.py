@@ -34,15 +34,15 @@ class Arguments:
 
 def img2dataset(context: typer.Context) -> None:
     """Do what `img2dataset` does with the same options; `img2dataset --help` lists them."""
-    from turbo_fetch.lean import importing, with_few_threads, without_pandas
+    from turbo_fetch.startup import importing, with_few_threads, without_pandas
 
     with importing():
         without_pandas()
         with_few_threads()
         from turbo_fetch import stages
-        from turbo_fetch.display import Display
-        from turbo_fetch.img2dataset import translate
-        from turbo_fetch.specfile import dump_spec
+        from turbo_fetch.img2dataset.translation import translate
+        from turbo_fetch.progress.display import Display
+        from turbo_fetch.spec.specfile import dump_spec
 
     arguments = parse_arguments(context.args)
     if arguments.help or not context.args:
@@ -74,7 +74,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     hyphens for underscores, values by position; values are Python literals, in which bare words are strings.
     Raises SpecError for a letter that several names begin with.
     """
-    from turbo_fetch.peer_options import PeerOptions
+    from turbo_fetch.img2dataset.options import PeerOptions
 
     names = [*PeerOptions.model_fields, *_OURS]
     read = Arguments()
@@ -97,8 +97,8 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
 
 def named_by_fire(read: Arguments) -> dict[str, Any]:
     """Return options by name: unlike Python, Fire has positional values go to the first ones that are not named."""
-    from turbo_fetch.img2dataset import named
-    from turbo_fetch.peer_options import PeerOptions
+    from turbo_fetch.img2dataset.options import PeerOptions
+    from turbo_fetch.img2dataset.translation import named
 
     free = [name for name in PeerOptions.model_fields if name not in read.options]
     if len(read.positional) > len(free):
@@ -146,7 +146,7 @@ class _Quoted(ast.NodeTransformer):
 
 def help_text() -> str:
     """Return what `--help` prints: each option with its default and what it means in a spec."""
-    from turbo_fetch.peer_options import PeerOptions
+    from turbo_fetch.img2dataset.options import PeerOptions
 
     lines = [
         "Usage: turbo-fetch img2dataset --url_list=LIST [--OPTION=VALUE]...",

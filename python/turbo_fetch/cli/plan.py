@@ -8,11 +8,11 @@ from turbo_fetch.cli.usage import Json, load_job, show
 
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show rows, shards, hosts, and estimates of time and size, without a request to any host of the list."""
-    from turbo_fetch.lean import importing, with_few_threads, without_pandas
+    from turbo_fetch.startup import importing, with_few_threads, without_pandas
 
     loaded = load_job(spec, overrides)
     with importing():
         without_pandas()
         with_few_threads()
-        from turbo_fetch.care.plan_report import plan_run
+        from turbo_fetch.stages.plan import plan_run
     show(plan_run(loaded), as_json)

@@ -28,13 +28,13 @@ def refresh(
 
     The report is `refresh/*.parquet` in the dataset. Without --apply nothing else is changed.
     """
-    from turbo_fetch.care.refresh import Choice
-    from turbo_fetch.care.refresh import refresh as refresh_dataset
     from turbo_fetch.cli.usage import load_dataset_spec, show
-    from turbo_fetch.display import Display
     from turbo_fetch.errors import SpecError
-    from turbo_fetch.lean import without_pandas
-    from turbo_fetch.runners.stop import stop_on_signals
+    from turbo_fetch.maintenance.refresh import Choice
+    from turbo_fetch.maintenance.refresh import refresh as refresh_dataset
+    from turbo_fetch.progress.display import Display
+    from turbo_fetch.startup import without_pandas
+    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     if drop_gone and not apply:

@@ -18,7 +18,7 @@ def report(dataset: DatasetUrl) -> None:
     The page needs no network to be looked at. A run writes it by itself when it ends; while one goes on, this
     shows what is committed so far.
     """
-    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.startup import without_pandas
 
     without_pandas()
     from turbo_fetch.monitor.records import REPORT

@@ -24,11 +24,11 @@ def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_js
     Everything else stays as it is, byte for byte. Only shards with such rows are written, on this machine. Requests
     follow the spec as run, or the one given: `--set fetch.http.timeout_s=30`.
     """
-    from turbo_fetch.care.retry import retry as retry_dataset
     from turbo_fetch.cli.usage import load_dataset_spec, show
-    from turbo_fetch.display import Display
-    from turbo_fetch.lean import without_pandas
-    from turbo_fetch.runners.stop import stop_on_signals
+    from turbo_fetch.maintenance.retry import retry as retry_dataset
+    from turbo_fetch.progress.display import Display
+    from turbo_fetch.startup import without_pandas
+    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     spec = load_dataset_spec(place, overrides or ())

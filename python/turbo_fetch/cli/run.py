@@ -27,13 +27,13 @@ def run(
     Exit codes: 0 done; 1 done with a failure that you must see; 2 bad spec or usage; 130 interrupted, and
     resumable by the same command.
     """
-    from turbo_fetch.lean import importing, with_few_threads, without_pandas
     from turbo_fetch.runners.processes import start_ahead
+    from turbo_fetch.startup import importing, with_few_threads, without_pandas
 
     with importing():
         loaded = load_job(spec, overrides)
         if loaded.fetch is not None and loaded.engine.kind == "local":
-            from turbo_fetch.runners.shares import available_cores, worker_count
+            from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 
             start_ahead(worker_count(loaded.engine, available_cores()))
         if not loaded.trains:
@@ -41,8 +41,8 @@ def run(
             with_few_threads()
         # These import pyarrow, while the workers do so too.
         from turbo_fetch import stages
-        from turbo_fetch.display import Display
         from turbo_fetch.errors import TooFewSamples
+        from turbo_fetch.progress.display import Display
 
     try:
         with Display(sys.stderr, quiet=quiet) as display:

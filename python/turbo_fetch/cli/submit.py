@@ -11,7 +11,7 @@ from turbo_fetch.cli.run import Overrides, SpecPath
 from turbo_fetch.cli.usage import load_job
 
 if TYPE_CHECKING:
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.runners.ray.submission import Jobs
 
 Address = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time
@@ -44,8 +44,8 @@ def submit(
     store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
     """
     loaded = load_job(spec, overrides)
-    from turbo_fetch.specfile import given
-    from turbo_fetch.submission import Jobs, check_output
+    from turbo_fetch.runners.ray.submission import Jobs, check_output
+    from turbo_fetch.spec.specfile import given
 
     if loaded.fetch is not None and spec.is_file():
         check_output(given(spec, overrides or (), "fetch.output.path"))
@@ -59,7 +59,7 @@ def submit(
 @job.command("list")
 def list_jobs(address: Address = None) -> None:
     """List the jobs that turbo-fetch submitted, with their status."""
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.runners.ray.submission import Jobs
 
     for name, status in sorted(Jobs(address).names().items()):
         typer.echo(f"{name}\t{status}")
@@ -68,7 +68,7 @@ def list_jobs(address: Address = None) -> None:
 @job.command()
 def status(name: JobId, address: Address = None) -> None:
     """Print how a job stands."""
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.runners.ray.submission import Jobs
 
     state = Jobs(address).state(name)
     typer.echo(state.status)
@@ -77,7 +77,7 @@ def status(name: JobId, address: Address = None) -> None:
 @job.command()
 def logs(name: JobId, address: Address = None) -> None:
     """Print what a job printed so far, follow it until it is over, and end as it does."""
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.runners.ray.submission import Jobs
 
     _follow(Jobs(address), name)
 
@@ -85,7 +85,7 @@ def logs(name: JobId, address: Address = None) -> None:
 @job.command()
 def stop(name: JobId, address: Address = None) -> None:
     """Ask a job to stop. What has arrived is saved; submit the spec again to go on."""
-    from turbo_fetch.submission import Jobs
+    from turbo_fetch.runners.ray.submission import Jobs
 
     Jobs(address).stop(name)
 

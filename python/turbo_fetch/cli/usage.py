@@ -59,7 +59,7 @@ def checked_format(name: str) -> OutputFormat:
 
 def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:
     """Return the spec in a file, as commands read it: with the variables of the environment. Raises SpecError."""
-    from turbo_fetch.specfile import load_spec
+    from turbo_fetch.spec.specfile import load_spec
 
     return load_spec(path, overrides or (), os.environ)
 
@@ -71,7 +71,7 @@ def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     and InputError if there is no dataset.
     """
     from turbo_fetch.errors import InputError
-    from turbo_fetch.specfile import read_spec
+    from turbo_fetch.spec.specfile import read_spec
     from turbo_fetch.storage import Storage
 
     if place.endswith(".toml"):

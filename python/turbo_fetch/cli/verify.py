@@ -10,7 +10,7 @@ import typer
 from turbo_fetch.cli.usage import Json, Quiet
 
 if TYPE_CHECKING:
-    from turbo_fetch.care.shard_check import Level
+    from turbo_fetch.maintenance.shard_check import Level
 
 
 def verify(
@@ -28,14 +28,14 @@ def verify(
 
     Reports every problem. Exit codes: 0 no problem; 1 problems; 2 there is no dataset.
     """
-    from turbo_fetch.care import verify as verification
     from turbo_fetch.cli.progress import RowProgress
     from turbo_fetch.cli.usage import show
+    from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
-    from turbo_fetch.lean import without_pandas
-    from turbo_fetch.readers import open_dataset
-    from turbo_fetch.runners.shares import available_cores
-    from turbo_fetch.runners.stop import stop_on_signals
+    from turbo_fetch.maintenance import verify as verification
+    from turbo_fetch.runners.cpu_allocation import available_cores
+    from turbo_fetch.startup import without_pandas
+    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     if quick and deep:

@@ -23,12 +23,12 @@ def view(
     The page shows samples and failures with their metadata and ledger, filtered by outcome, text and size. It
     is reachable from this machine only; through ssh, forward the port: `ssh -L 8400:127.0.0.1:8400 HOST`.
     """
-    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.startup import without_pandas
 
     without_pandas()
+    from turbo_fetch.dataset.reader import may_be_of_dataset
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.view.serve import serve
-    from turbo_fetch.readers.dataset import may_be_of_dataset
     from turbo_fetch.storage import Storage
 
     storage = Storage.open(dataset)

@@ -10,10 +10,10 @@ from turbo_fetch.dreambooth.sampling import Shot, make_pictures
 from turbo_fetch.dreambooth.schedulers import known_as
 from turbo_fetch.dreambooth.settings import Settings, settings_in, to_png
 from turbo_fetch.errors import InputError
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec.dreambooth import SamplingTable
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, checkpoint_name
 from turbo_fetch.dreambooth.history import Entry
 from turbo_fetch.dreambooth.learners import in_full
 from turbo_fetch.dreambooth.module import DreamBooth
-from turbo_fetch.output_errors import explained
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec.train import TrainSpec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.storage.failures import explained
 
 REFRESH_EVERY_S: Final = 0.2
 TELL_EVERY_S: Final = 1.0

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from turbo_fetch.disk import sync_one
 from turbo_fetch.errors import OutputError
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.disk import sync_one
+from turbo_fetch.storage.failures import explained
 
 FOLDER: Final = "checkpoints"
 BEST: Final = "best"

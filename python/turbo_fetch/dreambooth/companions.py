@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from turbo_fetch.runners.stop import StopRequest, leave_signals_to_parent
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import Spec, TrainSpec
-from turbo_fetch.specfile import dump_spec, load_spec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.spec.specfile import dump_spec, load_spec
+from turbo_fetch.stop import StopRequest, leave_signals_to_parent
 
 _END_S: Final = 30.0
 

@@ -39,11 +39,11 @@ from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.sources import read_pictures, subject_place
 from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
-from turbo_fetch.output_lock import locked
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import EvaluateSpec, Spec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.storage.lock import locked
 
 PICTURES: Final = "pictures"
 _OPEN_AT_ONCE: Final = 16

@@ -17,10 +17,10 @@ from turbo_fetch.dreambooth.restored import weights_of
 from turbo_fetch.dreambooth.sampling import add_lora, open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.errors import OutputExists, SpecError
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import GenerateSpec, Spec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
 
 GRID = "grid.png"
 LARGEST_GRID = 400

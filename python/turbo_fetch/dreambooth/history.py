@@ -14,7 +14,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth.objectives import DualLoss
 from turbo_fetch.errors import TrainingFailed
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.failures import explained
 
 Entry = dict[str, Any]
 """`step` (from 1), `loss`, `subject_loss`, `prior_loss` if there is one, `learning_rate`."""

@@ -20,10 +20,10 @@ from turbo_fetch import errors
 from turbo_fetch.dreambooth.history import read_history
 from turbo_fetch.dreambooth.placement import Placement, quiet
 from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
-from turbo_fetch.runners.ray_cluster import cluster_resources, connected
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.runners.ray.cluster import cluster_resources, connected
 from turbo_fetch.spec import EngineSpec, Spec, TrainSpec
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.stop import StopRequest
 
 import ray  # isort: skip - ray_cluster says what is missing without it
 from ray.train import FailureConfig, RunConfig, ScalingConfig  # isort: skip

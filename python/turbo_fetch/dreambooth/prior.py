@@ -16,10 +16,10 @@ from turbo_fetch.dreambooth.sampling import open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import InputError, SpecError
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import LocalStorage
-from turbo_fetch.watcher import Watcher
 
 RECORD: Final = "prior.json"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from turbo_fetch.disk import replace_with
 from turbo_fetch.errors import OutputExists
-from turbo_fetch.output_errors import explained
+from turbo_fetch.spec.specfile import differences
 from turbo_fetch.spec.train import TrainSpec
-from turbo_fetch.specfile import differences
+from turbo_fetch.storage.disk import replace_with
+from turbo_fetch.storage.failures import explained
 
 RECORD: Final = "train.json"
 _FREE: Final = frozenset(

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from turbo_fetch.dataset.manifest import NAME as MANIFEST
 from turbo_fetch.dreambooth.pictures import Picture
 from turbo_fetch.dreambooth.preflight import read_folder
 from turbo_fetch.errors import SpecError
-from turbo_fetch.manifest import NAME as MANIFEST
-from turbo_fetch.output_errors import explained
 from turbo_fetch.spec import Spec
 from turbo_fetch.storage import Storage
+from turbo_fetch.storage.failures import explained
 
 FETCHED = "fetch"
 
@@ -32,7 +32,7 @@ def read_pictures(place: str, what: str, work: Path, note: Callable[[str], None]
 
 def _unpacked(place: str, work: Path) -> Path:
     """Write the pictures of a dataset and their captions as files, unless they are there already."""
-    from turbo_fetch.readers import StoredDataset
+    from turbo_fetch.dataset.reader import StoredDataset
 
     storage = Storage.open(place)
     folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(MANIFEST)).hexdigest()[:32]}"

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from turbo_fetch.disk import sync_one
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.disk import sync_one
+from turbo_fetch.storage.failures import explained
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -29,11 +29,11 @@ from turbo_fetch.dreambooth.pictures import Unreadable
 from turbo_fetch.dreambooth.placement import Placement, here, make_trainer, quiet
 from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
 from turbo_fetch.errors import Interrupted, PicturesError, SpecError
-from turbo_fetch.output_lock import locked
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.storage.lock import locked
 
 SAMPLES: Final = "samples"
 

@@ -14,21 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.commit import Rows, ShardFiles, list_facts, publish_shard
-from turbo_fetch.deny import hash_key
+from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
+from turbo_fetch.dataset.samples import SIDES, Samples
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
 from turbo_fetch.duplicates.places import ROW_BITS, Names, place, shard_of
 from turbo_fetch.errors import DatasetError, Interrupted
-from turbo_fetch.manifest import Record
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.readers import StoredDataset, open_dataset
-from turbo_fetch.readers.dataset import StoredShard
-from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.samples import SIDES, Samples
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
+from turbo_fetch.shard.deny_lists import hash_key
 from turbo_fetch.spec import FetchSpec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
 
 Kept = dict[str, Any]
 

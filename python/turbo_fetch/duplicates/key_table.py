@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.failures import explained
 
 PARTS: Final = 256
 HELD_ROWS: Final = 1 << 18

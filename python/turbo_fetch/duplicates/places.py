@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from turbo_fetch.keys import sample_key
-from turbo_fetch.readers import StoredDataset
+from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.spec import OutputSpec
 
 ROW_BITS: Final = 24

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from turbo_fetch.deny import text_key
+from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.places import Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.readers import StoredDataset, open_dataset
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.shard.deny_lists import text_key
 from turbo_fetch.spec import FetchSpec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
 
 
 @dataclass(frozen=True, slots=True)

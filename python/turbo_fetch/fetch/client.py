@@ -23,6 +23,7 @@ from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure,
 from turbo_fetch.fetch.fetched import Draft, Fetched
 from turbo_fetch.fetch.hosts import Hosts, origin_of
 from turbo_fetch.fetch.ports import port_problem
+from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.redirects import (
     drain,
     is_redirect,
@@ -34,7 +35,6 @@ from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import Sessions, is_secret, make_ready, request_headers, tls_context
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.proxies import Proxies
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import HttpSpec
 

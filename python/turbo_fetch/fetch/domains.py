@@ -17,9 +17,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from turbo_fetch.fetch.leases import Rest
 from turbo_fetch.fetch.policy import backoff_ceiling_s
 from turbo_fetch.fetch.tenant import Lease
-from turbo_fetch.leases import Rest
 from turbo_fetch.spec import DomainSpec, HttpSpec
 
 REFUSALS_TO_HOLD: Final = 3

@@ -23,11 +23,11 @@ from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.fetched import Draft
 from turbo_fetch.fetch.held import PROBE_EVERY_S, QUIET_S, Held
 from turbo_fetch.fetch.hosts import origin_of
+from turbo_fetch.fetch.leases import Dead, Grant
 from turbo_fetch.fetch.policy import Retry, next_step
 from turbo_fetch.fetch.rows import Done, Request, Row
 from turbo_fetch.fetch.tenant import Tenant
 from turbo_fetch.fetch.traffic import Traffic
-from turbo_fetch.leases import Dead, Grant
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 

@@ -17,9 +17,9 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, is_special_host
 from turbo_fetch.fetch.connections import BoundedConnector
 from turbo_fetch.fetch.failures import KnownFailure, late_name
+from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.proxy_failures import proxy_failure, refusal
 from turbo_fetch.fetch.resolver import Resolver
-from turbo_fetch.proxies import Proxies
 from turbo_fetch.redaction import MASK, is_secret_header
 from turbo_fetch.spec import HttpSpec
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from turbo_fetch.leases import Dead, Demand, Grant, Rest
+from turbo_fetch.fetch.leases import Dead, Demand, Grant, Rest
 from turbo_fetch.spec import HttpSpec
 
 LAZY_S: Final = 0.5

@@ -13,10 +13,10 @@ from typing import Final
 
 from turbo_fetch.fetch.domains import CLOSED_S, Domain
 from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.fetch.leases import Grant, Rest
 from turbo_fetch.fetch.policy import refusal_s
 from turbo_fetch.fetch.rows import Row
 from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.leases import Grant, Rest
 from turbo_fetch.spec import HttpSpec
 
 LONGEST_CLOSED_S: Final = 86_400.0

@@ -23,12 +23,12 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.monitor.place import Place, place_in, publish
-from turbo_fetch.progress import Progress, figures
+from turbo_fetch.progress.estimate import Progress, figures
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.tally import Tally
-from turbo_fetch.watcher import Watcher
 
 END_GRACE_S: Final = 10.0
 WANDB_GRACE_S: Final = 60.0

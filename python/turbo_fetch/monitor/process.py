@@ -19,7 +19,7 @@ import orjson
 
 from turbo_fetch.monitor import records
 from turbo_fetch.monitor.trackers import Tracker
-from turbo_fetch.runners.stop import leave_signals_to_parent
+from turbo_fetch.stop import leave_signals_to_parent
 
 
 class _Monitor:
@@ -95,7 +95,7 @@ def _open(name: str, setup: dict[str, Any]) -> Tracker:
 def _renew_report(url: str) -> None:
     """Write the report of what is committed so far, if that is anything."""
     # Only long runs come here, and only they pay for the imports.
-    from turbo_fetch.lean import without_pandas
+    from turbo_fetch.startup import without_pandas
 
     without_pandas()
     from turbo_fetch.errors import InputError

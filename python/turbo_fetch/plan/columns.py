@@ -10,12 +10,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.kept_types import kept_type
+from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.errors import InputError
-from turbo_fetch.kept_types import kept_type
-from turbo_fetch.plan.notes import MISFIT, ListNotes
+from turbo_fetch.plan.list_notes import MISFIT, ListNotes
 from turbo_fetch.plan.texts import as_text, is_binary, is_string, valid_utf8
 from turbo_fetch.plan.types import DECLARED, typed_column
-from turbo_fetch.schema import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
 from turbo_fetch.spec import InputSpec, Quoting
 
 SHOWN_NAMES = 20

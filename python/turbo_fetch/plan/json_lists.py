@@ -19,8 +19,8 @@ import pyarrow as pa
 from turbo_fetch import _native
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns, note_misfits
+from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import readable
-from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import BATCH_ROWS
 from turbo_fetch.plan.texts import has_surrogate, texts

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.filesystems import is_local, open_filesystem, path_of, protocols, why_unreached
 from turbo_fetch.spec import InputSpec
+from turbo_fetch.storage.filesystems import is_local, open_filesystem, path_of, protocols, why_unreached
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
 

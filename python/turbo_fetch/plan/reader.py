@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.json_lists import read_json
+from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
-from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.survey import survey
 from turbo_fetch.plan.tables import open_parquet, read_arrow, read_parquet

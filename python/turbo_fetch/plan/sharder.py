@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from turbo_fetch import _native
 from turbo_fetch.plan.columns import Columns
-from turbo_fetch.plan.notes import ListNotes
+from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
 from turbo_fetch.plan.survey import survey
@@ -24,7 +24,7 @@ from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
 
 if TYPE_CHECKING:
-    from turbo_fetch.known import Known
+    from turbo_fetch.shard.known import Known
 
 WINDOW_ROWS: Final = 262_144
 MAX_SHARDS_PER_ROW_GROUP: Final = 128

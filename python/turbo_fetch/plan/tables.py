@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, readable
-from turbo_fetch.plan.notes import ListNotes
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import BATCH_ROWS
 

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.kept_types import kept_type, kept_values, valid_texts
+from turbo_fetch.arrow.kept_types import kept_type, kept_values, valid_texts
 from turbo_fetch.plan.texts import is_binary, is_string, texts
 
 EXACT_IN_DOUBLE: Final = 2**53

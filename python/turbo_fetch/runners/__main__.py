@@ -7,7 +7,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-from turbo_fetch.lean import importing, without_pandas  # noqa: E402
+from turbo_fetch.startup import importing, without_pandas  # noqa: E402
 
 without_pandas()
 

@@ -1,6 +1,6 @@
 """What a driver does whatever its cluster: rows go to workers, done shards come back, each is committed once.
 
-See :mod:`turbo_fetch.attempts` for where shards come from and go to.
+See :mod:`turbo_fetch.dataset.attempts` for where shards come from and go to.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Final
 
-from turbo_fetch.attempts import discard_attempts, light_beacon, move_shard, new_attempt
+from turbo_fetch.dataset.attempts import discard_attempts, light_beacon, move_shard, new_attempt
 from turbo_fetch.errors import Interrupted, TurboFetchError
-from turbo_fetch.plan.notes import ListNotes
+from turbo_fetch.fetch.proxies import Proxies
+from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import ParquetRange, Shard, inline
-from turbo_fetch.proxies import Proxies
 from turbo_fetch.runners.messages import Setup, ShardDone
-from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import FetchSpec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 MOVES_AT_ONCE: Final = 16

@@ -12,9 +12,9 @@ from typing import Final, Protocol, cast
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
-from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
 from turbo_fetch.spec import HttpSpec
+from turbo_fetch.stop import StopRequest
 
 STOP_GRACE_S: Final = 10.0
 

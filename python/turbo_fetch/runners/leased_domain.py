@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from turbo_fetch.leases import Rest
+from turbo_fetch.fetch.leases import Rest
 
 
 @dataclass(slots=True)

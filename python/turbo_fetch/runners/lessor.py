@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbo_fetch.leases import Dead, Demand, Grant, Rest
+from turbo_fetch.fetch.leases import Dead, Demand, Grant, Rest
 from turbo_fetch.runners.leased_domain import LeasedDomain, Share, by_age, surplus
 from turbo_fetch.spec import HttpSpec
 

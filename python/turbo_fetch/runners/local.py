@@ -8,15 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.proxies import Proxies
+from turbo_fetch.runners.cpu_allocation import available_cores, thread_count, worker_count
 from turbo_fetch.runners.hub import Hub
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
-from turbo_fetch.runners.shares import available_cores, thread_count, worker_count
-from turbo_fetch.runners.stop import StopRequest
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import EngineSpec, FetchSpec
+from turbo_fetch.stop import StopRequest
 
 
 class LocalRunner:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from turbo_fetch.leases import Demand, Grant
+from turbo_fetch.fetch.leases import Demand, Grant
+from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.proxies import NO_PROXIES, Proxies
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import FetchSpec
-from turbo_fetch.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class Setup:
     fetch: FetchSpec
     threads: int
     shares_domains: bool = True
-    """Whether other workers may ask the same domains, so that places are to be leased (:mod:`turbo_fetch.leases`)."""
+    """Whether other workers may ask the same domains, so that places are to be leased (:mod:`~turbo_fetch.fetch.leases`)."""
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
-    if it publishes straight there. See :mod:`turbo_fetch.attempts`."""
+    if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""
     proxies: Proxies = NO_PROXIES
     """The proxies that lead to hosts, as the parent's environment or the spec names them."""
 

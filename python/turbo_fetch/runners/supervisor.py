@@ -13,12 +13,12 @@ from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
-from turbo_fetch.leases import Demand, Grant
+from turbo_fetch.fetch.leases import Demand, Grant
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.lessor import LINGER_S, Lessor
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
 from turbo_fetch.spec import HttpSpec
-from turbo_fetch.tally import Tally
 
 FRUITLESS_DEATHS: Final = 8
 """Deaths in a row without a single row done, after which something other than a picture is at fault."""

@@ -17,16 +17,16 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
-from turbo_fetch.attempts import adopt_spool, close_attempt, open_attempt
-from turbo_fetch.deny import DenyList
+from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
+from turbo_fetch.fetch.leases import Grant
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.leases import Grant
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     JobError,
     NoMoreShards,
@@ -37,10 +37,10 @@ from turbo_fetch.runners.messages import (
     ToWorker,
     WantShard,
 )
-from turbo_fetch.shard import OpenShard, Tools
+from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.shard.open_shard import OpenShard, Tools
+from turbo_fetch.shard.transform import Transform
 from turbo_fetch.storage import Storage
-from turbo_fetch.tally import Tally
-from turbo_fetch.transform import Transform
 
 DOCUMENTS: Final = "documents.sqlite"
 """What hosts said in robots.txt and the like; in the work folder."""

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from turbo_fetch.disk import sync
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.disk import sync
+from turbo_fetch.storage.failures import explained
 
 _INDEX: Final = "model_index.json"
 

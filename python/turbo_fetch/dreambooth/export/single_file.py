@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from turbo_fetch.disk import sync_one
 from turbo_fetch.dreambooth.export.layout import (
     original_clip,
     original_open_clip,
@@ -20,7 +19,8 @@ from turbo_fetch.dreambooth.export.layout import (
     original_vae,
 )
 from turbo_fetch.errors import ModelError
-from turbo_fetch.output_errors import explained
+from turbo_fetch.storage.disk import sync_one
+from turbo_fetch.storage.failures import explained
 
 
 def save_single_file(

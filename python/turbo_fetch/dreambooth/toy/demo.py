@@ -16,9 +16,9 @@ from turbo_fetch.dreambooth.toy.base import Recipe, recipe_text, train_base
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, take_photos
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.output_errors import explained
-from turbo_fetch.runners.stop import StopRequest
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage.failures import explained
 
 SHEET: Final = "sheet.png"
 JUDGED: Final = 32

@@ -14,10 +14,10 @@ from turbo_fetch.dreambooth import prior, train
 from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.shapes import BACKGROUNDS, SIDE, SUBJECTS, draw, placed
-from turbo_fetch.runners.stop import StopRequest
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import SamplingTable
-from turbo_fetch.watcher import Watcher
+from turbo_fetch.stop import StopRequest
 
 PICTURES: Final = 4
 """Pictures of the subject: the paper takes three to five."""

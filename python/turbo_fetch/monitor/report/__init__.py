@@ -9,9 +9,9 @@ from typing import Final
 
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.monitor.records import REPORT
+from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.watcher import Watcher
 
 PREPARED_AFTER_S: Final = 1.0
 """By then the workers have begun; before, every import would delay them."""

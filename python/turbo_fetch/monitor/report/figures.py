@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from turbo_fetch.monitor.report.material import Material
-from turbo_fetch.shapes import aspect_centre, side_edges
-from turbo_fetch.summary import human_bytes
-from turbo_fetch.tally import SECONDS_EDGES
+from turbo_fetch.progress.size_histogram import aspect_centre, side_edges
+from turbo_fetch.progress.summary import human_bytes
+from turbo_fetch.progress.tally import SECONDS_EDGES
 
 HOSTS_SHOWN: Final = 15
 POINTS_SHOWN: Final = 2000

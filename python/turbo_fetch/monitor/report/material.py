@@ -11,19 +11,18 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.dataset.formats.images import picture_format
+from turbo_fetch.dataset.manifest import read_manifest
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import TurboFetchError
-from turbo_fetch.manifest import read_manifest
 from turbo_fetch.monitor import records
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.readers import StoredDataset
-from turbo_fetch.readers.dataset import StoredShard
-from turbo_fetch.readers.pictures import picture_format
+from turbo_fetch.progress.size_histogram import Shapes
+from turbo_fetch.progress.summary import Summary
 from turbo_fetch.redaction import redact
-from turbo_fetch.shapes import Shapes
+from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
-from turbo_fetch.summary import Summary
-from turbo_fetch.transform import Transform
 
 SHARDS_LOOKED_INTO: Final = 2
 LEDGERS_LOOKED_INTO: Final = 8

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Failed, Material, Shown
-from turbo_fetch.plan.notes import sentences
-from turbo_fetch.summary import human_bytes, human_time
+from turbo_fetch.plan.list_notes import sentences
+from turbo_fetch.progress.summary import human_bytes, human_time
 
 
 def render(material: Material) -> bytes:

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from turbo_fetch.tally import BYTES_EDGES, SECONDS_EDGES
+from turbo_fetch.progress.tally import BYTES_EDGES, SECONDS_EDGES
 
 PREFIX: Final = "turbo_fetch"
 _GAUGES: Final = {

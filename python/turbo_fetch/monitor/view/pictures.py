@@ -8,8 +8,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.monitor.view.rows import Cursor
-from turbo_fetch.readers import StoredDataset
 
 REMEMBERED_BYTES: Final = 128 << 20
 

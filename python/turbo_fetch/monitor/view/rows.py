@@ -10,8 +10,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.readers import StoredDataset
-from turbo_fetch.readers.dataset import StoredShard
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.redaction import redact
 
 SEARCH_S: Final = 1.0

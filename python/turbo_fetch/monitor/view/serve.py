@@ -10,7 +10,7 @@ from aiohttp import web
 
 from turbo_fetch.errors import InputError
 from turbo_fetch.monitor.view.server import ADDRESS, Viewer
-from turbo_fetch.runners.stop import stopping_signals
+from turbo_fetch.stop import stopping_signals
 from turbo_fetch.storage import Storage
 
 

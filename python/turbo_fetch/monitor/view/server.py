@@ -13,15 +13,15 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import web
 
+from turbo_fetch.dataset.formats.images import picture_format
+from turbo_fetch.dataset.manifest import read_manifest
+from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.manifest import read_manifest
 from turbo_fetch.monitor.report.document import plotly_script
 from turbo_fetch.monitor.report.material import BROWSER_TYPES, thumbnails
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
-from turbo_fetch.readers import StoredDataset
-from turbo_fetch.readers.pictures import picture_format
 from turbo_fetch.storage import Storage
 
 ADDRESS: Final = "127.0.0.1"

@@ -1,0 +1,1 @@
+"""Arrow between the parts: schemas, types of columns, binary values."""

@@ -1,0 +1,1 @@
+"""What lies on disk: names, commit records, samples, formats, cards."""

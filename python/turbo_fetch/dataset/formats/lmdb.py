@@ -1,0 +1,190 @@
+"""`lmdb`: `NNNNN.lmdb`, an LMDB environment in one file, with ASCII keys and values that need no decoder.
+
+| Key | Value |
+|---|---|
+| `key.jpg`, `key.json`, `key.txt` | what the member of that name is in `webdataset` |
+| `__keys__NNNNN` | the keys of the samples of shard NNNNN, in order, each ended by a line feed |
+| `__meta__` | JSON: `format`, `version`, `extension` (of pictures), `samples`, `shards` |
+
+An environment merged from several shards has the same records, with one `__keys__NNNNN` per shard. The file is
+a function of the samples, the version of LMDB and the page size of the machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import orjson
+
+from turbo_fetch.dataset.formats.members import Member, extension_of, members
+from turbo_fetch.dataset.formats.staged import WrittenFile
+from turbo_fetch.dataset.samples import Samples
+from turbo_fetch.errors import MissingExtra, OutputError
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage.failures import write_error
+
+META_KEY: Final = b"__meta__"
+KEYS_PREFIX: Final = b"__keys__"
+VERSION: Final = 1
+TRANSACTION_BYTES: Final = 16 << 20
+
+_BLOCK_BYTES: Final = 1 << 20
+_PAGES_PER_RECORD: Final = 2
+_SPARE_BYTES: Final = 1 << 20
+
+
+def lmdb_package() -> ModuleType:
+    """Return the package `lmdb`; raises MissingExtra if it is not installed."""
+    try:
+        import lmdb
+    except ModuleNotFoundError as error:
+        raise MissingExtra("lmdb", "lmdb", "the format lmdb") from error
+    return lmdb
+
+
+class Environment:
+    """An LMDB file while it is written, in transactions of about 16 MB; OutputError where that fails.
+
+    Where transactions end depends on the records alone, and so do the bytes of a new file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lmdb = lmdb_package()
+        self._path = path
+        self._pending: list[tuple[bytes, bytes | memoryview]] = []
+        self._pending_bytes = 0
+        try:
+            self._env: Any = self._lmdb.open(
+                str(path), map_size=_SPARE_BYTES, subdir=False, lock=False, sync=False, mode=0o644
+            )
+        except self._lmdb.Error as error:
+            raise self._explained(error) from error
+        self._page_bytes = self._env.stat()["psize"]
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            self._last = bytes(cursor.key()) if cursor.last() else b""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return a committed value, or None."""
+        with self._env.begin() as transaction:
+            value: bytes | None = transaction.get(key)
+            return value
+
+    def put(self, records: Sequence[tuple[bytes, bytes | memoryview]]) -> None:
+        """Write records, which replace those of the same keys and go into one transaction.
+
+        Contents must not change until the next commit.
+        """
+        self._pending += records
+        self._pending_bytes += sum(len(value) for _, value in records)
+        if self._pending_bytes >= TRANSACTION_BYTES:
+            self.commit()
+
+    def delete(self, key: bytes) -> None:
+        """Commit, and delete a record."""
+        self.commit()
+        with self._env.begin(write=True) as transaction:
+            transaction.delete(key)
+
+    def commit(self) -> None:
+        """Write what was put."""
+        records, self._pending, self._pending_bytes = self._pending, [], 0
+        try:
+            self._make_room(records)
+            with self._env.begin(write=True) as transaction:
+                for key, value in records:
+                    # Appending fills pages; LMDB takes it only for keys that come in order.
+                    transaction.put(key, value, append=key > self._last)
+                    self._last = max(self._last, key)
+        except self._lmdb.Error as error:
+            raise self._explained(error) from error
+
+    def sync(self) -> None:
+        """Commit, and bring all that was committed to disk."""
+        self.commit()
+        try:
+            self._env.sync(True)
+        except self._lmdb.Error as error:
+            raise self._explained(error) from error
+
+    def close(self) -> None:
+        """Close the file; what was not committed is dropped."""
+        self._env.close()
+
+    def _make_room(self, records: Sequence[tuple[bytes, bytes | memoryview]]) -> None:
+        """Let the map grow to a power of two that surely holds the records as well."""
+        information = self._env.info()
+        used = (information["last_pgno"] + 1) * self._page_bytes
+        values = sum(len(value) for _, value in records)
+        needed = used + values + len(records) * _PAGES_PER_RECORD * self._page_bytes + _SPARE_BYTES
+        if needed > information["map_size"]:
+            self._env.set_mapsize(1 << (needed - 1).bit_length())
+
+    def _explained(self, error: Exception) -> OutputError:
+        full = "No space left" in str(error) or "quota" in str(error)
+        cause = OSError(errno.ENOSPC, str(error)) if full else error
+        return write_error(cause, str(self._path), 0)
+
+
+class LmdbFile:
+    """An environment in the work folder, filled sample by sample; what an earlier attempt left is removed."""
+
+    def __init__(self, path: Path, image: ImageSpec) -> None:
+        self._path = path
+        self._extension = extension_of(image)
+        path.unlink(missing_ok=True)
+        self._environment = Environment(path)
+        self._keys: list[str] = []
+
+    def add(self, samples: Samples) -> None:
+        """Write the samples that have a picture."""
+        sample: list[Member] = []
+        for member in members(samples, lambda _: self._extension):
+            if sample and _stem(member) != _stem(sample[0]):
+                self._put(sample)
+                sample = []
+            sample.append(member)
+        if sample:
+            self._put(sample)
+
+    def finish(self, name: str) -> WrittenFile:
+        """Write the keys and the meta record; return the file, to be published as `name`."""
+        shard = name.removesuffix(".lmdb")
+        keys = "".join(f"{key}\n" for key in self._keys).encode()
+        self._environment.put([(KEYS_PREFIX + shard.encode(), keys)])
+        self._environment.put([meta_record(self._extension, len(self._keys), 1)])
+        self._environment.commit()
+        self.close()
+        digest = hashlib.sha256()
+        with self._path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return WrittenFile(name, self._path, self._path.stat().st_size, digest.hexdigest())
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._environment.close()
+
+    def _put(self, sample: list[Member]) -> None:
+        self._keys.append(_stem(sample[0]))
+        self._environment.put(sorted((member.name.encode("ascii"), member.content) for member in sample))
+
+
+def meta_record(extension: str, samples: int, shards: int) -> tuple[bytes, bytes]:
+    """Return the record that says what an environment holds."""
+    meta = {
+        "format": "turbo-fetch lmdb",
+        "version": VERSION,
+        "extension": extension,
+        "samples": samples,
+        "shards": shards,
+    }
+    return META_KEY, orjson.dumps(meta)
+
+
+def _stem(member: Member) -> str:
+    return member.name.partition(".")[0]

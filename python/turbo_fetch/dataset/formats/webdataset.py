@@ -1,0 +1,65 @@
+"""`webdataset`: `NNNNN.tar`, in which a sample is `key.jpg`, `key.json` and, with captions, `key.txt`.
+
+POSIX ustar (IEEE Std 1003.1-1988) with fixed owner, mode and time, so that equal samples make equal bytes.
+Headers are laid out here: the standard library's TarInfo takes longer than writing a small picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from turbo_fetch.dataset.formats.members import Member, extension_of, members
+from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+from turbo_fetch.dataset.samples import Samples
+from turbo_fetch.spec import ImageSpec
+
+_BLOCK: Final = 512
+_RECORD: Final = 20 * _BLOCK
+_NAME_BYTES: Final = 100
+_NUL: Final = bytes(1)
+_MODE_AND_OWNER: Final = b"0000644" + _NUL + b"0000000" + _NUL + b"0000000" + _NUL
+_TIME: Final = b"00000000000" + _NUL
+_BLANK_CHECKSUM: Final = b" " * 8
+_KIND_AND_MAGIC: Final = b"0" + bytes(100) + b"ustar" + _NUL + b"00"
+_TAIL: Final = _KIND_AND_MAGIC.ljust(_BLOCK - 156, _NUL)
+_FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _BLANK_CHECKSUM + _TAIL)
+_PADDING: Final = tuple(bytes(-length % _BLOCK) for length in range(_BLOCK))
+
+
+class TarFile:
+    """A tar in the work folder, filled sample by sample."""
+
+    def __init__(self, path: Path, image: ImageSpec) -> None:
+        self._extension = extension_of(image)
+        self._file = StagedFile(path)
+
+    def add(self, samples: Samples) -> None:
+        """Append the samples that have a picture."""
+        for member in members(samples, lambda _: self._extension):
+            self._file.append(_entry(member))
+
+    def finish(self, name: str) -> WrittenFile:
+        """End the archive; return the file, to be published as `name`."""
+        size = self._file.size_bytes + 2 * _BLOCK
+        self._file.append((bytes(2 * _BLOCK + -size % _RECORD),))
+        return self._file.finish(name)
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._file.close()
+
+
+def _entry(member: Member) -> Iterable[bytes | memoryview]:
+    length = len(member.content)
+    return _header(member.name, length), member.content, _PADDING[length % _BLOCK]
+
+
+def _header(name: str, length: int) -> bytes:
+    encoded = name.encode("ascii")
+    size = b"%011o" % length + _NUL
+    if len(encoded) > _NAME_BYTES or len(size) > 12:
+        raise ValueError(f"{name} with {length} bytes does not fit a ustar header: 100 bytes of name, 8 GiB")
+    checksum = b"%06o\x00 " % (_FIXED_SUM + sum(encoded) + sum(size))
+    return b"".join((encoded.ljust(_NAME_BYTES, _NUL), _MODE_AND_OWNER, size, _TIME, checksum, _TAIL))

@@ -1,0 +1,266 @@
+"""A dataset on its way: what it is made of, whether this job may go on with it, and its committed shards."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+import pyarrow as pa
+
+from turbo_fetch.arrow.kept_types import type_in_parquet
+from turbo_fetch.dataset.attempts import discard_attempts
+from turbo_fetch.dataset.card import delete_card, stored_schema
+from turbo_fetch.dataset.manifest import NAME as MANIFEST
+from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
+from turbo_fetch.errors import InputError, OutputExists
+from turbo_fetch.monitor.records import NAME as METRICS
+from turbo_fetch.monitor.records import REPORT
+from turbo_fetch.redaction import redact_tables
+from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
+from turbo_fetch.spec.specfile import differences, dump_spec_for_others
+from turbo_fetch.storage import Storage
+
+JOB: Final = "job.json"
+SPEC: Final = "spec.toml"
+DRIFT: Final = "refresh"
+"""The folder in which a refresh reports what has drifted."""
+
+_SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.lmdb|\.tfrecord|\.ledger\.parquet|)"
+_SPOOL_FILE = re.compile(r"\d+(\.refresh)?\.spool")
+
+Lists = Sequence[Mapping[str, Any]]
+"""What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
+
+
+class Dataset:
+    """A dataset that this job works on; a context manager."""
+
+    def __init__(self, storage: Storage, job: dict[str, Any], entry: dict[str, Any]) -> None:
+        self._storage = storage
+        self._job = job
+        self._entry = entry
+        self._manifest = Manifest.open(storage)
+
+    @classmethod
+    def open(cls, storage: Storage, spec: Spec, lists: Lists, version: str) -> Self:
+        """Begin a dataset, or go on with one, as `fetch.output.if_exists` says.
+
+        Raises OutputExists, naming the differences, if what is there is not to be continued or replaced.
+        """
+        found = _read_job(storage)
+        fetch = spec.fetch
+        assert fetch is not None
+        policy = fetch.output.if_exists
+        if policy == "overwrite":
+            _delete_shards(storage, _shard_file(fetch.output))
+            found = None
+        elif found is None:
+            _refuse_strangers(storage, _shard_file(fetch.output))
+        elif policy == "error":
+            raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
+        job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
+        if found is not None:
+            _refuse_changes(storage, found["essentials"], _essentials(fetch))
+        entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
+        dataset = cls(storage, {**job, "version": version}, entry)
+        dataset._write_job()
+        storage.write_bytes(SPEC, dump_spec_for_others(spec).encode())
+        return dataset
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manifest.close()
+
+    @property
+    def first_shard(self) -> int:
+        """The id of the first shard of this job's list."""
+        return int(self._entry["first_shard"])
+
+    @property
+    def committed(self) -> frozenset[int]:
+        """The ids of all committed shards."""
+        return self._manifest.committed
+
+    def records(self) -> Iterator[Record]:
+        """Yield the commit records in shard order."""
+        return self._manifest.records()
+
+    def commit(self, record: Record) -> None:
+        """Add a published shard."""
+        self._manifest.commit(record)
+
+    def withdraw(self, shards: Iterable[int]) -> None:
+        """Take out the records of shards that are to be written anew; see Manifest."""
+        self._manifest.withdraw(shards)
+
+    def flush(self) -> None:
+        """Bring the records to where readers of the dataset find them."""
+        self._manifest.flush()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shards of this job's list are committed, and all is done that comes after."""
+        # Datasets of before `shards` was noted do not know.
+        count = self._entry.get("shards")
+        if count is None or not self._entry["complete"]:
+            return False
+        return self.committed.issuperset(range(self.first_shard, self.first_shard + count))
+
+    def complete(self) -> None:
+        """Note that all shards of this job's list are committed, so that another list may follow."""
+        later = [entry["first_shard"] for entry in self._job["lists"]]
+        end = min((first for first in later if first > self.first_shard), default=math.inf)
+        found = {"complete": True, "shards": sum(self.first_shard <= shard < end for shard in self.committed)}
+        if not found.items() <= self._entry.items():
+            self._entry.update(found)
+            self._write_job()
+
+    def _write_job(self) -> None:
+        self._storage.write_bytes(JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
+
+
+_RULES: Final = ("hash_column", "hash_kind", "on_hash_mismatch", "boxes_column")
+
+
+def _essentials(spec: FetchSpec) -> dict[str, Any]:
+    """Return the part of a spec that shows in the files, and so must not change while a dataset is made."""
+    fetch = spec.model_dump(mode="json")
+    shown = {
+        "input": ("url_column", "caption_column", "order", "seed", *_RULES),
+        "output": ("format", "samples_per_shard", "shard_digits", "messages"),
+    }
+    picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
+    picked["input"] |= _reading(spec.input)
+    whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    return {"fetch": redact_tables({**picked, **whole})}
+
+
+def _reading(spec: InputSpec) -> dict[str, Any]:
+    """Return which columns are kept, in which order and under which names; and how rows are read, if not as usual."""
+    keep = [name if name == new else f"{name} = {new}" for name, new in spec.kept.items()]
+    unusual = {"quoting": spec.quoting} if spec.quoting != "auto" else {}
+    return {
+        "keep_columns": keep,
+        **unusual,
+        **({"column_types": spec.column_types} if spec.column_types else {}),
+    }
+
+
+def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:
+    """Return the entry of the job's list, a new one if it is not there and may be added."""
+    fingerprints = [file["fingerprint"] for file in lists]
+    entry: dict[str, Any]
+    for entry in job["lists"]:
+        if [file["fingerprint"] for file in entry["files"]] == fingerprints:
+            return entry
+    if not may_extend:
+        known = ", ".join(file["url"] for entry in job["lists"] for file in entry["files"][:3])
+        given = ", ".join(file["url"] for file in lists[:3])
+        raise OutputExists(
+            f"{storage.url} was made from another list ({known}) than the one given ({given}), or the list has "
+            "changed since. Restore it, or choose another fetch.output.path, or set fetch.output.if_exists to "
+            '"extend" (add this list after what is there) or "overwrite"'
+        )
+    unfinished = [entry for entry in job["lists"] if not entry["complete"]]
+    if unfinished:
+        names = ", ".join(file["url"] for file in unfinished[0]["files"][:3])
+        raise OutputExists(
+            f"{storage.url} is not complete yet for the list before ({names}); finish that first, for where its "
+            "shards end is not known before"
+        )
+    committed = Manifest.open(storage).committed
+    entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
+    job["lists"].append(entry)
+    return entry
+
+
+def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
+    """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise."""
+    found = _read_job(storage)
+    if found is None:
+        raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
+    _refuse_changes(storage, found["essentials"], _essentials(fetch))
+
+
+def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:
+    """Raise InputError if shards that are there have columns of the list in other types: no reader takes both."""
+    record = next(read_manifest(storage), None)
+    stored = pa.schema([]) if record is None else stored_schema(storage, record)
+    for column in columns:
+        before = stored.field(column.name).type if column.name in stored.names else column.type
+        if type_in_parquet(before) != type_in_parquet(column.type):
+            raise InputError(
+                f"the list's column {column.name!r} has the type {column.type}, and {before} in the shards that "
+                f"{storage.url} has already; expected the same type: cast it in the list, or choose another "
+                "fetch.output.path"
+            )
+
+
+def is_complete(storage: Storage) -> bool:
+    """Return whether all lists of the dataset have been worked through."""
+    job = _read_job(storage)
+    return job is not None and all(entry["complete"] for entry in job["lists"])
+
+
+def _read_job(storage: Storage) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
+        job["essentials"]["fetch"]["output"]
+        all(entry["complete"] or entry["files"] for entry in job["lists"])
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise OutputExists(
+            f"{storage.url}/{JOB} is garbled ({error}), so what the dataset was made from is not known; "
+            'choose another path, or set fetch.output.if_exists = "overwrite"'
+        ) from error
+    return job
+
+
+def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
+    strangers = sorted(
+        entry.name for entry in storage.list() if entry.name and shard_file.fullmatch(entry.name)
+    )
+    if strangers:
+        raise OutputExists(
+            f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {JOB}); "
+            'choose another path, or set fetch.output.if_exists = "overwrite" to delete them'
+        )
+
+
+def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = "\n".join(f"  {line}" for line in differences(before, now))
+    if changed:
+        raise OutputExists(
+            f"{storage.url} was begun with another spec:\n{changed}\n"
+            'Restore it, choose another fetch.output.path, or set fetch.output.if_exists = "overwrite"'
+        )
+
+
+def _shard_file(output: OutputSpec) -> re.Pattern[str]:
+    """Return the pattern of the names of a shard's files."""
+    return re.compile(rf"\d{{{output.shard_digits},}}{_SHARD_SUFFIX}")
+
+
+def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
+    """Delete all that a run makes, the commit records first, and nothing else."""
+    names = [entry.name for entry in storage.list()]
+    ours = [name for name in names if shard_file.fullmatch(name)]
+    for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
+        storage.delete(name)
+    for name in (MANIFEST, JOB, SPEC, METRICS, REPORT, DRIFT):
+        storage.delete(name)
+    discard_attempts(storage)
+    delete_card(storage)
+    if storage.work.exists():
+        for path in storage.work.iterdir():
+            if _SPOOL_FILE.fullmatch(path.name):
+                path.unlink()

@@ -1,0 +1,304 @@
+"""The manifest: one line per committed shard, in `manifest.jsonl`, checked against what is really there.
+
+The commit record of a shard is its `NNNNN_stats.json`, published last; the manifest gathers those records,
+without what only concerns their making (times, messages). So a parent that is killed between the two loses
+nothing: the next one adopts the record. Lines are in the order of shards once a run has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from turbo_fetch.storage import Entry, Storage
+from turbo_fetch.storage.failures import explained
+
+Record = dict[str, Any]
+"""A commit record: what a shard holds, and which files it has."""
+
+NAME: Final = "manifest.jsonl"
+STATS_SUFFIX: Final = "_stats.json"
+PUT_EVERY_S: Final = 30.0
+"""An object store takes whole objects only, so there the manifest is put anew at most this often."""
+
+_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
+_NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
+_STATS: Final = re.compile(rf"(\d+){re.escape(STATS_SUFFIX)}")
+
+
+class Manifest:
+    """The committed shards of a dataset; a context manager. One writer at a time; calls block.
+
+    Records stay in a local file, in the place itself if that is local, and are read from there: memory holds
+    one id per shard, however many there are.
+    """
+
+    def __init__(self, storage: Storage, path: Path) -> None:
+        self._storage = storage
+        self._path = path
+        self._committed: set[int] = set()
+        self._withdrawn: frozenset[int] = frozenset()
+        self._last = -1
+        self._in_order = True
+        self._is_put = True
+        self._put_s = time.monotonic()
+        self._descriptor = -1
+
+    @classmethod
+    def open(cls, storage: Storage) -> Manifest:
+        """Read the manifest, drop what is not there, adopt what it lacks, and write it anew if it changed.
+
+        A record counts only if its `NNNNN_stats.json` is there and each of its files has the recorded size.
+        Raises OutputError if the place cannot be read, or the manifest not be written.
+        """
+        path = _local_path(storage)
+        manifest = cls(storage, path)
+        listing = _Listing(storage.list())
+        with explained(str(path)):
+            _fetch(storage, path)
+            manifest._rewrite(manifest._backed(listing))
+        return manifest
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def committed(self) -> frozenset[int]:
+        """The ids of the committed shards."""
+        return frozenset(self._committed)
+
+    def records(self) -> Iterator[Record]:
+        """Yield the commit records as they stand in the manifest, one in memory at a time."""
+        return _read(self._path)
+
+    def commit(self, record: Mapping[str, Any]) -> None:
+        """Add a commit record, durably where the place is local; ValueError if the shard has one already.
+
+        Raises OutputError if it cannot be written; the manifest then is as it was.
+        """
+        if record["shard"] in self._committed:
+            raise ValueError(f"shard {record['shard']} is committed already")
+        line = _line(record)
+        with explained(str(self._path), len(line)):
+            self._append(line)
+        self._note(record["shard"])
+        self._is_put = False
+        if time.monotonic() - self._put_s >= PUT_EVERY_S:
+            self._put()
+
+    def withdraw(self, shards: Iterable[int]) -> None:
+        """Take out the records of shards that are to be written anew, so that they can be committed again.
+
+        Those that are not are taken back when the manifest is closed, or opened the next time.
+        """
+        self._withdrawn = (self._withdrawn - self._committed) | (frozenset(shards) & self._committed)
+        kept = (record for record in _read(self._path) if record["shard"] not in self._withdrawn)
+        self._committed, self._last = set(), -1
+        with explained(str(self._path)):
+            self._rewrite(kept)
+
+    def flush(self) -> None:
+        """Bring the records to where readers find them, which for an object store is not done with each."""
+        self._put()
+
+    def close(self) -> None:
+        """Bring the lines into the order of shards and publish them. Further calls do nothing."""
+        left, self._withdrawn = self._withdrawn - self._committed, frozenset()
+        if left:
+            listing = _Listing(self._storage.list())
+            for record in self._adopted(listing, left):
+                self.commit(record)
+        self._close_file()
+        if not self._in_order:
+            with explained(str(self._path)):
+                _sort(self._path)
+            self._in_order = True
+        self._put()
+
+    def _backed(self, listing: _Listing) -> Iterator[Record]:
+        """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
+        for record in _read(self._path):
+            if record["shard"] not in self._committed and listing.backs(record):
+                yield record
+        yield from self._adopted(listing, listing.shards.keys() - self._committed)
+
+    def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
+        """Yield the commit records of those of `shards` that are published whole."""
+        for shard in sorted(shards):
+            name = listing.shards.get(shard)
+            adopted = None if name is None else _parse(self._storage.read_bytes(name))
+            if adopted is not None and listing.backs(adopted):
+                yield adopted
+
+    def _rewrite(self, records: Iterable[Record]) -> None:
+        """Make the file hold `records` and nothing else, atomically."""
+        self._close_file()
+        renewed = self._path.with_name(f".{NAME}.tmp")
+        with renewed.open("wb") as file:
+            for record in records:
+                self._note(record["shard"])
+                file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        if _content_differs(renewed, self._path):
+            renewed.replace(self._path)
+            self._is_put = False
+        else:
+            renewed.unlink()
+
+    def _close_file(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _note(self, shard: int) -> None:
+        self._committed.add(shard)
+        self._in_order = self._in_order and shard > self._last
+        self._last = shard
+
+    def _append(self, line: bytes) -> None:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        end = os.fstat(self._descriptor).st_size
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)
+            raise
+
+    def _put(self) -> None:
+        if self._storage.is_local or self._is_put:
+            return
+        copy = self._path.with_name(f"{NAME}.put")
+        with explained(str(copy)):
+            shutil.copyfile(self._path, copy)
+        self._storage.publish(copy, NAME)
+        self._put_s = time.monotonic()
+        self._is_put = True
+
+
+class _Listing:
+    """What is in a place, compact: 8 bytes per file, and the commit record of each shard by its id."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.shards: dict[int, str] = {}
+        self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
+
+    def backs(self, record: Record) -> bool:
+        """Return whether the commit record and all its files are there; folders are not looked into."""
+        return record["shard"] in self.shards and all(
+            self._has(file["name"], file["bytes"]) or self._has(file["name"], None)
+            for file in record["files"]
+        )
+
+    def _enter(self, entry: Entry) -> int:
+        stats = _STATS.fullmatch(entry.name)
+        if stats is not None and entry.bytes:
+            self.shards[int(stats[1])] = entry.name
+        return hash((entry.name, entry.bytes))
+
+    def _has(self, name: str, size: int | None) -> bool:
+        sought = hash((name, size))
+        place = int(np.searchsorted(self._hashes, sought))
+        return place < self._hashes.size and int(self._hashes[place]) == sought
+
+
+def read_manifest(storage: Storage) -> Iterator[Record]:
+    """Yield the records of a manifest as they stand there, unchecked; nothing if there is no manifest."""
+    try:
+        file = storage.open_file(NAME)
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            record = _parse(line)
+            if record is not None:
+                yield record
+
+
+def read_record(storage: Storage, name: str) -> Record | None:
+    """Return the commit record of the shard of this name; None if there is none, or what is there is none."""
+    try:
+        return _parse(storage.read_bytes(f"{name}{STATS_SUFFIX}"))
+    except FileNotFoundError:
+        return None
+
+
+def _local_path(storage: Storage) -> Path:
+    if storage.path is None:
+        return storage.make_work() / NAME
+    with explained(storage.url):
+        storage.path.mkdir(parents=True, exist_ok=True)
+    return storage.path / NAME
+
+
+def _fetch(storage: Storage, path: Path) -> None:
+    """Bring the manifest of a remote place here: what an earlier run left here may be out of date."""
+    if storage.is_local:
+        path.touch()
+        return
+    try:
+        path.write_bytes(storage.read_bytes(NAME))
+    except FileNotFoundError:
+        path.write_bytes(b"")
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
+    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _read(path: Path) -> Iterator[Record]:
+    """Yield the records of all whole lines; a torn or garbled line is no record."""
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line) if line.endswith(b"\n") else None
+            if record is not None:
+                yield record
+
+
+def _parse(content: bytes) -> Record | None:
+    """Return the commit record that `content` is, or None: img2dataset's statistics, for one, are none."""
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
+
+
+def _sort(path: Path) -> None:
+    """Bring the lines of the file into the order of shards, atomically, one in memory at a time."""
+    places: list[tuple[int, int]] = []
+    in_order = path.with_name(f".{NAME}.tmp")
+    with path.open("rb") as file, in_order.open("wb") as target:
+        offset = 0
+        for line in file:
+            places.append((orjson.loads(line)["shard"], offset))
+            offset += len(line)
+        for _, place in sorted(places):
+            file.seek(place)
+            target.write(file.readline())
+        target.flush()
+        os.fsync(target.fileno())
+    in_order.replace(path)
+
+
+def _content_differs(first: Path, second: Path) -> bool:
+    if first.stat().st_size != second.stat().st_size:
+        return True
+    with first.open("rb") as one, second.open("rb") as other:
+        return any(line != its for line, its in zip(one, other, strict=True))

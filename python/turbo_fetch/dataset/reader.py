@@ -1,0 +1,305 @@
+"""A finished dataset: what it is, its shards, and their rows joined with their pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from turbo_fetch.dataset.formats import METADATA_SUFFIX, SUFFIXES
+from turbo_fetch.dataset.formats.files import EXTENSIONS
+from turbo_fetch.dataset.formats.images import BESIDE_METADATA, Picture, picture_format
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
+from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
+from turbo_fetch.dataset.samples import Samples
+from turbo_fetch.dataset.tables import metadata_batches, opened, picture_column, with_seconds
+from turbo_fetch.errors import DatasetError, InputError
+from turbo_fetch.spec import ImageSpec, OutputFormat
+from turbo_fetch.storage import Storage
+
+JOB: Final = "job.json"
+BATCH_BYTES: Final = 16 << 20
+
+_METADATA_FILE: Final = re.compile(r"(\d+)\.parquet")
+_RECORD_FILE: Final = re.compile(r"(\d+)_stats\.json")
+
+
+class Sample(NamedTuple):
+    """A row that has a picture: its key, the bytes of the picture as stored, and all its metadata."""
+
+    key: str
+    image: bytes
+    metadata: dict[str, Any]
+
+    @property
+    def caption(self) -> str | None:
+        """The caption, None if it is null or the dataset has none."""
+        return self.metadata.get("caption")
+
+    @property
+    def extension(self) -> str:
+        """The extension of a file with this picture, by its content: jpg, png …"""
+        found = picture_format(self.image) or "bin"
+        return EXTENSIONS.get(found, found)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredShard:
+    """A committed shard: its number, the name of its files without suffix, and how many rows it has.
+
+    `digest` stands for the contents of its files; it is empty for a dataset of img2dataset.
+    """
+
+    number: int
+    name: str
+    rows: int
+    digest: str = ""
+
+
+class StoredDataset:
+    """A finished dataset, or the committed part of one; made by `open`, holds no file open."""
+
+    def __init__(self, storage: Storage, job: dict[str, Any] | None, shards: Sequence[StoredShard]) -> None:
+        self.storage = storage
+        self.shards = tuple(shards)
+        """The committed shards, in order."""
+        self.essentials: dict[str, Any] | None = None if job is None else job["essentials"]["fetch"]
+        """The part of the spec that shows in the files, None for a dataset of img2dataset."""
+        self.format: OutputFormat = (
+            _guess_format(storage, self.shards) if job is None else self.essentials_of("output")["format"]
+        )
+
+    @classmethod
+    def open(cls, storage: Storage) -> StoredDataset:
+        """See :func:`open_dataset`."""
+        job = _read_job(storage)
+        if job is None:
+            shards = list(_unlisted_shards(storage))
+        else:
+            found = {record["shard"]: stored_shard(record) for record in read_manifest(storage)}
+            # A manifest that is lost or empty is made from the commit records, as a run would.
+            records = found or {shard.number: shard for shard in _published_shards(storage)}
+            shards = [records[number] for number in sorted(records)]
+        if not shards:
+            raise InputError(
+                f"{storage.url}: there is no dataset; expected a folder in which turbo-fetch or img2dataset "
+                f"has finished a shard"
+            )
+        return cls(storage, job, shards)
+
+    @classmethod
+    def bare(cls, storage: Storage) -> StoredDataset:
+        """Open a dataset made by turbo-fetch without looking for its shards, of which there may be none yet.
+
+        It is cheap however many there are, and small when pickled: what works on one shard at a time is given this.
+        Raises DatasetError if there is no dataset.
+        """
+        job = _read_job(storage)
+        if job is None:
+            raise DatasetError(f"{storage.url}: there is no {JOB}; expected a dataset made by turbo-fetch")
+        return cls(storage, job, ())
+
+    def without_shards(self) -> StoredDataset:
+        """Return the dataset as `bare` opens it, also one of img2dataset."""
+        bare = copy(self)
+        bare.shards = ()
+        return bare
+
+    def essentials_of(self, table: str) -> dict[str, Any]:
+        """Return a table of `essentials`; DatasetError for a dataset of img2dataset, which has none."""
+        if self.essentials is None:
+            raise DatasetError(
+                f"{self.storage.url}: there is no {JOB}; expected a dataset made by turbo-fetch"
+            )
+        found: dict[str, Any] = self.essentials[table]
+        return found
+
+    @property
+    def image(self) -> ImageSpec:
+        """How the pictures were made; for a dataset of img2dataset only the encoding is true."""
+        if self.essentials is None:
+            return ImageSpec(encode=_guess_encoding(self))
+        try:
+            return ImageSpec.model_validate(self.essentials_of("image"))
+        except ValidationError as error:
+            raise DatasetError(
+                f"{self.storage.url}/{JOB}: essentials.fetch.image is not understood: {error}"
+            ) from error
+
+    def record(self, shard: StoredShard) -> Record | None:
+        """Return the commit record of a shard, None for img2dataset's."""
+        return read_record(self.storage, shard.name)
+
+    def samples(self, shards: Iterable[StoredShard] | None = None) -> Iterator[Sample]:
+        """Yield the samples of the shards (default: all), in order; about 16 MB are in memory at a time."""
+        for shard in self.shards if shards is None else shards:
+            for batch in self.batches(shard):
+                for metadata, picture in zip(batch.metadata.to_pylist(), batch.image, strict=True):
+                    if picture.is_valid:
+                        yield Sample(metadata["key"], picture.as_py(), metadata)
+
+    def batches(self, shard: StoredShard) -> Iterator[Samples]:
+        """Yield all rows of a shard in order, those without a picture too, in batches of up to 256 rows and 16 MB.
+
+        Raises DatasetError where rows and pictures do not agree.
+        """
+        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+            beside = BESIDE_METADATA.get(self.format)
+            pictures = None if beside is None else beside(self.storage, shard.name)
+            for metadata, within in metadata_batches(table):
+                if pictures is not None:
+                    yield from _joined(metadata, pictures, self._place(shard))
+                elif within is not None:
+                    yield from _checked(metadata, within, self._place(shard))
+                else:
+                    yield _samples(metadata, [None] * metadata.num_rows)
+            left = None if pictures is None else next(pictures, None)
+            if left is not None:
+                raise DatasetError(
+                    f"{self._place(shard)}: the picture {left.key} has no row, or is out of order"
+                )
+
+    def metadata(self, shard: StoredShard) -> pa.Table:
+        """Return the metadata of a shard without its pictures."""
+        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+            column = picture_column(table.schema_arrow)
+            rows = table.read([name for name in table.schema_arrow.names if name != column])
+            return with_seconds(rows.replace_schema_metadata(None), table)
+
+    def metadata_schema(self, shard: StoredShard) -> pa.Schema:
+        """Return the columns of the metadata of a shard, without pictures."""
+        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+            schema = table.schema_arrow
+            column = picture_column(schema)
+            kept = [field for field in schema if field.name != column]
+            return pa.schema(kept)
+
+    def ledger(self, shard: StoredShard) -> pa.Table:
+        """Return the ledger of a shard."""
+        with opened(self.storage, f"{shard.name}{LEDGER_SUFFIX}") as table:
+            return table.read()
+
+    def urls(self, shard: StoredShard) -> pa.ChunkedArray:
+        """Return the URLs of a shard as the list had them: those of the ledger are masked."""
+        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+            return table.read(["url"]).column("url")
+
+    def _place(self, shard: StoredShard) -> str:
+        return f"{self.storage.url}/{shard.name}{SUFFIXES[self.format]}"
+
+
+def may_be_of_dataset(name: str) -> bool:
+    """Return whether a file or folder of this name makes its folder look like a dataset, one just begun included."""
+    return name == JOB or _METADATA_FILE.fullmatch(name) is not None
+
+
+def open_dataset(url: str) -> StoredDataset:
+    """Open the dataset in a folder or at any fsspec URL, without reading its shards; see this package."""
+    return StoredDataset.open(Storage.open(url))
+
+
+def _joined(metadata: pa.RecordBatch, pictures: Iterator[Picture], place: str) -> Iterator[Samples]:
+    """Give each successful row the next picture, which must be its own."""
+    start, size = 0, 0
+    found: list[bytes | None] = []
+    rows = zip(metadata.column("key").to_pylist(), _successes(metadata), strict=True)
+    for stop, (key, is_success) in enumerate(rows):
+        picture = next(pictures, None) if is_success else None
+        if is_success and (picture is None or picture.key != key):
+            seen = "nothing" if picture is None else picture.key
+            raise DatasetError(f"{place}: the picture of {key} is missing or out of order; found {seen}")
+        if size and picture is not None and size + len(picture.content) > BATCH_BYTES:
+            yield _samples(metadata.slice(start, stop - start), found)
+            start, size, found = stop, 0, []
+        found.append(None if picture is None else picture.content)
+        size += 0 if picture is None else len(picture.content)
+    yield _samples(metadata.slice(start), found)
+
+
+def _checked(metadata: pa.RecordBatch, within: pa.Array, place: str) -> Iterator[Samples]:
+    if within.is_valid().to_pylist() != _successes(metadata):
+        first = metadata.column("key")[0]
+        raise DatasetError(
+            f"{place}: from {first} on, the rows with a picture are not those with status success"
+        )
+    yield _samples(metadata, within.to_pylist())
+
+
+def _successes(metadata: pa.RecordBatch) -> list[bool]:
+    successes: list[bool] = pc.equal(metadata.column("status"), "success").to_pylist()
+    return successes
+
+
+def _samples(metadata: pa.RecordBatch, pictures: Sequence[bytes | None]) -> Samples:
+    formats = [None if content is None else picture_format(content) for content in pictures]
+    return Samples(metadata, pa.array(pictures, pa.binary()), pa.array(formats, pa.string()))
+
+
+def stored_shard(record: Record) -> StoredShard:
+    """Return the shard of a commit record."""
+    # Records of before `name` was recorded have the digits of their files.
+    name = record.get("name") or record["files"][-1]["name"].partition(".")[0]
+    hashes = "\n".join(file["sha256"] for file in record["files"])
+    return StoredShard(record["shard"], name, record["rows"], hashlib.sha256(hashes.encode()).hexdigest())
+
+
+def _read_job(storage: Storage) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
+        job["essentials"]["fetch"]["output"]["format"]
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{storage.url}/{JOB} is garbled ({error}), so what the dataset is, is not known"
+        ) from error
+    return job
+
+
+def _published_shards(storage: Storage) -> Iterator[StoredShard]:
+    """Yield the shards that have a commit record."""
+    for entry in storage.list():
+        match = _RECORD_FILE.fullmatch(entry.name)
+        record = None if match is None else read_record(storage, match[1])
+        if record is not None:
+            yield stored_shard(record)
+
+
+def _unlisted_shards(storage: Storage) -> Iterator[StoredShard]:
+    """Yield the shards of a dataset that has no manifest, by the names of its metadata files."""
+    found = [match for entry in storage.list() if (match := _METADATA_FILE.fullmatch(entry.name))]
+    for match in sorted(found, key=lambda match: int(match[1])):
+        with opened(storage, match[0]) as table:
+            yield StoredShard(int(match[1]), match[1], table.metadata.num_rows)
+
+
+def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputFormat:
+    first = shards[0].name
+    for output_format in BESIDE_METADATA:
+        if storage.exists(f"{first}{SUFFIXES[output_format]}"):
+            return output_format
+    with opened(storage, f"{first}{METADATA_SUFFIX}") as table:
+        return _format_of(table)
+
+
+def _format_of(table: pq.ParquetFile) -> OutputFormat:
+    column = picture_column(table.schema_arrow)
+    if column is None:
+        return "dummy"
+    return "parquet" if column == "image" else "parquet_bytes"
+
+
+def _guess_encoding(dataset: StoredDataset) -> Any:
+    """Return the encoding of the first picture, by its content; `original` if it is none that is encoded to."""
+    first = next(dataset.samples(), None)
+    found = None if first is None else first.extension
+    return found if found in {"jpg", "png", "webp"} else "original"

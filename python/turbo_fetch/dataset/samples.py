@@ -1,0 +1,166 @@
+"""Joins what the list says and what happened into img2dataset's columns: pure functions.
+
+The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.arrow.schemas.PEER_RESULT_COLUMNS`,
+then `exif`, the hash, named after its kind, and `phash` if the spec asks for them. Before `url` stands the hash that
+the list demands, if it does; where it is of the kind that is recorded, that is the only column of that name, as in
+img2dataset. Source columns have the types of :mod:`~turbo_fetch.arrow.kept_types`.
+As in img2dataset, everything about the picture is null unless the status is `success`, and `error_message`
+is null only then.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
+from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
+from turbo_fetch.dataset.img2dataset_messages import peer_messages
+from turbo_fetch.dataset.keys import index_digits
+from turbo_fetch.errors import InputError
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.plan.columns import refuse_clashes
+from turbo_fetch.spec import ImageSpec, OutputSpec
+
+SIDES: Final = ("width", "height", "original_width", "original_height")
+_LAST_SOURCE_COLUMNS: Final = ("caption", *EXPECTED_HASH, "url")
+
+
+class Samples(NamedTuple):
+    """Rows of a shard, ready to be written: metadata, and the picture, null where there is none."""
+
+    metadata: pa.RecordBatch
+    image: pa.BinaryArray | pa.BinaryViewArray
+    original_format: pa.StringArray
+
+
+def by_outcome(values: dict[Outcome, object], kind: pa.DataType) -> pa.Array:
+    """Return an array in which the value of each outcome stands at its number, to `take` from."""
+    table: list[object] = [None] * 256
+    for outcome, value in values.items():
+        table[outcome.number] = value
+    return pa.array(table, kind)
+
+
+LABELS: Final = by_outcome({outcome: outcome.label for outcome in Outcome}, pa.string())
+_STATUSES: Final = by_outcome({outcome: outcome.peer_status for outcome in Outcome}, pa.string())
+
+
+def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
+    """Return the schema of the metadata of samples whose source rows have the schema `source`.
+
+    Raises InputError if a source column has the name of a result column, or a type that no dataset can have.
+    """
+    results = [*PEER_RESULT_COLUMNS]
+    if image.exif:
+        results.append(pa.field("exif", pa.string()))
+    if image.digest != "none" and f"expected {image.digest}" not in source.names:
+        results.append(pa.field(image.digest, pa.string()))
+    if image.phash:
+        results.append(pa.field("phash", pa.string()))
+    names = [name for name in _source_columns(source) if name != BOXES]
+    kept = {name: name for name in names if name not in _LAST_SOURCE_COLUMNS}
+    refuse_clashes(kept, {field.name for field in results})
+    for name in names:
+        _check_type(source.field(name))
+    return pa.schema(
+        [
+            *(pa.field(EXPECTED_HASH.get(name, name), kept_type(source.field(name).type)) for name in names),
+            *results,
+        ]
+    )
+
+
+def metadata_batch(
+    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, output: OutputSpec, image: ImageSpec
+) -> pa.RecordBatch:
+    """Return the metadata of the rows in `results`, in the order of `results`.
+
+    `source` holds all rows of the shard, row i at index i; `results` any of them (`RESULTS`).
+    """
+    rows = results.column("row")
+    picked = source_rows(source, rows.to_numpy())
+    success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
+    outcome = results.column("outcome").cast(pa.int32())
+    message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
+    if output.messages == "img2dataset":
+        message = peer_messages(outcome, message)
+    columns: dict[str, pa.Array] = {
+        **{EXPECTED_HASH.get(name, name): kept_values(picked.column(name)) for name in source.schema.names},
+        "key": keys(rows.to_numpy(), shard, output),
+        "status": _statuses(results),
+        "error_message": _only_where(pc.invert(success), message),
+        "exif": _only_where(success, results.column("exif")),
+        image.digest: _only_where(success, results.column("digest")),
+        **{side: _only_where(success, results.column(side)) for side in SIDES},
+        "phash": _only_where(success, results.column("phash")),
+    }
+    schema = metadata_schema(source.schema, image)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _statuses(results: pa.RecordBatch) -> pa.StringArray:
+    """Return img2dataset's statuses. A picture that ends early in a body that is whole did not fail to download."""
+    outcome = results.column("outcome")
+    cut = pc.equal(outcome, Outcome.TRUNCATED.number)
+    cut = pc.and_(cut, pc.is_valid(results.column("original_format")))
+    return pc.if_else(cut, Outcome.CORRUPT.peer_status, _STATUSES.take(outcome.cast(pa.int32())))
+
+
+def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:
+    """Return the keys of `rows`, as :func:`~turbo_fetch.dataset.keys.sample_key` makes them."""
+    digits = index_digits(output.samples_per_shard)
+    first, width = shard * 10**digits, digits + output.shard_digits
+    return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())
+
+
+def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
+    """Return the rows at the indices `rows` of a batch, in that order, without a copy where they are a range."""
+    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
+        if int(rows[-1]) >= source.num_rows:
+            raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
+        return source.slice(int(rows[0]), rows.size)
+    return pa.RecordBatch.from_arrays(
+        [_take(column, rows) for column in source.columns], schema=source.schema
+    )
+
+
+def rows_where(batch: pa.RecordBatch, condition: pa.BooleanArray) -> pa.RecordBatch:
+    """Return the rows of a batch for which the condition, which has no nulls, holds."""
+    kept = np.flatnonzero(condition.to_numpy(zero_copy_only=False))
+    return source_rows(batch, kept.astype(np.uint32))
+
+
+def _take(values: pa.Array, rows: npt.NDArray[np.uint32]) -> pa.Array:
+    try:
+        return values.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:
+        # Arrow cannot take from views yet.
+        return pa.concat_arrays([values.slice(0, 0), *(values.slice(row, 1) for row in rows.tolist())])
+
+
+def _source_columns(source: pa.Schema) -> list[str]:
+    repeated = sorted({name for name in source.names if source.names.count(name) > 1})
+    if repeated:
+        raise InputError(f"the list has several columns of the name {repeated}; expected distinct names")
+    last = [name for name in _LAST_SOURCE_COLUMNS if name in source.names]
+    return [name for name in source.names if name not in last] + last
+
+
+@lru_cache
+def _check_type(field: pa.Field) -> None:
+    why = unkept(field.type)
+    if why is not None:
+        raise InputError(
+            f"the list's column {field.name!r} has the type {field.type}, and {why}; expected another type: cast it "
+            "in the list, or leave it out of fetch.input.keep_columns"
+        )
+
+
+def _only_where(condition: pa.Array, values: pa.Array) -> pa.Array:
+    return pc.if_else(condition, values, pa.scalar(None, values.type))

@@ -1,0 +1,1 @@
+"""The drop-in: img2dataset's options as a spec."""

@@ -1,0 +1,127 @@
+"""A finished shard as the engine knows shards: its rows, and what became of each, from its published files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard
+from turbo_fetch.errors import DatasetError
+from turbo_fetch.maintenance.source_rows import listed_shards, why_listed
+from turbo_fetch.outcomes import BY_LABEL
+from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.shard.known import Known
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spool.spool import Spool
+from turbo_fetch.storage.disk import sync_one
+
+_LABELS: Final = pa.array(list(BY_LABEL), pa.string())
+_NUMBERS: Final = pa.array([outcome.number for outcome in BY_LABEL.values()], pa.uint8())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """The rows of a finished shard, by reference to its dataset. It can be pickled."""
+
+    dataset: StoredDataset
+    shard: StoredShard
+    hash_kind: str | None
+    """The kind of the hashes that the list demands, if it does."""
+
+    def load(self, notes: ListNotes) -> pa.Table:
+        """Return the columns that came from the list, under the names that the engine knows."""
+        rows = list_columns(self.dataset.metadata(self.shard))
+        demanded = {kind: name for name, kind in EXPECTED_HASH.items() if kind == self.hash_kind}
+        return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
+
+
+def shards_again(
+    dataset: StoredDataset, fetch: FetchSpec, known: Mapping[int, tuple[StoredShard, Known]]
+) -> Iterator[Shard]:
+    """Yield finished shards, by their number, as units of work: with rows of the dataset, or of the list if need be.
+
+    Raises InputError if the list is needed, and is not there as it was.
+    """
+    why = why_listed(fetch)
+    if why is not None:
+        yield from listed_shards(
+            dataset.storage, fetch, {number: each for number, (_, each) in known.items()}, why
+        )
+        return
+    hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
+    for shard, each in known.values():
+        yield Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind), known=each)
+
+
+def list_columns(metadata: pa.Table) -> pa.Table:
+    """Return the columns of a shard's metadata that came from the list: those before the key."""
+    return metadata.select(metadata.schema.names[: metadata.schema.get_field_index("key")])
+
+
+def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.RecordBatch]:
+    """Yield what became of the rows of a shard, in order, as they stood in its spool.
+
+    Formats of originals are those of the stored pictures. Raises DatasetError if the files are damaged or do not
+    agree.
+    """
+    ledger = dataset.ledger(shard).combine_chunks()
+    digest = dataset.image.digest
+    place = 0
+    for samples in dataset.batches(shard):
+        count = samples.metadata.num_rows
+        lines = ledger.slice(place, count)
+        if lines.column("key").to_pylist() != samples.metadata.column("key").to_pylist():
+            raise DatasetError(
+                f"{dataset.storage.url}/{shard.name}: ledger and metadata have different rows; check the dataset "
+                "with turbo-fetch verify"
+            )
+        columns: dict[str, pa.Array] = {
+            "row": pa.array(np.arange(place, place + count, dtype=np.uint32)),
+            "outcome": _outcomes(lines.column("outcome").combine_chunks()),
+            "image": samples.image,
+            "original_format": samples.original_format,
+        }
+        known = {name: samples.metadata.column(name) for name in samples.metadata.schema.names}
+        if digest in known:
+            columns["digest"] = known[digest]
+        known |= {name: lines.column(name).combine_chunks() for name in lines.schema.names}
+        yield pa.RecordBatch.from_arrays(
+            [_column(columns.get(field.name, known.get(field.name)), field, count) for field in RESULTS],
+            schema=RESULTS,
+        )
+        place += count
+    if place != shard.rows:
+        raise DatasetError(
+            f"{dataset.storage.url}/{shard.name}: there are {place} rows; expected {shard.rows}"
+        )
+
+
+def write_spool(path: Path, shard: StoredShard, rows_digest: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """Make a spool at `path` that holds the batches, whole or not at all."""
+    begun = path.with_suffix(".begun")
+    begun.unlink(missing_ok=True)
+    spool = Spool.open(begun, shard.number, shard.rows, rows_digest)
+    try:
+        for batch in batches:
+            if batch.num_rows:
+                spool.append(batch)
+    finally:
+        spool.close()
+    sync_one(begun)
+    begun.replace(path)
+
+
+def _outcomes(labels: pa.Array) -> pa.Array:
+    return _NUMBERS.take(pc.index_in(labels, _LABELS))
+
+
+def _column(values: pa.Array | None, field: pa.Field, count: int) -> pa.Array:
+    return pa.nulls(count, field.type) if values is None else values.cast(field.type)

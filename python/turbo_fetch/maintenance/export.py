@@ -1,0 +1,264 @@
+"""A dataset in another format, or cut into other shards, without fetching anything.
+
+Every destination shard is made of whole ranges of source shards, independently of the others, and committed like a
+shard of a run; one that is there, and was made of the same files, is left alone. Ledger, counts and the record of
+what the dataset was made from go along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from turbo_fetch import __version__
+from turbo_fetch.arrow.kept_types import kept_values, valid_texts
+from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.job import JOB, SPEC
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard
+from turbo_fetch.dataset.samples import Samples, keys
+from turbo_fetch.errors import DatasetError, OutputExists, SpecError
+from turbo_fetch.maintenance.steps import Progress, run_steps
+from turbo_fetch.progress.summary import Summary
+from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
+from turbo_fetch.spec import OutputFormat, OutputSpec
+from turbo_fetch.spec.specfile import dump_spec_for_others, read_spec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.lock import locked
+
+FROM: Final = "exported_from"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What to make: a format, and rows per shard if they are to be other ones than now."""
+
+    source: str
+    destination: str
+    format: OutputFormat
+    samples_per_shard: int | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows `start` to `stop` of a source shard."""
+
+    shard: StoredShard
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination shard: its number and what it is made of."""
+
+    number: int
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(part.stop - part.start for part in self.parts)
+
+    @property
+    def origin(self) -> str:
+        """What stands for the contents of the source files that it is made of."""
+        parts = [f"{part.shard.digest} {part.start} {part.stop}" for part in self.parts]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One step, as it is handed to a process."""
+
+    export: Export
+    source: StoredDataset
+    """Without its shards: those of the target are what it is about."""
+    output: OutputSpec
+    target: Target
+
+
+def plan_targets(shards: Sequence[StoredShard], rows_per_shard: int | None) -> Iterator[Target]:
+    """Yield the destination shards: the same ones, or all rows in order cut anew and numbered from 0."""
+    if rows_per_shard is None:
+        for shard in shards:
+            yield Target(shard.number, (Part(shard, 0, shard.rows),))
+        return
+    parts: list[Part] = []
+    number, room = 0, rows_per_shard
+    for shard in shards:
+        start = 0
+        while start < shard.rows:
+            stop = min(shard.rows, start + room)
+            parts.append(Part(shard, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield Target(number, tuple(parts))
+                parts, number, room = [], number + 1, rows_per_shard
+    if parts:
+        yield Target(number, tuple(parts))
+
+
+def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
+    """Make the destination and return its account; the same call goes on where an earlier one stopped.
+
+    Raises InputError if there is no source, DatasetError if it is damaged, OutputExists if the destination holds
+    something else, MissingExtra, OutputError, or Interrupted.
+    """
+    started_s = time.monotonic()
+    check_packages(job.format)
+    source = StoredDataset.open(Storage.open(job.source))
+    storage = Storage.open(job.destination)
+    if storage.url == source.storage.url:
+        raise SpecError(f"the destination {storage.url} is the source; expected another place")
+    output = _output(job, source)
+    if source.shards:
+        check_columns(job.format, _list_columns(source), source.image)
+    storage.probe()
+    summary = Summary(storage.url)
+    with locked(storage):
+        _begin(job, source, storage, output)
+        targets = list(plan_targets(source.shards, job.samples_per_shard))
+        with Manifest.open(storage) as manifest:
+            wanted = {target.number: target.origin for target in targets}
+            good = {record["shard"]: record for record in manifest.records() if _is_good(record, wanted)}
+            manifest.withdraw(manifest.committed - good.keys())
+            bare = source.without_shards()
+            steps = (_Work(job, bare, output, target) for target in targets if target.number not in good)
+            progress.advance(sum(record["rows"] for record in good.values()))
+            for record in run_steps(_convert, steps, job.processes, progress, stop):
+                manifest.commit(record)
+                summary.run_rows += record["rows"]
+                progress.advance(record["rows"])
+            for record in manifest.records():
+                summary.add_shard(record)
+        write_card(storage)
+    summary.wall_s = time.monotonic() - started_s
+    return summary
+
+
+def _convert(work: _Work) -> Record:
+    """Make one destination shard; return its commit record."""
+    export, source, output, target = work.export, work.source, work.output, work.target
+    started_s = time.time()
+    storage = Storage.open(export.destination)
+    files = ShardFiles(
+        target.number, shard_name(target.number, output.shard_digits), export.format, source.image
+    )
+    facts: dict[str, Any] = {FROM: target.origin}
+    if export.samples_per_shard is None:
+        facts |= {"rows_digest": None, **list_facts(source.record(target.parts[0].shard))}
+    rows = _rows(source, target)
+    if export.samples_per_shard is not None:
+        rows = _renumbered(rows, target.number, output)
+    return publish_shard(storage, files, rows, (started_s, time.time()), facts)
+
+
+def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:
+    """Yield the rows of the target's parts in order, each batch with its ledger."""
+    for part in target.parts:
+        ledger = source.ledger(part.shard).combine_chunks()
+        if ledger.num_rows != part.shard.rows:
+            raise DatasetError(
+                f"{source.storage.url}/{part.shard.name}: the ledger has {ledger.num_rows} rows; "
+                f"expected {part.shard.rows}"
+            )
+        place = 0
+        for batch in source.batches(part.shard):
+            start, stop = max(part.start, place), min(part.stop, place + batch.metadata.num_rows)
+            if start < stop:
+                cut = [column.slice(start - place, stop - start) for column in batch]
+                cut[0] = _kept(cut[0])
+                lines = ledger.slice(start, stop - start).to_batches()
+                yield Rows(Samples(*cut), pa.concat_batches(lines))
+            place += batch.metadata.num_rows
+        if place != part.shard.rows:
+            raise DatasetError(
+                f"{source.storage.url}/{part.shard.name}: there are {place} rows; expected {part.shard.rows}"
+            )
+
+
+def _kept(metadata: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows, whose columns may be of any type where img2dataset wrote them, in the types of a dataset."""
+    columns = [valid_texts(kept_values(column)) for column in metadata.columns]
+    return pa.RecordBatch.from_arrays(columns, names=metadata.schema.names)
+
+
+def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iterator[Rows]:
+    """Give the rows the keys of their new places."""
+    place = 0
+    for samples, ledger in batches:
+        count = ledger.num_rows
+        named = keys(np.arange(place, place + count, dtype=np.uint32), shard, output)
+        yield Rows(samples._replace(metadata=_with_key(samples.metadata, named)), _with_key(ledger, named))
+        place += count
+
+
+def _with_key(batch: pa.RecordBatch, named: pa.Array) -> pa.RecordBatch:
+    place = batch.schema.get_field_index("key")
+    return batch.set_column(place, batch.schema.field(place), named)
+
+
+def _output(job: Export, source: StoredDataset) -> OutputSpec:
+    """Return what the destination's `[fetch.output]` says."""
+    now = source.essentials_of("output")
+    kept = {name: now[name] for name in ("shard_digits", "messages") if name in now}
+    return OutputSpec(
+        path=job.destination,
+        format=job.format,
+        samples_per_shard=job.samples_per_shard or now["samples_per_shard"],
+        **kept,
+    )
+
+
+def _list_columns(source: StoredDataset) -> pa.Schema:
+    """Return the columns that came from the list."""
+    schema = source.metadata_schema(source.shards[0])
+    return pa.schema(list(schema)[: schema.get_field_index("key")])
+
+
+def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputSpec) -> None:
+    """Write what the destination is made from; refuse one that holds something else."""
+    described = orjson.loads(source.storage.read_bytes(JOB))
+    essentials = described["essentials"]["fetch"]
+    shown = output.model_dump(mode="json")
+    essentials["output"] = {name: shown[name] for name in essentials["output"]}
+    if job.samples_per_shard is not None:
+        # Shards no longer follow the files of the list, so that a run cannot go on with them.
+        described["lists"] = []
+    described |= {"version": __version__, FROM: source.storage.url}
+    try:
+        found = orjson.loads(storage.read_bytes(JOB))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        found = None
+    if found is None and any(entry.name.startswith("00000") for entry in storage.list()):
+        raise OutputExists(f"{storage.url} holds shards of something else; choose another destination")
+    if found is not None and (found.get(FROM), found["essentials"]) != (
+        described[FROM],
+        described["essentials"],
+    ):
+        raise OutputExists(
+            f"{storage.url} holds a dataset that is no export of {source.storage.url} to {job.format} with these "
+            "options; choose another destination"
+        )
+    storage.write_bytes(JOB, orjson.dumps(described, option=orjson.OPT_INDENT_2))
+    spec = read_spec(source.storage)
+    if spec is not None and spec.fetch is not None:
+        fetch = spec.fetch.model_copy(update={"output": output})
+        storage.write_bytes(SPEC, dump_spec_for_others(spec.model_copy(update={"fetch": fetch})).encode())
+
+
+def _is_good(record: Record, wanted: dict[int, str]) -> bool:
+    return bool(record.get(FROM)) and wanted.get(record["shard"]) == record[FROM]

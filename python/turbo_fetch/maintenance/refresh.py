@@ -1,0 +1,310 @@
+"""`refresh`: ask again for every sample, conditionally, and report what has drifted; apply it if that is wanted.
+
+A sample is asked for with the validator of its last response (If-None-Match, else If-Modified-Since), so that one
+that has not changed costs no body; a server that sends the body all the same is judged by its hash.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.formats import check_packages
+from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.job import DRIFT as FOLDER
+from turbo_fetch.dataset.job import refuse_changes
+from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
+from turbo_fetch.dataset.samples import rows_where, source_rows
+from turbo_fetch.dataset.tables import opened
+from turbo_fetch.duplicates import contents
+from turbo_fetch.errors import Interrupted, OutputExists, SpecError
+from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
+from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
+from turbo_fetch.outcomes import BY_NUMBER, Outcome
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.summary import Summary, human_time
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.shard.commit import commit_shard, list_facts
+from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spool.spool import Spool
+from turbo_fetch.stages.fetch import Account
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.lock import locked
+
+STATE: Final = f"{FOLDER}/run.json"
+REPORT: Final = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("drift", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("http_status", pa.uint16()),
+        pa.field("old_digest", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("etag", pa.string()),
+        pa.field("last_modified", pa.string()),
+    ]
+)
+"""One row for each sample that was asked for; `digest` is null where no body came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is done about drift: `apply` takes changed pictures and drops refused ones, `drop_gone` drops gone ones."""
+
+    apply: bool = False
+    drop_gone: bool = False
+
+    @property
+    def applied(self) -> frozenset[str]:
+        """The drifts that change the dataset."""
+        if not self.apply:
+            return frozenset()
+        return frozenset({CHANGED, REFUSED, GONE} if self.drop_gone else {CHANGED, REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshedShard:
+    """A Known shard all of whose samples are asked for again."""
+
+    dataset: StoredDataset
+    """As `bare` opens it."""
+    shard: StoredShard
+    rows_digest: str
+    choice: Choice
+
+    def prepare(self, work: Path) -> Path:
+        """See Known."""
+        path = work / f"{self.shard.name}.refresh.spool"
+        if not path.exists():
+            failed = (
+                rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
+                for batch in stored_results(self.dataset, self.shard)
+            )
+            write_spool(path, self.shard, self.rows_digest, failed)
+        return path
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """See Known."""
+        ledger = self.dataset.ledger(self.shard)
+        rows = zip(ledger.column("etag").to_pylist(), ledger.column("last_modified").to_pylist(), strict=True)
+        return {
+            row: _conditions(etag, modified) for row, (etag, modified) in enumerate(rows) if etag or modified
+        }
+
+    def commit(
+        self,
+        fetch: FetchSpec,
+        storage: Storage,
+        source: pa.RecordBatch,
+        spool: Spool,
+        times_s: tuple[float, float],
+    ) -> Record:
+        """See Known: the report of the shard is published, and the shard anew if something is applied."""
+        dataset = self.dataset
+        work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
+        report = TableFile(work / f"{name}.refresh.parquet", REPORT)
+        pairs = paired(stored_results(dataset, self.shard), spool.sorted_batches())
+        merged = self._merged(pairs, dataset.ledger(self.shard), report, counts)
+        record = dataset.record(self.shard)
+        assert record is not None
+        if self.choice.apply:
+            path = work / f"{name}.spool"
+            write_spool(path, self.shard, self.rows_digest, merged)
+            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
+            if any(counts[drift] for drift in self.choice.applied):
+                facts = list_facts(record)
+                record = commit_shard(fetch, storage, self.shard.number, source, whole, facts, times_s)
+            whole.delete()
+        else:
+            for _ in merged:
+                pass
+        finished = report.finish(f"{FOLDER}/{name}.parquet")
+        storage.publish(finished.path, finished.name)
+        return record
+
+    def _merged(
+        self,
+        pairs: Iterator[tuple[pa.RecordBatch, pa.RecordBatch]],
+        ledger: pa.Table,
+        report: TableFile,
+        counts: Counter[str],
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield for each row what it is now, the old or the new; note drift in the report and the counts."""
+        place = 0
+        for old, new in pairs:
+            found = drifts(old, new)
+            counts.update(drift for drift in found if drift is not None)
+            report.add(_report(found, old, new, ledger.slice(place, old.num_rows)))
+            place += old.num_rows
+            taken = np.array([drift in self.choice.applied for drift in found])
+            both = pa.concat_batches([old, new])
+            yield source_rows(both, (np.arange(old.num_rows) + taken * old.num_rows).astype(np.uint32))
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """What a refresh came to."""
+
+    path: str
+    report: str
+    applied: bool
+    asked: int = 0
+    wall_s: float = 0.0
+    drift: Counter[str] = field(default_factory=Counter)
+
+    def text(self) -> str:
+        """Return it as lines for a person."""
+        drift = ", ".join(f"{name} {count:,}" for name, count in self.drift.most_common()) or "none"
+        state = "applied to the dataset" if self.applied else "reported; the dataset is as it was"
+        return "\n".join(
+            [
+                f"dataset   {self.path}",
+                f"asked     {self.asked:,} samples in {human_time(self.wall_s)}",
+                f"drift     {drift}",
+                f"          {state}",
+                f"report    {self.report}/*.parquet",
+            ]
+        )
+
+
+def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> Refreshed:
+    """Refresh the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
+
+    Raises what a run raises, SpecError if the dataset has no hashes, and OutputExists if a run or a retry is open;
+    after Interrupted the same call goes on where it stopped.
+    """
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
+    if fetch.image.digest == "none":
+        raise SpecError(
+            'fetch.image.digest is "none": without hashes a changed picture cannot be told; expected one'
+        )
+    started_s = time.monotonic()
+    check_packages(fetch.output.format)
+    storage = Storage.open(fetch.output.path, fetch.output.spool)
+    with locked(storage), Manifest.open(storage) as manifest:
+        refuse_changes(storage, fetch)
+        _refuse_open_shards(storage)
+        finished = _begin(storage, choice)
+        dataset = StoredDataset.bare(storage)
+        known = [
+            RefreshedShard(dataset, stored_shard(record), str(record.get("rows_digest")), choice)
+            for record in manifest.records()
+            if stored_shard(record).name not in finished
+        ]
+        if choice.apply:
+            manifest.withdraw(each.shard.number for each in known)
+        books = manifest if choice.apply else _NoBooks()
+        account = Account(books, Summary(storage.url), watcher, _Total(known))
+        try:
+            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
+            LocalRunner(fetch, spec.engine, account, stop).run(shards)
+            if choice.apply:
+                contents.drop(fetch, storage, manifest, watcher, stop)
+        except Interrupted as error:
+            raise Interrupted(
+                "interrupted; what has arrived is saved. Run the same command again to go on"
+            ) from error
+    storage.write_bytes(STATE, orjson.dumps({**_state(choice), "complete": True}))
+    if choice.apply:
+        write_card(storage)
+    result = Refreshed(storage.url, f"{storage.url}/{FOLDER}", choice.apply)
+    result.drift = _count(storage)
+    result.asked = result.drift.total()
+    result.wall_s = time.monotonic() - started_s
+    return result
+
+
+class _NoBooks:
+    """Takes records of shards that stay as they are."""
+
+    def commit(self, record: Record) -> None:
+        """See Books."""
+
+
+class _Total:
+    """How many rows the shards have that are worked on."""
+
+    def __init__(self, known: list[RefreshedShard]) -> None:
+        self._rows = sum(each.shard.rows for each in known)
+
+    def total_rows(self) -> tuple[int, bool]:
+        """See Total."""
+        return self._rows, False
+
+
+def _conditions(etag: str | None, modified: str | None) -> dict[str, str]:
+    return {"If-None-Match": etag} if etag else {"If-Modified-Since": str(modified)}
+
+
+def _report(
+    found: list[str | None], old: pa.RecordBatch, new: pa.RecordBatch, ledger: pa.Table
+) -> pa.RecordBatch:
+    """Return the rows of the report for a range of rows."""
+    lines = ledger.select(["key", "url"]).combine_chunks()
+    columns: dict[str, Any] = {
+        "key": lines.column("key").combine_chunks(),
+        "url": lines.column("url").combine_chunks(),
+        "drift": pa.array([drift or "" for drift in found], pa.string()),
+        "outcome": pa.array(
+            [BY_NUMBER[number].label for number in new.column("outcome").to_pylist()], pa.string()
+        ),
+        "old_digest": old.column("digest"),
+    }
+    whole = pa.RecordBatch.from_arrays(
+        [columns[field.name] if field.name in columns else new.column(field.name) for field in REPORT],
+        schema=REPORT,
+    )
+    return whole.filter(pa.array([drift is not None for drift in found], pa.bool_()))
+
+
+def _state(choice: Choice) -> dict[str, bool]:
+    return {"apply": choice.apply, "drop_gone": choice.drop_gone}
+
+
+def _begin(storage: Storage, choice: Choice) -> set[str]:
+    """Begin a report, or go on with one; return the names of the shards that it has already."""
+    begun = {**_state(choice), "complete": False}
+    try:
+        state = orjson.loads(storage.read_bytes(STATE))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        state = None
+    if state == begun:
+        return {entry.name.removesuffix(".parquet") for entry in storage.list(FOLDER)}
+    storage.delete(FOLDER)
+    for path in storage.make_work().glob("*.refresh.spool"):
+        path.unlink()
+    storage.write_bytes(STATE, orjson.dumps(begun))
+    return set()
+
+
+def _refuse_open_shards(storage: Storage) -> None:
+    spools = [path.name for path in storage.make_work().glob("*.spool") if path.name.count(".") == 1]
+    if spools:
+        raise OutputExists(
+            f"{storage.url}: a run or a retry was interrupted ({', '.join(sorted(spools)[:3])}); finish it first"
+        )
+
+
+def _count(storage: Storage) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for entry in storage.list(FOLDER):
+        if entry.name.endswith(".parquet"):
+            with opened(storage, f"{FOLDER}/{entry.name}") as table:
+                counts.update(table.read(["drift"]).column("drift").to_pylist())
+    return counts

@@ -1,0 +1,223 @@
+"""`retry`: ask again for the rows whose failure may pass, and leave everything else as it is.
+
+A shard with such rows gets a spool that holds all its other rows, from its published files, and then runs like any
+open shard: it can be killed at any point, and is published anew when its last row is in. Keys, and the bytes of all
+other samples, stay; shards without such rows are not touched, unless what comes now makes duplicates of what they have.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.dataset import attempts
+from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.formats import METADATA_SUFFIX, check_packages
+from turbo_fetch.dataset.job import is_complete, refuse_changes
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
+from turbo_fetch.dataset.samples import rows_where
+from turbo_fetch.duplicates import contents
+from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
+from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.summary import Summary, human_time
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.shard.commit import commit_shard, list_facts
+from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spool.spool import Spool, spool_identity
+from turbo_fetch.stages.fetch import Account
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.lock import locked
+
+RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
+_SPOOL: Final = re.compile(r"(\d+)\.spool")
+_RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if outcome.retryable], pa.uint8())
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedShard:
+    """A Known shard whose rows with a retryable failure are asked for again."""
+
+    dataset: StoredDataset
+    """As `bare` opens it."""
+    shard: StoredShard
+    rows_digest: str
+
+    def prepare(self, work: Path) -> Path:
+        """See Known."""
+        path = work / f"{self.shard.name}.spool"
+        if not path.exists():
+            kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
+            write_spool(path, self.shard, self.rows_digest, kept)
+        return path
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """See Known."""
+        return {}
+
+    def commit(
+        self,
+        fetch: FetchSpec,
+        storage: Storage,
+        source: pa.RecordBatch,
+        spool: Spool,
+        times_s: tuple[float, float],
+    ) -> Record:
+        """See Known."""
+        facts = list_facts(self.dataset.record(self.shard)) | {"rows_digest": self.rows_digest}
+        return commit_shard(fetch, storage, self.shard.number, source, spool, facts, times_s)
+
+
+@dataclass(slots=True)
+class Retried:
+    """What a retry came to."""
+
+    path: str
+    asked: int = 0
+    """Rows whose failure was retryable."""
+    shards: int = 0
+    """Shards that were written anew."""
+    recovered: int = 0
+    """Rows that are samples now."""
+    wall_s: float = 0.0
+    before: Counter[str] = field(default_factory=Counter)
+    """Rows of those shards by outcome, before."""
+    after: Counter[str] = field(default_factory=Counter)
+    """The same, now."""
+    is_unfinished: bool = False
+    """Whether the run into the dataset has not come to its end."""
+
+    causes: list[str] = field(default_factory=list)
+    """Why many rows of those shards failed again, in sentences that name what to change."""
+
+    def text(self) -> str:
+        """Return it as lines for a person."""
+        lines = [f"dataset   {self.path}"]
+        if self.asked:
+            lines.append(
+                f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
+                f"{self.recovered:,} are samples now"
+            )
+        else:
+            lines.append("retried   nothing: no row of a finished shard has failed in a way that may pass")
+        if self.is_unfinished:
+            lines.append(
+                "note      the list is not done yet: `turbo-fetch run` with its spec goes on with it"
+            )
+        left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
+        if left:
+            lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))
+        lines += [f"cause     {cause}" for cause in self.causes]
+        return "\n".join(lines)
+
+
+def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
+    """Retry the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
+
+    Raises what a run raises, and DatasetError if published files are damaged; after Interrupted the same call goes
+    on where it stopped.
+    """
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
+    started_s = time.monotonic()
+    check_packages(fetch.output.format)
+    storage = Storage.open(fetch.output.path, fetch.output.spool)
+    result = Retried(storage.url)
+    with locked(storage):
+        refuse_changes(storage, fetch)
+        with Manifest.open(storage) as manifest:
+            for record in attempts.recover(storage, manifest.committed):
+                manifest.commit(dict(record))
+            affected = {record["shard"]: record for record in manifest.records() if _asked(record)}
+            for record in affected.values():
+                result.before.update(record["outcomes"])
+                result.asked += _asked(record)
+            result.shards = len(affected)
+            dataset = StoredDataset.bare(storage)
+            begun = list(_begun_shards(dataset, fetch, manifest))
+            result.is_unfinished = not is_complete(storage)
+            if not manifest.committed and not begun:
+                raise InputError(
+                    f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with "
+                    "its spec goes on where it stopped"
+                )
+            manifest.withdraw(affected)
+            known = [_known(dataset, record) for record in affected.values()] + begun
+            account = Account(manifest, Summary(storage.url), watcher, _Total(known))
+            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
+            try:
+                LocalRunner(fetch, spec.engine, account, stop).run(shards)
+                contents.drop(fetch, storage, manifest, watcher, stop)
+            except Interrupted as error:
+                raise Interrupted(
+                    f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
+                    "again to go on"
+                ) from error
+            numbers = {each.shard.number for each in known}
+            for record in manifest.records():
+                if record["shard"] in numbers:
+                    result.after.update(record["outcomes"])
+        if known:
+            write_card(storage)
+    result.causes = account.summary.causes
+    result.recovered = max(0, result.after["success"] - result.before["success"])
+    result.wall_s = time.monotonic() - started_s
+    return result
+
+
+class _Total:
+    """How many rows the shards have that are worked on."""
+
+    def __init__(self, known: list[RetriedShard]) -> None:
+        self._rows = sum(each.shard.rows for each in known)
+
+    def total_rows(self) -> tuple[int, bool]:
+        return self._rows, False
+
+
+def _asked(record: Record) -> int:
+    return sum(count for label, count in record["outcomes"].items() if label in RETRYABLE)
+
+
+def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
+    digest = record.get("rows_digest")
+    if not isinstance(digest, str):
+        raise DatasetError(
+            f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
+            "as after an export into other shards; retry the dataset that it was exported from"
+        )
+    return RetriedShard(dataset, stored_shard(record), digest)
+
+
+def _begun_shards(dataset: StoredDataset, fetch: FetchSpec, manifest: Manifest) -> Iterator[RetriedShard]:
+    """Yield the shards that an earlier retry was publishing when it was killed: their spools are complete.
+
+    Spools of a run that was interrupted are left to the next run: their shards have not been published yet.
+    """
+    for path in sorted(dataset.storage.make_work().glob("*.spool")):
+        match = _SPOOL.fullmatch(path.name)
+        if match is None or int(match[1]) in manifest.committed:
+            continue
+        name = shard_name(int(match[1]), fetch.output.shard_digits)
+        identity = spool_identity(path)
+        if identity is not None and dataset.storage.exists(f"{name}{METADATA_SUFFIX}"):
+            shard = StoredShard(int(match[1]), name, identity["rows"])
+            yield RetriedShard(dataset, shard, identity["rows_digest"])
+
+
+def _final(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows that are not to be asked for again."""
+    return rows_where(batch, pc.invert(pc.is_in(batch.column("outcome"), _RETRYABLE_NUMBERS)))

@@ -1,0 +1,181 @@
+"""One finished shard checked: its commit record, its files, its rows, its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from turbo_fetch.dataset.formats import METADATA_SUFFIX
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
+from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
+from turbo_fetch.dataset.reader import StoredDataset, StoredShard
+from turbo_fetch.dataset.samples import Samples
+from turbo_fetch.dataset.tables import opened
+from turbo_fetch.errors import DatasetError, OutputError
+from turbo_fetch.shard.transform import Transform
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage import Storage
+
+Level = Literal["quick", "full", "deep"]
+
+READ_BYTES: Final = 1 << 20
+LARGEST_PIXELS: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be: where, and what; `shard` is empty if no finished shard is damaged."""
+
+    shard: str
+    place: str
+    what: str
+
+
+@dataclass(slots=True)
+class ShardProblems:
+    """What the check of one shard came to."""
+
+    rows: int
+    samples: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def check_shard(level: Level, step: tuple[StoredDataset, StoredShard]) -> ShardProblems:
+    """Check one shard of a dataset; never raises for what it finds."""
+    dataset, shard = step
+    found = ShardProblems(shard.rows)
+    try:
+        record = dataset.record(shard)
+        if record is None:
+            found.problems.append(_problem(shard, STATS_SUFFIX, "the commit record is missing or garbled"))
+            return found
+        found.samples = record["outcomes"].get("success", 0)
+        found.bytes = sum(file["bytes"] for file in record["files"])
+        found.problems += _record_problems(shard, record)
+        for file in record["files"]:
+            found.problems += _file_problems(dataset.storage, shard, file, level)
+        if not found.problems:
+            found.problems += _row_problems(dataset, shard, record, level)
+    except (DatasetError, OutputError, OSError) as error:
+        found.problems.append(Problem(shard.name, shard.name, str(error)))
+    return found
+
+
+def _problem(shard: StoredShard, suffix: str, what: str) -> Problem:
+    return Problem(shard.name, f"{shard.name}{suffix}", what)
+
+
+def _record_problems(shard: StoredShard, record: Record) -> Iterator[Problem]:
+    hashes = "\n".join(file["sha256"] for file in record["files"])
+    is_same = hashlib.sha256(hashes.encode()).hexdigest() == shard.digest
+    if (record["shard"], record["rows"]) != (shard.number, shard.rows) or not is_same:
+        yield _problem(shard, STATS_SUFFIX, "the commit record and the line of the manifest do not agree")
+    if sum(record["outcomes"].values()) != record["rows"]:
+        yield _problem(shard, STATS_SUFFIX, "the outcomes do not add up to the rows")
+
+
+def _file_problems(
+    storage: Storage, shard: StoredShard, file: dict[str, Any], level: Level
+) -> Iterator[Problem]:
+    name = file["name"]
+    if not storage.exists(name):
+        yield Problem(shard.name, name, "is missing")
+        return
+    is_folder = "." not in name
+    if is_folder and level == "quick":
+        size = sum(entry.bytes or 0 for entry in storage.list(name))
+        digest = file["sha256"]
+    elif is_folder:
+        size, digest = _folder_hash(storage, name)
+    elif level == "quick":
+        size, digest = _size(storage, name), file["sha256"]
+    else:
+        size, digest = _hash(storage, name)
+    if size != file["bytes"]:
+        yield Problem(shard.name, name, f"has {size:,} bytes; expected {file['bytes']:,}")
+    elif digest != file["sha256"]:
+        yield Problem(shard.name, name, f"is altered: its sha256 is {digest}; expected {file['sha256']}")
+
+
+def _row_problems(
+    dataset: StoredDataset, shard: StoredShard, record: Record, level: Level
+) -> Iterator[Problem]:
+    """Yield what is wrong with the rows of a shard whose files are those that were written."""
+    for suffix in (METADATA_SUFFIX, LEDGER_SUFFIX):
+        with opened(dataset.storage, f"{shard.name}{suffix}") as table:
+            if table.metadata.num_rows != shard.rows:
+                yield _problem(
+                    shard, suffix, f"has {table.metadata.num_rows:,} rows; expected {shard.rows:,}"
+                )
+    if level == "quick":
+        return
+    outcomes = Counter(dataset.ledger(shard).column("outcome").to_pylist())
+    if dict(outcomes) != record["outcomes"]:
+        yield _problem(
+            shard, LEDGER_SUFFIX, f"has the outcomes {dict(outcomes)}; expected {record['outcomes']}"
+        )
+    samples = 0
+    decoder = _Decoder(dataset.image) if level == "deep" else None
+    for batch in dataset.batches(shard):
+        samples += len(batch.image) - batch.image.null_count
+        if decoder is not None:
+            yield from decoder.problems(shard, batch)
+    expected = 0 if dataset.format == "dummy" else record["outcomes"].get("success", 0)
+    if samples != expected:
+        yield Problem(shard.name, shard.name, f"has {samples:,} pictures; expected {expected:,}")
+
+
+class _Decoder:
+    """Decodes stored pictures, to compare them with what the metadata say."""
+
+    def __init__(self, image: ImageSpec) -> None:
+        self._image = image
+        # A tiny target is cheap to encode, and the data of the picture are decoded to their end all the same.
+        spec = ImageSpec(
+            size=8, mode="stretch", encode="jpg", digest=image.digest, exif=False, max_pixels=LARGEST_PIXELS
+        )
+        self._transform = Transform(spec, threads=1)
+
+    def problems(self, shard: StoredShard, samples: Samples) -> Iterator[Problem]:
+        """Yield what is wrong with the pictures of a batch."""
+        rows = samples.metadata.filter(samples.image.is_valid()).to_pylist()
+        pictures = samples.image.drop_null().to_pylist()
+        decoded = self._transform.run(pictures).to_pylist() if pictures else []
+        for row, picture in zip(rows, decoded, strict=True):
+            place = f"{shard.name} {row['key']}"
+            size = (picture["original_width"], picture["original_height"])
+            if picture["outcome"]:
+                yield Problem(shard.name, place, f"does not decode: {picture['detail']}")
+            elif size != (row["width"], row["height"]):
+                expected = f"{row['width']} x {row['height']}"
+                yield Problem(shard.name, place, f"is {size[0]} x {size[1]} pixels; expected {expected}")
+            elif self._image.encode == "original" and picture["digest"] != row.get(self._image.digest):
+                yield Problem(shard.name, place, f"does not match its {self._image.digest}")
+
+
+def _size(storage: Storage, name: str) -> int:
+    with storage.open_file(name) as file:
+        return file.seek(0, 2)
+
+
+def _hash(storage: Storage, name: str) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with storage.open_file(name) as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _folder_hash(storage: Storage, name: str) -> tuple[int, str]:
+    """Return the size and hash of a folder, as `WrittenFile` defines them."""
+    lines, total = [], 0
+    for entry in storage.list(name):
+        size, digest = _hash(storage, f"{name}/{entry.name}")
+        lines.append(f"{entry.name} {size} {digest}\n")
+        total += size
+    return total, hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

@@ -1,0 +1,111 @@
+"""Finished shards with the rows of their list, for what a dataset does not keep: boxes, and hashes of rows that failed.
+
+The list is read again, by the plan by which it was read before. It has to be the same: its files are compared with
+those of `job.json`, and the rows of each shard with the digest in its commit record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from turbo_fetch.dataset.job import JOB
+from turbo_fetch.errors import InputError
+from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.lists import ListFile, find_lists
+from turbo_fetch.plan.sharder import Plan, Rows, Shard
+from turbo_fetch.shard import results
+from turbo_fetch.shard.known import Known
+from turbo_fetch.spec import FetchSpec, ImageSpec
+from turbo_fetch.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class SameRows:
+    """Rows of the list that must be those from which the shard was made. It can be pickled."""
+
+    rows: Rows
+    digest: str
+    image: ImageSpec
+    shard: int
+
+    def load(self, notes: ListNotes) -> pa.Table:
+        """See Rows; InputError if they are other ones now."""
+        table = self.rows.load(notes)
+        if results.rows_digest(results.one_batch(table), self.image) != self.digest:
+            raise InputError(
+                f"the list has other rows now than those from which shard {self.shard} was made; expected the same list"
+            )
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Everything:
+    """Contains all numbers but a few."""
+
+    but: Mapping[int, Known]
+
+    def __contains__(self, shard: object) -> bool:
+        return shard not in self.but
+
+
+def why_listed(fetch: FetchSpec) -> str | None:
+    """Return what rows need that only their list has, None if the dataset has it all.
+
+    As in img2dataset, where the demanded and the recorded hash are of one kind there is one column for both, and it is
+    null where a row has failed.
+    """
+    if fetch.input.boxes_column is not None:
+        return f"the boxes to blur (fetch.input.boxes_column = {fetch.input.boxes_column!r})"
+    if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:
+        return f"the hashes of rows that failed (fetch.input.hash_column = {fetch.input.hash_column!r})"
+    return None
+
+
+def listed_shards(
+    storage: Storage, fetch: FetchSpec, wanted: Mapping[int, Known], why: str
+) -> Iterator[Shard]:
+    """Yield the shards in `wanted`, by their number, with the rows of their lists, in order.
+
+    A list is that of the spec, or else the files that the dataset was made from, where they were. Raises InputError,
+    which says `why` the list is needed, if one is gone or has changed.
+    """
+    entries = orjson.loads(storage.read_bytes(JOB))["lists"]
+    starts = [entry["first_shard"] for entry in entries]
+    for entry, stop in zip(entries, [*starts[1:], None], strict=True):
+        numbers = [
+            number for number in wanted if number >= entry["first_shard"] and (stop is None or number < stop)
+        ]
+        if not numbers:
+            continue
+        plan = Plan(_files(entry["files"], fetch, why), fetch.input, fetch.output.samples_per_shard)
+        for shard in plan.shards(
+            entry["first_shard"], skip=_Everything({number: wanted[number] for number in numbers})
+        ):
+            known = wanted[shard.id]
+            rows = SameRows(shard.rows, known.rows_digest, fetch.image, shard.id)
+            yield replace(shard, rows=rows, known=known)
+
+
+def _files(recorded: Sequence[Mapping[str, Any]], fetch: FetchSpec, why: str) -> list[ListFile]:
+    """Return the files of a list that a dataset was made from."""
+    names = ", ".join(str(file["url"]) for file in recorded[:3])
+    problem = "it has changed since, or is another one"
+    for urls in ([fetch.input.urls], [str(file["url"]) for file in recorded]):
+        try:
+            files = [
+                file for each in urls for file in find_lists(fetch.input.model_copy(update={"urls": each}))
+            ]
+        except InputError as error:
+            problem = str(error)
+            continue
+        if [file.fingerprint for file in files] == [file["fingerprint"] for file in recorded]:
+            return files
+    raise InputError(
+        f"{why} are in the list alone, not in the dataset, and the list ({names}) cannot be read as it was: {problem}. "
+        "Restore it, or say where it is: --set fetch.input.urls=…"
+    )

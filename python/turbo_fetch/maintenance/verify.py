@@ -1,0 +1,172 @@
+"""`verify`: everything that a dataset says of itself is checked against its files; nothing is changed.
+
+Three levels: `quick` looks at names, sizes and numbers of rows; `full` also hashes every file and joins every row with
+its picture; `deep` also decodes every picture and compares its size, and original bytes with their hash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from turbo_fetch.dataset.manifest import NAME as MANIFEST
+from turbo_fetch.dataset.manifest import STATS_SUFFIX, Manifest, read_manifest
+from turbo_fetch.dataset.reader import StoredDataset
+from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
+from turbo_fetch.maintenance.steps import Progress, run_steps
+from turbo_fetch.progress.summary import human_bytes
+from turbo_fetch.spool import frames
+from turbo_fetch.spool.spool import spool_identity
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.lock import locked
+
+SHOWN: Final = 50
+_SHARD_FILE: Final = re.compile(r"(\d+)(_stats\.json|\.ledger\.parquet|\.parquet|\.tar|\.lmdb|\.tfrecord|)")
+
+
+@dataclass(slots=True)
+class Verified:
+    """What a check came to."""
+
+    path: str
+    level: Level
+    shards: int = 0
+    rows: int = 0
+    samples: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is no damage: work of a run that was interrupted."""
+
+    @property
+    def damaged_shards(self) -> list[str]:
+        """The names of the shards that have a problem."""
+        return sorted({problem.shard for problem in self.problems if problem.shard})
+
+    def text(self) -> str:
+        """Return it as lines for a person."""
+        lines = [
+            f"dataset   {self.path}",
+            f"checked   {self.shards:,} shards, {self.rows:,} rows, {self.samples:,} samples, "
+            f"{human_bytes(self.bytes)} ({self.level})",
+        ]
+        lines += [f"note      {note}" for note in self.notes]
+        lines += [f"problem   {problem.place}: {problem.what}" for problem in self.problems[:SHOWN]]
+        if len(self.problems) > SHOWN:
+            lines.append(f"          … and {len(self.problems) - SHOWN:,} more; --json gives all")
+        if self.damaged_shards:
+            lines.append(
+                f"damaged   {len(self.damaged_shards):,} shards; `turbo-fetch verify --repair` takes them out, and the "
+                "next run makes them anew"
+            )
+        elif not self.problems:
+            lines.append("problems  none")
+        return "\n".join(lines)
+
+
+def verify(url: str, level: Level, processes: int, progress: Progress, stop: StopRequest) -> Verified:
+    """Check the dataset at `url`; problems are in the result. Raises InputError if there is no dataset."""
+    storage = Storage.open(url)
+    dataset = StoredDataset.open(storage)
+    result = Verified(storage.url, level, shards=len(dataset.shards))
+    result.problems += _listing_problems(storage, dataset)
+    result.notes += _spool_notes(storage, result.problems)
+    bare = dataset.without_shards()
+    steps = ((bare, shard) for shard in dataset.shards)
+    found: ShardProblems
+    for found in run_steps(partial(check_shard, level), steps, processes, progress, stop):
+        result.problems += found.problems
+        result.rows += found.rows
+        result.samples += found.samples
+        result.bytes += found.bytes
+        progress.advance(found.rows)
+    result.problems.sort(key=lambda problem: problem.place)
+    return result
+
+
+def repair(result: Verified) -> int:
+    """Take the damaged shards out of their dataset, and mend the manifest; return how many shards were taken out.
+
+    Their files stay until the next run replaces them. Raises OutputError if the place cannot be written to.
+    """
+    storage = Storage.open(result.path)
+    with locked(storage):
+        for name in result.damaged_shards:
+            storage.delete(f"{name}{STATS_SUFFIX}")
+        Manifest.open(storage).close()
+    return len(result.damaged_shards)
+
+
+def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Problem]:
+    """Yield what is wrong with the manifest, and with files that no committed shard owns."""
+    yield from _manifest_problems(storage)
+    committed = {shard.name for shard in dataset.shards}
+    unowned: dict[str, list[str]] = {}
+    for entry in storage.list():
+        match = _SHARD_FILE.fullmatch(entry.name)
+        if match is not None and match[1] not in committed:
+            unowned.setdefault(match[1], []).append(entry.name)
+    for name, files in sorted(unowned.items()):
+        if f"{name}{STATS_SUFFIX}" in files:
+            yield Problem(name, MANIFEST, f"lacks shard {name}, which is published; the next run adopts it")
+        else:
+            listed = ", ".join(sorted(files))
+            yield Problem(
+                "", name, f"is not finished ({listed}, no commit record); the next run makes it anew"
+            )
+
+
+def _manifest_problems(storage: Storage) -> Iterator[Problem]:
+    good = Counter(record["shard"] for record in read_manifest(storage))
+    for shard, count in good.items():
+        if count > 1:
+            yield Problem(
+                "", MANIFEST, f"has {count} lines for shard {shard}; the next run drops all but one"
+            )
+    try:
+        file = storage.open_file(MANIFEST)
+    except FileNotFoundError:
+        yield Problem("", MANIFEST, "is missing; the next run makes it anew from the commit records")
+        return
+    with file:
+        lines = sum(1 for line in file if line.strip())
+    if lines != good.total():
+        yield Problem("", MANIFEST, f"has {lines - good.total()} garbled lines; the next run mends it")
+
+
+def _torn_bytes(path: Path) -> int:
+    """Return how many bytes follow the last whole frame of a spool."""
+    with (
+        path.open("rb") as file,
+        frames.Mapped(file.fileno()) as mapped,
+        memoryview(mapped.buffer) as content,
+    ):
+        end = frames.PREAMBLE.size
+        _, nonce = frames.PREAMBLE.unpack_from(content)
+        for frame in frames.walk(content, nonce, end):
+            end = frame.end
+        return content.nbytes - end
+
+
+def _spool_notes(storage: Storage, problems: list[Problem]) -> Iterator[str]:
+    """Yield what is known of the spools on this machine; one that is none at all is a problem."""
+    if not storage.work.is_dir():
+        return
+    for path in sorted(storage.work.glob("*.spool")):
+        identity = spool_identity(path)
+        if identity is None:
+            problems.append(
+                Problem(
+                    "", str(path), "is no spool, or its start is damaged; the next run begins its shard anew"
+                )
+            )
+            continue
+        torn = _torn_bytes(path)
+        after = f", {torn:,} bytes at its end are torn and will be fetched again" if torn else ""
+        yield f"shard {identity['shard']} is open: {path.name} holds what has arrived{after}"

@@ -1,0 +1,1 @@
+"""How far a run is, what it met, and who is told."""

@@ -1,0 +1,43 @@
+"""Who looks on while a job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from turbo_fetch.progress.tally import Tally
+
+
+class Watcher:
+    """Who looks on while a job runs; called in the thread that runs it. This one looks away.
+
+    Subclasses override what they want to know.
+    """
+
+    def stage(self, name: str) -> None:
+        """Take note that a stage of the spec begins."""
+
+    def total(self, rows: int | None, is_estimate: bool) -> None:
+        """Take the number of rows of the list, as far as it is known."""
+
+    def add(self, worker: int, tally: Tally) -> None:
+        """Take the progress of a worker."""
+
+    def shard_done(self, rows: int, resumed: bool) -> None:
+        """Take note of a committed shard, one of an earlier run if `resumed`."""
+
+    def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+        """Take the progress of a stage that goes in steps.
+
+        `unit` names the steps in the plural (`steps`, `pictures`); `values` are the stage's figures at this
+        step by name, such as `loss`.
+        """
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Take a picture that a stage wrote to a file of this machine, such as its samples after a step."""
+
+    def note(self, text: str) -> None:
+        """Take a line that a person should see."""
+
+    def refresh(self) -> None:
+        """Take the chance to redraw, a few times a second."""

@@ -1,0 +1,189 @@
+"""The end of a shard: from its rows to published files and the record that commits them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.arrow.schemas import LEDGER
+from turbo_fetch.dataset.formats import WrittenFile, write_shard
+from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX, ledger_batch
+from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
+from turbo_fetch.dataset.samples import Samples, metadata_batch
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.progress.size_histogram import Shapes
+from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
+from turbo_fetch.spool.spool import Spool
+from turbo_fetch.storage import Storage
+
+HOSTS_KEPT: Final = 20
+REASONS_KEPT: Final = 20
+LIST_NOTES: Final = "list_notes"
+"""In a commit record: what was odd about the rows of the list, as `ListNotes` counts it."""
+
+
+class Rows(NamedTuple):
+    """A batch of rows of a shard on their way into its files: samples, and their ledger in the same order."""
+
+    samples: Samples
+    ledger: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    """Which shard is written, under which name, and how."""
+
+    number: int
+    name: str
+    format: OutputFormat
+    image: ImageSpec
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What is counted while the rows of a shard pass by."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Rows by img2dataset's status."""
+    messages: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Failed rows by outcome and detail."""
+    hosts: Counter[str] = field(default_factory=Counter)
+    failing_hosts: Counter[str] = field(default_factory=Counter)
+    shapes: Shapes = field(default_factory=Shapes)
+    body_bytes: int = 0
+
+    def add(self, rows: Rows) -> None:
+        """Count a batch."""
+        messages = rows.samples.metadata.column("error_message").to_pylist()
+        self.messages.update(message or "success" for message in messages)
+        self.statuses.update(rows.samples.metadata.column("status").to_pylist())
+        outcomes = rows.ledger.column("outcome")
+        self.outcomes.update(outcomes.to_pylist())
+        details = rows.ledger.column("detail").to_pylist()
+        self.reasons.update(
+            f"{label}: {detail or ''}"
+            for label, detail in zip(outcomes.to_pylist(), details, strict=True)
+            if label != Outcome.SUCCESS.label
+        )
+        self.body_bytes += pc.sum(rows.ledger.column("body_bytes")).as_py() or 0
+        domains = parse_urls(rows.ledger.column("url")).domain
+        self.hosts.update(domain for domain in domains if domain is not None)
+        self.failing_hosts.update(
+            domain
+            for domain, outcome in zip(domains, outcomes.to_pylist(), strict=True)
+            if domain is not None and outcome != Outcome.SUCCESS.label
+        )
+        sides = rows.samples.metadata.select(["original_width", "original_height"])
+        widths, heights = (
+            column.drop_null().to_numpy(zero_copy_only=False).astype(np.int64) for column in sides.columns
+        )
+        self.shapes.add(widths, heights)
+
+
+def commit_shard(
+    fetch: FetchSpec,
+    storage: Storage,
+    shard: int,
+    source: pa.RecordBatch,
+    spool: Spool,
+    facts: Mapping[str, Any],
+    times_s: tuple[float, float],
+) -> Record:
+    """Write and publish the files of a complete shard; return the record that commits it.
+
+    `source` holds all rows of the shard in order; `facts` are those of its list, to be added to the record;
+    `times_s` are its start and end since the epoch. Raises
+    OutputError if something cannot be written; the spool then still has everything.
+    """
+    files = ShardFiles(shard, shard_name(shard, fetch.output.shard_digits), fetch.output.format, fetch.image)
+    rows = _spooled_rows(fetch, shard, source, spool)
+    return publish_shard(storage, files, rows, times_s, dict(facts))
+
+
+def publish_shard(
+    storage: Storage,
+    files: ShardFiles,
+    rows: Iterable[Rows],
+    times_s: tuple[float, float],
+    facts: dict[str, Any],
+) -> Record:
+    """Write and publish the files of a shard from all its rows in order; return the record that commits it.
+
+    The record, to which `facts` are added, is published last, as `NNNNN_stats.json`: a shard without it is not
+    committed. One that is there from before is deleted first, so that no reader mixes old files with new ones.
+    Raises OutputError if something cannot be written.
+    """
+    work = storage.make_work()
+    counts = _Counts()
+    with ExitStack() as stack:
+        ledger = TableFile(work / f"{files.name}{LEDGER_SUFFIX}", LEDGER)
+        stack.callback(ledger.close)
+        written = write_shard(files.format, _noted(rows, ledger, counts), work, files.name, files.image)
+        written.append(ledger.finish(f"{files.name}{LEDGER_SUFFIX}"))
+    storage.delete(f"{files.name}{STATS_SUFFIX}")
+    for file in written:
+        storage.publish(file.path, file.name)
+    record = _record(files, counts, written, times_s) | facts
+    storage.write_bytes(f"{files.name}{STATS_SUFFIX}", orjson.dumps(record, option=orjson.OPT_INDENT_2))
+    return record
+
+
+def list_facts(record: Record | None) -> dict[str, Any]:
+    """Return what a commit record says of the list, for a record of the same rows."""
+    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
+
+
+def _spooled_rows(fetch: FetchSpec, shard: int, source: pa.RecordBatch, spool: Spool) -> Iterator[Rows]:
+    for results in spool.sorted_batches():
+        metadata = metadata_batch(source, results, shard, fetch.output, fetch.image)
+        samples = Samples(metadata, results.column("image"), results.column("original_format"))
+        yield Rows(samples, ledger_batch(source, results, shard, fetch.output))
+
+
+def _noted(rows: Iterable[Rows], ledger: TableFile, counts: _Counts) -> Iterator[Samples]:
+    """Yield the samples, and keep ledger and counts on the way: the rows are read once."""
+    for batch in rows:
+        ledger.add(batch.ledger)
+        counts.add(batch)
+        yield batch.samples
+
+
+def _record(
+    files: ShardFiles, counts: _Counts, written: list[WrittenFile], times_s: tuple[float, float]
+) -> Record:
+    """Return img2dataset's statistics, then what a resumed run and a check of the dataset need."""
+    start_s, end_s = times_s
+    rows = counts.outcomes.total()
+    return {
+        "count": rows,
+        "successes": counts.statuses["success"],
+        "failed_to_download": counts.statuses["failed_to_download"],
+        "failed_to_resize": counts.statuses["failed_to_resize"],
+        "duration": end_s - start_s,
+        "start_time": start_s,
+        "end_time": end_s,
+        "status_dict": dict(counts.messages.most_common()),
+        "shard": files.number,
+        "name": files.name,
+        "rows": rows,
+        "outcomes": dict(counts.outcomes.most_common()),
+        "reasons": dict(counts.reasons.most_common(REASONS_KEPT)),
+        "body_bytes": counts.body_bytes,
+        "hosts": dict(counts.hosts.most_common(HOSTS_KEPT)),
+        "shapes": counts.shapes.as_record(),
+        "failing_hosts": dict(counts.failing_hosts.most_common(HOSTS_KEPT)),
+        "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in written],
+    }

@@ -1,0 +1,274 @@
+"""One shard, from its rows to its commit record: fetch → transform → spool → writer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Fetched
+from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.rows import Request
+from turbo_fetch.outcomes import BY_NUMBER, Outcome
+from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.progress.tally import Tally
+from turbo_fetch.shard import commit, results
+from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.shard.prefilter import screen
+from turbo_fetch.shard.transform import Transform
+from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spool.spool import Spool
+from turbo_fetch.storage import Storage
+
+BATCH_PICTURES: Final = 64
+FIRST_PICTURES: Final = 16
+"""Pictures of a batch while no other one is in the works: the cores are idle until it comes."""
+BATCH_BYTES: Final = 16_000_000
+BATCH_WAIT_S: Final = 0.05
+DEATHS_TO_BLAME: Final = 3
+"""Times that a picture must have been alone in the transform when the process died to be called corrupt."""
+
+
+@dataclass(slots=True)
+class Tools:
+    """What the shards of one worker share."""
+
+    fetch: FetchSpec
+    storage: Storage
+    pool: FetchPool
+    budget: ByteBudget
+    transform: Transform
+    transforms: Executor
+    """Threads for native batches and the spool."""
+    files: Executor
+    """Threads for loading rows and writing finished shards."""
+    deny: DenyList | None = None
+    tally: Tally = field(default_factory=Tally)
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a suspect is in the transform, so that no two suspects share the blame."""
+
+
+@dataclass(slots=True)
+class Journal:
+    """A spool with the lock that its threads take, and the rows that it belongs to, with what a record says of them."""
+
+    spool: Spool
+    facts: dict[str, Any]
+    source: pa.RecordBatch
+    """All rows of the shard."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class OpenShard:
+    """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved."""
+
+    def __init__(self, tools: Tools, shard: Shard) -> None:
+        self.shard = shard
+        self.submitted = asyncio.Event()
+        """Set when the pool knows the rows, or the shard ended."""
+        self._tools = tools
+        self._started_s = time.time()
+        self._ended = asyncio.Event()
+        self._suspended = False
+        self._error: BaseException | None = None
+        self._left = shard.count
+        self._pending: list[tuple[int, Fetched]] = []
+        self._pending_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: set[asyncio.Task[None]] = set()
+        self._suspects: set[int] = set()
+
+    async def run(self) -> dict[str, Any] | None:
+        """Run the shard; return its commit record, or None if it was suspended.
+
+        Raises OutputError if it cannot be written, InputError if its rows cannot be read, OutputExists if
+        its spool was made from other rows.
+        """
+        loop = asyncio.get_running_loop()
+        source, journal = await loop.run_in_executor(self._tools.files, self._open)
+        committed = False
+        try:
+            await self._fill(source, journal)
+            if self._error is not None:
+                raise self._error
+            if self._left:
+                return None
+            record = await loop.run_in_executor(self._tools.files, self._commit, source, journal)
+            committed = True
+            return record
+        finally:
+            if committed:
+                journal.spool.delete()
+            else:
+                journal.spool.close()
+
+    def suspend(self) -> None:
+        """End early: what has arrived goes to the spool, what has not is left for the next run."""
+        self._suspended = True
+        self._ended.set()
+
+    def _open(self) -> tuple[pa.RecordBatch, Journal]:
+        tools, shard = self._tools, self.shard
+        notes = ListNotes()
+        source = results.one_batch(shard.load(notes))
+        work = tools.storage.make_work()
+        if shard.known is not None:
+            path, digest = shard.known.prepare(work), shard.known.rows_digest
+        else:
+            path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
+            digest = results.rows_digest(source, tools.fetch.image)
+        facts = {"rows_digest": digest, **({commit.LIST_NOTES: notes.counts} if notes.counts else {})}
+        return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
+
+    def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
+        times = (self._started_s, time.time())
+        if self.shard.known is not None:
+            return self.shard.known.commit(
+                self._tools.fetch, self._tools.storage, source, journal.spool, times
+            )
+        return commit.commit_shard(
+            self._tools.fetch,
+            self._tools.storage,
+            self.shard.id,
+            source,
+            journal.spool,
+            journal.facts,
+            times,
+        )
+
+    async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:
+        """Bring every row into the spool, unless suspended: suspects first, one by one, then all others."""
+        spool = journal.spool
+        recovered = int(spool.done.sum())
+        self._left -= recovered
+        self._tools.tally.recovered += recovered
+        self._suspects = set(spool.suspects)
+        blamed = {row for row, deaths in spool.suspects.items() if deaths >= DEATHS_TO_BLAME}
+        rows = [row for row in (~spool.done).nonzero()[0].tolist() if row not in blamed]
+        requests = self._requests(source, rows, journal)
+        for row in blamed:
+            self._take(row, results.not_fetched(Outcome.CORRUPT, "the decoder crashed on it"), journal)
+        self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+        self.submitted.set()
+        if self._left == 0:
+            self._ended.set()
+        await self._ended.wait()
+        self._flush(journal)
+        while self._batches:
+            await asyncio.wait(self._batches)
+
+    def _requests(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> list[Request]:
+        """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
+        urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
+        requests = []
+        headers = self.shard.known.headers() if self.shard.known is not None else {}
+        parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
+        for row, url, host, domain, error in parsed:
+            if url is None or host is None or domain is None:
+                self._take(row, results.not_fetched(Outcome.URL, error), journal)
+            elif self._tools.deny is not None and (reason := self._tools.deny.reason(url, host)) is not None:
+                self._take(row, results.not_fetched(Outcome.DENIED, reason), journal)
+            elif row in self.shard.duplicates:
+                self._take(row, results.not_fetched(Outcome.DUPLICATE, self.shard.duplicates[row]), journal)
+            else:
+                requests.append(Request(row, url, domain, headers.get(row)))
+        return sorted(requests, key=lambda request: request.row not in self._suspects)
+
+    def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:
+        """Take what became of a row; called in the loop, once per row."""
+        if row in self._suspects and fetched.body is not None:
+            self._start_batch([(row, fetched)], journal)
+            return
+        self._pending.append((row, fetched))
+        self._pending_bytes += len(fetched.body or b"")
+        most = BATCH_PICTURES if self._batches else FIRST_PICTURES
+        if len(self._pending) >= most or self._pending_bytes >= BATCH_BYTES:
+            self._flush(journal)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_WAIT_S, self._flush, journal)
+
+    def _flush(self, journal: Journal) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending:
+            batch, self._pending, self._pending_bytes = self._pending, [], 0
+            self._start_batch(batch, journal)
+
+    def _start_batch(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
+        task = asyncio.get_running_loop().create_task(self._transform(batch, journal))
+        self._batches.add(task)
+        task.add_done_callback(self._batch_ended)
+
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        """End the shard with what a batch ended with, of whatever kind: its rows will not come; run raises it again."""
+        self._batches.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = error
+            self._ended.set()
+
+    async def _transform(self, batch: list[tuple[int, Fetched]], journal: Journal) -> None:
+        """Transform and journal a batch; its bytes are free again afterwards, whatever happens."""
+        loop = asyncio.get_running_loop()
+        work = partial(_transform_and_journal, self._tools, batch, journal)
+        try:
+            if batch[0][0] in self._suspects:
+                async with self._tools.alone:
+                    outcomes = await loop.run_in_executor(self._tools.transforms, work)
+            else:
+                outcomes = await loop.run_in_executor(self._tools.transforms, work)
+        finally:
+            self._tools.budget.release(sum(len(fetched.body or b"") for _, fetched in batch))
+        self._count(batch, outcomes)
+
+    def _count(self, batch: list[tuple[int, Fetched]], outcomes: list[int]) -> None:
+        tally = self._tools.tally
+        tally.outcomes.update(BY_NUMBER[number].label for number in outcomes)
+        tally.body_bytes += sum(fetched.body_bytes for _, fetched in batch)
+        tally.retries += sum(max(0, fetched.attempts - 1) for _, fetched in batch)
+        tally.seconds.add(fetched.total_ms / 1000 for _, fetched in batch if fetched.attempts)
+        tally.sizes.add(fetched.body_bytes for _, fetched in batch if fetched.body_bytes)
+        self._left -= len(batch)
+        if self._left == 0:
+            self._ended.set()
+
+
+def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
+    """Run one batch through the screen and the native transform into the spool; return the outcome numbers."""
+    screened = screen(batch, journal.source, tools.fetch.input, tools.deny)
+    with_body = [(row, fetched) for row, fetched in screened.ended if fetched.body is not None]
+    without = [(row, fetched) for row, fetched in screened.ended if fetched.body is None]
+    bodies = [fetched.body for _, fetched in with_body if fetched.body is not None]
+    with journal.lock:
+        journal.spool.intend([row for row, _ in with_body])
+    outcomes: list[int] = []
+    for places, transformed in tools.transform.parts(bodies, screened.boxes) if bodies else ():
+        notes = [screened.notes[place] for place in places]
+        noted = results.with_notes(transformed, notes) if any(notes) else transformed
+        outcomes += _keep(journal, [*(with_body[place] for place in places), *without], noted)
+        without = []
+    if without:
+        outcomes += _keep(journal, without, None)
+    return outcomes
+
+
+def _keep(
+    journal: Journal, ended: list[tuple[int, Fetched]], transformed: pa.RecordBatch | None
+) -> list[int]:
+    """Append the results of rows to the spool; return their outcome numbers."""
+    finished = results.results_batch(ended, transformed)
+    with journal.lock:
+        journal.spool.append(finished)
+    outcomes: list[int] = finished.column("outcome").to_pylist()
+    return outcomes

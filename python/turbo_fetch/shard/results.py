@@ -1,0 +1,104 @@
+"""Records of what happened to rows: from the fetcher's and the transform's words to :data:`RESULTS`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.arrow.schemas import FETCHED, RESULTS, TRANSFORMED
+from turbo_fetch.fetch.client import Fetched
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.spec import ImageSpec
+
+
+def not_fetched(outcome: Outcome, detail: str | None) -> Fetched:
+    """Return the end of a row for which no request was made."""
+    return Fetched(
+        outcome=outcome,
+        detail=detail,
+        body=None,
+        http_status=None,
+        attempts=0,
+        redirects=(),
+        final_url=None,
+        content_type=None,
+        etag=None,
+        last_modified=None,
+        body_bytes=0,
+        started_us=time.time_ns() // 1000,
+        first_byte_ms=None,
+        total_ms=0.0,
+    )
+
+
+def results_batch(ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBatch | None) -> pa.RecordBatch:
+    """Return the results of rows; `transformed` has those with a body, in their order.
+
+    Rows with a body come first, then the others.
+    """
+    with_body = [item for item in ended if item[1].body is not None]
+    without = [item for item in ended if item[1].body is None]
+    parts = [part for part in (transformed, _untransformed(without)) if part is not None and part.num_rows]
+    pictures = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+    return pa.RecordBatch.from_arrays(
+        [*_fetched_columns([*with_body, *without]), *pictures.columns], schema=RESULTS
+    )
+
+
+def with_notes(transformed: pa.RecordBatch, notes: Sequence[str | None]) -> pa.RecordBatch:
+    """Return the records with the note of each row as its detail, unless it has one already."""
+    detail = pc.coalesce(transformed.column("detail"), pa.array(notes, pa.string()))
+    return transformed.set_column(TRANSFORMED.get_field_index("detail"), TRANSFORMED.field("detail"), detail)
+
+
+def one_batch(rows: pa.Table) -> pa.RecordBatch:
+    """Return a shard's rows as one contiguous batch."""
+    batches = rows.combine_chunks().to_batches()
+    if len(batches) == 1:
+        return batches[0]
+    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+
+
+def rows_digest(source: pa.RecordBatch, image: ImageSpec) -> str:
+    """Return a digest of a shard's rows and of what is to be made of them.
+
+    It tells a spool apart from one that was begun with another list or other image options.
+    """
+    digest = hashlib.sha256(image.model_dump_json().encode())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, source.schema) as stream:
+        stream.write_batch(source)
+    digest.update(memoryview(sink.getvalue()))
+    return digest.hexdigest()
+
+
+def _fetched_columns(ended: Sequence[tuple[int, Fetched]]) -> list[pa.Array]:
+    fetched = [item for _, item in ended]
+    columns = {
+        "row": [row for row, _ in ended],
+        "http_status": [item.http_status for item in fetched],
+        "attempts": [min(item.attempts, 255) for item in fetched],
+        "redirects": [list(item.redirects) or None for item in fetched],
+        "final_url": [item.final_url for item in fetched],
+        "content_type": [item.content_type for item in fetched],
+        "etag": [item.etag for item in fetched],
+        "last_modified": [item.last_modified for item in fetched],
+        "body_bytes": [item.body_bytes for item in fetched],
+        "started": [item.started_us for item in fetched],
+        "first_byte_ms": [item.first_byte_ms for item in fetched],
+        "total_ms": [item.total_ms for item in fetched],
+    }
+    return [pa.array(columns[field.name], field.type) for field in FETCHED]
+
+
+def _untransformed(ended: Sequence[tuple[int, Fetched]]) -> pa.RecordBatch:
+    columns: list[pa.Array] = [
+        pa.array([item.outcome.number for _, item in ended], pa.uint8()),
+        pa.array([item.detail for _, item in ended], pa.string()),
+    ]
+    columns += [pa.nulls(len(ended), field.type) for field in list(TRANSFORMED)[len(columns) :]]
+    return pa.RecordBatch.from_arrays(columns, schema=TRANSFORMED)

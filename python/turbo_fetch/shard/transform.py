@@ -1,0 +1,161 @@
+"""From downloaded bodies to the pictures that are kept: the only importer of the native transform.
+
+Rust decodes JPEG, PNG, WebP, GIF, BMP and icons. AVIF, TIFF and JPEG 2000 it recognises, checks against the limits
+and hands back with the decoder that reads them right; `foreign` decodes those, and Rust finishes them like the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from turbo_fetch import _native
+from turbo_fetch.arrow.binaries import blobs, view_array
+from turbo_fetch.arrow.schemas import TRANSFORMED
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.shard import other_decoders as foreign
+
+if TYPE_CHECKING:
+    from turbo_fetch.spec import HashKind, ImageSpec
+
+Boxes = Sequence[tuple[float, float, float, float]]
+"""Boxes of one picture: left, top, right, bottom, relative to its sides."""
+
+POSTPONED: Final = 253
+"""Outcome number of a picture that the native module wants to be brought again, in another batch; it never leaves."""
+_FOREIGN: Final = frozenset({foreign.OPENCV, foreign.PILLOW})
+PART_BYTES: Final = 256 << 20
+"""A part of a batch ends with the picture whose file brings it here."""
+
+if _native.__profile__ == "debug":
+    warnings.warn(
+        "turbo_fetch._native is a debug build, many times slower; build it with `maturin develop --release`",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+class Transform:
+    """Transforms batches of bodies with one spec and a fixed number of threads.
+
+    Immutable; `run` may be called from several threads at once and releases the GIL while it works.
+    """
+
+    def __init__(self, image: ImageSpec, threads: int) -> None:
+        width, height = image.box
+        self._native = _native.Transformer(
+            width=width,
+            height=height,
+            mode=image.mode,
+            only_if_bigger=image.only_if_bigger,
+            downscale=image.downscale,
+            upscale=image.upscale,
+            encode=image.encode,
+            quality=image.encoder_quality,
+            skip_reencode=image.skip_reencode,
+            min_side=image.min_side,
+            max_pixels=image.max_pixels,
+            max_aspect=image.max_aspect,
+            digest=image.digest,
+            exif=image.exif,
+            phash=image.phash,
+            threads=threads,
+        )
+
+    def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
+        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad picture.
+
+        `boxes` are those to blur in each picture, or empty if there are none in any: left, top, right, bottom,
+        relative to the sides of the upright picture.
+        """
+        parts = list(self.parts(bodies, boxes))
+        if len(parts) == 1 and parts[0][0] == list(range(len(bodies))):
+            return parts[0][1]
+        records = {place: batch.slice(row, 1) for places, batch in parts for row, place in enumerate(places)}
+        return pa.concat_batches([records[place] for place in range(len(bodies))])
+
+    def parts(
+        self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()
+    ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+        """Yield what :meth:`run` returns as soon as it is there: places of bodies, and their records.
+
+        Small bodies may become files of hundreds of megabytes. A part holds few of those, so that a caller that
+        lets go of each holds few as well; usually there is one part.
+        """
+        places = list(range(len(bodies)))
+        while True:
+            chosen = [bodies[place] for place in places]
+            batch = pa.record_batch(
+                self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
+            )
+            outcomes = batch["outcome"].to_pylist()
+            native = [row for row, outcome in enumerate(outcomes) if outcome not in {*_FOREIGN, POSTPONED}]
+            if len(native) == len(places):
+                yield places, _with_bodies(batch, chosen)
+                return
+            if native:
+                kept = pa.concat_batches([batch.slice(row, 1) for row in native])
+                yield [places[row] for row in native], _with_bodies(kept, [chosen[row] for row in native])
+            yield from self._foreign(
+                [
+                    (place, batch.slice(row, 1))
+                    for row, place in enumerate(places)
+                    if outcomes[row] in _FOREIGN
+                ],
+                bodies,
+                boxes,
+            )
+            places = [place for place, outcome in zip(places, outcomes, strict=True) if outcome == POSTPONED]
+            if not places:
+                return
+
+    def _foreign(
+        self, asked: Sequence[tuple[int, pa.RecordBatch]], bodies: Sequence[bytes], boxes: Sequence[Boxes]
+    ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
+        places: list[int] = []
+        records: list[pa.RecordBatch] = []
+        held = 0
+        for number, (place, record) in enumerate(asked, 1):
+            finished = self._finish(
+                record["outcome"][0].as_py(), bodies[place], record, boxes[place] if boxes else ()
+            )
+            places.append(place)
+            records.append(finished)
+            held += len(blobs(finished["image"])[0] or b"")
+            if held > PART_BYTES or number == len(asked):
+                yield places, _with_bodies(pa.concat_batches(records), [bodies[place] for place in places])
+                places, records, held = [], [], 0
+
+    def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+        try:
+            found = foreign.decode(reader, record["original_format"][0].as_py(), body)
+        except foreign.DecodeError as error:
+            return _rejected(record, error)
+        shape = (found.width, found.height, found.layout, found.bits)
+        return pa.record_batch(self._native.run_pixels([body], [found.samples], [shape], [boxes]))
+
+
+def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
+    """Return the hash of each body in lower-case hex, the GIL released."""
+    return [found for found in _native.digests(kind, bodies) if found is not None]
+
+
+def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBatch:
+    """Return the record of a picture that yielded no pixels; `record` asked for them."""
+    columns = {name: record[name] for name in record.schema.names}
+    columns["outcome"] = pa.array([error.outcome.number], pa.uint8())
+    columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {error.reason}"])
+    return pa.record_batch(list(columns.values()), schema=record.schema)
+
+
+def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[bytes]) -> pa.RecordBatch:
+    """Return the batch with the bodies that are kept as they came: the native module copies none, but leaves a null."""
+    rows = zip(batch["outcome"].to_pylist(), blobs(batch["image"]), bodies, strict=True)
+    images = [
+        body if image is None and outcome == Outcome.SUCCESS.number else image
+        for outcome, image, body in rows
+    ]
+    return pa.record_batch([*batch.columns[:-1], view_array(images)], schema=TRANSFORMED)

@@ -1,0 +1,1 @@
+"""The spool: the journal of an open shard."""

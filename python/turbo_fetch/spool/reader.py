@@ -1,0 +1,90 @@
+"""Reads the rows of a spool in order, at flat memory, from frames in which they stand in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from turbo_fetch.arrow.binaries import Blob, blobs, view_array
+from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.spool import frames
+from turbo_fetch.spool.batch import parse_batch
+from turbo_fetch.spool.index import Index
+
+OUTPUT_BATCH_BYTES: Final = 16 << 20
+PARSED_FRAMES: Final = 256
+
+_SMALL_COLUMNS: Final = [name for name in RESULTS.names if name != "image"]
+
+
+def sorted_batches(descriptor: int, index: Index, rows_per_batch: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the spool open at `descriptor`; see `Spool.sorted_batches`."""
+    rows = np.flatnonzero(index.done)
+    if not rows.size:
+        return
+    with frames.Mapped(descriptor) as mapped:
+        reader = _FrameReader(mapped, index)
+        for cut in _cuts(index.image_bytes[rows], rows_per_batch):
+            yield reader.gather(rows[cut])
+            mapped.let_go()
+
+
+class _Parsed(NamedTuple):
+    """A batch as it lies in the file, its pictures apart: Arrow cannot take from views yet."""
+
+    small: pa.RecordBatch
+    images: list[Blob | None]
+
+
+class _FrameReader:
+    """Gathers rows from frames of a mapped spool, keeping the latest frames parsed."""
+
+    def __init__(self, mapped: frames.Mapped, index: Index) -> None:
+        self._mapped = mapped
+        self._index = index
+        self._parsed: dict[int, _Parsed] = {}
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> pa.RecordBatch:
+        """Return one batch of `rows` in the order given; images stay where they are in the file."""
+        which, where = self._index.frame[rows], self._index.place[rows]
+        order = np.argsort(which, kind="stable")
+        parts = [
+            self._batch(int(which[group[0]])).small.take(pa.array(where[group]))
+            for group in np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+        ]
+        back = np.empty(order.size, np.int64)
+        back[order] = np.arange(order.size)
+        small = pa.concat_batches(parts).take(pa.array(back))
+        images = [
+            self._batch(frame).images[place]
+            for frame, place in zip(which.tolist(), where.tolist(), strict=True)
+        ]
+        columns = [*small.columns, view_array(images)]
+        names = [*_SMALL_COLUMNS, "image"]
+        return pa.RecordBatch.from_arrays(
+            [columns[names.index(name)] for name in RESULTS.names], schema=RESULTS
+        )
+
+    def _batch(self, number: int) -> _Parsed:
+        parsed = self._parsed.pop(number, None)
+        if parsed is None:
+            batch = parse_batch(self._mapped.buffer, self._index.frames[number])
+            parsed = _Parsed(batch.select(_SMALL_COLUMNS), blobs(batch.column("image")))
+            if len(self._parsed) >= PARSED_FRAMES:
+                self._parsed.pop(next(iter(self._parsed)))
+        self._parsed[number] = parsed
+        return parsed
+
+
+def _cuts(image_bytes: npt.NDArray[np.uint32], most_rows: int) -> Iterator[slice]:
+    start, total = 0, 0
+    for stop, size in enumerate(image_bytes.tolist()):
+        if stop > start and (stop - start >= most_rows or total + size > OUTPUT_BATCH_BYTES):
+            yield slice(start, stop)
+            start, total = stop, 0
+        total += size
+    yield slice(start, image_bytes.size)

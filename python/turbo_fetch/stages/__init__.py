@@ -1,0 +1,126 @@
+"""A whole spec: its stages, one after the other, each of which goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from turbo_fetch.errors import Interrupted, MissingExtra
+from turbo_fetch.monitor.link import tracked
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.summary import Summary
+from turbo_fetch.spec import STAGES, Spec
+from turbo_fetch.stop import StopRequest, stop_on_signals
+
+
+class Report(Protocol):
+    """What a stage says of itself when it is complete."""
+
+    def text(self) -> str:
+        """Return the report as lines for a person."""
+
+
+Stage = Callable[[Spec, Watcher, StopRequest], Report]
+"""Runs one stage of a spec, or finds that its output is complete; raises TurboFetchError."""
+
+_HOMES: Final[Mapping[str, str]] = {
+    "prior": "turbo_fetch.dreambooth.prior",
+    "train": "turbo_fetch.dreambooth.train",
+    "generate": "turbo_fetch.dreambooth.generate",
+    "evaluate": "turbo_fetch.dreambooth.evaluate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What the stages of a spec came to, by name and in order."""
+
+    reports: dict[str, Report] = field(default_factory=dict)
+
+    @property
+    def fetch(self) -> Summary:
+        """The account of the dataset. Raises KeyError if the spec has no `[fetch]`."""
+        return cast(Summary, self.reports["fetch"])
+
+    def text(self) -> str:
+        """Return all reports as lines for a person."""
+        return "\n".join(report.text() for report in self.reports.values())
+
+
+def run(
+    spec: Spec,
+    watcher: Watcher | None = None,
+    stop: StopRequest | None = None,
+    names: Sequence[str] = STAGES,
+) -> RunSummary:
+    """Run every stage that the spec has, or of them only those of `names`; blocks until done.
+
+    Called in the main thread, SIGINT, SIGTERM and SIGHUP stop it within seconds; `stop` stops it from elsewhere.
+    Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
+    which the same call goes on where it stopped.
+    """
+    if stop is not None:
+        return _run(spec, watcher or Watcher(), stop, names)
+    with stop_on_signals() as stop_on_signal:
+        return _run(spec, watcher or Watcher(), stop_on_signal, names)
+
+
+async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
+    """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does. Raises as `run`."""
+    stop = StopRequest()
+    running = asyncio.create_task(asyncio.to_thread(run, spec, watcher, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.ask()
+        await asyncio.wait({running})
+        # Interrupted is what was asked for; anything else is news.
+        if not isinstance(running.exception(), Interrupted | None):
+            await running
+        raise
+    finally:
+        stop.close()
+
+
+def _run(spec: Spec, watcher: Watcher, stop: StopRequest, names: Sequence[str]) -> RunSummary:
+    summary = RunSummary()
+    for name in names:
+        if getattr(spec, name) is not None:
+            watcher.stage(name)
+            stage, output = _stage(name), _records(spec, name)
+            if output is None:
+                summary.reports[name] = stage(spec, watcher, stop)
+            else:
+                with tracked(spec.track, name, output, watcher) as recorder:
+                    summary.reports[name] = stage(spec, recorder, stop)
+    return summary
+
+
+def _records(spec: Spec, name: str) -> str | None:
+    """Return the place for what trackers write of a stage: the model, or what is made of it; None if it sees to that.
+
+    A folder of class pictures is to hold nothing else.
+    """
+    if name == "fetch":
+        return None
+    if spec.train is not None:
+        return spec.train.output
+    return str(getattr(spec, name).output or ".")
+
+
+def _stage(name: str) -> Stage:
+    if name == "fetch":
+        # Here, since it imports Arrow, which training has no use for: 70 MB.
+        from turbo_fetch.stages import fetch as job
+
+        return job.run
+    try:
+        module = import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("turbo_fetch"):
+            raise
+        raise MissingExtra(error.name, "train", f"the stage [{name}]") from error
+    return cast(Stage, module.run)

@@ -1,0 +1,252 @@
+"""The fetch stage: check, plan, run, account for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final, Protocol
+
+from turbo_fetch import __version__
+from turbo_fetch.dataset import attempts
+from turbo_fetch.dataset.card import README, write_card
+from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.job import Dataset, refuse_other_types
+from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.duplicates import urls
+from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
+from turbo_fetch.fetch import proxies
+from turbo_fetch.monitor import trackers
+from turbo_fetch.monitor.link import recorded
+from turbo_fetch.monitor.report import reported
+from turbo_fetch.plan.sharder import Plan, Shard
+from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.outage import PATIENCE_S, Outage
+from turbo_fetch.progress.summary import Summary
+from turbo_fetch.progress.tally import Tally
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.runners.messages import ShardDone
+from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.lock import locked
+
+NO_CONTACT: Final = (
+    "fetch.http.user_agent names no contact: add a web page or a mail address, so that people whose servers you "
+    "ask can reach you before they block you"
+)
+
+
+class Runner(Protocol):
+    """Runs shards somewhere."""
+
+    def __init__(
+        self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest
+    ) -> None: ...
+
+    def run(self, shards: Iterator[Shard]) -> None:
+        """Run all shards; raises TurboFetchError if that is not possible, Interrupted if stopped."""
+
+
+def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
+    """Run the `[fetch]` stage and return the account of its dataset; blocks until done.
+
+    Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
+    which the same call goes on where it stopped.
+    """
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
+    started_s = time.monotonic()
+    check_packages(fetch.output.format)
+    trackers.check(spec.track.to)
+    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
+    columns = plan.schema()
+    check_columns(fetch.output.format, columns, fetch.image)
+    storage = Storage.open(fetch.output.path, fetch.output.spool)
+    storage.probe()
+    if fetch.output.if_exists == "extend":
+        refuse_other_types(storage, columns)
+    with (
+        reported(spec.track, storage, watcher),
+        locked(storage),
+        Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
+    ):
+        for record in attempts.recover(storage, dataset.committed):
+            dataset.commit(dict(record))
+        summary = Summary(storage.url)
+        if dataset.is_complete:
+            return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
+        sentinel = Sentinel(stop, watcher)
+        if not fetch.http.has_contact:
+            watcher.note(NO_CONTACT)
+        if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
+            watcher.note(unused_proxies)
+        try:
+            DenyList.open(fetch.deny, storage.make_work())
+            known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)
+            with (
+                recorded(spec.track, "fetch", storage, watcher) as recorder,
+                closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
+            ):
+                account = Account(dataset, summary, recorder, plan, sentinel)
+                for record in dataset.records():
+                    account.resume(record)
+                runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
+                runner.run(urls.marked(shards, known))
+            if fetch.duplicates.by_content:
+                from turbo_fetch.duplicates import contents
+
+                if contents.drop(fetch, storage, dataset, watcher, stop):
+                    _recount(summary, dataset)
+        except TurboFetchError as error:
+            if isinstance(error, Interrupted) and sentinel.verdict is not None:
+                raise Unreachable(sentinel.verdict) from error
+            if isinstance(error, Interrupted):
+                raise Interrupted(_how_to_resume(summary)) from error
+            raise
+        finally:
+            summary.wall_s = time.monotonic() - started_s
+        dataset.complete()
+    write_card(storage)
+    return _sufficient(summary, fetch.min_success)
+
+
+def _sufficient(summary: Summary, min_success: float) -> Summary:
+    """Return the account; raises TooFewSamples if a share of samples is demanded and not reached."""
+    if min_success:
+        summary.check(min_success)
+    return summary
+
+
+def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summary:
+    """Account for a dataset that is complete; only a card that a killed run did not come to is still to be written."""
+    for record in dataset.records():
+        summary.add_shard(record)
+    summary.was_complete = True
+    if not storage.exists(README):
+        write_card(storage)
+    return summary
+
+
+def _runner(kind: str) -> type[Runner]:
+    """Return the runner of an engine; raises MissingExtra if its package is not installed."""
+    if kind == "ray":
+        from turbo_fetch.runners.ray.runner import RayRunner
+
+        return RayRunner
+    if kind == "spark":
+        from turbo_fetch.runners.spark.runner import SparkRunner
+
+        return SparkRunner
+    return LocalRunner
+
+
+class Books(Protocol):
+    """Where records are committed."""
+
+    def commit(self, record: Record) -> None:
+        """Add the record of a published shard."""
+
+
+class Total(Protocol):
+    """Who knows how many rows there are."""
+
+    def total_rows(self) -> tuple[int | None, bool]:
+        """Return how many, as far as is known, and whether that is an estimate."""
+
+
+class Sentinel:
+    """Stops a run that reaches nobody."""
+
+    def __init__(self, stop: StopRequest, watcher: Watcher) -> None:
+        self.outage = Outage()
+        self.verdict: str | None = None
+        """Why it stopped the run, if it did."""
+        self._stop = stop
+        self._watcher = watcher
+        self._has_told = False
+
+    def heard(self, worker: int, tally: Tally) -> None:
+        """Take what a worker tells, and stop the run if it is hopeless."""
+        now_s = time.monotonic()
+        self.outage.heard(worker, tally, now_s)
+        if self._stop or self.outage.cause() is None:
+            self._has_told &= not tally.answers
+            return
+        if self.outage.is_hopeless(now_s):
+            self.verdict = self.outage.text()
+            self._stop.ask()
+        elif not self._has_told:
+            self._has_told = True
+            self._watcher.note(
+                f"nobody answers any more; if that lasts for {PATIENCE_S:g} s, the run stops. The rows that fail "
+                "meanwhile will be asked for again"
+            )
+
+
+class Account:
+    """Keeps the books of a run: commits records, adds up, and passes on to the watcher."""
+
+    def __init__(
+        self,
+        dataset: Books,
+        summary: Summary,
+        watcher: Watcher,
+        plan: Total,
+        sentinel: Sentinel | None = None,
+    ) -> None:
+        self.summary = summary
+        self._sentinel = sentinel
+        self._dataset = dataset
+        self._watcher = watcher
+        self._plan = plan
+
+    def resume(self, record: dict[str, object]) -> None:
+        """Count a shard of an earlier run."""
+        self.summary.add_shard(record)
+        self._watcher.shard_done(int(str(record["rows"])), resumed=True)
+
+    def tally(self, worker: int, tally: Tally) -> None:
+        """See Listener."""
+        self.summary.run_rows += tally.rows
+        self.summary.downloaded_bytes += tally.body_bytes
+        self._watcher.add(worker, tally)
+        if self._sentinel is not None:
+            self._sentinel.heard(worker, tally)
+
+    def done(self, message: ShardDone) -> None:
+        """See Listener."""
+        self._dataset.commit(message.record)
+        self.summary.add_shard(message.record)
+        self._watcher.shard_done(message.record["rows"], resumed=False)
+
+    def worker_died(self, worker: int, why: str) -> None:
+        """See Listener."""
+        if self._sentinel is not None:
+            self._sentinel.outage.gone(worker)
+        self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
+
+    def tick(self) -> None:
+        """See Listener."""
+        self._watcher.total(*self._plan.total_rows())
+        self._watcher.refresh()
+
+
+def _recount(summary: Summary, dataset: Dataset) -> None:
+    """Count the dataset anew from its commit records."""
+    counted = Summary(summary.path)
+    for record in dataset.records():
+        counted.add_shard(record)
+    for name in ("rows", "shards", "outcomes", "reasons", "failing_hosts", "list_notes", "dataset_bytes"):
+        setattr(summary, name, getattr(counted, name))
+
+
+def _how_to_resume(summary: Summary) -> str:
+    return (
+        f"interrupted after {summary.run_rows:,} rows; everything that had arrived is saved in {summary.path}. "
+        "Run the same command again to go on"
+    )

@@ -1,0 +1,174 @@
+"""`plan`: what a run would do, told without a request to any host of the list.
+
+Rows are counted where the list says how many there are, and estimated by bytes elsewhere; hosts come from a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.errors import SpecError
+from turbo_fetch.plan.lists import ListFile
+from turbo_fetch.plan.reader import ListReader
+from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
+from turbo_fetch.spec import FetchSpec, ImageSpec, Spec
+
+SAMPLE_ROWS: Final = 100_000
+SAMPLED_FILES: Final = 50
+TOP_HOSTS: Final = 10
+
+REQUEST_S: Final = 0.5
+PICTURES_PER_CORE_S: Final = 150
+SUCCESS_SHARE: Final = 0.85
+BODY_BYTES: Final = 150_000
+BYTES_PER_PIXEL: Final = {"jpg": 0.4, "webp": 0.25, "png": 2.0}
+
+
+@dataclass(slots=True)
+class Planned:
+    """What a run would do."""
+
+    path: str
+    format: str
+    files: int
+    rows: int = 0
+    rows_are_estimated: bool = False
+    shards: int = 0
+    sample_rows: int = 0
+    unusable: int = 0
+    """Rows of the sample without a usable URL."""
+    domains: int = 0
+    """Registrable domains in the sample."""
+    top_domains: dict[str, float] = field(default_factory=dict)
+    """The share of the sample's rows of the most frequent ones."""
+    time_s: float = 0.0
+    limited_by: str = ""
+    download_bytes: int = 0
+    dataset_bytes: int = 0
+    assumptions: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Return it as lines for a person."""
+        about = "about " if self.rows_are_estimated else ""
+        top = ", ".join(f"{name} {share:.1%}" for name, share in self.top_domains.items())
+        lines = [
+            f"list      {about}{self.rows:,} rows in {self.files:,} files",
+            f"shards    {about}{self.shards:,} of the format {self.format}, to {self.path}",
+            f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
+            f"{self.unusable:,} rows without a usable URL",
+            f"most      {top or 'none'}",
+            f"time      about {human_time(self.time_s)}, limited by {self.limited_by}",
+            f"size      about {human_bytes(self.download_bytes)} to download, "
+            f"{human_bytes(self.dataset_bytes)} on disk",
+            "assumed   " + "; ".join(self.assumptions),
+            "no request was sent to any host of the list",
+        ]
+        return "\n".join(lines)
+
+
+def plan_run(spec: Spec) -> Planned:
+    """Return what a run of the spec would do. Raises what a run raises before its first request."""
+    fetch = spec.fetch
+    if fetch is None:
+        raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
+    check_packages(fetch.output.format)
+    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
+    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    planned = Planned(fetch.output.path, fetch.output.format, len(plan.files))
+    domains = _survey(plan, fetch, planned)
+    planned.domains = len(domains)
+    usable = max(1, planned.sample_rows)
+    planned.top_domains = {name: count / usable for name, count in domains.most_common(TOP_HOSTS)}
+    workers = worker_count(spec.engine, available_cores())
+    limits = time_limits(fetch, planned.rows, max(planned.top_domains.values(), default=0.0), workers)
+    planned.limited_by = max(limits, key=lambda name: limits[name])
+    planned.time_s = limits[planned.limited_by]
+    kept = planned.rows * SUCCESS_SHARE
+    planned.download_bytes = round(kept * BODY_BYTES)
+    planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
+    planned.assumptions = [
+        f"{REQUEST_S:g} s a request",
+        f"{PICTURES_PER_CORE_S} pictures a second and core",
+        f"{SUCCESS_SHARE:.0%} of the rows succeed",
+        f"{human_bytes(BODY_BYTES)} a download",
+        f"{human_bytes(picture_bytes(fetch.image))} a picture",
+        "domains are spread over the list as in the sample, which is the start of its files",
+    ]
+    return planned
+
+
+def time_limits(fetch: FetchSpec, rows: int, largest_share: float, workers: int) -> dict[str, float]:
+    """Return the seconds that each limit alone would make a run take."""
+    in_flight = fetch.http.concurrency * workers
+    limits = {
+        "the requests in flight (fetch.http.concurrency)": rows * REQUEST_S / in_flight,
+        "the processor": rows * SUCCESS_SHARE / (PICTURES_PER_CORE_S * available_cores()),
+    }
+    if fetch.http.per_domain:
+        per_domain = fetch.http.per_domain * workers
+        limits["the largest domain (fetch.http.per_domain)"] = rows * largest_share * REQUEST_S / per_domain
+    return limits
+
+
+def picture_bytes(image: ImageSpec) -> float:
+    """Return about how many bytes a picture of the dataset has."""
+    if image.encode == "original" or image.mode == "no":
+        return float(BODY_BYTES)
+    width, height = image.box
+    return width * height * BYTES_PER_PIXEL[image.encode]
+
+
+def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
+    """Count rows and shards into `planned`, and return the domains of a sample."""
+    files = plan.files
+    domains: Counter[str] = Counter()
+    sampled = set(range(0, len(files), math.ceil(len(files) / SAMPLED_FILES)))
+    share = math.ceil(SAMPLE_ROWS / max(1, len(sampled)))
+    known_rows = known_bytes = 0
+    unknown: list[ListFile] = []
+    for number, source in enumerate(files):
+        if source.format != "parquet" and number not in sampled:
+            unknown.append(source)
+            continue
+        with ListReader(source, plan.columns, plan.schema()) as reader:
+            if number in sampled:
+                _sample(reader, share, domains, planned)
+            rows = _rows(reader, planned)
+        planned.rows += rows
+        planned.shards += math.ceil(rows / fetch.output.samples_per_shard)
+        known_rows, known_bytes = known_rows + rows, known_bytes + (source.size or 0)
+    for source in unknown:
+        rows = round((source.size or 0) * known_rows / max(1, known_bytes))
+        planned.rows += rows
+        planned.shards += math.ceil(rows / fetch.output.samples_per_shard)
+        planned.rows_are_estimated = True
+    return domains
+
+
+def _sample(reader: ListReader, most: int, domains: Counter[str], planned: Planned) -> None:
+    seen = 0
+    for batch in reader:
+        parsed = parse_urls(batch.column("url"))
+        domains.update(domain for domain in parsed.domain if domain is not None)
+        planned.unusable += sum(domain is None for domain in parsed.domain)
+        seen += batch.num_rows
+        if seen >= most:
+            break
+    planned.sample_rows += seen
+
+
+def _rows(reader: ListReader, planned: Planned) -> int:
+    """Return how many rows a file has: as it says, as were read, or by the share of its bytes that were read."""
+    if reader.total_rows is not None:
+        return reader.total_rows
+    if reader.fraction_read >= 1.0 or reader.fraction_read == 0.0:
+        return reader.rows_read
+    planned.rows_are_estimated = True
+    return round(reader.rows_read / reader.fraction_read)

@@ -1,0 +1,37 @@
+"""The lock of an output: no two processes of this machine change one dataset at the same time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from turbo_fetch.errors import OutputExists
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.failures import explained
+
+
+@contextmanager
+def locked(storage: Storage) -> Iterator[None]:
+    """Hold the lock of the work folder while the context lasts; OutputExists if another process holds it.
+
+    Raises OutputError if this user may not write there.
+    """
+    path = storage.make_work() / "lock"
+    with explained(str(path)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise OutputExists(
+                f"{storage.url}: another run (process {holder}) is working on this output; "
+                "wait for it, or stop it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
