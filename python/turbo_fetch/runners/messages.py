@@ -19,7 +19,7 @@ class Setup:
     fetch: FetchSpec
     threads: int
     shares_domains: bool = True
-    """Whether other workers may ask the same domains, so that places are to be leased (:mod:`~turbo_fetch.fetch.leases`)."""
+    """Whether other workers may ask the same domains, so that their limits are shared (`fetch/leases.py`)."""
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""
