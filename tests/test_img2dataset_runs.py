@@ -20,7 +20,7 @@ from origin import Origin
 from peer import run_peer
 from peer_lists import BOX, pictures, rows, write_lists
 from turbo_fetch.dataset.formats.tfrecord_codec import decode_example, read_records
-from turbo_fetch.img2dataset.translation import download
+from turbo_fetch.img2dataset import download
 
 Options = dict[str, Any]
 

@@ -23,7 +23,8 @@ import orjson
 from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.dataset.manifest import STATS_SUFFIX
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder, url_digest
+from turbo_fetch.storage import Storage, cache_folder, url_digest
+from turbo_fetch.storage.interface import WORK_FOLDER
 
 FOLDER: Final = f"{WORK_FOLDER}/attempts"
 BEACON: Final = f"{WORK_FOLDER}/beacon"

@@ -89,7 +89,7 @@ def _open(name: str, setup: dict[str, Any]) -> Tracker:
         return WeightsAndBiases(folder, setup["project"], run, setup["stage"], setup["offline"])
     from turbo_fetch.monitor.trackers.prometheus import Prometheus
 
-    return Prometheus(socket.socket(fileno=setup["listener"]))
+    return Prometheus(socket.socket(fileno=setup["endpoint"]))
 
 
 def _renew_report(url: str) -> None:
@@ -100,10 +100,10 @@ def _renew_report(url: str) -> None:
     without_pandas()
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.report import write_report
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
     with contextlib.suppress(InputError):
-        write_report(Storage.open(url))
+        write_report(open_storage(url))
 
 
 def main() -> None:

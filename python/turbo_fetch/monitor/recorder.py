@@ -1,4 +1,4 @@
-"""The parent's end of the monitor: a Watcher that passes on to another one and to the monitor process.
+"""Records a run: a ProgressListener that passes on to another one and to the monitor process.
 
 It never waits: a line for which the socket has no room is left out, and the next one says the same and more,
 since counts are of the whole run. The death of the monitor is told and otherwise of no consequence.
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,49 +23,94 @@ import psutil
 from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
-from turbo_fetch.monitor.place import Place, place_in, publish
-from turbo_fetch.progress.estimate import Progress, figures
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.run_progress import Progress, figures
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import TrackSpec
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 
 END_GRACE_S: Final = 10.0
 WANDB_GRACE_S: Final = 60.0
 """Weights & Biases may have to send what it gathered."""
 LONGEST_BACKLOG: Final = 1 << 20
 
+LOGS: Final = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPaths:
+    """Where the records of a stage go, all on this machine."""
+
+    url: str
+    """The output of the stage."""
+    path: Path
+    """`metrics.jsonl`: in the output if that is local."""
+    folder: Path
+    """For what trackers write."""
+    log: Path
+    """What the monitor process prints, which is nothing unless it fails."""
+
+    @classmethod
+    def of(cls, storage: Storage, track: TrackSpec) -> RecordPaths:
+        """Return where the records of a run into `storage` go; those of earlier runs into it are brought there."""
+        work = storage.make_work()
+        home = storage.path or work
+        path = home / records.NAME
+        if storage.path is None:
+            try:
+                path.write_bytes(storage.read_bytes(records.NAME))
+            except FileNotFoundError:
+                path.unlink(missing_ok=True)
+        return cls(
+            url=storage.url,
+            path=path,
+            folder=Path(track.folder) if track.folder else home / LOGS,
+            log=work / "monitor.log",
+        )
+
+    @property
+    def run(self) -> str:
+        """Name of the run, unless the spec gives one: the last part of the output's address."""
+        return self.url.rstrip("/").rpartition("/")[2] or "run"
+
+    def publish(self, storage: Storage) -> None:
+        """Publish the records of a remote output; those of a local one are there already."""
+        if storage.path is None and self.path.exists():
+            storage.write_bytes(records.NAME, self.path.read_bytes())
+
 
 def prometheus_socket(track: TrackSpec) -> socket.socket | None:
     """Return the listening socket of the Prometheus endpoint, if one is wanted; SpecError if the port is taken."""
     if "prometheus" not in track.to:
         return None
-    listener = socket.socket(socket.AF_INET6 if ":" in track.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    endpoint = socket.socket(socket.AF_INET6 if ":" in track.host else socket.AF_INET)
+    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((track.host, track.port))
+        endpoint.bind((track.host, track.port))
         # Listening already here means that a second run cannot bind the same port in between.
-        listener.listen()
+        endpoint.listen()
     except OSError as error:
-        listener.close()
+        endpoint.close()
         raise SpecError(
             f"track.host {track.host!r} and track.port {track.port} cannot be listened on: {error.strerror}; "
             "expected an address of this machine and a port that is free"
         ) from error
-    return listener
+    return endpoint
 
 
 @contextmanager
-def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -> Iterator[Recorder]:
+def recorded(
+    track: TrackSpec, stage: str, storage: Storage, listener: ProgressListener
+) -> Iterator[Recorder]:
     """Start a monitor process for a stage whose output is `storage`; stop it at the end, noting how that came.
 
-    Yields the Watcher to use inside. Raises MissingExtra if a tracker's package is not installed, SpecError
+    Yields the ProgressListener to use inside. Raises MissingExtra if a tracker's package is not installed, SpecError
     if the port of the Prometheus endpoint is taken.
     """
     trackers.check(track.to)
-    place = place_in(storage, track)
-    recorder = Recorder(track, stage, place, watcher)
+    paths = RecordPaths.of(storage, track)
+    recorder = Recorder(track, stage, paths, listener)
     how = "failed"
     try:
         yield recorder
@@ -74,23 +120,25 @@ def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -
         raise
     finally:
         recorder.close(how)
-        publish(storage, place)
+        paths.publish(storage)
 
 
 @contextmanager
-def tracked(track: TrackSpec, stage: str, output: str, watcher: Watcher) -> Iterator[Watcher]:
+def tracked(
+    track: TrackSpec, stage: str, output: str, listener: ProgressListener
+) -> Iterator[ProgressListener]:
     """Record a stage as `recorded` does if there are trackers: what goes in steps has records of its own."""
     if not track.to:
-        yield watcher
+        yield listener
         return
-    with recorded(track, stage, Storage.open(output), watcher) as recorder:
+    with recorded(track, stage, open_storage(output), listener) as recorder:
         yield recorder
 
 
-class Recorder(Watcher):
-    """Watches for the monitor process and for another Watcher."""
+class Recorder(ProgressListener):
+    """Watches for the monitor process and for another ProgressListener."""
 
-    def __init__(self, track: TrackSpec, stage: str, place: Place, inner: Watcher) -> None:
+    def __init__(self, track: TrackSpec, stage: str, paths: RecordPaths, inner: ProgressListener) -> None:
         self._inner = inner
         self._stage = stage
         self._track = track
@@ -100,48 +148,48 @@ class Recorder(Watcher):
         self._network = (0.0, 0, 0)
         self._backlog = bytearray()
         self._heard = b""
-        self._log = place.log
-        self._process, self._socket = self._start(place)
+        self._log = paths.log
+        self._process, self._socket = self._start(paths)
         self._is_alive = True
-        self._send("start", {"version": __version__, "run": place.run, "pid": os.getpid()})
+        self._send("start", {"version": __version__, "run": paths.run, "pid": os.getpid()})
 
     def stage(self, name: str) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._inner.stage(name)
 
     def total(self, rows: int | None, is_estimate: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.total_rows = rows
         self._inner.total(rows, is_estimate)
 
     def add(self, worker: int, tally: Tally) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.add(worker, tally, time.monotonic())
         self._inner.add(worker, tally)
 
     def shard_done(self, rows: int, resumed: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.shard_done(rows, resumed)
         self._inner.shard_done(rows, resumed)
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         line = {"step": done, "total": total, "unit": unit, "values": dict(values)}
         self._send("step", {"elapsed_s": round(time.monotonic() - self._started_s, 3), **line})
         self._inner.step(done, total, unit, values)
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._send("picture", {"name": name, "path": str(path.absolute()), "step": step})
         self._inner.picture(name, path, step)
 
     def note(self, text: str) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._send("note", {"text": redact(text)})
         self._inner.note(text)
 
     def refresh(self) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         elapsed_s = time.monotonic() - self._started_s
         last_s = self._last["elapsed_s"] if self._last else 0.0
         # Other stages count in steps, which trackers must not mix with seconds.
@@ -168,11 +216,11 @@ class Recorder(Watcher):
         if self._log.exists() and not self._log.stat().st_size:
             self._log.unlink()
 
-    def _start(self, place: Place) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        listener = prometheus_socket(self._track)
-        place.path.parent.mkdir(parents=True, exist_ok=True)
+    def _start(self, paths: RecordPaths) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        endpoint = prometheus_socket(self._track)
+        paths.path.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        passed = [theirs.fileno(), *([listener.fileno()] if listener else [])]
+        passed = [theirs.fileno(), *([endpoint.fileno()] if endpoint else [])]
         with theirs, self._log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "turbo_fetch.monitor", str(theirs.fileno())],
@@ -183,21 +231,21 @@ class Recorder(Watcher):
             )
         setup = {
             "stage": self._stage,
-            "url": place.url,
+            "url": paths.url,
             "report_every_s": self._track.report_every_s
             if self._track.report and self._stage == "fetch"
             else 0,
-            "path": str(place.path),
-            "folder": str(place.folder),
-            "run": self._track.run or place.run,
+            "path": str(paths.path),
+            "folder": str(paths.folder),
+            "run": self._track.run or paths.run,
             "to": self._track.to,
             "project": self._track.project,
             "offline": self._track.wandb_mode == "offline",
-            "listener": listener.fileno() if listener else None,
+            "endpoint": endpoint.fileno() if endpoint else None,
         }
         self._backlog += records.dump(setup)
-        if listener is not None:
-            listener.close()
+        if endpoint is not None:
+            endpoint.close()
         return process, ours
 
     def _record(self, elapsed_s: float) -> None:

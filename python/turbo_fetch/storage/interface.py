@@ -1,0 +1,111 @@
+"""What every place can do, and how what belongs to a place is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from turbo_fetch.storage.failures import explained
+
+WORK_FOLDER: Final = ".turbo-fetch"
+PROBE: Final = ".turbo-fetch-probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder directly in a place; `bytes` is None for a folder."""
+
+    name: str
+    bytes: int | None
+
+
+class Storage(ABC):
+    """A place to publish into. `url` names it; `path` is it, if local; `work` is the local folder for
+    what is not finished.
+
+    All methods block, and raise OutputError, naming the place, where it fails them; those that read, InputError where
+    it is a file.
+    """
+
+    url: str
+    path: Path | None = None
+    work: Path
+    is_local: bool
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return whether the file or folder is there."""
+
+    @abstractmethod
+    def list(self, folder: str = "") -> Iterator[Entry]:
+        """Yield what is directly in the place, or in a folder of it, in any order; nothing if it does not exist."""
+
+    @abstractmethod
+    def read_bytes(self, name: str) -> bytes:
+        """Return a whole file; FileNotFoundError if it is not there."""
+
+    @abstractmethod
+    def open_file(self, name: str) -> IO[bytes]:
+        """Open a file for reading, seekable; FileNotFoundError if it is not there."""
+
+    @abstractmethod
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Publish a file with this content, replacing one of that name."""
+
+    @abstractmethod
+    def publish(self, local_path: Path, name: str) -> None:
+        """Publish a finished local file or folder, which is gone afterwards, replacing one of that name.
+
+        A local place: synced to disk, then renamed into it. An object store: one put per file.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete a file or a folder with all that is in it, if it is there."""
+
+    @abstractmethod
+    def move(self, name: str, target: str) -> None:
+        """Move a published file or folder within the place, replacing one of the name `target`.
+
+        A local place renames; an object store copies on its side. FileNotFoundError if it is not there.
+        """
+
+    @abstractmethod
+    def inside(self, folder: str, work: Path) -> Storage:
+        """Return the folder `folder` of the place as a place of its own, with another work folder."""
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Prove that files can be written, read back and found: raises OutputError if not."""
+
+    def make_work(self) -> Path:
+        """Return the work folder, made if absent."""
+        with explained(str(self.work)):
+            self.work.mkdir(parents=True, exist_ok=True)
+        return self.work
+
+
+def cache_folder() -> Path:
+    """Return this user's folder for caches of turbo-fetch, by the platform's custom; it may not exist yet."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "turbo-fetch"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "turbo-fetch"
+
+
+def url_digest(url: str) -> str:
+    """Return a name for what belongs to a place, to be used in folders that several places share."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def checked_name(name: str) -> PurePosixPath:
+    """Return a name as a path inside of a place; ValueError if it is not one."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} is not a name inside of a place")
+    return path

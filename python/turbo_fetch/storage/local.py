@@ -1,0 +1,137 @@
+"""A folder of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from turbo_fetch.storage.disk import replace_with, sync, sync_one
+from turbo_fetch.storage.failures import explained
+from turbo_fetch.storage.interface import PROBE, WORK_FOLDER, Entry, Storage, checked_name, url_digest
+
+
+class LocalStorage(Storage):
+    """A folder of this machine; made, with its parents, when first written to."""
+
+    is_local = True
+
+    def __init__(self, path: Path, spool: str | None = None) -> None:
+        self.root = self.path = path.absolute()
+        self.url = str(path.absolute())
+        self.work = Path(spool).absolute() / url_digest(self.url) if spool else self.root / WORK_FOLDER
+
+    def exists(self, name: str) -> bool:
+        """See Storage."""
+        with explained(str(self._at(name)), reading=True):
+            return self._at(name).exists()
+
+    def list(self, folder: str = "") -> Iterator[Entry]:
+        """See Storage."""
+        place = self._at(folder) if folder else self.root
+        with explained(str(place), reading=True):
+            try:
+                entries = os.scandir(place)
+            except FileNotFoundError:
+                return
+            with entries:
+                for entry in entries:
+                    yield Entry(entry.name, None if entry.is_dir() else entry.stat().st_size)
+
+    def read_bytes(self, name: str) -> bytes:
+        """See Storage."""
+        with explained(str(self._at(name)), missing_is_error=False, reading=True):
+            return self._at(name).read_bytes()
+
+    def open_file(self, name: str) -> IO[bytes]:
+        """See Storage."""
+        with explained(str(self._at(name)), missing_is_error=False, reading=True):
+            return self._at(name).open("rb")
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """See Storage."""
+        target = self._at(name)
+        with explained(str(target), len(content)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace_with(target, content)
+
+    def publish(self, local_path: Path, name: str) -> None:
+        """See Storage."""
+        target = self._at(name)
+        with explained(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync(local_path)
+            try:
+                _put_in_place(local_path, target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _move_across(local_path, target)
+            sync_one(target.parent)
+
+    def delete(self, name: str) -> None:
+        """See Storage."""
+        target = self._at(name)
+        with explained(str(target)):
+            remove(target)
+
+    def move(self, name: str, target: str) -> None:
+        """See Storage."""
+        source, goal = self._at(name), self._at(target)
+        with explained(str(goal), missing_is_error=False):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            _put_in_place(source, goal)
+            sync_one(goal.parent)
+
+    def inside(self, folder: str, work: Path) -> LocalStorage:
+        """See Storage."""
+        place = LocalStorage(self._at(folder))
+        place.work = work
+        return place
+
+    def probe(self) -> None:
+        """See Storage."""
+        with explained(self.url):
+            self.write_bytes(PROBE, b"probe")
+            self.delete(PROBE)
+
+    def _at(self, name: str) -> Path:
+        return self.root / checked_name(name)
+
+
+def _put_in_place(source: Path, target: Path) -> None:
+    if source.is_dir() and target.is_dir():
+        aside = source.with_name(f"{source.name}.old")
+        remove(aside)
+        target.rename(aside)
+        source.rename(target)
+        remove(aside)
+    else:
+        source.replace(target)
+
+
+def _move_across(source: Path, target: Path) -> None:
+    """Move between file systems: a copy beside the target, synced, then renamed."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, temporary)
+        else:
+            shutil.copyfile(source, temporary)
+        sync(temporary)
+        _put_in_place(temporary, target)
+    except BaseException:
+        remove(temporary)
+        raise
+    remove(source)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
