@@ -15,7 +15,7 @@ from yarl import URL
 
 from turbo_fetch.fetch.addresses import AddressRefused, is_public
 from turbo_fetch.fetch.connections import BoundedConnector
-from turbo_fetch.fetch.proxy_failures import SocksRefusal
+from turbo_fetch.fetch.failures import SocksRefusal
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout

@@ -18,7 +18,7 @@ from turbo_fetch.maintenance.source_rows import listed_shards, why_listed
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.shard.known import Known
+from turbo_fetch.shard.task import Known
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage.disk import sync_one

@@ -19,7 +19,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
 from turbo_fetch.plan.sharder import Plan, Rows, Shard
 from turbo_fetch.shard import results
-from turbo_fetch.shard.known import Known
+from turbo_fetch.shard.task import Known
 from turbo_fetch.spec import FetchSpec, ImageSpec
 from turbo_fetch.storage import Storage
 

@@ -24,7 +24,7 @@ from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
 
 if TYPE_CHECKING:
-    from turbo_fetch.shard.known import Known
+    from turbo_fetch.shard.task import Known
 
 WINDOW_ROWS: Final = 262_144
 MAX_SHARDS_PER_ROW_GROUP: Final = 128

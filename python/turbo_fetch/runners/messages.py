@@ -1,11 +1,11 @@
-"""What parent and worker say to each other, pickled over one socket pair per worker."""
+"""The messages between parent and worker, pickled over one socket pair per worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from turbo_fetch.fetch.leases import Demand, Grant
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
@@ -18,8 +18,8 @@ class Setup:
 
     fetch: FetchSpec
     threads: int
-    shares_domains: bool = True
-    """Whether other workers may ask the same domains, so that their limits are shared (`fetch/leases.py`)."""
+    shares_limits: bool = True
+    """Whether other workers may ask the same domains, so that their limits are shared (`fetch/allocations.py`)."""
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""

@@ -13,11 +13,11 @@ from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
-from turbo_fetch.fetch.leases import Demand, Grant
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
-from turbo_fetch.runners.lessor import LINGER_S, Lessor
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
+from turbo_fetch.runners.rate_limiter import LINGER_S, RateLimiter
 from turbo_fetch.spec import HttpSpec
 
 FRUITLESS_DEATHS: Final = 8
@@ -52,7 +52,7 @@ class _Assigned:
 class Supervisor:
     """Hands out `shards`, which are read as workers want them, and hands them out again when a worker ends.
 
-    So it does with the places of domains; what it has to say of them to any worker is in `letters`.
+    It owns the rate limiter as well; what that has to say to any worker is in `pending_messages`.
     """
 
     def __init__(self, shards: Iterator[Shard], listener: Listener, http: HttpSpec) -> None:
@@ -63,7 +63,7 @@ class Supervisor:
         self._shards = shards
         self._listener = listener
         self._request_s = http.timeout_s
-        self._lessor = Lessor(http)
+        self._limiter = RateLimiter(http)
         self._ticked_s = 0.0
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[Shard] = deque()
@@ -81,13 +81,13 @@ class Supervisor:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
 
-    def letters(self) -> Iterable[tuple[int, Grant]]:
+    def pending_messages(self) -> Iterable[tuple[int, Grant]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
         if now_s - self._ticked_s >= TICK_S:
             self._ticked_s = now_s
-            self._lessor.tick(now_s)
-        return self._lessor.grants().items()
+            self._limiter.tick(now_s)
+        return self._limiter.grants().items()
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
         """Take what a worker says; return what to send it, if anything."""
@@ -96,7 +96,7 @@ class Supervisor:
             case WantShard():
                 return self._next_shard(assigned)
             case Demand():
-                self._lessor.demand(worker, message, monotonic())
+                self._limiter.take(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
@@ -117,7 +117,7 @@ class Supervisor:
         assigned = self._workers.pop(worker)
         lingers_s = LINGER_S if is_its_fault else self._request_s
         is_through = why is None and not assigned.shards
-        self._lessor.ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
         if self.stopping or self.failure is not None or is_through:
             return False
         self._orphaned.extend(assigned.shards.values())

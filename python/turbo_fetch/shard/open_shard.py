@@ -17,7 +17,7 @@ from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.rows import Request
+from turbo_fetch.fetch.request import Request
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard

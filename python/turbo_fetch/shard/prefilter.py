@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH
-from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.shard.boxes import Box, parse_boxes

@@ -152,22 +152,22 @@ class RayRunner:
             answer = supervisor.answer(worker.number, message)
             if answer is not None:
                 worker.outbox.append(answer)
-        self._address(supervisor)
+        self._collect(supervisor)
         worker.poll = worker.actor.exchange.remote(worker.outbox)
         worker.outbox = []
 
     def _write(self, supervisor: Supervisor) -> None:
         """Send what has to be said to workers whose poll is under way, and may last."""
-        self._address(supervisor)
+        self._collect(supervisor)
         for worker in self._workers.values():
             if worker.outbox and worker.is_checked and worker.poll is not None:
                 worker.actor.tell.remote(worker.outbox)
                 worker.outbox = []
 
-    def _address(self, supervisor: Supervisor) -> None:
-        for number, letter in supervisor.letters():
+    def _collect(self, supervisor: Supervisor) -> None:
+        for number, message in supervisor.pending_messages():
             if number in self._workers:
-                self._workers[number].outbox.append(letter)
+                self._workers[number].outbox.append(message)
 
     def _died(self, worker: _Worker, error: RayError, supervisor: Supervisor) -> None:
         reason = _reason(error)

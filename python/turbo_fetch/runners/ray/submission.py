@@ -31,7 +31,7 @@ LISTS: Final = "lists"
 MAX_LIST_BYTES: Final = 400_000_000
 """Ray keeps what is sent along in the head node's memory, and takes at most 500 MiB."""
 
-KNOCK_S: Final = 8.0
+CONNECT_S: Final = 8.0
 SILENCE_S: Final = 60.0
 """How long the dashboard may take to say who it is, and how long to do something; Ray itself would wait for ever."""
 
@@ -42,8 +42,8 @@ class _Client(JobSubmissionClient):
     """Ray's client, which sets no limit of time."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        silence_s = KNOCK_S if endpoint == "/api/version" else SILENCE_S
-        return super()._do_request(method, endpoint, **{"timeout": (KNOCK_S, silence_s), **options})
+        silence_s = CONNECT_S if endpoint == "/api/version" else SILENCE_S
+        return super()._do_request(method, endpoint, **{"timeout": (CONNECT_S, silence_s), **options})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from turbo_fetch.startup import without_pandas
 
 
 @dataclass(frozen=True, slots=True)
-class Summons:
+class WorkerTask:
     """Where the driver is called, and the key with which both prove that they belong to the same job (HMAC)."""
 
     host: str
