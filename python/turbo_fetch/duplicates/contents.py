@@ -32,7 +32,7 @@ from turbo_fetch.storage import Storage
 Kept = dict[str, Any]
 
 
-class Books(Protocol):
+class CommittedShards(Protocol):
     """Which shards are committed, and where what is written anew is committed again."""
 
     @property
@@ -49,7 +49,7 @@ class Books(Protocol):
         """Bring the records to where readers of the dataset find them."""
 
 
-def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, stop: StopRequest) -> int:
+def drop(fetch: FetchSpec, storage: Storage, dataset: CommittedShards, watcher: Watcher, stop: StopRequest) -> int:
     """Take the duplicates by content out of the committed shards; return how many there were.
 
     Raises DatasetError where a dataset cannot be read or lacks the hashes, OutputError, Interrupted.

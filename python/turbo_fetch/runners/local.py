@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from turbo_fetch.fetch.proxies import Proxies
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.cpu_allocation import available_cores, thread_count, worker_count
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
 
@@ -34,10 +34,10 @@ class LocalRunner:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._connections: WorkerConnections
 
-    def run(self, shards: Iterator[Shard]) -> None:
+    def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises as `WorkerConnections.run`."""
         self._connections = WorkerConnections(
-            self, shards, self._listener, self._stop, self._setup.fetch.http
+            self, tasks, self._listener, self._stop, self._setup.fetch.http
         )
         for number in range(self._count):
             self.replace(number)

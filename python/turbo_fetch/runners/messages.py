@@ -7,8 +7,8 @@ from typing import Any
 
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 
 
@@ -29,7 +29,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class WantShard:
-    """Worker → parent: there is room for one more shard; answered by a Shard or NoMoreShards."""
+    """Worker → parent: there is room for one more shard; answered by a ShardTask or NoMoreShards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +60,5 @@ class JobError:
     message: str
 
 
-ToWorker = Setup | Shard | NoMoreShards | Grant | Stop
+ToWorker = Setup | ShardTask | NoMoreShards | Grant | Stop
 ToParent = WantShard | Demand | Tally | ShardDone | JobError

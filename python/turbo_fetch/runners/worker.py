@@ -25,7 +25,6 @@ from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     JobError,
@@ -39,6 +38,7 @@ from turbo_fetch.runners.messages import (
 )
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.storage import Storage
 
@@ -77,7 +77,7 @@ class Worker:
         self._attempt = attempt
         self._tools = tools
         self._pool = tools.pool
-        self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[ShardTask | None] = asyncio.Queue()
         self._sender = ThreadPoolExecutor(1, "sender")
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
@@ -116,7 +116,7 @@ class Worker:
                 except (EOFError, OSError):
                     message = Stop()
                 match message:
-                    case Shard():
+                    case ShardTask():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
@@ -138,16 +138,16 @@ class Worker:
             if self._stopping.is_set():
                 return
             await self._send(WantShard())
-            shard = await self._inbox.get()
-            if shard is None or self._stopping.is_set():
+            task = await self._inbox.get()
+            if task is None or self._stopping.is_set():
                 self._pool.expect_no_more()
                 return
             if self._attempt is not None:
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, shard.id
+                    self._tools.files, adopt_spool, self._tools.storage, task.shard.id
                 )
-            opened = OpenShard(self._tools, shard)
-            self._open[shard.id] = opened
+            opened = OpenShard(self._tools, task)
+            self._open[task.shard.id] = opened
             shards.create_task(self._run(opened))
             await opened.submitted.wait()
 

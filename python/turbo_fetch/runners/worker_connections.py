@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
 from turbo_fetch.stop import StopRequest
 
@@ -38,12 +38,12 @@ class WorkerConnections:
     def __init__(
         self,
         processes: WorkerProcesses,
-        shards: Iterator[Shard],
+        tasks: Iterator[ShardTask],
         listener: Listener,
         stop: StopRequest,
         http: HttpSpec,
     ) -> None:
-        self.supervisor = Supervisor(shards, listener, http)
+        self.supervisor = Supervisor(tasks, listener, http)
         self._processes = processes
         self._listener = listener
         self._stop = stop

@@ -22,8 +22,8 @@ Ended = list[tuple[int, Fetched]]
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
-    """A batch after screening: rows turned away have lost their body; the rest is for those that have one."""
+class Prefiltered:
+    """A batch after the prefilter: rows turned away have lost their body; the rest is for those that have one."""
 
     ended: Ended
     boxes: list[list[Box]]
@@ -32,7 +32,7 @@ class Screened:
     """What the ledger is to say of each row with a body that succeeds."""
 
 
-def screen(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyList | None) -> Screened:
+def prefilter(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyList | None) -> Prefiltered:
     """Apply the rules to a batch of rows that have ended; `source` has all rows of the shard. Blocks."""
     mismatches = _mismatches(ended, source, rules.hash_kind) if rules.hash_column is not None else {}
     if rules.on_hash_mismatch == "drop":
@@ -49,7 +49,7 @@ def screen(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyLis
         ended = _turned_away(ended, problems, Outcome.BAD_BOXES)
         boxes = {row: found for row, (found, _) in parsed.items()}
     left = [row for row, _ in _with_body(ended)]
-    return Screened(
+    return Prefiltered(
         ended, [boxes[row] for row in left] if boxes else [], [mismatches.get(row) for row in left]
     )
 

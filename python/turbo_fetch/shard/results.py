@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import FETCHED, RESULTS, TRANSFORMED
-from turbo_fetch.fetch.client import Fetched
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import ImageSpec
 

@@ -22,11 +22,11 @@ from typing import Any, Final
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.spark.worker import WorkerTask
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest, handlers_kept
 
@@ -53,11 +53,11 @@ class SparkRunner:
         self._callers: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         self._job: _Job
 
-    def run(self, shards: Iterator[Shard]) -> None:
+    def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
         `WorkerConnections.run`."""
         connections = WorkerConnections(
-            self, map(portable, shards), self._driver, self._stop, self._driver.http
+            self, map(portable, tasks), self._driver, self._stop, self._driver.http
         )
         with _session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
             self._driver.begin()
