@@ -260,13 +260,24 @@ def _output(setup: Setup) -> Iterator[Storage]:
 
 
 def spare_garbage_collection() -> None:
-    """Look for cyclic garbage rarely: hardly anything here is any.
+    """Look for cyclic garbage rarely, in a process of our own: hardly anything here is any.
 
     Rows in the thousands live as long as their shard, and looking at them again and again cost a tenth of
     all time.
     """
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+@contextlib.contextmanager
+def garbage_collection_spared() -> Iterator[None]:
+    """Look for cyclic garbage rarely while the context lasts, in a process that is somebody else's."""
+    before = gc.get_threshold()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def main() -> None:
