@@ -22,7 +22,7 @@ from turbo_fetch.runners.worker import garbage_collection_spared, work
 
 @dataclass(frozen=True, slots=True)
 class WorkerTask:
-    """What a Spark task runs: a worker that calls the driver; by the key both prove that they belong to one job (HMAC)."""
+    """What a Spark task runs: a worker that calls the driver. By the key both prove that they are of one job (HMAC)."""
 
     host: str
     port: int
