@@ -21,12 +21,14 @@ from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import ClientPayloadError
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
-from aiohttp.helpers import BaseTimerContext, set_exception
-from aiohttp.http import RawResponseMessage
 
+from turbo_fetch.fetch.library_internals import (
+    BaseTimerContext,
+    Connection,
+    ConnectionKey,
+    RawResponseMessage,
+    ResponseHandler,
+)
 from turbo_fetch.fetch.response_head import Head, MalformedResponse
 from turbo_fetch.fetch.response_reader import Body, ResponseReader
 
@@ -149,8 +151,9 @@ class ResponseProtocol(ResponseHandler):
 
     def _begun(self, head: Head, body: Body) -> None:
         """Hand a response over to whoever waits for it."""
-        if head.should_close or body.framing.is_odd:
-            self._should_close = True
+        should_close = head.should_close or body.framing.is_odd
+        if should_close:
+            self.force_close()
         self._payload = body
         message = RawResponseMessage(
             head.version,
@@ -158,7 +161,7 @@ class ResponseProtocol(ResponseHandler):
             head.reason,
             head.headers,
             (),
-            self._should_close,
+            should_close,
             None,
             False,
             body.framing.is_chunked,
@@ -166,7 +169,8 @@ class ResponseProtocol(ResponseHandler):
         self.feed_data((message, body), 0)
 
     def _unsolicited(self) -> None:
-        self._should_close = self._got_unsolicited = True
+        self._got_unsolicited = True
+        self.force_close()
         if self.transport is not None:
             self.transport.close()
         if self.on_unsolicited is not None:
@@ -179,8 +183,8 @@ class ResponseProtocol(ResponseHandler):
         if response.body is None:
             self.set_exception(problem)
         else:
-            self._should_close = True
-            set_exception(response.body, ClientPayloadError(problem.message), problem)
+            self.force_close()
+            response.body.set_exception(ClientPayloadError(problem.message), problem)
 
 
 class BoundedConnector(aiohttp.TCPConnector):
@@ -213,7 +217,7 @@ class BoundedConnector(aiohttp.TCPConnector):
         ours = cast(ResponseProtocol, protocol)
         if ours.has_unsolicited:
             self._history.use_once(key)
-        if not (should_close or ours.should_close or self._closed):
+        if not (should_close or ours.should_close or self.closed):
             if self._history.is_single_use(key):
                 should_close = True
             elif not self._history.is_trusted(key, ours.status):

@@ -53,9 +53,8 @@ def request_url(address: str) -> URL:
     yarl loses a question mark that nothing follows, which servers may tell from none.
     """
     url = URL(address, encoded=True)
-    if address.endswith("?") and url.raw_query_string == "":
-        url._cache["raw_path_qs"] = f"{url.raw_path}?"
-    return url
+    is_bare = address.endswith("?") and url.raw_query_string == ""
+    return url.with_path(f"{url.raw_path}?", encoded=True) if is_bare else url
 
 
 async def drain(response: aiohttp.ClientResponse) -> None:

@@ -12,8 +12,9 @@ import re
 from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from turbo_fetch.fetch.library_internals import HttpProcessingError
 
 MAX_HEAD_BYTES: Final = 262_144
 """Of all heads of one response together, interim ones and trailers included, as in Chromium."""

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, cast
 
-from aiohttp import ClientPayloadError, ClientResponse
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.helpers import BaseTimerContext
-from aiohttp.streams import StreamReader
+from aiohttp import ClientPayloadError, ClientResponse, StreamReader
 
 from turbo_fetch.fetch.codings import is_picture
+from turbo_fetch.fetch.library_internals import BaseTimerContext, ResponseHandler
 from turbo_fetch.fetch.response_head import (
     MAX_HEAD_BYTES,
     Framing,
@@ -50,7 +48,7 @@ class Body(StreamReader):
 
     def __init__(
         self,
-        protocol: BaseProtocol,
+        protocol: ResponseHandler,
         limit: int,
         framing: Framing,
         timer: BaseTimerContext | None,
@@ -81,7 +79,7 @@ class ResponseReader:
 
     def __init__(
         self,
-        protocol: BaseProtocol,
+        protocol: ResponseHandler,
         loop: asyncio.AbstractEventLoop,
         limit: int,
         timer: BaseTimerContext | None,

@@ -12,9 +12,7 @@ import string
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
-from protego import Protego
-from protego._utils import _quote_path, _quote_pattern
-
+from turbo_fetch.fetch.library_internals import quote_path, quote_pattern, read_robots
 from turbo_fetch.fetch.request import printable
 from turbo_fetch.redaction import redact
 
@@ -38,7 +36,7 @@ T = TypeVar("T")
 def comparable(path: str) -> str:
     """Return a path with its query in the form in which it is compared."""
     if ("%" in path and _ODD_ESCAPE.search(path)) or not path.isascii() or "#" in path:
-        return _quote_path(f"http://host{path}")
+        return quote_path(f"http://host{path}")
     # Nearly all that has to be escaped is one of these, and a regular expression takes twice as long.
     path = path.replace("?", "%3F").replace("&", "%26")
     return _TO_ESCAPE.sub(lambda found: _ESCAPED[found[0]], path) if _TO_ESCAPE.search(path) else path
@@ -54,7 +52,7 @@ class PathPattern:
     __slots__ = ("_is_anchored", "_parts", "text")
 
     def __init__(self, text: str) -> None:
-        self.text = _quote_pattern(text) if text else ""
+        self.text = quote_pattern(text) if text else ""
         self._is_anchored = self.text.endswith("$")
         self._parts = _WILDCARDS.split(self.text.removesuffix("$"))
 
@@ -156,14 +154,8 @@ class Robots:
 
     def __init__(self, text: str, token: str) -> None:
         lines = list(_without_other_names(text, token))
-        parser = Protego.parse("\n".join(lines))
-        self.crawl_delay_s = parser.crawl_delay(token)
+        rules, self.crawl_delay_s = read_robots("\n".join(lines), token)
         """Seconds that the host asks to leave between two requests."""
-        group = parser._get_matching_rule_set(token)
-        rules = [(rule.value._pattern, rule.field == "allow") for rule in (group._rules if group else ())]
-        # Groups refer to the parser, which would keep it until the next collection of garbage.
-        parser._user_agents.clear()
-        parser._matched_rule_set.clear()
         usage = _usage_rules(lines)
         patterns = [pattern for pattern, _ in (*rules, *usage)]
         self.is_beyond_bounds = sum(each.count("*") + each.endswith("$") for each in patterns) > MAX_WILDCARDS

@@ -36,9 +36,7 @@ class LocalRunner:
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises as `WorkerConnections.run`."""
-        self._connections = WorkerConnections(
-            self, tasks, self._listener, self._stop, self._setup.fetch.http
-        )
+        self._connections = WorkerConnections(self, tasks, self._listener, self._stop, self._setup.fetch.http)
         for number in range(self._count):
             self.replace(number)
         self._connections.run()

@@ -22,7 +22,7 @@ from turbo_fetch.spec.specfile import dump_spec
 
 try:
     import requests
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", "turbo-fetch submit") from error
 
@@ -53,11 +53,6 @@ class JobState:
     status: str
     message: str | None
     exit_code: int | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it will not change any more."""
-        return JobStatus(self.status).is_terminal()
 
 
 class Jobs:
@@ -99,21 +94,6 @@ class Jobs:
         with _told(self._address):
             async for lines in self._client.tail_job_logs(job):
                 yield lines
-
-    def stop(self, job: str) -> None:
-        """Ask a job to stop; it saves what has arrived, and submitting its spec again goes on."""
-        with _told(self._address):
-            self._client.stop_job(job)
-
-    def names(self) -> dict[str, str]:
-        """Return the status of every job that turbo-fetch submitted, by id."""
-        with _told(self._address):
-            jobs = self._client.list_jobs()
-        return {
-            job.submission_id: str(job.status)
-            for job in jobs
-            if job.submission_id is not None and "turbo-fetch" in (job.metadata or {})
-        }
 
 
 def bundle(spec: Spec, folder: Path) -> None:
