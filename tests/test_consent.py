@@ -269,8 +269,8 @@ def test_robots_txt_can_be_ignored_and_its_absence_allows() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome", "detail"),
     [
-        ("fault=status&code=503", Outcome.HTTP_5XX, "robots.txt: HTTP Error 503: Service Unavailable"),
-        ("fault=status&code=429", Outcome.RATE_LIMITED, "robots.txt: HTTP Error 429: Too Many Requests"),
+        ("fault=status&code=503", Outcome.HTTP_5XX, "rules.txt: HTTP Error 503: Service Unavailable"),
+        ("fault=status&code=429", Outcome.RATE_LIMITED, "rules.txt: HTTP Error 429: Too Many Requests"),
         ("fault=close_before_headers", Outcome.CONNECT, "connection closed before the response"),
         ("fault=status&code=403", Outcome.SUCCESS, None),
         ("fault=redirect_loop", Outcome.SUCCESS, None),

@@ -184,7 +184,9 @@ class ResponseProtocol(ResponseHandler):
             self.set_exception(problem)
         else:
             self.force_close()
-            response.body.set_exception(ClientPayloadError(problem.message), problem)
+            failure = ClientPayloadError(problem.message)
+            failure.__cause__ = problem
+            response.body.set_exception(failure)
 
 
 class BoundedConnector(aiohttp.TCPConnector):
