@@ -41,8 +41,7 @@ def is_opted_out(headers: Iterable[str], forbidding: frozenset[str], token: str)
     """Return whether any header value forbids use.
 
     `forbidding` holds directives in lower case. A directive behind another agent's name, such as
-    `googlebot: noindex`, does not concern us; `none` stands for noindex and nofollow. The syntax is that of
-    https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag
+    `googlebot: noindex`, does not concern us; `none` stands for noindex and nofollow.
     """
     return any(not forbidding.isdisjoint(_directives_for(value, token)) for value in headers)
 

@@ -8,7 +8,7 @@ import aiohttp
 from yarl import URL
 
 from turbo_fetch._native import resolve_location
-from turbo_fetch.fetch.response_reader import response_framing
+from turbo_fetch.fetch.response_reader import body_of
 from turbo_fetch.spec import HttpSpec
 
 DRAIN_BYTES: Final = 16_384
@@ -59,7 +59,7 @@ def request_url(address: str) -> URL:
 
 async def drain(response: aiohttp.ClientResponse) -> None:
     """Read a short unwanted body, so that its connection can be used again."""
-    length = response_framing(response).length
+    length = body_of(response).framing.length
     if length is None or length > DRAIN_BYTES:
         return
     try:

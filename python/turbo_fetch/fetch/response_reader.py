@@ -318,11 +318,6 @@ _TAKE: Final[tuple[Callable[[ResponseReader, bytes], bytes], ...]] = (
 """What is done with the next bytes, in the order of _At; each returns what it leaves."""
 
 
-def response_framing(response: ClientResponse) -> Framing:
-    """Return how the body of a response is framed."""
-    return body_of(response).framing
-
-
 def body_of(response: ClientResponse) -> Body:
     """Return the body of a response that came over a connection of ours."""
     return cast(Body, response.content)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import pyarrow as pa
 
@@ -112,15 +111,10 @@ def _denied_hashes(ended: Ended, deny: DenyList) -> dict[int, str]:
     bodies = _with_body(ended)
     denied: dict[int, str] = {}
     for kind, keys in deny.hashes.items():
-        found = digests(_kind(kind), [body for _, body in bodies])
+        found = digests(cast(HashKind, kind), [body for _, body in bodies])
         for (row, _), is_denied in zip(
             bodies, keys.contains([hash_key(digest) for digest in found]), strict=True
         ):
             if is_denied:
                 denied[row] = f"{kind} is on a deny list"
     return denied
-
-
-def _kind(name: str) -> HashKind:
-    kinds: Sequence[HashKind] = ("md5", "sha256", "sha512")
-    return next(kind for kind in kinds if kind == name)
