@@ -20,7 +20,7 @@ from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 from turbo_fetch.storage.lock import locked
 
 SUFFIX: Final = ".lmdb"
@@ -56,8 +56,8 @@ def merge(source_url: str, destination: str, progress: Progress, stop: StopReque
         raise SpecError(
             f"the destination of a merge is {destination!r}; expected a file whose name ends in {SUFFIX}"
         )
-    source = StoredDataset.open(Storage.open(source_url))
-    storage = Storage.open(folder or ".")
+    source = StoredDataset.open(open_storage(source_url))
+    storage = open_storage(folder or ".")
     samples = 0
     with locked(storage):
         path = storage.make_work() / name
