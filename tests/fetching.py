@@ -9,7 +9,7 @@ from typing import Any
 from loops import run_on
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.reuse import QUIET_S
+from turbo_fetch.fetch.connections import PROBATION_S
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -38,7 +38,7 @@ def fetch_in_turns(loop: str, turns: Sequence[Sequence[str]], **http: Any) -> li
         async with client_of_test as client:
             for number, urls in enumerate(turns):
                 if number > 0:
-                    await asyncio.sleep(1.5 * QUIET_S)
+                    await asyncio.sleep(1.5 * PROBATION_S)
                 fetched += [await client.get(url) for url in urls]
         return fetched
 

@@ -72,7 +72,7 @@ def status_lines(picture: bytes) -> list[Oddity]:
     def line(first: bytes, before: bytes = b"") -> Script:
         return [before + head(length, first=first) + picture]
 
-    no_http = _protocol("the answer does not begin with an HTTP status line")
+    no_http = _protocol("the response does not begin with an HTTP status line")
     return _listed(
         "status line",
         {
@@ -265,7 +265,7 @@ def interim(picture: bytes) -> list[Oddity]:
             "102 three times": before(*[b"HTTP/1.1 102 Processing\r\n\r\n"] * 3),
             "100 ten thousand times": (
                 before(*[proceed] * 10_000),
-                _protocol("more than 32 interim answers"),
+                _protocol("more than 32 interim responses"),
             ),
         },
     )

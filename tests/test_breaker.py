@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, FIRST_REST_S, LONGEST_REST_S, Breaker
+from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, FIRST_COOLDOWN_S, LONGEST_COOLDOWN_S, Breaker
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.outcomes import Outcome
 
@@ -20,23 +20,23 @@ def test_a_few_failures_keep_no_row_from_asking() -> None:
 
 def test_a_dead_host_rests_and_then_one_row_tries_it() -> None:
     breaker = failed(FAILURES_TO_OPEN)
-    assert not breaker.admits(FIRST_REST_S - 0.1)
-    assert [breaker.admits(FIRST_REST_S) for _ in range(3)] == [True, False, False]
+    assert not breaker.admits(FIRST_COOLDOWN_S - 0.1)
+    assert [breaker.admits(FIRST_COOLDOWN_S) for _ in range(3)] == [True, False, False]
 
 
-def test_requests_that_were_under_way_do_not_prolong_a_rest() -> None:
-    assert failed(FAILURES_TO_OPEN + 200).rests_until_s == FIRST_REST_S
+def test_requests_that_were_under_way_do_not_prolong_a_cooldown() -> None:
+    assert failed(FAILURES_TO_OPEN + 200).cooldown_ends_s == FIRST_COOLDOWN_S
 
 
 def test_rests_double_up_to_the_longest_and_rows_wait_for_the_first_two_trials_only() -> None:
     breaker = failed(FAILURES_TO_OPEN)
-    rests, waits = [], []
+    cooldowns, waits = [], []
     now_s = 0.0
     for _ in range(10):
-        rests.append(breaker.rests_until_s - now_s)
+        cooldowns.append(breaker.cooldown_ends_s - now_s)
         waits.append(breaker.is_waited_for)
-        now_s = breaker.rests_until_s
+        now_s = breaker.cooldown_ends_s
         assert breaker.admits(now_s)
         breaker.failed(REFUSED, now_s)
-    assert rests == [2, 4, 8, 16, 32, 64, 128, 256, LONGEST_REST_S, LONGEST_REST_S]
+    assert cooldowns == [2, 4, 8, 16, 32, 64, 128, 256, LONGEST_COOLDOWN_S, LONGEST_COOLDOWN_S]
     assert waits == [True, True, *[False] * 8]

@@ -14,7 +14,6 @@ import pytest
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
-from turbo_fetch.cli import will_fetch
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -125,33 +124,74 @@ def test_spec_dumped_by_the_example_in_the_readme_is_valid(tmp_path: Path) -> No
         assert Spec.model_validate(tomllib.loads(dump_spec(spec))) == spec
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["run", "spec.toml"], True),
-        (["run", "--quiet", "spec.toml", "--set", "fetch.http.retries=0"], True),
-        (["run", "spec.toml", "--help"], False),
-        (["run", "cluster.toml"], False),
-        (["run", "train.toml"], False),
-        (["run", "torn.toml"], False),
-        (["run", "nowhere.toml"], False),
-        (["plan", "spec.toml"], False),
-        (["img2dataset", "--url_list=list.txt"], True),
-        (["img2dataset", "--url-list", "list.txt", "--print_spec"], False),
-        (["img2dataset", "--help"], False),
-        ([], False),
-    ],
-)
-def test_a_worker_is_started_ahead_for_what_fetches_on_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    fetch = '[fetch.input]\nurls = "list.txt"\n[fetch.output]\npath = "out"\n'
-    Path("spec.toml").write_text(fetch)
-    Path("cluster.toml").write_text(f'{fetch}[engine]\nkind = "ray"\n')
-    Path("train.toml").write_text('[train]\nbase = "model"\nsubject = "photos"\nclass = "dog"\n')
-    Path("torn.toml").write_text("[fetch")
-    assert will_fetch(arguments) is expected
+STARTS = {
+    "run spec.toml": 1,
+    "run --quiet spec.toml --set fetch.http.retries=0": 1,
+    "run cluster.toml --set engine.kind=local": 1,
+    "run cluster.toml": 0,
+    "run spec.toml --set engine.kind=ray": 0,
+    'run spec.toml --set engine.kind="spark"': 0,
+    "run spec.toml --help": 0,
+    "run spec.toml --nonsense": 0,
+    "run spec.toml cluster.toml": 0,
+    "run": 0,
+    "run train.toml --set train.nonsense=1": 0,
+    "run torn.toml": 0,
+    "run nowhere.toml": 0,
+    "plan spec.toml": 0,
+    "img2dataset --url_list=nowhere.txt": 1,
+    "img2dataset nowhere.txt": 1,
+    "img2dataset --url_list=nowhere.txt --distributor=ray": 0,
+    "img2dataset --url_list=nowhere.txt --set=engine.kind=spark": 0,
+    "img2dataset --url-list nowhere.txt --print_spec": 0,
+    "img2dataset --url_lst=nowhere.txt": 0,
+    "img2dataset --help": 0,
+    "img2dataset": 0,
+    "--help": 0,
+    "": 0,
+}
+"""How many workers a command line starts on a machine of few cores. The list is missing, so that none gets to work."""
+
+COUNT_STARTS = """
+import json, sys
+from turbo_fetch.cli import main
+from turbo_fetch.runners import processes
+
+lines, counts = json.loads(sys.argv[1]), []
+start = processes._start
+
+def counted():
+    counts[-1] += 1
+    return start()
+
+processes._start = counted
+for line in lines:
+    counts.append(0)
+    sys.argv = ["turbo-fetch", *line.split()]
+    try:
+        main()
+    except SystemExit:
+        pass
+with open("counts.json", "w") as file:
+    json.dump(counts, file)
+"""
+
+
+def test_a_worker_is_started_early_only_for_what_fetches_on_this_machine(tmp_path: Path) -> None:
+    fetch = '[fetch.input]\nurls = "nowhere.txt"\n[fetch.output]\npath = "out"\n'
+    (tmp_path / "spec.toml").write_text(f"{fetch}[engine]\nworkers = 1\n")
+    (tmp_path / "cluster.toml").write_text(f'{fetch}[engine]\nkind = "ray"\n')
+    (tmp_path / "train.toml").write_text('[train]\nbase = "model"\nsubject = "photos"\nclass = "dog"\n')
+    (tmp_path / "torn.toml").write_text("[fetch")
+    subprocess.run(
+        [sys.executable, "-c", COUNT_STARTS, json.dumps(list(STARTS))],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+    )
+    counts = json.loads((tmp_path / "counts.json").read_bytes())
+    assert dict(zip(STARTS, counts, strict=True)) == STARTS
 
 
 def test_a_worker_that_was_started_in_vain_is_ended(tmp_path: Path) -> None:

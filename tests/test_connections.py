@@ -16,8 +16,8 @@ from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.connections import PROOFS
 from turbo_fetch.fetch.resolver import Lookup, Resolver
-from turbo_fetch.fetch.reuse import PROOFS
 from turbo_fetch.fetch.session import SPARE_CONNECTIONS
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec

@@ -18,17 +18,20 @@ from loops import run_on
 from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.consent import forbidden_use, parse_reservations
 from turbo_fetch.fetch.documents import CLAIM_S, LIFETIME_S, Document, SharedDocuments
 from turbo_fetch.fetch.hosts import MAX_RULE_BYTES, Host, Hosts
-from turbo_fetch.fetch.patterns import PathPattern, PathRules
-from turbo_fetch.fetch.robots import MAX_BYTES, MAX_WILDCARDS, Robots
-from turbo_fetch.fetch.tdm import parse_reservations
-from turbo_fetch.fetch.usage import forbidden_use
+from turbo_fetch.fetch.robots import MAX_BYTES, MAX_WILDCARDS, PathPattern, PathRules, Robots
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 TRAIN = frozenset({"train-ai"})
 LOOP = "uvloop"
+
+
+def _forbidden_use(robots: Robots, path: str) -> str | None:
+    found = (forbidden_use(expression, TRAIN) for expression in robots.content_usage(path))
+    return next((use for use in found if use is not None), None)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ Crawl-delay: 3
 def test_robots_txt_says_what_may_be_asked_and_used(path: str, refusal: str | None, use: str | None) -> None:
     robots = Robots(ROBOTS, "turbo-fetch")
     assert robots.refusal(path) == refusal
-    assert robots.forbidden_use(path, TRAIN) == use
+    assert _forbidden_use(robots, path) == use
 
 
 PATTERN = st.text(alphabet="/a.=?&*$%~ é", min_size=1, max_size=6) | st.sampled_from(
@@ -174,7 +177,7 @@ def test_no_robots_txt_takes_long_or_much_memory(name: str) -> None:
     parsed_s = time.process_time()
     for _ in range(10):
         robots.refusal(path)
-        robots.forbidden_use(path, TRAIN)
+        _forbidden_use(robots, path)
     asked_s = time.process_time()
     kept_bytes, most_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -223,7 +226,7 @@ def test_a_hostile_robots_txt_costs_the_rows_of_no_other_host(tmp_path: Path) ->
 def test_a_group_of_our_own_takes_the_place_of_the_one_for_all() -> None:
     robots = Robots(ROBOTS, "friendlier")
     assert robots.refusal("/never/a.jpg") is None
-    assert robots.forbidden_use("/a.jpg", TRAIN) is None
+    assert _forbidden_use(robots, "/a.jpg") is None
     assert (robots.crawl_delay_s, robots.is_silent) == (3, False)
     assert Robots("User-agent: other\nDisallow: /", "turbo-fetch").is_silent
 
@@ -266,8 +269,8 @@ def test_robots_txt_can_be_ignored_and_its_absence_allows() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome", "detail"),
     [
-        ("fault=status&code=503", Outcome.HTTP_5XX, "robots.txt: HTTP Error 503: Service Unavailable"),
-        ("fault=status&code=429", Outcome.RATE_LIMITED, "robots.txt: HTTP Error 429: Too Many Requests"),
+        ("fault=status&code=503", Outcome.HTTP_5XX, "rules.txt: HTTP Error 503: Service Unavailable"),
+        ("fault=status&code=429", Outcome.RATE_LIMITED, "rules.txt: HTTP Error 429: Too Many Requests"),
         ("fault=close_before_headers", Outcome.CONNECT, "connection closed before the response"),
         ("fault=status&code=403", Outcome.SUCCESS, None),
         ("fault=redirect_loop", Outcome.SUCCESS, None),
@@ -386,7 +389,7 @@ def test_a_host_is_asked_for_its_documents_one_after_the_other() -> None:
 def test_a_rule_of_use_without_a_path_is_for_all_paths() -> None:
     text = "User-agent: *\nContent-Usage: train-ai=n, search=y\nContent-Usage: /ok%61y/\ttrain-ai=y"
     robots = Robots(text, "turbo-fetch")
-    uses = [robots.forbidden_use(path, TRAIN) for path in ("/a.jpg", "/okay/a.jpg")]
+    uses = [_forbidden_use(robots, path) for path in ("/a.jpg", "/okay/a.jpg")]
     assert uses == ["train-ai", None]
 
 
@@ -477,3 +480,16 @@ def test_workers_of_a_machine_keep_the_limit_of_a_domain_and_ask_for_robots_txt_
     ]
     assert len(told) >= 3
     assert not any(b"hush" in text for text in told)
+
+
+@pytest.mark.parametrize("name", ["robots.txt", "tdmrep.json"])
+def test_a_document_that_cannot_be_had_is_named(name: str) -> None:
+    client_of_test = Client(HttpSpec(**LIMITS), ByteBudget(1_000_000))
+
+    async def ask(address: str) -> Document:
+        async with client_of_test as client:
+            return await client._document(address)
+
+    with Origin({name: b""}) as origin:
+        document = run_on(LOOP, ask(origin.url(name, "status", code=503)))
+    assert document.failure == (Outcome.HTTP_5XX, f"{name}: HTTP Error 503: Service Unavailable")

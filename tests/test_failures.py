@@ -254,7 +254,7 @@ def test_every_exception_is_a_sentence(
 
 def test_the_short_form_of_help_is_help(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(dump_spec(job_spec(Path("l"), Path("o"))))
-    for command in ([], ["run"], ["run", str(tmp_path / "x.toml")], ["job", "list"], ["demo"]):
+    for command in ([], ["run"], ["run", str(tmp_path / "x.toml")], ["demo"]):
         ended = CliRunner().invoke(app, [*command, "-h"])
         assert ended.exit_code == 0
         assert "Usage" in ended.stdout

@@ -14,7 +14,7 @@ from loops import run_on
 from raw_origin import Pause, RawOrigin, Script
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.reuse import PROOFS, ReuseRecord
+from turbo_fetch.fetch.connections import PROOFS, ReuseHistory
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -97,23 +97,23 @@ def test_a_host_that_has_sent_unasked_bytes_gets_no_second_request_on_a_connecti
 @settings(deadline=None)
 @given(silent=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([200, 404])), max_size=80))
 def test_a_host_is_trusted_for_a_status_after_enough_silence(silent: list[tuple[str, int]]) -> None:
-    record = ReuseRecord()
+    record = ReuseHistory()
     for host, status in silent:
-        assert record.begin_rest(host, status)
-        record.end_rest(host, status, was_silent=True)
+        assert record.begin_probation(host, status)
+        record.end_probation(host, status, was_silent=True)
     for key in itertools.product("ab", [200, 404]):
         assert record.is_trusted(*key) == (silent.count(key) >= PROOFS)
 
 
-def test_no_more_connections_of_a_host_rest_than_are_needed_to_trust_it() -> None:
-    record = ReuseRecord()
-    assert [record.begin_rest("a", 200) for _ in range(PROOFS + 1)] == [True] * PROOFS + [False]
-    record.end_rest("a", 200, was_silent=False)
-    assert record.begin_rest("a", 200)
+def test_no_more_connections_of_a_host_are_on_probation_than_are_needed_to_trust_it() -> None:
+    record = ReuseHistory()
+    assert [record.begin_probation("a", 200) for _ in range(PROOFS + 1)] == [True] * PROOFS + [False]
+    record.end_probation("a", 200, was_silent=False)
+    assert record.begin_probation("a", 200)
 
 
 def test_of_too_many_hosts_the_longest_unseen_is_forgotten() -> None:
-    record = ReuseRecord(max_hosts=2)
+    record = ReuseHistory(max_hosts=2)
     for host in "abc":
-        record.bar(host)
-    assert [record.is_barred(host) for host in "abc"] == [False, True, True]
+        record.use_once(host)
+    assert [record.is_single_use(host) for host in "abc"] == [False, True, True]

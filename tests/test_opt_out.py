@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_fetch.fetch.opt_out import agent_token, is_opted_out
+from turbo_fetch.fetch.consent import agent_token, is_opted_out
 
 FORBIDDING = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 

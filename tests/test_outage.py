@@ -23,10 +23,10 @@ from turbo_fetch.causes import cause_of, local_cause
 from turbo_fetch.errors import Unreachable
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.held import FEW, QUIET_S
+from turbo_fetch.fetch.deferred_rows import FEW, QUIET_S
 from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.request import Request
 from turbo_fetch.fetch.resolver import Lookup, Resolver
-from turbo_fetch.fetch.rows import Request
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.outage import HELD_TO_STOP, PATIENCE_S, Outage
 from turbo_fetch.progress.tally import Tally
@@ -37,7 +37,7 @@ DEAD = "http://127.0.0.1:1"
 
 
 def tally(reason: str, count: int, domains: int = 9, answers: int = 0) -> Tally:
-    return Tally(held=Counter({reason: count}), held_domains=domains, answers=answers)
+    return Tally(deferred=Counter({reason: count}), deferred_domains=domains, answers=answers)
 
 
 RESOLVER = "dns: name resolution failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import turbo_fetch
+from album import album
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
-from turbo_fetch.spec import FetchSpec, ImageSpec, InputSpec, OutputSpec
+from turbo_fetch.spec import DomainSpec, FetchSpec, HttpSpec, ImageSpec, InputSpec, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec
-from turbo_fetch.stages.plan import picture_bytes, plan_run, time_limits
+from turbo_fetch.stages.plan import picture_bytes, plan_run
+from turbo_fetch.stages.time_estimate import MachineSpeed, tightest, time_limits
 
 
 def test_a_plan_counts_and_sends_nothing(tmp_path: Path) -> None:
@@ -59,12 +63,55 @@ def test_a_long_text_list_is_estimated_from_its_start(tmp_path: Path) -> None:
     assert "about 4" in planned.text() or "about 3" in planned.text()
 
 
-def test_the_tightest_limit_gives_the_time() -> None:
-    fetch = FetchSpec(input=InputSpec(urls="x"), output=OutputSpec(path="y"))
-    limits = time_limits(fetch, 1_000_000, 0.5, workers=2)
-    assert limits["the largest domain (fetch.http.per_domain)"] == pytest.approx(500_000 * 0.5 / 16)
-    assert limits["the requests in flight (fetch.http.concurrency)"] == pytest.approx(1_000_000 * 0.5 / 512)
+def test_the_limit_of_a_domain_holds_for_all_workers_together() -> None:
+    fetch = FetchSpec(
+        input=InputSpec(urls="x"),
+        output=OutputSpec(path="y"),
+        http=HttpSpec(per_domain=8, domains={"slow.example": DomainSpec(concurrency=1, delay_s=2)}),
+    )
+    domains = {"large.example": 0.5, "slow.example": 0.1}
+    limits = time_limits(fetch, 1_000_000, domains, 2, 4, MachineSpeed(0.001, 1.0))
+    assert limits["the domain large.example (fetch.http.per_domain)"] == pytest.approx((6250, 62_500))
+    assert limits["the domain slow.example (fetch.http.per_domain)"] == pytest.approx((200_000, 200_000))
+    assert limits["the requests in flight (fetch.http.concurrency)"] == pytest.approx((195.3, 1953), rel=0.01)
+    assert limits["the processor"] == pytest.approx((125, 2800))
+    assert tightest(limits)[0] == "the domain slow.example (fetch.http.per_domain)"
+
+
+def test_pictures_are_as_large_as_their_format_makes_them() -> None:
     assert picture_bytes(ImageSpec(size=(100, 50), encode="png", quality=6)) == 10_000
+
+
+MANY_HOSTS = [f"127.0.{number // 50}.{number % 50 + 1}" for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "http", "limited_by"),
+    [
+        (["127.0.0.1"], {"per_domain": 4}, "the domain 127.0.0.1"),
+        (MANY_HOSTS, {"per_domain": 4}, "the requests in flight"),
+        (
+            ["127.0.0.1"],
+            {"per_domain": 1, "domains": {"127.0.0.1": {"delay_s": 0.05}}},
+            "the domain 127.0.0.1",
+        ),
+    ],
+)
+def test_a_run_takes_as_long_as_was_planned(
+    tmp_path: Path, hosts: list[str], http: dict[str, Any], limited_by: str
+) -> None:
+    pictures = album(60, side=64)
+    with Origin(pictures, address="0.0.0.0", latency_s=0.15) as origin:
+        port = origin.base.rpartition(":")[2]
+        rows = [f"http://{hosts[row % len(hosts)]}:{port}/{name}" for row, name in enumerate(pictures)]
+        urls = write_list(tmp_path / "l.parquet", rows)
+        spec = job_spec(urls, tmp_path / "out", http={"concurrency": 8, **http}, engine={"workers": 1})
+        planned = plan_run(spec)
+        started_s = time.monotonic()
+        assert turbo_fetch.run(spec).fetch.successes == len(rows)
+        taken_s = time.monotonic() - started_s
+    assert planned.limited_by.startswith(limited_by)
+    assert planned.least_s / 1.5 < taken_s < planned.most_s * 1.5
 
 
 def test_the_command_prints_lines_or_json(tmp_path: Path) -> None:

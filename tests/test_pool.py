@@ -12,7 +12,7 @@ from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.rows import Request
+from turbo_fetch.fetch.request import Request
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -245,14 +245,14 @@ def test_hunger_says_when_slots_would_run_empty(loop: str) -> None:
         async with client_of_test as client:
             pool = FetchPool(client, spec)
             running = asyncio.ensure_future(pool.run())
-            assert pool.hungry
+            assert pool.has_capacity
             shard = Shard(rows(origin, range(40)), budget)
             pool.submit(shard.requests, shard.done)
-            assert not pool.hungry
+            assert not pool.has_capacity
             await pool.wants_rows()
             assert 0 < len(shard.requests) - len(shard.ended) <= 5
             await shard.whole.wait()
-            assert pool.hungry
+            assert pool.has_capacity
             running.cancel()
             await asyncio.wait({running})
 

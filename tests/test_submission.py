@@ -37,12 +37,15 @@ def dashboard() -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with ray_cluster(nodes=1, dashboard_port=port):
         until_s = time.monotonic() + 60
-        while (
-            _run("job", "list", "--address", address, folder=Path.cwd()).returncode
-            and time.monotonic() < until_s
-        ):
+        while _ray_job("list", "--address", address).returncode and time.monotonic() < until_s:
             continue
         yield address
+
+
+def _ray_job(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Ray's own command."""
+    command = [str(Path(sys.executable).with_name("ray")), "job", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -73,8 +76,6 @@ def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_pat
     assert "job       first" in done.stdout
     assert "60 of 60 rows (100.0%)" in done.stdout
     assert len(content_hashes(tmp_path / "out")) == 4
-    listed = _run("job", "list", "--address", dashboard, folder=tmp_path)
-    assert listed.stdout == "first\tSUCCEEDED\n"
 
 
 def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str, tmp_path: Path) -> None:
@@ -85,11 +86,10 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str
         )
         assert begun.returncode == 0, begun.stdout + begun.stderr
         while origin.hits.total() < 20:
-            state = _run("job", "status", "long", "--address", dashboard, folder=tmp_path)
-            assert state.stdout.strip() in {"PENDING", "RUNNING"}, state
-        _run("job", "stop", "long", "--address", dashboard, folder=tmp_path)
-        followed = _run("job", "logs", "long", "--address", dashboard, folder=tmp_path)
-        assert followed.returncode == 130, followed
+            state = _ray_job("status", "long", "--address", dashboard)
+            assert state.returncode == 0, state
+        stopped = _ray_job("stop", "long", "--address", dashboard)
+        assert stopped.returncode == 0, stopped
         hits = origin.hits.total()
         again = _run("submit", str(spec), "--address", dashboard, folder=tmp_path)
         assert again.returncode == 0, again.stdout + again.stderr
@@ -178,8 +178,9 @@ def _http(status: str, body: str) -> bytes:
 def test_what_is_no_dashboard_is_one_clear_message_within_seconds(
     tmp_path: Path, answer: bytes | None, expected: str
 ) -> None:
+    spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"])
     with _service(answer) as port:
-        done = _run("job", "list", "--address", f"http://127.0.0.1:{port}", folder=tmp_path)
+        done = _run("submit", str(spec), "--address", f"http://127.0.0.1:{port}", folder=tmp_path)
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

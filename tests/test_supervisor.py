@@ -13,6 +13,7 @@ from turbo_fetch.plan.sharder import InlineRows, Shard
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, WantShard
 from turbo_fetch.runners.supervisor import FRUITLESS_DEATHS, Supervisor
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
 
 
@@ -34,8 +35,8 @@ class Book:
     def tick(self) -> None: ...
 
 
-def _shards(count: int) -> Iterator[Shard]:
-    return (Shard(number, 1, InlineRows(b"")) for number in range(count))
+def _shards(count: int) -> Iterator[ShardTask]:
+    return (ShardTask(Shard(number, 1, InlineRows(b""))) for number in range(count))
 
 
 def _started(count: int, book: Book, workers: int = 1) -> Supervisor:
@@ -63,8 +64,8 @@ def test_every_shard_is_done_once_whoever_dies(data: st.DataObject, count: int, 
             supervisor.answer(worker, ShardDone(held[worker].pop(), {}))
         else:
             answer = supervisor.answer(worker, WantShard())
-            if isinstance(answer, Shard):
-                held[worker].append(answer.id)
+            if isinstance(answer, ShardTask):
+                held[worker].append(answer.shard.id)
             else:
                 assert answer == NoMoreShards()
                 for shard in held.pop(worker):
@@ -117,7 +118,7 @@ def test_no_shard_is_handed_out_once_the_job_is_to_end(stopping: bool) -> None:
 
 
 def test_a_list_that_cannot_be_read_any_more_ends_the_job() -> None:
-    def broken() -> Iterator[Shard]:
+    def broken() -> Iterator[ShardTask]:
         raise InputError("gone")
         yield
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from turbo_fetch.fetch.client import Client
-    from turbo_fetch.fetch.fetched import Fetched
+    from turbo_fetch.fetch.request import Fetched
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS: Final = 500
@@ -107,7 +107,7 @@ async def _take_turns(urls: list[str]) -> list[tuple[float, float]]:
 async def _spent_s(client: Client, urls: list[str]) -> float:
     """Download all, and return the CPU seconds of this process."""
     from turbo_fetch.fetch.pool import FetchPool
-    from turbo_fetch.fetch.rows import Request
+    from turbo_fetch.fetch.request import Request
 
     requests = [Request(row, url, "127.0.0.1") for row, url in enumerate(urls)]
     left = len(urls)

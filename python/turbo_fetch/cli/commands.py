@@ -21,7 +21,7 @@ from turbo_fetch.cli.report import report
 from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
-from turbo_fetch.cli.submit import job, submit
+from turbo_fetch.cli.submit import submit
 from turbo_fetch.cli.verify import verify
 from turbo_fetch.cli.view import view
 
@@ -69,7 +69,6 @@ app.command()(report)
 app.command()(view)
 app.command()(doctor)
 app.command()(submit)
-app.add_typer(job, name="job")
 app.command()(export)
 app.command(context_settings=CONTEXT)(img2dataset)
 app.command()(plan)

@@ -51,7 +51,8 @@ def generate(
     from turbo_fetch import stages
     from turbo_fetch.errors import SpecError
     from turbo_fetch.progress.display import Display
-    from turbo_fetch.spec.specfile import parse_overrides, parse_spec
+    from turbo_fetch.spec.specfile import parse_spec
+    from turbo_fetch.spec.toml import overridden
 
     table: dict[str, Any] = {"images": images, "output": output}
     if picture is not None:
@@ -65,7 +66,7 @@ def generate(
         table["prompts"] = str(words) if isinstance(words, Path) else words
     if "prompts" not in table:
         raise SpecError("no PROMPT; expected one or more in quotes, or --prompts FILE")
-    table = parse_overrides(table, settings or ())
+    table = overridden(table, settings or ())
     spec = parse_spec({"generate": table}, "turbo-fetch generate")
     with Display(sys.stderr, quiet=quiet) as display:
         summary = stages.run(spec, display)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import typer
 
 from turbo_fetch.errors import SpecError, TooFewSamples
+from turbo_fetch.runners.processes import start_ahead
 
 CONTEXT: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 """Settings by which all arguments arrive here as they were typed."""
@@ -39,16 +40,18 @@ def img2dataset(context: typer.Context) -> None:
     with importing():
         without_pandas()
         with_few_threads()
+        arguments = parse_arguments(context.args)
+        if arguments.help or not context.args:
+            typer.echo(help_text())
+            raise typer.Exit(0 if arguments.help else 2)
+        options = named_by_fire(arguments)
+        if _fetches_here(arguments, options):
+            start_ahead(1)
         from turbo_fetch import stages
         from turbo_fetch.img2dataset.translation import translate
         from turbo_fetch.progress.display import Display
         from turbo_fetch.spec.specfile import dump_spec
 
-    arguments = parse_arguments(context.args)
-    if arguments.help or not context.args:
-        typer.echo(help_text())
-        raise typer.Exit(0 if arguments.help else 2)
-    options = named_by_fire(arguments)
     translation = translate(options, arguments.overrides)
     for note in translation.notes:
         typer.secho(f"turbo-fetch: {note}", err=True)
@@ -95,13 +98,30 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     return read
 
 
+def _fetches_here(arguments: Arguments, options: Mapping[str, Any]) -> bool:
+    """Whether the options are for a run on this machine, before they are validated; what is wrong is said by that."""
+    from turbo_fetch.img2dataset.options import Img2DatasetOptions
+    from turbo_fetch.spec.toml import overridden
+
+    fields = Img2DatasetOptions.model_fields
+    if arguments.print_spec or "url_list" not in options or not options.keys() <= fields.keys():
+        return False
+    try:
+        engine = overridden({"engine": {"kind": "local"}}, arguments.overrides)["engine"]
+    except SpecError:
+        return False
+    distributor = fields["distributor"].default
+    return options.get("distributor", distributor) == distributor and engine.get("kind") == "local"
+
+
 def named_by_fire(read: Arguments) -> dict[str, Any]:
     """Return options by name: unlike Python, Fire has positional values go to the first ones that are not named."""
     from turbo_fetch.img2dataset.options import Img2DatasetOptions
-    from turbo_fetch.img2dataset.translation import named
 
     free = [name for name in Img2DatasetOptions.model_fields if name not in read.options]
     if len(read.positional) > len(free):
+        from turbo_fetch.img2dataset.translation import named
+
         return named(read.positional, read.options)
     return {**dict(zip(free, read.positional, strict=False)), **read.options}
 

@@ -1,4 +1,4 @@
-"""`turbo-fetch submit` and `turbo-fetch job`: runs on a Ray cluster through its Jobs API."""
+"""`turbo-fetch submit`: a run on a Ray cluster through its Jobs API; `ray job` does all else with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ Address = Annotated[
         envvar="RAY_API_SERVER_ADDRESS",
     ),
 ]
-JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.", metavar="JOB")]
-
-job = typer.Typer(help="Jobs that were submitted to a Ray cluster: list, follow, stop.", no_args_is_help=True)
 
 
 def submit(
@@ -41,7 +38,8 @@ def submit(
     """Run SPEC.TOML on a Ray cluster; submit it again to go on where a job stopped.
 
     The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
-    store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
+    store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running. `ray job` lists,
+    follows and stops jobs.
     """
     loaded = load_job(spec, overrides)
     from turbo_fetch.runners.ray.submission import Jobs, check_output
@@ -54,40 +52,6 @@ def submit(
     typer.echo(f"job       {started}")
     if wait:
         _follow(jobs, started)
-
-
-@job.command("list")
-def list_jobs(address: Address = None) -> None:
-    """List the jobs that turbo-fetch submitted, with their status."""
-    from turbo_fetch.runners.ray.submission import Jobs
-
-    for name, status in sorted(Jobs(address).names().items()):
-        typer.echo(f"{name}\t{status}")
-
-
-@job.command()
-def status(name: JobId, address: Address = None) -> None:
-    """Print how a job stands."""
-    from turbo_fetch.runners.ray.submission import Jobs
-
-    state = Jobs(address).state(name)
-    typer.echo(state.status)
-
-
-@job.command()
-def logs(name: JobId, address: Address = None) -> None:
-    """Print what a job printed so far, follow it until it is over, and end as it does."""
-    from turbo_fetch.runners.ray.submission import Jobs
-
-    _follow(Jobs(address), name)
-
-
-@job.command()
-def stop(name: JobId, address: Address = None) -> None:
-    """Ask a job to stop. What has arrived is saved; submit the spec again to go on."""
-    from turbo_fetch.runners.ray.submission import Jobs
-
-    Jobs(address).stop(name)
 
 
 def _follow(jobs: Jobs, name: str) -> None:
@@ -103,7 +67,7 @@ def _follow(jobs: Jobs, name: str) -> None:
         asyncio.run(tail())
     except KeyboardInterrupt:
         typer.echo(
-            f"\nthe job goes on: `turbo-fetch job logs {name}` follows it, `turbo-fetch job stop {name}` stops it",
+            f"\nthe job goes on: `ray job logs {name} --follow` follows it, `ray job stop {name}` stops it",
             err=True,
         )
         raise SystemExit(130) from None

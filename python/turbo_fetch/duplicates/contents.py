@@ -32,7 +32,7 @@ from turbo_fetch.storage import Storage
 Kept = dict[str, Any]
 
 
-class CommitSink(Protocol):
+class CommittedShards(Protocol):
     """Which shards are committed, and where what is written anew is committed again."""
 
     @property
@@ -50,7 +50,11 @@ class CommitSink(Protocol):
 
 
 def drop(
-    fetch: FetchSpec, storage: Storage, dataset: CommitSink, listener: ProgressListener, stop: StopRequest
+    fetch: FetchSpec,
+    storage: Storage,
+    dataset: CommittedShards,
+    listener: ProgressListener,
+    stop: StopRequest,
 ) -> int:
     """Take the duplicates by content out of the committed shards; return how many there were.
 

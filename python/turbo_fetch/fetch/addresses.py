@@ -1,8 +1,9 @@
-"""Which IP addresses may be connected to, and the gate through which every connection passes.
+"""Which IP addresses and ports may be connected to, and the gate through which every connection passes.
 
 A URL list is untrusted input: without a gate it could make the worker ask the machine's own services or its
 cloud's metadata address. Names are no protection, for they may resolve to anything, so the check is on the
-address itself, at the moment the socket is made.
+address itself, at the moment the socket is made. Ports on which another protocol listens that a request could speak
+to are refused as in browsers: https://fetch.spec.whatwg.org/#port-blocking
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Final
 
 import pyarrow as pa
+from yarl import URL
 
 from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.spec import HttpSpec
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 """One entry of :func:`socket.getaddrinfo`."""
@@ -122,3 +125,21 @@ def any_socket(info: AddressInfo) -> socket.socket:
     """Return an unconnected socket for an address, whatever it is."""
     family, kind, protocol, _, _ = info
     return socket.socket(family, kind, protocol)
+
+
+BAD_PORTS: Final = frozenset({
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103,
+    104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514,
+    515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723,
+    2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+})  # fmt: skip
+
+
+def port_problem(url: URL, http: HttpSpec) -> str | None:
+    """Say why the port of an address may not be asked, or return None."""
+    port = url.explicit_port
+    if port is None or http.ports == "any":
+        return None
+    if http.ports == "web":
+        return f"port {port} is not one of the web" if port in BAD_PORTS else None
+    return None if port in http.ports else f"port {port} is not in fetch.http.ports"

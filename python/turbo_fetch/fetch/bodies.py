@@ -7,11 +7,11 @@ from typing import Final
 
 from aiohttp import ClientPayloadError
 
-from turbo_fetch.fetch.answers import Body
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.codings import MAX_CODINGS, PIECE_BYTES, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
-from turbo_fetch.fetch.fetched import Draft
+from turbo_fetch.fetch.request import Draft
+from turbo_fetch.fetch.response_reader import Body
 
 WHOLE_BYTES: Final = 1_000_000
 """A body announced to be no larger is charged as a whole in advance, and its connection is never paused."""

@@ -1,6 +1,6 @@
 """The circuit breaker of one host: a dead host is not asked by every row of it.
 
-After several failures to reach it in a row, with no answer between them, it rests, and then a single row tries it
+After several failures to reach it in a row, with no answer between them, it cools down, and then a single row tries it
 (half-open). Its other rows wait for the first two trials; from then on they end unasked, with the failure that
 was seen last, and a row tries the host again from time to time.
 https://martinfowler.com/bliki/CircuitBreaker.html
@@ -13,13 +13,13 @@ from typing import Final
 
 from turbo_fetch.causes import local_cause
 from turbo_fetch.fetch.failures import Failure
-from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 
 FAILURES_TO_OPEN: Final = 5
 TRIALS_TO_WAIT_FOR: Final = 2
-FIRST_REST_S: Final = 2.0
-LONGEST_REST_S: Final = 300.0
+FIRST_COOLDOWN_S: Final = 2.0
+LONGEST_COOLDOWN_S: Final = 300.0
 
 _UNREACHABLE: Final = frozenset({Outcome.CONNECT, Outcome.TIMEOUT})
 
@@ -38,36 +38,36 @@ class Breaker:
     last: Failure
     """The failure that was seen last."""
     failures: int = 0
-    rests_until_s: float = 0.0
-    _rests: int = 0
+    cooldown_ends_s: float = 0.0
+    _cooldowns: int = 0
 
     def failed(self, failure: Failure, now_s: float) -> None:
         """Note that the host could not be reached."""
         self.last = failure
         self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN and now_s >= self.rests_until_s:
-            self._rest(now_s)
+        if self.failures >= FAILURES_TO_OPEN and now_s >= self.cooldown_ends_s:
+            self._cool_down(now_s)
 
     def heard(self, now_s: float) -> None:
         """Take over from another worker that the host could not be reached."""
         if self.failures < FAILURES_TO_OPEN:
             self.failures = FAILURES_TO_OPEN
-            self._rest(now_s)
+            self._cool_down(now_s)
 
     def admits(self, now_s: float) -> bool:
-        """Whether a row may ask now; while the host rests, one may when each rest is over."""
+        """Whether a row may ask now; while the host cools down, one may when each cooldown is over."""
         if self.failures < FAILURES_TO_OPEN:
             return True
-        if now_s < self.rests_until_s:
+        if now_s < self.cooldown_ends_s:
             return False
-        self._rest(now_s)
+        self._cool_down(now_s)
         return True
 
     @property
     def is_waited_for(self) -> bool:
         """Whether rows that are not admitted wait, rather than end."""
-        return self._rests <= TRIALS_TO_WAIT_FOR
+        return self._cooldowns <= TRIALS_TO_WAIT_FOR
 
-    def _rest(self, now_s: float) -> None:
-        self.rests_until_s = now_s + min(LONGEST_REST_S, FIRST_REST_S * 2.0**self._rests)
-        self._rests += 1
+    def _cool_down(self, now_s: float) -> None:
+        self.cooldown_ends_s = now_s + min(LONGEST_COOLDOWN_S, FIRST_COOLDOWN_S * 2.0**self._cooldowns)
+        self._cooldowns += 1

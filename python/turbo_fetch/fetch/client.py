@@ -11,18 +11,14 @@ from typing import Final, Self
 import aiohttp
 from yarl import URL
 
-from turbo_fetch.fetch.addresses import any_socket, is_special_host, public_socket
-from turbo_fetch.fetch.answers import body_of
+from turbo_fetch.fetch.addresses import any_socket, is_special_host, port_problem, public_socket
 from turbo_fetch.fetch.bodies import read_body
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
-from turbo_fetch.fetch.document_request import read_document
-from turbo_fetch.fetch.documents import Document, SharedDocuments
+from turbo_fetch.fetch.documents import Document, SharedDocuments, read_document
 from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure
-from turbo_fetch.fetch.fetched import Draft, Fetched
 from turbo_fetch.fetch.hosts import Hosts, origin_of
-from turbo_fetch.fetch.ports import port_problem
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.redirects import (
     drain,
@@ -31,7 +27,9 @@ from turbo_fetch.fetch.redirects import (
     redirect_target,
     request_url,
 )
+from turbo_fetch.fetch.request import Draft, Fetched
 from turbo_fetch.fetch.resolver import Resolver
+from turbo_fetch.fetch.response_reader import body_of
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import Sessions, is_secret, make_ready, request_headers, tls_context
 from turbo_fetch.outcomes import Outcome

@@ -1,8 +1,8 @@
-"""What hosts answered to /robots.txt and /.well-known/tdmrep.json, shared by all workers of a machine.
+"""Documents of a host, /robots.txt and /.well-known/tdmrep.json: requested, and shared by the workers of a machine.
 
-A small SQLite file in the work folder: a resumed run asks nobody again within a day, and of several workers that
-meet a host at once, one asks and the others wait for its answer. It is a cache: whatever happens to the file
-costs a request, never a run.
+They are kept in a small SQLite file in the work folder: a resumed run asks nobody again within a day, and of several
+workers that meet a host at once, one asks and the others wait for the response. It is a cache: whatever happens to the
+file costs a request, never a run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from pathlib import Path
 from time import time
 from typing import Final
 
+import aiohttp
+from yarl import URL
+
+from turbo_fetch.fetch.codings import CodingError, Unpacker
+from turbo_fetch.fetch.deadline import Deadline
+from turbo_fetch.fetch.failures import Failure, status_failure
+from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target, request_url
+from turbo_fetch.fetch.response_reader import body_of
+from turbo_fetch.fetch.robots import MAX_BYTES
+from turbo_fetch.fetch.session import Sessions
 from turbo_fetch.outcomes import Outcome
 
 LIFETIME_S: Final = 86_400.0
@@ -25,6 +35,8 @@ CLAIM_S: Final = 30.0
 """How long others wait for the worker that asks; it may have died."""
 
 POLL_S: Final = 0.05
+MAX_REDIRECTS: Final = 5
+"""RFC 9309, 2.3.1.2."""
 
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS documents (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT)"
@@ -33,7 +45,7 @@ _TABLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An answer: `status` and the `text` of a 2xx, or the failure to get one."""
+    """A response: `status` and the `text` of a 2xx, or the failure to get one."""
 
     status: int = 0
     text: str = ""
@@ -128,3 +140,60 @@ class SharedDocuments:
     def _close(self) -> None:
         if self._database is not None:
             self._database.close()
+
+
+async def read_document(
+    address: str, session: Sessions, problem_of: Callable[[URL], Failure | None], deadline: Deadline
+) -> Document:
+    """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
+    name = request_url(address).name
+    for _ in range(MAX_REDIRECTS + 1):
+        url = request_url(address)
+        problem = problem_of(url)
+        if problem is not None:
+            return Document(failure=problem)
+        response = await session.get(url, headers={"Accept": "*/*"}, allow_redirects=False)
+        try:
+            if is_redirect(response):
+                onward = redirect_target(address, response)
+                await drain(response)
+                if onward is None or not onward.startswith(("http:", "https:")):
+                    break
+                address = onward
+                continue
+            if response.status == 429 or response.status >= 500:
+                outcome, detail = status_failure(response.status, response.reason)
+                return Document(failure=(outcome, f"{name}: {detail}"))
+            if not 200 <= response.status < 300:
+                await drain(response)
+                return Document(response.status)
+            deadline.progress()
+            return Document(response.status, await _beginning(response, deadline))
+        finally:
+            response.close()
+    # RFC 9309, 2.3.1.2 and 2.3.1.3: what redirects further is as good as not there.
+    return Document(404)
+
+
+async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
+    """Read as much of a document as counts."""
+    content = body_of(response)
+    data = bytearray()
+    while len(data) < MAX_BYTES and (chunk := await content.readany()):
+        deadline.progress()
+        data += chunk
+    return _unpacked(bytes(data[:MAX_BYTES]), content.framing.codings).decode("utf-8-sig", "replace")
+
+
+def _unpacked(data: bytes, codings: tuple[str, ...]) -> bytes:
+    """Undo codings as far as counts, and as far as they are true: a document that is none of theirs is as it came."""
+    unpacker = Unpacker(codings)
+    result = bytearray()
+    try:
+        for piece in unpacker.decode(data, is_last=True):
+            result += piece
+            if len(result) >= MAX_BYTES:
+                break
+    except CodingError:
+        return bytes(result) or data
+    return bytes(result[:MAX_BYTES])

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, TypeVar
 
-from turbo_fetch.fetch import robots, tdm
-from turbo_fetch.fetch.consent import SILENT, HostRules
+from turbo_fetch.fetch.consent import SILENT, TDMREP_JSON, HostRules, Reservations, parse_reservations
 from turbo_fetch.fetch.documents import LIFETIME_S, Ask, Document, SharedDocuments
 from turbo_fetch.fetch.failures import Failure
-from turbo_fetch.fetch.robots import Robots
-from turbo_fetch.fetch.tdm import Reservations
+from turbo_fetch.fetch.robots import ROBOTS_TXT, Robots
 from turbo_fetch.spec import HttpSpec
 
 MAX_HOSTS: Final = 16_384
@@ -116,8 +114,8 @@ class Hosts:
 
     async def _learn(self, origin: str) -> Host:
         # One after the other: the row that asks has a single place.
-        robots_txt = await self._document(origin + robots.PATH, self._http.robots == "respect")
-        tdmrep = await self._document(origin + tdm.PATH, self._http.tdm == "respect")
+        robots_txt = await self._document(origin + ROBOTS_TXT, self._http.robots == "respect")
+        tdmrep = await self._document(origin + TDMREP_JSON, self._http.tdm == "respect")
         before = self._known.get(origin)
         host = await self._host(robots_txt, tdmrep, before.failures if before is not None else 0)
         self._remember(origin, host)
@@ -142,7 +140,7 @@ class Hosts:
             return Host(SILENT, robots_txt.failure, self._clock() + lasts_s, failures + 1)
         rules = HostRules(
             await self._parsed(robots_txt, lambda text: Robots(text, self._token)),
-            await self._parsed(tdmrep, tdm.parse_reservations),
+            await self._parsed(tdmrep, parse_reservations),
         )
         return Host(rules, None, self._clock() + LIFETIME_S)
 

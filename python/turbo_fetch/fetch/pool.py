@@ -17,32 +17,35 @@ from time import monotonic, time
 from typing import Final
 
 from turbo_fetch.causes import GIVEN_UP, local_cause
+from turbo_fetch.fetch.allocations import DeadHost, Grant
 from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.deferred_rows import PROBE_EVERY_S, QUIET_S, DeferredRows
+from turbo_fetch.fetch.domains import Domains
 from turbo_fetch.fetch.failures import Failure
-from turbo_fetch.fetch.fetched import Draft
-from turbo_fetch.fetch.held import PROBE_EVERY_S, QUIET_S, Held
 from turbo_fetch.fetch.hosts import origin_of
-from turbo_fetch.fetch.leases import Dead, Grant
-from turbo_fetch.fetch.policy import Retry, next_step
-from turbo_fetch.fetch.rows import Done, Request, Row
-from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.fetch.traffic import Traffic
+from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.request import Done, Draft, Request, Row
+from turbo_fetch.fetch.retry_policy import Retry, next_step
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
-_HUNGRY_PART: Final = 4
+_QUEUE_PART: Final = 4
 _CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 
 class FetchPool:
     """Runs submitted rows through a client. Everything happens in one event loop.
 
-    With a `tenant`, rows start when the parent of all workers has answered what it says of them.
+    With a `limiter`, rows start when the parent of all workers has answered what it says of them.
     """
 
     def __init__(
-        self, client: Client, http: HttpSpec, random: Random | None = None, tenant: Tenant | None = None
+        self,
+        client: Client,
+        http: HttpSpec,
+        random: Random | None = None,
+        limiter: LimiterClient | None = None,
     ) -> None:
         self.in_flight = 0
         """Requests that hold a slot."""
@@ -51,22 +54,22 @@ class FetchPool:
         self._asks_hosts = client.hosts.are_asked
         self._http = http
         self._random = random or Random()
-        self._tenant = tenant
-        self._traffic = Traffic(http, self._return, tenant)
+        self._limiter = limiter
+        self._domains = Domains(http, self._return, limiter)
         self._submitted = 0
         self._announced: deque[tuple[int, list[Row]]] = deque()
         self._fresh: deque[Row] = deque()
         self._returned: list[Row] = []
         self._delays: dict[int, asyncio.TimerHandle] = {}
-        self._learning: dict[str, list[Row]] = {}
+        self._awaiting_rules: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
-        self._held = Held()
+        self._deferred = DeferredRows()
         self._idle_since_s: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_last = False
         self._wake = asyncio.Event()
-        self._hunger = asyncio.Event()
-        self._hunger.set()
+        self._capacity = asyncio.Event()
+        self._capacity.set()
 
     @property
     def ready(self) -> int:
@@ -76,7 +79,7 @@ class FetchPool:
     @property
     def parked(self) -> int:
         """Rows whose domain is busy or wants to be left alone, or whose host is asked for its rules."""
-        return self._traffic.parked + sum(map(len, self._learning.values()))
+        return self._domains.parked + sum(map(len, self._awaiting_rules.values()))
 
     @property
     def delayed(self) -> int:
@@ -84,23 +87,23 @@ class FetchPool:
         return len(self._delays)
 
     @property
-    def held(self) -> Held:
+    def deferred(self) -> DeferredRows:
         """Rows that failed for a cause on this side while nobody answered."""
-        return self._held
+        return self._deferred
 
     @property
     def _is_idle(self) -> bool:
         return not (self.in_flight or self.ready or self.delayed or self.parked)
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether more rows are welcome: slots are about to be empty, and there is memory for bodies."""
-        wanted = self._http.concurrency - self.in_flight + self._http.concurrency // _HUNGRY_PART
+        wanted = self._http.concurrency - self.in_flight + self._http.concurrency // _QUEUE_PART
         return self.ready < wanted and self._budget.has_room
 
     async def wants_rows(self) -> None:
-        """Wait until the pool is hungry."""
-        await self._hunger.wait()
+        """Wait until there is capacity."""
+        await self._capacity.wait()
 
     def submit(self, requests: Sequence[Request], done: Done) -> None:
         """Take rows over; `done` is called in the loop for each, once, in the order in which they end.
@@ -109,14 +112,14 @@ class FetchPool:
         """
         rows = [Row(number, request, done) for number, request in enumerate(requests, self._submitted)]
         self._submitted += len(rows)
-        question = None
-        if self._tenant is not None:
-            question = self._tenant.announce(request.domain for request in requests)
-        if question is None:
+        demand = None
+        if self._limiter is not None:
+            demand = self._limiter.announce(request.domain for request in requests)
+        if demand is None:
             self._fresh.extend(rows)
         else:
-            self._announced.append((question, rows))
-        self._feel_hunger()
+            self._announced.append((demand, rows))
+        self._update_capacity()
         self._wake.set()
 
     def expect_no_more(self) -> None:
@@ -124,13 +127,13 @@ class FetchPool:
         self._is_last = True
         self._wake.set()
 
-    def take_grant(self, grant: Grant) -> None:
-        """Obey what the parent of all workers says; there is a tenant."""
-        assert self._tenant is not None
-        for dead in grant.dead.values():
+    def apply_grant(self, grant: Grant) -> None:
+        """Obey what the parent of all workers says; there is a limiter."""
+        assert self._limiter is not None
+        for dead in grant.dead_hosts.values():
             self._breakers.setdefault(dead.origin, Breaker((dead.outcome, dead.detail))).heard(monotonic())
-        self._traffic.take(grant, self._tenant)
-        while self._announced and self._tenant.has_answer(self._announced[0][0]):
+        self._domains.apply(grant, self._limiter)
+        while self._announced and self._limiter.has_answer(self._announced[0][0]):
             self._fresh.extend(self._announced.popleft()[1])
         self._wake.set()
 
@@ -146,8 +149,8 @@ class FetchPool:
                     if row is not None:
                         requests.create_task(self._attempt(row))
                         continue
-                    self._feel_hunger()
-                    if self._held and self._idle_timer is None and self._is_idle:
+                    self._update_capacity()
+                    if self._deferred and self._idle_timer is None and self._is_idle:
                         self._wait_for_answers()
                     self._wake.clear()
                     if self._budget.has_room:
@@ -155,13 +158,13 @@ class FetchPool:
                     else:
                         await self._budget.room()
         finally:
-            self._forget_all()
+            self._clear()
 
-    def _feel_hunger(self) -> None:
-        if self.hungry:
-            self._hunger.set()
+    def _update_capacity(self) -> None:
+        if self.has_capacity:
+            self._capacity.set()
         else:
-            self._hunger.clear()
+            self._capacity.clear()
 
     def _take(self) -> Row | None:
         """Give the eldest row that may start a slot; put those before it aside that may not."""
@@ -170,73 +173,77 @@ class FetchPool:
         while self._fresh or self._returned:
             # Rows that come back were submitted before any fresh one.
             row = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
-            if self._breakers and not self._host_admits(row):
-                self._traffic.pass_on(row.request.domain)
+            if self._breakers and not self._may_ask_host(row):
+                self._domains.pass_on(row.request.domain)
                 continue
-            domain = self._traffic.domain(row.request.domain)
+            domain = self._domains.domain(row.request.domain)
             if domain.is_closed:
                 self._refuse(row, (Outcome.RATE_LIMITED, _CLOSED_DETAIL))
-            elif domain.places(self._http) <= 0:
-                self._traffic.park(row)
-            elif not self._asks_hosts or self._knows_host(row):
+            elif domain.permits(self._http) <= 0:
+                self._domains.park(row)
+            elif not self._asks_hosts or self._has_rules(row):
                 self.in_flight += 1
-                self._traffic.begin(row.request.domain, domain)
+                self._domains.begin(row.request.domain, domain)
                 return row
         return None
 
-    def _host_admits(self, row: Row) -> bool:
+    def _may_ask_host(self, row: Row) -> bool:
         """Whether the host of a row may be asked; if not, the row waits or ends."""
         breaker = self._breakers.get(origin_of(row.request.url))
         now_s = monotonic()
         if breaker is None or breaker.admits(now_s):
             return True
         if breaker.is_waited_for:
-            self._delay(row, breaker.rests_until_s - now_s)
+            self._delay(row, breaker.cooldown_ends_s - now_s)
         else:
             outcome, detail = breaker.last
-            row.answers = row.answers if row.attempts else self._held.answers
+            row.answers = row.answers if row.attempts else self._deferred.answers
             self._refuse(row, (outcome, f"{detail}{GIVEN_UP}"))
         return False
 
-    def _knows_host(self, row: Row) -> bool:
+    def _has_rules(self, row: Row) -> bool:
         """Whether the rules of a row's host are known, or the row may go and learn them; else it waits."""
         origin = origin_of(row.request.url)
         host = self._client.hosts.known(origin)
         if host is not None:
-            if host.crawl_delay_s is None or not self._needs_ticket(row, host.crawl_delay_s):
+            if host.crawl_delay_s is None or not self._must_wait_for_interval(row, host.crawl_delay_s):
                 return True
-            self._traffic.park(row)
+            self._domains.park(row)
             return False
-        waiting = self._learning.get(origin)
+        waiting = self._awaiting_rules.get(origin)
         if waiting is None:
-            self._learning[origin] = []
+            self._awaiting_rules[origin] = []
             return True
         waiting.append(row)
-        self._traffic.pass_on(row.request.domain)
+        self._domains.pass_on(row.request.domain)
         return False
 
-    def _needs_ticket(self, row: Row, asked_s: float | None) -> bool:
+    def _must_wait_for_interval(self, row: Row, asked_s: float | None) -> bool:
         """Obey the Crawl-delay of a host; return whether it is news by which the row must wait for its turn."""
-        return asked_s is not None and asked_s > 0 and self._traffic.set_pace(row.request.domain, asked_s)
+        return (
+            asked_s is not None
+            and asked_s > 0
+            and self._domains.set_min_interval(row.request.domain, asked_s)
+        )
 
     async def _attempt(self, row: Row) -> None:
         name = row.request.domain
-        if self._learning and await self._must_wait(row):
+        if self._awaiting_rules and await self._must_wait(row):
             self.in_flight -= 1
-            self._traffic.park(row)
-            self._traffic.give_up(name)
+            self._domains.park(row)
+            self._domains.give_up(name)
             self._wake.set()
             return
         if not row.attempts:
-            row.answers = self._held.answers
+            row.answers = self._deferred.answers
         row.attempts += 1
         fetched = await self._client.get(row.request.url, row.request.headers, name)
         now_s = time()
         step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1
         self._note_host(row, fetched)
-        self._traffic.end(name, fetched, now_s)
-        if self._held.heard(fetched) and self._held:
+        self._domains.end(name, fetched, now_s)
+        if self._deferred.heard(fetched) and self._deferred:
             self._ask_again()
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
@@ -250,28 +257,28 @@ class FetchPool:
         Return whether the rules are such that the row must wait for its turn.
         """
         origin = origin_of(row.request.url)
-        if origin not in self._learning:
+        if origin not in self._awaiting_rules:
             return False
         try:
             host = await self._client.hosts.learn(origin)
-            return self._needs_ticket(row, host.crawl_delay_s)
+            return self._must_wait_for_interval(row, host.crawl_delay_s)
         finally:
             # In front of the fresh rows, where they came from; a heap would cost more than all else here.
-            self._fresh.extendleft(reversed(self._learning.pop(origin, ())))
+            self._fresh.extendleft(reversed(self._awaiting_rules.pop(origin, ())))
             self._wake.set()
 
     def _note_host(self, row: Row, fetched: Fetched) -> None:
-        """Keep the books of the hosts that cannot be reached."""
+        """Take note of a host that cannot be reached, or that can again."""
         if is_unreachable(fetched):
             origin = origin_of(row.request.url)
             failure = (fetched.outcome, fetched.detail or "")
             breaker = self._breakers.get(origin)
             if breaker is None:
                 breaker = self._breakers[origin] = Breaker(failure)
-            until_s = breaker.rests_until_s
+            before_s = breaker.cooldown_ends_s
             breaker.failed(failure, monotonic())
-            if self._tenant is not None and breaker.rests_until_s != until_s:
-                self._tenant.met_dead(row.request.domain, Dead(origin, *failure))
+            if self._limiter is not None and breaker.cooldown_ends_s != before_s:
+                self._limiter.report_dead_host(row.request.domain, DeadHost(origin, *failure))
         elif self._breakers and fetched.http_status is not None:
             self._breakers.pop(origin_of(row.request.url), None)
 
@@ -280,11 +287,11 @@ class FetchPool:
         self._end(row, replace(Draft().end(*failure), attempts=row.attempts))
 
     def _end(self, row: Row, fetched: Fetched) -> None:
-        if not self._held.keeps(row, fetched, monotonic()):
+        if not self._deferred.defers(row, fetched, monotonic()):
             self._conclude(row, fetched)
 
     def _ask_again(self) -> None:
-        """Let the rows go that were held, since somebody answers: those for whom that took long are asked once more."""
+        """Let the deferred rows go, since somebody answers: those for whom that took long are asked once more."""
         now_s = monotonic()
         self._breakers = {
             origin: breaker
@@ -292,34 +299,34 @@ class FetchPool:
             if local_cause(*breaker.last) is None
         }
         self._idle_since_s = None
-        for held in self._held.release():
-            if now_s - held.since_s >= QUIET_S:
-                self._return(held.row)
+        for each in self._deferred.release():
+            if now_s - each.since_s >= QUIET_S:
+                self._return(each.row)
             else:
-                self._conclude(held.row, held.fetched)
+                self._conclude(each.row, each.fetched)
 
     def _wait_for_answers(self) -> None:
-        """Wait while rows are held and nothing else is under way; one of them asks now and then."""
+        """Wait while rows are deferred and nothing else is under way; one of them asks now and then."""
         if self._idle_since_s is None:
             self._idle_since_s = monotonic()
-        if monotonic() - self._idle_since_s >= self._held.patience_s(self._is_last):
+        if monotonic() - self._idle_since_s >= self._deferred.patience_s(self._is_last):
             self._idle_since_s = None
-            for held in self._held.release():
-                self._conclude(held.row, held.fetched)
+            for each in self._deferred.release():
+                self._conclude(each.row, each.fetched)
         else:
             self._idle_timer = asyncio.get_running_loop().call_later(PROBE_EVERY_S, self._probe)
 
     def _probe(self) -> None:
-        """Let one of the rows that are held ask whether anybody answers now."""
+        """Let one of the deferred rows ask whether anybody answers now."""
         self._idle_timer = None
-        if self._is_idle and self._held:
-            self._return(self._held.pop())
+        if self._is_idle and self._deferred:
+            self._return(self._deferred.pop())
         self._wake.set()
 
     def _conclude(self, row: Row, fetched: Fetched) -> None:
         row.done(row.request.row, fetched)
-        if self._tenant is not None:
-            self._tenant.row_ended(row.request.domain)
+        if self._limiter is not None:
+            self._limiter.row_ended(row.request.domain)
 
     def _return(self, row: Row) -> None:
         """Let a row start before those that never did."""
@@ -334,11 +341,11 @@ class FetchPool:
         del self._delays[row.sequence]
         self._return(row)
 
-    def _forget_all(self) -> None:
+    def _clear(self) -> None:
         for timer in self._delays.values():
             timer.cancel()
-        self._traffic.forget_all()
-        self._held.release()
+        self._domains.clear()
+        self._deferred.release()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         for rows in (
@@ -346,7 +353,7 @@ class FetchPool:
             self._fresh,
             self._returned,
             self._delays,
-            self._learning,
+            self._awaiting_rules,
             self._breakers,
         ):
             rows.clear()

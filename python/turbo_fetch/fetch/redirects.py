@@ -8,7 +8,7 @@ import aiohttp
 from yarl import URL
 
 from turbo_fetch._native import resolve_location
-from turbo_fetch.fetch.answers import framing_of_response
+from turbo_fetch.fetch.response_reader import body_of
 from turbo_fetch.spec import HttpSpec
 
 DRAIN_BYTES: Final = 16_384
@@ -53,14 +53,13 @@ def request_url(address: str) -> URL:
     yarl loses a question mark that nothing follows, which servers may tell from none.
     """
     url = URL(address, encoded=True)
-    if address.endswith("?") and url.raw_query_string == "":
-        url._cache["raw_path_qs"] = f"{url.raw_path}?"
-    return url
+    is_bare = address.endswith("?") and url.raw_query_string == ""
+    return url.with_path(f"{url.raw_path}?", encoded=True) if is_bare else url
 
 
 async def drain(response: aiohttp.ClientResponse) -> None:
     """Read a short unwanted body, so that its connection can be used again."""
-    length = framing_of_response(response).length
+    length = body_of(response).framing.length
     if length is None or length > DRAIN_BYTES:
         return
     try:

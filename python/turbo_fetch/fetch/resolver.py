@@ -1,18 +1,19 @@
 """Names to addresses: the system's resolver in threads of our own, behind a cache.
 
-uvloop would run lookups in libuv's pool of four threads, shared with all else, where two slow names hold up
-every other. The threads here are daemons, so that a lookup that hangs cannot hold up the end of the process.
+uvloop would run lookups in libuv's pool of four threads, shared with all else, where two slow names hold up every
+other. aiohttp's own cache forgets what does not resolve, so that each row of a dead host would ask again, and grows
+without bound; c-ares (aiodns) does not ask what the system is set up for: nsswitch, mDNS, systemd-resolved.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -71,7 +72,8 @@ class Resolver(AbstractResolver):
     ) -> None:
         self._max_names = max_names
         self._clock = clock
-        self._threads = _LookupThreads(lookup)
+        self._lookup = lookup
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "resolver")
         self._answers: OrderedDict[tuple[str, int], tuple[Answer, float]] = OrderedDict()
         self._running: dict[tuple[str, int], asyncio.Future[Answer]] = {}
 
@@ -104,7 +106,7 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """End the idle threads; those with a running lookup end after it."""
-        self._threads.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _remembered(self, key: tuple[str, int]) -> Answer | None:
         found = self._answers.get(key)
@@ -118,52 +120,19 @@ class Resolver(AbstractResolver):
         return answer
 
     def _begin(self, key: tuple[str, int]) -> asyncio.Future[Answer]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._answer, *key)
         self._running[key] = future
-
-        def arrived(answer: Answer) -> None:
-            try:
-                loop.call_soon_threadsafe(self._end, key, answer)
-            except RuntimeError:
-                return  # the loop is closed: nobody waits any more
-
-        self._threads.ask(key, arrived)
+        future.add_done_callback(partial(self._end, key))
         return future
 
-    def _end(self, key: tuple[str, int], answer: Answer) -> None:
+    def _end(self, key: tuple[str, int], future: asyncio.Future[Answer]) -> None:
+        del self._running[key]
+        if future.cancelled() or future.exception() is not None:
+            return
+        answer = future.result()
         self._answers[key] = (answer, self._clock() + answer.lifetime_s)
         if len(self._answers) > self._max_names:
             self._answers.popitem(last=False)
-        self._running.pop(key).set_result(answer)
-
-
-class _LookupThreads:
-    """Up to MAX_THREADS daemon threads that look up names, started as they are needed."""
-
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
-        self._questions: SimpleQueue[tuple[tuple[str, int], Callable[[Answer], None]] | None] = SimpleQueue()
-        self._threads = 0
-        self._idle = threading.Semaphore(0)
-
-    def ask(self, key: tuple[str, int], arrived: Callable[[Answer], None]) -> None:
-        """Have a name looked up; `arrived` is called in a thread."""
-        self._questions.put((key, arrived))
-        if not self._idle.acquire(blocking=False) and self._threads < MAX_THREADS:
-            self._threads += 1
-            threading.Thread(target=self._work, name="resolver", daemon=True).start()
-
-    def stop(self) -> None:
-        """Let every thread end when it is next idle."""
-        for _ in range(self._threads):
-            self._questions.put(None)
-
-    def _work(self) -> None:
-        while (question := self._questions.get()) is not None:
-            key, arrived = question
-            arrived(self._answer(*key))
-            self._idle.release()
 
     def _answer(self, host: str, family: int) -> Answer:
         try:

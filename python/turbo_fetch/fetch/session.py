@@ -16,9 +16,8 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.addresses import any_socket, is_special_host
 from turbo_fetch.fetch.connections import BoundedConnector
-from turbo_fetch.fetch.failures import KnownFailure, late_name
+from turbo_fetch.fetch.failures import KnownFailure, late_name, proxy_failure, proxy_refusal
 from turbo_fetch.fetch.proxies import Proxies
-from turbo_fetch.fetch.proxy_failures import proxy_failure, refusal
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.redaction import MASK, is_secret_header
 from turbo_fetch.spec import HttpSpec
@@ -80,7 +79,7 @@ class Sessions:
             raise KnownFailure(failure) from error
         if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and url.scheme == "http":
             response.close()
-            raise KnownFailure(refusal(response.status, response.reason))
+            raise KnownFailure(proxy_refusal(response.status, response.reason))
         return response
 
     async def _get_directly(self, url: URL, **options: Any) -> aiohttp.ClientResponse:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.helpers import is_ip_address
 from python_socks import ProxyConnectionError, ProxyError, ProxyType
 from python_socks.async_.asyncio import Proxy
 from yarl import URL
 
 from turbo_fetch.fetch.addresses import AddressRefused, is_public
 from turbo_fetch.fetch.connections import BoundedConnector
-from turbo_fetch.fetch.proxy_failures import SocksRefusal
+from turbo_fetch.fetch.failures import SocksRefusal
+from turbo_fetch.fetch.library_internals import ResponseHandler
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
@@ -105,8 +106,8 @@ class SocksConnector(BoundedConnector):
 
     async def _proxy_addresses(self) -> list[str]:
         host, port = self._proxy.raw_host or "", self._proxy.port or 0
-        if is_ip_address(host):
-            return [host]
+        with suppress(ValueError):
+            return [str(ip_address(host))]
         return [each["host"] for each in await self._names.resolve(host, port, socket.AF_UNSPEC)]
 
     async def _connect(self, address: str, host: str, port: int) -> socket.socket:

@@ -13,7 +13,8 @@ from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.img2dataset.options import Img2DatasetOptions
 from turbo_fetch.plan.lists import READING, SUFFIXES, readable
 from turbo_fetch.spec import Spec
-from turbo_fetch.spec.specfile import overridden, parse_spec, validated
+from turbo_fetch.spec.specfile import parse_spec, validated
+from turbo_fetch.spec.toml import overridden
 from turbo_fetch.storage.filesystems import open_filesystem
 
 _MAX_PIXELS: Final = 2**62

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
-from turbo_fetch.maintenance.source_rows import listed_shards, why_listed
+from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.shard.known import Known
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage.disk import sync_one
@@ -44,8 +44,8 @@ class StoredRows:
 
 
 def shards_again(
-    dataset: StoredDataset, fetch: FetchSpec, known: Mapping[int, tuple[StoredShard, Known]]
-) -> Iterator[Shard]:
+    dataset: StoredDataset, fetch: FetchSpec, existing: Mapping[int, tuple[StoredShard, ExistingShard]]
+) -> Iterator[ShardTask]:
     """Yield finished shards, by their number, as units of work: with rows of the dataset, or of the list if need be.
 
     Raises InputError if the list is needed, and is not there as it was.
@@ -53,12 +53,12 @@ def shards_again(
     why = why_listed(fetch)
     if why is not None:
         yield from listed_shards(
-            dataset.storage, fetch, {number: each for number, (_, each) in known.items()}, why
+            dataset.storage, fetch, {number: each for number, (_, each) in existing.items()}, why
         )
         return
     hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
-    for shard, each in known.values():
-        yield Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind), known=each)
+    for shard, each in existing.values():
+        yield ShardTask(Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind)), each)
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard, list_facts
+from turbo_fetch.shard.task import CompleteShard
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stages.fetch import Account
@@ -78,7 +79,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class RefreshedShard:
-    """A Known shard all of whose samples are asked for again."""
+    """An existing shard all of whose samples are asked for again."""
 
     dataset: StoredDataset
     """As `bare` opens it."""
@@ -86,8 +87,8 @@ class RefreshedShard:
     rows_digest: str
     choice: Choice
 
-    def prepare(self, work: Path) -> Path:
-        """See Known."""
+    def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
+        """See ShardWork."""
         path = work / f"{self.shard.name}.refresh.spool"
         if not path.exists():
             failed = (
@@ -95,29 +96,22 @@ class RefreshedShard:
                 for batch in stored_results(self.dataset, self.shard)
             )
             write_spool(path, self.shard, self.rows_digest, failed)
-        return path
+        return path, self.rows_digest
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
-        """See Known."""
+        """See ShardWork."""
         ledger = self.dataset.ledger(self.shard)
         rows = zip(ledger.column("etag").to_pylist(), ledger.column("last_modified").to_pylist(), strict=True)
         return {
             row: _conditions(etag, modified) for row, (etag, modified) in enumerate(rows) if etag or modified
         }
 
-    def commit(
-        self,
-        fetch: FetchSpec,
-        storage: Storage,
-        source: pa.RecordBatch,
-        spool: Spool,
-        times_s: tuple[float, float],
-    ) -> Record:
-        """See Known: the report of the shard is published, and the shard anew if something is applied."""
+    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
+        """See ShardWork: the report of the shard is published, and the shard anew if something is applied."""
         dataset = self.dataset
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
         report = TableFile(work / f"{name}.refresh.parquet", REPORT)
-        pairs = paired(stored_results(dataset, self.shard), spool.sorted_batches())
+        pairs = paired(stored_results(dataset, self.shard), complete.spool.sorted_batches())
         merged = self._merged(pairs, dataset.ledger(self.shard), report, counts)
         record = dataset.record(self.shard)
         assert record is not None
@@ -126,8 +120,8 @@ class RefreshedShard:
             write_spool(path, self.shard, self.rows_digest, merged)
             whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
             if any(counts[drift] for drift in self.choice.applied):
-                facts = list_facts(record)
-                record = commit_shard(fetch, storage, self.shard.number, source, whole, facts, times_s)
+                refreshed = replace(complete, spool=whole, facts=list_facts(record))
+                record = commit_shard(fetch, storage, refreshed)
             whole.delete()
         else:
             for _ in merged:
@@ -209,8 +203,8 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         ]
         if choice.apply:
             manifest.withdraw(each.shard.number for each in known)
-        books = manifest if choice.apply else _NoBooks()
-        account = Account(books, Summary(storage.url), listener, _Total(known))
+        sink = manifest if choice.apply else _NoCommits()
+        account = Account(sink, Summary(storage.url), listener, _Total(known))
         try:
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
@@ -230,7 +224,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     return result
 
 
-class _NoBooks:
+class _NoCommits:
     """Takes records of shards that stay as they are."""
 
     def commit(self, record: Record) -> None:

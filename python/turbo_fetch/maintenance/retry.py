@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +34,9 @@ from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard, list_facts
+from turbo_fetch.shard.task import CompleteShard
 from turbo_fetch.spec import FetchSpec, Spec
-from turbo_fetch.spool.spool import Spool, spool_identity
+from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stages.fetch import Account
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage, open_storage
@@ -48,36 +49,29 @@ _RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if o
 
 @dataclass(frozen=True, slots=True)
 class RetriedShard:
-    """A Known shard whose rows with a retryable failure are asked for again."""
+    """An existing shard whose rows with a retryable failure are asked for again."""
 
     dataset: StoredDataset
     """As `bare` opens it."""
     shard: StoredShard
     rows_digest: str
 
-    def prepare(self, work: Path) -> Path:
-        """See Known."""
+    def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
+        """See ShardWork."""
         path = work / f"{self.shard.name}.spool"
         if not path.exists():
             kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
             write_spool(path, self.shard, self.rows_digest, kept)
-        return path
+        return path, self.rows_digest
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
-        """See Known."""
+        """See ShardWork."""
         return {}
 
-    def commit(
-        self,
-        fetch: FetchSpec,
-        storage: Storage,
-        source: pa.RecordBatch,
-        spool: Spool,
-        times_s: tuple[float, float],
-    ) -> Record:
-        """See Known."""
+    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
+        """See ShardWork."""
         facts = list_facts(self.dataset.record(self.shard)) | {"rows_digest": self.rows_digest}
-        return commit_shard(fetch, storage, self.shard.number, source, spool, facts, times_s)
+        return commit_shard(fetch, storage, replace(complete, facts=facts))
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
@@ -17,9 +17,9 @@ from turbo_fetch.dataset.job import JOB
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
-from turbo_fetch.plan.sharder import Plan, Rows, Shard
+from turbo_fetch.plan.sharder import Plan, Rows
 from turbo_fetch.shard import results
-from turbo_fetch.shard.known import Known
+from turbo_fetch.shard.task import ShardTask, ShardWork
 from turbo_fetch.spec import FetchSpec, ImageSpec
 from turbo_fetch.storage import Storage
 
@@ -43,11 +43,19 @@ class SameRows:
         return table
 
 
-@dataclass(frozen=True, slots=True)
-class _Everything:
-    """Contains all numbers but a few."""
+class ExistingShard(ShardWork, Protocol):
+    """What is done with an existing shard, some of whose rows are asked for again."""
 
-    but: Mapping[int, Known]
+    @property
+    def rows_digest(self) -> str:
+        """The digest of the shard's rows, as it was when they came from the list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AllBut:
+    """Contains all numbers but some."""
+
+    but: Mapping[int, ExistingShard]
 
     def __contains__(self, shard: object) -> bool:
         return shard not in self.but
@@ -67,8 +75,8 @@ def why_listed(fetch: FetchSpec) -> str | None:
 
 
 def listed_shards(
-    storage: Storage, fetch: FetchSpec, wanted: Mapping[int, Known], why: str
-) -> Iterator[Shard]:
+    storage: Storage, fetch: FetchSpec, wanted: Mapping[int, ExistingShard], why: str
+) -> Iterator[ShardTask]:
     """Yield the shards in `wanted`, by their number, with the rows of their lists, in order.
 
     A list is that of the spec, or else the files that the dataset was made from, where they were. Raises InputError,
@@ -84,11 +92,11 @@ def listed_shards(
             continue
         plan = Plan(_files(entry["files"], fetch, why), fetch.input, fetch.output.samples_per_shard)
         for shard in plan.shards(
-            entry["first_shard"], skip=_Everything({number: wanted[number] for number in numbers})
+            entry["first_shard"], skip=_AllBut({number: wanted[number] for number in numbers})
         ):
-            known = wanted[shard.id]
-            rows = SameRows(shard.rows, known.rows_digest, fetch.image, shard.id)
-            yield replace(shard, rows=rows, known=known)
+            existing = wanted[shard.id]
+            rows = SameRows(shard.rows, existing.rows_digest, fetch.image, shard.id)
+            yield ShardTask(replace(shard, rows=rows), existing)
 
 
 def _files(recorded: Sequence[Mapping[str, Any]], fetch: FetchSpec, why: str) -> list[ListFile]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import pyarrow as pa
 
@@ -22,9 +22,6 @@ from turbo_fetch.plan.survey import survey
 from turbo_fetch.plan.tables import read_parquet_range
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
-
-if TYPE_CHECKING:
-    from turbo_fetch.shard.known import Known
 
 WINDOW_ROWS: Final = 262_144
 MAX_SHARDS_PER_ROW_GROUP: Final = 128
@@ -75,15 +72,11 @@ class ParquetRange:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled.
-
-    `known` is what a shard that was finished before has to say, None for one that is made for the first time.
-    """
+    """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled."""
 
     id: int
     count: int
     rows: Rows
-    known: Known | None = None
     duplicates: Mapping[int, str] = field(default_factory=dict)
     """Rows that need not be requested, and which earlier row has the same URL."""
 

@@ -1,7 +1,7 @@
 """When a run stops because this side fails, not the hosts: a pure decision over what the workers tell.
 
-Rows that fail for want of a network, a resolver or a proxy, while nobody answers, are held back by the workers, so that
-nothing of them is recorded (:mod:`turbo_fetch.fetch.held`). When they are many, there is no use in going on.
+Rows that fail for want of a network, a resolver or a proxy, while nobody answers, are deferred by the workers, so that
+nothing of them is recorded (:mod:`turbo_fetch.fetch.deferred_rows`). When they are many, there is no use in going on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from turbo_fetch.causes import GIVEN_UP, Cause, Reason, cause_of
 from turbo_fetch.progress.tally import Tally
 
 HELD_TO_STOP: Final = 1000
-"""Rows that must be held back for one cause."""
+"""Rows that must be deferred for one cause."""
 DOMAINS_TO_STOP: Final = 5
 """Domains that they must be of, since one that is broken may have thousands of rows; a proxy fails for all of them."""
 PATIENCE_S: Final = 60.0
@@ -25,7 +25,7 @@ PATIENCE_S: Final = 60.0
 class Outage:
     """What the workers of a run hold back, and whether anybody answers them; the clock is passed in."""
 
-    held: dict[int, Counter[Reason]] = field(default_factory=dict)
+    deferred: dict[int, Counter[Reason]] = field(default_factory=dict)
     """The rows that each worker holds back now, by reason."""
     domains: dict[int, int] = field(default_factory=dict)
     answered_s: float | None = None
@@ -33,20 +33,20 @@ class Outage:
 
     def heard(self, worker: int, tally: Tally, now_s: float) -> None:
         """Take what a worker tells."""
-        self.held[worker] = tally.held
-        self.domains[worker] = tally.held_domains
+        self.deferred[worker] = tally.deferred
+        self.domains[worker] = tally.deferred_domains
         if tally.answers:
             self.answered_s = now_s
 
     def gone(self, worker: int) -> None:
         """Forget a worker that died, whose rows others will ask for."""
-        self.held.pop(worker, None)
+        self.deferred.pop(worker, None)
         self.domains.pop(worker, None)
 
     def cause(self) -> Cause | None:
         """Return the cause for which so many rows are held back that it must be that of all, if there is one."""
         causes: Counter[Cause] = Counter()
-        for reasons in self.held.values():
+        for reasons in self.deferred.values():
             for reason, count in reasons.items():
                 if (cause := cause_of(reason)) is not None:
                     causes[cause] += count
@@ -72,7 +72,7 @@ class Outage:
         cause = self.cause()
         assert cause is not None
         reasons: Counter[Reason] = Counter()
-        for each in self.held.values():
+        for each in self.deferred.values():
             reasons.update({reason: count for reason, count in each.items() if cause_of(reason) == cause})
         often = reasons.most_common(1)[0][0].partition(": ")[2].removesuffix(GIVEN_UP)
         return (

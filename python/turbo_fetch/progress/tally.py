@@ -69,9 +69,9 @@ class Tally:
     """Sizes of the bodies that arrived."""
     answers: int = 0
     """Attempts that ended in what only a network that works brings about."""
-    held: Counter[Reason] = field(default_factory=Counter)
-    """Rows that are held back now, by reason: they failed for a cause on this side while nobody answered."""
-    held_domains: int = 0
+    deferred: Counter[Reason] = field(default_factory=Counter)
+    """Rows that are deferred now, by reason: they failed for a cause on this side while nobody answered."""
+    deferred_domains: int = 0
     """Domains that those are of."""
     in_flight: int = 0
     """Requests under way now."""

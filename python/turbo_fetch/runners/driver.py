@@ -14,9 +14,10 @@ from turbo_fetch.dataset.attempts import discard_attempts, light_beacon, move_sh
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import ParquetRange, Shard, inline
+from turbo_fetch.plan.sharder import ParquetRange, inline
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import open_storage
@@ -84,13 +85,14 @@ class Driver:
             self._listener.done(message)
 
 
-def portable(shard: Shard) -> Shard:
-    """Return the shard with its rows themselves where they are in a file that only this machine may see.
+def portable(task: ShardTask) -> ShardTask:
+    """Return the task with its rows themselves where they are in a file that only this machine may see.
 
     Raises InputError if the file cannot be read any more.
     """
+    shard = task.shard
     if isinstance(shard.rows, ParquetRange) and shard.rows.source.local_path is not None:
         notes = ListNotes()
         table = shard.load(notes)
-        return replace(shard, rows=inline(table, notes.counts))
-    return shard
+        return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))
+    return task

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from turbo_fetch.fetch.proxies import Proxies
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.cpu_allocation import available_cores, thread_count, worker_count
-from turbo_fetch.runners.hub import Hub
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
 
@@ -27,35 +27,35 @@ class LocalRunner:
         self._count = worker_count(engine, cores)
         proxies = Proxies.of(fetch.http.proxy, os.environ)
         self._setup = Setup(
-            fetch, thread_count(engine, cores), shares_domains=self._count > 1, proxies=proxies
+            fetch, thread_count(engine, cores), shares_limits=self._count > 1, proxies=proxies
         )
         self._listener = listener
         self._stop = stop
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._hub: Hub
+        self._connections: WorkerConnections
 
-    def run(self, shards: Iterator[Shard]) -> None:
-        """Run all shards; raises as `Hub.run`."""
-        self._hub = Hub(self, shards, self._listener, self._stop, self._setup.fetch.http)
+    def run(self, tasks: Iterator[ShardTask]) -> None:
+        """Run all shards; raises as `WorkerConnections.run`."""
+        self._connections = WorkerConnections(self, tasks, self._listener, self._stop, self._setup.fetch.http)
         for number in range(self._count):
             self.replace(number)
-        self._hub.run()
+        self._connections.run()
 
     def replace(self, number: int) -> None:
         """Start a process."""
         process, descriptor = start_process()
         self._processes[number] = process
-        self._hub.add(number, Connection(descriptor), self._setup)
+        self._connections.add(number, Connection(descriptor), self._setup)
 
     def why_gone(self, number: int) -> str | None:
-        """See Crew."""
+        """See WorkerProcesses."""
         status = self._processes.pop(number).wait()
         if status < 0:
             return f"was ended by {signal.Signals(-status).name}"
         return f"ended with code {status}" if status else None
 
     def kill(self) -> None:
-        """See Crew."""
+        """See WorkerProcesses."""
         for process in self._processes.values():
             process.kill()
             process.wait()

@@ -1,14 +1,14 @@
-"""What parent and worker say to each other, pickled over one socket pair per worker."""
+"""The messages between parent and worker, pickled over one socket pair per worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from turbo_fetch.fetch.leases import Demand, Grant
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 
 
@@ -18,8 +18,8 @@ class Setup:
 
     fetch: FetchSpec
     threads: int
-    shares_domains: bool = True
-    """Whether other workers may ask the same domains, so that their limits are shared (`fetch/leases.py`)."""
+    shares_limits: bool = True
+    """Whether other workers may ask the same domains, so that their limits are shared (`fetch/allocations.py`)."""
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""
@@ -29,7 +29,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class WantShard:
-    """Worker → parent: there is room for one more shard; answered by a Shard or NoMoreShards."""
+    """Worker → parent: there is room for one more shard; answered by a ShardTask or NoMoreShards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +60,5 @@ class JobError:
     message: str
 
 
-ToWorker = Setup | Shard | NoMoreShards | Grant | Stop
+ToWorker = Setup | ShardTask | NoMoreShards | Grant | Stop
 ToParent = WantShard | Demand | Tally | ShardDone | JobError

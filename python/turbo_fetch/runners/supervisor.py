@@ -13,11 +13,11 @@ from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
-from turbo_fetch.fetch.leases import Demand, Grant
-from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.progress.tally import Tally
-from turbo_fetch.runners.lessor import LINGER_S, Lessor
 from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
+from turbo_fetch.runners.rate_limiter import LINGER_S, RateLimiter
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
 
 FRUITLESS_DEATHS: Final = 8
@@ -45,28 +45,28 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class _Assigned:
-    shards: dict[int, Shard] = field(default_factory=dict)
+    tasks: dict[int, ShardTask] = field(default_factory=dict)
     rows_done: int = 0
 
 
 class Supervisor:
-    """Hands out `shards`, which are read as workers want them, and hands them out again when a worker ends.
+    """Hands out `tasks`, which are read as workers want them, and hands them out again when a worker ends.
 
-    So it does with the places of domains; what it has to say of them to any worker is in `letters`.
+    It owns the rate limiter as well; what that has to say to any worker is in `pending_messages`.
     """
 
-    def __init__(self, shards: Iterator[Shard], listener: Listener, http: HttpSpec) -> None:
+    def __init__(self, tasks: Iterator[ShardTask], listener: Listener, http: HttpSpec) -> None:
         self.failure: errors.TurboFetchError | None = None
         """Why the job cannot go on; from then on no shard is handed out."""
         self.stopping = False
         """Set by the runner when workers are to end; from then on no shard is handed out."""
-        self._shards = shards
+        self._tasks = tasks
         self._listener = listener
         self._request_s = http.timeout_s
-        self._lessor = Lessor(http)
+        self._limiter = RateLimiter(http)
         self._ticked_s = 0.0
         self._workers: dict[int, _Assigned] = {}
-        self._orphaned: deque[Shard] = deque()
+        self._orphaned: deque[ShardTask] = deque()
         self._fruitless_deaths = 0
         self._list_ended = False
 
@@ -81,28 +81,28 @@ class Supervisor:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
 
-    def letters(self) -> Iterable[tuple[int, Grant]]:
+    def pending_messages(self) -> Iterable[tuple[int, Grant]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
         if now_s - self._ticked_s >= TICK_S:
             self._ticked_s = now_s
-            self._lessor.tick(now_s)
-        return self._lessor.grants().items()
+            self._limiter.tick(now_s)
+        return self._limiter.grants().items()
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
         """Take what a worker says; return what to send it, if anything."""
         assigned = self._workers[worker]
         match message:
             case WantShard():
-                return self._next_shard(assigned)
+                return self._next_task(assigned)
             case Demand():
-                self._lessor.demand(worker, message, monotonic())
+                self._limiter.take(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
                 self._listener.tally(worker, message)
             case ShardDone():
-                if assigned.shards.pop(message.shard, None) is not None:
+                if assigned.tasks.pop(message.shard, None) is not None:
                     self._listener.done(message)
             case JobError():
                 self.failure = getattr(errors, message.kind)(message.message)
@@ -116,18 +116,18 @@ class Supervisor:
         """
         assigned = self._workers.pop(worker)
         lingers_s = LINGER_S if is_its_fault else self._request_s
-        is_through = why is None and not assigned.shards
-        self._lessor.ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        is_through = why is None and not assigned.tasks
+        self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
         if self.stopping or self.failure is not None or is_through:
             return False
-        self._orphaned.extend(assigned.shards.values())
+        self._orphaned.extend(assigned.tasks.values())
         if assigned.rows_done:
             self._fruitless_deaths = 0
         elif is_its_fault:
             self._fruitless_deaths += 1
         why = why or "ended before its shards did"
         if self._fruitless_deaths >= FRUITLESS_DEATHS:
-            names = ", ".join(str(shard) for shard in sorted(assigned.shards)) or "none"
+            names = ", ".join(str(shard) for shard in sorted(assigned.tasks)) or "none"
             self.failure = errors.ShardFailed(
                 f"worker {worker} {why}, the {FRUITLESS_DEATHS}th time in a row that one got nowhere "
                 f"(open shards: {names}); what arrived is saved"
@@ -136,16 +136,16 @@ class Supervisor:
         self._listener.worker_died(worker, why)
         return True
 
-    def _next_shard(self, assigned: _Assigned) -> ToWorker | None:
+    def _next_task(self, assigned: _Assigned) -> ToWorker | None:
         if self.stopping or self.failure is not None:
             return None
         try:
-            shard = self._orphaned.popleft() if self._orphaned else next(self._shards, None)
+            task = self._orphaned.popleft() if self._orphaned else next(self._tasks, None)
         except errors.TurboFetchError as error:
             self.failure = error
             return None
-        if shard is None:
+        if task is None:
             self._list_ended = True
             return NoMoreShards()
-        assigned.shards[shard.id] = shard
-        return shard
+        assigned.tasks[task.shard.id] = task
+        return task

@@ -19,13 +19,12 @@ import uvloop
 
 from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
 from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.fetch.allocations import Grant
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
-from turbo_fetch.fetch.leases import Grant
+from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     JobError,
@@ -39,6 +38,7 @@ from turbo_fetch.runners.messages import (
 )
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.storage import Storage, open_storage
 
@@ -69,13 +69,15 @@ class Channel(Protocol):
 class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
-    def __init__(self, channel: Channel, tools: Tools, tenant: Tenant | None, attempt: str | None) -> None:
+    def __init__(
+        self, channel: Channel, tools: Tools, limiter: LimiterClient | None, attempt: str | None
+    ) -> None:
         self._channel = channel
-        self._tenant = tenant
+        self._limiter = limiter
         self._attempt = attempt
         self._tools = tools
         self._pool = tools.pool
-        self._inbox: asyncio.Queue[Shard | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[ShardTask | None] = asyncio.Queue()
         self._sender = ThreadPoolExecutor(1, "sender")
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
@@ -89,9 +91,9 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = background.create_task(self._pool.run())
-            telling = [background.create_task(self._tell())]
-            if self._tenant is not None:
-                telling.append(background.create_task(self._negotiate(self._tenant)))
+            reporting = [background.create_task(self._report())]
+            if self._limiter is not None:
+                reporting.append(background.create_task(self._exchange_permits(self._limiter)))
             async with asyncio.TaskGroup() as shards:
                 stopper = shards.create_task(self._suspend_on_stop(fetching))
                 await self._pull(shards)
@@ -100,7 +102,7 @@ class Worker:
                     await self._room.wait()
                 stopper.cancel()
             fetching.cancel()
-            for task in telling:
+            for task in reporting:
                 task.cancel()
         await self._send_tally()
         self._sender.shutdown(wait=False)
@@ -114,12 +116,12 @@ class Worker:
                 except (EOFError, OSError):
                     message = Stop()
                 match message:
-                    case Shard():
+                    case ShardTask():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
                     case Grant():
-                        loop.call_soon_threadsafe(self._pool.take_grant, message)
+                        loop.call_soon_threadsafe(self._pool.apply_grant, message)
                     case _:
                         loop.call_soon_threadsafe(self.stop)
                         return
@@ -136,29 +138,29 @@ class Worker:
             if self._stopping.is_set():
                 return
             await self._send(WantShard())
-            shard = await self._inbox.get()
-            if shard is None or self._stopping.is_set():
+            task = await self._inbox.get()
+            if task is None or self._stopping.is_set():
                 self._pool.expect_no_more()
                 return
             if self._attempt is not None:
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, shard.id
+                    self._tools.files, adopt_spool, self._tools.storage, task.shard.id
                 )
-            opened = OpenShard(self._tools, shard)
-            self._open[shard.id] = opened
+            opened = OpenShard(self._tools, task)
+            self._open[task.shard.id] = opened
             shards.create_task(self._run(opened))
             await opened.submitted.wait()
 
     async def _wait_for_room(self) -> None:
-        hungry = asyncio.ensure_future(self._pool.wants_rows())
+        wanting = asyncio.ensure_future(self._pool.wants_rows())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({hungry, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wanting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             while not self._stopping.is_set() and self._is_full():
                 self._room.clear()
                 await self._room.wait()
         finally:
-            hungry.cancel()
+            wanting.cancel()
             stopping.cancel()
 
     def _is_full(self) -> bool:
@@ -185,23 +187,23 @@ class Worker:
         for opened in self._open.values():
             opened.suspend()
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         while True:
             await asyncio.sleep(TALLY_EVERY_S)
             await self._send_tally()
 
-    async def _negotiate(self, tenant: Tenant) -> None:
+    async def _exchange_permits(self, limiter: LimiterClient) -> None:
         while True:
-            await self._send(await tenant.demand())
+            await self._send(await limiter.next_demand())
             await asyncio.sleep(DEMAND_EVERY_S)
 
     async def _send_tally(self) -> None:
         tally = self._tools.tally
         self._tools.tally = Tally()
-        held = self._pool.held
-        tally.answers, self._answers = held.answers - self._answers, held.answers
-        tally.held = held.reasons()
-        tally.held_domains = held.domains()
+        deferred = self._pool.deferred
+        tally.answers, self._answers = deferred.answers - self._answers, deferred.answers
+        tally.deferred = deferred.reasons()
+        tally.deferred_domains = deferred.domains()
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
         tally.open_shards = len(self._open)
@@ -229,21 +231,21 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,
-        _place(setup) as storage,
+        _output(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / DOCUMENTS)
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
-            tenant = Tenant(http) if setup.shares_domains else None
-            pool = FetchPool(client, http, tenant=tenant)
+            limiter = LimiterClient(http) if setup.shares_limits else None
+            pool = FetchPool(client, http, limiter=limiter)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
             tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
-            worker = Worker(channel, tools, tenant, setup.attempt)
+            worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)
             await worker.run()
 
 
 @contextlib.contextmanager
-def _place(setup: Setup) -> Iterator[Storage]:
+def _output(setup: Setup) -> Iterator[Storage]:
     """Open where the worker publishes to: the output, or its attempt at it."""
     output = setup.fetch.output
     storage = open_storage(output.path, output.spool)
@@ -258,13 +260,24 @@ def _place(setup: Setup) -> Iterator[Storage]:
 
 
 def spare_garbage_collection() -> None:
-    """Look for cyclic garbage rarely: hardly anything here is any.
+    """Look for cyclic garbage rarely, in a process of our own: hardly anything here is any.
 
     Rows in the thousands live as long as their shard, and looking at them again and again cost a tenth of
     all time.
     """
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+@contextlib.contextmanager
+def garbage_collection_spared() -> Iterator[None]:
+    """Look for cyclic garbage rarely while the context lasts, in a process that is somebody else's."""
+    before = gc.get_threshold()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def main() -> None:

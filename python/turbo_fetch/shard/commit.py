@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -23,8 +23,8 @@ from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
+from turbo_fetch.shard.task import CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
-from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
 
 HOSTS_KEPT: Final = 20
@@ -96,21 +96,19 @@ class _Counts:
 def commit_shard(
     fetch: FetchSpec,
     storage: Storage,
-    shard: int,
-    source: pa.RecordBatch,
-    spool: Spool,
-    facts: Mapping[str, Any],
-    times_s: tuple[float, float],
+    complete: CompleteShard,
 ) -> Record:
     """Write and publish the files of a complete shard; return the record that commits it.
 
-    `source` holds all rows of the shard in order; `facts` are those of its list, to be added to the record;
-    `times_s` are its start and end since the epoch. Raises
-    OutputError if something cannot be written; the spool then still has everything.
+    Raises OutputError if something cannot be written; the spool then still has everything.
     """
-    files = ShardFiles(shard, shard_name(shard, fetch.output.shard_digits), fetch.output.format, fetch.image)
-    rows = _spooled_rows(fetch, shard, source, spool)
-    return publish_shard(storage, files, rows, times_s, dict(facts))
+    number = complete.number
+    files = ShardFiles(
+        number, shard_name(number, fetch.output.shard_digits), fetch.output.format, fetch.image
+    )
+    return publish_shard(
+        storage, files, _spooled_rows(fetch, complete), complete.times_s, dict(complete.facts)
+    )
 
 
 def publish_shard(
@@ -146,8 +144,9 @@ def list_facts(record: Record | None) -> dict[str, Any]:
     return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
 
 
-def _spooled_rows(fetch: FetchSpec, shard: int, source: pa.RecordBatch, spool: Spool) -> Iterator[Rows]:
-    for results in spool.sorted_batches():
+def _spooled_rows(fetch: FetchSpec, complete: CompleteShard) -> Iterator[Rows]:
+    source, shard = complete.source, complete.number
+    for results in complete.spool.sorted_batches():
         metadata = metadata_batch(source, results, shard, fetch.output, fetch.image)
         samples = Samples(metadata, results.column("image"), results.column("original_format"))
         yield Rows(samples, ledger_batch(source, results, shard, fetch.output))

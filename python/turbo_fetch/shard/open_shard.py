@@ -13,19 +13,18 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.fetch.budget import ByteBudget
-from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.rows import Request
+from turbo_fetch.fetch.request import Fetched, Request
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.tally import Tally
-from turbo_fetch.shard import commit, results
+from turbo_fetch.shard import results
+from turbo_fetch.shard.commit import LIST_NOTES
 from turbo_fetch.shard.deny_lists import DenyList
-from turbo_fetch.shard.prefilter import screen
+from turbo_fetch.shard.prefilter import prefilter
+from turbo_fetch.shard.task import CompleteShard, ShardTask
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
@@ -73,16 +72,17 @@ class Journal:
 class OpenShard:
     """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved."""
 
-    def __init__(self, tools: Tools, shard: Shard) -> None:
-        self.shard = shard
+    def __init__(self, tools: Tools, task: ShardTask) -> None:
+        self.shard = task.shard
         self.submitted = asyncio.Event()
         """Set when the pool knows the rows, or the shard ended."""
+        self._work = task.work
         self._tools = tools
         self._started_s = time.time()
         self._ended = asyncio.Event()
         self._suspended = False
         self._error: BaseException | None = None
-        self._left = shard.count
+        self._left = task.shard.count
         self._pending: list[tuple[int, Fetched]] = []
         self._pending_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -122,30 +122,14 @@ class OpenShard:
         tools, shard = self._tools, self.shard
         notes = ListNotes()
         source = results.one_batch(shard.load(notes))
-        work = tools.storage.make_work()
-        if shard.known is not None:
-            path, digest = shard.known.prepare(work), shard.known.rows_digest
-        else:
-            path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
-            digest = results.rows_digest(source, tools.fetch.image)
-        facts = {"rows_digest": digest, **({commit.LIST_NOTES: notes.counts} if notes.counts else {})}
+        path, digest = self._work.prepare(shard.id, source, tools.fetch, tools.storage.make_work())
+        facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
-        times = (self._started_s, time.time())
-        if self.shard.known is not None:
-            return self.shard.known.commit(
-                self._tools.fetch, self._tools.storage, source, journal.spool, times
-            )
-        return commit.commit_shard(
-            self._tools.fetch,
-            self._tools.storage,
-            self.shard.id,
-            source,
-            journal.spool,
-            journal.facts,
-            times,
-        )
+        times_s = (self._started_s, time.time())
+        complete = CompleteShard(self.shard.id, source, journal.spool, journal.facts, times_s)
+        return self._work.commit(self._tools.fetch, self._tools.storage, complete)
 
     async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:
         """Bring every row into the spool, unless suspended: suspects first, one by one, then all others."""
@@ -172,7 +156,7 @@ class OpenShard:
         """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
         urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
         requests = []
-        headers = self.shard.known.headers() if self.shard.known is not None else {}
+        headers = self._work.headers()
         parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
         for row, url, host, domain, error in parsed:
             if url is None or host is None or domain is None:
@@ -245,16 +229,16 @@ class OpenShard:
 
 
 def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
-    """Run one batch through the screen and the native transform into the spool; return the outcome numbers."""
-    screened = screen(batch, journal.source, tools.fetch.input, tools.deny)
-    with_body = [(row, fetched) for row, fetched in screened.ended if fetched.body is not None]
-    without = [(row, fetched) for row, fetched in screened.ended if fetched.body is None]
+    """Run one batch through the prefilter and the native transform into the spool; return the outcome numbers."""
+    passed = prefilter(batch, journal.source, tools.fetch.input, tools.deny)
+    with_body = [(row, fetched) for row, fetched in passed.ended if fetched.body is not None]
+    without = [(row, fetched) for row, fetched in passed.ended if fetched.body is None]
     bodies = [fetched.body for _, fetched in with_body if fetched.body is not None]
     with journal.lock:
         journal.spool.intend([row for row, _ in with_body])
     outcomes: list[int] = []
-    for places, transformed in tools.transform.parts(bodies, screened.boxes) if bodies else ():
-        notes = [screened.notes[place] for place in places]
+    for places, transformed in tools.transform.parts(bodies, passed.boxes) if bodies else ():
+        notes = [passed.notes[place] for place in places]
         noted = results.with_notes(transformed, notes) if any(notes) else transformed
         outcomes += _keep(journal, [*(with_body[place] for place in places), *without], noted)
         without = []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import pyarrow as pa
 
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH
-from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.shard.boxes import Box, parse_boxes
@@ -22,8 +21,8 @@ Ended = list[tuple[int, Fetched]]
 
 
 @dataclass(frozen=True, slots=True)
-class Screened:
-    """A batch after screening: rows turned away have lost their body; the rest is for those that have one."""
+class Prefiltered:
+    """A batch after the prefilter: rows turned away have lost their body; the rest is for those that have one."""
 
     ended: Ended
     boxes: list[list[Box]]
@@ -32,7 +31,7 @@ class Screened:
     """What the ledger is to say of each row with a body that succeeds."""
 
 
-def screen(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyList | None) -> Screened:
+def prefilter(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyList | None) -> Prefiltered:
     """Apply the rules to a batch of rows that have ended; `source` has all rows of the shard. Blocks."""
     mismatches = _mismatches(ended, source, rules.hash_kind) if rules.hash_column is not None else {}
     if rules.on_hash_mismatch == "drop":
@@ -49,7 +48,7 @@ def screen(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: DenyLis
         ended = _turned_away(ended, problems, Outcome.BAD_BOXES)
         boxes = {row: found for row, (found, _) in parsed.items()}
     left = [row for row, _ in _with_body(ended)]
-    return Screened(
+    return Prefiltered(
         ended, [boxes[row] for row in left] if boxes else [], [mismatches.get(row) for row in left]
     )
 
@@ -112,15 +111,10 @@ def _denied_hashes(ended: Ended, deny: DenyList) -> dict[int, str]:
     bodies = _with_body(ended)
     denied: dict[int, str] = {}
     for kind, keys in deny.hashes.items():
-        found = digests(_kind(kind), [body for _, body in bodies])
+        found = digests(cast(HashKind, kind), [body for _, body in bodies])
         for (row, _), is_denied in zip(
             bodies, keys.contains([hash_key(digest) for digest in found]), strict=True
         ):
             if is_denied:
                 denied[row] = f"{kind} is on a deny list"
     return denied
-
-
-def _kind(name: str) -> HashKind:
-    kinds: Sequence[HashKind] = ("md5", "sha256", "sha512")
-    return next(kind for kind in kinds if kind == name)

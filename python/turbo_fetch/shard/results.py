@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import FETCHED, RESULTS, TRANSFORMED
-from turbo_fetch.fetch.client import Fetched
+from turbo_fetch.fetch.request import Draft, Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import ImageSpec
 
 
 def not_fetched(outcome: Outcome, detail: str | None) -> Fetched:
     """Return the end of a row for which no request was made."""
-    return Fetched(
-        outcome=outcome,
-        detail=detail,
-        body=None,
-        http_status=None,
-        attempts=0,
-        redirects=(),
-        final_url=None,
-        content_type=None,
-        etag=None,
-        last_modified=None,
-        body_bytes=0,
-        started_us=time.time_ns() // 1000,
-        first_byte_ms=None,
-        total_ms=0.0,
-    )
+    return replace(Draft().end(outcome, detail), attempts=0, total_ms=0.0)
 
 
 def results_batch(ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBatch | None) -> pa.RecordBatch:

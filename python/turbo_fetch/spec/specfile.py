@@ -7,7 +7,6 @@ import glob
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import UnionType
@@ -20,6 +19,7 @@ from pydantic_core import ErrorDetails
 from turbo_fetch.errors import SpecError
 from turbo_fetch.redaction import redact, redact_tables
 from turbo_fetch.spec import Place, Spec
+from turbo_fetch.spec.toml import overridden, parsed
 from turbo_fetch.storage.filesystems import path_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def load_spec(
         raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a spec in TOML") from error
-    tables = _parsed(content, str(path))
+    tables = parsed(content, str(path))
     if _is_of_dataset(Path(path), tables):
         tables = overridden(tables, ["fetch.output.path=."])
     tables = overridden(rooted(tables, _folder_of(Path(path))), overrides)
@@ -61,7 +61,7 @@ def load_spec(
 
 def given(path: Path, overrides: Sequence[str], key: str) -> Any:
     """Return the value of a key that a readable spec has, as the user wrote it."""
-    value: Any = overridden(_parsed(path.read_bytes(), str(path)), overrides)
+    value: Any = overridden(parsed(path.read_bytes(), str(path)), overrides)
     for name in key.split("."):
         value = value[name]
     return value
@@ -76,28 +76,10 @@ def read_spec(
         content = storage.read_bytes("spec.toml")
     except FileNotFoundError:
         return None
-    tables = overridden(_parsed(content, origin), overrides)
+    tables = overridden(parsed(content, origin), overrides)
     if environment is not None:
         _fill_in(tables, environment, origin)
     return parse_spec(tables, origin)
-
-
-def _parsed(content: bytes, origin: str) -> dict[str, Any]:
-    try:
-        # An editor of another system may have put a byte order mark first.
-        return tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{origin}: cannot be read as a UTF-8 text file: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{origin}: not valid TOML: {error}") from error
-
-
-def parse_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the tables with overrides such as `steps=30` applied. Raises SpecError."""
-    changed = dict(tables)
-    for override in overrides:
-        _apply(changed, override)
-    return changed
 
 
 def parse_spec(tables: Mapping[str, Any], origin: str = "spec") -> Spec:
@@ -175,13 +157,6 @@ def _is_of_dataset(path: Path, tables: Mapping[str, Any]) -> bool:
     return isinstance(job, dict) and {"format", "essentials", "lists"} <= job.keys()
 
 
-def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the tables, changed in place by overrides such as `fetch.image.size=512`. Raises SpecError."""
-    for override in overrides:
-        _apply(tables, override)
-    return tables
-
-
 def dump_spec(spec: Spec, root: Path | None = None) -> str:
     """Return the spec as TOML with every default written out; with `root`, relative paths begin there."""
     tables = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -213,20 +188,6 @@ def _is_same(old: Any, new: Any) -> bool:
     longer, shorter = sorted((PurePath(old), PurePath(new)), key=PurePath.is_absolute, reverse=True)
     is_tail = longer.is_absolute() and not shorter.is_absolute()
     return old == new or (is_tail and longer.parts[-len(shorter.parts) :] == shorter.parts)
-
-
-def _apply(tables: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
-        raise SpecError(f"--set {override!r}: expected key=value, for instance fetch.image.size=512")
-    table = tables
-    for name in names[:-1]:
-        inner = table.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise SpecError(f"--set {override!r}: {name} is a value, not a table")
-        table = inner
-    table[names[-1]] = _value(text.strip())
 
 
 def _fill_in(tables: dict[str, Any], environment: Mapping[str, str], origin: str) -> None:
@@ -261,14 +222,6 @@ def _filled(text: str, environment: Mapping[str, str], origin: str) -> str:
         return environment[match[1]]
 
     return _VARIABLE.sub(variable, text)
-
-
-def _value(text: str) -> Any:
-    """Read a value as TOML, or else as a bare string, so that paths need no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _explain(error: ErrorDetails, root: type[BaseModel]) -> str:

@@ -20,7 +20,7 @@ from turbo_fetch.fetch import proxies
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report import reported
-from turbo_fetch.plan.sharder import Plan, Shard
+from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.outage import PATIENCE_S, Outage
 from turbo_fetch.progress.summary import Summary
@@ -29,6 +29,7 @@ from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage, open_storage
@@ -47,7 +48,7 @@ class Runner(Protocol):
         self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest
     ) -> None: ...
 
-    def run(self, shards: Iterator[Shard]) -> None:
+    def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises TurboFetchError if that is not possible, Interrupted if stopped."""
 
 
@@ -96,7 +97,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                 for record in dataset.records():
                     account.resume(record)
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
-                runner.run(urls.marked(shards, known))
+                runner.run(map(ShardTask, urls.marked(shards, known)))
             if fetch.duplicates.by_content:
                 from turbo_fetch.duplicates import contents
 
@@ -189,11 +190,11 @@ class OutageGuard:
 
 
 class Account:
-    """Keeps the books of a run: commits records, adds up, and passes on to the listener."""
+    """Accounts for a run: commits records, adds up, and passes on to the listener."""
 
     def __init__(
         self,
-        dataset: CommitSink,
+        sink: CommitSink,
         summary: Summary,
         listener: ProgressListener,
         plan: Total,
@@ -201,7 +202,7 @@ class Account:
     ) -> None:
         self.summary = summary
         self._guard = guard
-        self._dataset = dataset
+        self._sink = sink
         self._listener = listener
         self._plan = plan
 
@@ -220,7 +221,7 @@ class Account:
 
     def done(self, message: ShardDone) -> None:
         """See Listener."""
-        self._dataset.commit(message.record)
+        self._sink.commit(message.record)
         self.summary.add_shard(message.record)
         self._listener.shard_done(message.record["rows"], resumed=False)
 

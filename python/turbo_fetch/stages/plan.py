@@ -1,6 +1,7 @@
 """`plan`: what a run would do, told without a request to any host of the list.
 
-Rows are counted where the list says how many there are, and estimated by bytes elsewhere; hosts come from a sample.
+Rows are counted where the list says how many there are, and estimated by bytes elsewhere; hosts come from a sample, the
+time from :mod:`turbo_fetch.stages.time_estimate`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 from turbo_fetch.spec import FetchSpec, ImageSpec, Spec
+from turbo_fetch.stages.time_estimate import PICTURE_TIMES, REQUEST_S, measure_machine, tightest, time_limits
 
 SAMPLE_ROWS: Final = 100_000
 SAMPLED_FILES: Final = 50
 TOP_HOSTS: Final = 10
 
-REQUEST_S: Final = 0.5
-PICTURES_PER_CORE_S: Final = 150
 SUCCESS_SHARE: Final = 0.85
 BODY_BYTES: Final = 150_000
 BYTES_PER_PIXEL: Final = {"jpg": 0.4, "webp": 0.25, "png": 2.0}
@@ -48,7 +48,8 @@ class Planned:
     """Registrable domains in the sample."""
     top_domains: dict[str, float] = field(default_factory=dict)
     """The share of the sample's rows of the most frequent ones."""
-    time_s: float = 0.0
+    least_s: float = 0.0
+    most_s: float = 0.0
     limited_by: str = ""
     download_bytes: int = 0
     dataset_bytes: int = 0
@@ -64,7 +65,7 @@ class Planned:
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",
             f"most      {top or 'none'}",
-            f"time      about {human_time(self.time_s)}, limited by {self.limited_by}",
+            f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}",
             f"size      about {human_bytes(self.download_bytes)} to download, "
             f"{human_bytes(self.dataset_bytes)} on disk",
             "assumed   " + "; ".join(self.assumptions),
@@ -86,35 +87,25 @@ def plan_run(spec: Spec) -> Planned:
     planned.domains = len(domains)
     usable = max(1, planned.sample_rows)
     planned.top_domains = {name: count / usable for name, count in domains.most_common(TOP_HOSTS)}
-    workers = worker_count(spec.engine, available_cores())
-    limits = time_limits(fetch, planned.rows, max(planned.top_domains.values(), default=0.0), workers)
-    planned.limited_by = max(limits, key=lambda name: limits[name])
-    planned.time_s = limits[planned.limited_by]
+    cores = available_cores()
+    speed = measure_machine(fetch.image, cores)
+    workers = worker_count(spec.engine, cores)
+    limits = time_limits(fetch, planned.rows, planned.top_domains, workers, cores, speed)
+    planned.limited_by, (planned.least_s, planned.most_s) = tightest(limits)
     kept = planned.rows * SUCCESS_SHARE
     planned.download_bytes = round(kept * BODY_BYTES)
     planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
-        f"{REQUEST_S:g} s a request",
-        f"{PICTURES_PER_CORE_S} pictures a second and core",
+        f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s a request",
+        f"{1 / speed.picture_s:,.0f} photos of 0.8 megapixels a second, as this machine was just measured to do, "
+        f"{PICTURE_TIMES.least:g} to {PICTURE_TIMES.most:g} times their work for each picture",
+        "a connection that is fast enough",
         f"{SUCCESS_SHARE:.0%} of the rows succeed",
         f"{human_bytes(BODY_BYTES)} a download",
         f"{human_bytes(picture_bytes(fetch.image))} a picture",
         "domains are spread over the list as in the sample, which is the start of its files",
     ]
     return planned
-
-
-def time_limits(fetch: FetchSpec, rows: int, largest_share: float, workers: int) -> dict[str, float]:
-    """Return the seconds that each limit alone would make a run take."""
-    in_flight = fetch.http.concurrency * workers
-    limits = {
-        "the requests in flight (fetch.http.concurrency)": rows * REQUEST_S / in_flight,
-        "the processor": rows * SUCCESS_SHARE / (PICTURES_PER_CORE_S * available_cores()),
-    }
-    if fetch.http.per_domain:
-        per_domain = fetch.http.per_domain * workers
-        limits["the largest domain (fetch.http.per_domain)"] = rows * largest_share * REQUEST_S / per_domain
-    return limits
 
 
 def picture_bytes(image: ImageSpec) -> float:

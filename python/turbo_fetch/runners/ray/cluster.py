@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", 'engine.kind = "ray"') from error
 
-KNOCK_S: Final = 8.0
+CONNECT_S: Final = 8.0
 SPREAD: Final = "SPREAD"
 
 
@@ -48,7 +48,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     wanted = address or "the one that RAY_ADDRESS or this machine tells"
     try:
-        _knock(address or os.environ.get("RAY_ADDRESS", ""))
+        _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         with handlers_kept():
             ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
     # Ray raises ConnectionError, ValueError, RuntimeError and errors of grpc for what is one thing to a user.
@@ -64,21 +64,21 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError within seconds if no gRPC server is at an address; Ray itself would try for minutes."""
     at = address.removeprefix("ray://")
     host, colon, port = at.rpartition(":")
     if not (colon and port.isdigit()):
         return
-    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
         return
     with grpc.insecure_channel(at) as channel:
         try:
-            grpc.channel_ready_future(channel).result(KNOCK_S)
+            grpc.channel_ready_future(channel).result(CONNECT_S)
         except grpc.FutureTimeoutError:
             raise ConnectionError(
-                f"something listens there, but it did not answer as Ray does within {KNOCK_S:.0f} s"
+                f"something listens there, but it did not answer as Ray does within {CONNECT_S:.0f} s"
             ) from None
 
 

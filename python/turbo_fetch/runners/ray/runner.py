@@ -14,12 +14,12 @@ from ray.exceptions import RayActorError, RayError
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.messages import Stop, ToWorker
 from turbo_fetch.runners.ray.cluster import Slot, alive_nodes, connected, slots, start_worker
 from turbo_fetch.runners.ray.worker import Ended
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
 
@@ -53,14 +53,14 @@ class RayRunner:
         self._looked_s = -math.inf
         self._next_number = 0
 
-    def run(self, shards: Iterator[Shard]) -> None:
+    def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards.
 
         Raises ClusterError if there is no cluster, or it cannot do this job; Interrupted if stopped (all that
         arrived is saved), the worker's error if the job cannot go on, ShardFailed if workers keep dying without
         getting anywhere.
         """
-        supervisor = Supervisor(map(portable, shards), self._driver, self._driver.http)
+        supervisor = Supervisor(map(portable, tasks), self._driver, self._driver.http)
         with connected(self._engine.address):
             self._driver.begin()
             try:
@@ -152,22 +152,22 @@ class RayRunner:
             answer = supervisor.answer(worker.number, message)
             if answer is not None:
                 worker.outbox.append(answer)
-        self._address(supervisor)
+        self._collect(supervisor)
         worker.poll = worker.actor.exchange.remote(worker.outbox)
         worker.outbox = []
 
     def _write(self, supervisor: Supervisor) -> None:
         """Send what has to be said to workers whose poll is under way, and may last."""
-        self._address(supervisor)
+        self._collect(supervisor)
         for worker in self._workers.values():
             if worker.outbox and worker.is_checked and worker.poll is not None:
                 worker.actor.tell.remote(worker.outbox)
                 worker.outbox = []
 
-    def _address(self, supervisor: Supervisor) -> None:
-        for number, letter in supervisor.letters():
+    def _collect(self, supervisor: Supervisor) -> None:
+        for number, message in supervisor.pending_messages():
             if number in self._workers:
-                self._workers[number].outbox.append(letter)
+                self._workers[number].outbox.append(message)
 
     def _died(self, worker: _Worker, error: RayError, supervisor: Supervisor) -> None:
         reason = _reason(error)

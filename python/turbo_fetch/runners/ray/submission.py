@@ -22,7 +22,7 @@ from turbo_fetch.spec.specfile import dump_spec
 
 try:
     import requests
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", "turbo-fetch submit") from error
 
@@ -31,7 +31,7 @@ LISTS: Final = "lists"
 MAX_LIST_BYTES: Final = 400_000_000
 """Ray keeps what is sent along in the head node's memory, and takes at most 500 MiB."""
 
-KNOCK_S: Final = 8.0
+CONNECT_S: Final = 8.0
 SILENCE_S: Final = 60.0
 """How long the dashboard may take to say who it is, and how long to do something; Ray itself would wait for ever."""
 
@@ -42,8 +42,8 @@ class _Client(JobSubmissionClient):
     """Ray's client, which sets no limit of time."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        silence_s = KNOCK_S if endpoint == "/api/version" else SILENCE_S
-        return super()._do_request(method, endpoint, **{"timeout": (KNOCK_S, silence_s), **options})
+        silence_s = CONNECT_S if endpoint == "/api/version" else SILENCE_S
+        return super()._do_request(method, endpoint, **{"timeout": (CONNECT_S, silence_s), **options})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,6 @@ class JobState:
     status: str
     message: str | None
     exit_code: int | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it will not change any more."""
-        return JobStatus(self.status).is_terminal()
 
 
 class Jobs:
@@ -99,21 +94,6 @@ class Jobs:
         with _told(self._address):
             async for lines in self._client.tail_job_logs(job):
                 yield lines
-
-    def stop(self, job: str) -> None:
-        """Ask a job to stop; it saves what has arrived, and submitting its spec again goes on."""
-        with _told(self._address):
-            self._client.stop_job(job)
-
-    def names(self) -> dict[str, str]:
-        """Return the status of every job that turbo-fetch submitted, by id."""
-        with _told(self._address):
-            jobs = self._client.list_jobs()
-        return {
-            job.submission_id: str(job.status)
-            for job in jobs
-            if job.submission_id is not None and "turbo-fetch" in (job.metadata or {})
-        }
 
 
 def bundle(spec: Spec, folder: Path) -> None:

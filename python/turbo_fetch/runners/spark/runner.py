@@ -22,11 +22,11 @@ from typing import Any, Final
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.driver import Driver, portable
-from turbo_fetch.runners.hub import Hub
-from turbo_fetch.runners.spark.worker import Summons
+from turbo_fetch.runners.spark.worker import WorkerTask
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest, handlers_kept
 
@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("pyspark", "spark", 'engine.kind = "spark"') from error
 
 GROUP: Final = "turbo-fetch"
-KNOCK_S: Final = 8.0
+CONNECT_S: Final = 8.0
 
 _ERROR: Final = re.compile(r"[A-Za-z_.]+(Error|Exception): ")
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
@@ -53,54 +53,65 @@ class SparkRunner:
         self._callers: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
         self._job: _Job
 
-    def run(self, shards: Iterator[Shard]) -> None:
-        """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as `Hub.run`."""
-        hub = Hub(self, map(portable, shards), self._driver, self._stop, self._driver.http)
-        with _session(self._engine.address) as context, _listening(context, self._callers) as summons:
+    def run(self, tasks: Iterator[ShardTask]) -> None:
+        """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
+        `WorkerConnections.run`."""
+        connections = WorkerConnections(
+            self, map(portable, tasks), self._driver, self._stop, self._driver.http
+        )
+        with _session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
             self._driver.begin()
-            self._job = _Job(context, summons, _tasks(context, self._engine))
+            self._job = _Job(context, worker_task, _tasks(context, self._engine))
             try:
-                self._supervise(hub, _threads(context, self._engine))
+                self._supervise(connections, _threads(context, self._engine))
             finally:
-                hub.close()
+                connections.close()
                 self._job.end()
                 self._driver.close()
-        self._driver.end(hub.supervisor.failure, self._stop)
+        self._driver.end(connections.supervisor.failure, self._stop)
 
     def why_gone(self, number: int) -> str | None:
-        """See Crew. Spark knows why, the driver only whether shards are left open."""
+        """See WorkerProcesses. Spark knows why, the driver only whether shards are left open."""
         return None
 
     def replace(self, number: int) -> None:
-        """See Crew. Spark starts the task again by itself."""
+        """See WorkerProcesses. Spark starts the task again by itself."""
 
     def kill(self) -> None:
-        """See Crew. The job is cancelled when the run ends."""
+        """See WorkerProcesses. The job is cancelled when the run ends."""
 
-    def _supervise(self, hub: Hub, threads: int) -> None:
+    def _supervise(self, connections: WorkerConnections, threads: int) -> None:
         number = 0
         kill_at = math.inf
-        while not (self._job.is_over and hub.is_empty):
+        while not (self._job.is_over and connections.is_empty):
             while not self._callers.empty():
-                self._welcome(self._callers.get(), hub, number, threads)
+                self._welcome(self._callers.get(), connections, number, threads)
                 number += 1
-            kill_at = hub.step(kill_at)
-            if (hub.supervisor.stopping or hub.supervisor.failure is not None) and hub.is_empty:
+            kill_at = connections.step(kill_at)
+            if (
+                connections.supervisor.stopping or connections.supervisor.failure is not None
+            ) and connections.is_empty:
                 return
-        if hub.supervisor.has_work:
-            hub.supervisor.failure = self._job.failure()
+        if connections.supervisor.has_work:
+            connections.supervisor.failure = self._job.failure()
 
-    def _welcome(self, caller: Connection[Any, Any], hub: Hub, number: int, threads: int) -> None:
+    def _welcome(
+        self, caller: Connection[Any, Any], connections: WorkerConnections, number: int, threads: int
+    ) -> None:
         try:
             version = caller.recv()
         except (EOFError, OSError):
             version = None
-        if version == __version__ and not hub.supervisor.stopping and hub.supervisor.failure is None:
-            hub.add(number, caller, self._driver.setup(threads))
+        if (
+            version == __version__
+            and not connections.supervisor.stopping
+            and connections.supervisor.failure is None
+        ):
+            connections.add(number, caller, self._driver.setup(threads))
             return
         caller.close()
         if version not in {None, __version__}:
-            hub.supervisor.failure = ClusterError(
+            connections.supervisor.failure = ClusterError(
                 f"an executor has turbo-fetch {version}, the driver has {__version__}; expected the same everywhere"
             )
 
@@ -108,10 +119,10 @@ class SparkRunner:
 class _Job:
     """The Spark job, in a thread that waits for it."""
 
-    def __init__(self, context: SparkContext, summons: Summons, tasks: int) -> None:
+    def __init__(self, context: SparkContext, worker_task: WorkerTask, tasks: int) -> None:
         self._context = context
         self._error: Exception | None = None
-        self._thread = InheritableThread(target=self._run, args=(summons, tasks), name="spark job")
+        self._thread = InheritableThread(target=self._run, args=(worker_task, tasks), name="spark job")
         self._thread.start()
 
     @property
@@ -136,10 +147,10 @@ class _Job:
             self._context.cancelJobGroup(GROUP)
         self._thread.join()
 
-    def _run(self, summons: Summons, tasks: int) -> None:
+    def _run(self, worker_task: WorkerTask, tasks: int) -> None:
         self._context.setJobGroup(GROUP, f"turbo-fetch: {tasks} workers", interruptOnCancel=True)
         try:
-            self._context.parallelize(range(tasks), tasks).foreachPartition(summons)
+            self._context.parallelize(range(tasks), tasks).foreachPartition(worker_task)
         # Spark and py4j raise what has no common base; it is told if the shards are not done.
         except Exception as error:
             self._error = error
@@ -165,7 +176,7 @@ def _session(master: str | None) -> Iterator[SparkContext]:
         if master.startswith("local"):
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
-        _knock(master or "")
+        _check_reachable(master or "")
         with handlers_kept():
             session = builder.getOrCreate()
     # No Java, no master, a bad address: each has an exception of its own.
@@ -180,12 +191,12 @@ def _session(master: str | None) -> Iterator[SparkContext]:
         session.stop()
 
 
-def _knock(master: str) -> None:
+def _check_reachable(master: str) -> None:
     """Raise OSError if nothing listens at any master of `spark://host:port,host:port`; Spark would try for minutes."""
     addresses = re.findall(r"(?:^spark://|,)([^,:]+):(\d+)", master)
     for number, (host, port) in enumerate(addresses):
         try:
-            socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         except OSError:
             if number == len(addresses) - 1:
                 raise
@@ -194,7 +205,7 @@ def _knock(master: str) -> None:
 
 
 @contextmanager
-def _listening(context: SparkContext, callers: SimpleQueue[Connection[Any, Any]]) -> Iterator[Summons]:
+def _listening(context: SparkContext, callers: SimpleQueue[Connection[Any, Any]]) -> Iterator[WorkerTask]:
     """Take the calls of workers into `callers` while the context lasts."""
     host = context.getConf().get("spark.driver.host", "127.0.0.1")
     bind = context.getConf().get("spark.driver.bindAddress", host)
@@ -214,7 +225,7 @@ def _listening(context: SparkContext, callers: SimpleQueue[Connection[Any, Any]]
                     return
 
         threading.Thread(target=accept, name="door", daemon=True).start()
-        yield Summons(host, door.address[1], key)
+        yield WorkerTask(host, door.address[1], key)
 
 
 def _tasks(context: SparkContext, engine: EngineSpec) -> int:

@@ -1,4 +1,8 @@
-"""A worker inside a Spark task: it calls the driver, and then works like any other."""
+"""A worker inside a Spark task: it calls the driver, and then works like any other.
+
+Spark keeps its Python processes, in which functions of its users run before and afterwards: nothing of them is changed
+for good, and pandas, which processes of our own do without, is left to be imported.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,12 @@ import uvloop
 
 from turbo_fetch import __version__
 from turbo_fetch.runners.messages import Setup, ToParent, ToWorker
-from turbo_fetch.runners.worker import spare_garbage_collection, work
-from turbo_fetch.startup import without_pandas
+from turbo_fetch.runners.worker import garbage_collection_spared, work
 
 
 @dataclass(frozen=True, slots=True)
-class Summons:
-    """Where the driver is called, and the key with which both prove that they belong to the same job (HMAC)."""
+class WorkerTask:
+    """What a Spark task runs: a worker that calls the driver. By the key both prove that they are of one job (HMAC)."""
 
     host: str
     port: int
@@ -27,7 +30,6 @@ class Summons:
 
     def __call__(self, _: Iterable[int]) -> None:
         """Work until the driver has no more shards; Spark runs this once per task."""
-        without_pandas()
         connection: Connection[ToParent | str, ToWorker] = Client((self.host, self.port), authkey=self.key)
         with connection:
             connection.send(__version__)
@@ -37,9 +39,9 @@ class Summons:
                 # The job is over, or the driver has told its user what is wrong.
                 return
             assert isinstance(setup, Setup)
-            spare_garbage_collection()
             try:
-                uvloop.run(work(connection, setup, lambda _worker: None))
+                with garbage_collection_spared():
+                    uvloop.run(work(connection, setup, lambda _worker: None))
             finally:
                 _hang_up(connection)
 

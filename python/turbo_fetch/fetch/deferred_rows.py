@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbo_fetch.causes import Reason, local_cause, reason_of
-from turbo_fetch.fetch.fetched import Fetched
-from turbo_fetch.fetch.rows import Row
+from turbo_fetch.fetch.request import Fetched, Row
 from turbo_fetch.outcomes import Outcome
 
 QUIET_S: Final = 1.0
@@ -32,7 +31,7 @@ _SILENCE: Final = frozenset({Outcome.TIMEOUT, Outcome.STALLED})
 
 
 @dataclass(slots=True)
-class HeldRow:
+class DeferredRow:
     """A row, how it failed, and when."""
 
     row: Row
@@ -40,13 +39,13 @@ class HeldRow:
     since_s: float
 
 
-class Held:
-    """The rows that are held back; belongs to one event loop, with the clock passed in."""
+class DeferredRows:
+    """The rows that are deferred; belongs to one event loop, with the clock passed in."""
 
     def __init__(self) -> None:
         self.answers = 0
         """Attempts that ended in what only a network that works brings about."""
-        self._rows: list[HeldRow] = []
+        self._rows: list[DeferredRow] = []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -60,14 +59,14 @@ class Held:
         self.answers += 1
         return True
 
-    def keeps(self, row: Row, fetched: Fetched, now_s: float) -> bool:
-        """Keep a row that failed for good, if nobody has answered since it was first asked."""
-        if row.was_held or row.answers != self.answers:
+    def defers(self, row: Row, fetched: Fetched, now_s: float) -> bool:
+        """Defer a row that failed for good, if nobody has answered since it was first asked."""
+        if row.was_deferred or row.answers != self.answers:
             return False
         if local_cause(fetched.outcome, fetched.detail) is None:
             return False
-        row.was_held = True
-        self._rows.append(HeldRow(row, fetched, now_s))
+        row.was_deferred = True
+        self._rows.append(DeferredRow(row, fetched, now_s))
         return True
 
     def patience_s(self, is_last: bool) -> float:
@@ -82,25 +81,25 @@ class Held:
         return 15.0 if is_last and len(self._rows) < MANY else 90.0
 
     def pop(self) -> Row:
-        """Return one row, which is held no longer, but may be again; there is one."""
+        """Return one row, which is deferred no longer, but may be again; there is one."""
         row = self._rows.pop(0).row
-        row.was_held = False
+        row.was_deferred = False
         return row
 
-    def release(self) -> list[HeldRow]:
-        """Return all rows, which are held no longer."""
+    def release(self) -> list[DeferredRow]:
+        """Return all rows, which are deferred no longer."""
         rows, self._rows = self._rows, []
         return rows
 
     def reasons(self) -> Counter[Reason]:
-        """Return how many are held for which reason."""
-        return Counter(reason_of(held.fetched.outcome, held.fetched.detail) for held in self._rows)
+        """Return how many are deferred for which reason."""
+        return Counter(reason_of(each.fetched.outcome, each.fetched.detail) for each in self._rows)
 
     def domains(self) -> int:
         """Return how many domains they are of, up to DOMAINS_COUNTED."""
         found: set[str] = set()
-        for held in self._rows:
-            found.add(held.row.request.domain)
+        for each in self._rows:
+            found.add(each.row.request.domain)
             if len(found) == DOMAINS_COUNTED:
                 break
         return len(found)

@@ -8,7 +8,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from turbo_fetch.fetch.fetched import Fetched
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 

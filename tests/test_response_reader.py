@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oddities import head, oddities
-from turbo_fetch.fetch.answer_head import MAX_HEAD_BYTES, MAX_HEADERS, Head, MalformedAnswer, parse_head
-from turbo_fetch.fetch.answers import AnswerReader, Body
+from turbo_fetch.fetch.response_head import MAX_HEAD_BYTES, MAX_HEADERS, Head, MalformedResponse, parse_head
+from turbo_fetch.fetch.response_reader import Body, ResponseReader
 
 LOOP = asyncio.new_event_loop()
 PICTURE = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 3
@@ -65,7 +65,7 @@ def read(segments: Iterable[bytes], *, closes: bool = True) -> Read:
         bodies.append(body)
 
     protocol = BaseProtocol(LOOP)
-    reader = AnswerReader(protocol, LOOP, 2**16, None, on_head)
+    reader = ResponseReader(protocol, LOOP, 2**16, None, on_head)
     protocol._parser = reader
     try:
         for segment in segments:
@@ -73,7 +73,7 @@ def read(segments: Iterable[bytes], *, closes: bool = True) -> Read:
         if closes and not reader.is_done:
             reader.feed_eof()
         result.end = "whole" if reader.is_done else "open"
-    except MalformedAnswer as problem:
+    except MalformedResponse as problem:
         result.end = problem.message
     except ClientPayloadError as problem:
         result.end = str(problem)
@@ -155,8 +155,8 @@ FLOODS = {
     "headers": head()[:-2] + b"X: x\r\n" * 2_000_000,
     "odd lines": head()[:-2] + b"x\n" * 5_000_000,
     "empty lines": b"\r\n" * 5_000_000,
-    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 400_000,
-    "large interim answers": (b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 60_000 + b"\r\n\r\n") * 160,
+    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\n" * 400_000,
+    "large interim responses": (b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 60_000 + b"\r\n\r\n") * 160,
     "small chunks": head(b"Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 1_600_000,
     "chunk extensions": head(b"Transfer-Encoding: chunked") + b"1;" + b"x" * 10_000_000,
     "small chunks with extensions": head(b"Transfer-Encoding: chunked") + b"1;x=y \nx\n" * 1_000_000,

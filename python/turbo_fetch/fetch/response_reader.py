@@ -1,6 +1,6 @@
 """Answers as they come over a connection: bytes in, heads and bodies out.
 
-One reader reads one answer, and knows to the byte where it ends: what follows was not asked for.
+One reader reads one response, and knows to the byte where it ends: what follows was not asked for.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, cast
 
-from aiohttp import ClientPayloadError, ClientResponse
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.helpers import BaseTimerContext
-from aiohttp.streams import StreamReader
+from aiohttp import ClientPayloadError, ClientResponse, StreamReader
 
-from turbo_fetch.fetch.answer_head import (
+from turbo_fetch.fetch.codings import is_picture
+from turbo_fetch.fetch.library_internals import BaseTimerContext, ResponseHandler
+from turbo_fetch.fetch.response_head import (
     MAX_HEAD_BYTES,
+    Framing,
     Head,
-    MalformedAnswer,
+    MalformedResponse,
     check_beginning,
     end_of_head,
+    framing_of,
     parse_head,
 )
-from turbo_fetch.fetch.codings import is_picture
-from turbo_fetch.fetch.framing import Framing, framing_of
 
 MAX_INTERIM: Final = 32
-"""So many answers of status 1xx may come before the final one; more than three have not been seen in earnest."""
+"""So many responses of status 1xx may come before the final one; more than three have not been seen in earnest."""
 
 _MAX_CHUNK_LINE_BYTES: Final = 16_384
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
@@ -43,13 +42,13 @@ _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
 
 
 class Body(StreamReader):
-    """The body of an answer as it arrives, still encoded, and how it is framed."""
+    """The body of a response as it arrives, still encoded, and how it is framed."""
 
     __slots__ = ("framing", "is_cut")
 
     def __init__(
         self,
-        protocol: BaseProtocol,
+        protocol: ResponseHandler,
         limit: int,
         framing: Framing,
         timer: BaseTimerContext | None,
@@ -74,13 +73,13 @@ class _At(IntEnum):
     END = 7
 
 
-class AnswerReader:
-    """Reads one answer. `on_head` is called with its final head and its body, once; `has_surplus` is known before a
+class ResponseReader:
+    """Reads one response. `on_head` is called with its final head and its body, once; `has_surplus` is known before a
     body is told that it is whole."""
 
     def __init__(
         self,
-        protocol: BaseProtocol,
+        protocol: ResponseHandler,
         loop: asyncio.AbstractEventLoop,
         limit: int,
         timer: BaseTimerContext | None,
@@ -89,7 +88,7 @@ class AnswerReader:
         self.body: Body | None = None
         self.status = 0
         self.has_surplus = False
-        """Whether bytes follow the end, which belong to no answer."""
+        """Whether bytes follow the end, which belong to no response."""
         self.is_broken = False
         """Whether the connection ended by an error: then its end is not the end of a body."""
         self._protocol = protocol
@@ -107,11 +106,11 @@ class AnswerReader:
 
     @property
     def is_done(self) -> bool:
-        """Whether the answer was read to its end."""
+        """Whether the response was read to its end."""
         return self._at is _At.END
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the connection; raises MalformedAnswer."""
+        """Take the next bytes of the connection; raises MalformedResponse."""
         while data and self._at is not _At.END:
             data = _TAKE[self._at](self, data)
         if data:
@@ -160,7 +159,7 @@ class AnswerReader:
             self._is_checked = True
         found = end_of_head(block, searched)
         if self._head_bytes + (len(block) if found is None else found[1]) > MAX_HEAD_BYTES:
-            raise MalformedAnswer(message=_HEAD_TOO_LARGE)
+            raise MalformedResponse(message=_HEAD_TOO_LARGE)
         if found is None:
             if block is data:
                 self._held += data
@@ -174,7 +173,7 @@ class AnswerReader:
         if 100 <= head.status < 200 and head.status != 101:
             self._interim += 1
             if self._interim > MAX_INTERIM:
-                raise MalformedAnswer(message=f"more than {MAX_INTERIM} interim answers")
+                raise MalformedResponse(message=f"more than {MAX_INTERIM} interim responses")
             return rest
         return self._begin_body(head, rest)
 
@@ -232,7 +231,7 @@ class AnswerReader:
             return b""
         match = _CHUNK_LINE.match(line)
         if match is None:
-            raise MalformedAnswer(message="the size of a chunk is not a hexadecimal number")
+            raise MalformedResponse(message="the size of a chunk is not a hexadecimal number")
         self._count_chunks(1, body)
         self._left_bytes = int(match[1], 16)
         self._at = _At.CHUNK if self._left_bytes else _At.TRAILER
@@ -264,7 +263,7 @@ class AnswerReader:
     def _count_chunks(self, count: int, body: Body) -> None:
         self._chunks += count
         if self._chunks > _FREE_CHUNKS + body.total_bytes // _LEAST_CHUNK_BYTES:
-            raise MalformedAnswer(message=f"more than {_FREE_CHUNKS} chunks of a few bytes")
+            raise MalformedResponse(message=f"more than {_FREE_CHUNKS} chunks of a few bytes")
 
     def _take_unchunked(self, data: bytes) -> bytes:
         """Take a picture that was announced in chunks, but is not: browsers do so in HTTP/1.0."""
@@ -278,7 +277,7 @@ class AnswerReader:
         if line is None:
             return b""
         if line.strip(b"\r"):
-            raise MalformedAnswer(message="a chunk is longer than its size says")
+            raise MalformedResponse(message="a chunk is longer than its size says")
         self._at = _At.CHUNK_LINE
         return rest
 
@@ -290,7 +289,7 @@ class AnswerReader:
                 return self._end(bytes(self._held[len(empty) :]))
         found = end_of_head(self._held, searched)
         if self._head_bytes + (len(self._held) if found is None else found[1]) > MAX_HEAD_BYTES:
-            raise MalformedAnswer(message=_HEAD_TOO_LARGE)
+            raise MalformedResponse(message=_HEAD_TOO_LARGE)
         return b"" if found is None else self._end(bytes(self._held[found[1] :]))
 
     def _line(self, data: bytes, limit_bytes: int, too_long: str) -> tuple[bytes | None, bytes]:
@@ -298,7 +297,7 @@ class AnswerReader:
         ends = data.find(b"\n")
         length = len(self._held) + (len(data) if ends < 0 else ends + 1)
         if length > limit_bytes:
-            raise MalformedAnswer(message=too_long)
+            raise MalformedResponse(message=too_long)
         self._held += data if ends < 0 else data[:ends]
         if ends < 0:
             return None, b""
@@ -307,21 +306,16 @@ class AnswerReader:
         return line, data[ends + 1 :]
 
 
-_TAKE: Final[tuple[Callable[[AnswerReader, bytes], bytes], ...]] = (
-    AnswerReader._take_head,
-    AnswerReader._take_counted,
-    AnswerReader._take_all,
-    AnswerReader._take_chunk_line,
-    AnswerReader._take_counted,
-    AnswerReader._take_chunk_end,
-    AnswerReader._take_trailer,
+_TAKE: Final[tuple[Callable[[ResponseReader, bytes], bytes], ...]] = (
+    ResponseReader._take_head,
+    ResponseReader._take_counted,
+    ResponseReader._take_all,
+    ResponseReader._take_chunk_line,
+    ResponseReader._take_counted,
+    ResponseReader._take_chunk_end,
+    ResponseReader._take_trailer,
 )
 """What is done with the next bytes, in the order of _At; each returns what it leaves."""
-
-
-def framing_of_response(response: ClientResponse) -> Framing:
-    """Return how the body of a response is framed."""
-    return body_of(response).framing
 
 
 def body_of(response: ClientResponse) -> Body:

@@ -1,11 +1,11 @@
-"""A domain in the books of the lessor: how many places it has, who holds them, who should give some back."""
+"""The limit of a domain as the rate limiter keeps it: its permits, which workers have them, who should return some."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
-from turbo_fetch.fetch.leases import Rest
+from turbo_fetch.fetch.allocations import Cooldown
 
 
 @dataclass(slots=True)
@@ -13,49 +13,49 @@ class Share:
     """What one worker has of a domain."""
 
     wanted: int = 0
-    """Places that the worker could use, those that it holds included."""
+    """Permits that the worker could use, those that it has included."""
     held: int = 0
-    recalled: int = 0
-    """Of the places held, those that were called back."""
+    revoked: int = 0
+    """Of the permits held, those that were revoked."""
     since_s: float = 0.0
-    """When the last place was given."""
+    """When the last permit was given."""
 
     @property
     def kept(self) -> int:
-        """Places that were not called back."""
-        return self.held - self.recalled
+        """Permits that were not revoked."""
+        return self.held - self.revoked
 
 
 @dataclass(slots=True)
-class LeasedDomain:
-    """The places of a domain, and who has them."""
+class DomainLimit:
+    """The permits of a domain, and who has them."""
 
     limit: int
     allowed: int
-    """Places now: fewer than the limit after the domain was asked too fast."""
-    spacing_s: float = 0.0
+    """Permits now: fewer than the limit after the domain was asked too fast."""
+    min_interval_s: float = 0.0
     shares: dict[int, Share] = field(default_factory=dict)
     """By worker; of several in the same need, the first is the next."""
     lost: int = 0
-    """Places of workers that died."""
-    ticket: int | None = None
-    """The worker that has the ticket and has not used it."""
+    """Permits of workers that died."""
+    token_holder: int | None = None
+    """The worker that has the token and has not used it."""
     next_start_s: float = 0.0
     changed_s: float = 0.0
     """When `allowed` changed."""
-    rest: Rest | None = None
-    rest_ends_s: float = 0.0
+    cooldown: Cooldown | None = None
+    cooldown_ends_s: float = 0.0
 
     @property
     def free(self) -> int:
-        """Places that nobody has; below 0 if too many are out since `allowed` fell."""
+        """Permits that nobody has; below 0 if too many are out since `allowed` fell."""
         free = self.allowed - self.lost
         for share in self.shares.values():
             free -= share.held
         return free
 
     def neediest(self) -> int | None:
-        """Return the worker that wants a place most."""
+        """Return the worker that wants a permit most."""
         found, least = None, math.inf
         for worker, share in self.shares.items():
             if share.held < least and share.held < share.wanted:
@@ -66,19 +66,19 @@ class LeasedDomain:
         """Whether nothing is left to be remembered of it."""
         if self.shares or self.lost or self.allowed < self.limit:
             return False
-        return now_s >= self.next_start_s and now_s >= self.rest_ends_s
+        return now_s >= self.next_start_s and now_s >= self.cooldown_ends_s
 
 
-def surplus(domain: LeasedDomain) -> int:
-    """Return how many places should be called back: those over the number allowed, and those others are due."""
+def surplus(domain: DomainLimit) -> int:
+    """Return how many permits should be revoked: those over the number allowed, and those others are due."""
     shares = domain.shares.values()
-    recalled = sum(share.recalled for share in shares)
+    revoked = sum(share.revoked for share in shares)
     even = max(1, domain.allowed // len(shares))
     due = sum(max(0, min(share.wanted, even) - share.held) for share in shares)
     free = domain.free
-    return max(due - max(0, free), -free) - recalled
+    return max(due - max(0, free), -free) - revoked
 
 
-def by_age(domain: LeasedDomain) -> list[int]:
-    """Return the workers of a domain, first the one whose last place is the oldest."""
+def by_age(domain: DomainLimit) -> list[int]:
+    """Return the workers of a domain, first the one whose last permit is the oldest."""
     return sorted(domain.shares, key=lambda worker: domain.shares[worker].since_s)

@@ -1,4 +1,4 @@
-"""Places of domains among workers: never too many, none lost, everybody's turn comes. Only time is not real."""
+"""Permits of domains among workers: never too many, none lost, everybody's turn comes. Only time is not real."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turbo_fetch.fetch.leases import Demand, Grant, Rest
-from turbo_fetch.fetch.tenant import Tenant
-from turbo_fetch.runners.lessor import CUT_EVERY_S, LINGER_S, RISE_EVERY_S, TURN_S, Lessor
+from turbo_fetch.fetch.allocations import Cooldown, Demand, Grant
+from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.runners.rate_limiter import CUT_EVERY_S, LINGER_S, RAISE_EVERY_S, TURN_S, RateLimiter
 from turbo_fetch.spec import DomainSpec, HttpSpec
 
 LIMITS = {"one": 1, "two": 2, "many": 5, "paced": 2, "learnt": 3}
-SPACING_S = 0.5
+INTERVAL_S = 0.5
 HTTP = HttpSpec(
     per_domain=5,
     domains={
         "one": DomainSpec(concurrency=1),
         "two": DomainSpec(concurrency=2),
-        "paced": DomainSpec(concurrency=2, delay_s=SPACING_S),
+        "paced": DomainSpec(concurrency=2, delay_s=INTERVAL_S),
         "learnt": DomainSpec(concurrency=3),
     },
 )
@@ -28,9 +28,9 @@ HTTP = HttpSpec(
 
 @dataclass
 class Worker:
-    """A tenant with its channel in both directions, and what it does."""
+    """A client with its channel in both directions, and what it does."""
 
-    tenant: Tenant = field(default_factory=lambda: Tenant(HTTP))
+    client: LimiterClient = field(default_factory=lambda: LimiterClient(HTTP))
     demands: deque[Demand] = field(default_factory=deque)
     grants: deque[Grant] = field(default_factory=deque)
     rows: Counter[str] = field(default_factory=Counter)
@@ -39,11 +39,11 @@ class Worker:
 
 
 class World:
-    """Workers, their lessor, and a server that counts."""
+    """Workers, their rate limiter, and a server that counts."""
 
     def __init__(self, workers: int) -> None:
         self.now_s = 100.0
-        self.lessor = Lessor(HTTP)
+        self.limiter = RateLimiter(HTTP)
         self.workers = [Worker() for _ in range(workers)]
         self.dying: list[tuple[float, str, int]] = []
         self.last_start_s = dict.fromkeys(LIMITS, 0.0)
@@ -51,20 +51,20 @@ class World:
 
     def submit(self, number: int, domain: str, count: int) -> None:
         worker = self.workers[number]
-        worker.tenant.announce([domain] * count)
+        worker.client.announce([domain] * count)
         worker.rows[domain] += count
 
     def start(self, number: int, domain: str) -> bool:
         worker = self.workers[number]
         if worker.rows[domain] <= worker.in_flight[domain]:
             return False
-        lease = worker.tenant.lease(domain)
-        if lease.free <= 0 or self.now_s < worker.earliest_s.get(domain, 0.0):
+        allocation = worker.client.allocation(domain)
+        if allocation.free <= 0 or self.now_s < worker.earliest_s.get(domain, 0.0):
             return False
-        worker.tenant.begin(domain, lease)
+        worker.client.begin(domain, allocation)
         worker.in_flight[domain] += 1
-        if lease.spacing_s:
-            assert self.now_s - self.last_start_s[domain] >= SPACING_S
+        if allocation.min_interval_s:
+            assert self.now_s - self.last_start_s[domain] >= INTERVAL_S
             self.last_start_s[domain] = self.now_s
         now = sum(other.in_flight[domain] for other in self.workers)
         now += sum(count for _, name, count in self.dying if name == domain)
@@ -78,51 +78,51 @@ class World:
             return False
         worker.in_flight[domain] -= 1
         worker.rows[domain] -= 1
-        worker.tenant.end(domain, worker.tenant.lease(domain))
-        worker.tenant.row_ended(domain)
+        worker.client.end(domain, worker.client.allocation(domain))
+        worker.client.row_ended(domain)
         return True
 
     def say(self, number: int) -> None:
         worker = self.workers[number]
-        worker.demands.append(worker.tenant.collect())
+        worker.demands.append(worker.client.collect())
 
     def hear(self, number: int) -> None:
         worker = self.workers[number]
         if worker.demands:
-            self.lessor.demand(number, worker.demands.popleft(), self.now_s)
+            self.limiter.take(number, worker.demands.popleft(), self.now_s)
 
     def post(self) -> None:
-        for each, grant in self.lessor.grants().items():
+        for each, grant in self.limiter.grants().items():
             self.workers[each].grants.append(grant)
 
     def obey(self, number: int) -> None:
         worker = self.workers[number]
         if worker.grants:
             grant = worker.grants.popleft()
-            for _ in worker.tenant.take(grant):
+            for _ in worker.client.apply(grant):
                 pass
-            for name, wait_s in grant.tickets.items():
+            for name, wait_s in grant.tokens.items():
                 worker.earliest_s[name] = self.now_s + wait_s
 
     def learn(self, number: int) -> None:
         if self.workers[number].rows["learnt"]:
-            self.workers[number].tenant.learn_pace("learnt", SPACING_S)
+            self.workers[number].client.learn_min_interval("learnt", INTERVAL_S)
 
     def slow(self, number: int, domain: str) -> None:
         if self.workers[number].rows[domain]:
-            self.workers[number].tenant.slowed(domain)
+            self.workers[number].client.report_slowed(domain)
 
     def kill(self, number: int) -> None:
         worker = self.workers[number]
         ends_s = self.now_s + LINGER_S
         self.dying += [(ends_s, name, count) for name, count in worker.in_flight.items()]
-        self.lessor.ended(number, LINGER_S, self.now_s)
+        self.limiter.worker_ended(number, LINGER_S, self.now_s)
         self.workers[number] = Worker()
 
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self.dying = [one for one in self.dying if one[0] > self.now_s]
-        self.lessor.tick(self.now_s)
+        self.limiter.tick(self.now_s)
 
     def round(self) -> None:
         """Let everything happen that can."""
@@ -161,7 +161,7 @@ ABOUT_A_DOMAIN = ["start", "end", "slow"]
     data=st.data(), workers=st.integers(1, 3), domains=st.lists(st.sampled_from(sorted(LIMITS)), min_size=1)
 )
 @settings(max_examples=150)
-def test_no_limit_is_exceeded_nobody_starves_and_no_place_is_lost(
+def test_no_limit_is_exceeded_nobody_starves_and_no_permit_is_lost(
     data: st.DataObject, workers: int, domains: list[str]
 ) -> None:
     world = World(workers)
@@ -189,7 +189,7 @@ def test_no_limit_is_exceeded_nobody_starves_and_no_place_is_lost(
     assert world.is_done
     for _ in range(60):
         world.round()
-    assert world.lessor.is_idle
+    assert world.limiter.is_idle
 
 
 def _settle(world: World, rounds: int = 8) -> None:
@@ -205,8 +205,8 @@ def _settle(world: World, rounds: int = 8) -> None:
 
 
 def _held(world: World, domain: str) -> list[int]:
-    tenants = [worker.tenant for worker in world.workers]
-    return [tenant.lease(domain).held if tenant.has_rows(domain) else 0 for tenant in tenants]
+    clients = [worker.client for worker in world.workers]
+    return [client.allocation(domain).held if client.has_rows(domain) else 0 for client in clients]
 
 
 def test_who_wants_a_domain_alone_has_all_of_it_and_shares_it_evenly_later() -> None:
@@ -222,7 +222,7 @@ def test_who_wants_a_domain_alone_has_all_of_it_and_shares_it_evenly_later() -> 
     assert sorted(_held(world, "many")) == [1, 2, 2]
 
 
-def test_a_place_in_use_is_given_back_when_its_request_ends() -> None:
+def test_a_permit_in_use_is_returned_when_its_request_ends() -> None:
     world = World(2)
     world.submit(0, "two", 10)
     _settle(world)
@@ -236,7 +236,7 @@ def test_a_place_in_use_is_given_back_when_its_request_ends() -> None:
     assert _held(world, "two") == [1, 1]
 
 
-def test_fewer_places_than_workers_go_round() -> None:
+def test_fewer_permits_than_workers_go_round() -> None:
     world = World(3)
     for number in range(3):
         world.submit(number, "one", 100)
@@ -249,7 +249,7 @@ def test_fewer_places_than_workers_go_round() -> None:
     assert holders == [0, 1, 2, 0, 1, 2]
 
 
-def test_the_places_of_a_dead_worker_come_back_when_its_requests_are_surely_over() -> None:
+def test_the_permits_of_a_dead_worker_come_back_when_its_requests_are_surely_over() -> None:
     world = World(2)
     world.submit(0, "two", 10)
     _settle(world)
@@ -263,38 +263,41 @@ def test_the_places_of_a_dead_worker_come_back_when_its_requests_are_surely_over
     assert _held(world, "two") == [0, 2]
 
 
-def test_the_pace_holds_although_workers_take_turns() -> None:
+def test_the_interval_holds_although_workers_take_turns() -> None:
     world = World(3)
     for number in range(3):
         world.submit(number, "paced", 2)
     begun_s = world.now_s
     while not world.is_done:
         world.round()
-    assert 5 * SPACING_S <= world.now_s - begun_s < 5 * (SPACING_S + 0.5)
+    assert 5 * INTERVAL_S <= world.now_s - begun_s < 5 * (INTERVAL_S + 0.5)
 
 
-def test_a_ticket_that_a_dead_worker_may_have_used_counts_as_used_at_the_last_moment() -> None:
+def test_a_token_that_a_dead_worker_may_have_used_counts_as_used_at_the_last_moment() -> None:
     world = World(2)
     world.submit(0, "paced", 2)
     _settle(world)
     world.submit(1, "paced", 2)
     world.kill(0)
     _settle(world)
-    assert world.workers[1].earliest_s["paced"] == world.now_s + LINGER_S + SPACING_S
+    assert world.workers[1].earliest_s["paced"] == world.now_s + LINGER_S + INTERVAL_S
 
 
-def test_a_pace_that_one_worker_learns_holds_for_all() -> None:
+def test_an_interval_that_one_worker_learns_holds_for_all() -> None:
     world = World(2)
     for number in range(2):
         world.submit(number, "learnt", 5)
     _settle(world)
     world.learn(0)
     _settle(world)
-    assert [worker.tenant.lease("learnt").spacing_s for worker in world.workers] == [SPACING_S, SPACING_S]
+    assert [worker.client.allocation("learnt").min_interval_s for worker in world.workers] == [
+        INTERVAL_S,
+        INTERVAL_S,
+    ]
     assert sum(_held(world, "learnt")) == 1
 
 
-def test_places_that_travel_with_a_ticket_are_given_back() -> None:
+def test_permits_that_travel_with_a_token_are_returned() -> None:
     world = World(2)
     world.submit(0, "learnt", 1)
     _settle(world)
@@ -302,15 +305,15 @@ def test_places_that_travel_with_a_ticket_are_given_back() -> None:
     world.say(1)
     world.hear(1)
     world.learn(0)
-    world.workers[0].tenant.row_ended("learnt")
+    world.workers[0].client.row_ended("learnt")
     world.say(0)
     world.hear(0)
     world.post()
     grant = world.workers[1].grants[-1]
-    assert grant.places.keys() == grant.tickets.keys()
+    assert grant.permits.keys() == grant.tokens.keys()
     world.obey(1)
     assert _held(world, "learnt") == [0, 1]
-    assert world.workers[1].tenant.lease("learnt").has_ticket
+    assert world.workers[1].client.allocation("learnt").has_token
 
 
 def test_a_domain_that_was_asked_too_fast_gets_half_and_then_more_again() -> None:
@@ -323,7 +326,7 @@ def test_a_domain_that_was_asked_too_fast_gets_half_and_then_more_again() -> Non
     _settle(world)
     assert _held(world, "many") == [1, 1]
     for expected in (3, 4, 5):
-        world.wait(RISE_EVERY_S)
+        world.wait(RAISE_EVERY_S)
         _settle(world)
         assert sum(_held(world, "many")) == expected
     world.wait(CUT_EVERY_S)
@@ -332,20 +335,20 @@ def test_a_domain_that_was_asked_too_fast_gets_half_and_then_more_again() -> Non
     assert sum(_held(world, "many")) == 2
 
 
-def test_a_rest_that_one_worker_meets_is_told_to_those_who_want_the_domain_and_to_those_who_come_later() -> (
+def test_a_cooldown_that_one_worker_meets_is_told_to_those_who_want_the_domain_and_to_those_who_come_later() -> (
     None
 ):
     world = World(3)
     for number in range(2):
         world.submit(number, "many", 1)
     _settle(world)
-    world.workers[0].tenant.rests("many", Rest(60.0, 1))
+    world.workers[0].client.report_cooldown("many", Cooldown(60.0, 1))
     world.say(0)
     world.hear(0)
     world.post()
     assert [list(worker.grants)[-1:] for worker in world.workers] == [
         [Grant(answers=1)],
-        [Grant(rests={"many": Rest(60.0, 1)})],
+        [Grant(cooldowns={"many": Cooldown(60.0, 1)})],
         [],
     ]
     world.wait(20.0)
@@ -353,4 +356,4 @@ def test_a_rest_that_one_worker_meets_is_told_to_those_who_want_the_domain_and_t
     world.say(2)
     world.hear(2)
     world.post()
-    assert world.workers[2].grants[-1].rests == {"many": Rest(40.0, 1)}
+    assert world.workers[2].grants[-1].cooldowns == {"many": Cooldown(40.0, 1)}

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_fetch.fetch.fetched import Draft, Fetched
-from turbo_fetch.fetch.policy import GiveUp, Retry, backoff_ceiling_s, next_step, refusal_s, retry_after_s
+from turbo_fetch.fetch.request import Draft, Fetched
+from turbo_fetch.fetch.retry_policy import (
+    GiveUp,
+    Retry,
+    backoff_ceiling_s,
+    next_step,
+    refusal_s,
+    retry_after_s,
+)
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 

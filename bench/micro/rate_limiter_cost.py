@@ -1,7 +1,7 @@
-"""What it costs to lease the places of domains: `python bench/micro/lease_cost.py`.
+"""What it costs to share the permits of domains among workers: `python bench/micro/rate_limiter_cost.py`.
 
 Both ends, with the messages pickled between them, in one process: batches of rows are announced, granted, fetched by
-nobody and given back, as a worker does with a shard. Told per row, for the worker and for the parent apart, and for
+nobody and returned, as a worker does with a shard. Told per row, for the worker and for the parent apart, and for
 lists of few and of many domains; a download costs a worker some 150 µs.
 """
 
@@ -34,58 +34,58 @@ def main() -> None:
     }
     figures = {case: _measure(domains) for case, domains in cases.items()}
     result = {
-        "micro": "lease-cost",
+        "micro": "rate-limiter-cost",
         "date": now(),
-        "command": "python bench/micro/lease_cost.py",
+        "command": "python bench/micro/rate_limiter_cost.py",
         "machine": describe_machine(),
         "versions": our_versions(),
         "workers": WORKERS,
         "rows_per_batch": ROWS,
         "figures": figures,
     }
-    Path("bench/results/micro-lease-cost.json").write_text(json.dumps(result, indent=1) + "\n")
+    Path("bench/results/micro-rate-limiter-cost.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 
 
 def _measure(domains: list[str]) -> dict[str, float]:
     """Return the least microseconds and the bytes per row, over batches of workers in turn that share all domains."""
-    from turbo_fetch.fetch.tenant import Tenant
-    from turbo_fetch.runners.lessor import Lessor
+    from turbo_fetch.fetch.limiter_client import LimiterClient
+    from turbo_fetch.runners.rate_limiter import RateLimiter
     from turbo_fetch.spec import HttpSpec
 
     http = HttpSpec()
-    lessor = Lessor(http)
-    tenants = [Tenant(http) for _ in range(WORKERS)]
+    limiter = RateLimiter(http)
+    clients = [LimiterClient(http) for _ in range(WORKERS)]
     worker_s, parent_s, sizes = [], [], []
     for batch in range(BATCHES):
         number = batch % WORKERS
-        tenant = tenants[number]
+        client = clients[number]
         spent_s = [0.0, 0.0]
         size = 0
 
         begun_s = time.process_time()
-        tenant.announce(domains)
-        demand = pickle.dumps(tenant.collect())
+        client.announce(domains)
+        demand = pickle.dumps(client.collect())
         spent_s[0] += time.process_time() - begun_s
         begun_s = time.process_time()
-        lessor.demand(number, pickle.loads(demand), begun_s)
-        grant = pickle.dumps(lessor.grants()[number])
+        limiter.take(number, pickle.loads(demand), begun_s)
+        grant = pickle.dumps(limiter.grants()[number])
         spent_s[1] += time.process_time() - begun_s
         size += len(demand) + len(grant)
         begun_s = time.process_time()
-        for _ in tenant.take(pickle.loads(grant)):
+        for _ in client.apply(pickle.loads(grant)):
             pass
         for domain in domains:
-            lease = tenant.lease(domain)
-            tenant.begin(domain, lease)
-            tenant.end(domain, lease)
-            tenant.row_ended(domain)
-        demand = pickle.dumps(tenant.collect())
+            allocation = client.allocation(domain)
+            client.begin(domain, allocation)
+            client.end(domain, allocation)
+            client.row_ended(domain)
+        demand = pickle.dumps(client.collect())
         spent_s[0] += time.process_time() - begun_s
         begun_s = time.process_time()
-        lessor.demand(number, pickle.loads(demand), begun_s)
-        lessor.tick(begun_s)
-        lessor.grants()
+        limiter.take(number, pickle.loads(demand), begun_s)
+        limiter.tick(begun_s)
+        limiter.grants()
         spent_s[1] += time.process_time() - begun_s
         size += len(demand)
         worker_s.append(spent_s[0])

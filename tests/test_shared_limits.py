@@ -14,7 +14,7 @@ from album import album
 from jobs import job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
-from turbo_fetch.fetch.domains import REFUSALS_TO_HOLD
+from turbo_fetch.fetch.domains import REFUSALS_TO_COOL_DOWN
 from turbo_fetch.runners.worker import MAX_OPEN_SHARDS
 from turbo_fetch.spec import Spec
 
@@ -36,7 +36,7 @@ def _gaps_s(origin: Origin) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
-def test_workers_hear_from_each_other_that_a_server_wants_rest(tmp_path: Path) -> None:
+def test_workers_hear_from_each_other_that_a_server_is_to_be_left_alone(tmp_path: Path) -> None:
     with Origin(ALBUM) as origin:
         refused = [origin.url(name, "status", code=429, retry_after=60) for name in ALBUM]
         urls = write_list(tmp_path / "list.parquet", refused)
@@ -48,7 +48,7 @@ def test_workers_hear_from_each_other_that_a_server_wants_rest(tmp_path: Path) -
             engine={"workers": 3, "threads": 1},
         )
         assert turbo_fetch.run(spec).fetch.outcomes == {"rate-limited": len(ALBUM)}
-    assert origin.hits.total() == REFUSALS_TO_HOLD
+    assert origin.hits.total() == REFUSALS_TO_COOL_DOWN
 
 
 def test_workers_hear_from_each_other_that_a_host_is_dead(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: P
     assert origin.connections >= 2
 
 
-def test_the_places_of_a_killed_worker_come_back(tmp_path: Path) -> None:
+def test_the_permits_of_a_killed_worker_come_back(tmp_path: Path) -> None:
     with Origin(ALBUM, latency_s=0.3) as origin:
         process = start(_spec(origin, tmp_path, {"workers": 2, "threads": 1}), tmp_path)
         wait_for_hits(process, origin, 20)

@@ -1,4 +1,4 @@
-"""Workers at the other ends of connections: fed, watched, stopped."""
+"""Workers behind connections: given shards, watched, stopped."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.messages import Setup, Stop, ToParent, ToWorker
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
 from turbo_fetch.stop import StopRequest
 
 STOP_GRACE_S: Final = 10.0
 
 
-class Crew(Protocol):
+class WorkerProcesses(Protocol):
     """The processes behind the connections."""
 
     def why_gone(self, number: int) -> str | None:
@@ -32,14 +32,19 @@ class Crew(Protocol):
         """End all that are left, at once."""
 
 
-class Hub:
-    """Holds the connections of a runner's workers. `add` is called in the thread of `run`, or before it."""
+class WorkerConnections:
+    """The connections of a runner's workers. `add` is called in the thread of `run`, or before it."""
 
     def __init__(
-        self, crew: Crew, shards: Iterator[Shard], listener: Listener, stop: StopRequest, http: HttpSpec
+        self,
+        processes: WorkerProcesses,
+        tasks: Iterator[ShardTask],
+        listener: Listener,
+        stop: StopRequest,
+        http: HttpSpec,
     ) -> None:
-        self.supervisor = Supervisor(shards, listener, http)
-        self._crew = crew
+        self.supervisor = Supervisor(tasks, listener, http)
+        self._processes = processes
         self._listener = listener
         self._stop = stop
         self._connections: dict[int, Connection[ToWorker, ToParent]] = {}
@@ -83,9 +88,9 @@ class Hub:
             self._stop.acknowledge()
             self.supervisor.stopping = True
             kill_at = 0.0 if self._stop.count > 1 else self._ask_to_stop()
-        for number, letter in self.supervisor.letters():
+        for number, message in self.supervisor.pending_messages():
             if number in self._connections:
-                self._send(self._connections[number], letter)
+                self._send(self._connections[number], message)
         if self.supervisor.failure is not None and kill_at == math.inf:
             kill_at = self._ask_to_stop()
         if time.monotonic() > kill_at:
@@ -95,7 +100,7 @@ class Hub:
 
     def close(self) -> None:
         """End all workers that are left."""
-        self._crew.kill()
+        self._processes.kill()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
@@ -107,8 +112,8 @@ class Hub:
         except (EOFError, OSError):
             connection.close()
             del self._connections[number]
-            if self.supervisor.ended(number, self._crew.why_gone(number)):
-                self._crew.replace(number)
+            if self.supervisor.ended(number, self._processes.why_gone(number)):
+                self._processes.replace(number)
             return
         answer = self.supervisor.answer(number, message)
         if answer is not None:

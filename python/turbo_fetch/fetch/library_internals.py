@@ -1,0 +1,80 @@
+"""What is used of other libraries beyond what they document, in one place, for the day that a new version lacks it.
+
+- aiohttp documents no way to read responses by a reader of one's own, to bound how many connections are kept, or to
+  make them through a SOCKS proxy. `connections.py` and `socks.py` extend its connection and its connector in the
+  methods and attributes that `AIOHTTP` names; responses are handed over in its own message, and what cannot be read is
+  raised as an exception of its parser, which it turns into that of the request.
+- protego documents whether an address may be fetched, but not by which rule, which the ledger tells, nor how long that
+  takes, which must be bounded. Its rules are taken as it read them, and compared in its normal form.
+
+tests/test_library_internals.py checks the installed versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.helpers import BaseTimerContext
+from aiohttp.http import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from protego import Protego
+from protego._utils import _quote_path as quote_path
+from protego._utils import _quote_pattern as quote_pattern
+
+__all__ = [
+    "AIOHTTP",
+    "BaseTimerContext",
+    "Connection",
+    "ConnectionKey",
+    "HttpProcessingError",
+    "RawResponseMessage",
+    "ResponseHandler",
+    "quote_path",
+    "quote_pattern",
+    "read_robots",
+]
+
+AIOHTTP: Final[Mapping[str, tuple[str, ...]]] = {
+    "ResponseHandler": (
+        "_loop",
+        "_parser",
+        "_payload",
+        "connection_lost",
+        "data_received",
+        "feed_data",
+        "force_close",
+        "is_connected",
+        "set_exception",
+        "set_response_params",
+        "should_close",
+        "transport",
+    ),
+    "TCPConnector": (
+        "_acquired",
+        "_close",
+        "_factory",
+        "_get",
+        "_loop",
+        "_release",
+        "_release_acquired",
+        "_wrap_create_connection",
+        "_wrap_existing_connection",
+    ),
+}
+"""Members that are overridden or used in classes that extend them."""
+
+
+def read_robots(text: str, token: str) -> tuple[list[tuple[str, bool]], float | None]:
+    """Return the rules of a robots.txt for a crawler, each with whether it allows, and its Crawl-delay in seconds."""
+    parser = Protego.parse(text)
+    delay_s = parser.crawl_delay(token)
+    group = parser._get_matching_rule_set(token)
+    rules = [(rule.value._pattern, rule.field == "allow") for rule in (group._rules if group else ())]
+    # Groups refer to the parser, which would keep it until the next collection of garbage.
+    parser._user_agents.clear()
+    parser._matched_rule_set.clear()
+    return rules, delay_s

@@ -1,0 +1,86 @@
+"""A shard to be worked on, and what is made of its rows: a shard for the first time, or an existing one anew.
+
+A parent only hands tasks on, and starts faster if that imports little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.plan.sharder import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from turbo_fetch.dataset.manifest import Record
+    from turbo_fetch.spec import FetchSpec
+    from turbo_fetch.spool.spool import Spool
+    from turbo_fetch.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteShard:
+    """A shard of whose rows every one is in its spool."""
+
+    number: int
+    source: pa.RecordBatch
+    """All its rows, in order, as the list has them."""
+    spool: Spool
+    facts: Mapping[str, Any]
+    """What its commit record says of its list."""
+    times_s: tuple[float, float]
+    """Its start and end since the epoch."""
+
+
+class ShardWork(Protocol):
+    """What differs between a shard made for the first time and an existing one; pickled, and its methods block."""
+
+    def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
+        """Return the path of the spool, in the work folder, and the digest of the shard's rows when they were listed.
+
+        The spool holds the rows that are not to be asked for; one of an earlier attempt is left as it is.
+        """
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """Return further request headers by row."""
+
+    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
+        """Publish what is made of the complete shard; return the commit record. Raises as `commit_shard`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewShard:
+    """A shard that is made for the first time."""
+
+    def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
+        """See ShardWork."""
+        from turbo_fetch.shard.results import rows_digest
+
+        return work / f"{shard_name(shard, fetch.output.shard_digits)}.spool", rows_digest(
+            source, fetch.image
+        )
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """See ShardWork."""
+        return {}
+
+    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
+        """See ShardWork."""
+        from turbo_fetch.shard.commit import commit_shard
+
+        return commit_shard(fetch, storage, complete)
+
+
+NEW_SHARD: Final = NewShard()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """What a worker is given: a shard and how it is worked on. It can be pickled."""
+
+    shard: Shard
+    work: ShardWork = NEW_SHARD
