@@ -29,7 +29,7 @@ MEANINGS = {
     Outcome.TIMEOUT: "The connection or the whole request took too long.",
     Outcome.STALLED: "The response paused for too long.",
     Outcome.PROTOCOL: "The response is not valid HTTP.",
-    Outcome.REDIRECT: "A redirect is invalid, or they form a loop, or there are too many.",
+    Outcome.REDIRECT: "Redirects lead nowhere, form a loop, or exceed the limit.",
     Outcome.HTTP_4XX: "The server rejects the request: not found, forbidden, gone.",
     Outcome.HTTP_5XX: "The server reports an internal error.",
     Outcome.RATE_LIMITED: "The server asks for fewer requests (429).",
