@@ -34,7 +34,7 @@ MEANINGS = {
     Outcome.HTTP_5XX: "The server reports an internal error.",
     Outcome.RATE_LIMITED: "The server asks for fewer requests (429).",
     Outcome.TOO_LARGE: "The body is larger than `fetch.http.max_body_mb`.",
-    Outcome.TRUNCATED: "The body ends early, or the image in it does; in the latter case the status is `failed_to_resize`.",
+    Outcome.TRUNCATED: "The body ends early; or the image in it does, with the status `failed_to_resize`.",
     Outcome.HASH_MISMATCH: "The bytes do not have the hash given in the list.",
     Outcome.DUPLICATE: "An earlier row has the same URL or image.",
     Outcome.DENIED: "It is on a deny list.",

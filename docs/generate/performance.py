@@ -39,8 +39,8 @@ CPU time of all processes, start-up included: this is what you pay for.
 
 ![Seconds of a run of both programs](images/wall.svg)
 
-In the last run, the server responds after 100 ms, with 1 % missing images, 1 % resets, and 0.5 % bodies that take 20 seconds
-each. img2dataset waits for the slowest row of each shard.
+In the last run, the server responds after 100 ms, with 1 % missing images, 1 % resets, and 0.5 % bodies that take 20
+seconds each. img2dataset waits for the slowest row of each shard.
 
 ## Memory
 

@@ -17,10 +17,10 @@ from turbo_fetch.spec.specfile import tables_of
 INTRODUCTION = """\
 # The spec file
 
-Every key, generated from the code. A spec is a [TOML](https://toml.io) file. A stage whose table is left out does not run;
-a key that is left out has its default. Unknown keys are errors that name the nearest known one. `turbo-fetch schema`
-prints the same as JSON Schema, which lets editors complete and check the file. `--set fetch.image.size=512` changes a
-key for one run.
+Every key, generated from the code. A spec is a [TOML](https://toml.io) file. A stage whose table is left out does not
+run; a key that is left out has its default. Unknown keys are errors that name the nearest known one. `turbo-fetch
+schema` prints the same as JSON Schema, which lets editors complete and check the file. `--set fetch.image.size=512`
+changes a key for one run.
 """
 
 

@@ -22,7 +22,7 @@ Address = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(help="The id that `submit` printed.", metavar="JOB")]
 
-job = typer.Typer(help="Jobs that were submitted to a Ray cluster: list, follow, stop.", no_args_is_help=True)
+job = typer.Typer(help="Submitted jobs on a Ray cluster: list, follow, stop.", no_args_is_help=True)
 
 
 def submit(
@@ -31,17 +31,17 @@ def submit(
     address: Address = None,
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--id", help="Id of the job; by default Ray makes one."),
+        typer.Option("--id", help="Id of the job; by default Ray chooses one."),
     ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Have the nodes install the packages that turbo-fetch needs.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job until it is over.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job until it ends.")] = True,
 ) -> None:
-    """Run SPEC.TOML on a Ray cluster; submit it again to go on where a job stopped.
+    """Run SPEC.TOML on a Ray cluster; submit it again to resume where a job stopped.
 
-    The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
-    store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running.
+    The spec, local lists and this version of turbo-fetch are sent along. The output must be an object
+    store or a folder that all machines share. Exit codes as for `run`; Ctrl-C leaves the job running.
     """
     loaded = load_job(spec, overrides)
     from turbo_fetch.runners.ray.submission import Jobs, check_output
@@ -67,7 +67,7 @@ def list_jobs(address: Address = None) -> None:
 
 @job.command()
 def status(name: JobId, address: Address = None) -> None:
-    """Print how a job stands."""
+    """Print the status of a job."""
     from turbo_fetch.runners.ray.submission import Jobs
 
     state = Jobs(address).state(name)
@@ -76,7 +76,7 @@ def status(name: JobId, address: Address = None) -> None:
 
 @job.command()
 def logs(name: JobId, address: Address = None) -> None:
-    """Print what a job printed so far, follow it until it is over, and end as it does."""
+    """Print the output of a job, follow it until it ends, and exit with its code."""
     from turbo_fetch.runners.ray.submission import Jobs
 
     _follow(Jobs(address), name)
@@ -84,7 +84,7 @@ def logs(name: JobId, address: Address = None) -> None:
 
 @job.command()
 def stop(name: JobId, address: Address = None) -> None:
-    """Ask a job to stop. What has arrived is saved; submit the spec again to go on."""
+    """Ask a job to stop. What has arrived is saved; submit the spec again to resume."""
     from turbo_fetch.runners.ray.submission import Jobs
 
     Jobs(address).stop(name)
@@ -103,7 +103,7 @@ def _follow(jobs: Jobs, name: str) -> None:
         asyncio.run(tail())
     except KeyboardInterrupt:
         typer.echo(
-            f"\nthe job goes on: `turbo-fetch job logs {name}` follows it, `turbo-fetch job stop {name}` stops it",
+            f"\nthe job continues: `turbo-fetch job logs {name}` follows it, `turbo-fetch job stop {name}` stops it",
             err=True,
         )
         raise SystemExit(130) from None

@@ -60,10 +60,10 @@ class Planned:
         top = ", ".join(f"{name} {share:.1%}" for name, share in self.top_domains.items())
         lines = [
             f"list      {about}{self.rows:,} rows in {self.files:,} files",
-            f"shards    {about}{self.shards:,} of the format {self.format}, to {self.path}",
+            f"shards    {about}{self.shards:,} in the format {self.format}, to {self.path}",
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",
-            f"most      {top or 'none'}",
+            f"largest   {top or 'none'}",
             f"time      about {human_time(self.time_s)}, limited by {self.limited_by}",
             f"size      about {human_bytes(self.download_bytes)} to download, "
             f"{human_bytes(self.dataset_bytes)} on disk",
@@ -94,12 +94,12 @@ def plan_run(spec: Spec) -> Planned:
     planned.download_bytes = round(kept * BODY_BYTES)
     planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
-        f"{REQUEST_S:g} s a request",
-        f"{PICTURES_PER_CORE_S} pictures a second and core",
+        f"{REQUEST_S:g} s per request",
+        f"{PICTURES_PER_CORE_S} images per second and core",
         f"{SUCCESS_SHARE:.0%} of the rows succeed",
-        f"{human_bytes(BODY_BYTES)} a download",
-        f"{human_bytes(picture_bytes(fetch.image))} a picture",
-        "domains are spread over the list as in the sample, which is the start of its files",
+        f"{human_bytes(BODY_BYTES)} per download",
+        f"{human_bytes(picture_bytes(fetch.image))} per image",
+        "domains are distributed as in the sample, the start of the files of the list",
     ]
     return planned
 
@@ -109,7 +109,7 @@ def time_limits(fetch: FetchSpec, rows: int, largest_share: float, workers: int)
     in_flight = fetch.http.concurrency * workers
     limits = {
         "the requests in flight (fetch.http.concurrency)": rows * REQUEST_S / in_flight,
-        "the processor": rows * SUCCESS_SHARE / (PICTURES_PER_CORE_S * available_cores()),
+        "decoding (cores)": rows * SUCCESS_SHARE / (PICTURES_PER_CORE_S * available_cores()),
     }
     if fetch.http.per_domain:
         per_domain = fetch.http.per_domain * workers

@@ -154,7 +154,7 @@ def _hosts(material: Material) -> Figure:
         "hosts",
         "Top hosts",
         bars,
-        "by registrable domain; the most frequent ones of each shard",
+        "by registrable domain; the most frequent of each shard",
         barmode="stack",
         xaxis={"title": {"text": "rows"}},
         # A single host would be one huge bar.
@@ -250,7 +250,7 @@ def _resources(lines: Sequence[dict[str, Any]]) -> Figure:
         "resources",
         "Memory of the workers",
         data,
-        "processor time and open files under the pointer",
+        "hover for CPU time and open files",
         xaxis={"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "MB"}, "rangemode": "tozero"},
         hovermode="x unified",
