@@ -29,7 +29,8 @@ def doctor(
 ) -> None:
     """Check this machine: resolver, proxies, file limits, cores, memory, disk, versions, accelerator, with advice.
 
-    It looks up 15 well-known names, and requests a page of Wikipedia through each proxy. The exit code is 0 whatever it finds.
+    It looks up 15 well-known names, and requests a page of Wikipedia through each proxy. The exit code is 0 whatever
+    it finds.
     """
     import orjson
     from rich.console import Console

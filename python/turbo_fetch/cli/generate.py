@@ -1,4 +1,4 @@
-"""`turbo-fetch generate`: pictures from a model and prompts."""
+"""`turbo-fetch generate`: images from a model and prompts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def generate(
 
 
 def _made_with(picture: Path) -> dict[str, Any]:
-    """Return the keys of `[generate]` that make a picture again."""
+    """Return the keys of `[generate]` that make an image again."""
     from dataclasses import asdict
 
     from turbo_fetch.dreambooth.settings import settings_in

@@ -136,7 +136,7 @@ def memory(machine: Machine) -> Finding:
 
 
 def disk(machine: Machine) -> Finding:
-    """Judge the room on the disk: a million pictures of 256 pixels take about 20 GB."""
+    """Judge the free space on the disk: a million images of 256 pixels take about 20 GB."""
     found = f"{human_bytes(machine.disk_free_bytes)} free at {machine.disk}"
     if machine.disk_free_bytes < LEAST_DISK_BYTES:
         return Finding(

@@ -46,9 +46,9 @@ class SamplingTable(Table):
     seed: NonNegativeInt = 0
     """Seed of the first image; each image has its own seed, whatever the batch size."""
     width: PositiveInt | None = None
-    """Pixels; by default what the model was made for."""
+    """Width in pixels; by default that of the model."""
     height: PositiveInt | None = None
-    """Pixels; by default what the model was made for."""
+    """Height in pixels; by default that of the model."""
     batch_size: PositiveInt = 4
     """Images per batch; larger batches are faster and need more memory."""
     precision: Precision = "auto"
@@ -70,7 +70,7 @@ class PriorSpec(SamplingTable):
     prompt: Prompt = "a photo of a {class}"
     """Prompt for them; `{class}` is `train.class`."""
     source: Annotated[Prompt, Place(words=("generate",))] = "generate"
-    """`generate`: by the base model; or a folder or dataset of existing images."""
+    """`generate`: make them with the base model; or a folder or dataset of existing images."""
     output: Location | None = None
     """Folder of the generated images; by default `train.output` with `-class` at the end."""
 

@@ -256,8 +256,8 @@ class ImageSpec(Table):
     size: Side | tuple[Side, Side] = 256
     """Target side in pixels, or `[width, height]`."""
     mode: ResizeMode = "center_crop"
-    """`no`: keep; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
-    `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the ratio."""
+    """`no`: keep the size; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
+    `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the aspect ratio."""
     only_if_bigger: bool = False
     """Do not resize images that are not larger than the target (border and keep_ratio_largest compare the larger
     side, the others the smaller one)."""

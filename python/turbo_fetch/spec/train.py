@@ -185,7 +185,7 @@ class TrainSpec(Table):
     token_learning_rate: PositiveFloat | None = None
     """Learning rate of the new token; by default 5e-4."""
     prior_weight: NonNegativeFloat = 1.0
-    """Weight of the loss over class pictures; they come from `[prior]`."""
+    """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
     compile: bool = False

@@ -214,7 +214,7 @@ def _histogram(name: str, title: str, labels: list[str], counts: list[int], axis
         title,
         [bars],
         xaxis={"type": "category", "title": {"text": axis}},
-        yaxis={"title": {"text": "pictures" if name != "seconds" else "requests"}},
+        yaxis={"title": {"text": "images" if name != "seconds" else "requests"}},
         bargap=0.08,
         showlegend=False,
     )
