@@ -335,7 +335,7 @@ def test_compression_is_known_by_content(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("list.csv", b"uri,text\nx,y\n", r"no column 'url'; did you mean 'uri'\? Columns: 'uri', 'text'"),
-        ("list.csv", b"url,url\nx,y\n", "2 columns 'url'"),
+        ("list.csv", b"url,url\nx,y\n", "2 columns are named 'url'"),
         ("list.jsonl", b'{"link": "x"}\n', "no column 'url'. Columns: 'link'"),
         ("list.jsonl", b"<html>\n", "not a list of JSON objects; it starts with '<html>'"),
         ("list.json", b'[{"url": "http://a.example/"}', "cannot be read: it ends before the array's ']'"),
