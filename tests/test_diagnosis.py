@@ -32,7 +32,7 @@ CASES: list[tuple[Counts, list[str]]] = [
     ({"connect: no route to host; the host was given up": 90}, ["(no route to host)", "firewall"]),
     ({"dns: name resolution failed": 100}, ["/etc/resolv.conf", "doctor"]),
     ({"dns: no answer of the resolver within 5 s": 99}, ["/etc/resolv.conf", "fetch.http.proxy"]),
-    ({"dns: name resolution failed": 8}, ["8% of the rows (8)", "one's own resolver", "doctor", "retry"]),
+    ({"dns: name resolution failed": 8}, ["8% of the rows (8)", "local resolver", "doctor", "retry"]),
     ({"no-such-host: no such host": 100}, ["do not exist"]),
     ({"url: no scheme; expected http:// or https://": 100}, ["fetch.input.url_column", "no scheme"]),
     ({'url: scheme "ftp"; expected http or https': 60, 'url: scheme "s3"; expected http or https': 40}, ["ftp"]),
@@ -47,7 +47,7 @@ CASES: list[tuple[Counts, list[str]]] = [
     ({"timeout: no connection within 5 s": 100}, ["fetch.http.concurrency", "firewall", "fetch.http.proxy"]),
     ({"timeout: not complete within 10 s": 50}, ["fetch.http.timeout_s", "concurrency"]),
     ({"connect: connection refused": 100}, ["connection refused"]),
-    ({"not-an-image: HTML": 100}, ["not pictures", "HTML"]),
+    ({"not-an-image: HTML": 100}, ["not images", "HTML"]),
     ({"too-small: smaller than 512": 100}, ["fetch.image.min_side"]),
     ({"hash-mismatch: hash mismatch": 100}, ["fetch.input.hash_column"]),
 ]  # fmt: skip
@@ -96,7 +96,7 @@ def test_the_causes_of_most_rows_come_first_and_no_row_has_two() -> None:
 def test_a_single_host_behind_all_failures_is_named() -> None:
     reasons = {"http-4xx: HTTP Error 403: Forbidden": 95}
     (sentence,) = diagnosis(counted(reasons, 100), reasons, {"one.example": 95})
-    assert sentence.endswith("Nearly all of them are of one.example")
+    assert sentence.endswith("Nearly all of them are from one.example")
 
 
 def test_details_that_are_too_many_to_be_counted_do_not_hide_the_cause() -> None:
@@ -126,7 +126,7 @@ def test_a_run_without_a_sample_exits_with_1_and_names_the_cause_again_and_again
         process = start(spec, tmp_path)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert "not one of 20 rows became a sample: all rows are at private addresses" in err
+        assert "none of the 20 rows became a sample: all rows are at private addresses" in err
         assert "fetch.http.allow_private_addresses = true" in err
         assert "samples   0 of 20 rows" in out
         assert "cause     all rows are at private addresses" in out
@@ -147,7 +147,7 @@ def test_the_drop_in_says_so_and_exits_with_0_as_its_model_does(tmp_path: Path) 
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert "not one of 2 rows became a sample" in done.stderr
+    assert "none of the 2 rows became a sample" in done.stderr
     demanding = [*command, "--set", "fetch.min_success=0.5"]
     assert subprocess.run(demanding, cwd=tmp_path, capture_output=True, check=False).returncode == 1
 
@@ -167,7 +167,7 @@ def test_a_share_of_samples_may_be_demanded(tmp_path: Path, share: float, enough
             assert turbo_fetch.run(spec).fetch.successes == 3
         else:
             with pytest.raises(
-                TooFewSamples, match=f"3 of 4 rows became samples.*fetch.min_success demands {share}"
+                TooFewSamples, match=f"3 of 4 rows became samples.*fetch.min_success requires {share}"
             ):
                 turbo_fetch.run(spec)
     assert len(ledger(tmp_path / "out")) == 4

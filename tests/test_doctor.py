@@ -80,8 +80,8 @@ WORKS = ProxyCheck("HTTPS_PROXY", "http://***@proxy:3128", None, True, None, "")
     [
         (WORKS, "warning", 'fetch.http.proxy = "environment"'),
         (replace(WORKS, is_used=False), "warning", "the spec does not use it"),
-        (replace(WORKS, is_used=True), "good", "HTTPS_PROXY names http://***@proxy:3128: answers"),
-        (replace(WORKS, is_used=True, was_asked=False), "good", "was not asked"),
+        (replace(WORKS, is_used=True), "good", "HTTPS_PROXY names http://***@proxy:3128: works"),
+        (replace(WORKS, is_used=True, was_asked=False), "good", "was not tested"),
         (
             replace(WORKS, is_used=True, problem="proxy: connection refused"),
             "bad",

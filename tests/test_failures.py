@@ -151,8 +151,8 @@ def test_a_list_behind_a_closed_port_is_told(lair: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("empty", "empty: this is a folder; expected a spec in TOML"),
-        ("nowhere.toml", "nowhere.toml: no such file; expected a spec in TOML"),
+        ("empty", "empty: this is a folder; expected a TOML spec"),
+        ("nowhere.toml", "nowhere.toml: no such file; expected a TOML spec"),
         ("list.txt", "list.txt: not valid TOML"),
         ("broken.toml", "broken.toml: not valid TOML"),
         ("latin.toml", "latin.toml: cannot be read as a UTF-8 text file"),
@@ -230,11 +230,11 @@ def test_a_retry_of_an_unfinished_dataset_says_that_it_is_one(dataset: Path, tmp
     ("error", "message", "code"),
     [
         (KeyboardInterrupt(), "turbo-fetch: interrupted", 130),
-        (OSError(28, "No space left on device", "/x/y"), "/x/y: No space left on device; make room", 1),
+        (OSError(28, "No space left on device", "/x/y"), "/x/y: No space left on device; free some space", 1),
         (PermissionError(13, "Permission denied", "/x"), "turbo-fetch: /x: Permission denied", 1),
         (ConnectionRefusedError(111, "Connection refused"), "turbo-fetch: Connection refused", 1),
         (MemoryError(), "turbo-fetch: out of memory", 1),
-        (KeyError("ray_version"), "turbo-fetch: a fault of turbo-fetch: KeyError: 'ray_version'", 1),
+        (KeyError("ray_version"), "turbo-fetch: a bug in turbo-fetch: KeyError: 'ray_version'", 1),
     ],
 )
 def test_every_exception_is_a_sentence(

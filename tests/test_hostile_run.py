@@ -51,7 +51,7 @@ def test_hostile_files_go_through_a_run_under_a_memory_limit(tmp_path: Path) -> 
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert "a new one goes on" not in done.stdout + done.stderr, "a worker died"
+    assert "a new worker resumes" not in done.stdout + done.stderr, "a worker died"
     rows = ledger(tmp_path / "out")
     assert [row["url"] for row in rows] == urls
     outcomes = [row["outcome"] for row in rows]

@@ -106,13 +106,13 @@ def test_an_option_sets_its_key(option: str, value: Any, key: str, expected: Any
         (
             {"caption_col": "TEXT"},
             {"caption_column": None},
-            "caption_col has no effect: a txt list has nothing",
+            "caption_col has no effect: a txt list has only URLs",
         ),
         ({"save_additional_columns": ["a"]}, {"keep_columns": ()}, "save_additional_columns has no effect"),
         ({"verify_hash": ["h", "sha256"]}, {"hash_column": None}, "verify_hash has no effect"),
         ({"user_agent_token": "two words"}, {}, "user_agent_token is sent as 'two-words'"),
         ({"user_agent_token": "a\r\nX: b"}, {}, "user_agent_token is sent as 'a-X-b'"),
-        ({"user_agent_token": "日本"}, {}, "user_agent_token is '日本', of which nothing can be sent"),
+        ({"user_agent_token": "日本"}, {}, "user_agent_token is '日本', which cannot be sent"),
     ],
 )
 def test_what_the_peer_ignores_is_taken_and_told(
@@ -197,7 +197,7 @@ def test_png_takes_its_own_default_and_refuses_a_quality_that_is_none() -> None:
         ({"max_aspect_ratio": 0.5}, "max_aspect_ratio = 0.5"),
         ({"timeout": 0}, "timeout = 0"),
         ({"verify_hash": ["hash", "md5"]}, "verify_hash has the kind md5, but compute_hash is sha256"),
-        ({"input_format": "txt", "bbox_col": "boxes"}, "bbox_col: a txt list has nothing but URLs"),
+        ({"input_format": "txt", "bbox_col": "boxes"}, "bbox_col: a txt list has only URLs"),
         ({"encode_format": "png", "encode_quality": -1}, "encode_quality is -1"),
         (
             {"save_additional_columns": ["a", "width"]},
@@ -369,7 +369,7 @@ def test_a_command_line_is_read_as_fire_reads_it(typed: list[str]) -> None:
 
 
 def test_an_ambiguous_letter_is_refused_by_its_meanings() -> None:
-    with pytest.raises(SpecError, match="-i may be any of image_size, input_format"):
+    with pytest.raises(SpecError, match="-i matches image_size, input_format"):
         parse_arguments(["-i", "5"])
 
 

@@ -297,12 +297,12 @@ def test_a_list_added_later_is_compared_with_what_is_there(origin: Origin, tmp_p
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"input": {"hash_kind": "md5"}}, "there is no hash_column"),
+        ({"input": {"hash_kind": "md5"}}, "but hash_column is not"),
         ({"input": {"boxes_column": "b"}, "image": {"encode": "original"}}, "keeps the bytes"),
         ({"duplicates": {"by": ["phash"]}}, "expected image.phash = true"),
         ({"duplicates": {"by": ["hash"]}, "image": {"digest": "none"}}, "expected a kind of hash"),
         ({"duplicates": {"against": ["x"]}}, "by is empty"),
-        ({"duplicates": {"by": ["url"], "max_distance": 2}}, "which alone has distances"),
+        ({"duplicates": {"by": ["url"], "max_distance": 2}}, "the only key with distances"),
     ],
 )
 def test_combinations_without_sense_are_refused(tables: dict[str, Any], message: str) -> None:

@@ -103,7 +103,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
     victim.kill()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "was ended by SIGKILL; a new one goes on with its shards" in err
+    assert "was ended by SIGKILL; a new worker resumes its shards" in err
     assert "400 of 400 rows" in out
     assert content_hashes(tmp_path / "out") == expected
 
@@ -133,7 +133,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130, err
     assert "monitor" not in err
-    assert "Run the same command again to go on" in err
+    assert "Run the same command again to resume" in err
     assert "Traceback" not in err
     _wait_until_gone(workers)
 

@@ -89,13 +89,13 @@ def test_a_messy_list_becomes_a_dataset_of_all_its_rows(origin: Origin, tmp_path
     text = summary.text()
     for sentence in (
         "1 row: a quote at the start of a field was taken as text (first: ",
-        "1 row: there are too few fields, and the missing ones are null",
-        "1 row: there are too many fields, and so no usable URL",
-        "1 row: what has no UTF-8 became U+FFFD",
+        "1 row: too few fields; the missing ones are null",
+        "1 row: too many fields, so no usable URL",
+        "1 row: bytes that are not UTF-8 became U+FFFD",
     ):
         assert sentence in text
     assert f"{path}, line 5)" in text
-    assert "too few fields, and the missing ones are null" in (tmp_path / "out" / "report.html").read_text()
+    assert "too few fields; the missing ones are null" in (tmp_path / "out" / "report.html").read_text()
     counted = [record.get("list_notes", {}) for record in manifest(tmp_path / "out")]
     assert sum("quotes" in notes for notes in counted) == 1
 
@@ -177,7 +177,7 @@ def test_json_lines_that_are_no_objects_are_counted(origin: Origin, tmp_path: Pa
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     summary = turbo_fetch.run(job_spec(tmp_path / "list.jsonl", tmp_path / "out")).fetch
     assert (summary.rows, summary.successes) == (5, 4)
-    assert "1 row: there is no JSON object, and so no usable URL" in summary.text()
+    assert "1 row: not a JSON object, so no usable URL" in summary.text()
 
 
 def test_the_drop_in_loses_no_row_to_a_stray_quote(origin: Origin, tmp_path: Path) -> None:

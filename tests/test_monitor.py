@@ -116,7 +116,7 @@ def test_its_death_is_told_once_and_hurts_nothing(tmp_path: Path) -> None:
             recorder.add(0, _tally(1))
             recorder._record(number + 1.0)
     (text,) = notes.texts
-    assert "the monitor ended with SIGKILL; the run goes on without" in text
+    assert "the monitor ended with SIGKILL; the run continues without" in text
 
 
 def test_when_the_parent_is_killed_it_ends_and_says_so(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_tracker_that_fails_is_told_and_left_out(tmp_path: Path) -> None:
     with recorded(track, "fetch", open_storage(str(tmp_path / "out")), notes) as recorder:
         recorder.add(0, _tally(1))
     (text,) = notes.texts
-    assert "tensorboard failed, the run goes on without it" in text
+    assert "tensorboard failed; the run continues without it" in text
     assert _lines(tmp_path / "out")[-1]["how"] == "complete"
 
 

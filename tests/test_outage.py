@@ -280,7 +280,7 @@ def run_isolated(spec: Any, folder: Path, setup: str, *wrapper: str) -> subproce
 @pytest.mark.parametrize(
     ("hosts", "words"),
     [
-        ("pictures{}.example", ["No name can be looked up", "/etc/resolv.conf"]),
+        ("pictures{}.example", ["No name can be resolved", "/etc/resolv.conf"]),
         ("93.184.{}.14", ["network is unreachable", "This machine reaches no host"]),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_machine_without_a_network_is_told_so_and_no_row_is_recorded(
     spec = job_spec(urls, tmp_path / "out", http={"retries": 0}, output={"samples_per_shard": 300})
     done = run_isolated(spec, tmp_path, "true")
     assert done.returncode == 1, done.stderr
-    assert all(word in done.stderr for word in ["stopped: ", "run the same command again to go on", *words])
+    assert all(word in done.stderr for word in ["stopped: ", "run the same command again to resume", *words])
     assert ledger(tmp_path / "out") == []
 
 
@@ -303,5 +303,5 @@ def test_a_list_of_names_that_do_not_exist_runs_to_its_end(tmp_path: Path) -> No
     spec = job_spec(urls, tmp_path / "out", http={"retries": 0}, output={"samples_per_shard": 800})
     done = run_isolated(spec, tmp_path, "ip link set lo up", sys.executable, "-c", NAME_SERVER)
     assert "failures  no-such-host 1,600" in done.stdout, done.stderr
-    assert "all rows name hosts that do not exist" in done.stderr
+    assert "all rows have hosts that do not exist" in done.stderr
     assert len(ledger(tmp_path / "out")) == 1600

@@ -93,7 +93,7 @@ def test_killed_workers_are_replaced_and_no_shard_is_lost_or_doubled(
         if workers:
             workers[0].kill()
     err = _check(process, tmp_path / "out", expected)
-    assert "a new one goes on with its shards" in err
+    assert "a new worker resumes its shards" in err
     # What a dead worker had in its spools is adopted by the next one on that machine.
     assert origin.hits.total() - before <= 300 + 3 * LOST
 
@@ -108,7 +108,7 @@ def test_a_node_that_leaves_has_its_shards_done_elsewhere_and_one_that_joins_is_
     cluster.remove_node(victim, allow_graceful=False)
     cluster.add_node(**NODE)
     err = _check(process, tmp_path / "out", expected)
-    assert "was on a node that left; a new one goes on with its shards" in err
+    assert "was on a node that left; a new worker resumes its shards" in err
 
 
 def test_a_driver_that_is_killed_goes_on_where_it_was(
@@ -136,7 +136,7 @@ def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert "Run the same command again to go on" in err
+    assert "Run the same command again to resume" in err
     assert "Traceback" not in err
     _check(start(spec, tmp_path), tmp_path / "out", expected)
     assert origin.hits.total() - before <= 300 + 2 * LOST

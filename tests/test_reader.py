@@ -335,9 +335,9 @@ def test_compression_is_known_by_content(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("list.csv", b"uri,text\nx,y\n", r"no column 'url'; did you mean 'uri'\? Columns: 'uri', 'text'"),
-        ("list.csv", b"url,url\nx,y\n", "2 columns 'url'"),
+        ("list.csv", b"url,url\nx,y\n", "2 columns are named 'url'"),
         ("list.jsonl", b'{"link": "x"}\n', "no column 'url'. Columns: 'link'"),
-        ("list.jsonl", b"<html>\n", "no list of JSON objects; it starts with '<html>'"),
+        ("list.jsonl", b"<html>\n", "not a list of JSON objects; it starts with '<html>'"),
         ("list.json", b'[{"url": "http://a.example/"}', "cannot be read: it ends before the array's ']'"),
         ("list.json", b'[{"url": "http://a.example/"}] x', "text after the array's ']'"),
         ("list.parquet", b"PAR1 nonsense PAR1", "cannot be read"),
@@ -347,7 +347,7 @@ def test_compression_is_known_by_content(tmp_path: Path) -> None:
         ("list.txt.bz2", bz2.compress(b"http://a.example/\n")[:-5], "cannot be read: .*end"),
         ("list.txt.xz", lzma.compress(b"http://a.example/\n")[:-5], "cannot be read: .*end"),
         ("list.txt.zst", COMPRESS[".zst"](b"http://a.example/\n" * 99)[:-5], "cannot be read: .*cut off"),
-        ("list.xls", b"x", "the name does not tell the format; expected one of .txt, .csv"),
+        ("list.xls", b"x", "the format cannot be inferred from the name; expected one of .txt, .csv"),
         ("list.parquet.gz", b"x", "expected one without .gz"),
     ],
 )
@@ -362,7 +362,7 @@ def test_a_bad_list_is_an_error_that_names_it(
 
 def test_json_columns_of_different_lengths_are_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "list.json", '{"url": ["a", "b"], "n": [1]}')
-    with pytest.raises(InputError, match="column 'n' has not one value for each of the 2 URLs"):
+    with pytest.raises(InputError, match="column 'n' does not have one value for each of the 2 URLs"):
         read(path, keep=("n",))
 
 
@@ -372,9 +372,9 @@ def test_places_without_a_list_are_errors_that_name_them(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     for urls, message in [
         (tmp_path / "none.csv", "there is no such file"),
-        (tmp_path / "*.parquet", "no file matches this pattern"),
+        (tmp_path / "*.parquet", "no file matches this glob"),
         (tmp_path / "empty", "no file of a known format"),
-        (tmp_path, "files of the formats csv, txt; expected one"),
+        (tmp_path, "files have several formats: csv, txt; expected one"),
         ("", "Reading …: the address is empty"),
         ("nope://list.csv", "nope"),
     ]:

@@ -102,7 +102,7 @@ def test_variables_of_the_environment_are_filled_in_by_the_command_line_only(tmp
     spec = load_spec(path, environment={"TOKEN": "t"})
     assert spec.fetch is not None
     assert spec.fetch.http.domains["a.example"].headers == {"Authorization": "Bearer t"}
-    with pytest.raises(SpecError, match="the variable TOKEN, which is not set"):
+    with pytest.raises(SpecError, match="the environment variable TOKEN, which is not set"):
         load_spec(path, environment={})
     with pytest.raises(SpecError, match="only the command line fills in"):
         load_spec(path)
@@ -111,10 +111,10 @@ def test_variables_of_the_environment_are_filled_in_by_the_command_line_only(tmp
 @pytest.mark.parametrize(
     ("http", "message"),
     [
-        ({"headers": {"a b": "c"}}, "'a b' is no name of a header"),
-        ({"headers": {"a": "b\r\nc: d"}}, "a holds a control character"),
+        ({"headers": {"a b": "c"}}, "'a b' is not a valid header name"),
+        ({"headers": {"a": "b\r\nc: d"}}, "a contains a control character"),
         ({"proxy": "ftp://x"}, "http://host:port"),
-        ({"domains": {"Example.org": {}}}, "is no domain"),
+        ({"domains": {"Example.org": {}}}, "is not a domain"),
         ({"domains": {"a.example": {"colour": 1}}}, r'domains."a.example".colour: unknown key'),
         ({"ports": [0]}, "ports"),
     ],

@@ -161,7 +161,7 @@ def test_a_list_that_has_shrunk_is_an_error(tmp_path: Path) -> None:
     path = make_list(tmp_path / "list.parquet", numbered(30))
     shards = plan(path, 10)
     make_list(path, numbered(25))
-    with pytest.raises(InputError, match=r"list\.parquet: rows 20 to 30 are not all there"):
+    with pytest.raises(InputError, match=r"list\.parquet: rows 20 to 30 are incomplete"):
         shards[2].load()
     path.unlink()
     with pytest.raises(InputError, match=r"list\.parquet: there is no such file"):

@@ -81,7 +81,7 @@ def test_a_reader_that_goes_changes_no_exit_code(tmp_path: Path, command: str, s
 def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
     code, said = _ended(f"{PROGRAM} schema >/dev/full", tmp_path)
     assert code == 1
-    assert said == "turbo-fetch: standard output: No space left on device; not all was written\n"
+    assert said == "turbo-fetch: standard output: No space left on device; the output is incomplete\n"
 
 
 def test_a_pipe_that_takes_nothing_for_a_while_gets_everything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write the generated pages: `python -m docs.generate`. What they say is tested to be what the code says."""
+"""Write the generated pages: `python -m docs.generate`. A test compares them with the code."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ def command_line_page() -> str:
     whole = _summaries(command)
     context = typer.Context(command, info_name="turbo-fetch")
     page = get_docs_for_click(obj=command, ctx=context, name="turbo-fetch", title="Command line")
-    drop_in = f"\n[Coming from img2dataset](../coming-from-img2dataset.md) tells more.\n\n```text\n{help_text()}\n```\n"
+    differences = "[Coming from img2dataset](../coming-from-img2dataset.md) lists the differences."
+    drop_in = f"\n{differences}\n\n```text\n{help_text()}\n```\n"
     page = _CUT_SHORT.sub(lambda found: f"* `{found[1]}`: {whole[found[1]]}", page)
     return _DROP_IN.sub(lambda found: found[1] + drop_in, page).rstrip() + "\n"
 

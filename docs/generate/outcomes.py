@@ -7,44 +7,44 @@ from turbo_fetch.outcomes import Outcome
 INTRODUCTION = """\
 # Outcomes
 
-Every row of a list ends as exactly one of these. The ledger (`NNNNN.ledger.parquet`) has the outcome of each row,
+Every row of a list ends with exactly one of these. The ledger (`NNNNN.ledger.parquet`) has the outcome of each row,
 whether it is retryable, and a detail; the metadata (`NNNNN.parquet`) has img2dataset's `status` and, as
 `error_message`, the detail.
-Retryable failures may pass: they are tried again within a run (`fetch.http.retries`) and by `turbo-fetch retry`.
+Retryable failures may be temporary: they are retried within a run (`fetch.http.retries`) and by `turbo-fetch retry`.
 
 | Outcome | Meaning | Retryable | `status` | Number |
 |---|---|---|---|---|
 """
 
 MEANINGS = {
-    Outcome.SUCCESS: "The picture is in the dataset.",
-    Outcome.URL: "The address is malformed, or neither http nor https.",
+    Outcome.SUCCESS: "The image is in the dataset.",
+    Outcome.URL: "The URL is malformed, or neither http nor https.",
     Outcome.ROBOTS: "The site's robots.txt does not allow it.",
-    Outcome.OPT_OUT: "A header of the response forbids the use.",
-    Outcome.DNS: "The name could not be looked up for now.",
+    Outcome.OPT_OUT: "The site opts out of this use, by a response header, robots.txt or tdmrep.json.",
+    Outcome.DNS: "The host name could not be resolved, perhaps temporarily.",
     Outcome.NO_SUCH_HOST: "The host does not exist.",
-    Outcome.ADDRESS: "The host is at an address that is not public, or at a port that is not allowed.",
-    Outcome.CONNECT: "The connection was refused, or ended before the response.",
+    Outcome.ADDRESS: "The address of the host is not public, or the port is not allowed.",
+    Outcome.CONNECT: "The connection was refused, or closed before the response.",
     Outcome.TLS: "The certificate is not trusted, or the handshake failed.",
-    Outcome.TIMEOUT: "The time for a connection or for the whole request was over.",
+    Outcome.TIMEOUT: "The connection or the whole request took too long.",
     Outcome.STALLED: "The response paused for too long.",
-    Outcome.PROTOCOL: "The response is not HTTP as it should be.",
-    Outcome.REDIRECT: "Redirects end nowhere, go round in circles, or are too many.",
-    Outcome.HTTP_4XX: "The server says that the request is wrong: not found, forbidden, gone.",
-    Outcome.HTTP_5XX: "The server has a problem.",
+    Outcome.PROTOCOL: "The response is not valid HTTP.",
+    Outcome.REDIRECT: "Redirects lead nowhere, form a loop, or exceed the limit.",
+    Outcome.HTTP_4XX: "The server rejects the request: not found, forbidden, gone.",
+    Outcome.HTTP_5XX: "The server reports an internal error.",
     Outcome.RATE_LIMITED: "The server asks for fewer requests (429).",
     Outcome.TOO_LARGE: "The body is larger than `fetch.http.max_body_mb`.",
-    Outcome.TRUNCATED: "The body ends early; or the picture in it does, and then the status is `failed_to_resize`.",
-    Outcome.HASH_MISMATCH: "The bytes do not have the hash that the list names.",
-    Outcome.DUPLICATE: "The same picture is there already.",
-    Outcome.DENIED: "A deny list names it.",
-    Outcome.NOT_AN_IMAGE: "The body is something else: a page, a text, nothing.",
-    Outcome.UNSUPPORTED: "A picture in a format or variant that is not decoded.",
-    Outcome.CORRUPT: "The bytes break the rules of their format.",
+    Outcome.TRUNCATED: "The body ends early; or the image in it does, with the status `failed_to_resize`.",
+    Outcome.HASH_MISMATCH: "The bytes do not have the hash given in the list.",
+    Outcome.DUPLICATE: "An earlier row has the same URL or image.",
+    Outcome.DENIED: "The URL, its domain or the hash of the bytes is on a deny list.",
+    Outcome.NOT_AN_IMAGE: "The body is something else: a web page, text, or empty.",
+    Outcome.UNSUPPORTED: "An image in a format or variant that cannot be decoded.",
+    Outcome.CORRUPT: "The bytes are not valid in their format.",
     Outcome.TOO_MANY_PIXELS: "More pixels than `fetch.image.max_pixels`.",
     Outcome.TOO_SMALL: "A side shorter than `fetch.image.min_side`.",
-    Outcome.ASPECT: "Sides further apart than `fetch.image.max_aspect`.",
-    Outcome.BAD_BOXES: "The boxes to make unrecognisable are malformed, so the picture is not kept.",
+    Outcome.ASPECT: "An aspect ratio above `fetch.image.max_aspect`.",
+    Outcome.BAD_BOXES: "The boxes to blur are malformed, so the image is not kept.",
 }
 
 

@@ -17,8 +17,8 @@ INTRODUCTION = """\
 
 Everything here is measured by `make bench` and drawn from its raw results in `bench/results`, where each row has the
 exact command, the machine, all versions and every repeat. Both programs got the same list from the same server in the
-same run: 2,000 real photographs, 135 KB and 0.8 megapixels on average, a quarter of them progressive; to 256 pixels,
-quality 95, WebDataset.
+same run: 2,000 real photographs, 135 KB and 0.8 megapixels on average, a quarter of them progressive, resized to 256
+pixels, quality 95, WebDataset.
 """
 
 COMPARED = {
@@ -33,20 +33,20 @@ FIGURES = """
 
 ![CPU-seconds per 1,000 images of both programs](images/cpu.svg)
 
-Processor time of all processes, start-up included: what a machine is busy with, and what you pay for.
+CPU time of all processes, start-up included: this is what you pay for.
 
 ## Time of a whole run
 
 ![Seconds of a run of both programs](images/wall.svg)
 
-The last run has a server that answers after 100 ms, with 1 % missing pictures, 1 % resets, and 0.5 % bodies that take
-20 seconds each. img2dataset waits for the slowest row of each shard.
+In the last run, the server responds after 100 ms, with 1 % missing images, 1 % resets, and 0.5 % bodies that take 20
+seconds each. img2dataset waits for the slowest row of each shard.
 
 ## Memory
 
 ![Peak memory of both programs](images/memory.svg)
 
-Peak of all processes together. It does not grow with the list: {memory}.
+Peak memory of all processes together. It does not grow with the list: {memory}.
 
 ## Figures
 
@@ -59,29 +59,29 @@ def performance_page() -> str:
     """Return the page."""
     rows = _rows()
     memory = rows["memory"]
-    told = f"{memory['value']:.0f} {memory['unit']} at most with a list of 10 million rows"
+    peak = f"{memory['value']:.0f} {memory['unit']} at most with a list of 10 million rows"
     lines = []
     for name, title in COMPARED.items():
         ours, peer = (rows[name]["figures"][program] for program in (OURS, PEER))
         requests = rows[name]["parameters"]["requests"]
         ratio = peer["cpu_s_per_1000"] / ours["cpu_s_per_1000"]
         lines.append(
-            f"| {title}, {requests:,} | {_told(ours)} | {_told(peer)} | {ratio:.1f} times less CPU |"
+            f"| {title}, {requests:,} | {_shown(ours)} | {_shown(peer)} | {ratio:.1f} times less CPU |"
         )
     first, latency = rows["first-request"], rows["latency"]
     return (
         INTRODUCTION
-        + FIGURES.format(memory=told)
+        + FIGURES.format(memory=peak)
         + "\n".join(lines)
         + "\n\n"
         + f"- A list of 10 million rows: {first['value']:.1f} s from start to the first request.\n"
-        + f"- A server 200 ms away: {latency['value']:.0%} of the requests per second that are possible.\n"
-        + f"- {rows['limit-share']['value']:.0%} of the bare limit: the same pictures decoded, resized and encoded "
-        + "from memory, with nothing else to do.\n"
+        + f"- A server 200 ms away: {latency['value']:.0%} of the possible requests per second.\n"
+        + f"- {rows['limit-share']['value']:.0%} of the upper limit: the same images decoded, resized and encoded "
+        + "from memory, and nothing else.\n"
     )
 
 
-def _told(figures: Mapping[str, float]) -> str:
+def _shown(figures: Mapping[str, float]) -> str:
     return (
         f"{figures['cpu_s_per_1000']:.2f} CPU-s per 1,000, {figures['wall_s']:.1f} s, "
         f"{figures['images_per_s']:.0f} images/s, {figures['peak_pss_mb']:.0f} MB"

@@ -17,10 +17,10 @@ from turbo_fetch.spec.specfile import tables_of
 INTRODUCTION = """\
 # The spec file
 
-Every key, made from the code. A spec is a [TOML](https://toml.io) file; a table that is left out is a stage that does
-not run, and a key that is left out has its default. Unknown keys are errors that name the nearest known one.
-`turbo-fetch schema` prints the same as JSON Schema, with which editors complete and check the file, and
-`--set fetch.image.size=512` changes a key for one run.
+Every key, generated from the code. A spec is a [TOML](https://toml.io) file. A stage whose table is left out does not
+run; a key that is left out has its default. Unknown keys are errors that name the nearest known one. `turbo-fetch
+schema` prints the same as JSON Schema, which lets editors complete and check the file. `--set fetch.image.size=512`
+changes a key for one run.
 """
 
 
@@ -84,7 +84,7 @@ def _meaning(schema: Mapping[str, Any]) -> str:
 
 
 def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """Return what a value may be, in words."""
+    """Describe the values that a key accepts."""
     if "$ref" in schema:
         return _kind(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:

@@ -38,7 +38,7 @@ app = typer.Typer(
     name="turbo-fetch",
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Image URL lists into training-ready datasets, and a few pictures into a personalised model.",
+    help="Turn image URL lists into training datasets, and a few images into a personalised model.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -60,7 +60,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Image URL lists into training-ready datasets, and a few pictures into a personalised model."""
+    """Turn image URL lists into training datasets, and a few images into a personalised model."""
 
 
 app.command()(run)

@@ -1,4 +1,4 @@
-"""`turbo-fetch demo`: see for yourself, offline, in minutes."""
+"""`turbo-fetch demo`: small demonstrations that run offline in minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 demo = typer.Typer(
     name="demo",
-    help="Small demonstrations that need no network and no GPU; without a name: which there are.",
+    help="Small demonstrations that need no network and no GPU; without a name, list them.",
     invoke_without_command=True,
     rich_markup_mode="markdown",
 )
@@ -17,11 +17,11 @@ demo = typer.Typer(
 
 @demo.callback()
 def _list(context: typer.Context) -> None:
-    """Small demonstrations that need no network and no GPU; without a name: which there are."""
+    """Small demonstrations that need no network and no GPU; without a name, list them."""
     if context.invoked_subcommand is None:
         typer.echo(
-            "turbo-fetch demo dreambooth   teach a small text-to-image model a subject from four pictures,\n"
-            "                              and compare its pictures before and after (minutes)"
+            "turbo-fetch demo dreambooth   teach a small text-to-image model a subject from four images,\n"
+            "                              and compare its images before and after (minutes)"
         )
 
 
@@ -30,22 +30,22 @@ def dreambooth(
     subject: Annotated[
         str,
         typer.Option(
-            "--subject", help="What is learned: 'target circle', 'checked square' or 'halved triangle'."
+            "--subject", help="The subject: 'target circle', 'checked square' or 'halved triangle'."
         ),
     ] = "target circle",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of photos, models and the sheet.")
+        Path, typer.Option("--output", "-o", help="Folder for photos, models and the sheet.")
     ] = Path("demo-dreambooth"),
     cache: Annotated[
-        Path, typer.Option(envvar="XDG_CACHE_HOME", help="Where the toy base is kept once it is trained.")
+        Path, typer.Option(envvar="XDG_CACHE_HOME", help="Where the trained toy base model is kept.")
     ] = Path("~/.cache"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
-    """Teach a small text-to-image model a subject from four pictures, and compare before and after.
+    """Teach a small text-to-image model a subject from four images, and compare before and after.
 
-    The model is trained from scratch on simple shapes the first time: about five minutes of one core. It then learns
-    a patterned shape that it has never seen, with the stages [prior] and [train] that any spec runs.
+    The first time, the model is trained from scratch on simple shapes: about five minutes of one core. It then learns
+    a patterned shape that it has never seen, with the same stages [prior] and [train] as any spec.
     """
     import sys
 

@@ -1,4 +1,4 @@
-"""`turbo-fetch doctor`: is this machine fit for it."""
+"""`turbo-fetch doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def doctor(
     spec: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
         typer.Argument(
-            help="A spec, to see whether it would use the proxies of this machine.", metavar="SPEC.TOML"
+            help="A spec, to check whether it would use the proxies of this machine.", metavar="SPEC.TOML"
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder that the dataset would go to, for the room on its disk.")
+        Path, typer.Option(help="Folder of the dataset, to check the free space on its disk.")
     ] = Path(),
     no_network: Annotated[
-        bool, typer.Option("--no-network", help="Do not measure the resolver, nor ask proxies.")
+        bool, typer.Option("--no-network", help="Do not measure the resolver or test proxies.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Look at this machine: resolver, proxies, file limits, cores, memory, disk, versions, accelerator, with advice.
+    """Check this machine: resolver, proxies, file limits, cores, memory, disk, versions, accelerator, with advice.
 
-    The resolver is asked for 15 well-known names, and each proxy for a page of Wikipedia. Exits with 0 whatever it
-    finds.
+    It looks up 15 well-known names, and requests a page of Wikipedia through each proxy. The exit code is 0 whatever
+    it finds.
     """
     import orjson
     from rich.console import Console

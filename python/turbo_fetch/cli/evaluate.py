@@ -1,4 +1,4 @@
-"""`turbo-fetch evaluate`: what the models of a spec score, and which step of a training is best."""
+"""`turbo-fetch evaluate`: score the models of a spec, and find the best step of a training."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def evaluate(
     ] = None,
     output: Annotated[
         Optional[str],  # noqa: UP045 - as above
-        typer.Option("--output", "-o", help="Folder of pictures and scores, instead of evaluate.output."),
+        typer.Option("--output", "-o", help="Folder for images and scores, instead of evaluate.output."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
     """Score the models that SPEC.TOML names or trains, and say which step is best; no other stage runs.
 
-    By the protocol of the DreamBooth paper: DINO and CLIP-I are the likeness to the real pictures, CLIP-T that to
-    the prompt, PRES that of the class to the subject, DIV the variety. Run it again to go on where it stopped. It may
-    run beside a training, on the checkpoints that are there.
+    It follows the protocol of the DreamBooth paper: DINO and CLIP-I are the similarity to the real images, CLIP-T to
+    the prompt, PRES that of the class to the subject, DIV the diversity. Run it again to resume where it stopped. It
+    can run during a training, on the existing checkpoints.
 
-    A machine that reaches no hub has `-s dino=efficientnet-lite0 -s 'metrics=["dino", "pres", "div"]'`, or local
-    folders for `dino` and `clip`.
+    Without access to a hub, use `-s dino=efficientnet-lite0 -s 'metrics=["dino", "pres", "div"]'`, or local folders
+    for `dino` and `clip`.
     """
     import sys
 

@@ -12,7 +12,9 @@ from turbo_fetch.cli.usage import Json, Quiet, checked_format
 
 def export(
     source: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.", metavar="SOURCE")],
-    destination: Annotated[str, typer.Argument(help="Where to.", metavar="DESTINATION")],
+    destination: Annotated[
+        str, typer.Argument(help="Folder or fsspec URL of the new dataset.", metavar="DESTINATION")
+    ],
     output_format: Annotated[
         str,
         typer.Option(
@@ -24,20 +26,20 @@ def export(
     ],
     samples_per_shard: Annotated[
         Optional[int],  # noqa: UP045 - typer reads it at run time
-        typer.Option(min=1, help="Cut all rows into shards of this many rows; keys are numbered anew."),
+        typer.Option(min=1, help="Cut all rows into shards of this many rows; keys are renumbered."),
     ] = None,
     merge: Annotated[
         bool,
-        typer.Option("--merge", help="lmdb: one environment of all samples; DESTINATION is a .lmdb file."),
+        typer.Option("--merge", help="lmdb: one environment for all samples; DESTINATION is a .lmdb file."),
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a dataset to another format, or cut it into other shards, without fetching anything.
+    """Convert a dataset to another format or other shard sizes, without fetching anything.
 
-    Ledger, manifest and spec go along, so that retry, refresh and verify work on the result. Interrupted, the same
-    command goes on where it stopped.
+    Ledger, manifest and spec are copied, so that retry, refresh and verify work on the result. Run the same command
+    again after an interruption to resume.
     """
     from turbo_fetch.cli.progress import RowProgress
     from turbo_fetch.cli.usage import show

@@ -10,7 +10,7 @@ import typer
 
 
 class Precision(StrEnum):
-    """How numbers are stored."""
+    """Data type of the stored weights."""
 
     FP16 = "fp16"
     BF16 = "bf16"
@@ -18,24 +18,27 @@ class Precision(StrEnum):
 
 
 def export_model(
-    model: Annotated[str, typer.Argument(help="A diffusers folder or hub id, such as what [train] made.")],
+    model: Annotated[
+        str, typer.Argument(help="A diffusers folder or hub id, such as the output of [train].")
+    ],
     target: Annotated[
-        Path, typer.Argument(help="`name.safetensors`: one file, original layout; else a diffusers folder.")
+        Path,
+        typer.Argument(help="`name.safetensors`: one file, original layout; otherwise a diffusers folder."),
     ],
     lora: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Option("--lora", help="A LoRA to merge into the model: a file, folder or hub id."),
     ] = None,
-    lora_scale: Annotated[float, typer.Option("--lora-scale", help="How strong the LoRA is.")] = 1.0,
+    lora_scale: Annotated[float, typer.Option("--lora-scale", help="Scale of the LoRA.")] = 1.0,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="How numbers are stored.")
+        Precision, typer.Option("--precision", help="Data type of the stored weights.")
     ] = Precision.FP16,
 ) -> None:
     """Write MODEL for another program.
 
-    One `.safetensors` file is what ComfyUI and the web UIs read; a folder is what diffusers reads. A LoRA that
-    [train] made is there in both namings already: `pytorch_lora_weights.safetensors` for diffusers,
-    `kohya_lora.safetensors` for ComfyUI and the web UIs.
+    ComfyUI and the web UIs read one `.safetensors` file; diffusers reads a folder. [train] already writes a LoRA in
+    both namings: `pytorch_lora_weights.safetensors` for diffusers, `kohya_lora.safetensors` for ComfyUI and the web
+    UIs.
     """
     from turbo_fetch.errors import MissingExtra
 

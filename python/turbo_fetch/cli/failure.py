@@ -27,7 +27,7 @@ def clear_failures() -> Iterator[None]:
     except OSError as error:
         _end(_told(error), 1, error)
     except MemoryError as error:
-        _end("out of memory; expected fewer workers, or a smaller fetch.http.memory_mb", 1, error)
+        _end("out of memory; use fewer workers (engine.workers) or a smaller fetch.http.memory_mb", 1, error)
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def no_traceback() -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         where = _record(error)
-        _end(f"a fault of turbo-fetch: {reason}. Please report it with what is in {where}", 1, error)
+        _end(f"a bug in turbo-fetch: {reason}. Please report it with the contents of {where}", 1, error)
 
 
 def _told(error: OSError) -> str:
@@ -47,7 +47,7 @@ def _told(error: OSError) -> str:
     # Those that libraries raise have nothing but a text, which may be a name alone.
     reason = error.strerror or f"{type(error).__name__}: {error}"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        reason += "; make room and run it again"
+        reason += "; free some space and run it again"
     return f"{os.path.abspath(place)}: {reason}" if place else reason  # noqa: PTH100
 
 
@@ -61,7 +61,7 @@ def _record(error: Exception) -> str:
         ) as file:
             file.write(redact("".join(traceback.format_exception(error))))
     except OSError as problem:
-        return f"the log that could not be written ({problem.strerror})"
+        return f"the log, which could not be written ({problem.strerror})"
     return file.name
 
 

@@ -34,7 +34,7 @@ class Arguments:
 
 
 def img2dataset(context: typer.Context) -> None:
-    """Do what `img2dataset` does with the same options; `img2dataset --help` lists them."""
+    """Run with the options of img2dataset; `img2dataset --help` lists them."""
     from turbo_fetch.startup import importing, with_few_threads, without_pandas
 
     with importing():
@@ -133,7 +133,7 @@ def _full_name(key: str, names: Sequence[str]) -> str:
     theirs = [name for name in names if name not in _OURS and name.startswith(key)]
     matching = theirs or [name for name in names if name.startswith(key)]
     if len(matching) > 1:
-        raise SpecError(f"img2dataset: -{key} may be any of {', '.join(matching)}; expected a whole name")
+        raise SpecError(f"img2dataset: -{key} matches {', '.join(matching)}; expected a whole name")
     return matching[0] if matching else key
 
 
@@ -171,8 +171,8 @@ def help_text() -> str:
     lines = [
         "Usage: turbo-fetch img2dataset --url_list=LIST [--OPTION=VALUE]...",
         "",
-        "The options of img2dataset 1.47, done by turbo-fetch. After each one: its default, what it means,",
-        "and the key of a spec that it sets. docs/coming-from-img2dataset.md tells the differences.",
+        "The options of img2dataset 1.47, run by turbo-fetch. After each one: its default, its meaning,",
+        "and the key of a spec that it sets. docs/coming-from-img2dataset.md lists the differences.",
         "",
     ]
     meanings = Img2DatasetOptions.meanings()
@@ -185,8 +185,8 @@ def help_text() -> str:
             *lines,
             "",
             "Further options:",
-            "  --set KEY=VALUE   Set a key of the spec that img2dataset has no option for; may be repeated.",
-            "  --print_spec      Print the spec that the options mean, and run nothing.",
+            "  --set KEY=VALUE   Set a key of the spec that has no option in img2dataset; may be repeated.",
+            "  --print_spec      Print the equivalent spec, and run nothing.",
             "  --quiet           No progress, only the summary.",
         ]
     )

@@ -1,4 +1,4 @@
-"""`turbo-fetch plan`: what a run would do."""
+"""`turbo-fetch plan`: estimate a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from turbo_fetch.cli.usage import Json, load_job, show
 
 
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show rows, shards, hosts, and estimates of time and size, without a request to any host of the list."""
+    """Show rows, shards and hosts, and estimate time and size, without sending a request to any host of the list."""
     from turbo_fetch.startup import importing, with_few_threads, without_pandas
 
     loaded = load_job(spec, overrides)

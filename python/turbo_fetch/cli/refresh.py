@@ -1,4 +1,4 @@
-"""`turbo-fetch refresh`: what has changed on the web since."""
+"""`turbo-fetch refresh`: find what has changed on the web since."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ def refresh(
     place: Place,
     overrides: Overrides = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Take changed pictures, and drop those whose use is refused now.")
+        bool,
+        typer.Option("--apply", help="Fetch changed images, and drop those that hosts now forbid to use."),
     ] = False,
     drop_gone: Annotated[
-        bool, typer.Option("--drop-gone", help="With --apply: drop pictures that are gone.")
+        bool, typer.Option("--drop-gone", help="With --apply: drop images that are gone.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Ask again for every sample, by etag or last-modified, and report which are unchanged, changed, gone or refused.
+    """Recheck every sample by ETag or Last-Modified, and report which are unchanged, changed, gone or refused.
 
-    The report is `refresh/*.parquet` in the dataset. Without --apply nothing else is changed.
+    The report is `refresh/*.parquet` in the dataset. Without --apply, nothing else changes.
     """
     from turbo_fetch.cli.usage import load_dataset_spec, show
     from turbo_fetch.errors import SpecError
@@ -38,7 +39,7 @@ def refresh(
 
     without_pandas()
     if drop_gone and not apply:
-        raise SpecError("--drop-gone without --apply: expected both, for nothing is changed without --apply")
+        raise SpecError("--drop-gone without --apply: expected both, because nothing changes without --apply")
     spec = load_dataset_spec(place, overrides or ())
     with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
         result = refresh_dataset(spec, Choice(apply, drop_gone), display, stop)

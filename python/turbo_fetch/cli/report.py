@@ -15,8 +15,8 @@ DatasetUrl = Annotated[
 def report(dataset: DatasetUrl) -> None:
     """Write `report.html` into DATASET: throughput, outcomes, hosts, sizes, samples and failures on one page.
 
-    The page needs no network to be looked at. A run writes it by itself when it ends; while one goes on, this
-    shows what is committed so far.
+    The page needs no network. A run writes it when it ends; during a run, this command shows what is committed so
+    far.
     """
     from turbo_fetch.startup import without_pandas
 

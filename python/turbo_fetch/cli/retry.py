@@ -19,10 +19,10 @@ Place = Annotated[
 
 
 def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Ask again for the rows whose failure may pass (timeouts, 5xx, 429, DNS …), and merge them into the dataset.
+    """Retry rows with temporary failures (timeouts, 5xx, 429, DNS …), and merge them into the dataset.
 
-    Everything else stays as it is, byte for byte. Only shards with such rows are written, on this machine. Requests
-    follow the spec as run, or the one given: `--set fetch.http.timeout_s=30`.
+    Everything else stays the same, byte for byte. Only shards with such rows are rewritten, on this machine. Requests
+    use the spec of the run, or the one given, with changes such as `--set fetch.http.timeout_s=30`.
     """
     from turbo_fetch.cli.usage import load_dataset_spec, show
     from turbo_fetch.maintenance.retry import retry as retry_dataset

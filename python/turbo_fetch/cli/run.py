@@ -23,10 +23,10 @@ def run(
     overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
-    """Run the job that SPEC.TOML describes; run it again to go on where it stopped.
+    """Run the job that SPEC.TOML describes; run it again to resume where it stopped.
 
-    Exit codes: 0 done; 1 done with a failure that you must see; 2 bad spec or usage; 130 interrupted, and
-    resumable by the same command.
+    Exit codes: 0 done; 1 a failure that needs your attention; 2 bad spec or usage; 130 interrupted, resumable by
+    the same command.
     """
     from turbo_fetch.runners.processes import start_ahead
     from turbo_fetch.startup import importing, with_few_threads, without_pandas

@@ -8,7 +8,7 @@ import typer
 
 
 def schema() -> None:
-    """Print the JSON Schema of the spec, with which editors complete and check it."""
+    """Print the JSON Schema of the spec, which lets editors complete and check it."""
     from turbo_fetch.spec import Spec
 
     typer.echo(json.dumps(Spec.model_json_schema(), indent=2))

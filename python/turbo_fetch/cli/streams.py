@@ -76,7 +76,9 @@ def safe_streams() -> Iterator[None]:
     except SystemExit as end:
         sys.stdout.flush()
         if output.lost is not None:
-            sys.stderr.write(f"turbo-fetch: standard output: {output.lost.strerror}; not all was written\n")
+            sys.stderr.write(
+                f"turbo-fetch: standard output: {output.lost.strerror}; the output is incomplete\n"
+            )
             raise SystemExit(end.code or 1) from end
         raise
 

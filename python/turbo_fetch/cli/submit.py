@@ -28,17 +28,17 @@ def submit(
     address: Address = None,
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--id", help="Id of the job; by default Ray makes one."),
+        typer.Option("--id", help="Id of the job; by default Ray chooses one."),
     ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Have the nodes install the packages that turbo-fetch needs.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job until it is over.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job until it ends.")] = True,
 ) -> None:
-    """Run SPEC.TOML on a Ray cluster; submit it again to go on where a job stopped.
+    """Run SPEC.TOML on a Ray cluster; submit it again to resume where a job stopped.
 
-    The spec, lists of this machine and this version of turbo-fetch are sent along. The output must be an object
-    store or a folder that all machines share. Exit codes as `run`; Ctrl-C leaves the job running. `ray job` lists,
+    The spec, local lists and this version of turbo-fetch are sent along. The output must be an object
+    store or a folder that all machines share. Exit codes as for `run`; Ctrl-C leaves the job running. `ray job` lists,
     follows and stops jobs.
     """
     loaded = load_job(spec, overrides)
@@ -67,7 +67,7 @@ def _follow(jobs: Jobs, name: str) -> None:
         asyncio.run(tail())
     except KeyboardInterrupt:
         typer.echo(
-            f"\nthe job goes on: `ray job logs {name} --follow` follows it, `ray job stop {name}` stops it",
+            f"\nthe job continues: `ray job logs {name} --follow` follows it, `ray job stop {name}` stops it",
             err=True,
         )
         raise SystemExit(130) from None

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 def verify(
     dataset: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.", metavar="DATASET")],
-    quick: Annotated[bool, typer.Option("--quick", help="Only names, sizes and numbers of rows.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Also decode every picture.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check only names, sizes and row counts.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also decode every image.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Take damaged shards out, so that the next run makes them anew.")
+        bool, typer.Option("--repair", help="Remove damaged shards, so that the next run rebuilds them.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Check files, hashes, numbers of rows and pictures of a dataset against its manifest and metadata.
+    """Check the files, hashes, row counts and images of a dataset against its manifest and metadata.
 
-    Reports every problem. Exit codes: 0 no problem; 1 problems; 2 there is no dataset.
+    Reports every problem. Exit codes: 0 no problem; 1 problems; 2 no dataset.
     """
     from turbo_fetch.cli.progress import RowProgress
     from turbo_fetch.cli.usage import show
@@ -47,6 +47,6 @@ def verify(
     show(result, as_json)
     if repair:
         count = verification.repair(result)
-        typer.echo(f"repaired  {count:,} shards taken out; run the spec again to make them anew", err=as_json)
+        typer.echo(f"repaired  {count:,} shards removed; run the spec again to rebuild them", err=as_json)
     if result.problems:
         raise typer.Exit(1)

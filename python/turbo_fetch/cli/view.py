@@ -15,13 +15,13 @@ def view(
         ),
     ],
     port: Annotated[
-        int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)
+        int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.", min=0, max=65_535)
     ] = 8400,
 ) -> None:
-    """Serve a page on this machine to browse DATASET, and to follow a run into it; Ctrl-C ends it.
+    """Serve a page on this machine to browse DATASET, or to follow a run into it; Ctrl-C ends it.
 
     The page shows samples and failures with their metadata and ledger, filtered by outcome, text and size. It
-    is reachable from this machine only; through ssh, forward the port: `ssh -L 8400:127.0.0.1:8400 HOST`.
+    is reachable from this machine only; from another one, forward the port: `ssh -L 8400:127.0.0.1:8400 HOST`.
     """
     from turbo_fetch.startup import without_pandas
 
@@ -33,5 +33,5 @@ def view(
 
     storage = open_storage(dataset)
     if not any(may_be_of_dataset(entry.name) for entry in storage.list()):
-        raise InputError(f"{storage.url}: there is no dataset; expected one, or the output of a run")
-    serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C ends it)"))
+        raise InputError(f"{storage.url}: there is no dataset; expected a dataset, or the output of a run")
+    serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C to stop)"))

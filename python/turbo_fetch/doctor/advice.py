@@ -56,16 +56,16 @@ def resolver(machine: Machine) -> Finding:
             "resolver",
             "warning",
             found,
-            "only the proxy can resolve names: set fetch.http.proxy, or nothing is reached",
+            "only the proxy can resolve names: set fetch.http.proxy, otherwise no host can be reached",
         )
     if lookups.failed == lookups.asked:
         return Finding(
             "resolver", "bad", found, "no name could be resolved: check the network and /etc/resolv.conf"
         )
     if lookups.failed > lookups.asked / 10:
-        return Finding("resolver", "bad", found, f"many rows will end as dns; {local}")
+        return Finding("resolver", "bad", found, f"many rows will fail with dns; {local}")
     if lookups.per_s < SLOW_LOOKUPS_PER_S:
-        return Finding("resolver", "warning", found, f"lists with many hosts will wait for names; {local}")
+        return Finding("resolver", "warning", found, f"lists with many hosts will wait for lookups; {local}")
     return Finding("resolver", "good", found)
 
 
@@ -74,17 +74,17 @@ def proxy(check: ProxyCheck) -> Finding:
     if not check.was_asked and check.problem is not None:
         grade: Grade = "warning" if check.is_used is False else "bad"
         return Finding(
-            "proxy", grade, f"{check.named_by} = {check.address!r} {check.problem}", "correct or unset it"
+            "proxy", grade, f"{check.named_by} = {check.address!r} {check.problem}", "fix or unset it"
         )
-    answer = check.problem or ("answers" if check.was_asked else "was not asked")
-    besides = f" (not for {check.exceptions})" if check.exceptions else ""
-    found = f"{check.named_by} names {check.address}{besides}: {answer}"
+    answer = check.problem or ("works" if check.was_asked else "was not tested")
+    exceptions = f" (not for {check.exceptions})" if check.exceptions else ""
+    found = f"{check.named_by} names {check.address}{exceptions}: {answer}"
     if check.is_used is None:
         return Finding(
             "proxy",
             "warning",
             found,
-            'a spec uses it only with fetch.http.proxy = "environment"; turbo-fetch img2dataset does by itself',
+            'a spec uses it only with fetch.http.proxy = "environment"; turbo-fetch img2dataset always does',
         )
     if not check.is_used:
         return Finding(
@@ -92,7 +92,7 @@ def proxy(check: ProxyCheck) -> Finding:
         )
     if check.problem is not None:
         return Finding(
-            "proxy", "bad", found, "no request gets through: start or correct it, or do without it"
+            "proxy", "bad", found, "no request gets through: start or fix the proxy, or do not use one"
         )
     return Finding("proxy", "good", found)
 
@@ -102,7 +102,7 @@ def open_files(machine: Machine) -> Finding:
     limit, hard = machine.open_files, machine.open_files_hard
     if limit < 0 or limit >= FILES_PER_WORKER * 4:
         return Finding("open files", "good", "no limit" if limit < 0 else f"up to {limit:,} per process")
-    room = "" if hard < 0 or hard > limit else " (as root, for the hard limit is as low)"
+    room = "" if hard < 0 or hard > limit else " (as root, because the hard limit is too low as well)"
     grade: Grade = "bad" if limit < FILES_PER_WORKER else "warning"
     return Finding(
         "open files",
@@ -114,13 +114,13 @@ def open_files(machine: Machine) -> Finding:
 
 def cores(machine: Machine) -> Finding:
     """Judge the cores that this process may use."""
-    found = f"{machine.cores} of {machine.cores_total} may be used"
+    found = f"{machine.cores} of {machine.cores_total} available"
     if machine.cores < machine.cores_total:
         return Finding(
             "cores",
             "warning",
             found,
-            "taskset, a container or a batch system holds the others back; ask it for more",
+            "taskset, a container or a batch system limits this process; request more cores",
         )
     return Finding("cores", "good", found)
 
@@ -136,14 +136,14 @@ def memory(machine: Machine) -> Finding:
 
 
 def disk(machine: Machine) -> Finding:
-    """Judge the room on the disk: a million pictures of 256 pixels take about 20 GB."""
+    """Judge the free space on the disk: a million images of 256 pixels take about 20 GB."""
     found = f"{human_bytes(machine.disk_free_bytes)} free at {machine.disk}"
     if machine.disk_free_bytes < LEAST_DISK_BYTES:
         return Finding(
             "disk",
             "warning",
             found,
-            "room for fewer than 500,000 pictures of 256 px; choose another fetch.output.path",
+            "space for fewer than 500,000 images of 256 px; choose another fetch.output.path",
         )
     return Finding("disk", "good", found)
 
@@ -162,7 +162,7 @@ def training(accelerator: Accelerator) -> Finding:
     )
     if accelerator.device == "cpu":
         return Finding(
-            "training", "warning", found, "training takes seconds per step here; use a machine with a GPU"
+            "training", "warning", found, "training takes seconds per step on a CPU; use a machine with a GPU"
         )
     if 0 < accelerator.memory_bytes < 10_000_000_000:
         return Finding(

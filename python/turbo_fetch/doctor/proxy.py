@@ -59,7 +59,7 @@ def check_proxies(
 def _checked(name: str, value: str, is_used: bool | None, ask: Ask | None, exceptions: str) -> ProxyCheck:
     address = proxy_address(value)
     if address is None:
-        problem = "is no address of a proxy; expected http://host:port"
+        problem = "is not a proxy address; expected http://host:port"
         return ProxyCheck(name, redact(value), is_used, False, problem, exceptions)
     failure = ask(address) if ask is not None else None
     return ProxyCheck(name, redact(address), is_used, ask is not None, failure, exceptions)

@@ -63,7 +63,7 @@ def drop(
     keys = fetch.duplicates.by_content
     if not keys or not dataset.committed:
         return 0
-    listener.note("looking for pictures that come twice")
+    listener.note("looking for duplicate images")
     dataset.flush()
     datasets = [*(open_dataset(url) for url in fetch.duplicates.against), StoredDataset.open(storage)]
     pairs = np.empty((0, 2), np.uint64)

@@ -54,7 +54,7 @@ def find(
     """
     if "url" not in fetch.duplicates.by:
         return None
-    listener.note("looking for URLs that come twice")
+    listener.note("looking for duplicate URLs")
     against = [open_dataset(url) for url in fetch.duplicates.against]
     own = len(against)
     with KeyTable(storage.make_work() / "urls.keys") as table:

@@ -38,7 +38,7 @@ class Img2DatasetOptions(Table):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     url_list: Address
-    """File, or folder of files, of the list: `fetch.input.urls`."""
+    """List: a file or a folder of files: `fetch.input.urls`."""
     image_size: PositiveInt = 256
     """Side in pixels: `fetch.image.size`."""
     output_folder: Address = "images"
@@ -48,17 +48,17 @@ class Img2DatasetOptions(Table):
     resize_mode: ResizeMode = "border"
     """no, border, keep_ratio, keep_ratio_largest or center_crop: `fetch.image.mode`."""
     resize_only_if_bigger: Flag = False
-    """Leave smaller pictures alone: `fetch.image.only_if_bigger`."""
+    """Do not resize smaller images: `fetch.image.only_if_bigger`."""
     upscale_interpolation: Interpolation = "lanczos"
     """nearest, linear, cubic, area or lanczos: `fetch.image.upscale`."""
     downscale_interpolation: Interpolation = "area"
-    """The same for making smaller: `fetch.image.downscale`."""
+    """The same for downscaling: `fetch.image.downscale`."""
     encode_quality: int = 95
-    """Quality, for png the compression, 0 to 9: `fetch.image.quality`."""
+    """Quality; for png the compression, 0 to 9: `fetch.image.quality`."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    """Format of the pictures: `fetch.image.encode`."""
+    """Format of the stored images: `fetch.image.encode`."""
     skip_reencode: Flag = False
-    """Keep the bytes of pictures that need no change: `fetch.image.skip_reencode`."""
+    """Keep the bytes of images that need no change: `fetch.image.skip_reencode`."""
     output_format: Literal["files", "webdataset", "parquet", "tfrecord", "dummy"] = "files"
     """Format of the dataset: `fetch.output.format`."""
     input_format: PeerInputFormat = "txt"
@@ -82,7 +82,7 @@ class Img2DatasetOptions(Table):
     enable_wandb: Flag = False
     """Send metrics to Weights & Biases: `track.to`."""
     wandb_project: str = "img2dataset"
-    """Its project: `track.project`."""
+    """Weights & Biases project: `track.project`."""
     oom_shard_count: Annotated[int, Field(ge=0, le=18)] = 5
     """Digits of shard numbers: `fetch.output.shard_digits`."""
     compute_hash: HashKind | None = "sha256"
@@ -94,7 +94,7 @@ class Img2DatasetOptions(Table):
     subjob_size: PositiveInt = 1000
     """Shards per Spark job: not needed."""
     retries: Annotated[int, Field(ge=0)] = 0
-    """Further attempts after failures that may pass: `fetch.http.retries`."""
+    """Retries after temporary failures: `fetch.http.retries`."""
     disable_all_reencoding: Flag = False
     """Keep the original bytes: `fetch.image.encode = "original"`."""
     min_image_size: Annotated[float, Field(ge=0, lt=float("inf"))] = 0
@@ -102,17 +102,17 @@ class Img2DatasetOptions(Table):
     max_image_area: Annotated[float, Field(ge=1)] = float("inf")
     """Largest area: `fetch.image.max_pixels`."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = float("inf")
-    """Largest ratio of the sides: `fetch.image.max_aspect`."""
+    """Largest aspect ratio: `fetch.image.max_aspect`."""
     incremental_mode: Literal["incremental", "overwrite", "extend"] = "incremental"
-    """What to do with a dataset that is there: `fetch.output.if_exists`."""
+    """What to do with an existing dataset: `fetch.output.if_exists`."""
     max_shard_retry: Annotated[int, Field(ge=0)] = 1
     """Retries of failed shards: not needed."""
     user_agent_token: str | None = None
-    """Word by which servers can address you: `fetch.http.user_agent`."""
+    """Word by which servers address your crawler: `fetch.http.user_agent`."""
     disallowed_header_directives: tuple[str, ...] | None = None
     """X-Robots-Tag directives that forbid use: `fetch.http.opt_out`."""
     ignore_ssl_certificate: Flag = False
-    """Do not check certificates: `fetch.http.verify_tls`."""
+    """Do not verify certificates: `fetch.http.verify_tls`."""
 
     @field_validator("save_additional_columns", "disallowed_header_directives", mode="before")
     @classmethod

@@ -196,12 +196,10 @@ def _contradictions(chosen: Img2DatasetOptions) -> list[str]:
             f"verify_hash has the kind {chosen.verify_hash[1]}, but compute_hash is {chosen.compute_hash}; expected one"
         )
     if not chosen.has_columns and chosen.bbox_col is not None:
-        problems.append(
-            f"bbox_col: a {chosen.input_format} list has nothing but URLs, so nothing would be blurred"
-        )
+        problems.append(f"bbox_col: a {chosen.input_format} list has only URLs, so nothing would be blurred")
     if taken := sorted(_RESERVED.intersection(chosen.save_additional_columns or ())):
         problems.append(
-            f"save_additional_columns names {', '.join(taken)}, which the dataset has itself; rename it in the list"
+            f"save_additional_columns names {', '.join(taken)}, which the dataset has itself; rename them in the list"
         )
     suffix = PurePosixPath(chosen.url_list.partition("?")[0].removesuffix(".gz")).suffix.removeprefix(".")
     if "input_format" not in chosen.model_fields_set and SUFFIXES.get(suffix, "txt") != "txt":
@@ -220,21 +218,19 @@ def _notes(chosen: Img2DatasetOptions) -> list[str]:
     """Return what of the options has no effect here, and why."""
     given, notes = chosen.model_fields_set, []
     if "subjob_size" in given:
-        notes.append("subjob_size has no effect: shards go to workers one by one, so there are no subjobs")
+        notes.append("subjob_size has no effect: shards go to workers one by one")
     if "max_shard_retry" in given:
-        notes.append("max_shard_retry has no effect: a shard goes on in a new worker until it is complete")
+        notes.append("max_shard_retry has no effect: a new worker resumes the shard until it is complete")
     if not chosen.has_columns:
         ignored = [name for name in _OF_COLUMNS if getattr(chosen, name)]
-        notes += [
-            f"{name} has no effect: a {chosen.input_format} list has nothing but URLs" for name in ignored
-        ]
+        notes += [f"{name} has no effect: a {chosen.input_format} list has only URLs" for name in ignored]
     if chosen.user_agent_token and (token := _token(chosen)) != chosen.user_agent_token.strip():
         notes.append(
-            f"user_agent_token is sent as {token!r}: servers address a robot by one word without spaces or slashes"
+            f"user_agent_token is sent as {token!r}: servers address a crawler by one word without spaces or slashes"
             if token
-            else f"user_agent_token is {chosen.user_agent_token!r}, of which nothing can be sent"
+            else f"user_agent_token is {chosen.user_agent_token!r}, which cannot be sent; expected a word"
         )
     if chosen.disable_all_reencoding:
         useless = sorted(given & {"skip_reencode", "encode_format", "encode_quality"})
-        notes += [f"{name} has no effect beside disable_all_reencoding" for name in useless]
+        notes += [f"{name} has no effect with disable_all_reencoding" for name in useless]
     return notes

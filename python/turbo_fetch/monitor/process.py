@@ -70,7 +70,7 @@ class _Monitor:
         except Exception as error:
             self._trackers.pop(name, None)
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            self._tell(f"track: {name} failed, the run goes on without it ({text})")
+            self._tell(f"track: {name} failed; the run continues without it ({text})")
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):

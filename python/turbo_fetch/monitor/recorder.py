@@ -93,8 +93,8 @@ def prometheus_socket(track: TrackSpec) -> socket.socket | None:
     except OSError as error:
         endpoint.close()
         raise SpecError(
-            f"track.host {track.host!r} and track.port {track.port} cannot be listened on: {error.strerror}; "
-            "expected an address of this machine and a port that is free"
+            f"track.host {track.host!r} and track.port {track.port} cannot be used: {error.strerror}; "
+            "expected an address of this machine and a free port"
         ) from error
     return endpoint
 
@@ -210,7 +210,7 @@ class Recorder(ProgressListener):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            self._inner.note(f"the monitor did not end within {grace_s:.0f} s and was stopped")
+            self._inner.note(f"the monitor did not end within {grace_s:.0f} s and was killed")
         self._listen()
         self._socket.close()
         if self._log.exists() and not self._log.stat().st_size:
@@ -306,5 +306,5 @@ class Recorder(ProgressListener):
         status = self._process.wait()
         why = signal.Signals(-status).name if status < 0 else f"code {status}"
         self._inner.note(
-            f"the monitor ended with {why}; the run goes on without {records.NAME} and trackers, see {self._log}"
+            f"the monitor ended with {why}; the run continues without {records.NAME} and trackers; see {self._log}"
         )

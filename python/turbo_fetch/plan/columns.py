@@ -86,7 +86,7 @@ class Columns:
             if name not in names:
                 raise no_column(name, names, file)
             if names.count(name) > 1:
-                raise InputError(f"{file}: there are {names.count(name)} columns {name!r}; expected one")
+                raise InputError(f"{file}: {names.count(name)} columns are named {name!r}; expected one")
         return [names.index(name) for name in self.wanted]
 
     def check_types(self, types: pa.Schema, file: str) -> None:
@@ -141,7 +141,7 @@ def refuse_clashes(keep: Mapping[str, str], taken: set[str]) -> None:
         renamed = {name: f"list_{new}" if new in taken else new for name, new in keep.items()}
         table = ", ".join(f"{_key(name)} = {_quoted(new)}" for name, new in renamed.items())
         raise InputError(
-            f"keep_columns names {', '.join(map(repr, clashes))}, which the dataset has already; expected other names, "
+            f"keep_columns has {', '.join(map(repr, clashes))}, which the dataset has already; expected other names, "
             f"such as keep_columns = {{ {table} }}"
         )
 
@@ -164,7 +164,7 @@ def note_misfits(
         first = pc.index(misfits, pa.scalar(True)).as_py()
         value = values[first]
         shown = value.as_py() if isinstance(value, pa.Scalar) else value
-        notes.add_at(f"{MISFIT}{name!r} is no {typed.type}", count, first, shown)
+        notes.add_at(f"{MISFIT}{name!r} is not a valid {typed.type}", count, first, shown)
 
 
 def _note_undecodable(notes: ListNotes, changed: pa.Array | None) -> None:

@@ -101,7 +101,9 @@ def _parsed(groups: Iterator[list[bytes]], columns: Columns, notes: ListNotes) -
             rows = [_row(line, columns) for line in batch]
             if is_first and None in rows and all(row is None for row in rows):
                 shown = lines[0][:60].decode("utf-8", "replace")
-                raise InputError(f"{notes.file}: this is no list of JSON objects; it starts with {shown!r}")
+                raise InputError(
+                    f"{notes.file}: this is not a list of JSON objects; it starts with {shown!r}"
+                )
             is_first = False
             _note(rows, batch, columns, notes)
             yield [
@@ -212,5 +214,7 @@ def _columns_of(value: Row, columns: Columns, file: str) -> tuple[Sequence[Any],
         elif isinstance(column, list) and len(column) == len(keys):
             lists[name] = column
         else:
-            raise InputError(f"{file}: column {name!r} has not one value for each of the {len(keys)} URLs")
+            raise InputError(
+                f"{file}: column {name!r} does not have one value for each of the {len(keys)} URLs"
+            )
     return keys, lists

@@ -14,10 +14,10 @@ MISFIT: Final = "misfit "
 
 _MEANINGS: Final = {
     "quotes": "a quote at the start of a field was taken as text",
-    "short": "there are too few fields, and the missing ones are null",
-    "surplus": "there are too many fields, and so no usable URL",
-    "malformed": "there is no JSON object, and so no usable URL",
-    "undecodable": "what has no UTF-8 became U+FFFD",
+    "short": "too few fields; the missing ones are null",
+    "surplus": "too many fields, so no usable URL",
+    "malformed": "not a JSON object, so no usable URL",
+    "undecodable": "bytes that are not UTF-8 became U+FFFD",
 }
 
 
@@ -52,8 +52,8 @@ class ListNotes:
         """Raise InputError if anything was odd."""
         for sentence in sentences(self.counts):
             raise InputError(
-                f"{sentence}. With fetch.input.strict = true that ends the run: mend the list, say how it is meant "
-                "(fetch.input.quoting, fetch.input.column_types), or leave strict out"
+                f"{sentence}. With fetch.input.strict = true this ends the run: fix the list, declare how to read it "
+                "(fetch.input.quoting, fetch.input.column_types), or remove strict"
             )
 
     def _count(self, kind: str, rows: int, first: str) -> None:
@@ -71,5 +71,5 @@ def sentences(counts: Mapping[str, Any]) -> list[str]:
 
 def _meaning(kind: str) -> str:
     if kind.startswith(MISFIT):
-        return f"the value of column {kind.removeprefix(MISFIT)}, and became null"
+        return f"the value of column {kind.removeprefix(MISFIT)} and became null"
     return _MEANINGS[kind]

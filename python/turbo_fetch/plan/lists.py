@@ -84,8 +84,8 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     formats = [_format_of(url, spec.format) for url in urls]
     if len(kinds := sorted({kind for kind, _ in formats})) > 1:
         raise InputError(
-            f"{spec.urls}: there are files of the formats {', '.join(kinds)}; "
-            "expected one format: name it in fetch.input.format, or use a glob"
+            f"{spec.urls}: the files have several formats: {', '.join(kinds)}; "
+            "expected one: set fetch.input.format, or use a glob"
         )
     return [
         _list_file(filesystem, path, url, *kind) for path, url, kind in zip(paths, urls, formats, strict=True)
@@ -121,13 +121,13 @@ def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
         paths = [name for name in names if _is_of_format(name, spec.format)]
         if not paths:
             expected = "of a known format" if spec.format == "auto" else f"named *.{spec.format}"
-            raise InputError(f"{spec.urls}: this folder holds no file {expected}")
+            raise InputError(f"{spec.urls}: this folder has no file {expected}")
     elif any(character in path for character in "*?["):
         found = filesystem.glob(path, detail=True).values()
         files = [entry["name"] for entry in found if entry["type"] == "file"]
         paths = [name for name in files if not _name(name).startswith(".")]
         if not paths:
-            raise InputError(f"{spec.urls}: no file matches this pattern")
+            raise InputError(f"{spec.urls}: no file matches this glob")
     elif filesystem.exists(path):
         raise InputError(f"{spec.urls}: this is neither a file nor a folder")
     else:
@@ -158,11 +158,13 @@ def _format_of(url: str, wanted: str) -> tuple[ListFormat, str | None]:
     if kind is None:
         known = ", ".join(f".{suffix}" for suffix in SUFFIXES)
         raise InputError(
-            f"{url}: the name does not tell the format; expected one of {known}, "
+            f"{url}: the format cannot be inferred from the name; expected one of {known}, "
             f"each also with .{', .'.join(COMPRESSIONS)}, or a format in fetch.input.format"
         )
     if kind == "parquet" and compression:
-        raise InputError(f"{url}: Parquet files are compressed inside; expected one without .{compression}")
+        raise InputError(
+            f"{url}: Parquet files are compressed internally; expected one without .{compression}"
+        )
     return kind, compression
 
 

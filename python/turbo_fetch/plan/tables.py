@@ -76,7 +76,7 @@ def read_parquet_range(
         parquet.close(force=True)
     if missing:
         raise InputError(
-            f"{source.url}: rows {rows.start:,} to {rows.stop:,} are not all there; has it been changed?"
+            f"{source.url}: rows {rows.start:,} to {rows.stop:,} are incomplete; has the file changed?"
         )
     return pa.Table.from_batches(parts, schema)
 

@@ -17,7 +17,7 @@ LARGE: Final = 0.5
 FEWEST_ROWS: Final = 3
 """Fewer rows than this show nothing, unless they are all."""
 
-UNKNOWN: Final = "no one reason"
+UNKNOWN: Final = "several reasons"
 """The detail of failures whose details are too many to be counted."""
 
 Test = Callable[[str, str], bool]
@@ -58,39 +58,39 @@ _LATE_CONNECTION: Final = r"^no connection within|^connection timed out"
 RULES: Final = (
     Rule(
         _cause("proxy"),
-        "{share} failed at the proxy, not at their hosts ({often}): check it with turbo-fetch doctor, and "
-        "fetch.http.proxy or HTTP_PROXY and HTTPS_PROXY; then turbo-fetch retry",
+        "{share} failed at the proxy, not at their hosts ({often}): check it with turbo-fetch doctor, and check "
+        "fetch.http.proxy or HTTP_PROXY and HTTPS_PROXY; then run turbo-fetch retry",
         share=0.05,
     ),
     Rule(
         _cause("tunnel"),
-        "{share} did not get through the proxy ({often}): if all hosts are concerned it is the proxy; check it with "
-        "turbo-fetch doctor, and fetch.http.proxy; then turbo-fetch retry",
+        "{share} did not get through the proxy ({often}): if this affects all hosts, the cause is the proxy; check it "
+        "with turbo-fetch doctor, and check fetch.http.proxy; then run turbo-fetch retry",
     ),
     Rule(
         _cause("network"),
-        "{share} had no way to their hosts ({often}): check the network and the firewall of this machine; if only a "
-        "proxy leads out of here, set fetch.http.proxy; then turbo-fetch retry",
+        "{share} had no route to their hosts ({often}): check the network and the firewall of this machine; if the "
+        "internet is only reachable through a proxy, set fetch.http.proxy; then run turbo-fetch retry",
         share=0.2,
     ),
     Rule(
         _outcome("dns"),
-        "{share} had a name that could not be looked up ({often}): the resolver of this machine does not work; check "
-        "/etc/resolv.conf and turbo-fetch doctor; if only a proxy leads out of here, set fetch.http.proxy; then "
-        "turbo-fetch retry",
+        "{share} had host names that could not be resolved ({often}): the resolver of this machine does not work; "
+        "check /etc/resolv.conf and run turbo-fetch doctor; if the internet is only reachable through a proxy, set "
+        "fetch.http.proxy; then run turbo-fetch retry",
         share=0.9,
     ),
     Rule(
         _outcome("dns"),
-        "{share} had a name that could not be looked up in time ({often}), which is often the fault of one's own "
-        "resolver: turbo-fetch doctor measures it; run a caching one (unbound) or lower fetch.http.concurrency, then "
-        "turbo-fetch retry",
+        "{share} had host names that could not be resolved in time ({often}), often because the local resolver is "
+        "overloaded: turbo-fetch doctor measures it; use a caching resolver (unbound) or lower "
+        "fetch.http.concurrency, then run turbo-fetch retry",
         share=0.05,
         below=0.9,
     ),
     Rule(
         _outcome("no-such-host"),
-        "{share} name hosts that do not exist: the list is old, or its addresses are not complete",
+        "{share} have hosts that do not exist: the list is old, or its URLs are incomplete",
     ),
     Rule(
         _detail("address", "^not a public address"),
@@ -99,89 +99,90 @@ RULES: Final = (
     ),
     Rule(
         _detail("address", "^port "),
-        '{share} are at ports that are refused ({often}): set fetch.http.ports, to "any" or to those that you want',
+        '{share} are at ports that are refused ({often}): set fetch.http.ports to "any" or to the ports you want',
     ),
     Rule(
         _detail("url", "^no scheme|^no URL"),
-        "{share} hold no address ({often}): check that fetch.input.url_column names the column of the URLs, and that "
+        "{share} have no URL ({often}): check that fetch.input.url_column names the column of the URLs, and that "
         "they begin with http:// or https://",
     ),
-    Rule(
-        _outcome("url"), "{share} hold an address that cannot be used ({often}): check fetch.input.url_column"
-    ),
+    Rule(_outcome("url"), "{share} have a URL that cannot be used ({often}): check fetch.input.url_column"),
     Rule(
         _outcome("robots"),
-        '{share} are not allowed by the robots.txt of their sites; fetch.http.robots = "ignore" is for those whose '
-        "sites are yours, or who have leave",
+        '{share} are disallowed by the robots.txt of their sites; set fetch.http.robots = "ignore" only if the sites '
+        "are yours or you have permission",
     ),
     Rule(
         _outcome("opt-out"),
-        "{share} are kept from such use by their sites ({often}); fetch.http.opt_out, content_usage and tdm say which "
-        "signals are obeyed",
+        "{share} have opted out of this use ({often}); fetch.http.opt_out, content_usage and tdm set which signals "
+        "are obeyed",
     ),
     Rule(
         _detail("http-4xx", _WEB_STATUS),
-        "{share} were refused by their servers ({often}), as many do to programs that do not say who they are: name "
-        "yourself and a contact in fetch.http.user_agent, or ask for leave",
+        "{share} were refused by their servers ({often}), as often happens to programs that do not identify "
+        "themselves: put your name and a contact into fetch.http.user_agent, or ask for permission",
     ),
     Rule(
         _detail("http-4xx", r"^HTTP Error (404|410):"),
-        "{share} are not there any more ({often}): the list is old, or its addresses are not complete",
+        "{share} no longer exist ({often}): the list is old, or its URLs are incomplete",
     ),
     Rule(
         _outcome("rate-limited"),
-        "{share} were refused as too many: lower fetch.http.per_domain, raise fetch.http.max_backoff_s, then "
-        "turbo-fetch retry",
+        "{share} hit the rate limits of their servers: lower fetch.http.per_domain, raise fetch.http.max_backoff_s, "
+        "then run turbo-fetch retry",
         share=0.2,
     ),
     Rule(
         _detail("tls", _EXPIRED),
-        "{share} failed on the dates of certificates ({often}): check the clock of this machine",
+        "{share} failed because of certificate dates ({often}): check the clock of this machine",
     ),
     Rule(
         _detail("tls", "unable to get local issuer|self-signed|self signed"),
-        "{share} failed on certificates whose authority is not known ({often}): if a proxy or an organisation has one "
-        "of its own, name its file in fetch.http.ca_file",
+        "{share} failed because the certificate authority is unknown ({often}): if your proxy or organisation has its "
+        "own, set fetch.http.ca_file to its file",
     ),
     Rule(
         _outcome("tls"),
-        "{share} failed on TLS ({often}): see fetch.http.ca_file and fetch.http.verify_tls",
+        "{share} failed during TLS ({often}): see fetch.http.ca_file and fetch.http.verify_tls",
     ),
     Rule(
         _detail("timeout", _LATE_CONNECTION),
-        "{share} found no connection in time ({often}): lower fetch.http.concurrency, raise "
-        "fetch.http.connect_timeout_s; if all hosts are concerned, a firewall is in the way, and where only a proxy "
-        "leads out of here, set fetch.http.proxy; then turbo-fetch retry",
+        "{share} got no connection in time ({often}): lower fetch.http.concurrency or raise "
+        "fetch.http.connect_timeout_s; if this affects all hosts, a firewall blocks them; if the internet is only "
+        "reachable through a proxy, set fetch.http.proxy; then run turbo-fetch retry",
         share=0.3,
     ),
     Rule(
         _outcome("timeout", "stalled"),
         "{share} took too long ({often}): lower fetch.http.concurrency or raise fetch.http.timeout_s and "
-        "stall_timeout_s, then turbo-fetch retry",
+        "stall_timeout_s, then run turbo-fetch retry",
         share=0.3,
     ),
     Rule(
         _outcome("connect"),
-        "{share} found nobody at their hosts ({often}): if these servers live, they or a firewall keep you out",
+        "{share} could not connect to their hosts ({often}): if these servers are up, they or a firewall block you",
     ),
     Rule(
         _outcome("not-an-image"),
-        "{share} are not pictures but something else ({often}): their addresses lead to pages, or the sites answer "
-        "with a page to log in or to consent; check fetch.input.url_column",
+        "{share} are not images ({often}): their URLs lead to web pages, or the sites respond with a login or consent "
+        "page; check fetch.input.url_column",
     ),
-    Rule(_outcome("unsupported", "corrupt", "truncated"), "{share} came, but could not be decoded ({often})"),
+    Rule(
+        _outcome("unsupported", "corrupt", "truncated"),
+        "{share} were downloaded but could not be decoded ({often})",
+    ),
     Rule(_outcome("too-small"), "{share} are smaller than fetch.image.min_side"),
-    Rule(_outcome("aspect"), "{share} are longer than fetch.image.max_aspect allows"),
-    Rule(_outcome("too-many-pixels"), "{share} are larger than fetch.image.max_pixels"),
+    Rule(_outcome("aspect"), "{share} have an aspect ratio above fetch.image.max_aspect"),
+    Rule(_outcome("too-many-pixels"), "{share} have more pixels than fetch.image.max_pixels"),
     Rule(_outcome("too-large"), "{share} have more bytes than fetch.http.max_body_mb"),
     Rule(
         _outcome("hash-mismatch"),
-        "{share} have another hash than the list says: check fetch.input.hash_column and hash_kind",
+        "{share} do not have the hash given in the list: check fetch.input.hash_column and hash_kind",
     ),
-    Rule(_outcome("bad-boxes"), "{share} have boxes that cannot be read: check fetch.input.boxes_column"),
-    Rule(_outcome("denied"), "{share} are on the lists of fetch.deny"),
-    Rule(_outcome("duplicate"), "{share} are the same as others by fetch.duplicates.by"),
-    Rule(_outcome("http-5xx"), "{share} met servers with a problem ({often}); turbo-fetch retry asks again"),
+    Rule(_outcome("bad-boxes"), "{share} have boxes that cannot be parsed: check fetch.input.boxes_column"),
+    Rule(_outcome("denied"), "{share} are on the deny lists of fetch.deny"),
+    Rule(_outcome("duplicate"), "{share} are duplicates by fetch.duplicates.by"),
+    Rule(_outcome("http-5xx"), "{share} failed with server errors ({often}); run turbo-fetch retry"),
     Rule(_outcome("redirect", "protocol", "http-4xx"), "{share} failed with: {often}"),
 )
 
@@ -199,7 +200,7 @@ def diagnosis(
     sentences = [sentence for _, sentence in found[:MOST]]
     host, count = max(failing_hosts.items(), key=lambda pair: pair[1], default=("", 0))
     if sentences and rows > FEWEST_ROWS and count > 0.9 * rows:
-        sentences[0] += f". Nearly all of them are of {host}"
+        sentences[0] += f". Nearly all of them are from {host}"
     return sentences
 
 

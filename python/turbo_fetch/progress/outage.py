@@ -76,26 +76,26 @@ class Outage:
             reasons.update({reason: count for reason, count in each.items() if cause_of(reason) == cause})
         often = reasons.most_common(1)[0][0].partition(": ")[2].removesuffix(GIVEN_UP)
         return (
-            f"stopped: {reasons.total():,} rows failed one after the other, and nobody answered meanwhile: {often}. "
-            f"{REMEDIES[cause]} Nothing of these rows is recorded; then run the same command again to go on"
+            f"stopped: {reasons.total():,} rows failed in a row, and no server responded meanwhile: {often}. "
+            f"{REMEDIES[cause]} These rows are not recorded; run the same command again to resume"
         )
 
 
 REMEDIES: Final[dict[Cause, str]] = {
     "proxy": (
-        "It is the proxy that fails, not the hosts: check it (turbo-fetch doctor asks it), and fetch.http.proxy or "
+        "The proxy fails, not the hosts: check it (turbo-fetch doctor tests it), and fetch.http.proxy or "
         "HTTP_PROXY and HTTPS_PROXY."
     ),
     "tunnel": (
-        "Nothing comes through the proxy: check that it works (turbo-fetch doctor asks it), and fetch.http.proxy or "
+        "Nothing gets through the proxy: check it (turbo-fetch doctor tests it), and fetch.http.proxy or "
         "HTTP_PROXY and HTTPS_PROXY."
     ),
     "resolver": (
-        "No name can be looked up: check the network and /etc/resolv.conf (turbo-fetch doctor measures the resolver). "
-        "If only a proxy leads out of here, set fetch.http.proxy."
+        "No name can be resolved: check the network and /etc/resolv.conf (turbo-fetch doctor measures the resolver). "
+        "If the internet is only reachable through a proxy, set fetch.http.proxy."
     ),
     "network": (
-        "This machine reaches no host: check its network, its routes and its firewall. If only a proxy leads out of "
-        "here, set fetch.http.proxy."
+        "This machine reaches no host: check its network, routes and firewall. If the internet is only reachable "
+        "through a proxy, set fetch.http.proxy."
     ),
 }

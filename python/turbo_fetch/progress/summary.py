@@ -72,10 +72,10 @@ class Summary:
         if not self.rows or (self.successes and self.successes >= min_success * self.rows):
             return None
         if not self.successes:
-            return f"not one of {self.rows:,} rows became a sample"
+            return f"none of the {self.rows:,} rows became a sample"
         return (
             f"{self.successes:,} of {self.rows:,} rows became samples, a share of {self.successes / self.rows:.4g}; "
-            f"fetch.min_success demands {min_success:.4g}"
+            f"fetch.min_success requires {min_success:.4g}"
         )
 
     def check(self, min_success: float) -> None:
@@ -83,9 +83,9 @@ class Summary:
         shortfall = self.shortfall(min_success)
         if shortfall is not None:
             again = (
-                "turbo-fetch retry asks again for the rows whose failure may pass"
+                "turbo-fetch retry requests rows with temporary failures again"
                 if self.successes
-                else "After a change, ask for all rows again: --set fetch.output.if_exists=overwrite"
+                else "After a change, request all rows again: --set fetch.output.if_exists=overwrite"
             )
             why = f": {'; '.join(self.causes)}" if self.causes else ""
             raise TooFewSamples(f"{shortfall}{why}. The dataset is complete. {again}", self.text())

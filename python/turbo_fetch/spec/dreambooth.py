@@ -29,30 +29,30 @@ PAPER: Final = ("paper", "paper-live")
 """The prompts of the paper, by name."""
 
 OFFLINE = "efficientnet-lite0"
-"""The picture encoder that is installed as a package (extra `demo`), for machines that reach no hub."""
+"""The image encoder that is installed as a package (extra `demo`), for machines without access to a hub."""
 
 
 class SamplingTable(Table):
-    """How pictures are made from noise; part of `[prior]`, `[generate]` and `[evaluate]`."""
+    """How images are sampled; part of `[prior]`, `[generate]` and `[evaluate]`."""
 
     scheduler: Scheduler = "ddim"
-    """Sampler; `auto` is the one that came with the model, which flow-matching models need."""
+    """Sampler; `auto` is the one that comes with the model, which flow-matching models need."""
     steps: PositiveInt = 50
-    """Denoising steps per picture."""
+    """Denoising steps per image."""
     guidance: NonNegativeFloat = 7.5
     """Classifier-free guidance scale; 1 or less turns it off."""
     negative: str = ""
-    """What the pictures do not show; works through the guidance."""
+    """Negative prompt; has no effect without guidance."""
     seed: NonNegativeInt = 0
-    """Seed of the first picture; each one has a seed of its own, whatever the batch."""
+    """Seed of the first image; each image has its own seed, whatever the batch size."""
     width: PositiveInt | None = None
-    """Pixels; by default what the model was made for."""
+    """Width in pixels; by default that of the model."""
     height: PositiveInt | None = None
-    """Pixels; by default what the model was made for."""
+    """Height in pixels; by default that of the model."""
     batch_size: PositiveInt = 4
-    """Pictures that are made at once; more are faster and need more memory."""
+    """Images per batch; larger batches are faster and need more memory."""
     precision: Precision = "auto"
-    """Of the arithmetic; `auto`: fp16 on a GPU, fp32 on a processor."""
+    """Floating-point precision; `auto`: fp16 on a GPU, fp32 on a CPU."""
 
     @field_validator("width", "height")
     @classmethod
@@ -63,38 +63,38 @@ class SamplingTable(Table):
 
 
 class PriorSpec(SamplingTable):
-    """`[prior]`: pictures of the subject's class, which keep the model from forgetting it."""
+    """`[prior]`: images of the subject's class, which keep the model from forgetting it."""
 
     images: PositiveInt = 200
-    """How many."""
+    """Number of class images."""
     prompt: Prompt = "a photo of a {class}"
-    """What they show; `{class}` is `train.class`."""
+    """Prompt for them; `{class}` is `train.class`."""
     source: Annotated[Prompt, Place(words=("generate",))] = "generate"
-    """`generate`: by the base model; or a folder or dataset of pictures that are there already."""
+    """`generate`: make them with the base model; or a folder or dataset of existing images."""
     output: Location | None = None
-    """Folder of the generated pictures; by default `train.output` with `-class` at the end."""
+    """Folder of the generated images; by default `train.output` with `-class` at the end."""
 
 
 class GenerateSpec(SamplingTable):
-    """`[generate]`: from prompts to pictures."""
+    """`[generate]`: from prompts to images."""
 
     model: ModelName | None = None
-    """A diffusers folder or hub id; by default what this spec trains."""
+    """A diffusers folder or hub id; by default the model that this spec trains."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place()]
-    """What the pictures show, or a text file with one prompt per line. `{identifier}` and `{class}` are
-    those of `[train]`."""
+    """A list of prompts, or a text file with one prompt per line. `{identifier}` and `{class}` are those of
+    `[train]`."""
     images: PositiveInt = 4
-    """Pictures per prompt."""
+    """Images per prompt."""
     fixed_code: bool = False
     """Start every prompt from the same noise, so that only the words make a difference."""
     grid: bool = True
-    """Also lay all pictures out on `grid.png`, one line per prompt."""
+    """Also arrange all images on `grid.png`, one row per prompt."""
     lora: ModelName | None = None
-    """A LoRA to put on the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
+    """A LoRA to apply to the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
     lora_scale: NonNegativeFloat = 1.0
-    """How strong the LoRA is."""
+    """Scale of the LoRA."""
     output: Location = "pictures"
-    """Folder of the pictures, on disk or at any fsspec URL."""
+    """Folder of the images, on disk or at any fsspec URL."""
 
 
 class EvaluateSpec(SamplingTable):
@@ -102,15 +102,15 @@ class EvaluateSpec(SamplingTable):
 
     models: tuple[Annotated[Prompt, Place(or_name=True)], ...] = ()
     """Models in the order of their training: diffusers folders, hub ids, checkpoints of `[train]`, or LoRA, which
-    go onto `base`; `*` in a path stands for anything. By default the checkpoints of this spec's `[train]` that are
-    there, and what it trained."""
+    are applied to `base`; `*` in a path matches anything. By default the existing checkpoints of this spec's
+    `[train]`, and the model it trained."""
     base: ModelName | None = None
-    """What they were trained from, which is scored too, as the step 0 from which drift is measured; by default
+    """The model they were trained from, which is scored too, as step 0, from which drift is measured; by default
     `train.base`."""
     subject: Annotated[Location, Place(words=("fetch",))] | None = None
-    """The real pictures: a folder, a dataset, or `fetch`; by default `train.subject`."""
+    """The real images: a folder, a dataset, or `fetch`; by default `train.subject`."""
     identifier: Prompt | None = None
-    """Word that means the subject; by default `train.identifier`."""
+    """Word that stands for the subject; by default `train.identifier`."""
     class_: Annotated[str | None, Field(alias="class", min_length=1)] = None
     """Noun of the subject's class; by default `train.class`."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place(words=PAPER)] = (
@@ -119,11 +119,11 @@ class EvaluateSpec(SamplingTable):
     """`paper`: the paper's 25 for objects; `paper-live`: its 25 for living subjects; or a list, or a text file with
     one prompt per line. `{identifier}` and `{class}` are replaced."""
     images: PositiveInt = 4
-    """Pictures per prompt; `div` and `lpips` need at least two."""
+    """Images per prompt; `div` and `lpips` need at least two."""
     class_prompt: Prompt = "a photo of a {class}"
-    """What the pictures of the class show."""
+    """Prompt for images of the class."""
     class_images: PositiveInt = 16
-    """Pictures of the class alone, for `pres` and `class_div`."""
+    """Images of the class alone, for `pres` and `class_div`."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = (
         "dino",
         "clip_i",
@@ -132,29 +132,29 @@ class EvaluateSpec(SamplingTable):
         "div",
         "class_div",
     )
-    """`dino` and `clip_i`: likeness to the real pictures; `clip_t`: likeness to the prompt; `pres`: likeness of the
-    class to the subject, where less is better; `div` and `class_div`: how different pictures of one prompt, and of
-    the class, are, by the features of `dino`; `lpips`: the former as the paper measures it, with weights that PyTorch
-    downloads."""
+    """`dino` and `clip_i`: similarity to the real images; `clip_t`: similarity to the prompt; `pres`: similarity of
+    the class to the subject, where lower is better; `div` and `class_div`: diversity of the images of one prompt, and
+    of the class, by the features of `dino`; `lpips`: diversity of one prompt as the paper measures it, with weights
+    that PyTorch downloads."""
     dino: Annotated[Prompt, Place(or_name=True)] = "facebook/dino-vits16"
-    """Encoder of `dino`, `pres`, `div` and `class_div`: a path, a hub id, or `efficientnet-lite0`, which needs no
-    hub."""
+    """Encoder of `dino`, `pres`, `div` and `class_div`: a path, a hub id, or `efficientnet-lite0`, which needs
+    no hub."""
     clip: Annotated[Prompt, Place(or_name=True)] = "openai/clip-vit-base-patch32"
     """Encoder of `clip_i` and `clip_t`: a path, a hub id, or for `clip_i` alone `efficientnet-lite0`."""
     output: Location = "scores"
-    """Folder of pictures, `scores.json` and `report.html`, on disk or at any fsspec URL."""
+    """Folder of images, `scores.json` and `report.html`, on disk or at any fsspec URL."""
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> EvaluateSpec:
         if "clip_t" in self.metrics and self.clip == OFFLINE:
             raise ValueError(
-                f"clip is {OFFLINE!r}, which reads no text, but metrics has 'clip_t'; "
+                f"clip is {OFFLINE!r}, which does not read text, but metrics has 'clip_t'; "
                 "expected a CLIP model, or metrics without 'clip_t'"
             )
         for metric, key in (("div", "images"), ("lpips", "images"), ("class_div", "class_images")):
             if metric in self.metrics and getattr(self, key) < 2:
                 raise ValueError(
-                    f"{key} is 1, but metrics has {metric!r}, which compares pictures of one prompt; "
+                    f"{key} is 1, but metrics has {metric!r}, which compares images of one prompt; "
                     f"expected {key} of at least 2, or metrics without {metric!r}"
                 )
         return self

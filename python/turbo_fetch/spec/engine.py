@@ -13,15 +13,15 @@ class EngineSpec(Table):
     """`[engine]`: where the work runs."""
 
     kind: Literal["local", "ray", "spark"] = "local"
-    """`local`: worker processes on this machine; `ray`, `spark`: workers all over a cluster."""
+    """`local`: worker processes on this machine; `ray`, `spark`: workers on a cluster."""
     workers: PositiveInt | Literal["auto"] = "auto"
-    """Workers. One event loop feeds about eight cores of decoding, so `auto` is one per eight cores of this
-    machine, or of each machine of the cluster, those that join later included."""
+    """Number of workers. One event loop feeds about eight decoding cores, so `auto` is one per eight cores of this
+    machine, or of each machine of the cluster, including those that join later."""
     threads: PositiveInt | Literal["auto"] = "auto"
     """Decoding threads per worker; `auto` shares the cores of a machine among its workers."""
     address: str | None = None
-    """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine is
-    part of; by default that one if there is one, else a new one on this machine. Spark: the master, such as
+    """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine
+    belongs to; by default that one if it exists, otherwise a new one on this machine. Spark: the master, such as
     `spark://host:7077`; by default what `spark-submit` or the Spark configuration says."""
 
     @model_validator(mode="after")

@@ -31,12 +31,12 @@ Side = Annotated[int, Field(gt=0, le=65_535)]
 def _sendable(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
-            raise ValueError(f"{name!r} is no name of a header")
+            raise ValueError(f"{name!r} is not a valid header name")
         if re.search(r"[\x00-\x1f\x7f]", value):
-            raise ValueError(f"{name} holds a control character")
+            raise ValueError(f"{name} contains a control character")
         if re.search(r"\$\{\w+\}", value):
             raise ValueError(
-                f"{name} names a variable of the environment, which only the command line fills in"
+                f"{name} refers to an environment variable, which only the command line fills in"
             )
     return headers
 
@@ -47,35 +47,35 @@ class InputSpec(Table):
     urls: Location
     """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …)."""
     format: InputFormat = "auto"
-    """Format of the list; `auto` goes by the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
+    """Format of the list; `auto` infers it from the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
     url_column: str = "url"
-    """Column that holds the URL; `txt` lists have just one."""
+    """Column that holds the URL; `txt` lists have only one."""
     caption_column: str | None = None
     """Column that holds the caption, named `caption` in the output."""
     keep_columns: tuple[str, ...] | dict[str, str] = ()
-    """Further columns to carry into the dataset, of any Arrow type; or a table that gives them new names, as
-    `{ width = "list_width" }`, where the dataset has such a column itself."""
+    """Further columns to copy into the dataset, of any Arrow type; or a table that renames them, such as
+    `{ width = "list_width" }`, where the dataset has a column of that name itself."""
     column_types: dict[str, ColumnType] = Field(default_factory=dict)
-    """Types of kept columns, by their names in the list; by default one that all values seem to fit. What does not fit
-    becomes null, and is counted."""
+    """Types of kept columns, by their names in the list; inferred from the values by default. Values that do not fit
+    become null and are counted."""
     quoting: Quoting = "auto"
-    """What quotes mean in csv and tsv. `auto`: they enclose fields; one that does not close, or that encloses whole
-    rows, is text. `standard`: as `auto`, whatever is enclosed. `none`: they are text always, as in raw TSV dumps."""
+    """Meaning of quotes in csv and tsv. `auto`: they enclose fields; a quote that is not closed, or that encloses
+    whole rows, is text. `standard`: like `auto`, whatever they enclose. `none`: always text, as in raw TSV dumps."""
     strict: bool = False
-    """Whether a list ends the run, with an error, that has rows which are not as they should be: quotes taken as text,
-    too few or too many fields, text that is no UTF-8, values that do not fit the type of their column."""
+    """Whether malformed rows in the list fail the run: quotes taken as text, too few or too many fields, text that is
+    not UTF-8, values that do not fit the type of their column."""
     hash_column: str | None = None
-    """Column of hashes, in hex, that the downloaded bytes must have; others, and rows without a usable hash, end as
-    hash-mismatch. The hash is in the output under the name of its kind."""
+    """Column of hashes, in hex, that the downloaded bytes must have; other bytes, and rows without a usable hash, end
+    as hash-mismatch. The output has the hash in a column named after its kind."""
     hash_kind: HashKind = "sha256"
     """Kind of the hashes in `hash_column`."""
     on_hash_mismatch: Literal["drop", "keep"] = "drop"
-    """`drop`: no picture. `keep`: the picture is kept, and the ledger's `detail` says that it is another one."""
+    """`drop`: no image. `keep`: the image is kept, and the ledger's `detail` says that its hash differs."""
     boxes_column: str | None = None
-    """Column of boxes to make unrecognisable: lists of `[left, top, right, bottom]`, relative to the sides of the
-    upright picture, 0 to 1. Null or an empty list: none."""
+    """Column of boxes to blur: lists of `[left, top, right, bottom]`, relative to the sides of the upright image,
+    0 to 1. Null or an empty list: no boxes."""
     order: Order = "position"
-    """`position`: shards follow the list. `spread`: hosts are interleaved so that none is hit in bursts."""
+    """`position`: shards follow the list. `spread`: hosts are interleaved, so that none gets a burst of requests."""
     seed: int = Field(default=0, ge=0)
     """Seed of the `spread` order; the same list and seed give the same shards."""
 
@@ -94,7 +94,7 @@ class InputSpec(Table):
             )
         if stray := sorted(self.column_types.keys() - self.kept.keys()):
             raise ValueError(
-                f"column_types names {stray[0]!r}, which keep_columns does not; expected a kept column"
+                f"column_types names {stray[0]!r}, which is not in keep_columns; expected a kept column"
             )
         return self
 
@@ -103,38 +103,39 @@ class InputSpec(Table):
         defaults = {"hash_kind": "sha256", "on_hash_mismatch": "drop"}
         stray = [name for name, default in defaults.items() if getattr(self, name) != default]
         if self.hash_column is None and stray:
-            raise ValueError(f"{stray[0]} is set, but there is no hash_column to compare with; expected one")
+            raise ValueError(f"{stray[0]} is set, but hash_column is not; expected the column of hashes")
         return self
 
 
 class DenySpec(Table):
-    """`[fetch.deny]`: what must not be in the dataset. Lists are read as `input.urls` is: txt, csv, parquet …"""
+    """`[fetch.deny]`: what must not be in the dataset. Lists in any format of `input.urls`: txt, csv, parquet …"""
 
     urls: tuple[Location, ...] = ()
-    """Lists of URLs, in a column `url`; they are not requested, nor used where a redirect leads to them."""
+    """Lists of URLs, in a column `url`; they are not requested, and images from redirects to them are
+    dropped."""
     domains: tuple[Location, ...] = ()
-    """Lists of domains, in a column `domain`; each stands for itself and all its subdomains."""
+    """Lists of domains, in a column `domain`; each includes all its subdomains."""
     hashes: tuple[Location, ...] = ()
-    """Lists of hashes of original files, in a column `hash`: md5, sha256 or sha512 in hex, told by their length."""
+    """Lists of hashes of original files, in a column `hash`: md5, sha256 or sha512 in hex, recognised by length."""
 
 
 class DuplicatesSpec(Table):
-    """`[fetch.duplicates]`: rows that show what an earlier row shows already."""
+    """`[fetch.duplicates]`: rows that repeat an earlier row."""
 
     by: tuple[DuplicateKey, ...] = ()
     """`url`: the same URL after normalisation, which is requested once. `hash`: the same original bytes. `phash`:
-    nearly the same picture. The first row of the list stays, whatever arrives first."""
+    nearly the same image. The first row of the list stays, whatever arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
-    """Largest number of differing bits, out of 64, of perceptual hashes that count as the same picture."""
+    """Most bits, out of 64, in which perceptual hashes of the same image may differ."""
     against: tuple[Location, ...] = ()
-    """Other datasets, folders or fsspec URLs, whose rows come before those of this one."""
+    """Other datasets, folders or fsspec URLs, whose rows take precedence over those of this one."""
 
     @model_validator(mode="after")
     def _options_have_a_use(self) -> DuplicatesSpec:
         if self.against and not self.by:
-            raise ValueError("against is set, but by is empty; expected what is compared: url, hash, phash")
+            raise ValueError("against is set, but by is empty; expected url, hash or phash in by")
         if self.max_distance != 4 and "phash" not in self.by:
-            raise ValueError('max_distance is set, but by does not name "phash", which alone has distances')
+            raise ValueError('max_distance is set, but by does not name "phash", the only key with distances')
         return self
 
     @property
@@ -147,12 +148,12 @@ HeaderValues = Annotated[dict[str, str], AfterValidator(_sendable)]
 
 
 class DomainSpec(Table):
-    """`[fetch.http.domains."example.org"]`: what is different for one registrable domain and its hosts."""
+    """`[fetch.http.domains."example.org"]`: settings for one registrable domain and its hosts."""
 
     concurrency: PositiveInt | None = None
-    """Most requests in flight, of all workers together; takes the place of `fetch.http.per_domain`."""
+    """Most requests in flight, for all workers together; overrides `fetch.http.per_domain`."""
     delay_s: float | None = Field(default=None, ge=0, le=3600)
-    """Seconds from the start of one request to the start of the next; takes the place of a Crawl-delay."""
+    """Seconds from the start of one request to the start of the next; overrides Crawl-delay."""
     headers: HeaderValues = Field(default_factory=dict)
     """Request headers for this domain alone; never sent elsewhere."""
 
@@ -167,69 +168,69 @@ class HttpSpec(Table):
     concurrency: PositiveInt = 256
     """Requests in flight per worker process."""
     per_domain: int = Field(default=8, ge=0)
-    """Most requests in flight per registrable domain, of all workers together; 0 means no limit. Fewer are made
-    while a server answers slowly or refuses."""
+    """Most requests in flight per registrable domain, for all workers together; 0 means no limit. Lowered while a
+    server responds slowly or refuses requests."""
     timeout_s: PositiveFloat = 10
-    """Seconds that one request may take from its start to its last byte, redirects included."""
+    """Timeout of a whole request in seconds, from its start to its last byte, redirects included."""
     connect_timeout_s: PositiveFloat = 5
-    """Seconds that one connection may take, name resolution and TLS included."""
+    """Timeout of a connection in seconds, name resolution and TLS included."""
     stall_timeout_s: PositiveFloat = 10
-    """Seconds that a response may pause between two chunks."""
+    """Longest pause between two chunks of a response, in seconds."""
     retries: int = Field(default=2, ge=0, le=100)
-    """Further attempts after a failure that may pass: timeouts, resets, 429, 5xx, DNS trouble."""
+    """Retries after a temporary failure: timeouts, resets, 429, 5xx, DNS errors."""
     backoff_s: PositiveFloat = 0.5
-    """First pause before a retry; it doubles each time, with jitter, unless Retry-After says otherwise."""
+    """Seconds before the first retry; doubles each time, with jitter, unless Retry-After says otherwise."""
     max_backoff_s: PositiveFloat = 30
-    """Longest pause before a retry; rows of a server that asks for more end as `rate-limited`."""
+    """Most seconds before a retry; rows of a server that asks for more end as `rate-limited`."""
     max_redirects: int = Field(default=5, ge=0, le=20)
     """Redirects to follow before giving up."""
     max_body_mb: PositiveFloat = 50
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
     memory_mb: PositiveInt = 64
-    """Megabytes of bodies that may be held at once, per worker; downloads wait when it is reached."""
+    """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
     robots: Literal["respect", "ignore"] = "respect"
-    """`respect`: obey each host's robots.txt (RFC 9309), asked for once; `ignore`: do not ask for it."""
+    """`respect`: obey each host's robots.txt (RFC 9309), requested once; `ignore`: do not request it."""
     opt_out: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that forbid use; `[]` ignores the header."""
     content_usage: tuple[str, ...] = ("train-ai",)
     """Uses that a `Content-Usage` header or rule of robots.txt may forbid (IETF AIPREF); `[]` ignores both."""
     tdm: Literal["respect", "headers", "ignore"] = "headers"
-    """TDM reservations: `headers` obeys the response header; `respect` also asks each host once for
-    /.well-known/tdmrep.json."""
+    """TDM reservations: `headers` obeys the response header; `respect` also requests
+    /.well-known/tdmrep.json once per host."""
     allow_private_addresses: bool = False
-    """Whether loopback, private, link-local and other special addresses may be connected to."""
+    """Whether to connect to loopback, private, link-local and other special addresses."""
     ports: Literal["web", "any"] | tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = "web"
-    """`web`: all ports but those of other protocols, as browsers do; `any`; or the only ports allowed."""
+    """`web`: all ports except those of other protocols, as in browsers; `any`; or a list of allowed ports."""
     proxy: str | None = None
-    """Proxy for all requests: `http://host:port`, also of https, socks4, socks4a, socks5 and socks5h, with
-    `user:password@` before the host if need be. `environment`: those that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
-    NO_PROXY name where the run is started. Without it, no proxy is used."""
+    """Proxy for all requests: `http://host:port`, or with https, socks4, socks4a, socks5 or socks5h, with
+    `user:password@` before the host if needed. `environment`: the proxies in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+    NO_PROXY where the run is started. By default no proxy is used."""
     verify_tls: bool = True
-    """Whether certificates are checked."""
+    """Whether to verify certificates."""
     ca_file: Location | None = None
-    """PEM file of further certificate authorities to trust."""
+    """PEM file of additional certificate authorities to trust."""
     headers: HeaderValues = Field(default_factory=dict)
-    """Further request headers, sent to every host of the list; secret ones do not follow redirects elsewhere.
-    `${NAME}` stands for a variable of the environment."""
+    """Additional request headers, sent to every host of the list; secret ones do not follow redirects to other hosts.
+    `${NAME}` is replaced by the environment variable NAME."""
     secret_headers: tuple[str, ...] = ()
-    """Names of request headers that are secret, beside `Authorization`, `Cookie` and all others whose name says so, and
-    beside those that are filled in from the environment."""
+    """Additional names of secret request headers. `Authorization`, `Cookie`, others whose name says so, and headers
+    filled in from the environment are always secret."""
     domains: dict[str, DomainSpec] = Field(default_factory=dict)
-    """Presets for single registrable domains."""
+    """Settings for single registrable domains."""
 
     @model_validator(mode="after")
     def _addresses_are_usable(self) -> HttpSpec:
         if self.proxy is not None and not _PROXY.fullmatch(self.proxy):
             raise ValueError(
-                'proxy: expected "environment", or http://host:port, or the same of https, socks4, socks4a, socks5 or '
-                "socks5h"
+                'proxy: expected "environment", or http://host:port, or the same with https, socks4, socks4a, socks5 '
+                "or socks5h"
             )
         for domain in self.domains:
             if not re.fullmatch(r"[a-z0-9.:\[\]_-]+", domain):
                 raise ValueError(
-                    f"domains: {domain!r} is no domain; expected one such as example.org, in lower case"
+                    f"domains: {domain!r} is not a domain; expected one such as example.org, in lower case"
                 )
         return self
 
@@ -250,26 +251,26 @@ class HttpSpec(Table):
 
 
 class ImageSpec(Table):
-    """`[fetch.image]`: what becomes of each picture."""
+    """`[fetch.image]`: how each image is processed."""
 
     size: Side | tuple[Side, Side] = 256
     """Target side in pixels, or `[width, height]`."""
     mode: ResizeMode = "center_crop"
-    """`no`: keep; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
-    `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the ratio."""
+    """`no`: keep the size; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
+    `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the aspect ratio."""
     only_if_bigger: bool = False
-    """Leave pictures alone that are not larger than the target (border and keep_ratio_largest compare the
-    larger side, the others the smaller one)."""
+    """Do not resize images that are not larger than the target (border and keep_ratio_largest compare the larger
+    side, the others the smaller one)."""
     downscale: Filter = "lanczos"
-    """Filter for making pictures smaller; all but `nearest` are antialiased."""
+    """Filter for downscaling; all but `nearest` are antialiased."""
     upscale: Filter = "lanczos"
-    """Filter for making pictures larger."""
+    """Filter for upscaling."""
     encode: Encoding = "jpg"
-    """Format of the pictures written; `original` keeps the downloaded bytes and only checks them."""
+    """Format of the stored images; `original` keeps the downloaded bytes and only checks them."""
     quality: int = Field(default=95, ge=0, le=100)
     """JPEG and WebP: quality 1 to 100 (WebP 100 is lossless). PNG: compression level 0 to 9."""
     skip_reencode: bool = False
-    """Keep the original bytes where the picture needs no change and already has the format of `encode`."""
+    """Keep the original bytes where the image needs no change and already has the format of `encode`."""
     min_side: int = Field(default=0, ge=0)
     """Smallest allowed side of the original in pixels; 0 means no limit."""
     max_pixels: PositiveInt = 100_000_000
@@ -277,11 +278,11 @@ class ImageSpec(Table):
     max_aspect: float = Field(default=0, ge=0)
     """Largest allowed ratio of the longer to the shorter side of the original; 0 means no limit."""
     digest: Digest = "sha256"
-    """Hash of the original bytes, recorded per picture; `none` leaves the column out."""
+    """Hash of the original bytes, recorded per image; `none` omits the column."""
     exif: bool = True
-    """Whether the EXIF tags of the original are recorded, as JSON."""
+    """Whether to record the EXIF tags of the original, as JSON."""
     phash: bool = False
-    """Whether the perceptual hash of the original is recorded: 64 bits in hex, as imagehash's `phash`."""
+    """Whether to record the perceptual hash of the original: 64 bits in hex, the same as imagehash's `phash`."""
 
     @model_validator(mode="after")
     def _quality_fits_the_encoding(self) -> ImageSpec:
@@ -308,40 +309,41 @@ class OutputSpec(Table):
     path: Location
     """Folder of the dataset, on disk or at any fsspec URL."""
     format: OutputFormat = "webdataset"
-    """`webdataset`: tar shards; `files`: folders; `parquet`: pictures in a column; `lmdb`: one environment per
-    shard; `tfrecord`: tf.train.Example records; `dummy`: no pictures. `parquet` is a Hugging Face dataset;
+    """`webdataset`: tar shards; `files`: folders; `parquet`: images in a column; `lmdb`: one environment per
+    shard; `tfrecord`: tf.train.Example records; `dummy`: no images. `parquet` is a Hugging Face dataset;
     `parquet_bytes` has img2dataset's plain column, named after the encoding."""
     samples_per_shard: PositiveInt = 10_000
     """Rows of the list per shard."""
     shard_digits: int = Field(default=5, ge=1, le=18)
-    """Digits to which shard numbers are padded, in the names of files and in keys."""
+    """Digits of shard numbers, zero-padded, in file names and keys."""
     messages: Messages = "turbo-fetch"
-    """Wording of `error_message`: our own, or `img2dataset`, as close as can be. The ledger has ours."""
+    """Wording of `error_message`: that of turbo-fetch, or as close as possible to img2dataset. The ledger always has
+    turbo-fetch's."""
     if_exists: IfExists = "resume"
-    """`resume`: go on; `extend`: add this list after what is there; `overwrite`: delete first; `error`."""
+    """If the dataset exists: `resume` it; `extend` it with this list; `overwrite` it; or stop with an `error`."""
     spool: Location | None = None
-    """Local folder for shards in progress; by default inside the output, or in the user's cache folder
-    when the output is remote."""
+    """Local folder for shards in progress; by default inside the output, or in the user's cache folder if
+    the output is remote."""
 
 
 class FetchSpec(Table):
     """`[fetch]`: from a URL list to a dataset."""
 
     input: InputSpec
-    """The list."""
+    """The list of image URLs."""
     http: HttpSpec = Field(default_factory=HttpSpec)
-    """The requests."""
+    """How requests are made."""
     image: ImageSpec = Field(default_factory=ImageSpec)
-    """The pictures."""
+    """How each image is processed."""
     deny: DenySpec = Field(default_factory=DenySpec)
     """What must not be in the dataset."""
     duplicates: DuplicatesSpec = Field(default_factory=DuplicatesSpec)
-    """What need not be in it twice."""
+    """Rows that repeat an earlier row."""
     output: OutputSpec
     """The dataset."""
     min_success: float = Field(default=0, ge=0, le=1)
-    """Smallest share of the rows, 0 to 1, that must become samples. Below it, a run that is complete exits with 1; its
-    dataset is whole all the same. A run without a single sample always does."""
+    """Smallest share of the rows, 0 to 1, that must become samples. Below it, a finished run exits with 1, although its
+    dataset is complete. A run without a single sample always does."""
 
     @model_validator(mode="after")
     def _tables_fit_together(self) -> FetchSpec:

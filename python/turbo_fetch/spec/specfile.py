@@ -45,11 +45,11 @@ def load_spec(
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise SpecError(f"{Path(path).absolute()}: no such file; expected a spec in TOML") from None
+        raise SpecError(f"{Path(path).absolute()}: no such file; expected a TOML spec") from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: this is a folder; expected a spec in TOML") from None
+        raise SpecError(f"{path}: this is a folder; expected a TOML spec") from None
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a spec in TOML") from error
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a TOML spec") from error
     tables = parsed(content, str(path))
     if _is_of_dataset(Path(path), tables):
         tables = overridden(tables, ["fetch.output.path=."])
@@ -218,7 +218,9 @@ def _fill_in(tables: dict[str, Any], environment: Mapping[str, str], origin: str
 def _filled(text: str, environment: Mapping[str, str], origin: str) -> str:
     def variable(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            raise SpecError(f"{origin}: {text!r} names the variable {match[1]}, which is not set")
+            raise SpecError(
+                f"{origin}: {text!r} refers to the environment variable {match[1]}, which is not set"
+            )
         return environment[match[1]]
 
     return _VARIABLE.sub(variable, text)
@@ -230,10 +232,10 @@ def _explain(error: ErrorDetails, root: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1], root)
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
     if error["type"] == "missing":
-        return f"{key}: missing, and it has no default"
+        return f"{key}: missing; expected a value"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {message}"

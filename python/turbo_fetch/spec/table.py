@@ -27,9 +27,7 @@ class Place:
 
 def _writable(path: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in path):
-        raise ValueError(
-            "holds bytes that are no text; expected a name in UTF-8, and a locale that has UTF-8"
-        )
+        raise ValueError("is not valid UTF-8; expected a name in UTF-8, and a UTF-8 locale")
     return path
 
 

@@ -31,7 +31,7 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise SpecError(f"--set {override!r}: expected key=value, for instance fetch.image.size=512")
+        raise SpecError(f"--set {override!r}: expected KEY=VALUE, for instance fetch.image.size=512")
     table = tables
     for name in names[:-1]:
         inner = table.setdefault(name, {})

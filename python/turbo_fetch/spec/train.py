@@ -1,4 +1,4 @@
-"""`[train]`: from a few pictures of a subject to a model that knows it."""
+"""`[train]`: from a few images of a subject to a personalised model."""
 
 from __future__ import annotations
 
@@ -28,66 +28,66 @@ USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, 
 
 
 class PicturesSpec(Table):
-    """`[train.pictures]`: how pictures and captions become training examples."""
+    """`[train.pictures]`: how images and captions become training examples."""
 
     captions: Literal["auto", "prompt"] = "auto"
-    """`auto`: a sidecar `photo.txt` or the caption of the dataset, and `train.prompt` where there is none;
+    """`auto`: a sidecar `photo.txt` or the caption of the dataset, otherwise `train.prompt`;
     `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in all of them."""
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of examples that are learned with an empty caption, which keeps guidance working on long runs."""
+    """Share of examples trained with an empty caption, which keeps guidance working on long runs."""
     repeats: PositiveInt = 1
-    """Times that each picture of the subject is in one round through them."""
+    """How often each image of the subject occurs in an epoch."""
     flip: bool = False
-    """Also learn mirror images; wrong for text and for faces that are not symmetric."""
+    """Also train on mirrored images; wrong for text and for asymmetric faces."""
     crop: Literal["center", "random"] = "center"
-    """What is cut away where a picture's shape is not that of its bucket."""
+    """How images are cropped to the aspect ratio of their bucket."""
     random_crops: PositiveInt = 4
-    """Different cuts per picture with `crop = "random"`; each is cached once."""
+    """Different crops per image with `crop = "random"`; each is cached once."""
     buckets: bool = False
-    """Keep the shape of pictures, at about `resolution` squared pixels, instead of making all square."""
+    """Keep aspect ratios, at about `resolution` squared pixels, instead of making all images square."""
     max_aspect: float = Field(default=2.0, ge=1, le=4)
-    """Longest bucket: width to height or height to width."""
+    """Largest aspect ratio of a bucket: width to height or height to width."""
     masks: bool = True
-    """Weigh the loss by the picture `photo.mask.png` beside `photo.jpg`, white where it counts."""
+    """Weight the loss by the mask `photo.mask.png` beside `photo.jpg`; white counts fully."""
     mask_floor: float = Field(default=0.0, ge=0, le=1)
-    """What black in a mask counts."""
+    """Weight of black in a mask."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
-    """Processes that read pictures; `auto`: none with the cache, else up to four."""
+    """Data loading processes; `auto`: none with the cache, otherwise up to four."""
 
 
 class LossSpec(Table):
     """`[train.loss]`: what is minimised."""
 
     kind: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    """What the model predicts; `auto` is what its scheduler says. Newer families always learn by flow matching."""
+    """What the model predicts; `auto` is what its scheduler says. Newer families always use flow matching."""
     snr_gamma: PositiveFloat | None = None
-    """Cap on the signal-to-noise ratio that weighs each timestep (arXiv 2303.09556); 5 is usual."""
+    """Cap on the signal-to-noise ratio that weights each timestep (arXiv 2303.09556); 5 is usual."""
     noise_offset: NonNegativeFloat = 0.0
-    """Noise that is the same over a whole channel, for darker and brighter pictures; 0.05 to 0.1 is usual."""
+    """Noise that is constant over each channel, for darker and brighter images; 0.05 to 0.1 is usual."""
 
 
 class OptimiserSpec(Table):
-    """`[train.optimiser]`: how weights follow the gradient."""
+    """`[train.optimiser]`: the optimiser."""
 
     kind: OptimiserKind = "adamw"
-    """`adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
+    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay; not used for token embeddings."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means; `adafactor` has none."""
+    """Decay rates of the running means; `adafactor` has none."""
     epsilon: PositiveFloat = 1e-8
-    """Keeps a division from being by zero."""
+    """Avoids division by zero."""
     clip: NonNegativeFloat = 1.0
-    """Largest norm of the whole gradient; 0: no limit."""
+    """Gradient clipping: largest norm of the whole gradient; 0: no limit."""
 
 
 class ScheduleSpec(Table):
-    """`[train.schedule]`: the learning rate over the run."""
+    """`[train.schedule]`: the learning rate schedule."""
 
     kind: ScheduleKind = "constant"
-    """Its shape."""
+    """Shape of the schedule."""
     warmup_steps: NonNegativeInt = 0
-    """Steps in which it rises from 0; not for `constant`."""
+    """Steps in which the rate rises from 0; not for `constant`."""
     cycles: PositiveInt = 1
     """Restarts of `cosine_with_restarts`."""
     power: PositiveFloat = 1.0
@@ -95,144 +95,144 @@ class ScheduleSpec(Table):
 
 
 class LoraSpec(Table):
-    """`[train.lora]`: small matrices beside frozen weights (arXiv 2106.09685)."""
+    """`[train.lora]`: low-rank matrices beside frozen weights (arXiv 2106.09685)."""
 
     rank: PositiveInt = 16
     """Rank of the matrices."""
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; by default alpha is the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of inputs that are left out at random."""
+    """Dropout probability of the inputs."""
     targets: tuple[str, ...] = ()
-    """Endings of the names of the modules that get one; by default the attention of the family."""
+    """Suffixes of the names of the modules that get LoRA; by default the attention of the family."""
     dora: bool = False
     """Also learn the magnitude of each row (arXiv 2402.09353)."""
 
 
 class TokenSpec(Table):
-    """`[train.token]`: the identifier as a new token with an embedding of its own (arXiv 2208.01618)."""
+    """`[train.token]`: the identifier as a new token with its own embedding (arXiv 2208.01618)."""
 
     initial: str | None = None
-    """Word whose embedding it begins with; by default the class."""
+    """Word whose embedding initialises it; by default the class."""
     vectors: PositiveInt = 1
-    """Tokens that stand for the identifier together."""
+    """Number of tokens that together stand for the identifier."""
 
 
 class EmaSpec(Table):
-    """`[train.ema]`: a running mean of the weights, which is what is exported."""
+    """`[train.ema]`: an exponential moving average of the weights, which is exported instead of them."""
 
     decay: float = Field(default=0.9999, gt=0, lt=1)
-    """Weight of the past; less in the first steps: at most (1 + step) / (10 + step)."""
+    """Decay; lower in the first steps: at most (1 + step) / (10 + step)."""
 
 
 class SamplesSpec(Table):
-    """`[train.samples]`: pictures made during training, the same prompts and seeds each time."""
+    """`[train.samples]`: images generated during training, with the same prompts and seeds each time."""
 
     prompts: tuple[str, ...] = ()
-    """What they show; by default `train.prompt`."""
+    """Prompts; by default `train.prompt`."""
     images: PositiveInt = 4
-    """Pictures per prompt."""
+    """Images per prompt."""
     steps: PositiveInt = 25
-    """Denoising steps per picture."""
+    """Denoising steps per image."""
     guidance: NonNegativeFloat = 7.5
     """Classifier-free guidance scale."""
     seed: NonNegativeInt = 0
-    """Seed of the first picture; the next ones count up."""
+    """Seed of the first image; the next ones count up."""
 
 
 class ValidationSpec(Table):
-    """`[train.validation]`: the loss over pictures that are not learned, with the same noise each time."""
+    """`[train.validation]`: the loss over held-out images, with the same noise each time."""
 
     pictures: Location
-    """A folder or dataset of pictures of the subject."""
+    """A folder or dataset of images of the subject."""
     every: PositiveInt = 100
-    """Steps between two validations."""
+    """Steps between validations."""
     draws: PositiveInt = 8
-    """Noise levels per picture."""
+    """Noise levels per image."""
     keep_best: bool = True
     """Export the weights of the step with the lowest loss instead of the last."""
 
 
 class TrainSpec(Table):
-    """`[train]`: from a few pictures of a subject to a model that knows it."""
+    """`[train]`: from a few images of a subject to a personalised model."""
 
     base: ModelName
-    """The model to begin with: a diffusers folder or a hub id."""
+    """The base model: a diffusers folder or a hub id."""
     subject: Annotated[Location, Place(words=("fetch",))]
-    """Pictures of the subject: a folder, a dataset, or `fetch` for what the fetch stage made."""
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
     class_: Annotated[str, Field(alias="class", min_length=1)]
-    """Noun of the subject's class: `dog`."""
+    """Noun of the subject's class, such as `dog`."""
     identifier: Annotated[str, Field(min_length=1)] = "sks"
-    """Rare word that will mean the subject."""
+    """Rare word that will stand for the subject."""
     prompt: str = "a photo of {identifier} {class}"
-    """Caption of pictures that have none."""
+    """Caption of images that have none."""
     method: str = "full"
-    """What learns: `full` (all weights), `lora`, `token` (a new word), or `full+token`, `lora+token`."""
+    """What is trained: `full` (all weights), `lora`, `token` (a new word), or `full+token`, `lora+token`."""
     text_encoder: bool = True
-    """Whether `full` and `lora` reach the text encoders too; a T5 is never trained."""
+    """Whether `full` and `lora` also train the text encoders; a T5 is never trained."""
     resolution: PositiveInt = 512
-    """Side of a square picture in pixels."""
+    """Side of a square training image in pixels."""
     steps: PositiveInt = 800
     """Optimiser steps."""
     batch_size: PositiveInt = 1
-    """Pictures of the subject per device and forward pass, each with a class picture if there is a prior."""
+    """Images of the subject per device and forward pass, each with a class image if there is a prior."""
     accumulation: PositiveInt = 1
-    """Forward passes per optimiser step."""
+    """Gradient accumulation: forward passes per optimiser step."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Of the denoiser; `auto`: 1e-6 for `full`, 1e-4 for `lora`, and 1 for prodigy, which finds its own."""
+    """Learning rate of the denoiser; `auto`: 1e-6 for `full`, 1e-4 for `lora`, and 1 for prodigy, which adapts it."""
     text_encoder_learning_rate: PositiveFloat | None = None
-    """Of the text encoders; by default that of the denoiser."""
+    """Learning rate of the text encoders; by default that of the denoiser."""
     token_learning_rate: PositiveFloat | None = None
-    """Of the new token; by default 5e-4."""
+    """Learning rate of the new token; by default 5e-4."""
     prior_weight: NonNegativeFloat = 1.0
-    """Weight of the loss over class pictures; they come from `[prior]`."""
+    """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the arithmetic; learned weights stay fp32. `auto`: the best that the device has."""
+    """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
     compile: bool = False
-    """Compile the denoiser: minutes at the start, faster steps after."""
+    """Compile the denoiser: takes minutes at the start, then steps are faster."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a quarter slower."""
+    """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
-    """`auto`: xformers where it runs, else PyTorch's scaled dot product attention."""
+    """Attention implementation; `auto`: xformers where it runs, otherwise PyTorch's scaled dot product attention."""
     cache: bool = True
-    """Keep encoded pictures and captions on disk instead of encoding them at each step."""
+    """Cache encoded images and captions on disk instead of encoding them at each step."""
     seed: NonNegativeInt = 0
     """Seed of everything random."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    """Kind of device."""
+    """Type of device."""
     devices: PositiveInt = 1
     """Devices that train together; each has its own batch."""
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "deepspeed_stage_2"] = "auto"
-    """How several devices work together; `auto` is ddp."""
+    """Distributed strategy; `auto` is ddp."""
     checkpoint_every: PositiveInt = 100
-    """Steps between two checkpoints, from which training goes on exactly."""
+    """Steps between checkpoints, from which training resumes exactly."""
     checkpoints_kept: PositiveInt = 1
-    """Newest checkpoints that stay."""
+    """Number of newest checkpoints to keep."""
     sample_every: NonNegativeInt = 100
-    """Steps between two grids of samples, with one before the first step; 0: none."""
+    """Steps between sample grids, plus one grid before the first step; 0: none."""
     log_every: PositiveInt = 10
-    """Most steps between two entries in the trackers, which get one about every second in any case; `history.jsonl` has
+    """Most steps between two entries in the trackers, which get one about every second anyway; `history.jsonl` has
     every step."""
     output: Location = "model"
     """Folder of checkpoints, samples and the trained model."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)
-    """How pictures and captions become training examples."""
+    """How images and captions become training examples."""
     loss: LossSpec = Field(default_factory=LossSpec)
     """What is minimised."""
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
-    """How weights follow the gradient."""
+    """The optimiser."""
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
-    """The learning rate over the run."""
+    """The learning rate schedule."""
     lora: LoraSpec = Field(default_factory=LoraSpec)
-    """Small matrices beside frozen weights, with `method = "lora"`."""
+    """Low-rank matrices beside frozen weights, with `method = "lora"`."""
     token: TokenSpec = Field(default_factory=TokenSpec)
     """The identifier as a new token, with `method = "token"`."""
     ema: EmaSpec | None = None
-    """A running mean of the weights; none by default."""
+    """An exponential moving average of the weights; none by default."""
     samples: SamplesSpec = Field(default_factory=SamplesSpec)
-    """Pictures made during training."""
+    """Images generated during training."""
     validation: ValidationSpec | None = None
-    """The loss over pictures that are not learned; none by default."""
+    """The loss over held-out images; none by default."""
 
     @field_validator("method")
     @classmethod
@@ -240,10 +240,12 @@ class TrainSpec(Table):
         parts = method.split("+")
         unknown = [part for part in parts if part not in USUAL_LEARNING_RATE]
         if unknown or len(set(parts)) != len(parts):
-            raise ValueError(f"{method!r} is no method; expected full, lora, token, full+token or lora+token")
+            raise ValueError(
+                f"{method!r} is not a method; expected full, lora, token, full+token or lora+token"
+            )
         if {"full", "lora"} <= set(parts):
             raise ValueError(
-                f"{method!r} makes no sense: with full, the weights that lora goes around learn themselves; "
+                f"{method!r} combines full and lora, but full already trains the weights that lora leaves frozen; "
                 "expected one of the two"
             )
         return method
@@ -282,7 +284,7 @@ class TrainSpec(Table):
             ),
             (
                 self.text_encoder_learning_rate is not None and not self.trains_text_encoder,
-                "text_encoder_learning_rate is given, but the text encoder does not learn",
+                "text_encoder_learning_rate is given, but the text encoder is not trained",
             ),
             (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,
@@ -298,7 +300,7 @@ class TrainSpec(Table):
             ),
             (
                 self.validation is not None and self.validation.every > self.steps,
-                f"validation.every is more than the {self.steps} steps, so that it never happens",
+                f"validation.every is more than the {self.steps} steps, so validation never runs",
             ),
         )
 

@@ -18,18 +18,18 @@ STAGES = ("fetch", "prior", "train", "generate", "evaluate")
 class Spec(Table):
     """A whole spec file.
 
-    Relative paths begin at its folder, those of `--set` and of the Python API at the current one; `~` is the home
-    folder. A model that is not found there is taken for the id of one on a hub.
+    Relative paths are relative to its folder, those of `--set` and of the Python API to the current folder; `~` is the
+    home folder. A model that is not found as a path is taken as a hub id.
     """
 
     fetch: FetchSpec | None = None
     """From a URL list to a dataset."""
     prior: PriorSpec | None = None
-    """Pictures of the subject's class, which keep the model from forgetting it."""
+    """Images of the subject's class, which keep the model from forgetting it."""
     train: TrainSpec | None = None
-    """From a few pictures of a subject to a model that knows it."""
+    """From a few images of a subject to a personalised model."""
     generate: GenerateSpec | None = None
-    """From prompts to pictures."""
+    """From prompts to images."""
     evaluate: EvaluateSpec | None = None
     """From models to scores."""
     engine: EngineSpec = Field(default_factory=EngineSpec)

@@ -36,8 +36,8 @@ from turbo_fetch.storage import Storage, open_storage
 from turbo_fetch.storage.lock import locked
 
 NO_CONTACT: Final = (
-    "fetch.http.user_agent names no contact: add a web page or a mail address, so that people whose servers you "
-    "ask can reach you before they block you"
+    "fetch.http.user_agent has no contact: add a web page or an email address, so that site owners can reach you "
+    "before they block you"
 )
 
 
@@ -56,7 +56,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     """Run the `[fetch]` stage and return the account of its dataset; blocks until done.
 
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
-    which the same call goes on where it stopped.
+    which the same call resumes where it stopped.
     """
     fetch = spec.fetch
     if fetch is None:
@@ -184,8 +184,8 @@ class OutageGuard:
         elif not self._has_told:
             self._has_told = True
             self._listener.note(
-                f"nobody answers any more; if that lasts for {PATIENCE_S:g} s, the run stops. The rows that fail "
-                "meanwhile will be asked for again"
+                f"no server responds any more; if that lasts for {PATIENCE_S:g} s, the run stops. Rows that fail "
+                "meanwhile will be requested again"
             )
 
 
@@ -229,7 +229,7 @@ class Account:
         """See Listener."""
         if self._guard is not None:
             self._guard.outage.gone(worker)
-        self._listener.note(f"worker {worker} {why}; a new one goes on with its shards")
+        self._listener.note(f"worker {worker} {why}; a new worker resumes its shards")
 
     def tick(self) -> None:
         """See Listener."""
@@ -248,6 +248,6 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
 
 def _how_to_resume(summary: Summary) -> str:
     return (
-        f"interrupted after {summary.run_rows:,} rows; everything that had arrived is saved in {summary.path}. "
-        "Run the same command again to go on"
+        f"interrupted after {summary.run_rows:,} rows; everything that arrived is saved in {summary.path}. "
+        "Run the same command again to resume"
     )

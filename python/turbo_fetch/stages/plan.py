@@ -61,10 +61,10 @@ class Planned:
         top = ", ".join(f"{name} {share:.1%}" for name, share in self.top_domains.items())
         lines = [
             f"list      {about}{self.rows:,} rows in {self.files:,} files",
-            f"shards    {about}{self.shards:,} of the format {self.format}, to {self.path}",
+            f"shards    {about}{self.shards:,} in the format {self.format}, to {self.path}",
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",
-            f"most      {top or 'none'}",
+            f"largest   {top or 'none'}",
             f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}",
             f"size      about {human_bytes(self.download_bytes)} to download, "
             f"{human_bytes(self.dataset_bytes)} on disk",
@@ -96,14 +96,14 @@ def plan_run(spec: Spec) -> Planned:
     planned.download_bytes = round(kept * BODY_BYTES)
     planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
-        f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s a request",
+        f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s per request",
         f"{1 / speed.picture_s:,.0f} photos of 0.8 megapixels a second, as this machine was just measured to do, "
         f"{PICTURE_TIMES.least:g} to {PICTURE_TIMES.most:g} times their work for each picture",
         "a connection that is fast enough",
         f"{SUCCESS_SHARE:.0%} of the rows succeed",
-        f"{human_bytes(BODY_BYTES)} a download",
-        f"{human_bytes(picture_bytes(fetch.image))} a picture",
-        "domains are spread over the list as in the sample, which is the start of its files",
+        f"{human_bytes(BODY_BYTES)} per download",
+        f"{human_bytes(picture_bytes(fetch.image))} per image",
+        "domains are distributed as in the sample, the start of the files of the list",
     ]
     return planned
 

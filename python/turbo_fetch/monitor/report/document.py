@@ -71,7 +71,7 @@ def plotly_script() -> bytes:
     """Return plotly's JavaScript, read from the installed package without importing it."""
     spec = find_spec("plotly")
     if spec is None or spec.origin is None:
-        raise TurboFetchError("the package plotly is not installed; install turbo-fetch again")
+        raise TurboFetchError("the package plotly is not installed; reinstall turbo-fetch")
     return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
 
 

@@ -154,7 +154,7 @@ def _hosts(material: Material) -> Figure:
         "hosts",
         "Top hosts",
         bars,
-        "by registrable domain; the most frequent ones of each shard",
+        "by registrable domain; the most frequent of each shard",
         barmode="stack",
         xaxis={"title": {"text": "rows"}},
         # A single host would be one huge bar.
@@ -214,7 +214,7 @@ def _histogram(name: str, title: str, labels: list[str], counts: list[int], axis
         title,
         [bars],
         xaxis={"type": "category", "title": {"text": axis}},
-        yaxis={"title": {"text": "pictures" if name != "seconds" else "requests"}},
+        yaxis={"title": {"text": "images" if name != "seconds" else "requests"}},
         bargap=0.08,
         showlegend=False,
     )
@@ -250,7 +250,7 @@ def _resources(lines: Sequence[dict[str, Any]]) -> Figure:
         "resources",
         "Memory of the workers",
         data,
-        "processor time and open files under the pointer",
+        "hover for CPU time and open files",
         xaxis={"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "MB"}, "rangemode": "tozero"},
         hovermode="x unified",

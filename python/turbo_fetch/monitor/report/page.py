@@ -21,7 +21,7 @@ def render(material: Material) -> bytes:
         "causes": _causes(material.summary.causes),
         "cards": "".join(_cards(material)),
         "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
-        "samples": "".join(map(_sample, material.samples)) or "<p>There are no pictures to show.</p>",
+        "samples": "".join(map(_sample, material.samples)) or "<p>There are no images to show.</p>",
         "list": _list_notes(sentences(material.summary.list_notes.counts)),
         "failures": _failures(material.failures),
     }
@@ -75,13 +75,13 @@ def _sample(sample: Shown) -> str:
 
 def _list_notes(notes: list[str]) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    heading = '<h2>List <span class="note">what was not as it should be</span></h2>'
+    heading = '<h2>List <span class="note">malformed rows</span></h2>'
     return f'<section class="box">{heading}<ul>{items}</ul></section>\n' if notes else ""
 
 
 def _failures(failures: list[Failed]) -> str:
     if not failures:
-        return "<p>No row failed in the shards that were looked into.</p>"
+        return "<p>No row failed in the shards that were sampled.</p>"
     rows = "".join(
         f'<tr><td><span class="tag">{escape(failure.outcome)}</span></td><td>{escape(failure.detail)}</td>'
         f'<td class="number">{failure.attempts}</td>'

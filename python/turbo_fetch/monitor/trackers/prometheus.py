@@ -21,21 +21,21 @@ from turbo_fetch.progress.tally import BYTES_EDGES, SECONDS_EDGES
 
 PREFIX: Final = "turbo_fetch"
 _GAUGES: Final = {
-    "rows_done": "Rows that ended, those of earlier runs included.",
-    "in_flight": "Requests under way.",
+    "rows_done": "Finished rows, including those of earlier runs.",
+    "in_flight": "Requests in flight.",
     "waiting": "Rows that wait for a busy domain or for their next attempt.",
-    "open_shards": "Shards begun and not committed.",
-    "shards": "Shards committed, those of earlier runs included.",
+    "open_shards": "Open shards, not yet committed.",
+    "shards": "Committed shards, including those of earlier runs.",
 }
 _WORKER_GAUGES: Final = {
     "memory_bytes": "Resident memory of a worker.",
     "open_files": "Files and sockets that a worker has open.",
-    "in_flight": "Requests of a worker under way.",
+    "in_flight": "Requests of a worker in flight.",
 }
 _WORKER_COUNTERS: Final = {
-    "rows": "Rows that a worker ended.",
+    "rows": "Rows that a worker finished.",
     "bytes": "Bytes of bodies that a worker received.",
-    "cpu_s": "Processor time of a worker in seconds.",
+    "cpu_s": "CPU time of a worker in seconds.",
 }
 
 
@@ -73,11 +73,11 @@ class Prometheus(Collector):
             yield from _worker_metrics(progress["workers"])
         if step := self._lines.get("step"):
             labels = ["stage"]
-            done = GaugeMetricFamily(f"{PREFIX}_step", "Steps of the stage that are done.", labels=labels)
+            done = GaugeMetricFamily(f"{PREFIX}_step", "Completed steps of the stage.", labels=labels)
             done.add_metric([step["stage"]], step["step"])
             yield done
             values = GaugeMetricFamily(
-                f"{PREFIX}_step_value", "A figure of the stage.", labels=["stage", "name"]
+                f"{PREFIX}_step_value", "A metric of the stage.", labels=["stage", "name"]
             )
             for name, value in step["values"].items():
                 values.add_metric([step["stage"], name], value)
@@ -90,12 +90,12 @@ class _Silent(WSGIRequestHandler):
 
 
 def _fetch_metrics(line: Mapping[str, Any]) -> Iterator[Metric]:
-    rows = CounterMetricFamily(f"{PREFIX}_rows", "Rows that ended in this run.", labels=["outcome"])
+    rows = CounterMetricFamily(f"{PREFIX}_rows", "Rows finished in this run.", labels=["outcome"])
     for outcome, count in line["outcomes"].items():
         rows.add_metric([outcome], count)
     yield rows
     yield CounterMetricFamily(f"{PREFIX}_received_bytes", "Bytes of bodies received.", value=line["bytes"])
-    yield CounterMetricFamily(f"{PREFIX}_retries", "Attempts beyond the first.", value=line["retries"])
+    yield CounterMetricFamily(f"{PREFIX}_retries", "Retries.", value=line["retries"])
     yield _histogram(
         "request_seconds", "Durations of requests.", SECONDS_EDGES, line["seconds"], line["seconds_sum"]
     )

@@ -23,7 +23,7 @@ def serve(storage: Storage, port: int, ready: Callable[[str], None]) -> None:
             listener.listen()
         except OSError as error:
             raise InputError(
-                f"port {port} cannot be listened on: {error.strerror}; expected a free one, or --port 0"
+                f"port {port} cannot be used: {error.strerror}; expected a free port, or --port 0"
             ) from error
         asyncio.run(_serve(storage, listener, ready))
 

@@ -91,7 +91,7 @@ class Viewer:
             start = Cursor.parse(asked.get("from") or "0:0")
             limit = min(MOST_ROWS, max(1, int(asked.get("limit") or PAGE_ROWS)))
         except ValueError as error:
-            raise web.HTTPBadRequest(text=f"not understood: {error}") from error
+            raise web.HTTPBadRequest(text=f"invalid request: {error}") from error
         return await self._json(lambda: self._found(query, start, limit))
 
     async def _picture(self, request: web.Request) -> web.Response:
@@ -100,7 +100,7 @@ class Viewer:
         content = await self._read(lambda: self._shown(at, small))
         kind = BROWSER_TYPES.get(picture_format(content or b"") or "")
         if content is None or kind is None:
-            raise web.HTTPNotFound(text="no picture")
+            raise web.HTTPNotFound(text="no image")
         return web.Response(body=content, content_type=kind)
 
     def _refreshed(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@
     by("live").hidden = !live.running || !last;
     if (live.running && last) {
       const share = last.rows_total ? last.rows_done / last.rows_total : 0;
-      by("live-state").textContent = "A run goes on";
+      by("live-state").textContent = "A run is in progress";
       const failed = Object.entries(last.outcomes).filter(([name]) => name !== "success")
         .map(([name, count]) => `${name} ${number.format(count)}`).join(", ");
       by("live-facts").textContent = `${number.format(last.rows_done)} of ` +
