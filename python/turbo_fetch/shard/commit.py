@@ -23,8 +23,8 @@ from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
-from turbo_fetch.shard.task import CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
+from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
 
 HOSTS_KEPT: Final = 20
@@ -38,6 +38,20 @@ class Rows(NamedTuple):
 
     samples: Samples
     ledger: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteShard:
+    """A shard of whose rows every one is in its spool."""
+
+    number: int
+    source: pa.RecordBatch
+    """All its rows, in order, as the list has them."""
+    spool: Spool
+    facts: Mapping[str, Any]
+    """What its commit record says of its list."""
+    times_s: tuple[float, float]
+    """Its start and end since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard import results
-from turbo_fetch.shard.commit import LIST_NOTES
+from turbo_fetch.shard.commit import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
-from turbo_fetch.shard.task import CompleteShard, ShardTask
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.plan.sharder import Shard
@@ -17,23 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from turbo_fetch.dataset.manifest import Record
+    from turbo_fetch.shard.commit import CompleteShard
     from turbo_fetch.spec import FetchSpec
-    from turbo_fetch.spool.spool import Spool
     from turbo_fetch.storage import Storage
-
-
-@dataclass(frozen=True, slots=True)
-class CompleteShard:
-    """A shard of whose rows every one is in its spool."""
-
-    number: int
-    source: pa.RecordBatch
-    """All its rows, in order, as the list has them."""
-    spool: Spool
-    facts: Mapping[str, Any]
-    """What its commit record says of its list."""
-    times_s: tuple[float, float]
-    """Its start and end since the epoch."""
 
 
 class ShardWork(Protocol):
