@@ -18,8 +18,8 @@ from turbo_fetch.dataset.formats.files import Folder
 from turbo_fetch.dataset.formats.lmdb import LmdbFile, lmdb_package
 from turbo_fetch.dataset.formats.parquet import ImageTable, parquet_schema
 from turbo_fetch.dataset.formats.parquet_bytes import BytesTable, bytes_schema
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.formats.tfrecord import RecordFile, check_names
 from turbo_fetch.dataset.formats.webdataset import TarFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema

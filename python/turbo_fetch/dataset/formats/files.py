@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import is_list
 from turbo_fetch.dataset.formats.members import members
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
 from turbo_fetch.dataset.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec

@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from turbo_fetch.dataset.formats.members import Member, extension_of, members
-from turbo_fetch.dataset.formats.staged import WrittenFile
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import MissingExtra, OutputError
 from turbo_fetch.spec import ImageSpec

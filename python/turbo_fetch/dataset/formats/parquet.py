@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.binaries import contiguous
 from turbo_fetch.dataset.formats.files import EXTENSIONS
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import InputError
 from turbo_fetch.spec import ImageSpec

@@ -25,7 +25,7 @@ import pyarrow.types as kinds
 
 from turbo_fetch.arrow.binaries import blobs
 from turbo_fetch.dataset.formats.members import extension_of, json_values, text_members
-from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
 from turbo_fetch.dataset.formats.tfrecord_codec import Feature, Kind, encode_example, encode_record
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from turbo_fetch.dataset.formats.members import Member, extension_of, members
-from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
 
 ROWS_PER_GROUP: Final = 10_000
 
