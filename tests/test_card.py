@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
+import tomli_w
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,11 +26,12 @@ from turbo_fetch.cli.progress import RowProgress
 from turbo_fetch.dataset.card import MARK, write_card
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
 from turbo_fetch.maintenance.export import Export, export
-from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.spec import CONSENT_SIGNALS, OutputFormat, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 ALBUM = album(24, side=40)
+FORMATS = get_args(OutputFormat)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def test_a_run_that_completes_leaves_a_card_with_counts_consent_and_hash_recipe(
     assert yaml.safe_load(front)["configs"][0]["data_files"][0]["split"] == "train"
     for expected in (
         "# cats",
-        "23 pictures from a list of 24 URLs (95.8%), in 3 shards",
+        "23 images from a list of 24 URLs (95.8%), in 3 shards",
         "| http-4xx | 1 | 4.17% |",
         "`noai`, `noimageai`, `noindex`, `noimageindex`",
         "sha256 of the bytes as they were downloaded",
@@ -118,7 +122,7 @@ def test_hugging_face_loads_the_folder_as_it_is(
         assert kept[0][picture].size == (64, 64)
 
 
-@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files", "lmdb", "tfrecord", "dummy"])
+@pytest.mark.parametrize("output_format", FORMATS)
 def test_croissant_is_valid_and_its_records_are_the_rows(
     made: Path, tmp_path: Path, output_format: OutputFormat
 ) -> None:
@@ -131,9 +135,6 @@ def test_croissant_is_valid_and_its_records_are_the_rows(
     records = list(dataset.records("rows"))
     assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
     assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]
-
-
-FORMATS: list[OutputFormat] = ["webdataset", "files", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -183,3 +184,31 @@ def test_croissant_describes_columns_of_any_type_and_name(
     (rows,) = json.loads((out / "croissant.json").read_bytes())["recordSet"]
     named = {field["name"] for field in rows["field"]}
     assert all(name in named or repr(name) in rows["description"] for name in columns)
+
+
+def test_the_card_tells_of_every_signal_that_decides_whether_an_image_may_be_used(tmp_path: Path) -> None:
+    heard = {"robots": "ignore", "opt_out": ["noai", "noimageai"], "content_usage": [], "tdm": "respect"}
+    assert heard.keys() == CONSENT_SIGNALS.keys() == _keys_read_by("consent.py") | _keys_read_by("hosts.py")
+    place = Storage.open(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
+    spec = tomllib.loads(place.read_bytes("spec.toml").decode())
+    spec["fetch"]["http"] = {**spec["fetch"]["http"], **heard}
+    place.write_bytes("spec.toml", tomli_w.dumps(spec).encode())
+    write_card(place)
+    consent = place.read_bytes("README.md").decode().split("## Consent\n")[1].split("\n## ")[0]
+    for key, said in {
+        "robots": "ignored",
+        "opt_out": "respected, for `noai`, `noimageai`",
+        "content_usage": "ignored",
+        "tdm": "respected",
+    }.items():
+        assert f"- {CONSENT_SIGNALS[key]}: {said}.\n" in consent
+
+
+def _keys_read_by(module: str) -> set[str]:
+    """Return the keys of `[fetch.http]` that a module of `fetch/` reads."""
+    tree = ast.parse((Path(turbo_fetch.__file__).parent / "fetch" / module).read_text())
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"http", "self._http"}
+    }

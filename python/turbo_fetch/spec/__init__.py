@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
     from turbo_fetch.spec.engine import EngineSpec
     from turbo_fetch.spec.fetch import (
+        CONSENT_SIGNALS,
         DenySpec,
         Digest,
         DomainSpec,
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
         InputFormat,
         InputSpec,
         Order,
-        OutputFormat,
         OutputSpec,
         Quoting,
         ResizeMode,
     )
+    from turbo_fetch.spec.formats import OutputFormat
     from turbo_fetch.spec.table import Place, Table
     from turbo_fetch.spec.track import TrackSpec
     from turbo_fetch.spec.train import TrainSpec
     from turbo_fetch.spec.whole import STAGES, Spec
 
 __all__ = [
+    "CONSENT_SIGNALS",
     "STAGES",
     "DenySpec",
     "Digest",

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.reader import ListReader
@@ -92,7 +92,8 @@ def plan_run(spec: Spec) -> Planned:
     planned.time_s = limits[planned.limited_by]
     kept = planned.rows * SUCCESS_SHARE
     planned.download_bytes = round(kept * BODY_BYTES)
-    planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
+    if format_of(fetch.output.format).writer is not None:
+        planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
         f"{REQUEST_S:g} s a request",
         f"{PICTURES_PER_CORE_S} pictures a second and core",
