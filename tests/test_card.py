@@ -24,6 +24,7 @@ from kept_columns import ODD_NAMES, dataset, every_column
 from origin import Origin
 from turbo_fetch.cli.progress import RowProgress
 from turbo_fetch.dataset.card import MARK, write_card
+from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import CONSENT_SIGNALS, OutputFormat, Spec
@@ -135,6 +136,11 @@ def test_croissant_is_valid_and_its_records_are_the_rows(
     records = list(dataset.records("rows"))
     assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
     assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]
+    columns = {"parquet": "image", "parquet_bytes": "jpg"}
+    if output_format in columns:
+        images = [record[f"rows/{columns[output_format]}"] for record in records]
+        assert [image is None for image in images] == [row == 3 for row in range(24)]
+        assert {image.size for image in images if image is not None} == {(64, 64)}
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -149,9 +155,9 @@ def test_the_card_says_how_to_load_the_dataset(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     variables: dict[str, Any] = {}
     exec(text.split("```python\n")[1].split("```")[0], variables)
-    assert len(list(variables["data"])) == (10 if output_format in {"webdataset", "files"} else 12)
-    without_builder = output_format in {"lmdb", "tfrecord", "dummy"}
-    assert ("has no builder for the format" in text) == without_builder
+    kind = format_of(output_format)
+    assert len(list(variables["data"])) == (12 if kind.hugging_face is None else 10)
+    assert ("has no builder for the format" in text) == (kind.hugging_face is None and not kind.is_table)
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a\u0085\u2029\ufeff\x00", "'"])

@@ -33,9 +33,9 @@ def test_every_format_of_the_spec_has_a_module_and_every_module_of_a_format_is_i
 
 def test_a_format_that_is_unknown_is_named() -> None:
     with pytest.raises(
-        DatasetError, match="'zip' is not a format of shards; expected one of files, webdataset"
+        DatasetError, match="'rar' is not a format of shards; expected one of files, webdataset"
     ):
-        format_of(cast(OutputFormat, "zip"))
+        format_of(cast(OutputFormat, "rar"))
 
 
 def _texts(path: Path) -> Iterator[str]:
