@@ -37,9 +37,9 @@ class Facts:
     def of(cls, storage: Storage) -> Facts | None:
         """Return what is known of the dataset in a place, None if it has no shard or no spec."""
         try:
-            fetch = tomllib.loads(storage.read_bytes("spec.toml").decode()).get("fetch")
+            fetch = tomllib.loads(storage.read_bytes("spec.toml").decode()).get("fetch", {})
         except FileNotFoundError:
-            fetch = None
+            fetch = {}
         facts = None
         for record in read_manifest(storage) if fetch else ():
             if facts is None:

@@ -117,11 +117,11 @@ def refuse_columns(metadata: pa.Schema, taken: Iterable[str], what: str) -> None
 
 
 @contextmanager
-def reading(place: str, *damage: type[Exception]) -> Iterator[None]:
-    """Turn what a torn or altered file makes of its reader, `damage` among it, into a DatasetError."""
+def reading(place: str, damage: type[Exception]) -> Iterator[None]:
+    """Turn into a DatasetError what is raised of a missing file, and of a torn or altered one: its end, or `damage`."""
     try:
         yield
     except FileNotFoundError as error:
         raise DatasetError(f"{place}: missing, though its shard is committed") from error
-    except (EOFError, *damage) as error:
+    except (EOFError, damage) as error:
         raise DatasetError(f"{place}: damaged: {error}") from error

@@ -16,7 +16,7 @@ from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage,
 from turbo_fetch.dataset.formats.images import extension_of
 from turbo_fetch.dataset.formats.members import TEXTS, Member, members
 from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
-from turbo_fetch.dataset.hf_features import Feature, sample_features
+from turbo_fetch.dataset.hf_features import IMAGE, Feature, json_type
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
@@ -91,7 +91,14 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
 
 
 def _features(metadata: pa.Schema, image: ImageSpec) -> list[Feature]:
-    return sample_features(metadata, extension_of(image))
+    """Return a feature for each member, as they stand in the tar."""
+    members: list[Feature] = [
+        (extension_of(image), IMAGE),
+        ("json", pa.struct([(column.name, json_type(column.type)) for column in metadata])),
+    ]
+    if "caption" in metadata.names:
+        members.append(("txt", pa.string()))
+    return [*members, ("__key__", pa.string()), ("__url__", pa.string())]
 
 
 def _example(folder: str) -> list[str]:
