@@ -27,7 +27,8 @@ from turbo_fetch.dataset.card import MARK, write_card
 from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
 from turbo_fetch.maintenance.export import Export, export
-from turbo_fetch.spec import CONSENT_SIGNALS, OutputFormat, Spec
+from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -157,7 +158,7 @@ def test_the_card_says_how_to_load_the_dataset(
     exec(text.split("```python\n")[1].split("```")[0], variables)
     kind = format_of(output_format)
     assert len(list(variables["data"])) == (12 if kind.hugging_face is None else 10)
-    assert ("has no builder for the format" in text) == (kind.hugging_face is None and not kind.is_table)
+    assert ("has no builder for the format" in text) == (kind.hugging_face is None and kind.column is None)
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a\u0085\u2029\ufeff\x00", "'"])

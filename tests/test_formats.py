@@ -68,7 +68,7 @@ def test_a_shard_is_its_metadata_and_what_the_format_says_of_its_images(
 ) -> None:
     kind = format_of(output_format)
     names = [file.name for file in write_shard(output_format, samples(9, IMAGE), tmp_path, "00000", IMAGE)]
-    expected = [] if kind.writer is None or kind.is_table else [f"00000{kind.suffix}"]
+    expected = [] if kind.writer is None else [f"00000{kind.suffix}"]
     assert names == [*expected, f"00000{METADATA_SUFFIX}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
@@ -80,7 +80,7 @@ def test_the_format_of_a_dataset_that_does_not_say_it_is_found_by_its_files(
     out = dataset(tmp_path, output_format, {"kept": every_column(24)["c5 int64"]})
     found = open_dataset(str(out))
     assert found.format == output_format
-    has_images = format_of(output_format).writer is not None
+    has_images = format_of(output_format).has_images
     keys = [sample.key for sample in found.samples()]
     assert (
         keys

@@ -16,7 +16,7 @@ from turbo_fetch.dataset.facts import Facts
 from turbo_fetch.dataset.formats import METADATA_SUFFIX
 from turbo_fetch.dataset.hf_features import Feature, table_features, yaml_features
 from turbo_fetch.progress.summary import human_bytes
-from turbo_fetch.spec import CONSENT_SIGNALS
+from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.storage import Storage
 
 README: Final = "README.md"
@@ -32,23 +32,22 @@ def write_card(storage: Storage) -> None:
     if facts is None:
         return
     storage.write_bytes(CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
-    try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
-    except FileNotFoundError:
-        is_ours = True
-    if is_ours:
+    if _is_ours(storage):
         storage.write_bytes(README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
     storage.delete(CROISSANT)
-    try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
-    except FileNotFoundError:
-        return
-    if is_ours:
+    if _is_ours(storage):
         storage.delete(README)
+
+
+def _is_ours(storage: Storage) -> bool:
+    try:
+        return MARK.encode() in storage.read_bytes(README)
+    except FileNotFoundError:
+        return True
 
 
 def card(facts: Facts) -> str:
@@ -119,7 +118,7 @@ def _how_to_load(facts: Facts) -> str:
     told = "This file says which files are the data, and of which types they are."
     if kind.hugging_face is not None:
         lines += kind.hugging_face.example(folder)
-    elif not kind.is_table:
+    elif kind.column is None:
         told = (
             f"Hugging Face datasets has no builder for the format {facts.format_name}: it reads the rows of "
             "`NNNNN.parquet`, without images."

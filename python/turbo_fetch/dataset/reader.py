@@ -289,7 +289,7 @@ def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputForm
             return name
     with opened(storage, f"{first}{METADATA_SUFFIX}") as table:
         within = [name for name in formats if formats[name].image_column(table.schema_arrow) is not None]
-    return within[0] if within else next(name for name in formats if formats[name].writer is None)
+    return within[0] if within else next(name for name in formats if not formats[name].has_images)
 
 
 def _guess_encoding(dataset: StoredDataset) -> Any:

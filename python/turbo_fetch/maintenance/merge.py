@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
 
 from turbo_fetch.dataset.formats import all_formats, format_of
+from turbo_fetch.dataset.formats.format import NamedShard
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.maintenance.steps import Progress
@@ -45,8 +46,8 @@ def merge(
     """
     started_s = time.monotonic()
     kind = format_of(output_format)
-    if kind.merged is None:
-        able = [name for name, each in all_formats().items() if each.merged is not None]
+    if kind.merge is None:
+        able = [name for name, each in all_formats().items() if each.merge is not None]
         raise SpecError(
             f"{output_format} has no file of all samples; expected the format {' or '.join(able)}"
         )
@@ -58,22 +59,21 @@ def merge(
         )
     source = StoredDataset.open(Storage.open(source_url))
     storage = Storage.open(folder or ".")
-    samples = 0
     with locked(storage):
         path = storage.make_work() / name
-        with closing(kind.merged(path, _identity(source), source.image)) as merged:
-            for shard in source.shards:
-                if stop:
-                    raise Interrupted(
-                        "interrupted; the shards that were merged are kept. Run the same command again"
-                    )
-                samples += merged.add(shard.name, source.batches(shard))
-                progress.advance(shard.rows)
-                progress.refresh()
-            merged.finish(samples, len(source.shards))
+        samples = kind.merge(path, _identity(source), source.image, _shards(source, progress, stop))
         size = path.stat().st_size
         storage.publish(path, name)
     return Merged(destination, samples, size, time.monotonic() - started_s)
+
+
+def _shards(source: StoredDataset, progress: Progress, stop: StopRequest) -> Iterator[NamedShard]:
+    for shard in source.shards:
+        if stop:
+            raise Interrupted("interrupted; the shards that were merged are kept. Run the same command again")
+        yield shard.name, source.batches(shard)
+        progress.advance(shard.rows)
+        progress.refresh()
 
 
 def _identity(source: StoredDataset) -> bytes:

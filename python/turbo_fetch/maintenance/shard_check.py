@@ -124,8 +124,7 @@ def _row_problems(
         samples += len(batch.image) - batch.image.null_count
         if decoder is not None:
             yield from decoder.problems(shard, batch)
-    has_images = format_of(dataset.format).writer is not None
-    expected = record["outcomes"].get("success", 0) if has_images else 0
+    expected = record["outcomes"].get("success", 0) if format_of(dataset.format).has_images else 0
     if samples != expected:
         yield Problem(shard.name, shard.name, f"has {samples:,} pictures; expected {expected:,}")
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
     from turbo_fetch.spec.engine import EngineSpec
     from turbo_fetch.spec.fetch import (
-        CONSENT_SIGNALS,
         DenySpec,
         Digest,
         DomainSpec,
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from turbo_fetch.spec.whole import STAGES, Spec
 
 __all__ = [
-    "CONSENT_SIGNALS",
     "STAGES",
     "DenySpec",
     "Digest",

@@ -92,7 +92,7 @@ def plan_run(spec: Spec) -> Planned:
     planned.time_s = limits[planned.limited_by]
     kept = planned.rows * SUCCESS_SHARE
     planned.download_bytes = round(kept * BODY_BYTES)
-    if format_of(fetch.output.format).writer is not None:
+    if format_of(fetch.output.format).has_images:
         planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
         f"{REQUEST_S:g} s a request",

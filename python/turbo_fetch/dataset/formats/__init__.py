@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from turbo_fetch.dataset.formats.format import METADATA_SUFFIX, Format
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
-from turbo_fetch.dataset.formats.table_file import TableFile
+from turbo_fetch.dataset.formats.table_file import IMAGE_BYTES_PER_GROUP, IMAGES_PER_GROUP, TableFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import ImageSpec, OutputFormat
@@ -63,7 +63,10 @@ def check_packages(output_format: OutputFormat) -> None:
 
 def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSpec) -> None:
     """Raise InputError if rows with the columns `source` cannot be written in this format."""
-    format_of(output_format).check_columns(metadata_schema(source, image), image)
+    kind, metadata = format_of(output_format), metadata_schema(source, image)
+    kind.check_columns(metadata, image)
+    if kind.column is not None:
+        kind.column.schema(metadata, image)
 
 
 def write_shard(
@@ -79,16 +82,24 @@ def write_shard(
     first = next(batches)
     schema = first.metadata.schema
     data_name, table_name = f"{name}{kind.suffix}", f"{name}{METADATA_SUFFIX}"
-    data = table = None
+    data = None
     with ExitStack() as stack:
         if kind.writer is not None:
             data = stack.enter_context(closing(kind.writer(work / data_name, schema, image)))
-        if not kind.is_table:
-            table = stack.enter_context(closing(TableFile(work / table_name, schema)))
+        table = stack.enter_context(closing(_table(kind, work / table_name, schema, image)))
         for batch in chain([first], batches):
             if data is not None:
                 data.add(batch)
-            if table is not None:
-                table.add(batch.metadata)
+            rows = batch.metadata
+            if kind.column is not None:
+                rows = rows.append_column(kind.column.field(image), kind.column.values(batch, image))
+            table.add(rows)
         written = [] if data is None else [data.finish(data_name)]
-        return written if table is None else [*written, table.finish(table_name)]
+        return [*written, table.finish(table_name)]
+
+
+def _table(kind: Format, path: Path, metadata: pa.Schema, image: ImageSpec) -> TableFile:
+    if kind.column is None:
+        return TableFile(path, metadata)
+    schema = kind.column.schema(metadata, image)
+    return TableFile(path, schema, IMAGES_PER_GROUP, schema.names[-1], IMAGE_BYTES_PER_GROUP)

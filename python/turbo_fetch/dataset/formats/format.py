@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +43,31 @@ class StoredImage(NamedTuple):
     content: bytes
 
 
-class MergedFile(Protocol):
-    """One file with the samples of a whole dataset, which grows shard by shard, also after an interruption."""
+NamedShard = tuple[str, Iterable[Samples]]
 
-    def __init__(self, path: Path, identity: bytes, image: ImageSpec) -> None:
-        """Go on with the file at `path` if it is made from `identity`, or begin it anew."""
 
-    def add(self, shard: str, batches: Iterable[Samples]) -> int:
-        """Add a shard unless it is there already; return how many samples it has."""
+@dataclass(frozen=True, slots=True)
+class ImageColumn:
+    """A column of images, the last one of the Parquet files."""
 
-    def finish(self, samples: int, shards: int) -> None:
-        """Write what there is in all, and bring the file to disk."""
+    field: Callable[[ImageSpec], pa.Field]
+    values: Callable[[Samples, ImageSpec], pa.Array]
+    is_column: Callable[[pa.Field], bool]
+    """Whether the last column of a Parquet file is of this format."""
+    metadata: Mapping[str, bytes] | None = None
+    """Of the schema of the files."""
 
-    def close(self) -> None:
-        """Close the file, finished or not."""
+    def schema(self, metadata: pa.Schema, image: ImageSpec) -> pa.Schema:
+        """Return the schema of the files; InputError if the list has a column of the same name."""
+        column = self.field(image)
+        refuse_columns(metadata, [column.name], "the column of images")
+        schema = metadata.append(column)
+        return schema if self.metadata is None else schema.with_metadata(self.metadata)
+
+    def find(self, table: pa.Schema) -> str | None:
+        """Return the name of the column of a file, None if it has none of this format."""
+        last = table.field(len(table) - 1) if table.names else None
+        return last.name if last is not None and self.is_column(last) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +86,19 @@ class HuggingFace:
 class Format:
     """All that the rest of the program knows of a format.
 
-    A shard has its metadata in a Parquet file, and its images either in a column of it, or in a file or folder beside
-    it, which `read_images` then reads; or nowhere.
+    A shard has its metadata in a Parquet file, and its images in a column of that, or in a file or folder beside it,
+    which has a writer and a reader; or nowhere.
     """
 
     loads_in: str
     """Who reads it, as the dataset card says it."""
+    column: ImageColumn | None = None
     suffix: str = METADATA_SUFFIX
     """Of the file that has the images; empty for a folder."""
     writer: Callable[[Path, pa.Schema, ImageSpec], ShardWriter] | None = None
-    """Makes the writer of a file or folder, from the columns of the metadata; None where images are not written."""
+    """Makes the writer of a file or folder, from the columns of the metadata."""
     read_images: Callable[[Storage, str], Iterator[StoredImage]] | None = None
     """Yields the images of the shard of a name, in the order in which they stand; may raise DatasetError."""
-    image_column: Callable[[pa.Schema], str | None] = lambda table: None
-    """Finds the column of images in the columns of a Parquet file, None if there is none of this format."""
     check_package: Callable[[], object] = lambda: None
     """Raises MissingExtra if the format needs a package that is not installed."""
     check_columns: Callable[[pa.Schema, ImageSpec], object] = lambda metadata, image: None
@@ -97,13 +107,18 @@ class Format:
     """None where `datasets` can load the Parquet files alone."""
     croissant_files: Callable[[ImageSpec], tuple[str, str]] | None = None
     """Pattern and media type of the files with images beside the Parquet files, for Croissant."""
-    merged: Callable[[Path, bytes, ImageSpec], MergedFile] | None = None
-    """Opens one file for all samples of a dataset; None where there is no such thing."""
+    merge: Callable[[Path, bytes, ImageSpec, Iterable[NamedShard]], int] | None = None
+    """Writes one file with all samples of shards, or goes on with one that has the same identity; returns how many
+    there are. None where there is no such file."""
 
     @property
-    def is_table(self) -> bool:
-        """Whether the Parquet file with the metadata has the images too."""
-        return self.writer is not None and self.suffix == METADATA_SUFFIX
+    def has_images(self) -> bool:
+        """Whether images are written."""
+        return self.column is not None or self.writer is not None
+
+    def image_column(self, table: pa.Schema) -> str | None:
+        """Return the name of the column of images in a Parquet file, None if it has none of this format."""
+        return None if self.column is None else self.column.find(table)
 
 
 def refuse_columns(metadata: pa.Schema, taken: Iterable[str], what: str) -> None:

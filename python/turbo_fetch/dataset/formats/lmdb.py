@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -24,12 +24,12 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from turbo_fetch.dataset.formats.format import Format, StoredImage, reading
+from turbo_fetch.dataset.formats.format import Format, NamedShard, StoredImage, reading
 from turbo_fetch.dataset.formats.images import extension_of
 from turbo_fetch.dataset.formats.members import TEXTS, Member, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.errors import DatasetError, MissingExtra, OutputError
+from turbo_fetch.errors import MissingExtra, OutputError
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
@@ -170,43 +170,32 @@ class LmdbFile:
         self._environment.close()
 
 
-class MergedLmdb:
-    """An environment with the samples of many shards.
+def _merge(path: Path, identity: bytes, image: ImageSpec, shards: Iterable[NamedShard]) -> int:
+    """See Format. The keys of a shard are written last: what was interrupted goes on after the last whole shard."""
+    with closing(_unfinished(path, identity)) as environment:
+        extension, counts = extension_of(image), []
+        for shard, batches in shards:
+            known = environment.get(_keys_record(shard, [])[0])
+            if known is None:
+                keys = [key for batch in batches for key in _put_samples(environment, batch, extension)]
+                environment.put([_keys_record(shard, keys)])
+                environment.sync()
+            counts.append(len(keys) if known is None else known.count(b"\n"))
+        environment.delete(SOURCE_KEY)
+        environment.put([_meta_record(extension, sum(counts), len(counts))])
+        environment.sync()
+    return sum(counts)
 
-    The list of keys of a shard is written last; so one that was interrupted goes on after the last whole shard, and
-    what it holds in the end is the same.
-    """
 
-    def __init__(self, path: Path, identity: bytes, image: ImageSpec) -> None:
-        self._extension = extension_of(image)
-        self._environment = Environment(path)
-        if self._environment.get(SOURCE_KEY) != identity:
-            self._environment.close()
-            path.unlink()
-            self._environment = Environment(path)
-            self._environment.put([(SOURCE_KEY, identity)])
-
-    def add(self, shard: str, batches: Iterable[Samples]) -> int:
-        """Add a shard unless it is there already; return how many samples it has."""
-        known = self._environment.get(_keys_record(shard, [])[0])
-        if known is not None:
-            return known.count(b"\n")
-        keys: list[str] = []
-        for samples in batches:
-            keys += _put_samples(self._environment, samples, self._extension)
-        self._environment.put([_keys_record(shard, keys)])
-        self._environment.sync()
-        return len(keys)
-
-    def finish(self, samples: int, shards: int) -> None:
-        """Write the meta record, and bring the file to disk."""
-        self._environment.delete(SOURCE_KEY)
-        self._environment.put([_meta_record(self._extension, samples, shards)])
-        self._environment.sync()
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._environment.close()
+def _unfinished(path: Path, identity: bytes) -> Environment:
+    """Open the environment that is made from `identity`, or begin it."""
+    environment = Environment(path)
+    if environment.get(SOURCE_KEY) != identity:
+        environment.close()
+        path.unlink()
+        environment = Environment(path)
+        environment.put([(SOURCE_KEY, identity)])
+    return environment
 
 
 def _put_samples(environment: Environment, samples: Samples, extension: str) -> list[str]:
@@ -260,7 +249,7 @@ def _local_copy(storage: Storage, name: str) -> Iterator[Path]:
     if storage.path is not None:
         path = storage.path / name
         if not path.exists():
-            raise DatasetError(f"{path}: missing, though its shard is committed")
+            raise FileNotFoundError(path)
         yield path
         return
     from tempfile import TemporaryDirectory
@@ -280,5 +269,5 @@ FORMAT: Final = Format(
     read_images=_read_images,
     check_package=lmdb_package,
     croissant_files=lambda image: (f"*{SUFFIX}", "application/octet-stream"),
-    merged=MergedLmdb,
+    merge=_merge,
 )

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from turbo_fetch.arrow.binaries import blobs
+from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
 from turbo_fetch.dataset.samples import Samples
 
 TEXTS: Final = frozenset({"json", "txt"})
@@ -168,42 +169,19 @@ def _maps(array: pa.MapArray) -> Values:
     return _lists(array.cast(pa.list_(pair)))
 
 
-def _any_of(*tests: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
-    return lambda kind: any(test(kind) for test in tests)
-
-
-def _is_uuid(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.UuidType)
-
-
-def _is_extension(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.BaseExtensionType)
-
-
 _CONVERSIONS: Final[tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Values]], ...]] = (
-    (_any_of(kinds.is_string, kinds.is_large_string, kinds.is_string_view), _strings),
-    (_is_uuid, _as_text),
-    (_is_extension, _storage),
+    (is_string, _strings),
+    (lambda kind: isinstance(kind, pa.UuidType), _as_text),
+    (lambda kind: isinstance(kind, pa.BaseExtensionType), _storage),
     (kinds.is_dictionary, _decoded),
-    (
-        _any_of(kinds.is_binary, kinds.is_large_binary, kinds.is_fixed_size_binary, kinds.is_binary_view),
-        _base64,
-    ),
+    (is_binary, _base64),
+    (kinds.is_fixed_size_binary, _base64),
     (kinds.is_decimal, _decimals),
     (kinds.is_date, _dates),
     (kinds.is_timestamp, _timestamps),
     (kinds.is_time, _times),
     (kinds.is_duration, _durations),
     (kinds.is_map, _maps),
-    (
-        _any_of(
-            kinds.is_list,
-            kinds.is_large_list,
-            kinds.is_fixed_size_list,
-            kinds.is_list_view,
-            kinds.is_large_list_view,
-        ),
-        _lists,
-    ),
+    (is_list, _lists),
     (kinds.is_struct, _structs),
 )

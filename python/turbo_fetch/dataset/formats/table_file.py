@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
-from turbo_fetch.dataset.samples import Samples
 
 ROWS_PER_GROUP: Final = 10_000
 IMAGES_PER_GROUP: Final = 256
@@ -89,37 +87,6 @@ class TableFile:
         self._gathered = []
         self._rows = 0
         self._bytes = 0
-
-
-class ImageTable:
-    """A Parquet file with the metadata of samples and, in its last column, their images: `column` returns these."""
-
-    def __init__(self, path: Path, schema: pa.Schema, column: Callable[[Samples], pa.Array]) -> None:
-        self._schema = schema
-        self._column = column
-        self._file = TableFile(path, schema, IMAGES_PER_GROUP, schema.names[-1], IMAGE_BYTES_PER_GROUP)
-
-    def add(self, samples: Samples) -> None:
-        """Append the samples, with or without an image."""
-        columns = [*samples.metadata.columns, self._column(samples)]
-        self._file.add(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-
-    def finish(self, name: str) -> WrittenFile:
-        """Return the finished file, to be published as `name`."""
-        return self._file.finish(name)
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
-
-
-def last_column(
-    table: pa.Schema, names: Collection[str], is_expected: Callable[[pa.DataType], bool]
-) -> str | None:
-    """Return the name of the last column if it is one of `names`, and of an expected type."""
-    if not table.names or table.names[-1] not in names:
-        return None
-    return table.names[-1] if is_expected(table.field(len(table) - 1).type) else None
 
 
 def _options(schema: pa.Schema, weighed: str | None) -> dict[str, Any]:

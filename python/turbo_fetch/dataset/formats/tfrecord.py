@@ -30,11 +30,11 @@ import pyarrow.types as kinds
 
 from turbo_fetch import _native
 from turbo_fetch.arrow.binaries import blobs
-from turbo_fetch.arrow.kept_types import is_list
+from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
 from turbo_fetch.dataset.formats.format import Format, StoredImage, reading, refuse_columns
 from turbo_fetch.dataset.formats.images import ENCODINGS, extension_of
 from turbo_fetch.dataset.formats.members import json_values, text_bytes, text_members
-from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
+from turbo_fetch.dataset.formats.staged_file import StagedFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
@@ -59,13 +59,13 @@ _DELIMITED: Final = 2
 _FIXED32: Final = 5
 
 
-class RecordFile:
+class RecordFile(StagedFile):
     """A TFRecord file in the work folder, filled sample by sample."""
 
     def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
         _check_columns(metadata, image)
+        super().__init__(path)
         self._image = extension_of(image)
-        self._file = StagedFile(path)
 
     def add(self, samples: Samples) -> None:
         """Append the samples that have an image."""
@@ -79,15 +79,7 @@ class RecordFile:
             features.append((self._image, ("bytes", [content])))
             if text is not None:
                 features.append((TEXT, ("bytes", [text])))
-            self._file.append(encode_record(encode_example(features)))
-
-    def finish(self, name: str) -> WrittenFile:
-        """Return the finished file, to be published as `name`."""
-        return self._file.finish(name)
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
+            self.append(encode_record(encode_example(features)))
 
 
 def _columns(metadata: pa.RecordBatch) -> Iterator[list[tuple[str, Feature | None]]]:
@@ -97,13 +89,14 @@ def _columns(metadata: pa.RecordBatch) -> Iterator[list[tuple[str, Feature | Non
 
 def _features(column: pa.Array) -> list[Feature | None]:
     """Return the feature of each value, None for a missing one."""
-    if _is_binary(column.type):
+    if is_binary(column.type) or kinds.is_fixed_size_binary(column.type):
         return [("bytes", [value or b""]) for value in column.to_pylist()]
     kind = _number_kind(column.type)
     if kind is not None:
         return [None if value is None else (kind, [value]) for value in column.to_pylist()]
     if is_list(column.type):
-        kind = _number_kind(column.type.value_type) or _string_kind(column.type.value_type)
+        item = column.type.value_type
+        kind = "bytes" if is_string(item) else _number_kind(item)
     if kind is not None:
         return [_listed(kind, values) for values in column.to_pylist()]
     return [("bytes", [text_bytes(value)]) for value in json_values(column)]
@@ -121,14 +114,6 @@ def _number_kind(kind: pa.DataType) -> Kind | None:
     return "float" if kinds.is_floating(kind) else None
 
 
-def _string_kind(kind: pa.DataType) -> Kind | None:
-    return "bytes" if kinds.is_string(kind) or kinds.is_large_string(kind) else None
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind))
-
-
 class BadRecord(ValueError):
     """A record or a message is not whole, or not what it says."""
 
@@ -139,11 +124,8 @@ def encode_record(content: bytes) -> tuple[bytes, bytes, bytes]:
     return length + _masked_checksum(length), content, _masked_checksum(content)
 
 
-def read_records(file: IO[bytes], *, check: bool = True) -> Iterator[bytes]:
-    """Yield the contents of the records of a file; raises BadRecord where one is torn or altered.
-
-    `check` says whether the checksums of contents are verified; those of lengths always are.
-    """
+def read_records(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the contents of the records of a file; raises BadRecord where one is torn or altered."""
     number = 0
     while head := file.read(_LENGTH.size + _CHECKSUM.size):
         length, checksum = head[: _LENGTH.size], head[_LENGTH.size :]
@@ -153,7 +135,7 @@ def read_records(file: IO[bytes], *, check: bool = True) -> Iterator[bytes]:
         content, checksum = file.read(size), file.read(_CHECKSUM.size)
         if len(content) != size or len(checksum) != _CHECKSUM.size:
             raise BadRecord(f"record {number}: the file ends within it")
-        if check and checksum != _masked_checksum(content):
+        if checksum != _masked_checksum(content):
             raise BadRecord(f"record {number}: the content does not match its checksum")
         yield content
         number += 1

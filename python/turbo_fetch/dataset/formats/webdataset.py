@@ -36,27 +36,23 @@ _FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _BLANK_CHECKSUM + _TAIL)
 _PADDING: Final = tuple(bytes(-length % _BLOCK) for length in range(_BLOCK))
 
 
-class TarFile:
+class TarFile(StagedFile):
     """A tar in the work folder, filled sample by sample."""
 
     def __init__(self, path: Path, _metadata: pa.Schema, image: ImageSpec) -> None:
+        super().__init__(path)
         self._extension = extension_of(image)
-        self._file = StagedFile(path)
 
     def add(self, samples: Samples) -> None:
         """Append the samples that have an image."""
         for member in members(samples, lambda _: self._extension):
-            self._file.append(_entry(member))
+            self.append(_entry(member))
 
     def finish(self, name: str) -> WrittenFile:
         """End the archive; return the file, to be published as `name`."""
-        size = self._file.size_bytes + 2 * _BLOCK
-        self._file.append((bytes(2 * _BLOCK + -size % _RECORD),))
-        return self._file.finish(name)
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
+        size = self.size_bytes + 2 * _BLOCK
+        self.append((bytes(2 * _BLOCK + -size % _RECORD),))
+        return super().finish(name)
 
 
 def _entry(member: Member) -> Iterable[bytes | memoryview]:
