@@ -26,7 +26,7 @@ from turbo_fetch.plan.reader import read_rows
 from turbo_fetch.shard.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.spec import FetchSpec, OutputFormat, Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 
 PER_SHARD = 12
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
@@ -193,7 +193,7 @@ def dataset(
     batches = list(read_rows(spec.fetch.input))
     check_columns(output_format, batches[0].schema, spec.fetch.image)
     listed = pa.Table.from_batches(batches)
-    place = Storage.open(str(out))
+    place = open_storage(str(out))
     place.probe()
     place.write_bytes("spec.toml", dump_spec(spec).encode())
     with Manifest.open(place) as manifest:

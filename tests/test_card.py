@@ -30,7 +30,7 @@ from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import OutputFormat, Spec
 from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 
 ALBUM = album(24, side=40)
 FORMATS = get_args(OutputFormat)
@@ -85,7 +85,7 @@ def test_a_run_that_completes_leaves_a_card_with_counts_consent_and_hash_recipe(
 
 
 def test_the_card_of_the_user_is_left_alone_and_ours_is_kept_true(made: Path, tmp_path: Path) -> None:
-    place = Storage.open(str(_exported(made, tmp_path, "parquet")))
+    place = open_storage(str(_exported(made, tmp_path, "parquet")))
     place.write_bytes("README.md", f"{MARK}\nold".encode())
     write_card(place)
     assert b"# parquet" in place.read_bytes("README.md")
@@ -196,7 +196,7 @@ def test_croissant_describes_columns_of_any_type_and_name(
 def test_the_card_tells_of_every_signal_that_decides_whether_an_image_may_be_used(tmp_path: Path) -> None:
     heard = {"robots": "ignore", "opt_out": ["noai", "noimageai"], "content_usage": [], "tdm": "respect"}
     assert heard.keys() == CONSENT_SIGNALS.keys() == _keys_read_by("consent.py") | _keys_read_by("hosts.py")
-    place = Storage.open(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
+    place = open_storage(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
     spec = tomllib.loads(place.read_bytes("spec.toml").decode())
     spec["fetch"]["http"] = {**spec["fetch"]["http"], **heard}
     place.write_bytes("spec.toml", tomli_w.dumps(spec).encode())

@@ -18,7 +18,7 @@ from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.errors import InputError, OutputError, OutputExists
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.specfile import load_spec
 
 ALBUM = album(130)
@@ -247,7 +247,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    class Halting(Watcher):
+    class Halting(ProgressListener):
         seen = 0
 
         def add(self, worker: int, tally: Any) -> None:

@@ -18,7 +18,7 @@ from object_store import configured, empty_bucket, filesystem, s3_server
 from turbo_fetch.dataset import manifest as manifest_module
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import Entry, LocalStorage, Storage
+from turbo_fetch.storage import Entry, LocalStorage, Storage, open_storage
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def server() -> Iterator[str]:
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return Storage.open(str(tmp_path / "out"))
+        return open_storage(str(tmp_path / "out"))
     empty_bucket(request.getfixturevalue("server"))
-    return Storage.open("s3://data/set", str(tmp_path / "spool"))
+    return open_storage("s3://data/set", str(tmp_path / "spool"))
 
 
 def _record(shard: int, size: int = 10) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_a_record_whose_file_has_another_size_is_dropped(place: Storage) -> None
 
 
 def test_a_folder_backs_its_record(tmp_path: Path) -> None:
-    place = Storage.open(str(tmp_path))
+    place = open_storage(str(tmp_path))
     (tmp_path / "00000").mkdir()
     record = {**_record(0), "files": [{"name": "00000", "bytes": 123, "sha256": "00"}]}
     place.write_bytes("00000_stats.json", json.dumps(record).encode())
@@ -121,7 +121,7 @@ def test_a_folder_backs_its_record(tmp_path: Path) -> None:
 
 
 def test_statistics_of_img2dataset_are_no_record(tmp_path: Path) -> None:
-    place = Storage.open(str(tmp_path))
+    place = open_storage(str(tmp_path))
     place.write_bytes("00000_stats.json", b'{"count": 5, "successes": 4}')
     place.write_bytes("00001_stats.json", b'{"count"')
     assert Manifest.open(place).committed == frozenset()
@@ -133,7 +133,7 @@ def test_a_torn_or_garbled_end_loses_no_shard(
     tmp_path_factory: pytest.TempPathFactory, cut: int, garbage: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
-    place = Storage.open(str(folder))
+    place = open_storage(str(folder))
     with Manifest.open(place) as manifest:
         for shard in range(3):
             manifest.commit(_publish(place, shard))
@@ -148,7 +148,7 @@ def test_a_torn_or_garbled_end_loses_no_shard(
 
 
 def test_a_commit_is_in_the_local_file_when_it_returns(tmp_path: Path) -> None:
-    place = Storage.open(str(tmp_path))
+    place = open_storage(str(tmp_path))
     manifest = Manifest.open(place)
     for shard in (1, 0):
         manifest.commit(_publish(place, shard))
@@ -157,7 +157,7 @@ def test_a_commit_is_in_the_local_file_when_it_returns(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_committed_once(tmp_path: Path) -> None:
-    place = Storage.open(str(tmp_path))
+    place = open_storage(str(tmp_path))
     with Manifest.open(place) as manifest:
         record = _publish(place, 0)
         manifest.commit(record)
@@ -170,7 +170,7 @@ def test_an_object_store_gets_the_manifest_at_most_every_so_often(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty_bucket(server)
-    place = Storage.open("s3://data/set", str(tmp_path))
+    place = open_storage("s3://data/set", str(tmp_path))
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with Manifest.open(place) as manifest:
@@ -226,7 +226,7 @@ def test_a_withdrawn_shard_whose_files_were_replaced_halfway_is_not_taken_back(p
 def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp_path: Path) -> None:
     empty_bucket(server)
     for shard, machine in enumerate(("a", "b", "a")):
-        place = Storage.open("s3://data/set", str(tmp_path / machine))
+        place = open_storage("s3://data/set", str(tmp_path / machine))
         with Manifest.open(place) as manifest:
             assert manifest.committed == set(range(shard))
             manifest.commit(_publish(place, shard))
@@ -234,7 +234,7 @@ def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp
 
 
 def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
-    place = Storage.open(str(tmp_path))
+    place = open_storage(str(tmp_path))
     with Manifest.open(place) as manifest:
         manifest.commit(_publish(place, 0))
         record = _publish(place, 1)

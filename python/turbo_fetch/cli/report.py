@@ -23,8 +23,8 @@ def report(dataset: DatasetUrl) -> None:
     without_pandas()
     from turbo_fetch.monitor.records import REPORT
     from turbo_fetch.monitor.report import write_report
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
-    storage = Storage.open(dataset)
+    storage = open_storage(dataset)
     write_report(storage)
     typer.echo(f"{storage.url}/{REPORT}")

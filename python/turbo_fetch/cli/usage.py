@@ -72,11 +72,11 @@ def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     """
     from turbo_fetch.errors import InputError
     from turbo_fetch.spec.specfile import read_spec
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
     if place.endswith(".toml"):
         return load_job(Path(place), overrides)
-    storage = Storage.open(place)
+    storage = open_storage(place)
     spec = read_spec(storage, overrides, os.environ)
     if spec is None or spec.fetch is None:
         raise InputError(

@@ -29,9 +29,9 @@ def view(
     from turbo_fetch.dataset.reader import may_be_of_dataset
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.view.serve import serve
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
-    storage = Storage.open(dataset)
+    storage = open_storage(dataset)
     if not any(may_be_of_dataset(entry.name) for entry in storage.list()):
         raise InputError(f"{storage.url}: there is no dataset; expected one, or the output of a run")
     serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C ends it)"))

@@ -23,7 +23,7 @@ from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.dataset.tables import metadata_batches, opened, with_seconds
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 
 JOB: Final = "job.json"
 BATCH_BYTES: Final = 16 << 20
@@ -202,7 +202,7 @@ def may_be_of_dataset(name: str) -> bool:
 
 def open_dataset(url: str) -> StoredDataset:
     """Open the dataset in a folder or at any fsspec URL, without reading its shards; see this package."""
-    return StoredDataset.open(Storage.open(url))
+    return StoredDataset.open(open_storage(url))
 
 
 def _joined(metadata: pa.RecordBatch, images: Iterator[StoredImage], place: str) -> Iterator[Samples]:

@@ -17,10 +17,10 @@ from turbo_fetch.dreambooth.restored import weights_of
 from turbo_fetch.dreambooth.sampling import add_lora, open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.errors import OutputExists, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 
 GRID = "grid.png"
 LARGEST_GRID = 400
@@ -40,7 +40,7 @@ class GenerateReport:
         return f"pictures  {self.path}: {self.pictures:,}, of which {self.made:,} were made in this run"
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateReport:
     """Make the pictures that are missing; blocks until done.
 
     Raises SpecError, InputError, ModelError, OutputError, OutputExists if the place holds pictures of other
@@ -51,7 +51,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
         raise SpecError("the spec has no table [generate]; expected one with the key prompts")
     prompts = read_prompts(generate.prompts, Words.of(spec.train), "generate.prompts")
     model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
-    place = Storage.open(generate.output)
+    place = open_storage(generate.output)
     place.probe()
     wanted = plan(generate, prompts, model, lora)
     found = review(place, wanted)
@@ -67,7 +67,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
             add_lora(pipeline, lora, generate.lora_scale)
         return pipeline
 
-    made = fill(place, wanted, found.missing, generate, open_model, Onlooker(watcher, stop))
+    made = fill(place, wanted, found.missing, generate, open_model, Onlooker(listener, stop))
     if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
         place.write_bytes(GRID, _sheet(place, wanted))
     return GenerateReport(place.url, len(wanted), made)

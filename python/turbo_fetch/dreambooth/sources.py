@@ -13,7 +13,7 @@ from turbo_fetch.dreambooth.pictures import Picture
 from turbo_fetch.dreambooth.preflight import read_folder
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 from turbo_fetch.storage.failures import explained
 
 FETCHED = "fetch"
@@ -34,7 +34,7 @@ def _unpacked(place: str, work: Path) -> Path:
     """Write the pictures of a dataset and their captions as files, unless they are there already."""
     from turbo_fetch.dataset.reader import StoredDataset
 
-    storage = Storage.open(place)
+    storage = open_storage(place)
     folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(MANIFEST)).hexdigest()[:32]}"
     if folder.is_dir():
         return folder

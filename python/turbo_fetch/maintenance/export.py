@@ -33,7 +33,7 @@ from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.spec import OutputFormat, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec_for_others, read_spec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 from turbo_fetch.storage.lock import locked
 
 FROM: Final = "exported_from"
@@ -119,8 +119,8 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
     """
     started_s = time.monotonic()
     check_packages(job.format)
-    source = StoredDataset.open(Storage.open(job.source))
-    storage = Storage.open(job.destination)
+    source = StoredDataset.open(open_storage(job.source))
+    storage = open_storage(job.destination)
     if storage.url == source.storage.url:
         raise SpecError(f"the destination {storage.url} is the source; expected another place")
     output = _output(job, source)
@@ -153,7 +153,7 @@ def _convert(work: _Work) -> Record:
     """Make one destination shard; return its commit record."""
     export, source, output, target = work.export, work.source, work.output, work.target
     started_s = time.time()
-    storage = Storage.open(export.destination)
+    storage = open_storage(export.destination)
     files = ShardFiles(
         target.number, shard_name(target.number, output.shard_digits), export.format, source.image
     )

@@ -17,7 +17,7 @@ from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 from turbo_fetch.storage.lock import locked
 
 
@@ -57,8 +57,8 @@ def merge(
         raise SpecError(
             f"the destination of a merge is {destination!r}; expected a file whose name ends in {kind.suffix}"
         )
-    source = StoredDataset.open(Storage.open(source_url))
-    storage = Storage.open(folder or ".")
+    source = StoredDataset.open(open_storage(source_url))
+    storage = open_storage(folder or ".")
     with locked(storage):
         path = storage.make_work() / name
         samples = kind.merge(path, _identity(source), source.image, _shards(source, progress, stop))

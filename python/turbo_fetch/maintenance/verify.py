@@ -25,7 +25,7 @@ from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spool import frames
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 from turbo_fetch.storage.lock import locked
 
 SHOWN: Final = 50
@@ -73,7 +73,7 @@ class Verified:
 
 def verify(url: str, level: Level, processes: int, progress: Progress, stop: StopRequest) -> Verified:
     """Check the dataset at `url`; problems are in the result. Raises InputError if there is no dataset."""
-    storage = Storage.open(url)
+    storage = open_storage(url)
     dataset = StoredDataset.open(storage)
     result = Verified(storage.url, level, shards=len(dataset.shards))
     result.problems += _listing_problems(storage, dataset)
@@ -96,7 +96,7 @@ def repair(result: Verified) -> int:
 
     Their files stay until the next run replaces them. Raises OutputError if the place cannot be written to.
     """
-    storage = Storage.open(result.path)
+    storage = open_storage(result.path)
     with locked(storage):
         for name in result.damaged_shards:
             storage.delete(f"{name}{STATS_SUFFIX}")

@@ -100,10 +100,10 @@ def _renew_report(url: str) -> None:
     without_pandas()
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.report import write_report
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
     with contextlib.suppress(InputError):
-        write_report(Storage.open(url))
+        write_report(open_storage(url))
 
 
 def main() -> None:

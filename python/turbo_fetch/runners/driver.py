@@ -19,7 +19,7 @@ from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import open_storage
 
 MOVES_AT_ONCE: Final = 16
 
@@ -31,7 +31,7 @@ class Driver:
     """
 
     def __init__(self, fetch: FetchSpec, listener: Listener) -> None:
-        self._storage = Storage.open(fetch.output.path, fetch.output.spool)
+        self._storage = open_storage(fetch.output.path, fetch.output.spool)
         # A relative path would mean another folder on every machine.
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})

@@ -40,7 +40,7 @@ from turbo_fetch.runners.messages import (
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
 from turbo_fetch.shard.transform import Transform
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Storage, open_storage
 
 DOCUMENTS: Final = "documents.sqlite"
 """What hosts said in robots.txt and the like; in the work folder."""
@@ -246,7 +246,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
 def _place(setup: Setup) -> Iterator[Storage]:
     """Open where the worker publishes to: the output, or its attempt at it."""
     output = setup.fetch.output
-    storage = Storage.open(output.path, output.spool)
+    storage = open_storage(output.path, output.spool)
     if setup.attempt is None:
         yield storage
         return
