@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
+import tomli_w
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +24,16 @@ from kept_columns import ODD_NAMES, dataset, every_column
 from origin import Origin
 from turbo_fetch.cli.progress import RowProgress
 from turbo_fetch.dataset.card import MARK, write_card
+from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import open_storage
 
 ALBUM = album(24, side=40)
+FORMATS = get_args(OutputFormat)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_a_run_that_completes_leaves_a_card_with_counts_consent_and_hash_recipe(
     assert yaml.safe_load(front)["configs"][0]["data_files"][0]["split"] == "train"
     for expected in (
         "# cats",
-        "23 pictures from a list of 24 URLs (95.8%), in 3 shards",
+        "23 images from a list of 24 URLs (95.8%), in 3 shards",
         "| http-4xx | 1 | 4.17% |",
         "`noai`, `noimageai`, `noindex`, `noimageindex`",
         "sha256 of the bytes as they were downloaded",
@@ -118,7 +124,7 @@ def test_hugging_face_loads_the_folder_as_it_is(
         assert kept[0][picture].size == (64, 64)
 
 
-@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "files", "lmdb", "tfrecord", "dummy"])
+@pytest.mark.parametrize("output_format", FORMATS)
 def test_croissant_is_valid_and_its_records_are_the_rows(
     made: Path, tmp_path: Path, output_format: OutputFormat
 ) -> None:
@@ -131,9 +137,11 @@ def test_croissant_is_valid_and_its_records_are_the_rows(
     records = list(dataset.records("rows"))
     assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
     assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]
-
-
-FORMATS: list[OutputFormat] = ["webdataset", "files", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
+    columns = {"parquet": "image", "parquet_bytes": "jpg"}
+    if output_format in columns:
+        images = [record[f"rows/{columns[output_format]}"] for record in records]
+        assert [image is None for image in images] == [row == 3 for row in range(24)]
+        assert {image.size for image in images if image is not None} == {(64, 64)}
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -148,9 +156,9 @@ def test_the_card_says_how_to_load_the_dataset(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     variables: dict[str, Any] = {}
     exec(text.split("```python\n")[1].split("```")[0], variables)
-    assert len(list(variables["data"])) == (10 if output_format in {"webdataset", "files"} else 12)
-    without_builder = output_format in {"lmdb", "tfrecord", "dummy"}
-    assert ("has no builder for the format" in text) == without_builder
+    kind = format_of(output_format)
+    assert len(list(variables["data"])) == (12 if kind.hugging_face is None else 10)
+    assert ("has no builder for the format" in text) == (kind.hugging_face is None and kind.column is None)
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "a\u0085\u2029\ufeff\x00", "'"])
@@ -183,3 +191,31 @@ def test_croissant_describes_columns_of_any_type_and_name(
     (rows,) = json.loads((out / "croissant.json").read_bytes())["recordSet"]
     named = {field["name"] for field in rows["field"]}
     assert all(name in named or repr(name) in rows["description"] for name in columns)
+
+
+def test_the_card_tells_of_every_signal_that_decides_whether_an_image_may_be_used(tmp_path: Path) -> None:
+    heard = {"robots": "ignore", "opt_out": ["noai", "noimageai"], "content_usage": [], "tdm": "respect"}
+    assert heard.keys() == CONSENT_SIGNALS.keys() == _keys_read_by("consent.py") | _keys_read_by("hosts.py")
+    place = open_storage(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
+    spec = tomllib.loads(place.read_bytes("spec.toml").decode())
+    spec["fetch"]["http"] = {**spec["fetch"]["http"], **heard}
+    place.write_bytes("spec.toml", tomli_w.dumps(spec).encode())
+    write_card(place)
+    consent = place.read_bytes("README.md").decode().split("## Consent\n")[1].split("\n## ")[0]
+    for key, said in {
+        "robots": "ignored",
+        "opt_out": "respected, for `noai`, `noimageai`",
+        "content_usage": "ignored",
+        "tdm": "respected",
+    }.items():
+        assert f"- {CONSENT_SIGNALS[key]}: {said}.\n" in consent
+
+
+def _keys_read_by(module: str) -> set[str]:
+    """Return the keys of `[fetch.http]` that a module of `fetch/` reads."""
+    tree = ast.parse((Path(turbo_fetch.__file__).parent / "fetch" / module).read_text())
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"http", "self._http"}
+    }

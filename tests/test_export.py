@@ -201,10 +201,10 @@ def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
 ) -> None:
     target = tmp_path / "all.lmdb"
     with pytest.raises(Interrupted):
-        merge(str(made), str(target), Silent(stop, after=20), stop)
+        merge(str(made), str(target), "lmdb", Silent(stop, after=20), stop)
     assert not target.exists()
     fresh = StopRequest()
-    merged = merge(str(made), str(target), Silent(fresh), fresh)
+    merged = merge(str(made), str(target), "lmdb", Silent(fresh), fresh)
     fresh.close()
     assert merged.samples == 50
     with (
@@ -257,7 +257,7 @@ def test_targets_cover_every_row_once() -> None:
     ("arguments", "expected"),
     [
         (["{made}", "x", "-f", "tfrecrod"], "did you mean 'tfrecord'"),
-        (["{made}", "x", "-f", "parquet", "--merge"], "expected --format lmdb"),
+        (["{made}", "x", "-f", "parquet", "--merge"], "expected the format lmdb"),
         (["{made}", "x", "-f", "lmdb", "--merge"], "whose name ends in .lmdb"),
         (["{made}", "{made}", "-f", "lmdb"], "is the source"),
         (["nowhere", "x", "-f", "lmdb"], "there is no dataset"),

@@ -19,7 +19,7 @@ from PIL import Image
 from origin import Origin
 from peer import run_peer
 from peer_lists import BOX, pictures, rows, write_lists
-from turbo_fetch.dataset.formats.tfrecord_codec import decode_example, read_records
+from turbo_fetch.dataset.formats.tfrecord import decode_example, read_records
 from turbo_fetch.img2dataset import download
 
 Options = dict[str, Any]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ from turbo_fetch.spec import ImageSpec, OutputFormat
 SHARDS = 2
 ROWS = SHARDS * PER_SHARD
 GOOD = [row for row in range(ROWS) if not fails(row % PER_SHARD)]
-FORMATS: list[OutputFormat] = ["webdataset", "files", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
+FORMATS = get_args(OutputFormat)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.plan import survey
-from turbo_fetch.plan.list_notes import sentences
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.list_notes import ListNotes, sentences
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.plan.type_inference import Kind, joined
 from turbo_fetch.spec import InputSpec
@@ -292,3 +293,29 @@ def test_a_name_for_two_columns_is_an_error() -> None:
     tables = {"input": {"urls": "x", "keep_columns": {"a": "c", "b": "c"}}, "output": {"path": "y"}}
     with pytest.raises(SpecError, match="the name 'c' to several columns"):
         parse_spec({"fetch": tables})
+
+
+BROKEN = pa.StringArray.from_buffers(3, *pa.array([b"a\xffb", b"", b"\xc3"]).buffers()[1:])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_what_is_not_utf8_in_a_dictionary_is_replaced_and_counted(kind: pa.DataType) -> None:
+    coded = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 2], pa.int32()), BROKEN)
+    batch = pa.record_batch({"url": pa.array([URL] * 4), "n": coded})
+    columns, notes = Columns("url", keep={"n": "n"}), ListNotes("list")
+    rows = columns.rows(batch, columns.schema({"n": kind}), notes)
+    rows.validate(full=True)
+    assert rows.column("n").to_pylist() == ["", "a\ufffdb", None, "\ufffd"]
+    assert notes.counts == {"undecodable": (2, "list, row 2")}
+
+
+def test_what_is_not_utf8_in_nested_values_is_replaced_also_where_they_become_json() -> None:
+    nested = pa.StructArray.from_arrays([BROKEN], ["t"])
+    batch = pa.record_batch({"url": pa.array([URL] * 3), "n": nested})
+    columns = Columns("url", keep={"n": "n"})
+    rows = columns.rows(batch, columns.schema({"n": pa.string()}), ListNotes("list"))
+    assert [json.loads(text) for text in rows.column("n").to_pylist()] == [
+        {"t": "a\ufffdb"},
+        {"t": ""},
+        {"t": "\ufffd"},
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.dataset as arrow_dataset
@@ -134,7 +134,7 @@ def test_a_torch_data_loader_reads_the_tars_and_the_environments(tmp_path: Path)
     dataset.environment.close()
 
 
-@pytest.mark.parametrize("output_format", ["webdataset", "files", "parquet", "lmdb", "tfrecord", "dummy"])
+@pytest.mark.parametrize("output_format", get_args(OutputFormat))
 def test_duckdb_and_pyarrow_read_the_metadata(tmp_path: Path, output_format: OutputFormat) -> None:
     import duckdb
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shard_data import fails, picture, samples, source
 from turbo_fetch.dataset.formats import check_columns, write_shard
-from turbo_fetch.dataset.formats.tfrecord_codec import (
+from turbo_fetch.dataset.formats.tfrecord import (
     BadRecord,
     decode_example,
     encode_example,

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from turbo_fetch.maintenance.shard_check import check_shard
 from turbo_fetch.spec import OutputFormat
 
 ALBUM = album(30, side=40)
-FORMATS: tuple[OutputFormat, ...] = ("webdataset", "files", "parquet", "lmdb", "tfrecord", "dummy")
+FORMATS = get_args(OutputFormat)
 
 
 @pytest.fixture(scope="module")

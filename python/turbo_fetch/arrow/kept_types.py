@@ -86,15 +86,33 @@ def kept_values(array: pa.Array) -> pa.Array:
 
 
 def valid_texts(array: pa.Array) -> pa.Array:
-    """Return values of a kept type with U+FFFD for what is not UTF-8 in their strings.
+    """Return values of a kept type with U+FFFD for what is not UTF-8 in their strings, at any depth.
 
     Files may claim that bytes are UTF-8, which Arrow does not check when it reads, and some readers do.
     """
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
-        return _with_valid_texts(array)
+        kind = array.type
+        if kinds.is_struct(kind) or is_list(kind):
+            return rebuilt(array, kind, valid_texts)
+        return valid_utf8(array)[0] if is_string(kind) else array
     return array
+
+
+def valid_utf8(array: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    """Return strings or bytes as strings with U+FFFD for what is not UTF-8, and which had such, None if none had."""
+    try:
+        if not is_string(array.type):
+            return array.cast(pa.large_string()), None
+        array.validate(full=True)
+        return array, None
+    except pa.ArrowInvalid:
+        as_bytes = array.cast(pa.large_binary())
+        texts = [None if value is None else value.decode(errors="replace") for value in as_bytes.to_pylist()]
+        repaired = pa.array(texts, pa.large_string())
+        changed = pc.fill_null(pc.not_equal(repaired.cast(pa.large_binary()), as_bytes), False)
+        return repaired.cast(array.type) if is_string(array.type) else repaired, changed
 
 
 def rebuilt(array: pa.Array, kind: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
@@ -112,6 +130,16 @@ def rebuilt(array: pa.Array, kind: Any, convert: Callable[[pa.Array], pa.Array])
     lists = pa.LargeListArray if kinds.is_large_list(kind) else pa.ListArray
     offsets = pa.array(ends.astype(np.int64 if kinds.is_large_list(kind) else np.int32))
     return lists.from_arrays(offsets, values, type=kind, mask=array.is_null())
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Return whether the type is one of Arrow's three string types."""
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Return whether the type is one of Arrow's three types of bytes of any length."""
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -155,16 +183,6 @@ def _kept_list(kind: Any) -> pa.DataType:
     # Readers do not agree on fixed-size lists of no values.
     length = kind.list_size if kinds.is_fixed_size_list(kind) and kind.list_size else -1
     return pa.list_(value, length)
-
-
-def _with_valid_texts(array: pa.Array) -> pa.Array:
-    kind = array.type
-    if kinds.is_struct(kind) or is_list(kind):
-        return rebuilt(array, kind, _with_valid_texts)
-    if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
-        return array
-    raw = array.cast(pa.large_binary()).to_pylist()
-    return pa.array([None if value is None else value.decode(errors="replace") for value in raw], kind)
 
 
 def _repeated_field(kind: pa.DataType) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated, Optional, get_args
 
 import typer
 
 from turbo_fetch.cli.usage import Json, Quiet, checked_format
+from turbo_fetch.spec.formats import OutputFormat
 
 
 def export(
@@ -20,7 +21,7 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="webdataset, files, parquet, parquet_bytes, lmdb, tfrecord or dummy.",
+            help=f"One of {', '.join(get_args(OutputFormat))}.",
             metavar="FORMAT",
         ),
     ],
@@ -30,7 +31,7 @@ def export(
     ] = None,
     merge: Annotated[
         bool,
-        typer.Option("--merge", help="lmdb: one environment for all samples; DESTINATION is a .lmdb file."),
+        typer.Option("--merge", help="All samples in one file, DESTINATION, if the format can have that."),
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     quiet: Quiet = False,
@@ -53,18 +54,12 @@ def export(
 
     without_pandas()
     known = checked_format(output_format)
-    if merge and known != "lmdb":
-        raise SpecError(
-            f"--merge with --format {known}: expected --format lmdb, the only format with one file"
-        )
     if merge and samples_per_shard is not None:
-        raise SpecError(
-            "--merge with --samples-per-shard: expected one of them; one environment has no shards"
-        )
+        raise SpecError("--merge with --samples-per-shard: expected one of them; one file has no shards")
     rows = sum(shard.rows for shard in open_dataset(source).shards)
     with stop_on_signals() as stop, RowProgress(sys.stderr, "exporting", rows, quiet) as progress:
         if merge:
-            show(merge_shards(source, destination, progress, stop), as_json)
+            show(merge_shards(source, destination, known, progress, stop), as_json)
             return
         processes = workers or available_cores()
         job = exports.Export(source, destination, known, samples_per_shard, processes)

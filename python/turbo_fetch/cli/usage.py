@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 def checked_format(name: str) -> OutputFormat:
     """Return the output format of this name; raises SpecError that names the nearest one."""
     from turbo_fetch.errors import SpecError
-    from turbo_fetch.spec import OutputFormat
+    from turbo_fetch.spec.formats import OutputFormat
 
     known = get_args(OutputFormat)
     if name in known:

@@ -6,20 +6,17 @@ the user's, and is left alone.
 
 from __future__ import annotations
 
-import tomllib
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from turbo_fetch.dataset.croissant import croissant
-from turbo_fetch.dataset.hf_features import Feature, sample_features, table_features, yaml_features
-from turbo_fetch.dataset.manifest import read_manifest
+from turbo_fetch.dataset.facts import Facts
+from turbo_fetch.dataset.formats import METADATA_SUFFIX
+from turbo_fetch.dataset.hf_features import Feature, table_features, yaml_features
 from turbo_fetch.progress.summary import human_bytes
+from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.storage import Storage
 
 README: Final = "README.md"
@@ -28,62 +25,29 @@ MARK: Final = (
     "# made by turbo-fetch, and made anew by the next run; delete this line to keep your own changes"
 )
 
-_LOADS: Final = {
-    "webdataset": "webdataset, Hugging Face datasets, torch DataLoader",
-    "files": "Hugging Face datasets (imagefolder), torchvision, anything that opens files",
-    "parquet": "Hugging Face datasets, pyarrow, pandas, Polars, DuckDB",
-    "parquet_bytes": "Hugging Face datasets, pyarrow, pandas, Polars, DuckDB",
-    "lmdb": "lmdb, torch DataLoader",
-    "tfrecord": "tf.data, PyPI tfrecord",
-    "dummy": "pyarrow, pandas, Polars, DuckDB (there are no pictures)",
-}
-_IMAGES: Final = ("jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "ico")
-"""Extensions of pictures that are kept as they came, as far as imagefolder takes them."""
-
-
-@dataclass(slots=True)
-class Facts:
-    """What is known of a dataset: its name, what was asked for, what came of it."""
-
-    name: str
-    fetch: dict[str, Any]
-    """The table `[fetch]` of the spec as run; empty if there is none."""
-    schema: pa.Schema | None = None
-    """The columns of `NNNNN.parquet`."""
-    rows: int = 0
-    shards: int = 0
-    bytes: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def format(self) -> str:
-        """The format of the shards."""
-        return str(self.fetch["output"]["format"])
-
 
 def write_card(storage: Storage) -> None:
     """Write both files into a place with a dataset; nothing if it has no shard or no spec. Raises OutputError."""
-    facts = _facts(storage)
-    if facts.schema is None or not facts.fetch:
+    facts = Facts.of(storage)
+    if facts is None:
         return
     storage.write_bytes(CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
-    try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
-    except FileNotFoundError:
-        is_ours = True
-    if is_ours:
+    if _is_ours(storage):
         storage.write_bytes(README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
     storage.delete(CROISSANT)
-    try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
-    except FileNotFoundError:
-        return
-    if is_ours:
+    if _is_ours(storage):
         storage.delete(README)
+
+
+def _is_ours(storage: Storage) -> bool:
+    try:
+        return MARK.encode() in storage.read_bytes(README)
+    except FileNotFoundError:
+        return True
 
 
 def card(facts: Facts) -> str:
@@ -102,8 +66,8 @@ def card(facts: Facts) -> str:
 
 # {facts.name}
 
-{successes:,} pictures from a list of {facts.rows:,} URLs ({share:.1%}), in {facts.shards:,} shards of up to
-{output["samples_per_shard"]:,} rows, {human_bytes(facts.bytes)}. Format: {facts.format} ({_LOADS[facts.format]}).
+{successes:,} images from a list of {facts.rows:,} URLs ({share:.1%}), in {facts.shards:,} shards of up to
+{output["samples_per_shard"]:,} rows, {human_bytes(facts.bytes)}. Format: {facts.format_name} ({facts.format.loads_in}).
 
 ## Load it
 
@@ -112,7 +76,7 @@ def card(facts: Facts) -> str:
 
 - `NNNNN.parquet` has a row for every URL of the list, those that failed too: `status`, `error_message`, sizes and the
   columns of the list. `NNNNN.ledger.parquet` tells what happened to each of them.
-- Pictures: mode `{image["mode"]}`, size {size}, encoded as {image["encode"]}{_quality(image)}.
+- Images: mode `{image["mode"]}`, size {size}, encoded as {image["encode"]}{_quality(image)}.
 - `manifest.jsonl` has the sha256 of every file; check them with `turbo-fetch verify`.
 
 ## What became of the URLs
@@ -124,7 +88,7 @@ def card(facts: Facts) -> str:
 ## Consent
 
 {_consent(http)}
-The pictures belong to whoever made them. This card claims no licence for them.
+The images belong to whoever made them. This card claims no licence for them.
 
 ## Hashes
 
@@ -134,80 +98,32 @@ Keys are the shard's number followed by the row's index in it, so the row of the
 """
 
 
-def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
-    """Return the columns of `NNNNN.parquet` of a committed shard."""
-    names = [file["name"] for file in record["files"]]
-    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
-    with storage.open_file(table) as file:
-        return pq.read_schema(file)
-
-
-def _facts(storage: Storage) -> Facts:
-    name = PurePosixPath(storage.url.rstrip("/")).name or "dataset"
-    try:
-        fetch = tomllib.loads(storage.read_bytes("spec.toml").decode()).get("fetch", {})
-    except FileNotFoundError:
-        fetch = {}
-    facts = Facts(name, fetch)
-    for record in read_manifest(storage):
-        if facts.schema is None:
-            facts.schema = stored_schema(storage, record)
-        facts.rows += record["rows"]
-        facts.shards += 1
-        facts.bytes += sum(file["bytes"] for file in record["files"])
-        facts.outcomes.update(record["outcomes"])
-    return facts
-
-
 def _loading(facts: Facts) -> str:
     """Return the YAML by which `datasets.load_dataset(folder)` picks the right files and knows their types."""
-    assert facts.schema is not None
-    digits = "[0-9]" * facts.fetch["output"].get("shard_digits", 5)
-    extension = _extension(facts)
-    features: list[Feature] = []
-    match facts.format:
-        case "webdataset":
-            paths = [f"{digits}.tar"]
-            features = sample_features(facts.schema, extension)
-        case "files":
-            # The types are in `metadata.parquet`. A pattern for all files would make it a dataset of JSON.
-            found = _IMAGES if facts.fetch["image"]["encode"] == "original" else (extension,)
-            paths = [*(f"{digits}/*.{each}" for each in found), f"{digits}/metadata.parquet"]
-        case "parquet":
-            paths = [f"{digits}.parquet"]
-            features = table_features(facts.schema, "image")
-        case _:
-            paths = [f"{digits}.parquet"]
-            features = table_features(facts.schema, extension if facts.format == "parquet_bytes" else None)
+    kind = facts.format
+    if kind.hugging_face is None:
+        paths: Sequence[str] = [f"{facts.shard_pattern}{METADATA_SUFFIX}"]
+        features: Sequence[Feature] = table_features(facts.schema, kind.image_column(facts.schema))
+    else:
+        paths = kind.hugging_face.data_files(facts.shard_pattern, facts.image)
+        features = kind.hugging_face.features(facts.schema, facts.image)
     info = ["dataset_info:", "  features:", *yaml_features(features, "  ")] if features else []
     data_files = ["  data_files:", "  - split: train", "    path:", *(f'    - "{path}"' for path in paths)]
     return "\n".join([*info, "configs:", "- config_name: default", *data_files, ""])
 
 
 def _how_to_load(facts: Facts) -> str:
-    folder = f"./{facts.name}"
+    folder, kind = f"./{facts.name}", facts.format
     lines = ["import datasets", "", f"data = datasets.load_dataset({folder!r}, split='train')"]
     told = "This file says which files are the data, and of which types they are."
-    if facts.format == "webdataset":
-        lines += [
-            "",
-            "# some of the shards: types are not in them, so give them along",
-            f"features = datasets.load_dataset_builder({folder!r}).info.features",
-            f"tars = {folder + '/*.tar'!r}",
-            "data = datasets.load_dataset('webdataset', data_files=tars, features=features, split='train')",
-        ]
-    elif facts.format in {"lmdb", "tfrecord", "dummy"}:
+    if kind.hugging_face is not None:
+        lines += kind.hugging_face.example(folder)
+    elif kind.column is None:
         told = (
-            f"Hugging Face datasets has no builder for the format {facts.format}: it reads the rows of "
-            "`NNNNN.parquet`, without pictures."
+            f"Hugging Face datasets has no builder for the format {facts.format_name}: it reads the rows of "
+            "`NNNNN.parquet`, without images."
         )
     return "\n".join(["```python", *lines, "```", "", told, ""])
-
-
-def _extension(facts: Facts) -> str:
-    """Return the extension of pictures, as in the shards."""
-    encode = str(facts.fetch["image"]["encode"])
-    return "jpg" if encode == "original" else encode
 
 
 def _quality(image: dict[str, Any]) -> str:
@@ -215,17 +131,25 @@ def _quality(image: dict[str, Any]) -> str:
 
 
 def _consent(http: dict[str, Any]) -> str:
-    asked = [f"- User agent: `{http['user_agent']}`"]
-    directives = http.get("opt_out", [])
-    if directives:
-        names = ", ".join(f"`{name}`" for name in directives)
-        asked.append(f"- Pictures whose X-Robots-Tag header says {names} were left out.")
-    else:
-        asked.append("- X-Robots-Tag headers were not heeded.")
-    robots = http.get("robots")
-    if robots is not None:
-        asked.append(f"- robots.txt: {robots}.")
-    return "\n".join(asked) + "\n"
+    told = [f"- {what}: {_respected(http.get(key))}." for key, what in CONSENT_SIGNALS.items()]
+    return "\n".join(
+        [
+            f"- User agent: `{http['user_agent']}`",
+            *told,
+            "",
+            "What a respected signal forbids was left out.",
+            "",
+        ]
+    )
+
+
+def _respected(said: Any) -> str:
+    """Return what the spec says of a signal; a dataset of an earlier version may have known nothing of it."""
+    if not said or said == "ignore":
+        return "ignored"
+    if isinstance(said, list):
+        return f"respected, for {', '.join(f'`{each}`' for each in said)}"
+    return "respected" if said == "respect" else f"respected in {said}"
 
 
 def _hashes(image: dict[str, Any]) -> str:

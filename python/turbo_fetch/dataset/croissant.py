@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.types as kinds
 
 from turbo_fetch.arrow.kept_types import is_list, kept_type
-
-if TYPE_CHECKING:
-    from turbo_fetch.dataset.card import Facts
+from turbo_fetch.dataset.facts import Facts
+from turbo_fetch.dataset.formats import METADATA_SUFFIX
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 
 _CONTEXT: Final[dict[str, Any]] = {
     "@language": "en",
@@ -54,19 +54,14 @@ _CONTEXT: Final[dict[str, Any]] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_PICTURES: Final = {
-    "webdataset": ("*.tar", "application/x-tar"),
-    "lmdb": ("*.lmdb", "application/octet-stream"),
-    "tfrecord": ("*.tfrecord", "application/octet-stream"),
-}
 
 
 def croissant(facts: Facts) -> dict[str, Any]:
     """Return the JSON-LD of the dataset."""
-    assert facts.schema is not None
     successes = facts.outcomes["success"]
+    images = facts.format.image_column(facts.schema)
     fields = {
-        column.name: _field(column, column_id)
+        column.name: _field(column, column_id, is_image=column.name == images)
         for column, column_id in zip(facts.schema, _ids(facts.schema.names), strict=True)
     }
     return {
@@ -75,8 +70,8 @@ def croissant(facts: Facts) -> dict[str, Any]:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": facts.name,
         "description": (
-            f"{successes:,} pictures from a list of {facts.rows:,} URLs, in {facts.shards:,} shards of the format "
-            f"{facts.format}. Rows by outcome: "
+            f"{successes:,} images from a list of {facts.rows:,} URLs, in {facts.shards:,} shards of the format "
+            f"{facts.format_name}. Rows by outcome: "
             + ", ".join(f"{label} {count:,}" for label, count in sorted(facts.outcomes.items()))
             + "."
         ),
@@ -89,7 +84,7 @@ def croissant(facts: Facts) -> dict[str, Any]:
                 "@type": "cr:RecordSet",
                 "@id": "rows",
                 "name": "rows",
-                "description": "One record for each URL of the list, whether it became a picture or not."
+                "description": "One record for each URL of the list, whether it became an image or not."
                 + _left_out([name for name, field in fields.items() if field is None]),
                 "key": {"@id": "rows/key"},
                 "field": [field for field in fields.values() if field is not None],
@@ -100,16 +95,12 @@ def croissant(facts: Facts) -> dict[str, Any]:
 
 def _distribution(facts: Facts) -> list[dict[str, Any]]:
     # Readers do not agree on `excludes`, so the pattern says how the names of shards look.
-    digits = "[0-9]" * facts.fetch["output"].get("shard_digits", 5)
-    files = [_file_set("metadata", f"{digits}.parquet", "application/x-parquet")]
-    files.append(_file_set("ledgers", "*.ledger.parquet", "application/x-parquet"))
-    if facts.format in _PICTURES:
-        files.append(_file_set("pictures", *_PICTURES[facts.format]))
-    elif facts.format == "files":
-        encode = facts.fetch["image"]["encode"]
-        extension = "*" if encode == "original" else encode
-        files.append(_file_set("pictures", f"*/*.{extension}", f"image/{_media(encode)}"))
-    return files
+    files = [
+        _file_set("metadata", f"{facts.shard_pattern}{METADATA_SUFFIX}", "application/x-parquet"),
+        _file_set("ledgers", f"*{LEDGER_SUFFIX}", "application/x-parquet"),
+    ]
+    beside = facts.format.croissant_files
+    return files if beside is None else [*files, _file_set("images", *beside(facts.image))]
 
 
 def _file_set(name: str, includes: str, encoding: str) -> dict[str, Any]:
@@ -120,10 +111,6 @@ def _file_set(name: str, includes: str, encoding: str) -> dict[str, Any]:
         "encodingFormat": encoding,
         "includes": includes,
     }
-
-
-def _media(encode: str) -> str:
-    return {"jpg": "jpeg", "original": "*"}.get(encode, encode)
 
 
 def _left_out(names: list[str]) -> str:
@@ -146,12 +133,14 @@ def _ids(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _field(column: pa.Field, column_id: str) -> dict[str, Any] | None:
+def _field(column: pa.Field, column_id: str, *, is_image: bool) -> dict[str, Any] | None:
     """Return the field of a column, None if Croissant has no word for its type."""
     extract: dict[str, Any] = {"fileSet": {"@id": "metadata"}, "extract": {"column": column.name}}
     kind, repeated = column.type, False
-    if column.name == "image" and kinds.is_struct(kind):
-        data_type, extract["transform"] = "sc:ImageObject", {"jsonPath": "bytes"}
+    if is_image:
+        data_type = "sc:ImageObject"
+        if kinds.is_struct(kind):
+            extract["transform"] = {"jsonPath": "bytes"}
     else:
         while is_list(kind):
             kind, repeated = kind.value_type, True

@@ -16,7 +16,7 @@ import pyarrow.types as kinds
 from turbo_fetch.arrow.kept_types import is_list, kept_type, rebuilt
 
 IMAGE: Final = "image"
-"""What stands for the type of pictures."""
+"""What stands for the type of images."""
 
 Feature = tuple[str, pa.DataType | str]
 """A name, and its type or `IMAGE`."""
@@ -35,20 +35,9 @@ _NAMES: Final = {
 }
 
 
-def sample_features(metadata: pa.Schema, extension: str) -> list[Feature]:
-    """Return the features of webdataset samples with these columns: a member each, as they stand in the tar."""
-    members: list[Feature] = [
-        (extension, IMAGE),
-        ("json", pa.struct([(column.name, json_type(column.type)) for column in metadata])),
-    ]
-    if "caption" in metadata.names:
-        members.append(("txt", pa.string()))
-    return [*members, ("__key__", pa.string()), ("__url__", pa.string())]
-
-
-def table_features(columns: pa.Schema, picture: str | None = None) -> list[Feature]:
-    """Return the features of the rows of a table, of which one column may have pictures."""
-    return [(column.name, IMAGE if column.name == picture else kept_type(column.type)) for column in columns]
+def table_features(columns: pa.Schema, images: str | None) -> list[Feature]:
+    """Return the features of the rows of a table, of which one column, `images`, may have images."""
+    return [(column.name, IMAGE if column.name == images else kept_type(column.type)) for column in columns]
 
 
 def json_type(kind: pa.DataType) -> pa.DataType:

@@ -13,9 +13,12 @@ import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import type_in_parquet
 from turbo_fetch.dataset.attempts import discard_attempts
-from turbo_fetch.dataset.card import delete_card, stored_schema
+from turbo_fetch.dataset.card import delete_card
+from turbo_fetch.dataset.facts import stored_schema
+from turbo_fetch.dataset.formats import data_suffixes
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 from turbo_fetch.dataset.manifest import NAME as MANIFEST
-from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
+from turbo_fetch.dataset.manifest import STATS_SUFFIX, Manifest, Record, read_manifest
 from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.monitor.records import NAME as METRICS
 from turbo_fetch.monitor.records import REPORT
@@ -29,7 +32,6 @@ SPEC: Final = "spec.toml"
 DRIFT: Final = "refresh"
 """The folder in which a refresh reports what has drifted."""
 
-_SHARD_SUFFIX: Final = r"(_stats\.json|\.tar|\.parquet|\.lmdb|\.tfrecord|\.ledger\.parquet|)"
 _SPOOL_FILE = re.compile(r"\d+(\.refresh)?\.spool")
 
 Lists = Sequence[Mapping[str, Any]]
@@ -247,7 +249,8 @@ def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[st
 
 def _shard_file(output: OutputSpec) -> re.Pattern[str]:
     """Return the pattern of the names of a shard's files."""
-    return re.compile(rf"\d{{{output.shard_digits},}}{_SHARD_SUFFIX}")
+    suffixes = "|".join(map(re.escape, {STATS_SUFFIX, LEDGER_SUFFIX, *data_suffixes()}))
+    return re.compile(rf"\d{{{output.shard_digits},}}({suffixes})")
 
 
 def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:

@@ -1,4 +1,4 @@
-"""A finished dataset: what it is, its shards, and their rows joined with their pictures."""
+"""A finished dataset: what it is, its shards, and their rows joined with their images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any, Final, NamedTuple
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from turbo_fetch.dataset.formats import METADATA_SUFFIX, SUFFIXES
-from turbo_fetch.dataset.formats.files import EXTENSIONS
-from turbo_fetch.dataset.formats.images import BESIDE_METADATA, Picture, picture_format
+from turbo_fetch.dataset.formats import METADATA_SUFFIX, all_formats, format_of
+from turbo_fetch.dataset.formats.format import StoredImage
+from turbo_fetch.dataset.formats.images import ENCODINGS, image_type, type_extension
 from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.dataset.tables import metadata_batches, opened, picture_column, with_seconds
+from turbo_fetch.dataset.tables import metadata_batches, opened, with_seconds
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage, open_storage
@@ -34,7 +33,7 @@ _RECORD_FILE: Final = re.compile(r"(\d+)_stats\.json")
 
 
 class Sample(NamedTuple):
-    """A row that has a picture: its key, the bytes of the picture as stored, and all its metadata."""
+    """A row that has an image: its key, the bytes of the image as stored, and all its metadata."""
 
     key: str
     image: bytes
@@ -47,9 +46,8 @@ class Sample(NamedTuple):
 
     @property
     def extension(self) -> str:
-        """The extension of a file with this picture, by its content: jpg, png …"""
-        found = picture_format(self.image) or "bin"
-        return EXTENSIONS.get(found, found)
+        """The extension of a file with this image, by its content: jpg, png …"""
+        return type_extension(image_type(self.image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ class StoredDataset:
 
     @property
     def image(self) -> ImageSpec:
-        """How the pictures were made; for a dataset of img2dataset only the encoding is true."""
+        """How the images were made; for a dataset of img2dataset only the encoding is true."""
         if self.essentials is None:
             return ImageSpec(encode=_guess_encoding(self))
         try:
@@ -143,45 +141,41 @@ class StoredDataset:
         """Yield the samples of the shards (default: all), in order; about 16 MB are in memory at a time."""
         for shard in self.shards if shards is None else shards:
             for batch in self.batches(shard):
-                for metadata, picture in zip(batch.metadata.to_pylist(), batch.image, strict=True):
-                    if picture.is_valid:
-                        yield Sample(metadata["key"], picture.as_py(), metadata)
+                for metadata, image in zip(batch.metadata.to_pylist(), batch.image, strict=True):
+                    if image.is_valid:
+                        yield Sample(metadata["key"], image.as_py(), metadata)
 
     def batches(self, shard: StoredShard) -> Iterator[Samples]:
-        """Yield all rows of a shard in order, those without a picture too, in batches of up to 256 rows and 16 MB.
+        """Yield all rows of a shard in order, those without an image too, in batches of up to 256 rows and 16 MB.
 
-        Raises DatasetError where rows and pictures do not agree.
+        Raises DatasetError where rows and images do not agree.
         """
+        kind = format_of(self.format)
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
-            beside = BESIDE_METADATA.get(self.format)
-            pictures = None if beside is None else beside(self.storage, shard.name)
-            for metadata, within in metadata_batches(table):
-                if pictures is not None:
-                    yield from _joined(metadata, pictures, self._place(shard))
+            images = None if kind.read_images is None else kind.read_images(self.storage, shard.name)
+            for metadata, within in metadata_batches(table, kind.image_column(table.schema_arrow)):
+                if images is not None:
+                    yield from _joined(metadata, images, self._place(shard))
                 elif within is not None:
                     yield from _checked(metadata, within, self._place(shard))
                 else:
                     yield _samples(metadata, [None] * metadata.num_rows)
-            left = None if pictures is None else next(pictures, None)
+            left = None if images is None else next(images, None)
             if left is not None:
                 raise DatasetError(
-                    f"{self._place(shard)}: the picture {left.key} has no row, or is out of order"
+                    f"{self._place(shard)}: the image {left.key} has no row, or is out of order"
                 )
 
     def metadata(self, shard: StoredShard) -> pa.Table:
-        """Return the metadata of a shard without its pictures."""
+        """Return the metadata of a shard without its images."""
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
-            column = picture_column(table.schema_arrow)
-            rows = table.read([name for name in table.schema_arrow.names if name != column])
+            rows = table.read(self._without_images(table.schema_arrow).names)
             return with_seconds(rows.replace_schema_metadata(None), table)
 
     def metadata_schema(self, shard: StoredShard) -> pa.Schema:
-        """Return the columns of the metadata of a shard, without pictures."""
+        """Return the columns of the metadata of a shard, without images."""
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
-            schema = table.schema_arrow
-            column = picture_column(schema)
-            kept = [field for field in schema if field.name != column]
-            return pa.schema(kept)
+            return self._without_images(table.schema_arrow)
 
     def ledger(self, shard: StoredShard) -> pa.Table:
         """Return the ledger of a shard."""
@@ -193,8 +187,12 @@ class StoredDataset:
         with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
             return table.read(["url"]).column("url")
 
+    def _without_images(self, table: pa.Schema) -> pa.Schema:
+        images = format_of(self.format).image_column(table)
+        return pa.schema([column for column in table if column.name != images])
+
     def _place(self, shard: StoredShard) -> str:
-        return f"{self.storage.url}/{shard.name}{SUFFIXES[self.format]}"
+        return f"{self.storage.url}/{shard.name}{format_of(self.format).suffix}"
 
 
 def may_be_of_dataset(name: str) -> bool:
@@ -207,21 +205,21 @@ def open_dataset(url: str) -> StoredDataset:
     return StoredDataset.open(open_storage(url))
 
 
-def _joined(metadata: pa.RecordBatch, pictures: Iterator[Picture], place: str) -> Iterator[Samples]:
-    """Give each successful row the next picture, which must be its own."""
+def _joined(metadata: pa.RecordBatch, images: Iterator[StoredImage], place: str) -> Iterator[Samples]:
+    """Give each successful row the next image, which must be its own."""
     start, size = 0, 0
     found: list[bytes | None] = []
     rows = zip(metadata.column("key").to_pylist(), _successes(metadata), strict=True)
     for stop, (key, is_success) in enumerate(rows):
-        picture = next(pictures, None) if is_success else None
-        if is_success and (picture is None or picture.key != key):
-            seen = "nothing" if picture is None else picture.key
-            raise DatasetError(f"{place}: the picture of {key} is missing or out of order; found {seen}")
-        if size and picture is not None and size + len(picture.content) > BATCH_BYTES:
+        image = next(images, None) if is_success else None
+        if is_success and (image is None or image.key != key):
+            seen = "nothing" if image is None else image.key
+            raise DatasetError(f"{place}: the image of {key} is missing or out of order; found {seen}")
+        if size and image is not None and size + len(image.content) > BATCH_BYTES:
             yield _samples(metadata.slice(start, stop - start), found)
             start, size, found = stop, 0, []
-        found.append(None if picture is None else picture.content)
-        size += 0 if picture is None else len(picture.content)
+        found.append(None if image is None else image.content)
+        size += 0 if image is None else len(image.content)
     yield _samples(metadata.slice(start), found)
 
 
@@ -229,7 +227,7 @@ def _checked(metadata: pa.RecordBatch, within: pa.Array, place: str) -> Iterator
     if within.is_valid().to_pylist() != _successes(metadata):
         first = metadata.column("key")[0]
         raise DatasetError(
-            f"{place}: from {first} on, the rows with a picture are not those with status success"
+            f"{place}: from {first} on, the rows with an image are not those with status success"
         )
     yield _samples(metadata, within.to_pylist())
 
@@ -239,9 +237,9 @@ def _successes(metadata: pa.RecordBatch) -> list[bool]:
     return successes
 
 
-def _samples(metadata: pa.RecordBatch, pictures: Sequence[bytes | None]) -> Samples:
-    formats = [None if content is None else picture_format(content) for content in pictures]
-    return Samples(metadata, pa.array(pictures, pa.binary()), pa.array(formats, pa.string()))
+def _samples(metadata: pa.RecordBatch, images: Sequence[bytes | None]) -> Samples:
+    types = [None if content is None else image_type(content) for content in images]
+    return Samples(metadata, pa.array(images, pa.binary()), pa.array(types, pa.string()))
 
 
 def stored_shard(record: Record) -> StoredShard:
@@ -283,23 +281,19 @@ def _unlisted_shards(storage: Storage) -> Iterator[StoredShard]:
 
 
 def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputFormat:
-    first = shards[0].name
-    for output_format in BESIDE_METADATA:
-        if storage.exists(f"{first}{SUFFIXES[output_format]}"):
-            return output_format
+    """Return the format whose images are there: beside the metadata, or in a column of it."""
+    first, formats = shards[0].name, all_formats()
+    # Folders last: one may be an archive that was unpacked.
+    for name in sorted(formats, key=lambda name: not formats[name].suffix):
+        if formats[name].read_images is not None and storage.exists(f"{first}{formats[name].suffix}"):
+            return name
     with opened(storage, f"{first}{METADATA_SUFFIX}") as table:
-        return _format_of(table)
-
-
-def _format_of(table: pq.ParquetFile) -> OutputFormat:
-    column = picture_column(table.schema_arrow)
-    if column is None:
-        return "dummy"
-    return "parquet" if column == "image" else "parquet_bytes"
+        within = [name for name in formats if formats[name].image_column(table.schema_arrow) is not None]
+    return within[0] if within else next(name for name in formats if not formats[name].has_images)
 
 
 def _guess_encoding(dataset: StoredDataset) -> Any:
-    """Return the encoding of the first picture, by its content; `original` if it is none that is encoded to."""
+    """Return the encoding of the first image, by its content; `original` if it is none that is encoded to."""
     first = next(dataset.samples(), None)
     found = None if first is None else first.extension
-    return found if found in {"jpg", "png", "webp"} else "original"
+    return found if found in ENCODINGS else "original"

@@ -32,7 +32,7 @@ _LAST_SOURCE_COLUMNS: Final = ("caption", *EXPECTED_HASH, "url")
 
 
 class Samples(NamedTuple):
-    """Rows of a shard, ready to be written: metadata, and the picture, null where there is none."""
+    """Rows of a shard, ready to be written: metadata, and the image, null where there is none."""
 
     metadata: pa.RecordBatch
     image: pa.BinaryArray | pa.BinaryViewArray
@@ -51,6 +51,8 @@ LABELS: Final = by_outcome({outcome: outcome.label for outcome in Outcome}, pa.s
 _STATUSES: Final = by_outcome({outcome: outcome.img2dataset_status for outcome in Outcome}, pa.string())
 
 
+# Every batch of a shard asks; whether Parquet can hold a type is found by trying.
+@lru_cache(maxsize=8)
 def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
     """Return the schema of the metadata of samples whose source rows have the schema `source`.
 
@@ -105,7 +107,7 @@ def metadata_batch(
 
 
 def _statuses(results: pa.RecordBatch) -> pa.StringArray:
-    """Return img2dataset's statuses. A picture that ends early in a body that is whole did not fail to download."""
+    """Return img2dataset's statuses. An image that ends early in a body that is whole did not fail to download."""
     outcome = results.column("outcome")
     cut = pc.equal(outcome, Outcome.TRUNCATED.number)
     cut = pc.and_(cut, pc.is_valid(results.column("original_format")))
@@ -152,7 +154,6 @@ def _source_columns(source: pa.Schema) -> list[str]:
     return [name for name in source.names if name not in last] + last
 
 
-@lru_cache
 def _check_type(field: pa.Field) -> None:
     why = unkept(field.type)
     if why is not None:

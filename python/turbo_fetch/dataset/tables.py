@@ -1,4 +1,4 @@
-"""The rows of one stored shard, from its Parquet file, with or without pictures in it."""
+"""The rows of one stored shard, from its Parquet file, with or without images in it."""
 
 from __future__ import annotations
 
@@ -31,25 +31,23 @@ def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         raise DatasetError(f"{storage.url}/{name}: damaged: {error}") from error
 
 
-def metadata_batches(table: pq.ParquetFile) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
-    """Yield the metadata of the rows in order, and the pictures, None if the file has no column of them.
-
-    Whether a column holds pictures goes by its name and type: img2dataset's is binary and named after the encoding.
-    """
+def metadata_batches(
+    table: pq.ParquetFile, image_column: str | None
+) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
+    """Yield the metadata of the rows in order, and their images, None if there is no column of them."""
     lacking = {"key", "status"} - set(table.schema_arrow.names)
     if lacking:
         raise DatasetError(f"the metadata lack the columns {sorted(lacking)}; expected a finished dataset")
-    column = picture_column(table.schema_arrow)
     for batch in table.iter_batches(batch_size=ROWS_PER_BATCH):
         # What it announces is of the file, not of its rows.
         batch = with_seconds(batch.replace_schema_metadata(None), table)
-        if column is None:
+        if image_column is None:
             yield batch, None
             continue
-        found = batch.column(column)
+        found = batch.column(image_column)
         if pa.types.is_struct(found.type):
             found = pc.struct_field(found, "bytes")
-        yield batch.drop_columns([column]), found
+        yield batch.drop_columns([image_column]), found
 
 
 def with_seconds(rows: _Rows, table: pq.ParquetFile) -> _Rows:
@@ -66,13 +64,3 @@ def with_seconds(rows: _Rows, table: pq.ParquetFile) -> _Rows:
         if (pa.types.is_timestamp(kind) or pa.types.is_time32(kind)) and kind.unit == "s":
             rows = rows.set_column(place, pa.field(name, kind), rows.column(place).cast(kind))
     return rows
-
-
-def picture_column(schema: pa.Schema) -> str | None:
-    """Return the name of the column of pictures, which is the last one; None if there is none."""
-    if not schema.names:
-        return None
-    last = schema.field(len(schema) - 1)
-    if last.name == "image" and pa.types.is_struct(last.type):
-        return "image"
-    return last.name if last.name in {"jpg", "png", "webp"} and pa.types.is_binary(last.type) else None

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_packages
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.job import DRIFT as FOLDER
 from turbo_fetch.dataset.job import refuse_changes
 from turbo_fetch.dataset.manifest import Manifest, Record

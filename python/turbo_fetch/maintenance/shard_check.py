@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from turbo_fetch.dataset.formats import METADATA_SUFFIX
+from turbo_fetch.dataset.formats import METADATA_SUFFIX, format_of
 from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
@@ -124,7 +124,7 @@ def _row_problems(
         samples += len(batch.image) - batch.image.null_count
         if decoder is not None:
             yield from decoder.problems(shard, batch)
-    expected = 0 if dataset.format == "dummy" else record["outcomes"].get("success", 0)
+    expected = record["outcomes"].get("success", 0) if format_of(dataset.format).has_images else 0
     if samples != expected:
         yield Problem(shard.name, shard.name, f"has {samples:,} pictures; expected {expected:,}")
 

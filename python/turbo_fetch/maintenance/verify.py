@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from turbo_fetch.dataset.formats import data_suffixes
+from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 from turbo_fetch.dataset.manifest import NAME as MANIFEST
 from turbo_fetch.dataset.manifest import STATS_SUFFIX, Manifest, read_manifest
 from turbo_fetch.dataset.reader import StoredDataset
@@ -27,7 +29,6 @@ from turbo_fetch.storage import Storage, open_storage
 from turbo_fetch.storage.lock import locked
 
 SHOWN: Final = 50
-_SHARD_FILE: Final = re.compile(r"(\d+)(_stats\.json|\.ledger\.parquet|\.parquet|\.tar|\.lmdb|\.tfrecord|)")
 
 
 @dataclass(slots=True)
@@ -108,8 +109,10 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
     yield from _manifest_problems(storage)
     committed = {shard.name for shard in dataset.shards}
     unowned: dict[str, list[str]] = {}
+    suffixes = "|".join(map(re.escape, {STATS_SUFFIX, LEDGER_SUFFIX, *data_suffixes()}))
+    shard_file = re.compile(rf"(\d+)({suffixes})")
     for entry in storage.list():
-        match = _SHARD_FILE.fullmatch(entry.name)
+        match = shard_file.fullmatch(entry.name)
         if match is not None and match[1] not in committed:
             unowned.setdefault(match[1], []).append(entry.name)
     for name, files in sorted(unowned.items()):

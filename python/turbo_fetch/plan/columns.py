@@ -10,11 +10,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.kept_types import kept_type
+from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_utf8
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes
-from turbo_fetch.plan.texts import as_text, is_binary, is_string, valid_utf8
+from turbo_fetch.plan.texts import as_text
 from turbo_fetch.plan.type_inference import DECLARED, typed_column
 from turbo_fetch.spec import InputSpec, Quoting
 
@@ -125,6 +125,8 @@ class Columns:
             arrays.append(array)
         for name, new in self.keep.items():
             column = batch.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
             kind = schema.field(new).type
             if is_string(column.type) or (is_binary(column.type) and is_string(kind)):
                 column, changed = valid_utf8(column)

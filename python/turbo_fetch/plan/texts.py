@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from turbo_fetch.arrow.kept_types import is_binary, is_string, valid_utf8
 from turbo_fetch.errors import InputError
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -30,37 +30,6 @@ def as_text(array: pa.Array, what: str) -> tuple[pa.Array, pa.Array | None]:
         repaired, changed = valid_utf8(array)
         return repaired.cast(pa.string()), changed
     return array.cast(pa.string()), None
-
-
-def is_string(kind: pa.DataType) -> bool:
-    """Return whether the type is one of Arrow's three string types."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def is_binary(kind: pa.DataType) -> bool:
-    """Return whether the type is one of Arrow's three types of bytes of any length."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def valid_utf8(array: pa.Array) -> tuple[pa.Array, pa.Array | None]:
-    """Return strings or bytes as strings whose UTF-8 is valid, and which were not, if any.
-
-    Arrow does not check what a file claims to be UTF-8.
-    """
-    try:
-        if not is_string(array.type):
-            return array.cast(pa.large_string()), None
-        array.validate(full=True)
-        return array, None
-    except pa.ArrowInvalid:
-        as_bytes = array.cast(pa.large_binary())
-        repaired = pa.array([_decoded(value) for value in as_bytes.to_pylist()], pa.large_string())
-        changed = pc.fill_null(pc.not_equal(repaired.cast(pa.large_binary()), as_bytes), False)
-        return repaired.cast(array.type) if is_string(array.type) else repaired, changed
-
-
-def _decoded(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
 
 
 def texts(values: Sequence[Any]) -> pa.Array:

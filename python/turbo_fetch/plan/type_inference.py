@@ -14,8 +14,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.kept_types import kept_type, kept_values, valid_texts
-from turbo_fetch.plan.texts import is_binary, is_string, texts
+from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, kept_values, valid_texts
+from turbo_fetch.plan.texts import texts
 
 EXACT_IN_DOUBLE: Final = 2**53
 """The largest magnitude up to which a double holds every integer."""
@@ -259,10 +259,12 @@ def _unified(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
 
 def typed_column(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array]:
     """Return a column of a table as `kind`, JSON text for nested values in a string, null where values do not fit; and
-    which do not."""
+    which do not. Columns of strings must be valid UTF-8 already."""
     plain = fitted(array, kept_type(array.type), kept_values)
+    if not is_string(array.type):
+        plain = valid_texts(plain)
     if plain.type == kind:
-        typed = valid_texts(plain)
+        typed = plain
     elif is_string(kind) and pa.types.is_nested(plain.type):
         typed = pa.array([None if value is None else _json(value) for value in plain.to_pylist()], kind)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.dataset.ledger import LEDGER_SUFFIX, ledger_batch
 from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record

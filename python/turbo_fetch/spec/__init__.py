@@ -28,11 +28,11 @@ if TYPE_CHECKING:
         InputFormat,
         InputSpec,
         Order,
-        OutputFormat,
         OutputSpec,
         Quoting,
         ResizeMode,
     )
+    from turbo_fetch.spec.formats import OutputFormat
     from turbo_fetch.spec.table import Place, Table
     from turbo_fetch.spec.track import TrackSpec
     from turbo_fetch.spec.train import TrainSpec

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from turbo_fetch.spec.formats import OutputFormat
 from turbo_fetch.spec.table import Location, Table
 
 InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -19,7 +21,6 @@ Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
 HashKind = Literal["md5", "sha256", "sha512"]
 DuplicateKey = Literal["url", "hash", "phash"]
-OutputFormat = Literal["files", "webdataset", "parquet", "parquet_bytes", "lmdb", "tfrecord", "dummy"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
@@ -248,6 +249,15 @@ class HttpSpec(Table):
         return (
             "contact unset" not in self.user_agent and re.search(r"\w@\w|://\w", self.user_agent) is not None
         )
+
+
+CONSENT_SIGNALS: Final[Mapping[str, str]] = {
+    "robots": "robots.txt (RFC 9309)",
+    "opt_out": "X-Robots-Tag headers",
+    "content_usage": "Content-Usage in headers and robots.txt (IETF AIPREF)",
+    "tdm": "TDM reservations (TDMRep)",
+}
+"""Keys of `[fetch.http]` that say whether a signal against the use of images is respected, and what the signal is."""
 
 
 class ImageSpec(Table):

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.reader import ListReader
@@ -94,7 +94,8 @@ def plan_run(spec: Spec) -> Planned:
     planned.limited_by, (planned.least_s, planned.most_s) = tightest(limits)
     kept = planned.rows * SUCCESS_SHARE
     planned.download_bytes = round(kept * BODY_BYTES)
-    planned.dataset_bytes = 0 if fetch.output.format == "dummy" else round(kept * picture_bytes(fetch.image))
+    if format_of(fetch.output.format).has_images:
+        planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
         f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s per request",
         f"{1 / speed.picture_s:,.0f} photos of 0.8 megapixels a second, as this machine was just measured to do, "

@@ -1,69 +1,72 @@
-"""Writers: from the sorted samples of a shard to its final files, as a pure function.
+"""The formats of shards: each word of `fetch.output.format` is a module here, which has all that is known of it.
 
-How the samples are cut into batches leaves no trace in the files, nor does the time at which they are made.
+What a format writes is a pure function of the sorted samples of a shard: how these are cut into batches leaves no trace
+in the files, nor does the time at which they are made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from functools import cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Final, Protocol
+from typing import get_args
 
 import pyarrow as pa
 
-from turbo_fetch.dataset.formats.dummy import Nothing
-from turbo_fetch.dataset.formats.files import Folder
-from turbo_fetch.dataset.formats.lmdb import LmdbFile, lmdb_package
-from turbo_fetch.dataset.formats.parquet import ImageTable, parquet_schema
-from turbo_fetch.dataset.formats.parquet_bytes import BytesTable, bytes_schema
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
-from turbo_fetch.dataset.formats.tfrecord import RecordFile, check_names
-from turbo_fetch.dataset.formats.webdataset import TarFile
+from turbo_fetch.dataset.formats.format import METADATA_SUFFIX, Format
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
+from turbo_fetch.dataset.formats.table_file import IMAGE_BYTES_PER_GROUP, IMAGES_PER_GROUP, TableFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema
+from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import ImageSpec, OutputFormat
 
-__all__ = ["METADATA_SUFFIX", "SUFFIXES", "WrittenFile", "check_columns", "check_packages", "write_shard"]
+__all__ = [
+    "METADATA_SUFFIX",
+    "Format",
+    "WrittenFile",
+    "all_formats",
+    "check_columns",
+    "check_packages",
+    "data_suffixes",
+    "format_of",
+    "write_shard",
+]
 
-METADATA_SUFFIX: Final = ".parquet"
-SUFFIXES: Final[dict[OutputFormat, str]] = {
-    "webdataset": ".tar",
-    "files": "",
-    "parquet": ".parquet",
-    "parquet_bytes": ".parquet",
-    "lmdb": ".lmdb",
-    "tfrecord": ".tfrecord",
-    "dummy": "",
-}
+
+@cache
+def format_of(name: OutputFormat) -> Format:
+    """Return the format of a name; its module is imported only then. Raises DatasetError if there is none."""
+    if name not in get_args(OutputFormat):
+        known = ", ".join(get_args(OutputFormat))
+        raise DatasetError(f"{name!r} is not a format of shards; expected one of {known}")
+    found: Format = import_module(f"{__name__}.{name}").FORMAT
+    return found
 
 
-class _Writer(Protocol):
-    """What writes the pictures of one shard."""
+def all_formats() -> dict[OutputFormat, Format]:
+    """Return all formats by name."""
+    return {name: format_of(name) for name in get_args(OutputFormat)}
 
-    def add(self, samples: Samples) -> None: ...
 
-    def finish(self, name: str) -> WrittenFile | None: ...
-
-    def close(self) -> None: ...
+def data_suffixes() -> frozenset[str]:
+    """Return the suffixes that files or folders of the data of a shard may have in any format."""
+    return frozenset({METADATA_SUFFIX, *(each.suffix for each in all_formats().values())})
 
 
 def check_packages(output_format: OutputFormat) -> None:
     """Raise MissingExtra if the format needs a package that is not installed."""
-    if output_format == "lmdb":
-        lmdb_package()
+    format_of(output_format).check_package()
 
 
 def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSpec) -> None:
     """Raise InputError if rows with the columns `source` cannot be written in this format."""
-    metadata = metadata_schema(source, image)
-    if output_format == "parquet":
-        parquet_schema(metadata)
-    elif output_format == "parquet_bytes":
-        bytes_schema(metadata, image)
-    elif output_format == "tfrecord":
-        check_names(metadata)
+    kind, metadata = format_of(output_format), metadata_schema(source, image)
+    kind.check_columns(metadata, image)
+    if kind.column is not None:
+        kind.column.schema(metadata, image)
 
 
 def write_shard(
@@ -74,36 +77,29 @@ def write_shard(
     `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Files of that
     name in `work`, of an earlier attempt, are replaced. Raises OutputError if they cannot be written.
     """
+    kind = format_of(output_format)
     batches = iter(samples)
     first = next(batches)
     schema = first.metadata.schema
-    path = work / f"{name}{SUFFIXES[output_format]}"
+    data_name, table_name = f"{name}{kind.suffix}", f"{name}{METADATA_SUFFIX}"
+    data = None
     with ExitStack() as stack:
-        data = stack.enter_context(closing(_writer(output_format, path, schema, image)))
-        table = None
-        if not output_format.startswith("parquet"):
-            table = stack.enter_context(closing(TableFile(work / f"{name}{METADATA_SUFFIX}", schema)))
+        if kind.writer is not None:
+            data = stack.enter_context(closing(kind.writer(work / data_name, schema, image)))
+        table = stack.enter_context(closing(_table(kind, work / table_name, schema, image)))
         for batch in chain([first], batches):
-            data.add(batch)
-            if table is not None:
-                table.add(batch.metadata)
-        written = [data.finish(f"{name}{SUFFIXES[output_format]}")]
-        if table is not None:
-            written.append(table.finish(f"{name}{METADATA_SUFFIX}"))
-    return [file for file in written if file is not None]
+            if data is not None:
+                data.add(batch)
+            rows = batch.metadata
+            if kind.column is not None:
+                rows = rows.append_column(kind.column.field(image), kind.column.values(batch, image))
+            table.add(rows)
+        written = [] if data is None else [data.finish(data_name)]
+        return [*written, table.finish(table_name)]
 
 
-def _writer(output_format: OutputFormat, path: Path, schema: pa.Schema, image: ImageSpec) -> _Writer:
-    if output_format == "webdataset":
-        return TarFile(path, image)
-    if output_format == "files":
-        return Folder(path, schema, image)
-    if output_format == "parquet":
-        return ImageTable(path, schema, image)
-    if output_format == "parquet_bytes":
-        return BytesTable(path, schema, image)
-    if output_format == "lmdb":
-        return LmdbFile(path, image)
-    if output_format == "tfrecord":
-        return RecordFile(path, schema, image)
-    return Nothing()
+def _table(kind: Format, path: Path, metadata: pa.Schema, image: ImageSpec) -> TableFile:
+    if kind.column is None:
+        return TableFile(path, metadata)
+    schema = kind.column.schema(metadata, image)
+    return TableFile(path, schema, IMAGES_PER_GROUP, schema.names[-1], IMAGE_BYTES_PER_GROUP)

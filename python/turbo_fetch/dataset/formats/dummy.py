@@ -1,18 +1,9 @@
-"""`dummy`: no pictures, only the metadata; to measure, or to check a list."""
+"""`dummy`: no images, only the metadata; to measure, or to check a list."""
 
 from __future__ import annotations
 
-from turbo_fetch.dataset.samples import Samples
+from typing import Final
 
+from turbo_fetch.dataset.formats.format import TABLE_READERS, Format
 
-class Nothing:
-    """Takes samples and makes no file of them."""
-
-    def add(self, samples: Samples) -> None:
-        """Drop the samples."""
-
-    def finish(self, name: str) -> None:
-        """There is no file."""
-
-    def close(self) -> None:
-        """Nothing is held open."""
+FORMAT: Final = Format(loads_in=f"{TABLE_READERS} (there are no images)")

@@ -1,7 +1,7 @@
 """`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
 
-Its `metadata.parquet` has one row for each picture, `file_name` and then the metadata, which is what Hugging
-Face's imagefolder looks for. Columns that imagefolder would take for pictures, by their name or that of a field in
+Its `metadata.parquet` has one row for each image, `file_name` and then the metadata, which is what Hugging
+Face's imagefolder looks for. Columns that imagefolder would take for images, by their name or that of a field in
 them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments
 that Python does not know, as after the year 9999, are null.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,17 +19,21 @@ import numpy as np
 import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import is_list
-from turbo_fetch.dataset.formats.members import members
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage
+from turbo_fetch.dataset.formats.images import true_extension
+from turbo_fetch.dataset.formats.members import TEXTS, members
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
+from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
 from turbo_fetch.dataset.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
 
 METADATA_NAME: Final = "metadata.parquet"
 FILE_NAME: Final = "file_name"
-EXTENSIONS: Final = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
+IMAGEFOLDER_EXTENSIONS: Final = ("jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "ico")
+"""Of `original` images, as far as imagefolder takes them."""
 
 
 class Folder:
@@ -35,8 +41,8 @@ class Folder:
 
     def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
         self._path = path
-        self._encoding = image.encode
-        self._columns = [column for column in metadata if not _is_taken_for_pictures(column)]
+        self._extension = partial(true_extension, image)
+        self._columns = [column for column in metadata if not _is_taken_for_images(column)]
         self._bytes = 0
         self._lines: list[str] = []
         try:
@@ -49,7 +55,7 @@ class Folder:
         self._table = TableFile(path / METADATA_NAME, self._schema)
 
     def add(self, samples: Samples) -> None:
-        """Write the files of the samples that have a picture."""
+        """Write the files of the samples that have an image."""
         for member in members(samples, self._extension):
             path = self._path / member.name
             length = len(member.content)
@@ -85,15 +91,9 @@ class Folder:
         listed = [pa.array(names, pa.string()), *columns]
         self._table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
 
-    def _extension(self, original_format: str | None) -> str:
-        if self._encoding != "original":
-            return self._encoding
-        found = (original_format or "bin").lower()
-        return EXTENSIONS.get(found, found)
 
-
-def _is_taken_for_pictures(column: pa.Field) -> bool:
-    """Return whether imagefolder would look for pictures there; see `datasets`' folder_based_builder.py."""
+def _is_taken_for_images(column: pa.Field) -> bool:
+    """Return whether imagefolder would look for images there; see `datasets`' folder_based_builder.py."""
     return column.name == "image" or _names_files(column)
 
 
@@ -103,3 +103,33 @@ def _names_files(column: Any) -> bool:
     if is_list(column.type):
         return _names_files(column.type.value_field.with_name(""))
     return pa.types.is_struct(column.type) and any(map(_names_files, column.type))
+
+
+def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+    names = sorted(entry.name for entry in storage.list(name) if entry.bytes is not None)
+    for found in names:
+        key, _, extension = found.partition(".")
+        if extension not in TEXTS and found != METADATA_NAME:
+            yield StoredImage(key, storage.read_bytes(f"{name}/{found}"))
+
+
+def _data_files(shard: str, image: ImageSpec) -> list[str]:
+    # The types are in the table. A pattern for all files would make it a dataset of JSON.
+    extensions = IMAGEFOLDER_EXTENSIONS if image.encode == "original" else (image.encode,)
+    return [*(f"{shard}/*.{each}" for each in extensions), f"{shard}/{METADATA_NAME}"]
+
+
+def _croissant_files(image: ImageSpec) -> tuple[str, str]:
+    if image.encode == "original":
+        return "*/*.*", "image/*"
+    return f"*/*.{image.encode}", f"image/{'jpeg' if image.encode == 'jpg' else image.encode}"
+
+
+FORMAT: Final = Format(
+    loads_in="Hugging Face datasets (imagefolder), torchvision, anything that opens files",
+    suffix="",
+    writer=Folder,
+    read_images=_read_images,
+    hugging_face=HuggingFace(_data_files),
+    croissant_files=_croissant_files,
+)

@@ -1,101 +1,17 @@
-"""The pictures of one stored shard, in the order of its rows, from each format that keeps them beside the metadata."""
+"""What types of images are called: by their content, in the spec, and as extensions of files."""
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, get_args
 
-from turbo_fetch.dataset.formats.lmdb import KEYS_PREFIX, lmdb_package
-from turbo_fetch.dataset.formats.tfrecord import PICTURES
-from turbo_fetch.dataset.formats.tfrecord_codec import BadRecord, decode_example, read_records
-from turbo_fetch.errors import DatasetError
-from turbo_fetch.spec import OutputFormat
-from turbo_fetch.storage import Storage
+from turbo_fetch.spec import Encoding, ImageSpec
 
-BESIDE: Final = frozenset({"json", "txt"})
-"""Extensions of members that are no pictures."""
-COPY_BYTES: Final = 1 << 20
+ENCODINGS: Final = tuple(name for name in get_args(Encoding) if name != "original")
+"""Extensions of images that were encoded here, and names of what stands for them in samples."""
 
-
-class Picture(NamedTuple):
-    """A stored picture and the key of its sample."""
-
-    key: str
-    content: bytes
-
-
-Pictures = Callable[[Storage, str], Iterator[Picture]]
-"""Yields the pictures of the shard of a name, in the order in which they stand."""
-
-
-def tar_pictures(storage: Storage, name: str) -> Iterator[Picture]:
-    """See Pictures; `webdataset`."""
-    with (
-        _whole(f"{storage.url}/{name}.tar"),
-        storage.open_file(f"{name}.tar") as file,
-        tarfile.open(fileobj=file, mode="r|") as tar,
-    ):
-        for member in tar:
-            # The archive remembers every member otherwise.
-            tar.members = []  # type: ignore[attr-defined]
-            key, _, extension = member.name.partition(".")
-            opened = None if extension in BESIDE else tar.extractfile(member)
-            if opened is not None:
-                yield Picture(key, opened.read())
-
-
-def folder_pictures(storage: Storage, name: str) -> Iterator[Picture]:
-    """See Pictures; `files`."""
-    names = sorted(entry.name for entry in storage.list(name) if entry.bytes is not None)
-    for found in names:
-        key, _, extension = found.partition(".")
-        if extension not in BESIDE and found != "metadata.parquet":
-            yield Picture(key, storage.read_bytes(f"{name}/{found}"))
-
-
-def lmdb_pictures(storage: Storage, name: str) -> Iterator[Picture]:
-    """See Pictures; `lmdb`. An environment that is elsewhere is copied here first, for LMDB maps files."""
-    lmdb = lmdb_package()
-    place = f"{storage.url}/{name}.lmdb"
-    try:
-        with (
-            _local_copy(storage, f"{name}.lmdb") as path,
-            lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment,
-            environment.begin() as transaction,
-            transaction.cursor() as cursor,
-        ):
-            for key, value in cursor:
-                stem, _, extension = key.decode("ascii", "replace").partition(".")
-                if not key.startswith(KEYS_PREFIX[:2]) and extension not in BESIDE:
-                    yield Picture(stem, value)
-    except lmdb.Error as error:
-        raise DatasetError(f"{place}: damaged: {error}") from error
-
-
-def record_pictures(storage: Storage, name: str) -> Iterator[Picture]:
-    """See Pictures; `tfrecord`."""
-    with _whole(f"{storage.url}/{name}.tfrecord"), storage.open_file(f"{name}.tfrecord") as file:
-        for record in read_records(file):
-            features = decode_example(record)
-            key = next(iter(features.get("key", ("bytes", [b""]))[1]), b"")
-            for extension in PICTURES:
-                found = features.get(extension)
-                if found is not None and isinstance(key, bytes) and isinstance(found[1][0], bytes):
-                    yield Picture(key.decode("ascii", "replace"), found[1][0])
-                    break
-
-
-BESIDE_METADATA: Final[Mapping[OutputFormat, Pictures]] = {
-    "webdataset": tar_pictures,
-    "files": folder_pictures,
-    "lmdb": lmdb_pictures,
-    "tfrecord": record_pictures,
-}
-
+_EXTENSIONS: Final = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
+"""Those that are not the name of the type."""
 _SIGNATURES: Final[Sequence[tuple[bytes, str]]] = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -109,8 +25,8 @@ _SIGNATURES: Final[Sequence[tuple[bytes, str]]] = (
 )
 
 
-def picture_format(content: bytes) -> str | None:
-    """Return the format of a picture that was accepted before, as `original_format` names it."""
+def image_type(content: bytes) -> str | None:
+    """Return the type of an image that was accepted before, as `original_format` names it."""
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return "webp"
     if content[4:8] == b"ftyp":
@@ -118,29 +34,20 @@ def picture_format(content: bytes) -> str | None:
     return next((name for signature, name in _SIGNATURES if content.startswith(signature)), None)
 
 
-@contextmanager
-def _whole(place: str) -> Iterator[None]:
-    """Turn what a torn or altered file makes of its reader into a DatasetError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DatasetError(f"{place}: missing, though its shard is committed") from error
-    except (tarfile.TarError, BadRecord, EOFError) as error:
-        raise DatasetError(f"{place}: damaged: {error}") from error
+def extension_of(image: ImageSpec) -> str:
+    """Return the one extension of all images of a dataset, by which loaders pick them.
+
+    As in img2dataset, `original` bytes are all called jpg.
+    """
+    return "jpg" if image.encode == "original" else image.encode
 
 
-@contextmanager
-def _local_copy(storage: Storage, name: str) -> Iterator[Path]:
-    """Give a path of this machine at which the file is while the context lasts."""
-    if storage.path is not None:
-        path = storage.path / name
-        if not path.exists():
-            raise DatasetError(f"{path}: missing, though its shard is committed")
-        yield path
-        return
-    with tempfile.TemporaryDirectory(dir=storage.make_work()) as folder:
-        path = Path(folder) / "copy"
-        with _whole(f"{storage.url}/{name}"), storage.open_file(name) as source, path.open("wb") as target:
-            while block := source.read(COPY_BYTES):
-                target.write(block)
-        yield path
+def true_extension(image: ImageSpec, original_type: str | None) -> str:
+    """Return the extension of an image by what it is, where `original` bytes were of the type given."""
+    return type_extension(original_type) if image.encode == "original" else image.encode
+
+
+def type_extension(name: str | None) -> str:
+    """Return the extension of files of a type of images."""
+    found = (name or "bin").lower()
+    return _EXTENSIONS.get(found, found)

@@ -4,7 +4,7 @@
 |---|---|
 | `key.jpg`, `key.json`, `key.txt` | what the member of that name is in `webdataset` |
 | `__keys__NNNNN` | the keys of the samples of shard NNNNN, in order, each ended by a line feed |
-| `__meta__` | JSON: `format`, `version`, `extension` (of pictures), `samples`, `shards` |
+| `__meta__` | JSON: `format`, `version`, `extension` (of images), `samples`, `shards` |
 
 An environment merged from several shards has the same records, with one `__keys__NNNNN` per shard. The file is
 a function of the samples, the version of LMDB and the page size of the machine.
@@ -14,22 +14,31 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import orjson
+import pyarrow as pa
 
-from turbo_fetch.dataset.formats.members import Member, extension_of, members
-from turbo_fetch.dataset.formats.staged import WrittenFile
+from turbo_fetch.dataset.formats.format import Format, NamedShard, StoredImage, reading
+from turbo_fetch.dataset.formats.images import extension_of
+from turbo_fetch.dataset.formats.members import TEXTS, Member, members
+from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import MissingExtra, OutputError
 from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
 
+SUFFIX: Final = ".lmdb"
 META_KEY: Final = b"__meta__"
 KEYS_PREFIX: Final = b"__keys__"
+SOURCE_KEY: Final = b"__source__"
+"""The record, only there while a merged environment is unfinished, that says what it is made from."""
 VERSION: Final = 1
 TRANSACTION_BYTES: Final = 16 << 20
 
@@ -133,7 +142,7 @@ class Environment:
 class LmdbFile:
     """An environment in the work folder, filled sample by sample; what an earlier attempt left is removed."""
 
-    def __init__(self, path: Path, image: ImageSpec) -> None:
+    def __init__(self, path: Path, _metadata: pa.Schema, image: ImageSpec) -> None:
         self._path = path
         self._extension = extension_of(image)
         path.unlink(missing_ok=True)
@@ -141,22 +150,13 @@ class LmdbFile:
         self._keys: list[str] = []
 
     def add(self, samples: Samples) -> None:
-        """Write the samples that have a picture."""
-        sample: list[Member] = []
-        for member in members(samples, lambda _: self._extension):
-            if sample and _stem(member) != _stem(sample[0]):
-                self._put(sample)
-                sample = []
-            sample.append(member)
-        if sample:
-            self._put(sample)
+        """Write the samples that have an image."""
+        self._keys += _put_samples(self._environment, samples, self._extension)
 
     def finish(self, name: str) -> WrittenFile:
         """Write the keys and the meta record; return the file, to be published as `name`."""
-        shard = name.removesuffix(".lmdb")
-        keys = "".join(f"{key}\n" for key in self._keys).encode()
-        self._environment.put([(KEYS_PREFIX + shard.encode(), keys)])
-        self._environment.put([meta_record(self._extension, len(self._keys), 1)])
+        self._environment.put([_keys_record(name.removesuffix(SUFFIX), self._keys)])
+        self._environment.put([_meta_record(self._extension, len(self._keys), 1)])
         self._environment.commit()
         self.close()
         digest = hashlib.sha256()
@@ -169,12 +169,53 @@ class LmdbFile:
         """Close the file, finished or not."""
         self._environment.close()
 
-    def _put(self, sample: list[Member]) -> None:
-        self._keys.append(_stem(sample[0]))
-        self._environment.put(sorted((member.name.encode("ascii"), member.content) for member in sample))
+
+def _merge(path: Path, identity: bytes, image: ImageSpec, shards: Iterable[NamedShard]) -> int:
+    """See Format. The keys of a shard are written last: what was interrupted goes on after the last whole shard."""
+    with closing(_unfinished(path, identity)) as environment:
+        extension, counts = extension_of(image), []
+        for shard, batches in shards:
+            known = environment.get(_keys_record(shard, [])[0])
+            if known is None:
+                keys = [key for batch in batches for key in _put_samples(environment, batch, extension)]
+                environment.put([_keys_record(shard, keys)])
+                environment.sync()
+            counts.append(len(keys) if known is None else known.count(b"\n"))
+        environment.delete(SOURCE_KEY)
+        environment.put([_meta_record(extension, sum(counts), len(counts))])
+        environment.sync()
+    return sum(counts)
 
 
-def meta_record(extension: str, samples: int, shards: int) -> tuple[bytes, bytes]:
+def _unfinished(path: Path, identity: bytes) -> Environment:
+    """Open the environment that is made from `identity`, or begin it."""
+    environment = Environment(path)
+    if environment.get(SOURCE_KEY) != identity:
+        environment.close()
+        path.unlink()
+        environment = Environment(path)
+        environment.put([(SOURCE_KEY, identity)])
+    return environment
+
+
+def _put_samples(environment: Environment, samples: Samples, extension: str) -> list[str]:
+    """Write the samples that have an image, each into one transaction; return their keys."""
+    keys = []
+    for key, sample in groupby(members(samples, lambda _: extension), key=_key):
+        keys.append(key)
+        environment.put(sorted((member.name.encode("ascii"), member.content) for member in sample))
+    return keys
+
+
+def _key(member: Member) -> str:
+    return member.name.partition(".")[0]
+
+
+def _keys_record(shard: str, keys: Sequence[str]) -> tuple[bytes, bytes]:
+    return KEYS_PREFIX + shard.encode(), "".join(f"{key}\n" for key in keys).encode()
+
+
+def _meta_record(extension: str, samples: int, shards: int) -> tuple[bytes, bytes]:
     """Return the record that says what an environment holds."""
     meta = {
         "format": "turbo-fetch lmdb",
@@ -186,5 +227,47 @@ def meta_record(extension: str, samples: int, shards: int) -> tuple[bytes, bytes
     return META_KEY, orjson.dumps(meta)
 
 
-def _stem(member: Member) -> str:
-    return member.name.partition(".")[0]
+def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+    """Yield the images of a shard; one that is elsewhere is copied here first, for LMDB maps files."""
+    lmdb = lmdb_package()
+    with (
+        reading(f"{storage.url}/{name}{SUFFIX}", lmdb.Error),
+        _local_copy(storage, f"{name}{SUFFIX}") as path,
+        lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+        transaction.cursor() as cursor,
+    ):
+        for key, value in cursor:
+            stem, _, extension = key.decode("ascii", "replace").partition(".")
+            if not key.startswith(KEYS_PREFIX[:2]) and extension not in TEXTS:
+                yield StoredImage(stem, value)
+
+
+@contextmanager
+def _local_copy(storage: Storage, name: str) -> Iterator[Path]:
+    """Give a path of this machine at which the file is while the context lasts."""
+    if storage.path is not None:
+        path = storage.path / name
+        if not path.exists():
+            raise FileNotFoundError(path)
+        yield path
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(dir=storage.make_work()) as folder:
+        path = Path(folder) / "copy"
+        with storage.open_file(name) as source, path.open("wb") as target:
+            while block := source.read(_BLOCK_BYTES):
+                target.write(block)
+        yield path
+
+
+FORMAT: Final = Format(
+    loads_in="lmdb, torch DataLoader",
+    suffix=SUFFIX,
+    writer=LmdbFile,
+    read_images=_read_images,
+    check_package=lmdb_package,
+    croissant_files=lambda image: (f"*{SUFFIX}", "application/octet-stream"),
+    merge=_merge,
+)

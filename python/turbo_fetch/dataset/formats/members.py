@@ -1,4 +1,4 @@
-"""What stands beside a picture: its metadata as JSON, its caption as text.
+"""What stands beside an image: its metadata as JSON, its caption as text.
 
 JSON of Arrow values. Every sample has the same keys, and a value has the type of its column or is null:
 
@@ -26,8 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from turbo_fetch.arrow.binaries import blobs
+from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.spec import ImageSpec
+
+TEXTS: Final = frozenset({"json", "txt"})
+"""Extensions of members that are no images."""
 
 Values = list[Any]
 
@@ -40,29 +43,21 @@ class Member(NamedTuple):
 
 
 def members(samples: Samples, extension: Callable[[str | None], str]) -> Iterator[Member]:
-    """Yield the members of the samples that have a picture, those of one sample in name order.
+    """Yield the members of the samples that have an image, those of one sample in name order.
 
-    `extension` gives the picture's, from the format of the original. Contents are views, not copies.
+    `extension` gives the image's, from the format of the original. Contents are views, not copies.
     """
     metadata = samples.metadata
     keys, formats = metadata.column("key").to_pylist(), samples.original_format.to_pylist()
     texts = text_members(metadata)
     rows = zip(keys, formats, json_members(metadata), blobs(samples.image), strict=True)
-    for key, original_format, as_json, picture in rows:
+    for key, original_format, as_json, image in rows:
         text = None if texts is None else next(texts)
-        if picture is not None:
-            yield Member(f"{key}.{extension(original_format)}", picture)
+        if image is not None:
+            yield Member(f"{key}.{extension(original_format)}", image)
             yield Member(f"{key}.json", as_json)
             if text is not None:
                 yield Member(f"{key}.txt", text)
-
-
-def extension_of(image: ImageSpec) -> str:
-    """Return the one extension of all pictures of a dataset, by which loaders pick them.
-
-    As in img2dataset, `original` bytes are all called jpg.
-    """
-    return "jpg" if image.encode == "original" else image.encode
 
 
 def json_members(metadata: pa.RecordBatch) -> Iterator[bytes]:
@@ -80,7 +75,14 @@ def text_members(metadata: pa.RecordBatch) -> Iterator[bytes] | None:
     """
     if "caption" not in metadata.schema.names:
         return None
-    return (_text(value) for value in json_values(metadata.column("caption")))
+    return map(text_bytes, json_values(metadata.column("caption")))
+
+
+def text_bytes(value: Any) -> bytes:
+    """Return a JSON value as text: a string as it is, null as an empty one, all else as JSON."""
+    if value is None:
+        return b""
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
 
 
 def json_values(array: pa.Array) -> Values:
@@ -89,12 +91,6 @@ def json_values(array: pa.Array) -> Values:
         if applies(array.type):
             return convert(array)
     return list(array.to_pylist())
-
-
-def _text(value: Any) -> bytes:
-    if value is None:
-        return b""
-    return value.encode() if isinstance(value, str) else orjson.dumps(value)
 
 
 def _storage(array: pa.Array) -> Values:
@@ -173,42 +169,19 @@ def _maps(array: pa.MapArray) -> Values:
     return _lists(array.cast(pa.list_(pair)))
 
 
-def _any_of(*tests: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
-    return lambda kind: any(test(kind) for test in tests)
-
-
-def _is_uuid(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.UuidType)
-
-
-def _is_extension(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.BaseExtensionType)
-
-
 _CONVERSIONS: Final[tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], Values]], ...]] = (
-    (_any_of(kinds.is_string, kinds.is_large_string, kinds.is_string_view), _strings),
-    (_is_uuid, _as_text),
-    (_is_extension, _storage),
+    (is_string, _strings),
+    (lambda kind: isinstance(kind, pa.UuidType), _as_text),
+    (lambda kind: isinstance(kind, pa.BaseExtensionType), _storage),
     (kinds.is_dictionary, _decoded),
-    (
-        _any_of(kinds.is_binary, kinds.is_large_binary, kinds.is_fixed_size_binary, kinds.is_binary_view),
-        _base64,
-    ),
+    (is_binary, _base64),
+    (kinds.is_fixed_size_binary, _base64),
     (kinds.is_decimal, _decimals),
     (kinds.is_date, _dates),
     (kinds.is_timestamp, _timestamps),
     (kinds.is_time, _times),
     (kinds.is_duration, _durations),
     (kinds.is_map, _maps),
-    (
-        _any_of(
-            kinds.is_list,
-            kinds.is_large_list,
-            kinds.is_fixed_size_list,
-            kinds.is_list_view,
-            kinds.is_large_list_view,
-        ),
-        _lists,
-    ),
+    (is_list, _lists),
     (kinds.is_struct, _structs),
 )

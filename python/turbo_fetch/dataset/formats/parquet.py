@@ -1,12 +1,11 @@
-"""`parquet`: `NNNNN.parquet` with the metadata and the picture of every row, in the column `image`.
+"""`parquet`: `NNNNN.parquet` with the metadata and the image of every row, in the column `image`.
 
 The column is a Hugging Face image feature: `struct<bytes: binary, path: string>`, announced in the schema
-metadata `huggingface`. Rows that failed are there too, as in img2dataset, with a null picture.
+metadata `huggingface`. Rows that failed are there too, as in img2dataset, with a null image.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import orjson
@@ -14,58 +13,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.binaries import contiguous
-from turbo_fetch.dataset.formats.files import EXTENSIONS
-from turbo_fetch.dataset.formats.staged import WrittenFile
-from turbo_fetch.dataset.formats.tables import TableFile
+from turbo_fetch.dataset.formats.format import TABLE_READERS, Format, ImageColumn
+from turbo_fetch.dataset.formats.images import true_extension
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.errors import InputError
 from turbo_fetch.spec import ImageSpec
 
-ROWS_PER_GROUP: Final = 256
-BYTES_PER_GROUP: Final = 32 << 20
 COLUMN: Final = "image"
 IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 
 
-def parquet_schema(metadata: pa.Schema) -> pa.Schema:
-    """Return the schema of the files; InputError if the list has a column of the name `image`."""
-    if COLUMN in metadata.names:
-        raise InputError(
-            f"the list's column {COLUMN!r} has the name of the column of pictures; expected another: give it "
-            "a new name in fetch.input.keep_columns, or leave it out"
-        )
-    announced = {"info": {"features": {COLUMN: {"_type": "Image"}}}}
-    return metadata.append(pa.field(COLUMN, IMAGE)).with_metadata({"huggingface": orjson.dumps(announced)})
+def _values(samples: Samples, image: ImageSpec) -> pa.Array:
+    found = samples.original_format.to_pylist()
+    extensions = pa.array([true_extension(image, each) for each in found], pa.string())
+    paths = pc.binary_join_element_wise(samples.metadata.column("key"), extensions, ".")
+    return pa.StructArray.from_arrays(
+        [contiguous(samples.image), paths], fields=list(IMAGE), mask=samples.image.is_null()
+    )
 
 
-class ImageTable:
-    """A Parquet file with pictures in the work folder, filled sample by sample."""
-
-    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
-        self._schema = parquet_schema(metadata)
-        self._encoding = image.encode
-        self._file = TableFile(path, self._schema, ROWS_PER_GROUP, COLUMN, BYTES_PER_GROUP)
-
-    def add(self, samples: Samples) -> None:
-        """Append the samples, with or without a picture."""
-        missing = samples.image.is_null()
-        paths = pc.binary_join_element_wise(samples.metadata.column("key"), self._extensions(samples), ".")
-        pictures = pa.StructArray.from_arrays(
-            [contiguous(samples.image), paths], fields=list(IMAGE), mask=missing
-        )
-        columns = [*samples.metadata.columns, pictures]
-        self._file.add(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-
-    def finish(self, name: str) -> WrittenFile:
-        """Return the finished file, to be published as `name`."""
-        return self._file.finish(name)
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
-
-    def _extensions(self, samples: Samples) -> pa.Array:
-        if self._encoding != "original":
-            return pa.repeat(self._encoding, len(samples.image))
-        found = samples.original_format.to_pylist()
-        return pa.array([EXTENSIONS.get(name, name) for name in found], pa.string())
+FORMAT: Final = Format(
+    loads_in=f"Hugging Face datasets, {TABLE_READERS}",
+    column=ImageColumn(
+        field=lambda image: pa.field(COLUMN, IMAGE),
+        values=_values,
+        is_column=lambda last: last.name == COLUMN and pa.types.is_struct(last.type),
+        metadata={"huggingface": orjson.dumps({"info": {"features": {COLUMN: {"_type": "Image"}}}})},
+    ),
+)

@@ -1,19 +1,27 @@
 """`webdataset`: `NNNNN.tar`, in which a sample is `key.jpg`, `key.json` and, with captions, `key.txt`.
 
 POSIX ustar (IEEE Std 1003.1-1988) with fixed owner, mode and time, so that equal samples make equal bytes.
-Headers are laid out here: the standard library's TarInfo takes longer than writing a small picture.
+Headers are laid out here: the standard library's TarInfo takes longer than writing a small image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from turbo_fetch.dataset.formats.members import Member, extension_of, members
-from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+import pyarrow as pa
+
+from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage, reading
+from turbo_fetch.dataset.formats.images import extension_of
+from turbo_fetch.dataset.formats.members import TEXTS, Member, members
+from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
+from turbo_fetch.dataset.hf_features import IMAGE, Feature, json_type
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec
+from turbo_fetch.storage import Storage
+
+SUFFIX: Final = ".tar"
 
 _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
@@ -28,27 +36,23 @@ _FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _BLANK_CHECKSUM + _TAIL)
 _PADDING: Final = tuple(bytes(-length % _BLOCK) for length in range(_BLOCK))
 
 
-class TarFile:
+class TarFile(StagedFile):
     """A tar in the work folder, filled sample by sample."""
 
-    def __init__(self, path: Path, image: ImageSpec) -> None:
+    def __init__(self, path: Path, _metadata: pa.Schema, image: ImageSpec) -> None:
+        super().__init__(path)
         self._extension = extension_of(image)
-        self._file = StagedFile(path)
 
     def add(self, samples: Samples) -> None:
-        """Append the samples that have a picture."""
+        """Append the samples that have an image."""
         for member in members(samples, lambda _: self._extension):
-            self._file.append(_entry(member))
+            self.append(_entry(member))
 
     def finish(self, name: str) -> WrittenFile:
         """End the archive; return the file, to be published as `name`."""
-        size = self._file.size_bytes + 2 * _BLOCK
-        self._file.append((bytes(2 * _BLOCK + -size % _RECORD),))
-        return self._file.finish(name)
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()
+        size = self.size_bytes + 2 * _BLOCK
+        self.append((bytes(2 * _BLOCK + -size % _RECORD),))
+        return super().finish(name)
 
 
 def _entry(member: Member) -> Iterable[bytes | memoryview]:
@@ -63,3 +67,51 @@ def _header(name: str, length: int) -> bytes:
         raise ValueError(f"{name} with {length} bytes does not fit a ustar header: 100 bytes of name, 8 GiB")
     checksum = b"%06o\x00 " % (_FIXED_SUM + sum(encoded) + sum(size))
     return b"".join((encoded.ljust(_NAME_BYTES, _NUL), _MODE_AND_OWNER, size, _TIME, checksum, _TAIL))
+
+
+def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+    import tarfile
+
+    with (
+        reading(f"{storage.url}/{name}{SUFFIX}", tarfile.TarError),
+        storage.open_file(f"{name}{SUFFIX}") as file,
+        tarfile.open(fileobj=file, mode="r|") as tar,
+    ):
+        for member in tar:
+            # The archive remembers every member otherwise.
+            tar.members = []  # type: ignore[attr-defined]
+            key, _, extension = member.name.partition(".")
+            opened = None if extension in TEXTS else tar.extractfile(member)
+            if opened is not None:
+                yield StoredImage(key, opened.read())
+
+
+def _features(metadata: pa.Schema, image: ImageSpec) -> list[Feature]:
+    """Return a feature for each member, as they stand in the tar."""
+    members: list[Feature] = [
+        (extension_of(image), IMAGE),
+        ("json", pa.struct([(column.name, json_type(column.type)) for column in metadata])),
+    ]
+    if "caption" in metadata.names:
+        members.append(("txt", pa.string()))
+    return [*members, ("__key__", pa.string()), ("__url__", pa.string())]
+
+
+def _example(folder: str) -> list[str]:
+    return [
+        "",
+        "# some of the shards: types are not in them, so give them along",
+        f"features = datasets.load_dataset_builder({folder!r}).info.features",
+        f"tars = {folder + '/*' + SUFFIX!r}",
+        "data = datasets.load_dataset('webdataset', data_files=tars, features=features, split='train')",
+    ]
+
+
+FORMAT: Final = Format(
+    loads_in="webdataset, Hugging Face datasets, torch DataLoader",
+    suffix=SUFFIX,
+    writer=TarFile,
+    read_images=_read_images,
+    hugging_face=HuggingFace(lambda shard, image: [f"{shard}{SUFFIX}"], _features, _example),
+    croissant_files=lambda image: (f"*{SUFFIX}", "application/x-tar"),
+)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.dataset.formats.images import picture_format
+from turbo_fetch.dataset.formats.images import image_type
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import TurboFetchError
@@ -173,7 +173,7 @@ def _samples(dataset: StoredDataset, shard: StoredShard) -> list[Shown]:
 def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
     """Return pictures that a browser shows, small in bytes; None for those that cannot be decoded."""
     shown: list[bytes | None] = [
-        picture if len(picture) <= LARGEST_AS_IS and picture_format(picture) in BROWSER_TYPES else None
+        picture if len(picture) <= LARGEST_AS_IS and image_type(picture) in BROWSER_TYPES else None
         for picture in pictures
     ]
     large = [number for number, picture in enumerate(shown) if picture is None]
@@ -186,7 +186,7 @@ def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
 
 def data_url(picture: bytes) -> str:
     """Return a picture, in a format that browsers show, as the address of itself."""
-    kind = BROWSER_TYPES[picture_format(picture) or ""]
+    kind = BROWSER_TYPES[image_type(picture) or ""]
     return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
 
 

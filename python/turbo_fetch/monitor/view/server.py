@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import web
 
-from turbo_fetch.dataset.formats.images import picture_format
+from turbo_fetch.dataset.formats.images import image_type
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.errors import InputError, TurboFetchError
@@ -98,7 +98,7 @@ class Viewer:
         at = Cursor(int(request.match_info["shard"]), int(request.match_info["row"]))
         small = "small" in request.query
         content = await self._read(lambda: self._shown(at, small))
-        kind = BROWSER_TYPES.get(picture_format(content or b"") or "")
+        kind = BROWSER_TYPES.get(image_type(content or b"") or "")
         if content is None or kind is None:
             raise web.HTTPNotFound(text="no image")
         return web.Response(body=content, content_type=kind)
@@ -135,7 +135,7 @@ class Viewer:
         if picture is None:
             return None
         # Formats that browsers do not know are shown as thumbnails at any size.
-        return thumbnails([picture])[0] if small or picture_format(picture) not in BROWSER_TYPES else picture
+        return thumbnails([picture])[0] if small or image_type(picture) not in BROWSER_TYPES else picture
 
     async def _json(self, work: Callable[[], Any]) -> web.Response:
         return web.Response(

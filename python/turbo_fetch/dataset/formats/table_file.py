@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from turbo_fetch.dataset.formats.staged import StagedFile, WrittenFile
+from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
 
 ROWS_PER_GROUP: Final = 10_000
+IMAGES_PER_GROUP: Final = 256
+IMAGE_BYTES_PER_GROUP: Final = 32 << 20
 
 
 class TableFile:
@@ -90,7 +92,7 @@ class TableFile:
 def _options(schema: pa.Schema, weighed: str | None) -> dict[str, Any]:
     if weighed is None:
         return {"compression": "zstd"}
-    # Pictures are compressed already: trying again, or looking for repeated ones, only costs time.
+    # Images are compressed already: trying again, or looking for repeated ones, only costs time.
     others = [path for path in _leaves(schema) if path.partition(".")[0] != weighed]
     return {"compression": dict.fromkeys(others, "zstd"), "use_dictionary": others}
 
