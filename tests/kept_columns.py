@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shard_data import results
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_columns
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.dataset.samples import Samples, metadata_batch

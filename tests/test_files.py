@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from shard_data import fails, picture, samples, source
 from turbo_fetch.dataset.formats import write_shard
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.spec import ImageSpec
 
 IMAGE = ImageSpec(encode="png", quality=6)

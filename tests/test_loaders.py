@@ -13,7 +13,7 @@ import pytest
 
 from shard_data import fails, picture, pixels, samples
 from turbo_fetch.dataset.formats import write_shard
-from turbo_fetch.dataset.keys import sample_key, shard_name
+from turbo_fetch.dataset.names import sample_key, shard_name
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
 

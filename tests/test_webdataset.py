@@ -16,7 +16,7 @@ import pytest
 
 from shard_data import fails, picture, samples, source
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.errors import OutputError
 from turbo_fetch.spec import ImageSpec
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.manifest import STATS_SUFFIX
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage import WORK_FOLDER, Storage, cache_folder, url_digest

@@ -43,7 +43,7 @@ from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import EvaluateSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 PICTURES: Final = "pictures"
 _OPEN_AT_ONCE: Final = 16

@@ -33,7 +33,7 @@ from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 SAMPLES: Final = "samples"
 

@@ -22,7 +22,7 @@ from turbo_fetch.arrow.kept_types import kept_values, valid_texts
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import JOB, SPEC
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples, keys
@@ -34,7 +34,7 @@ from turbo_fetch.spec import OutputFormat, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec_for_others, read_spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 FROM: Final = "exported_from"
 

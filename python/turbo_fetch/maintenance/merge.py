@@ -21,7 +21,7 @@ from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 SUFFIX: Final = ".lmdb"
 _SOURCE: Final = b"__source__"

@@ -41,7 +41,7 @@ from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stages.fetch import Account
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 STATE: Final = f"{FOLDER}/run.json"
 REPORT: Final = pa.schema(

@@ -22,7 +22,7 @@ from turbo_fetch.dataset import attempts
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import METADATA_SUFFIX, check_packages
 from turbo_fetch.dataset.job import is_complete, refuse_changes
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where
@@ -39,7 +39,7 @@ from turbo_fetch.spool.spool import Spool, spool_identity
 from turbo_fetch.stages.fetch import Account
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
 _SPOOL: Final = re.compile(r"(\d+)\.spool")

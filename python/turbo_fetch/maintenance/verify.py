@@ -24,7 +24,7 @@ from turbo_fetch.spool import frames
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 SHOWN: Final = 50
 _SHARD_FILE: Final = re.compile(r"(\d+)(_stats\.json|\.ledger\.parquet|\.parquet|\.tar|\.lmdb|\.tfrecord|)")

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.tables import TableFile
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.ledger import LEDGER_SUFFIX, ledger_batch
 from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
 from turbo_fetch.dataset.samples import Samples, metadata_batch

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.fetch.pool import FetchPool

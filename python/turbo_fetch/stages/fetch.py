@@ -32,7 +32,7 @@ from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.dataset.lock import locked
 
 NO_CONTACT: Final = (
     "fetch.http.user_agent names no contact: add a web page or a mail address, so that people whose servers you "
