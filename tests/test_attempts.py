@@ -27,7 +27,7 @@ from turbo_fetch.storage import Storage
 
 @pytest.fixture
 def output(tmp_path: Path) -> Storage:
-    return Storage.open(str(tmp_path / "out"), str(tmp_path / "spool"))
+    return open_place(str(tmp_path / "out"), str(tmp_path / "spool"))
 
 
 def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_whole_shards_that_nobody_took_are_recovered_once_and_halves_are_not(
 
 def test_a_machine_that_sees_another_output_is_told(output: Storage, tmp_path: Path) -> None:
     attempt = new_attempt(light_beacon(output))
-    elsewhere = Storage.open(str(tmp_path / "elsewhere"))
+    elsewhere = open_place(str(tmp_path / "elsewhere"))
     with pytest.raises(OutputError, match="does not see the output that the driver sees"):
         open_attempt(elsewhere, attempt, str(tmp_path))
 
@@ -116,7 +116,7 @@ def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
         "from turbo_fetch.dataset.attempts import open_attempt\n"
         "from turbo_fetch.storage import Storage\n"
         "output, attempt, spool = sys.argv[1:]\n"
-        "place = open_attempt(Storage.open(output), attempt, spool)\n"
+        "place = open_attempt(open_place(output), attempt, spool)\n"
         "(place.work / '00007.spool').write_bytes(b'journal')\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from turbo_fetch._native import __version__
 
 if TYPE_CHECKING:
+    from turbo_fetch.dataset.description import load_spec
     from turbo_fetch.errors import TurboFetchError
     from turbo_fetch.progress.summary import Summary
     from turbo_fetch.spec import Spec
-    from turbo_fetch.spec.specfile import load_spec
     from turbo_fetch.stages import RunSummary, arun, run
 
 __all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
@@ -33,7 +33,7 @@ _HOMES = {
     "Summary": "progress.summary",
     "TurboFetchError": "errors",
     "arun": "stages",
-    "load_spec": "spec.specfile",
+    "load_spec": "dataset.description",
     "run": "stages",
 }
 

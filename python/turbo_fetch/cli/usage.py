@@ -59,7 +59,7 @@ def checked_format(name: str) -> OutputFormat:
 
 def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:
     """Return the spec in a file, as commands read it: with the variables of the environment. Raises SpecError."""
-    from turbo_fetch.spec.specfile import load_spec
+    from turbo_fetch.dataset.description import load_spec
 
     return load_spec(path, overrides or (), os.environ)
 
@@ -70,17 +70,17 @@ def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     The spec of a dataset is as it was run, but for its output, which is where the dataset is now. Raises SpecError,
     and InputError if there is no dataset.
     """
+    from turbo_fetch.dataset.description import read_spec
+    from turbo_fetch.dataset.place import open_place
     from turbo_fetch.errors import InputError
-    from turbo_fetch.spec.specfile import read_spec
-    from turbo_fetch.storage import Storage
 
     if place.endswith(".toml"):
         return load_job(Path(place), overrides)
-    storage = Storage.open(place)
+    storage = open_place(place)
     spec = read_spec(storage, overrides, os.environ)
     if spec is None or spec.fetch is None:
         raise InputError(
-            f"{storage.url}: there is no dataset with a spec.toml; expected a dataset made by turbo-fetch, or a spec"
+            f"{storage.url}: there is no dataset with its spec; expected a dataset made by turbo-fetch, or a spec"
         )
     output = spec.fetch.output.model_copy(update={"path": place})
     return spec.model_copy(update={"fetch": spec.fetch.model_copy(update={"output": output})})

@@ -16,14 +16,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.croissant import croissant
 from turbo_fetch.dataset.hf_features import Feature, sample_features, table_features, yaml_features
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.storage import Storage
 
-README: Final = "README.md"
-CROISSANT: Final = "croissant.json"
 MARK: Final = (
     "# made by turbo-fetch, and made anew by the next run; delete this line to keep your own changes"
 )
@@ -62,28 +61,31 @@ class Facts:
 
 
 def write_card(storage: Storage) -> None:
-    """Write both files into a place with a dataset; nothing if it has no shard or no spec. Raises OutputError."""
+    """Write both files into a place with a dataset; nothing if it has no shard, or no spec that wants them.
+
+    Raises OutputError.
+    """
     facts = _facts(storage)
-    if facts.schema is None or not facts.fetch:
+    if facts.schema is None or not facts.fetch or not facts.fetch["output"].get("extras", True):
         return
-    storage.write_bytes(CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
     try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
+        is_ours = MARK.encode() in storage.read_bytes(names.README)
     except FileNotFoundError:
         is_ours = True
     if is_ours:
-        storage.write_bytes(README, card(facts).encode())
+        storage.write_bytes(names.README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
-    storage.delete(CROISSANT)
+    storage.delete(names.CROISSANT)
     try:
-        is_ours = MARK.encode() in storage.read_bytes(README)
+        is_ours = MARK.encode() in storage.read_bytes(names.README)
     except FileNotFoundError:
         return
     if is_ours:
-        storage.delete(README)
+        storage.delete(names.README)
 
 
 def card(facts: Facts) -> str:
@@ -111,9 +113,10 @@ def card(facts: Facts) -> str:
 ## What is in it
 
 - `NNNNN.parquet` has a row for every URL of the list, those that failed too: `status`, `error_message`, sizes and the
-  columns of the list. `NNNNN.ledger.parquet` tells what happened to each of them.
+  columns of the list. `{names.ledger("NNNNN")}` tells what happened to each of them; print it with
+  `turbo-fetch ledger`.
 - Pictures: mode `{image["mode"]}`, size {size}, encoded as {image["encode"]}{_quality(image)}.
-- `manifest.jsonl` has the sha256 of every file; check them with `turbo-fetch verify`.
+- `{names.MANIFEST}` has the sha256 of every file; check them with `turbo-fetch verify`.
 
 ## What became of the URLs
 
@@ -130,22 +133,20 @@ The pictures belong to whoever made them. This card claims no licence for them.
 
 {_hashes(image)}
 Keys are the shard's number followed by the row's index in it, so the row of the list that a sample comes from is known.
-`spec.toml` makes the same dataset again, as far as the web has not changed.
+`{names.SPEC}` makes the same dataset again, as far as the web has not changed.
 """
 
 
 def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
     """Return the columns of `NNNNN.parquet` of a committed shard."""
-    names = [file["name"] for file in record["files"]]
-    table = next(name for name in names if name.endswith(".parquet") and not name.endswith(".ledger.parquet"))
-    with storage.open_file(table) as file:
+    with storage.open_file(names.metadata(record["name"])) as file:
         return pq.read_schema(file)
 
 
 def _facts(storage: Storage) -> Facts:
     name = PurePosixPath(storage.url.rstrip("/")).name or "dataset"
     try:
-        fetch = tomllib.loads(storage.read_bytes("spec.toml").decode()).get("fetch", {})
+        fetch = tomllib.loads(storage.read_bytes(names.SPEC).decode()).get("fetch", {})
     except FileNotFoundError:
         fetch = {}
     facts = Facts(name, fetch)
@@ -172,7 +173,7 @@ def _loading(facts: Facts) -> str:
         case "files":
             # The types are in `metadata.parquet`. A pattern for all files would make it a dataset of JSON.
             found = _IMAGES if facts.fetch["image"]["encode"] == "original" else (extension,)
-            paths = [*(f"{digits}/*.{each}" for each in found), f"{digits}/metadata.parquet"]
+            paths = [*(f"{digits}/*.{each}" for each in found), f"{digits}/{names.FOLDER_METADATA}"]
         case "parquet":
             paths = [f"{digits}.parquet"]
             features = table_features(facts.schema, "image")

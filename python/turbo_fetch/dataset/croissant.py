@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from turbo_fetch.arrow.kept_types import is_list, kept_type
+from turbo_fetch.dataset import names
 
 if TYPE_CHECKING:
     from turbo_fetch.dataset.card import Facts
@@ -101,8 +102,8 @@ def croissant(facts: Facts) -> dict[str, Any]:
 def _distribution(facts: Facts) -> list[dict[str, Any]]:
     # Readers do not agree on `excludes`, so the pattern says how the names of shards look.
     digits = "[0-9]" * facts.fetch["output"].get("shard_digits", 5)
-    files = [_file_set("metadata", f"{digits}.parquet", "application/x-parquet")]
-    files.append(_file_set("ledgers", "*.ledger.parquet", "application/x-parquet"))
+    files = [_file_set("metadata", names.metadata(digits), "application/x-parquet")]
+    files.append(_file_set("ledgers", names.ledger("*"), "application/x-parquet"))
     if facts.format in _PICTURES:
         files.append(_file_set("pictures", *_PICTURES[facts.format]))
     elif facts.format == "files":

@@ -12,8 +12,6 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import OutputSpec
 
-LEDGER_SUFFIX: Final = ".ledger.parquet"
-
 _RETRYABLE: Final = by_outcome({outcome: outcome.retryable for outcome in Outcome}, pa.bool_())
 
 

@@ -10,6 +10,9 @@ from typing import Any, Final
 
 from PIL import Image
 
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.album import Onlooker, fill, review
 from turbo_fetch.dreambooth.pictures import Picture, open_upright
 from turbo_fetch.dreambooth.prompts import Words, read_prompts
@@ -43,7 +46,6 @@ from turbo_fetch.progress.listener import Watcher
 from turbo_fetch.spec import EvaluateSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.dataset.lock import locked
 
 PICTURES: Final = "pictures"
 _OPEN_AT_ONCE: Final = 16
@@ -105,9 +107,9 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
         watcher.note(
             "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
         )
-    place = Storage.open(evaluate.output)
+    place = open_place(evaluate.output)
     with locked(place):
-        place.probe()
+        place.probe(PROBE)
         real = _real_pictures(spec, evaluate, place, watcher)
         hash_of = partial(weights_of, hash_of=cache(model_hash))
         sitters = [

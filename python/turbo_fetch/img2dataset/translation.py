@@ -92,7 +92,10 @@ def spec_tables(peer: PeerOptions, urls: str) -> dict[str, Any]:
             "output": _output(peer),
         },
         "engine": {"kind": _ENGINES[peer.distributor], **_workers(peer)},
-        "track": {"to": ["wandb"], "project": peer.wandb_project} if peer.enable_wandb else {},
+        "track": {
+            "report": False,
+            **({"to": ["wandb"], "project": peer.wandb_project} if peer.enable_wandb else {}),
+        },
     }
 
 
@@ -202,6 +205,7 @@ def _output(peer: PeerOptions) -> dict[str, Any]:
         "samples_per_shard": peer.number_sample_per_shard,
         "shard_digits": max(1, peer.oom_shard_count),
         "messages": "img2dataset",
+        "extras": False,
         "if_exists": _POLICIES[peer.incremental_mode],
     }
 

@@ -15,13 +15,13 @@ import orjson
 
 from turbo_fetch.dataset.formats.lmdb import KEYS_PREFIX, Environment, lmdb_package, meta_record
 from turbo_fetch.dataset.formats.members import Member, extension_of, members
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
-from turbo_fetch.dataset.lock import locked
 
 SUFFIX: Final = ".lmdb"
 _SOURCE: Final = b"__source__"
@@ -56,8 +56,8 @@ def merge(source_url: str, destination: str, progress: Progress, stop: StopReque
         raise SpecError(
             f"the destination of a merge is {destination!r}; expected a file whose name ends in {SUFFIX}"
         )
-    source = StoredDataset.open(Storage.open(source_url))
-    storage = Storage.open(folder or ".")
+    source = StoredDataset.open(open_place(source_url))
+    storage = open_place(folder or ".")
     samples = 0
     with locked(storage):
         path = storage.make_work() / name

@@ -20,6 +20,7 @@ from typing import Any, Final
 import psutil
 
 from turbo_fetch import __version__
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.monitor.place import Place, place_in, publish
@@ -83,7 +84,7 @@ def tracked(track: TrackSpec, stage: str, output: str, watcher: Watcher) -> Iter
     if not track.to:
         yield watcher
         return
-    with recorded(track, stage, Storage.open(output), watcher) as recorder:
+    with recorded(track, stage, open_place(output), watcher) as recorder:
         yield recorder
 
 
@@ -170,7 +171,6 @@ class Recorder(Watcher):
 
     def _start(self, place: Place) -> tuple[subprocess.Popen[bytes], socket.socket]:
         listener = prometheus_socket(self._track)
-        place.path.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         passed = [theirs.fileno(), *([listener.fileno()] if listener else [])]
         with theirs, self._log.open("wb") as log:
@@ -258,5 +258,5 @@ class Recorder(Watcher):
         status = self._process.wait()
         why = signal.Signals(-status).name if status < 0 else f"code {status}"
         self._inner.note(
-            f"the monitor ended with {why}; the run goes on without {records.NAME} and trackers, see {self._log}"
+            f"the monitor ended with {why}; the run goes on without its metrics and trackers, see {self._log}"
         )

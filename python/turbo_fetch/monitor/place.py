@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from turbo_fetch.monitor import records
+from turbo_fetch.dataset import names
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
-
-LOGS = "logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +17,7 @@ class Place:
     url: str
     """The output of the stage."""
     path: Path
-    """`metrics.jsonl`: in the output if that is local."""
+    """The metrics: in the output if that is local."""
     folder: Path
     """For what trackers write."""
     log: Path
@@ -35,21 +33,22 @@ def place_in(storage: Storage, track: TrackSpec) -> Place:
     """Return where the records of a run into `storage` go; those of earlier runs into it are brought there."""
     work = storage.make_work()
     home = storage.path or work
-    path = home / records.NAME
+    path = home / names.METRICS
+    path.parent.mkdir(parents=True, exist_ok=True)
     if storage.path is None:
         try:
-            path.write_bytes(storage.read_bytes(records.NAME))
+            path.write_bytes(storage.read_bytes(names.METRICS))
         except FileNotFoundError:
             path.unlink(missing_ok=True)
     return Place(
         url=storage.url,
         path=path,
-        folder=Path(track.folder) if track.folder else home / LOGS,
-        log=work / "monitor.log",
+        folder=Path(track.folder) if track.folder else home / names.LOGS,
+        log=work / names.MONITOR_LOG,
     )
 
 
 def publish(storage: Storage, place: Place) -> None:
     """Publish the records of a remote output; those of a local one are there already."""
     if storage.path is None and place.path.exists():
-        storage.write_bytes(records.NAME, place.path.read_bytes())
+        storage.write_bytes(names.METRICS, place.path.read_bytes())

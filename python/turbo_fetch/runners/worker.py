@@ -17,7 +17,9 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
@@ -42,7 +44,6 @@ from turbo_fetch.shard.open_shard import OpenShard, Tools
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.storage import Storage
 
-DOCUMENTS: Final = "documents.sqlite"
 """What hosts said in robots.txt and the like; in the work folder."""
 
 TALLY_EVERY_S: Final = 0.5
@@ -141,8 +142,9 @@ class Worker:
                 self._pool.expect_no_more()
                 return
             if self._attempt is not None:
+                name = names.shard_name(shard.id, self._tools.fetch.output.shard_digits)
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, shard.id
+                    self._tools.files, adopt_spool, self._tools.storage, name
                 )
             opened = OpenShard(self._tools, shard)
             self._open[shard.id] = opened
@@ -231,7 +233,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         ThreadPoolExecutor(2, "files") as files,
         _place(setup) as storage,
     ):
-        documents = SharedDocuments(storage.make_work() / DOCUMENTS)
+        documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             tenant = Tenant(http) if setup.shares_domains else None
             pool = FetchPool(client, http, tenant=tenant)
@@ -246,7 +248,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
 def _place(setup: Setup) -> Iterator[Storage]:
     """Open where the worker publishes to: the output, or its attempt at it."""
     output = setup.fetch.output
-    storage = Storage.open(output.path, output.spool)
+    storage = open_place(output.path, output.spool)
     if setup.attempt is None:
         yield storage
         return

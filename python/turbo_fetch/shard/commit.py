@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.tables import TableFile
-from turbo_fetch.dataset.names import shard_name
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX, ledger_batch
-from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
+from turbo_fetch.dataset.ledger import ledger_batch
+from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
@@ -48,6 +48,7 @@ class ShardFiles:
     name: str
     format: OutputFormat
     image: ImageSpec
+    extras: bool = True
 
 
 @dataclass(slots=True)
@@ -108,7 +109,9 @@ def commit_shard(
     `times_s` are its start and end since the epoch. Raises
     OutputError if something cannot be written; the spool then still has everything.
     """
-    files = ShardFiles(shard, shard_name(shard, fetch.output.shard_digits), fetch.output.format, fetch.image)
+    output = fetch.output
+    name = names.shard_name(shard, output.shard_digits)
+    files = ShardFiles(shard, name, output.format, fetch.image, output.extras)
     rows = _spooled_rows(fetch, shard, source, spool)
     return publish_shard(storage, files, rows, times_s, dict(facts))
 
@@ -129,15 +132,17 @@ def publish_shard(
     work = storage.make_work()
     counts = _Counts()
     with ExitStack() as stack:
-        ledger = TableFile(work / f"{files.name}{LEDGER_SUFFIX}", LEDGER)
+        ledger = TableFile(work / names.staged(names.ledger(files.name)), LEDGER)
         stack.callback(ledger.close)
-        written = write_shard(files.format, _noted(rows, ledger, counts), work, files.name, files.image)
-        written.append(ledger.finish(f"{files.name}{LEDGER_SUFFIX}"))
-    storage.delete(f"{files.name}{STATS_SUFFIX}")
+        written = write_shard(
+            files.format, _noted(rows, ledger, counts), work, files.name, files.image, files.extras
+        )
+        written.append(ledger.finish(names.ledger(files.name)))
+    storage.delete(names.stats(files.name))
     for file in written:
         storage.publish(file.path, file.name)
     record = _record(files, counts, written, times_s) | facts
-    storage.write_bytes(f"{files.name}{STATS_SUFFIX}", orjson.dumps(record, option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.stats(files.name), orjson.dumps(record, option=orjson.OPT_INDENT_2))
     return record
 
 

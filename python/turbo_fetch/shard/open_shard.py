@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from turbo_fetch.dataset.names import shard_name
+from turbo_fetch.dataset import names
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Fetched
 from turbo_fetch.fetch.pool import FetchPool
@@ -126,7 +126,7 @@ class OpenShard:
         if shard.known is not None:
             path, digest = shard.known.prepare(work), shard.known.rows_digest
         else:
-            path = work / f"{shard_name(shard.id, tools.fetch.output.shard_digits)}.spool"
+            path = work / names.spool(names.shard_name(shard.id, tools.fetch.output.shard_digits))
             digest = results.rows_digest(source, tools.fetch.image)
         facts = {"rows_digest": digest, **({commit.LIST_NOTES: notes.counts} if notes.counts else {})}
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)

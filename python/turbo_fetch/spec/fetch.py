@@ -317,6 +317,9 @@ class OutputSpec(Table):
     """Digits to which shard numbers are padded, in the names of files and in keys."""
     messages: Messages = "turbo-fetch"
     """Wording of `error_message`: our own, or `img2dataset`, as close as can be. The ledger has ours."""
+    extras: bool = True
+    """Whether `README.md`, `croissant.json` and, in the folders of `files`, `metadata.parquet` are written, which
+    img2dataset does not have."""
     if_exists: IfExists = "resume"
     """`resume`: go on; `extend`: add this list after what is there; `overwrite`: delete first; `error`."""
     spool: Location | None = None

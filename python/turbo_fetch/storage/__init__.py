@@ -14,15 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, cast
+from typing import IO, Any, cast
 
 from turbo_fetch.errors import OutputError, SpecError
 from turbo_fetch.storage.disk import replace_with, sync, sync_one
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.filesystems import is_local, open_filesystem, path_of, protocols
-
-WORK_FOLDER: Final = ".turbo-fetch"
-PROBE: Final = ".turbo-fetch-probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Entry:
 
 class Storage(ABC):
     """A place to publish into. `url` names it; `path` is it, if local; `work` is the local folder for
-    what is not finished.
+    what is not finished, which whoever opens it chooses.
 
     All methods block, and raise OutputError, naming the place, where it fails them; those that read, InputError where
     it is a file.
@@ -47,18 +44,17 @@ class Storage(ABC):
     is_local: bool
 
     @staticmethod
-    def open(url: str, spool: str | None = None) -> Storage:
-        """Return the place at `url`, without touching it.
+    def open(url: str) -> Storage:
+        """Return the place at `url`, without touching it and without a work folder.
 
-        `spool` overrides where the work folder is. Raises SpecError for an unknown protocol, MissingExtra
-        for one whose package is not installed.
+        Raises SpecError for an unknown protocol, MissingExtra for one whose package is not installed.
         """
         if (local := path_of(url)) is not None:
-            return LocalStorage(local, spool)
+            return LocalStorage(local)
         filesystem, path = open_filesystem(url, "Output to", SpecError)
         if is_local(filesystem):
-            return LocalStorage(Path(path), spool)
-        return RemoteStorage(url, filesystem, path, spool)
+            return LocalStorage(Path(path))
+        return RemoteStorage(url, filesystem, path)
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -103,8 +99,8 @@ class Storage(ABC):
         """Return the folder `folder` of the place as a place of its own, with another work folder."""
 
     @abstractmethod
-    def probe(self) -> None:
-        """Prove that files can be written, read back and found: raises OutputError if not."""
+    def probe(self, name: str) -> None:
+        """Prove with a file of this name that files can be written, read back and found: raises OutputError if not."""
 
     def make_work(self) -> Path:
         """Return the work folder, made if absent."""
@@ -118,10 +114,9 @@ class LocalStorage(Storage):
 
     is_local = True
 
-    def __init__(self, path: Path, spool: str | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.root = self.path = path.absolute()
         self.url = str(path.absolute())
-        self.work = Path(spool).absolute() / url_digest(self.url) if spool else self.root / WORK_FOLDER
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -191,11 +186,15 @@ class LocalStorage(Storage):
         place.work = work
         return place
 
-    def probe(self) -> None:
+    def probe(self, name: str) -> None:
         """See Storage."""
+        folder = self._at(name).parent
+        is_new = not folder.exists()
         with explained(self.url):
-            self.write_bytes(PROBE, b"probe")
-            self.delete(PROBE)
+            self.write_bytes(name, b"probe")
+            self.delete(name)
+            if is_new:
+                folder.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / _checked(name)
@@ -206,11 +205,10 @@ class RemoteStorage(Storage):
 
     is_local = False
 
-    def __init__(self, url: str, filesystem: Any, path: str, spool: str | None = None) -> None:
+    def __init__(self, url: str, filesystem: Any, path: str) -> None:
         self.url = url.rstrip("/")
         self._filesystem = filesystem
         self._path = path.rstrip("/")
-        self.work = (Path(spool).absolute() if spool else cache_folder()) / url_digest(self.url)
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -283,14 +281,15 @@ class RemoteStorage(Storage):
         place.work = work
         return place
 
-    def probe(self) -> None:
+    def probe(self, name: str) -> None:
         """See Storage."""
-        self.write_bytes(PROBE, b"probe")
-        if self.read_bytes(PROBE) != b"probe":
+        folder, _, last = name.rpartition("/")
+        self.write_bytes(name, b"probe")
+        if self.read_bytes(name) != b"probe":
             raise OutputError(f"{self.url} does not return what was written to it")
-        if not any(entry.name == PROBE for entry in self.list()):
+        if not any(entry.name == last for entry in self.list(folder)):
             raise OutputError(f"{self.url} does not list what was written to it")
-        self.delete(PROBE)
+        self.delete(name)
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{_checked(name)}"

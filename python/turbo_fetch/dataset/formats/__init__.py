@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import pyarrow as pa
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats.dummy import Nothing
 from turbo_fetch.dataset.formats.files import Folder
 from turbo_fetch.dataset.formats.lmdb import LmdbFile, lmdb_package
@@ -25,14 +26,13 @@ from turbo_fetch.dataset.formats.webdataset import TarFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema
 from turbo_fetch.spec import ImageSpec, OutputFormat
 
-__all__ = ["METADATA_SUFFIX", "SUFFIXES", "WrittenFile", "check_columns", "check_packages", "write_shard"]
+__all__ = ["SUFFIXES", "WrittenFile", "check_columns", "check_packages", "write_shard"]
 
-METADATA_SUFFIX: Final = ".parquet"
 SUFFIXES: Final[dict[OutputFormat, str]] = {
     "webdataset": ".tar",
     "files": "",
-    "parquet": ".parquet",
-    "parquet_bytes": ".parquet",
+    "parquet": names.METADATA_SUFFIX,
+    "parquet_bytes": names.METADATA_SUFFIX,
     "lmdb": ".lmdb",
     "tfrecord": ".tfrecord",
     "dummy": "",
@@ -67,37 +67,45 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
 
 
 def write_shard(
-    output_format: OutputFormat, samples: Iterable[Samples], work: Path, name: str, image: ImageSpec
+    output_format: OutputFormat,
+    samples: Iterable[Samples],
+    work: Path,
+    name: str,
+    image: ImageSpec,
+    extras: bool = True,
 ) -> list[WrittenFile]:
     """Write the files of one shard into the folder `work`; return them in the order to publish them.
 
-    `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Files of that
+    `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Without `extras` there is
+    nothing that img2dataset does not write. Files of that
     name in `work`, of an earlier attempt, are replaced. Raises OutputError if they cannot be written.
     """
     batches = iter(samples)
     first = next(batches)
     schema = first.metadata.schema
-    path = work / f"{name}{SUFFIXES[output_format]}"
+    path = work / names.staged(f"{name}{SUFFIXES[output_format]}")
     with ExitStack() as stack:
-        data = stack.enter_context(closing(_writer(output_format, path, schema, image)))
+        data = stack.enter_context(closing(_writer(output_format, path, schema, image, extras)))
         table = None
         if not output_format.startswith("parquet"):
-            table = stack.enter_context(closing(TableFile(work / f"{name}{METADATA_SUFFIX}", schema)))
+            table = stack.enter_context(closing(TableFile(work / names.staged(names.metadata(name)), schema)))
         for batch in chain([first], batches):
             data.add(batch)
             if table is not None:
                 table.add(batch.metadata)
         written = [data.finish(f"{name}{SUFFIXES[output_format]}")]
         if table is not None:
-            written.append(table.finish(f"{name}{METADATA_SUFFIX}"))
+            written.append(table.finish(names.metadata(name)))
     return [file for file in written if file is not None]
 
 
-def _writer(output_format: OutputFormat, path: Path, schema: pa.Schema, image: ImageSpec) -> _Writer:
+def _writer(
+    output_format: OutputFormat, path: Path, schema: pa.Schema, image: ImageSpec, extras: bool
+) -> _Writer:
     if output_format == "webdataset":
         return TarFile(path, image)
     if output_format == "files":
-        return Folder(path, schema, image)
+        return Folder(path, schema, image, extras)
     if output_format == "parquet":
         return ImageTable(path, schema, image)
     if output_format == "parquet_bytes":

@@ -1,8 +1,8 @@
 """`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
 
-Its `metadata.parquet` has one row for each picture, `file_name` and then the metadata, which is what Hugging
-Face's imagefolder looks for. Columns that imagefolder would take for pictures, by their name or that of a field in
-them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments
+Its `metadata.parquet`, one of the extras, has one row for each picture, `file_name` and then the metadata, which is
+what Hugging Face's imagefolder looks for. Columns that imagefolder would take for pictures, by their name or that of a
+field in them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments
 that Python does not know, as after the year 9999, are null.
 """
 
@@ -21,11 +21,11 @@ from turbo_fetch.dataset.formats.members import members
 from turbo_fetch.dataset.formats.staged import WrittenFile
 from turbo_fetch.dataset.formats.tables import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
+from turbo_fetch.dataset.names import FOLDER_METADATA
 from turbo_fetch.dataset.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage.failures import write_error
 
-METADATA_NAME: Final = "metadata.parquet"
 FILE_NAME: Final = "file_name"
 EXTENSIONS: Final = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
@@ -33,7 +33,7 @@ EXTENSIONS: Final = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 class Folder:
     """A folder in the work folder, filled sample by sample; what an earlier attempt left there is removed."""
 
-    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
+    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec, extras: bool = True) -> None:
         self._path = path
         self._encoding = image.encode
         self._columns = [column for column in metadata if not _is_taken_for_pictures(column)]
@@ -46,7 +46,7 @@ class Folder:
             raise write_error(error, str(path), 0) from error
         columns = [column.with_type(from_python(column.type)) for column in self._columns]
         self._schema = pa.schema([pa.field(FILE_NAME, pa.string()), *columns])
-        self._table = TableFile(path / METADATA_NAME, self._schema)
+        self._table = TableFile(path / FOLDER_METADATA, self._schema) if extras else None
 
     def add(self, samples: Samples) -> None:
         """Write the files of the samples that have a picture."""
@@ -59,21 +59,24 @@ class Folder:
                 raise write_error(error, str(path), length) from error
             self._bytes += length
             self._lines.append(f"{member.name} {length} {hashlib.sha256(member.content).hexdigest()}\n")
-        self._add_metadata(samples)
+        if self._table is not None:
+            self._add_metadata(samples, self._table)
 
     def finish(self, name: str) -> WrittenFile:
         """Return the folder, to be published as `name`."""
-        table = self._table.finish(METADATA_NAME)
-        self._bytes += table.bytes
-        self._lines.append(f"{table.name} {table.bytes} {table.sha256}\n")
+        if self._table is not None:
+            table = self._table.finish(FOLDER_METADATA)
+            self._bytes += table.bytes
+            self._lines.append(f"{table.name} {table.bytes} {table.sha256}\n")
         digest = hashlib.sha256("".join(sorted(self._lines)).encode())
         return WrittenFile(name, self._path, self._bytes, digest.hexdigest(), is_folder=True)
 
     def close(self) -> None:
         """Close the table, finished or not."""
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
 
-    def _add_metadata(self, samples: Samples) -> None:
+    def _add_metadata(self, samples: Samples, table: TableFile) -> None:
         kept = np.flatnonzero(samples.image.is_valid()).astype(np.uint32)
         rows = source_rows(samples.metadata, kept)
         formats = samples.original_format.take(pa.array(kept)).to_pylist()
@@ -83,7 +86,7 @@ class Folder:
         ]
         columns = [values_from_python(rows.column(column.name)) for column in self._columns]
         listed = [pa.array(names, pa.string()), *columns]
-        self._table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
+        table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
 
     def _extension(self, original_format: str | None) -> str:
         if self._encoding != "original":

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from turbo_fetch.dataset.formats.lmdb import KEYS_PREFIX, lmdb_package
 from turbo_fetch.dataset.formats.tfrecord import PICTURES
 from turbo_fetch.dataset.formats.tfrecord_codec import BadRecord, decode_example, read_records
+from turbo_fetch.dataset.names import FOLDER_METADATA
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.storage import Storage
@@ -53,7 +54,7 @@ def folder_pictures(storage: Storage, name: str) -> Iterator[Picture]:
     names = sorted(entry.name for entry in storage.list(name) if entry.bytes is not None)
     for found in names:
         key, _, extension = found.partition(".")
-        if extension not in BESIDE and found != "metadata.parquet":
+        if extension not in BESIDE and found != FOLDER_METADATA:
             yield Picture(key, storage.read_bytes(f"{name}/{found}"))
 
 
