@@ -46,15 +46,20 @@ def _plain(value: Any) -> Any:
 
 def checked_format(name: str) -> OutputFormat:
     """Return the output format of this name; raises SpecError that names the nearest one."""
-    from turbo_fetch.errors import SpecError
     from turbo_fetch.spec import OutputFormat
 
-    known = get_args(OutputFormat)
-    if name in known:
-        return cast(OutputFormat, name)
-    near = difflib.get_close_matches(name, known, n=1)
+    return cast("OutputFormat", checked_choice("--format", name, get_args(OutputFormat)))
+
+
+def checked_choice(option: str, value: str, known: Sequence[str]) -> str:
+    """Return the value of an option if it is known; raises SpecError that names the nearest one."""
+    from turbo_fetch.errors import SpecError
+
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-    raise SpecError(f"--format {name!r}: unknown format; {hint}")
+    raise SpecError(f"{option} {value!r}: unknown; {hint}")
 
 
 def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:

@@ -145,6 +145,12 @@ def shard_of_metadata(name: str) -> str | None:
     return _first(_METADATA, name)
 
 
+def shard_of_old_ledger(name: str) -> str | None:
+    """Return the name of the shard whose ledger had this name in an earlier version, None if it is none."""
+    shard = name.removesuffix(_OLD_LEDGER_SUFFIX)
+    return shard if shard.isdecimal() and shard != name else None
+
+
 def shard_of_refresh_report(name: str) -> str | None:
     """Return the name of the shard to which this file in REFRESH belongs, None if it belongs to none."""
     shard = name.removesuffix(_REFRESH_SUFFIX)

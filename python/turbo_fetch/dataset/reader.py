@@ -166,8 +166,15 @@ class StoredDataset:
                     f"{self._place(shard)}: the picture {left.key} has no row, or is out of order"
                 )
 
-    def metadata(self, shard: StoredShard) -> pa.Table:
-        """Return the metadata of a shard without its pictures."""
+    @property
+    def rows(self) -> int:
+        """How many rows of the list are in the shards, those that failed too."""
+        return sum(shard.rows for shard in self.shards)
+
+    def metadata(self, shard: StoredShard | None = None) -> pa.Table:
+        """Return the metadata of a shard, or of all, without the pictures."""
+        if shard is None:
+            return _together(map(self.metadata, self.shards))
         with opened(self.storage, names.metadata(shard.name)) as table:
             column = picture_column(table.schema_arrow)
             rows = table.read([name for name in table.schema_arrow.names if name != column])
@@ -181,8 +188,14 @@ class StoredDataset:
             kept = [field for field in schema if field.name != column]
             return pa.schema(kept)
 
-    def ledger(self, shard: StoredShard) -> pa.Table:
-        """Return the ledger of a shard."""
+    def ledger(self, shard: StoredShard | None = None) -> pa.Table:
+        """Return the ledger of a shard, or of all: what happened to every URL. See :data:`LEDGER` for its columns.
+
+        DatasetError for a dataset of img2dataset, which has none.
+        """
+        if shard is None:
+            return _together(map(self.ledger, self.shards))
+        self.essentials_of("output")
         with opened(self.storage, names.ledger(shard.name)) as table:
             return table.read()
 
@@ -203,8 +216,16 @@ def may_hold_dataset(storage: Storage) -> bool:
 
 
 def open_dataset(url: str) -> StoredDataset:
-    """Open the dataset in a folder or at any fsspec URL, without reading its shards; see this package."""
+    """Open the dataset in a folder or at any fsspec URL, without reading its shards; also one of img2dataset.
+
+    Raises InputError if there is none, or if it has the layout of an earlier version.
+    """
     return StoredDataset.open(open_place(url))
+
+
+def _together(tables: Iterable[pa.Table]) -> pa.Table:
+    # A column that is null in all of a shard may have another type there.
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def _joined(metadata: pa.RecordBatch, pictures: Iterator[Picture], place: str) -> Iterator[Samples]:

@@ -2,8 +2,8 @@
 
 Its `metadata.parquet`, one of the extras, has one row for each picture, `file_name` and then the metadata, which is
 what Hugging Face's imagefolder looks for. Columns that imagefolder would take for pictures, by their name or that of a
-field in them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments
-that Python does not know, as after the year 9999, are null.
+field in them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and
+moments that Python does not know, as after the year 9999, are null.
 """
 
 from __future__ import annotations
