@@ -66,7 +66,11 @@ def _refresh(out: Path, *options: str) -> dict[str, Any]:
 
 
 def _report(out: Path) -> dict[str, str]:
-    rows = [row for path in sorted(out.glob("refresh/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in sorted(out.glob(".turbo-fetch/refresh/*.refresh"))
+        for row in pq.read_table(path).to_pylist()
+    ]
     return {row["key"]: row["drift"] for row in rows if row["drift"] != "unchanged"}
 
 
@@ -102,7 +106,11 @@ def test_drift_is_reported_and_the_dataset_is_as_it_was(origin: Origin, out: Pat
 
 def test_nothing_drifted_costs_no_body_where_there_is_an_etag(origin: Origin, out: Path) -> None:
     assert _refresh(out, "--set", "fetch.http.opt_out=[]")["drift"] == {"unchanged": 28}
-    rows = [row for path in sorted(out.glob("refresh/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in sorted(out.glob(".turbo-fetch/refresh/*.refresh"))
+        for row in pq.read_table(path).to_pylist()
+    ]
     assert [row["http_status"] for row in rows] == [304] * 10 + [200] * 18
 
 
@@ -155,7 +163,13 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
 def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
     _refresh(out)
     assert (out / "refresh").is_dir()
-    command = ["run", str(out / "spec.toml"), "--quiet", "--set", "fetch.output.if_exists=overwrite"]
+    command = [
+        "run",
+        str(out / ".turbo-fetch/spec.toml"),
+        "--quiet",
+        "--set",
+        "fetch.output.if_exists=overwrite",
+    ]
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code == 0, ended.output
     assert not (out / "refresh").exists()

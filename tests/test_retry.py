@@ -144,7 +144,7 @@ def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
     origin.latency_s = 0
     (out / "00001_stats.json").unlink()
     hits = origin.hits.total()
-    place = str(out) if command == "retry" else str(out / "spec.toml")
+    place = str(out) if command == "retry" else str(out / ".turbo-fetch/spec.toml")
     ended = CliRunner().invoke(app, [command, place, "--quiet"])
     assert ended.exit_code == 0, ended.output
     assert [record["rows"] for record in manifest(out)] == [20, 20, 20]

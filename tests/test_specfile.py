@@ -243,7 +243,7 @@ def test_the_spec_in_a_dataset_runs_from_anywhere_and_means_the_dataset_that_it_
     told = dump_spec_for_others(spec)
     (moved := tmp_path / "moved").mkdir()
     (moved / "spec.toml").write_text(told)
-    (moved / "job.json").write_text('{"format": 1, "essentials": {}, "lists": []}')
+    (moved / ".turbo-fetch/job").write_text('{"format": 1, "essentials": {}, "lists": []}')
     monkeypatch.chdir("/")
     again = load_spec(moved / "spec.toml")
     assert again.fetch is not None
@@ -271,5 +271,5 @@ def test_a_path_that_became_absolute_is_no_other_one(before: object, now: object
 
 def test_a_spec_beside_another_programs_job_file_keeps_its_output(tmp_path: Path, minimal: Path) -> None:
     for content in ("{}", "[]", "not JSON"):
-        (tmp_path / "job.json").write_text(content)
+        (tmp_path / ".turbo-fetch/job").write_text(content)
         assert load_spec(minimal).fetch.output.path == str(tmp_path / "out")

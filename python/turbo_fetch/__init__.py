@@ -41,16 +41,6 @@ __all__ = [
     "open_dataset",
     "run",
 ]
-    "RunSummary",
-    "Spec",
-    "Summary",
-    "TurboFetchError",
-    "__version__",
-    "arun",
-    "load_spec",
-    "open_dataset",
-    "run",
-]
 
 
 _HOMES = {
