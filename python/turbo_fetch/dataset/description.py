@@ -38,10 +38,7 @@ def read_job(storage: Storage) -> Job | None:
 
 def has_old_layout(storage: Storage) -> bool:
     """Return whether a dataset is there whose records lie among the data, as those of earlier versions did."""
-    try:
-        return _is_job(storage.read_bytes(names.OLD_JOB))
-    except FileNotFoundError:
-        return False
+    return storage.exists(names.OLD_JOB) and _is_job(storage.read_bytes(names.OLD_JOB))
 
 
 def refuse_old_layout(storage: Storage) -> None:
