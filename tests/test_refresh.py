@@ -162,7 +162,7 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
 
 def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
     _refresh(out)
-    assert (out / "refresh").is_dir()
+    assert (out / ".turbo-fetch/refresh").is_dir()
     command = [
         "run",
         str(out / ".turbo-fetch/spec.toml"),
@@ -172,7 +172,7 @@ def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
     ]
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code == 0, ended.output
-    assert not (out / "refresh").exists()
+    assert not (out / ".turbo-fetch/refresh").exists()
 
 
 @pytest.mark.parametrize(
