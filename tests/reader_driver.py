@@ -15,7 +15,7 @@ from litdata.streaming.item_loader import ParquetLoader
 
 def counts(folder: str) -> dict[str, int]:
     """Return what each way of reading a dataset counts."""
-    # litdata leaves an index in the folder.
+    # litdata leaves an index in the folder, which is JSON.
     jsons = daft.from_glob_path(f"{folder}/**/*.json").count_rows()
     with tempfile.TemporaryDirectory() as index, tempfile.TemporaryDirectory() as cache:
         litdata.index_parquet_dataset(folder, cache_dir=index)

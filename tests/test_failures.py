@@ -49,9 +49,9 @@ def lair(tmp_path: Path) -> Path:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("not a dataset")
     (tmp_path / "closed").mkdir()
-    for name in (".turbo-fetch/job", "spec.toml", ".turbo-fetch/manifest"):
-        (tmp_path / "garbled").mkdir(exist_ok=True)
-        (tmp_path / "garbled" / name).write_text("[]" if name == ".turbo-fetch/job" else "{")
+    (garbled := tmp_path / "garbled" / ".turbo-fetch").mkdir(parents=True)
+    for name in ("job", "spec.toml", "manifest"):
+        (garbled / name).write_text("[]" if name == "job" else "{")
     return tmp_path
 
 

@@ -175,10 +175,10 @@ def _loading(facts: Facts) -> str:
             found = _IMAGES if facts.fetch["image"]["encode"] == "original" else (extension,)
             paths = [*(f"{digits}/*.{each}" for each in found), f"{digits}/{names.FOLDER_METADATA}"]
         case "parquet":
-            paths = [f"{digits}.parquet"]
+            paths = [names.metadata(digits)]
             features = table_features(facts.schema, "image")
         case _:
-            paths = [f"{digits}.parquet"]
+            paths = [names.metadata(digits)]
             features = table_features(facts.schema, extension if facts.format == "parquet_bytes" else None)
     info = ["dataset_info:", "  features:", *yaml_features(features, "  ")] if features else []
     data_files = ["  data_files:", "  - split: train", "    path:", *(f'    - "{path}"' for path in paths)]
