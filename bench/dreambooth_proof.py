@@ -34,7 +34,7 @@ from turbo_fetch.dreambooth.toy.demo import base_in
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, spec_of, take_photos
 from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.stop import StopRequest
 
 RESULT: Final = Path("bench/results/dreambooth-proof.json")
@@ -54,7 +54,7 @@ def main() -> None:
     machine, date = describe_machine(), now()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        base = given.base or base_in(work, Recipe(), Watcher(), StopRequest())
+        base = given.base or base_in(work, Recipe(), ProgressListener(), StopRequest())
         chosen = [
             Lesson(base, subject, work / f"{subject}-{seed}".replace(" ", "-"), seed)
             for seed in range(given.seeds)
@@ -110,7 +110,7 @@ def _measured(lesson: Lesson, judge: Judge, base: dict[str, float]) -> dict[str,
     for name, with_prior in (("with_prior", True), ("without_prior", False)):
         one = replace(lesson, folder=lesson.folder / name, with_prior=with_prior)
         take_photos(one)
-        learn(one, Watcher(), StopRequest())
+        learn(one, ProgressListener(), StopRequest())
         class_ = pictures_of(one.model, one.class_prompt, PICTURES)
         facts[name] = {
             "known": recognised(judge, pictures_of(one.model, one.identifier_prompt, PICTURES), one),

@@ -148,12 +148,12 @@ def measure_costs() -> Any:
 
     from bench.scale_model import Costs
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.storage import Storage
+    from turbo_fetch.storage import open_storage
 
     http = json.loads(Path("bench/results/http.json").read_text())
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
-        storage = Storage.open(folder)
+        storage = open_storage(folder)
         base_bytes = process.memory_info().rss
         begun_s = time.process_time()
         with Manifest.open(storage) as manifest:

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 from rich.console import Console
+from turbo_fetch.progress.run_progress import Progress
 
 from turbo_fetch.progress.display import Display, Steps, _fetch_panel, _step_panel
-from turbo_fetch.progress.estimate import Progress
 from turbo_fetch.progress.summary import Summary, human_bytes, human_time
 from turbo_fetch.progress.tally import Tally
 

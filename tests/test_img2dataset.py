@@ -21,7 +21,7 @@ from album import album
 from origin import Origin
 from turbo_fetch.cli.img2dataset import help_text, literal, named_by_fire, parse_arguments
 from turbo_fetch.errors import SpecError
-from turbo_fetch.img2dataset.options import PeerOptions
+from turbo_fetch.img2dataset.options import Img2DatasetOptions
 from turbo_fetch.img2dataset.translation import download, named, translate
 from turbo_fetch.spec import FetchSpec, HttpSpec
 
@@ -154,7 +154,7 @@ def test_wandb_is_a_tracker_with_its_project() -> None:
 def test_boxes_and_hashes_to_verify_are_columns_of_the_list() -> None:
     from turbo_fetch.img2dataset.translation import spec_tables
 
-    peer = PeerOptions(
+    peer = Img2DatasetOptions(
         url_list="list.parquet",
         input_format="parquet",
         save_additional_columns=("uid",),
@@ -320,7 +320,7 @@ _WORDS = st.sampled_from(
         *("['a', \"b\"]", "True, None"),
     ]
 )
-_NAMES = st.sampled_from([*PeerOptions.model_fields, "unknown", "extract-exif", "image-size"])
+_NAMES = st.sampled_from([*Img2DatasetOptions.model_fields, "unknown", "extract-exif", "image-size"])
 _TYPED = st.one_of(
     st.tuples(_NAMES, _WORDS).map(lambda both: [f"--{both[0]}={both[1]}"]),
     st.tuples(_NAMES, _WORDS).map(lambda both: [f"--{both[0]}", both[1]]),
@@ -336,7 +336,7 @@ def _by_fire(typed: list[str]) -> dict[str, Any] | None:
     """Return what Fire calls a function with that has img2dataset's options; None if it refuses."""
     missing = object()
     called: dict[str, Any] = {}
-    names = list(PeerOptions.model_fields)
+    names = list(Img2DatasetOptions.model_fields)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(names[0], kind)]
     parameters += [inspect.Parameter(name, kind, default=missing) for name in names[1:]]
@@ -362,7 +362,7 @@ def test_a_command_line_is_read_as_fire_reads_it(typed: list[str]) -> None:
         assert expected is None
         return
     if expected is None:
-        assert "url_list" not in read or not PeerOptions.model_fields.keys() >= read.keys()
+        assert "url_list" not in read or not Img2DatasetOptions.model_fields.keys() >= read.keys()
     else:
         assert repr(sorted(read.items())) == repr(sorted(expected.items()))
 
@@ -383,7 +383,7 @@ def test_our_own_flags_are_told_apart() -> None:
 
 def test_help_and_the_docs_tell_every_option() -> None:
     page = (ROOT / "docs" / "coming-from-img2dataset.md").read_text()
-    for name in PeerOptions.model_fields:
+    for name in Img2DatasetOptions.model_fields:
         assert f"--{name} (" in help_text()
         assert f"| `{name}` |" in page, name
 
@@ -462,9 +462,9 @@ def test_options_names_order_and_defaults_are_the_peers() -> None:
     scope: dict[str, Any] = {}
     exec(f"from typing import *\ndef peer({declared[1]}\n): ...", scope)
     parameters = inspect.signature(scope["peer"]).parameters
-    ours = list(PeerOptions.model_fields)
+    ours = list(Img2DatasetOptions.model_fields)
     assert ours == [*parameters, "ignore_ssl_certificate"]
     for name, parameter in parameters.items():
-        field = PeerOptions.model_fields[name]
+        field = Img2DatasetOptions.model_fields[name]
         assert field.is_required() == (parameter.default is inspect.Parameter.empty)
         assert field.is_required() or field.default == parameter.default, name

@@ -19,7 +19,7 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import InputError, OutputError, OutputExists
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 
 ALBUM = album(130)
 """Two whole shards of 50 rows and a part of one."""
@@ -247,7 +247,7 @@ async def test_cancelling_arun_saves_what_arrived_and_a_run_goes_on(origin: Orig
     arrived = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    class Halting(Watcher):
+    class Halting(ProgressListener):
         seen = 0
 
         def add(self, worker: int, tally: Any) -> None:

@@ -22,7 +22,7 @@ from turbo_fetch.img2dataset.translation import download
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.maintenance.verify import verify
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.stop import StopRequest
 
 
@@ -131,7 +131,7 @@ def test_renamed_columns_pass_through_all_that_is_done_with_a_dataset(
     turbo_fetch.run(spec)
     assert load_spec(tmp_path / "out" / ".turbo-fetch/spec.toml").fetch == spec.fetch
     stop = StopRequest()
-    retry(spec, Watcher(), stop)
+    retry(spec, ProgressListener(), stop)
     assert verify(str(tmp_path / "out"), "deep", 1, Silent(), stop).problems == []
     export(Export(str(tmp_path / "out"), str(tmp_path / "again"), "webdataset"), Silent(), stop)
     for folder in ("out", "again"):

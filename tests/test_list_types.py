@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from turbo_fetch.plan.type_inference import Kind, joined
 
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.plan import survey
 from turbo_fetch.plan.list_notes import sentences
 from turbo_fetch.plan.sharder import Plan
-from turbo_fetch.plan.types import Kind, joined
 from turbo_fetch.spec import InputSpec
 from turbo_fetch.spec.specfile import parse_spec
 

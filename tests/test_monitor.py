@@ -15,17 +15,17 @@ from typing import Any
 import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from turbo_fetch.monitor.recorder import Recorder, recorded
 
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, SpecError
 from turbo_fetch.monitor import records, trackers
-from turbo_fetch.monitor.link import Recorder, recorded
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
 
 
-class Notes(Watcher):
+class Notes(ProgressListener):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
@@ -123,7 +123,7 @@ def test_when_the_parent_is_killed_it_ends_and_says_so(tmp_path: Path) -> None:
     read, write = os.pipe()
     parent = os.fork()
     if parent == 0:
-        recorder = Recorder(TrackSpec(), "fetch", _place(tmp_path), Watcher())
+        recorder = Recorder(TrackSpec(), "fetch", _place(tmp_path), ProgressListener())
         os.write(write, str(_child(recorder).pid).encode())
         signal.pause()
     monitor = psutil.Process(int(os.read(read, 100)))
@@ -137,13 +137,13 @@ def test_when_the_parent_is_killed_it_ends_and_says_so(tmp_path: Path) -> None:
 
 
 def _place(folder: Path) -> Any:
-    from turbo_fetch.monitor.place import place_in
+    from turbo_fetch.monitor.recorder import place_in
 
     return place_in(open_place(str(folder)), TrackSpec())
 
 
 def test_it_outlives_a_ctrl_c_that_the_whole_group_gets(tmp_path: Path) -> None:
-    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), Watcher()) as recorder:
+    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()) as recorder:
         recorder.note("begun")
         while (
             not (tmp_path / ".turbo-fetch/metrics").exists()
@@ -174,7 +174,7 @@ def test_a_taken_port_is_one_clear_error(tmp_path: Path) -> None:
         track = TrackSpec(to=("prometheus",), port=port)
         with (
             pytest.raises(SpecError, match=f"track.port {port}"),
-            recorded(track, "fetch", open_place(str(tmp_path)), Watcher()),
+            recorded(track, "fetch", open_place(str(tmp_path)), ProgressListener()),
         ):
             pass
 
@@ -197,7 +197,7 @@ def test_a_run_is_recorded_ever_more_rarely(elapsed_s: float, last_s: float, due
 def test_a_torn_line_is_ended_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / ".turbo-fetch/metrics"
     path.write_bytes(b'{"kind":"start","time":1}\n{"kind":"prog')
-    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), Watcher()):
+    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()):
         pass
     kinds = [line["kind"] for line in records.parse(path.read_bytes())]
     assert kinds == ["start", "start", "end"]

@@ -32,7 +32,7 @@ from turbo_fetch.fetch.proxies import Exceptions, Proxies, proxy_address, unused
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.img2dataset.translation import translate
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import HttpSpec
 
 PUBLIC = "93.184.215.14"
@@ -354,7 +354,7 @@ def test_hosts_that_no_proxy_names_are_asked_directly_behind_the_gate(origin: Or
         assert proxy.asked == []
 
 
-class _Notes(Watcher):
+class _Notes(ProgressListener):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from turbo_fetch.monitor.recorder import recorded
 
 import turbo_fetch
 from album import album
@@ -20,11 +21,10 @@ from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Material, gather
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
@@ -130,7 +130,7 @@ def test_json_in_a_script_cannot_end_it() -> None:
 def test_a_long_run_renews_it_while_it_goes_on(dataset: Path) -> None:
     before = (dataset / "report.html").stat().st_mtime_ns
     track = TrackSpec(report_every_s=1e-9)
-    with recorded(track, "fetch", open_place(str(dataset)), Watcher()) as recorder:
+    with recorded(track, "fetch", open_place(str(dataset)), ProgressListener()) as recorder:
         recorder.add(0, Tally(Counter({"success": 1})))
     assert (dataset / "report.html").stat().st_mtime_ns > before
 

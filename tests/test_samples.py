@@ -55,7 +55,7 @@ def test_what_concerns_the_picture_is_null_unless_it_succeeded() -> None:
         assert sample["url"].endswith(f"/{row}.png")
         if fails(row):
             assert (sample["status"], sample["error_message"]) == (
-                FAILED.peer_status,
+                FAILED.img2dataset_status,
                 "HTTP Error 404: Not Found",
             )
             assert about == [None] * 6
@@ -67,7 +67,7 @@ def test_what_concerns_the_picture_is_null_unless_it_succeeded() -> None:
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_has_its_status_and_a_failure_always_a_message(outcome: Outcome) -> None:
     sample = sample_of(outcome=outcome.number, detail=None, original_format=None)
-    assert sample["status"] == outcome.peer_status
+    assert sample["status"] == outcome.img2dataset_status
     assert sample["error_message"] == (None if outcome is Outcome.SUCCESS else outcome.label)
 
 

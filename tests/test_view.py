@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from turbo_fetch.monitor.recorder import recorded
 
 import turbo_fetch
 from album import album
@@ -20,12 +21,11 @@ from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
-from turbo_fetch.monitor.link import recorded
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.pictures import Pictures
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
 from turbo_fetch.monitor.view.server import Viewer
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
 
@@ -174,7 +174,7 @@ def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_followed(address: str, folder: Path) -> None:
-    with recorded(TrackSpec(), "fetch", open_place(str(folder)), Watcher()) as recorder:
+    with recorded(TrackSpec(), "fetch", open_place(str(folder)), ProgressListener()) as recorder:
         recorder.total(1000, is_estimate=False)
         recorder.add(0, Tally(Counter({"success": 240, "timeout": 10}), body_bytes=5_000_000, in_flight=17))
         recorder._record(2.0)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from turbo_fetch.dreambooth import train
 from turbo_fetch.dreambooth.train_report import TrainReport
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 from turbo_fetch.stop import StopRequest
@@ -34,7 +34,7 @@ def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int
 
 
 @dataclass
-class Listener(Watcher):
+class Listener(ProgressListener):
     """Keeps the lines that a person should see."""
 
     notes: list[str] = field(default_factory=list)

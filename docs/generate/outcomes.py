@@ -56,4 +56,6 @@ def outcomes_page() -> str:
 def _row(outcome: Outcome) -> str:
     retryable = "yes" if outcome.retryable else "no"
     meaning = MEANINGS[outcome]
-    return f"| `{outcome.label}` | {meaning} | {retryable} | `{outcome.peer_status}` | {outcome.number} |"
+    return (
+        f"| `{outcome.label}` | {meaning} | {retryable} | `{outcome.img2dataset_status}` | {outcome.number} |"
+    )

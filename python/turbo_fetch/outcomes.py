@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, Literal
 
-PeerStatus = Literal["success", "failed_to_download", "failed_to_resize"]
+Img2DatasetStatus = Literal["success", "failed_to_download", "failed_to_resize"]
 
 _SUCCESS: Final = "success"
 _DOWNLOAD: Final = "failed_to_download"
@@ -20,7 +20,7 @@ class Outcome(Enum):
     """One of the things that can happen to a URL.
 
     `number` fits in a uint8 and never changes meaning; `retryable` says whether the same request may
-    succeed later; `peer_status` is the value of img2dataset's `status` column.
+    succeed later; `img2dataset_status` is the value of img2dataset's `status` column.
     """
 
     SUCCESS = (0, "success", False, _SUCCESS)
@@ -55,13 +55,15 @@ class Outcome(Enum):
     number: int
     label: str
     retryable: bool
-    peer_status: PeerStatus
+    img2dataset_status: Img2DatasetStatus
 
-    def __init__(self, number: int, label: str, retryable: bool, peer_status: PeerStatus) -> None:
+    def __init__(
+        self, number: int, label: str, retryable: bool, img2dataset_status: Img2DatasetStatus
+    ) -> None:
         self.number = number
         self.label = label
         self.retryable = retryable
-        self.peer_status = peer_status
+        self.img2dataset_status = img2dataset_status
 
 
 BY_NUMBER: Final[dict[int, Outcome]] = {outcome.number: outcome for outcome in Outcome}

@@ -26,7 +26,7 @@ from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.schedulers import SAMPLERS
 from turbo_fetch.dreambooth.settings import Settings, settings_in
 from turbo_fetch.errors import InputError, Interrupted, ModelError, OutputExists, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.dreambooth import SamplingTable
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.stop import StopRequest
@@ -122,7 +122,7 @@ def test_pictures_of_other_settings_are_not_replaced(model: Path, tmp_path: Path
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(model: Path, tmp_path: Path, stop: StopRequest) -> None:
-    class StopAtTwo(Watcher):
+    class StopAtTwo(ProgressListener):
         def step(self, done: int, *_: object) -> None:
             if done == 2:
                 stop.ask()
@@ -167,7 +167,7 @@ def class_spec(model: Path, output: Path, **changes: Any) -> Any:
 
 
 def made(spec: Any, stop: StopRequest) -> int:
-    return prior.run(spec, Watcher(), stop).made
+    return prior.run(spec, ProgressListener(), stop).made
 
 
 def test_class_pictures_are_used_again_only_when_nothing_changed(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.toy.base import Recipe, train_base
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, take_photos
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.stop import StopRequest
 
 Pixels = NDArray[np.float32]
@@ -49,7 +49,7 @@ def test_a_rate_at_which_nothing_is_learned_changes_no_picture(lesson: Lesson, t
 def _class_after(lesson: Lesson) -> Pixels:
     """Return what the model draws of the class after a lesson, from the same seeds as any other."""
     take_photos(lesson)
-    learn(lesson, Watcher(), StopRequest())
+    learn(lesson, ProgressListener(), StopRequest())
     return _pixels(pictures_of(lesson.model, lesson.class_prompt, PICTURES))
 
 

@@ -40,7 +40,7 @@ class _Scraper(Listener):
         self.text = ""
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         while done == total and f'turbo_fetch_step{{stage="train"}} {total}.0' not in self.text:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
                 self.text = answer.read().decode()

@@ -74,7 +74,7 @@ LEDGER: Final = pa.schema(
 )
 """One row per URL of a shard, in list order, `url` with its secrets masked. Timings live only here."""
 
-PEER_RESULT_COLUMNS: Final = (
+IMG2DATASET_RESULT_COLUMNS: Final = (
     pa.field("key", pa.string()),
     pa.field("status", pa.string()),
     pa.field("error_message", pa.string()),

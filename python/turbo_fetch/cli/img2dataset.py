@@ -74,9 +74,9 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     hyphens for underscores, values by position; values are Python literals, in which bare words are strings.
     Raises SpecError for a letter that several names begin with.
     """
-    from turbo_fetch.img2dataset.options import PeerOptions
+    from turbo_fetch.img2dataset.options import Img2DatasetOptions
 
-    names = [*PeerOptions.model_fields, *_OURS]
+    names = [*Img2DatasetOptions.model_fields, *_OURS]
     read = Arguments()
     left = list(arguments)
     while left:
@@ -97,10 +97,10 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
 
 def named_by_fire(read: Arguments) -> dict[str, Any]:
     """Return options by name: unlike Python, Fire has positional values go to the first ones that are not named."""
-    from turbo_fetch.img2dataset.options import PeerOptions
+    from turbo_fetch.img2dataset.options import Img2DatasetOptions
     from turbo_fetch.img2dataset.translation import named
 
-    free = [name for name in PeerOptions.model_fields if name not in read.options]
+    free = [name for name in Img2DatasetOptions.model_fields if name not in read.options]
     if len(read.positional) > len(free):
         return named(read.positional, read.options)
     return {**dict(zip(free, read.positional, strict=False)), **read.options}
@@ -146,7 +146,7 @@ class _Quoted(ast.NodeTransformer):
 
 def help_text() -> str:
     """Return what `--help` prints: each option with its default and what it means in a spec."""
-    from turbo_fetch.img2dataset.options import PeerOptions
+    from turbo_fetch.img2dataset.options import Img2DatasetOptions
 
     lines = [
         "Usage: turbo-fetch img2dataset --url_list=LIST [--OPTION=VALUE]...",
@@ -155,8 +155,8 @@ def help_text() -> str:
         "and the key of a spec that it sets. docs/coming-from-img2dataset.md tells the differences.",
         "",
     ]
-    meanings = PeerOptions.meanings()
-    for name, option in PeerOptions.model_fields.items():
+    meanings = Img2DatasetOptions.meanings()
+    for name, option in Img2DatasetOptions.model_fields.items():
         default = "required" if option.is_required() else repr(option.default)
         meaning = " ".join(meanings[name].split()).replace("`", "")
         lines += [f"  --{name} ({default})", f"        {meaning}"]

@@ -43,7 +43,7 @@ _BODY_CUT: Final = "body ended early"
 _CERTIFICATE: Final = "certificate verify failed"
 
 
-def peer_messages(outcomes: pa.Array, messages: pa.Array) -> pa.StringArray:
+def img2dataset_messages(outcomes: pa.Array, messages: pa.Array) -> pa.StringArray:
     """Return the messages of rows with these outcome numbers in img2dataset's words."""
     rows = zip(outcomes.to_pylist(), messages.to_pylist(), strict=True)
     return pa.array([_message(BY_NUMBER[number], message) for number, message in rows], pa.string())

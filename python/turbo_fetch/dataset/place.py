@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from turbo_fetch.dataset import names
-from turbo_fetch.storage import Storage, cache_folder, url_digest
+from turbo_fetch.storage import Storage, cache_folder, open_storage, url_digest
 
 
 def open_place(url: str, spool: str | None = None) -> Storage:
@@ -14,7 +14,7 @@ def open_place(url: str, spool: str | None = None) -> Storage:
     Its work folder is inside it if it is local, else in this user's caches; or in `spool`. Raises what
     :meth:`Storage.open` raises.
     """
-    storage = Storage.open(url)
+    storage = open_storage(url)
     if storage.path is not None and not spool:
         storage.work = storage.path / names.FOLDER
     else:

@@ -1,6 +1,6 @@
 """Joins what the list says and what happened into img2dataset's columns: pure functions.
 
-The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.arrow.schemas.PEER_RESULT_COLUMNS`,
+The columns, in order: kept columns, `caption`, `url`, then :data:`~turbo_fetch.arrow.schemas.IMG2DATASET_RESULT_COLUMNS`,
 then `exif`, the hash, named after its kind, and `phash` if the spec asks for them. Before `url` stands the hash that
 the list demands, if it does; where it is of the kind that is recorded, that is the only column of that name, as in
 img2dataset. Source columns have the types of :mod:`~turbo_fetch.arrow.kept_types`.
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
-from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
-from turbo_fetch.dataset.img2dataset_messages import peer_messages
+from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
+from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
 from turbo_fetch.dataset.names import index_digits
 from turbo_fetch.errors import InputError
 from turbo_fetch.outcomes import Outcome
@@ -48,7 +48,7 @@ def by_outcome(values: dict[Outcome, object], kind: pa.DataType) -> pa.Array:
 
 
 LABELS: Final = by_outcome({outcome: outcome.label for outcome in Outcome}, pa.string())
-_STATUSES: Final = by_outcome({outcome: outcome.peer_status for outcome in Outcome}, pa.string())
+_STATUSES: Final = by_outcome({outcome: outcome.img2dataset_status for outcome in Outcome}, pa.string())
 
 
 def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
@@ -56,7 +56,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
 
     Raises InputError if a source column has the name of a result column, or a type that no dataset can have.
     """
-    results = [*PEER_RESULT_COLUMNS]
+    results = [*IMG2DATASET_RESULT_COLUMNS]
     if image.exif:
         results.append(pa.field("exif", pa.string()))
     if image.digest != "none" and f"expected {image.digest}" not in source.names:
@@ -89,7 +89,7 @@ def metadata_batch(
     outcome = results.column("outcome").cast(pa.int32())
     message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
     if output.messages == "img2dataset":
-        message = peer_messages(outcome, message)
+        message = img2dataset_messages(outcome, message)
     columns: dict[str, pa.Array] = {
         **{EXPECTED_HASH.get(name, name): kept_values(picked.column(name)) for name in source.schema.names},
         "key": keys(rows.to_numpy(), shard, output),
@@ -109,7 +109,7 @@ def _statuses(results: pa.RecordBatch) -> pa.StringArray:
     outcome = results.column("outcome")
     cut = pc.equal(outcome, Outcome.TRUNCATED.number)
     cut = pc.and_(cut, pc.is_valid(results.column("original_format")))
-    return pc.if_else(cut, Outcome.CORRUPT.peer_status, _STATUSES.take(outcome.cast(pa.int32())))
+    return pc.if_else(cut, Outcome.CORRUPT.img2dataset_status, _STATUSES.take(outcome.cast(pa.int32())))
 
 
 def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:

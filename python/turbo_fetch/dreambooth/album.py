@@ -10,7 +10,7 @@ from turbo_fetch.dreambooth.sampling import Shot, make_pictures
 from turbo_fetch.dreambooth.schedulers import known_as
 from turbo_fetch.dreambooth.settings import Settings, settings_in, to_png
 from turbo_fetch.errors import InputError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.dreambooth import SamplingTable
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -30,7 +30,7 @@ class Review:
 class Onlooker:
     """Who is told of the progress, and who may stop it."""
 
-    watcher: Watcher
+    listener: ProgressListener
     stop: StopRequest
 
 
@@ -70,6 +70,6 @@ def fill(
     pictures = make_pictures(pipeline, sampling, shots, lambda: bool(onlooker.stop))
     for done, (shot, picture) in enumerate(pictures, start=1):
         place.write_bytes(shot.name, to_png(picture, wanted[shot.name], sampler))
-        onlooker.watcher.step(done, len(shots), "pictures", {})
-        onlooker.watcher.refresh()
+        onlooker.listener.step(done, len(shots), "pictures", {})
+        onlooker.listener.refresh()
     return len(shots)

@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, checkpoint_name
 from turbo_fetch.dreambooth.history import Entry
 from turbo_fetch.dreambooth.learners import in_full
 from turbo_fetch.dreambooth.module import DreamBooth
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.storage.failures import explained
 
@@ -57,10 +57,10 @@ class StopWhenAsked(Callback):
 
 
 class Progress(Callback):
-    """Tells the watcher of the losses: every `log_every` steps, and at least about every second."""
+    """Tells the listener of the losses: every `log_every` steps, and at least about every second."""
 
-    def __init__(self, watcher: Watcher, train: TrainSpec) -> None:
-        self._watcher = watcher
+    def __init__(self, listener: ProgressListener, train: TrainSpec) -> None:
+        self._listener = listener
         self._train = train
         self._told_step = 0
         self._told_s = self._refreshed_s = 0.0
@@ -68,7 +68,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
         self._told_step = trainer.global_step
-        self._watcher.step(trainer.global_step, self._train.steps, "steps", {})
+        self._listener.step(trainer.global_step, self._train.steps, "steps", {})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -77,7 +77,7 @@ class Progress(Callback):
         now_s = time.monotonic()
         if now_s - self._refreshed_s >= REFRESH_EVERY_S:
             self._refreshed_s = now_s
-            self._watcher.refresh()
+            self._listener.refresh()
         is_due = trainer.global_step - self._told_step >= self._train.log_every
         if is_due or now_s - self._told_s >= TELL_EVERY_S:
             self._told_s = now_s
@@ -92,7 +92,7 @@ class Progress(Callback):
         entry = module.setup_.history.last
         if entry is not None and entry["step"] > self._told_step:
             self._told_step = entry["step"]
-            self._watcher.step(entry["step"], self._train.steps, "steps", _values(entry))
+            self._listener.step(entry["step"], self._train.steps, "steps", _values(entry))
 
 
 def checkpoint_writers(train: TrainSpec, output: Path) -> list[Callback]:
@@ -132,8 +132,8 @@ def _values(entry: Entry) -> dict[str, float]:
 class Samples(Callback):
     """Makes a grid of pictures before the first step and every `sample_every` steps, always from the same noise."""
 
-    def __init__(self, watcher: Watcher, train: TrainSpec, folder: Path) -> None:
-        self._watcher = watcher
+    def __init__(self, listener: ProgressListener, train: TrainSpec, folder: Path) -> None:
+        self._listener = listener
         self._train = train
         self._folder = folder
         self._sampled_step = -1
@@ -163,7 +163,7 @@ class Samples(Callback):
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet.save(path)
-        self._watcher.picture("samples", path, trainer.global_step)
+        self._listener.picture("samples", path, trainer.global_step)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
         samples, pipeline = self._train.samples, module.setup_.family.pipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.specfile import dump_spec, load_spec
 from turbo_fetch.stop import StopRequest, leave_signals_to_parent
@@ -95,7 +95,7 @@ def _main(path: str) -> None:
     assert spec.train is not None
     try:
         with quiet():
-            train_here(spec, spec.train, Watcher(), StopRequest(), here(spec.train))
+            train_here(spec, spec.train, ProgressListener(), StopRequest(), here(spec.train))
     except TurboFetchError as error:
         sys.exit(error.exit_code)
 

@@ -42,7 +42,7 @@ from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.sources import read_pictures, subject_place
 from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import EvaluateSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -89,7 +89,7 @@ class Sitter:
     missing: tuple[str, ...]
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateReport:
     """Make the pictures that are missing, score all, and write the report; blocks until done.
 
     What cannot be measured is refused before a picture is made. Raises SpecError, InputError, PicturesError,
@@ -104,13 +104,13 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
     for candidate in found:
         check_model(candidate.model)
     if not evaluate.models and len(found) <= 2:
-        watcher.note(
+        listener.note(
             "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
         )
     place = open_place(evaluate.output)
     with locked(place):
         place.probe(PROBE)
-        real = _real_pictures(spec, evaluate, place, watcher)
+        real = _real_pictures(spec, evaluate, place, listener)
         hash_of = partial(weights_of, hash_of=cache(model_hash))
         sitters = [
             _sitter(place, candidate, plan(evaluate, question, candidate, hash_of)) for candidate in found
@@ -120,7 +120,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> EvaluateReport:
             before = read_scores(place, facts)
             if before is not None:
                 return _report(place, *before, made=0)
-        return _evaluate(evaluate, question, real, sitters, (place, facts, Onlooker(watcher, stop)))
+        return _evaluate(evaluate, question, real, sitters, (place, facts, Onlooker(listener, stop)))
 
 
 def _evaluate(
@@ -142,7 +142,7 @@ def _evaluate(
         if onlooker.stop:
             raise Interrupted("stopped while scoring; the same command goes on, all pictures are there")
         scores, gallery = _score(evaluate, sitter, subject, encoders)
-        onlooker.watcher.note(f"evaluate: {sitter.candidate.name}: {scores.text()}")
+        onlooker.listener.note(f"evaluate: {sitter.candidate.name}: {scores.text()}")
         models.append(scores)
         galleries.append(gallery)
     verdict = judge(models, BASE)
@@ -177,14 +177,16 @@ def _question(spec: Spec, evaluate: EvaluateSpec) -> Question:
     return Question(prompts, class_prompt)
 
 
-def _real_pictures(spec: Spec, evaluate: EvaluateSpec, place: Storage, watcher: Watcher) -> list[Picture]:
+def _real_pictures(
+    spec: Spec, evaluate: EvaluateSpec, place: Storage, listener: ProgressListener
+) -> list[Picture]:
     named = evaluate.subject or (spec.train.subject if spec.train else None)
     if named is None:
         raise SpecError(
             "evaluate.subject is missing, and the spec has no [train] whose subject could be meant"
         )
     folder = subject_place(spec, named, "evaluate.subject")
-    return read_pictures(folder, "subject", place.work, watcher.note)
+    return read_pictures(folder, "subject", place.work, listener.note)
 
 
 def _sitter(place: Storage, candidate: Candidate, wanted: Mapping[str, Settings]) -> Sitter:
@@ -271,7 +273,7 @@ def _make(evaluate: EvaluateSpec, sitter: Sitter, onlooker: Onlooker) -> int:
         return pipeline
 
     if sitter.missing:
-        onlooker.watcher.note(f"evaluate: {candidate.name}: {len(sitter.missing):,} pictures to make")
+        onlooker.listener.note(f"evaluate: {candidate.name}: {len(sitter.missing):,} pictures to make")
     return fill(sitter.place, sitter.wanted, sitter.missing, evaluate, open_model, onlooker)
 
 

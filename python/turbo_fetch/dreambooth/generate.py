@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.restored import weights_of
 from turbo_fetch.dreambooth.sampling import add_lora, open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.errors import OutputExists, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -42,7 +42,7 @@ class GenerateReport:
         return f"pictures  {self.path}: {self.pictures:,}, of which {self.made:,} were made in this run"
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateReport:
     """Make the pictures that are missing; blocks until done.
 
     Raises SpecError, InputError, ModelError, OutputError, OutputExists if the place holds pictures of other
@@ -69,7 +69,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> GenerateReport:
             add_lora(pipeline, lora, generate.lora_scale)
         return pipeline
 
-    made = fill(place, wanted, found.missing, generate, open_model, Onlooker(watcher, stop))
+    made = fill(place, wanted, found.missing, generate, open_model, Onlooker(listener, stop))
     if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
         place.write_bytes(GRID, _sheet(place, wanted))
     return GenerateReport(place.url, len(wanted), made)

@@ -1,6 +1,6 @@
 """What is minimised: one formula per function, as pure functions of tensors.
 
-Shapes: B examples, C channels, latents [B, C, H, W]; whatever is one number per example is [B].
+SizeHistogram: B examples, C channels, latents [B, C, H, W]; whatever is one number per example is [B].
 """
 
 from __future__ import annotations

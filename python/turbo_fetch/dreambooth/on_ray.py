@@ -20,7 +20,7 @@ from turbo_fetch import errors
 from turbo_fetch.dreambooth.history import read_history
 from turbo_fetch.dreambooth.placement import Placement, quiet
 from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.runners.ray.cluster import cluster_resources, connected
 from turbo_fetch.spec import EngineSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
@@ -42,7 +42,7 @@ _FINAL: Final = (
 """Errors that another try would meet again."""
 
 
-def train_on_ray(spec: Spec, train: TrainSpec, watcher: Watcher, stop: StopRequest) -> TrainReport:
+def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop: StopRequest) -> TrainReport:
     """Train on the workers of `[engine]`; blocks until done. Raises ClusterError, and what `train.run` does."""
     with connected(spec.engine.address):
         board: Any = ray.remote(Board).options(num_cpus=0).remote()
@@ -62,8 +62,8 @@ def train_on_ray(spec: Spec, train: TrainSpec, watcher: Watcher, stop: StopReque
         fitting = _Fitting(trainer)
         while fitting.is_alive():
             fitting.join(ASK_EVERY_S)
-            _relay(board, watcher, stop)
-        _relay(board, watcher, stop)
+            _relay(board, listener, stop)
+        _relay(board, listener, stop)
         failure = ray.get(board.failure.remote())
     if failure is not None:
         raise getattr(errors, failure[0])(failure[1])
@@ -140,7 +140,7 @@ class _Fitting(threading.Thread):
             self.error = error
 
 
-class _FarWatcher(Watcher):
+class _FarWatcher(ProgressListener):
     """Passes on to the board; only the first worker has one."""
 
     def __init__(self, board: Any) -> None:
@@ -182,26 +182,26 @@ def _work(config: dict[str, Any]) -> None:
     is_first = ray.train.get_context().get_world_rank() == 0
     strategy, environment = RayDDPStrategy(), RayLightningEnvironment()  # type: ignore[no-untyped-call]
     placement = Placement(strategy, "auto", (environment,), prepare_trainer)
-    watcher = _FarWatcher(board) if is_first else Watcher()
+    listener = _FarWatcher(board) if is_first else ProgressListener()
     try:
         with quiet(), closing(_FarStop(board)) as stop:
-            train_here(spec, spec.train, watcher, stop, placement)
+            train_here(spec, spec.train, listener, stop, placement)
     except (errors.Interrupted, *_FINAL) as error:
         ray.get(board.fail.remote(type(error).__name__, str(error)))
 
 
-def _relay(board: Any, watcher: Watcher, stop: StopRequest) -> None:
+def _relay(board: Any, listener: ProgressListener, stop: StopRequest) -> None:
     """Pass on the news of the workers, and a request to stop to them."""
     if stop:
         board.ask_to_stop.remote()
     notes, steps, pictures = ray.get(board.news.remote())
     for note in notes:
-        watcher.note(note)
+        listener.note(note)
     for done, total, values in steps:
-        watcher.step(done, total, "steps", values)
+        listener.step(done, total, "steps", values)
     for name, path, step in pictures:
-        watcher.picture(name, Path(path), step)
-    watcher.refresh()
+        listener.picture(name, Path(path), step)
+    listener.refresh()
 
 
 def _scaling(engine: EngineSpec, train: TrainSpec) -> ScalingConfig:

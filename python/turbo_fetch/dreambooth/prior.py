@@ -17,7 +17,7 @@ from turbo_fetch.dreambooth.sampling import open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
 from turbo_fetch.dreambooth.weights import model_hash
 from turbo_fetch.errors import InputError, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import LocalStorage
@@ -49,7 +49,7 @@ def class_pictures(spec: Spec) -> str | None:
     return spec.prior.output or f"{_train(spec).output.rstrip('/')}-class"
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> PriorReport:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorReport:
     """Make the class pictures that are missing; blocks until done.
 
     Raises SpecError, InputError, ModelError, OutputError, or Interrupted, after which the same call goes on.
@@ -70,12 +70,14 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> PriorReport:
     place.probe(PROBE)
     found = review(place, wanted)
     for changes in found.different.values():
-        watcher.note(f"prior: the pictures in {folder} are made anew, for {'; '.join(changes)}")
+        listener.note(f"prior: the pictures in {folder} are made anew, for {'; '.join(changes)}")
         break
     _drop_others(place, wanted)
     todo = [name for name in wanted if name in found.missing or name in found.different]
     place.write_bytes(RECORD, _record(wanted))
-    made = fill(place, wanted, todo, prior, lambda: open_pipeline(train.base, prior), Onlooker(watcher, stop))
+    made = fill(
+        place, wanted, todo, prior, lambda: open_pipeline(train.base, prior), Onlooker(listener, stop)
+    )
     return PriorReport(folder, len(wanted), made)
 
 

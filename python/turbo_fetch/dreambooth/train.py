@@ -31,14 +31,14 @@ from turbo_fetch.dreambooth.pictures import Unreadable
 from turbo_fetch.dreambooth.placement import Placement, here, make_trainer, quiet
 from turbo_fetch.dreambooth.train_report import HISTORY, TrainReport
 from turbo_fetch.errors import Interrupted, PicturesError, SpecError
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 
 SAMPLES: Final = "samples"
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainReport:
     """Train what `[train]` says, from where an earlier run stopped; blocks until done.
 
     Raises SpecError, PicturesError, ModelError, OutputError, OutputExists, MissingExtra, TrainingFailed, or
@@ -51,24 +51,24 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> TrainReport:
         if spec.engine.kind == "ray":
             from turbo_fetch.dreambooth.on_ray import train_on_ray
 
-            return train_on_ray(spec, train, watcher, stop)
+            return train_on_ray(spec, train, listener, stop)
         with companions(spec, train):
-            return train_here(spec, train, watcher, stop, here(train))
+            return train_here(spec, train, listener, stop, here(train))
 
 
 def train_here(
-    spec: Spec, train: TrainSpec, watcher: Watcher, stop: StopRequest, placement: Placement
+    spec: Spec, train: TrainSpec, listener: ProgressListener, stop: StopRequest, placement: Placement
 ) -> TrainReport:
     """Train in this process, maybe together with others; raises as `run`."""
     output = Path(train.output)
     with memory_explained(train):
-        material = read_material(spec, train, watcher.note)
+        material = read_material(spec, train, listener.note)
         essentials = record.essentials(train, material.digests(train))
         before = record.check(output, essentials)
         if before.get("steps_done") == train.steps:
             return TrainReport(str(output), train.steps, None, was_complete=True)
         record.write(output, {"essentials": essentials, "steps_done": None})
-        last, is_first = _train(spec, train, material, (watcher, stop), placement)
+        last, is_first = _train(spec, train, material, (listener, stop), placement)
         if is_first:
             record.write(output, {"essentials": essentials, "steps_done": train.steps})
     return TrainReport(str(output), train.steps, last, was_complete=False)
@@ -78,13 +78,13 @@ def _train(
     spec: Spec,
     train: TrainSpec,
     material: Material,
-    onlookers: tuple[Watcher, StopRequest],
+    onlookers: tuple[ProgressListener, StopRequest],
     placement: Placement,
 ) -> tuple[Entry | None, bool]:
     """Run the loop and keep the model; return the last entry of the history, and whether this is the first device."""
-    watcher, stop = onlookers
+    listener, stop = onlookers
     output = Path(train.output)
-    resume, step = _newest(output, watcher)
+    resume, step = _newest(output, listener)
     device = device_of(train)
     precision = precision_of(train, device)
     family = families.load(train.base)
@@ -93,12 +93,12 @@ def _train(
     # Captions may name a new token, so what learns is chosen before anything is encoded.
     learners = choose(family, train)
     place(family, device, precision, train)
-    watcher.note(set_attention(family, train.attention, device))
-    kinds = make_kinds(train, family, material, watcher.note)
+    listener.note(set_attention(family, train.attention, device))
+    kinds = make_kinds(train, family, material, listener.note)
     captions = make_captions(train, family, learners, kinds)
     if train.cache:
         put_aside(family, learners)
-    trainer = make_trainer(train, device, precision, _callbacks(train, watcher, stop), placement)
+    trainer = make_trainer(train, device, precision, _callbacks(train, listener, stop), placement)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
     module = DreamBooth(Setup(train, family, learners, captions, history))
     if train.compile:
@@ -122,28 +122,28 @@ def _train(
         )
     history.flush()
     if trainer.is_global_zero:
-        keep(module, output, watcher.note)
+        keep(module, output, listener.note)
         checkpoint.prune(output, train.checkpoints_kept)
     return history.last, trainer.is_global_zero
 
 
-def _newest(output: Path, watcher: Watcher) -> tuple[Path | None, int]:
+def _newest(output: Path, listener: ProgressListener) -> tuple[Path | None, int]:
     """Return the newest checkpoint that is not damaged, and its step."""
     found = checkpoint.checkpoints(output)
     if not found:
         return None, 0
     step, path = list(found.items())[-1]
     checkpoint.read_checkpoint(path)
-    watcher.note(f"train: going on after step {step:,}")
+    listener.note(f"train: going on after step {step:,}")
     return path, step
 
 
-def _callbacks(train: TrainSpec, watcher: Watcher, stop: StopRequest) -> list[Callback]:
+def _callbacks(train: TrainSpec, listener: ProgressListener, stop: StopRequest) -> list[Callback]:
     output = Path(train.output)
-    samples = [Samples(watcher, train, output / SAMPLES)] if train.sample_every else []
+    samples = [Samples(listener, train, output / SAMPLES)] if train.sample_every else []
     return [
         StopWhenAsked(lambda: bool(stop), output, train.accumulation),
-        Progress(watcher, train),
+        Progress(listener, train),
         *samples,
         *checkpoint_writers(train, output),
     ]

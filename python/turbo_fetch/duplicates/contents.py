@@ -23,7 +23,7 @@ from turbo_fetch.duplicates.near import near_duplicates
 from turbo_fetch.duplicates.places import ROW_BITS, Names, place, shard_of
 from turbo_fetch.errors import DatasetError, Interrupted
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.shard.deny_lists import hash_key
 from turbo_fetch.spec import FetchSpec
@@ -33,7 +33,7 @@ from turbo_fetch.storage import Storage
 Kept = dict[str, Any]
 
 
-class Books(Protocol):
+class CommitSink(Protocol):
     """Which shards are committed, and where what is written anew is committed again."""
 
     @property
@@ -50,7 +50,9 @@ class Books(Protocol):
         """Bring the records to where readers of the dataset find them."""
 
 
-def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, stop: StopRequest) -> int:
+def drop(
+    fetch: FetchSpec, storage: Storage, dataset: CommitSink, listener: ProgressListener, stop: StopRequest
+) -> int:
     """Take the duplicates by content out of the committed shards; return how many there were.
 
     Raises DatasetError where a dataset cannot be read or lacks the hashes, OutputError, Interrupted.
@@ -58,7 +60,7 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, s
     keys = fetch.duplicates.by_content
     if not keys or not dataset.committed:
         return 0
-    watcher.note("looking for pictures that come twice")
+    listener.note("looking for pictures that come twice")
     dataset.flush()
     datasets = [*(open_dataset(url) for url in fetch.duplicates.against), StoredDataset.open(storage)]
     pairs = np.empty((0, 2), np.uint64)
@@ -82,7 +84,7 @@ def drop(fetch: FetchSpec, storage: Storage, dataset: Books, watcher: Watcher, s
                 for duplicate, original in found.tolist()
             }
             dataset.commit(_rewritten(fetch, storage, datasets[-1], shard, details))
-            watcher.refresh()
+            listener.refresh()
     return len(pairs)
 
 
@@ -156,7 +158,7 @@ def _dropped(samples: Samples, texts: pa.StringArray, digest: str) -> Samples:
     columns: dict[str, pa.Array] = {name: metadata.column(name) for name in names}
     for name in {*about_picture, digest} & {*names}:
         columns[name] = pc.if_else(gone, pa.scalar(None, columns[name].type), columns[name])
-    columns["status"] = pc.if_else(gone, Outcome.DUPLICATE.peer_status, columns["status"])
+    columns["status"] = pc.if_else(gone, Outcome.DUPLICATE.img2dataset_status, columns["status"])
     columns["error_message"] = pc.coalesce(texts, columns["error_message"])
     return Samples(
         pa.RecordBatch.from_arrays([columns[name] for name in names], schema=metadata.schema),

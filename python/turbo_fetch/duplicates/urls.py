@@ -15,7 +15,7 @@ from turbo_fetch.duplicates.places import Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.shard.deny_lists import text_key
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -41,7 +41,12 @@ class KnownUrls:
 
 
 def find(
-    fetch: FetchSpec, plan: Plan, storage: Storage, first_shard: int, watcher: Watcher, stop: StopRequest
+    fetch: FetchSpec,
+    plan: Plan,
+    storage: Storage,
+    first_shard: int,
+    listener: ProgressListener,
+    stop: StopRequest,
 ) -> KnownUrls | None:
     """Return the rows of the list whose URL is known, None if that is not asked for; the list is read once.
 
@@ -50,7 +55,7 @@ def find(
     """
     if "url" not in fetch.duplicates.by:
         return None
-    watcher.note("looking for URLs that come twice")
+    listener.note("looking for URLs that come twice")
     against = [open_dataset(url) for url in fetch.duplicates.against]
     own = len(against)
     with KeyTable(storage.make_work() / names.URL_KEYS) as table:

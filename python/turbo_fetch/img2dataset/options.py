@@ -32,7 +32,7 @@ PeerInputFormat = Literal[
 ]
 
 
-class PeerOptions(Table):
+class Img2DatasetOptions(Table):
     """The options of `img2dataset.download`, in its order, so that they can be given by position."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from turbo_fetch.arrow.schemas import PEER_RESULT_COLUMNS
+from turbo_fetch.arrow.schemas import IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.errors import InputError, SpecError
-from turbo_fetch.img2dataset.options import PeerOptions
+from turbo_fetch.img2dataset.options import Img2DatasetOptions
 from turbo_fetch.plan.lists import READING, SUFFIXES, readable
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.spec import Spec
@@ -28,7 +28,7 @@ from turbo_fetch.storage.filesystems import open_filesystem
 
 _MAX_PIXELS: Final = 2**62
 _RESERVED: Final = {"caption", "url", "exif", "md5", "sha256", "sha512"} | {
-    field.name for field in PEER_RESULT_COLUMNS
+    field.name for field in IMG2DATASET_RESULT_COLUMNS
 }
 _NO_TOKEN: Final = re.compile(r"[^A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _FILTERS: Final = {"bilinear": "linear", "bicubic": "cubic", "lanczos4": "lanczos"}
@@ -60,7 +60,7 @@ def download(*positional: Any, overrides: Sequence[str] = (), **options: Any) ->
 
 def named(positional: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options by name, the positional ones by img2dataset's order. Raises SpecError for a clash."""
-    names = list(PeerOptions.model_fields)
+    names = list(Img2DatasetOptions.model_fields)
     if len(positional) > len(names):
         raise SpecError(f"img2dataset: {len(positional)} positional values; expected at most {len(names)}")
     by_position = dict(zip(names, positional, strict=False))
@@ -74,7 +74,7 @@ def translate(options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Tran
 
     Raises SpecError that lists every option that is unknown, wrong, or not to be had with the others.
     """
-    peer = validated(PeerOptions, options, "img2dataset")
+    peer = validated(Img2DatasetOptions, options, "img2dataset")
     if problems := list(_contradictions(peer)):
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise SpecError(f"img2dataset: {len(problems)} problem(s)\n{lines}")
@@ -82,7 +82,7 @@ def translate(options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Tran
     return Translation(parse_spec(overridden(tables, overrides), "img2dataset"), tuple(_notes(peer)))
 
 
-def spec_tables(peer: PeerOptions, urls: str) -> dict[str, Any]:
+def spec_tables(peer: Img2DatasetOptions, urls: str) -> dict[str, Any]:
     """Return the tables of the spec that the options mean, for the list at `urls`: a pure function."""
     return {
         "fetch": {
@@ -99,7 +99,7 @@ def spec_tables(peer: PeerOptions, urls: str) -> dict[str, Any]:
     }
 
 
-def _urls(peer: PeerOptions) -> str:
+def _urls(peer: Img2DatasetOptions) -> str:
     """Return the list as img2dataset finds it: of a folder, the files whose suffix is the format."""
     if peer.url_list.startswith(("http://", "https://")):
         return peer.url_list
@@ -111,7 +111,7 @@ def _urls(peer: PeerOptions) -> str:
     return peer.url_list
 
 
-def _input(peer: PeerOptions, urls: str) -> dict[str, Any]:
+def _input(peer: Img2DatasetOptions, urls: str) -> dict[str, Any]:
     where = {"urls": urls, "format": peer.input_format.removesuffix(".gz")}
     if not peer.has_columns:
         return where
@@ -127,14 +127,14 @@ def _input(peer: PeerOptions, urls: str) -> dict[str, Any]:
     }
 
 
-def _verification(peer: PeerOptions) -> dict[str, str]:
+def _verification(peer: Img2DatasetOptions) -> dict[str, str]:
     if peer.verify_hash is None:
         return {}
     column, kind = peer.verify_hash
     return {"hash_column": column, "hash_kind": kind}
 
 
-def _http(peer: PeerOptions) -> dict[str, Any]:
+def _http(peer: Img2DatasetOptions) -> dict[str, Any]:
     opt_out = peer.disallowed_header_directives
     return {
         "concurrency": peer.thread_count,
@@ -154,7 +154,7 @@ def _http(peer: PeerOptions) -> dict[str, Any]:
     }
 
 
-def _token(peer: PeerOptions) -> str:
+def _token(peer: Img2DatasetOptions) -> str:
     """Return the word by which servers address us: what the user gave, without what none can have."""
     return _NO_TOKEN.sub("-", peer.user_agent_token or "").strip("-")
 
@@ -164,7 +164,7 @@ def _user_agent(token: str) -> str:
     return f"{token} (compatible; turbo-fetch/{{version}})"
 
 
-def _image(peer: PeerOptions) -> dict[str, Any]:
+def _image(peer: Img2DatasetOptions) -> dict[str, Any]:
     limits = {
         "min_side": math.ceil(peer.min_image_size),
         "max_aspect": 0 if peer.max_aspect_ratio == float("inf") else peer.max_aspect_ratio,
@@ -191,14 +191,14 @@ def _filter(interpolation: str) -> str:
     return _FILTERS.get(interpolation, interpolation)
 
 
-def _quality(peer: PeerOptions) -> dict[str, int]:
+def _quality(peer: Img2DatasetOptions) -> dict[str, int]:
     """OpenCV takes 0 for 1 and, for webp, anything above 100 for lossless, which is 100 here."""
     if peer.encode_format == "png":
         return {"quality": peer.encode_quality} if "encode_quality" in peer.model_fields_set else {}
     return {"quality": min(100, max(1, peer.encode_quality))}
 
 
-def _output(peer: PeerOptions) -> dict[str, Any]:
+def _output(peer: Img2DatasetOptions) -> dict[str, Any]:
     return {
         "path": peer.output_folder,
         "format": "parquet_bytes" if peer.output_format == "parquet" else peer.output_format,
@@ -210,12 +210,12 @@ def _output(peer: PeerOptions) -> dict[str, Any]:
     }
 
 
-def _workers(peer: PeerOptions) -> dict[str, int]:
+def _workers(peer: Img2DatasetOptions) -> dict[str, int]:
     """On a cluster img2dataset's processes are the cluster's affair, and `auto` is one worker per machine or more."""
     return {"workers": peer.processes_count} if peer.distributor == "multiprocessing" else {}
 
 
-def _contradictions(peer: PeerOptions) -> list[str]:
+def _contradictions(peer: Img2DatasetOptions) -> list[str]:
     """Return what the options ask for that cannot be, or would silently not happen in img2dataset."""
     problems = []
     if peer.verify_hash is not None and peer.verify_hash[1] != peer.compute_hash:
@@ -241,7 +241,7 @@ def _contradictions(peer: PeerOptions) -> list[str]:
     return problems
 
 
-def _notes(peer: PeerOptions) -> list[str]:
+def _notes(peer: Img2DatasetOptions) -> list[str]:
     """Return what of the options has no effect here, and why."""
     given, notes = peer.model_fields_set, []
     if "subjob_size" in given:

@@ -34,7 +34,7 @@ from turbo_fetch.errors import Interrupted, OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
 from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard, list_facts
@@ -181,7 +181,7 @@ class Refreshed:
         )
 
 
-def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> Refreshed:
+def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRequest) -> Refreshed:
     """Refresh the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
 
     Raises what a run raises, SpecError if the dataset has no hashes, and OutputExists if a run or a retry is open;
@@ -210,12 +210,12 @@ def refresh(spec: Spec, choice: Choice, watcher: Watcher, stop: StopRequest) -> 
         if choice.apply:
             manifest.withdraw(each.shard.number for each in known)
         books = manifest if choice.apply else _NoBooks()
-        account = Account(books, Summary(storage.url), watcher, _Total(known))
+        account = Account(books, Summary(storage.url), listener, _Total(known))
         try:
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
             if choice.apply:
-                contents.drop(fetch, storage, manifest, watcher, stop)
+                contents.drop(fetch, storage, manifest, listener, stop)
         except Interrupted as error:
             raise Interrupted(
                 "interrupted; what has arrived is saved. Run the same command again to go on"
@@ -234,7 +234,7 @@ class _NoBooks:
     """Takes records of shards that stay as they are."""
 
     def commit(self, record: Record) -> None:
-        """See Books."""
+        """See CommitSink."""
 
 
 class _Total:

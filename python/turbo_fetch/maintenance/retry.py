@@ -30,7 +30,7 @@ from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
 from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard, list_facts
@@ -121,7 +121,7 @@ class Retried:
         return "\n".join(lines)
 
 
-def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
+def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
     """Retry the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
 
     Raises what a run raises, and DatasetError if published files are damaged; after Interrupted the same call goes
@@ -154,11 +154,11 @@ def retry(spec: Spec, watcher: Watcher, stop: StopRequest) -> Retried:
                 )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
-            account = Account(manifest, Summary(storage.url), watcher, _Total(known))
+            account = Account(manifest, Summary(storage.url), listener, _Total(known))
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
-                contents.drop(fetch, storage, manifest, watcher, stop)
+                contents.drop(fetch, storage, manifest, listener, stop)
             except Interrupted as error:
                 raise Interrupted(
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "

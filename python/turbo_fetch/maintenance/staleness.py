@@ -36,7 +36,7 @@ def drift_of(outcome: Outcome, http_status: int | None, digest: str | None, old_
         return GONE
     if outcome in _REFUSALS:
         return REFUSED
-    return UNUSABLE if outcome.peer_status == "failed_to_resize" else UNREACHABLE
+    return UNUSABLE if outcome.img2dataset_status == "failed_to_resize" else UNREACHABLE
 
 
 def drifts(old: pa.RecordBatch, new: pa.RecordBatch) -> list[str | None]:

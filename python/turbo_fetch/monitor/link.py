@@ -1,4 +1,4 @@
-"""The parent's end of the monitor: a Watcher that passes on to another one and to the monitor process.
+"""The parent's end of the monitor: a ProgressListener that passes on to another one and to the monitor process.
 
 It never waits: a line for which the socket has no room is left out, and the next one says the same and more,
 since counts are of the whole run. The death of the monitor is told and otherwise of no consequence.
@@ -23,9 +23,9 @@ from turbo_fetch import __version__
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
-from turbo_fetch.monitor.place import Place, place_in, publish
-from turbo_fetch.progress.estimate import Progress, figures
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.monitor.recorder import Place, place_in, publish
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.run_progress import Progress, figures
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import TrackSpec
@@ -57,15 +57,17 @@ def prometheus_socket(track: TrackSpec) -> socket.socket | None:
 
 
 @contextmanager
-def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -> Iterator[Recorder]:
+def recorded(
+    track: TrackSpec, stage: str, storage: Storage, listener: ProgressListener
+) -> Iterator[Recorder]:
     """Start a monitor process for a stage whose output is `storage`; stop it at the end, noting how that came.
 
-    Yields the Watcher to use inside. Raises MissingExtra if a tracker's package is not installed, SpecError
+    Yields the ProgressListener to use inside. Raises MissingExtra if a tracker's package is not installed, SpecError
     if the port of the Prometheus endpoint is taken.
     """
     trackers.check(track.to)
     place = place_in(storage, track)
-    recorder = Recorder(track, stage, place, watcher)
+    recorder = Recorder(track, stage, place, listener)
     how = "failed"
     try:
         yield recorder
@@ -79,19 +81,21 @@ def recorded(track: TrackSpec, stage: str, storage: Storage, watcher: Watcher) -
 
 
 @contextmanager
-def tracked(track: TrackSpec, stage: str, output: str, watcher: Watcher) -> Iterator[Watcher]:
+def tracked(
+    track: TrackSpec, stage: str, output: str, listener: ProgressListener
+) -> Iterator[ProgressListener]:
     """Record a stage as `recorded` does if there are trackers: what goes in steps has records of its own."""
     if not track.to:
-        yield watcher
+        yield listener
         return
-    with recorded(track, stage, open_place(output), watcher) as recorder:
+    with recorded(track, stage, open_place(output), listener) as recorder:
         yield recorder
 
 
-class Recorder(Watcher):
-    """Watches for the monitor process and for another Watcher."""
+class Recorder(ProgressListener):
+    """Watches for the monitor process and for another ProgressListener."""
 
-    def __init__(self, track: TrackSpec, stage: str, place: Place, inner: Watcher) -> None:
+    def __init__(self, track: TrackSpec, stage: str, place: Place, inner: ProgressListener) -> None:
         self._inner = inner
         self._stage = stage
         self._track = track
@@ -107,42 +111,42 @@ class Recorder(Watcher):
         self._send("start", {"version": __version__, "run": place.run, "pid": os.getpid()})
 
     def stage(self, name: str) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._inner.stage(name)
 
     def total(self, rows: int | None, is_estimate: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.total_rows = rows
         self._inner.total(rows, is_estimate)
 
     def add(self, worker: int, tally: Tally) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.add(worker, tally, time.monotonic())
         self._inner.add(worker, tally)
 
     def shard_done(self, rows: int, resumed: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._progress.shard_done(rows, resumed)
         self._inner.shard_done(rows, resumed)
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         line = {"step": done, "total": total, "unit": unit, "values": dict(values)}
         self._send("step", {"elapsed_s": round(time.monotonic() - self._started_s, 3), **line})
         self._inner.step(done, total, unit, values)
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._send("picture", {"name": name, "path": str(path.absolute()), "step": step})
         self._inner.picture(name, path, step)
 
     def note(self, text: str) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._send("note", {"text": redact(text)})
         self._inner.note(text)
 
     def refresh(self) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         elapsed_s = time.monotonic() - self._started_s
         last_s = self._last["elapsed_s"] if self._last else 0.0
         # Other stages count in steps, which trackers must not mix with seconds.

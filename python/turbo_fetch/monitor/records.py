@@ -1,7 +1,7 @@
 """The metrics of an output: one JSON object per line, appended by every run into the same output.
 
 `kind` says what a line is. `start`: a run or stage began. `progress`: how things stand, as
-:func:`turbo_fetch.progress.estimate.figures` has it, and `machine`. `step`: the figures of a stage that goes in steps.
+:func:`turbo_fetch.progress.run_progress.figures` has it, and `machine`. `step`: the figures of a stage that goes in steps.
 `picture`: where a picture is that a stage made. `note`: something that a person should know. `end`: how the run ended
 (`how`). All have `time`, in seconds since the epoch, and `stage`.
 """

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import kept_type
-from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, PEER_RESULT_COLUMNS
+from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes
 from turbo_fetch.plan.texts import as_text, is_binary, is_string, valid_utf8
-from turbo_fetch.plan.types import DECLARED, typed_column
+from turbo_fetch.plan.type_inference import DECLARED, typed_column
 from turbo_fetch.spec import InputSpec, Quoting
 
 SHOWN_NAMES = 20
@@ -52,7 +52,9 @@ class Columns:
             spec.strict,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
-        refuse_clashes(columns.keep, {*names, BOXES, *EXPECTED_HASH, *(f.name for f in PEER_RESULT_COLUMNS)})
+        refuse_clashes(
+            columns.keep, {*names, BOXES, *EXPECTED_HASH, *(f.name for f in IMG2DATASET_RESULT_COLUMNS)}
+        )
         return columns
 
     @property

@@ -25,7 +25,7 @@ from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.stream import BLOCK_BYTES, ByteStream
 from turbo_fetch.plan.tables import open_arrow, open_parquet
 from turbo_fetch.plan.text_lists import DELIMITERS, cell_batches
-from turbo_fetch.plan.types import EXACT_IN_DOUBLE, CellKinds, Kind, joined, settled, value_kind
+from turbo_fetch.plan.type_inference import EXACT_IN_DOUBLE, CellKinds, Kind, joined, settled, value_kind
 from turbo_fetch.plan.urls import MALFORMED_MARK
 
 LOCAL_BYTES: Final = 96 << 20

@@ -20,7 +20,7 @@ from turbo_fetch.plan.columns import Columns, note_misfits
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import readable
 from turbo_fetch.plan.stream import ByteStream
-from turbo_fetch.plan.types import typed_cells
+from turbo_fetch.plan.type_inference import typed_cells
 
 BATCH_ROWS: Final = 16_384
 MAX_LINE_CHARACTERS: Final = 64 << 20

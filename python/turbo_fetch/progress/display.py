@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from turbo_fetch.progress.estimate import Progress
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.run_progress import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.redaction import redact
@@ -52,7 +52,7 @@ class Steps:
         return (self.total - self.done) / rate if rate > 0 else None
 
 
-class Display(Watcher):
+class Display(ProgressListener):
     """Shows how a run goes while the context lasts; writes nothing when `quiet`."""
 
     def __init__(self, file: TextIO, quiet: bool = False) -> None:
@@ -76,26 +76,26 @@ class Display(Watcher):
             self._live.stop()
 
     def stage(self, name: str) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._steps = None if name == "fetch" else Steps(name, time.monotonic())
         if self._live is not None:
             self._live.update(self._waiting(name), refresh=True)
 
     def total(self, rows: int | None, is_estimate: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self.progress.total_rows = rows
         self.progress.total_is_estimate = is_estimate
 
     def add(self, worker: int, tally: Tally) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self.progress.add(worker, tally, time.monotonic())
 
     def shard_done(self, rows: int, resumed: bool) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self.progress.shard_done(rows, resumed)
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         now = time.monotonic()
         steps = self._steps or Steps("work", now)
         steps.done, steps.total, steps.unit, steps.values = done, total, unit, dict(values)

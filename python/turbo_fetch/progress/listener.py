@@ -8,7 +8,7 @@ from pathlib import Path
 from turbo_fetch.progress.tally import Tally
 
 
-class Watcher:
+class ProgressListener:
     """Who looks on while a job runs; called in the thread that runs it. This one looks away.
 
     Subclasses override what they want to know.

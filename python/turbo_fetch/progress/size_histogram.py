@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 
 @dataclass(slots=True)
-class Shapes:
+class SizeHistogram:
     """Pictures counted by side and by aspect."""
 
     sides: Counter[int] = field(default_factory=Counter)

@@ -22,7 +22,7 @@ from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.progress.size_histogram import Shapes
+from turbo_fetch.progress.size_histogram import SizeHistogram
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
@@ -63,7 +63,7 @@ class _Counts:
     """Failed rows by outcome and detail."""
     hosts: Counter[str] = field(default_factory=Counter)
     failing_hosts: Counter[str] = field(default_factory=Counter)
-    shapes: Shapes = field(default_factory=Shapes)
+    shapes: SizeHistogram = field(default_factory=SizeHistogram)
     body_bytes: int = 0
 
     def add(self, rows: Rows) -> None:

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted, MissingExtra
-from turbo_fetch.monitor.link import tracked
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.monitor.recorder import tracked
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.spec import STAGES, Spec
 from turbo_fetch.stop import StopRequest, stop_on_signals
@@ -23,7 +23,7 @@ class Report(Protocol):
         """Return the report as lines for a person."""
 
 
-Stage = Callable[[Spec, Watcher, StopRequest], Report]
+Stage = Callable[[Spec, ProgressListener, StopRequest], Report]
 """Runs one stage of a spec, or finds that its output is complete; raises TurboFetchError."""
 
 _HOMES: Final[Mapping[str, str]] = {
@@ -52,7 +52,7 @@ class RunSummary:
 
 def run(
     spec: Spec,
-    watcher: Watcher | None = None,
+    listener: ProgressListener | None = None,
     stop: StopRequest | None = None,
     names: Sequence[str] = STAGES,
 ) -> RunSummary:
@@ -63,15 +63,15 @@ def run(
     which the same call goes on where it stopped.
     """
     if stop is not None:
-        return _run(spec, watcher or Watcher(), stop, names)
+        return _run(spec, listener or ProgressListener(), stop, names)
     with stop_on_signals() as stop_on_signal:
-        return _run(spec, watcher or Watcher(), stop_on_signal, names)
+        return _run(spec, listener or ProgressListener(), stop_on_signal, names)
 
 
-async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
+async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSummary:
     """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does. Raises as `run`."""
     stop = StopRequest()
-    running = asyncio.create_task(asyncio.to_thread(run, spec, watcher, stop))
+    running = asyncio.create_task(asyncio.to_thread(run, spec, listener, stop))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -85,16 +85,16 @@ async def arun(spec: Spec, watcher: Watcher | None = None) -> RunSummary:
         stop.close()
 
 
-def _run(spec: Spec, watcher: Watcher, stop: StopRequest, names: Sequence[str]) -> RunSummary:
+def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Sequence[str]) -> RunSummary:
     summary = RunSummary()
     for name in names:
         if getattr(spec, name) is not None:
-            watcher.stage(name)
+            listener.stage(name)
             stage, output = _stage(name), _records(spec, name)
             if output is None:
-                summary.reports[name] = stage(spec, watcher, stop)
+                summary.reports[name] = stage(spec, listener, stop)
             else:
-                with tracked(spec.track, name, output, watcher) as recorder:
+                with tracked(spec.track, name, output, listener) as recorder:
                     summary.reports[name] = stage(spec, recorder, stop)
     return summary
 

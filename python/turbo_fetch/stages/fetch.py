@@ -21,10 +21,10 @@ from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
 from turbo_fetch.fetch import proxies
 from turbo_fetch.monitor import trackers
-from turbo_fetch.monitor.link import recorded
+from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report import reported
 from turbo_fetch.plan.sharder import Plan, Shard
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.outage import PATIENCE_S, Outage
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.progress.tally import Tally
@@ -53,7 +53,7 @@ class Runner(Protocol):
         """Run all shards; raises TurboFetchError if that is not possible, Interrupted if stopped."""
 
 
-def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     """Run the `[fetch]` stage and return the account of its dataset; blocks until done.
 
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
@@ -74,7 +74,7 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
     if fetch.output.if_exists == "extend":
         refuse_other_types(storage, columns)
     with (
-        reported(spec.track, storage, watcher),
+        reported(spec.track, storage, listener),
         locked(storage),
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
@@ -83,19 +83,19 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
         summary = Summary(storage.url)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
-        sentinel = Sentinel(stop, watcher)
+        guard = OutageGuard(stop, listener)
         if not fetch.http.has_contact:
-            watcher.note(NO_CONTACT)
+            listener.note(NO_CONTACT)
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
-            watcher.note(unused_proxies)
+            listener.note(unused_proxies)
         try:
             DenyList.open(fetch.deny, storage.make_work())
-            known = urls.find(fetch, plan, storage, dataset.first_shard, watcher, stop)
+            known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
             with (
-                recorded(spec.track, "fetch", storage, watcher) as recorder,
+                recorded(spec.track, "fetch", storage, listener) as recorder,
                 closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
             ):
-                account = Account(dataset, summary, recorder, plan, sentinel)
+                account = Account(dataset, summary, recorder, plan, guard)
                 for record in dataset.records():
                     account.resume(record)
                 runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
@@ -103,11 +103,11 @@ def run(spec: Spec, watcher: Watcher, stop: StopRequest) -> Summary:
             if fetch.duplicates.by_content:
                 from turbo_fetch.duplicates import contents
 
-                if contents.drop(fetch, storage, dataset, watcher, stop):
+                if contents.drop(fetch, storage, dataset, listener, stop):
                     _recount(summary, dataset)
         except TurboFetchError as error:
-            if isinstance(error, Interrupted) and sentinel.verdict is not None:
-                raise Unreachable(sentinel.verdict) from error
+            if isinstance(error, Interrupted) and guard.verdict is not None:
+                raise Unreachable(guard.verdict) from error
             if isinstance(error, Interrupted):
                 raise Interrupted(_how_to_resume(summary)) from error
             raise
@@ -148,7 +148,7 @@ def _runner(kind: str) -> type[Runner]:
     return LocalRunner
 
 
-class Books(Protocol):
+class CommitSink(Protocol):
     """Where records are committed."""
 
     def commit(self, record: Record) -> None:
@@ -162,15 +162,15 @@ class Total(Protocol):
         """Return how many, as far as is known, and whether that is an estimate."""
 
 
-class Sentinel:
+class OutageGuard:
     """Stops a run that reaches nobody."""
 
-    def __init__(self, stop: StopRequest, watcher: Watcher) -> None:
+    def __init__(self, stop: StopRequest, listener: ProgressListener) -> None:
         self.outage = Outage()
         self.verdict: str | None = None
         """Why it stopped the run, if it did."""
         self._stop = stop
-        self._watcher = watcher
+        self._listener = listener
         self._has_told = False
 
     def heard(self, worker: int, tally: Tally) -> None:
@@ -185,58 +185,58 @@ class Sentinel:
             self._stop.ask()
         elif not self._has_told:
             self._has_told = True
-            self._watcher.note(
+            self._listener.note(
                 f"nobody answers any more; if that lasts for {PATIENCE_S:g} s, the run stops. The rows that fail "
                 "meanwhile will be asked for again"
             )
 
 
 class Account:
-    """Keeps the books of a run: commits records, adds up, and passes on to the watcher."""
+    """Keeps the books of a run: commits records, adds up, and passes on to the listener."""
 
     def __init__(
         self,
-        dataset: Books,
+        dataset: CommitSink,
         summary: Summary,
-        watcher: Watcher,
+        listener: ProgressListener,
         plan: Total,
-        sentinel: Sentinel | None = None,
+        guard: OutageGuard | None = None,
     ) -> None:
         self.summary = summary
-        self._sentinel = sentinel
+        self._guard = guard
         self._dataset = dataset
-        self._watcher = watcher
+        self._listener = listener
         self._plan = plan
 
     def resume(self, record: dict[str, object]) -> None:
         """Count a shard of an earlier run."""
         self.summary.add_shard(record)
-        self._watcher.shard_done(int(str(record["rows"])), resumed=True)
+        self._listener.shard_done(int(str(record["rows"])), resumed=True)
 
     def tally(self, worker: int, tally: Tally) -> None:
         """See Listener."""
         self.summary.run_rows += tally.rows
         self.summary.downloaded_bytes += tally.body_bytes
-        self._watcher.add(worker, tally)
-        if self._sentinel is not None:
-            self._sentinel.heard(worker, tally)
+        self._listener.add(worker, tally)
+        if self._guard is not None:
+            self._guard.heard(worker, tally)
 
     def done(self, message: ShardDone) -> None:
         """See Listener."""
         self._dataset.commit(message.record)
         self.summary.add_shard(message.record)
-        self._watcher.shard_done(message.record["rows"], resumed=False)
+        self._listener.shard_done(message.record["rows"], resumed=False)
 
     def worker_died(self, worker: int, why: str) -> None:
         """See Listener."""
-        if self._sentinel is not None:
-            self._sentinel.outage.gone(worker)
-        self._watcher.note(f"worker {worker} {why}; a new one goes on with its shards")
+        if self._guard is not None:
+            self._guard.outage.gone(worker)
+        self._listener.note(f"worker {worker} {why}; a new one goes on with its shards")
 
     def tick(self) -> None:
         """See Listener."""
-        self._watcher.total(*self._plan.total_rows())
-        self._watcher.refresh()
+        self._listener.total(*self._plan.total_rows())
+        self._listener.refresh()
 
 
 def _recount(summary: Summary, dataset: Dataset) -> None:

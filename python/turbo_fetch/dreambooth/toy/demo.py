@@ -16,7 +16,7 @@ from turbo_fetch.dreambooth.toy.base import Recipe, recipe_text, train_base
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, take_photos
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage.failures import explained
 
@@ -54,7 +54,7 @@ class DemoReport:
         )
 
 
-def base_in(cache: Path, recipe: Recipe, watcher: Watcher, stop: StopRequest) -> Path:
+def base_in(cache: Path, recipe: Recipe, listener: ProgressListener, stop: StopRequest) -> Path:
     """Return the folder of the toy base, which is trained first if the cache has none of this recipe.
 
     Raises MissingExtra, OutputError, or Interrupted, after which it begins anew.
@@ -62,13 +62,13 @@ def base_in(cache: Path, recipe: Recipe, watcher: Watcher, stop: StopRequest) ->
     folder = cache / f"toy-base-{hashlib.sha256(recipe_text(recipe).encode()).hexdigest()[:12]}"
     if (folder / "model_index.json").is_file():
         return folder
-    watcher.stage("base")
+    listener.stage("base")
 
     def progress(_phase: str, done: int, total: int) -> None:
         if stop:
             raise Interrupted("stopped while training the toy base, which begins anew next time")
-        watcher.step(done, total, "steps", {})
-        watcher.refresh()
+        listener.step(done, total, "steps", {})
+        listener.refresh()
 
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     with explained(str(folder)):
@@ -78,7 +78,7 @@ def base_in(cache: Path, recipe: Recipe, watcher: Watcher, stop: StopRequest) ->
     return folder
 
 
-def run(lesson: Lesson, watcher: Watcher, stop: StopRequest) -> DemoReport:
+def run(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> DemoReport:
     """Teach the base the subject, with and without class pictures, and lay the pictures out on a sheet.
 
     Raises as the stages `[prior]` and `[train]`, or Interrupted, after which the same call goes on.
@@ -87,8 +87,8 @@ def run(lesson: Lesson, watcher: Watcher, stop: StopRequest) -> DemoReport:
     without = replace(lesson, folder=lesson.folder / "without-prior", with_prior=False)
     photos = take_photos(with_prior)
     take_photos(without)
-    learn(with_prior, watcher, stop)
-    learn(without, watcher, stop)
+    learn(with_prior, listener, stop)
+    learn(without, listener, stop)
     identifier, class_ = lesson.identifier_prompt, lesson.class_prompt
     lines = {
         f"the {len(photos)} photos of the subject": photos,

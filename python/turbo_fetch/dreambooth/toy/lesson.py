@@ -14,7 +14,7 @@ from turbo_fetch.dreambooth import prior, train
 from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.shapes import BACKGROUNDS, SIDE, SUBJECTS, draw, placed
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import SamplingTable
 from turbo_fetch.stop import StopRequest
@@ -111,14 +111,14 @@ def take_photos(lesson: Lesson) -> list[Image.Image]:
     return photos
 
 
-def learn(lesson: Lesson, watcher: Watcher, stop: StopRequest) -> None:
+def learn(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> None:
     """Run the stages `[prior]` and `[train]` of the lesson; the photos are there. Raises as they do."""
     spec = spec_of(lesson)
     if spec.prior is not None:
-        watcher.stage("prior")
-        prior.run(spec, watcher, stop)
-    watcher.stage("train")
-    train.run(spec, watcher, stop)
+        listener.stage("prior")
+        prior.run(spec, listener, stop)
+    listener.stage("train")
+    train.run(spec, listener, stop)
 
 
 def pictures_of(model: Path, prompt: str, count: int, seed: int = 0) -> list[Image.Image]:

@@ -10,7 +10,7 @@ from typing import Final
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.progress.listener import Watcher
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
 
@@ -30,7 +30,7 @@ def write_report(storage: Storage) -> None:
 
 
 @contextmanager
-def reported(track: TrackSpec, storage: Storage, watcher: Watcher) -> Iterator[None]:
+def reported(track: TrackSpec, storage: Storage, listener: ProgressListener) -> Iterator[None]:
     """Write the report when the context ends well or is interrupted, if the spec wants one.
 
     A report that fails is told, and hurts nothing else. What it needs is imported meanwhile, while this process waits
@@ -43,11 +43,11 @@ def reported(track: TrackSpec, storage: Storage, watcher: Watcher) -> Iterator[N
     try:
         yield
     except Interrupted:
-        _try_to_write(track, storage, watcher)
+        _try_to_write(track, storage, listener)
         raise
     finally:
         ahead.cancel()
-    _try_to_write(track, storage, watcher)
+    _try_to_write(track, storage, listener)
 
 
 def _import_ahead() -> None:
@@ -57,11 +57,11 @@ def _import_ahead() -> None:
         import turbo_fetch.monitor.report.page  # noqa: F401
 
 
-def _try_to_write(track: TrackSpec, storage: Storage, watcher: Watcher) -> None:
+def _try_to_write(track: TrackSpec, storage: Storage, listener: ProgressListener) -> None:
     if not track.report or next(read_manifest(storage), None) is None:
         return
     try:
         write_report(storage)
     # The dataset is done; whatever a picture or a file does to its report must not spoil that.
     except Exception as error:
-        watcher.note(f"{names.REPORT} could not be written: {type(error).__name__}: {error}")
+        listener.note(f"{names.REPORT} could not be written: {type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.monitor import records
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.progress.size_histogram import Shapes
+from turbo_fetch.progress.size_histogram import SizeHistogram
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.redaction import redact
 from turbo_fetch.shard.transform import Transform
@@ -66,7 +66,7 @@ class Material:
     """All that a report shows of a dataset."""
 
     summary: Summary
-    shapes: Shapes = field(default_factory=Shapes)
+    shapes: SizeHistogram = field(default_factory=SizeHistogram)
     hosts: Counter[str] = field(default_factory=Counter)
     body_bytes: int = 0
     runs: list[list[records.Line]] = field(default_factory=list)
