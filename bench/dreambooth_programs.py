@@ -105,7 +105,9 @@ def the_peer(name: str, script: Path, *flags: str) -> Program:
         return [sys.executable, str(script), "--with_prior_preservation", *given, *flags]
 
     def losses(folder: Path) -> list[float]:
-        events = EventAccumulator(str(folder / "model" / "logs" / "dreambooth"), {"scalars": 0})
+        events = EventAccumulator(
+            str(folder / "model" / ".turbo-fetch" / "logs" / "dreambooth"), {"scalars": 0}
+        )
         events.Reload()
         return [event.value for event in events.Scalars("loss")]
 

@@ -133,7 +133,7 @@ def _batches(bodies: list[bytes]) -> Iterator[list[bytes]]:
 
 def _steady_rate(output: Path) -> float:
     """Return pictures a second in the middle of a run, from its ledgers."""
-    files = sorted(str(path) for path in output.glob("*.ledger.parquet"))
+    files = sorted(str(path) for path in output.glob(".turbo-fetch/ledger/*.ledger"))
     table = ds.dataset(files, format="parquet").to_table(columns=["started", "total_ms"])
     started = table.column("started").cast(pa.int64()).to_numpy()
     ended_s = started / 1e6 + table.column("total_ms").to_numpy() / 1e3

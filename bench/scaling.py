@@ -161,7 +161,7 @@ def measure_costs() -> Any:
                 manifest.commit(_record(shard))
             spent_s = time.process_time() - begun_s
             grown_bytes = process.memory_info().rss - base_bytes
-        manifest_bytes = (Path(folder) / "manifest.jsonl").stat().st_size
+        manifest_bytes = (Path(folder) / ".turbo-fetch/manifest").stat().st_size
     return Costs(
         cpu_ms_per_row=http["figures"]["turbo-fetch"]["cpu_s_per_1000"],
         driver_ms_per_shard=spent_s / SHARDS * 1000,
@@ -175,7 +175,7 @@ def measure_costs() -> Any:
 def _record(shard: int) -> dict[str, Any]:
     files = [
         {"name": f"{shard:05d}{suffix}", "bytes": 1_000_000_000, "sha256": secrets.token_hex(32)}
-        for suffix in (".tar", ".parquet", ".ledger.parquet")
+        for suffix in (".tar", ".parquet", ".ledger")
     ]
     return {
         "shard": shard,

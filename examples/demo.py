@@ -148,7 +148,7 @@ def show_failures(dataset: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    files = [str(path) for path in sorted(dataset.glob("*.ledger.parquet"))]
+    files = [str(path) for path in sorted(dataset.glob(".turbo-fetch/ledger/*.ledger"))]
     table = ds.dataset(files, format="parquet").to_table(
         columns=["outcome", "attempts", "url", "detail"], filter=pc.field("outcome") != "success"
     )

@@ -17,8 +17,6 @@ from origin import Origin
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 
-RECORDS = ("metrics.jsonl", "report.html")
-
 
 def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[object]) -> Path:
     """Write a Parquet list with captions and further `columns`."""
@@ -63,25 +61,25 @@ def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def ledger(output: Path) -> list[dict[str, Any]]:
     """Return the ledger rows of all shards, in shard order."""
     return [
-        row for path in sorted(output.glob("*.ledger.parquet")) for row in pq.read_table(path).to_pylist()
+        row
+        for path in sorted(output.glob(".turbo-fetch/ledger/*.ledger"))
+        for row in pq.read_table(path).to_pylist()
     ]
 
 
 def manifest(output: Path) -> list[dict[str, Any]]:
     """Return the commit records of all shards."""
-    return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (output / ".turbo-fetch/manifest").read_text().splitlines()]
 
 
 def content_hashes(output: Path) -> dict[str, str]:
     """Return the sha256 of every file that must not depend on how a run went."""
-    timed = (".ledger.parquet", "_stats.json")
     return {
         path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.rglob("*"))
         if path.is_file()
-        and not path.name.endswith(timed)
-        and path.name
-        not in {"manifest.jsonl", "job.json", "spec.toml", "README.md", "croissant.json", *RECORDS}
+        and not path.name.endswith("_stats.json")
+        and path.name not in {"README.md", "croissant.json", "report.html"}
         and ".turbo-fetch" not in path.parts
     }
 

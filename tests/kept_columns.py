@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from shard_data import results
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_columns
-from turbo_fetch.dataset.keys import shard_name
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Manifest
+from turbo_fetch.dataset.names import PROBE, shard_name
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.plan.reader import read_rows
 from turbo_fetch.shard.commit import Rows, ShardFiles, publish_shard
 from turbo_fetch.spec import FetchSpec, OutputFormat, Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
-from turbo_fetch.storage import open_storage
 
 PER_SHARD = 12
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
@@ -193,9 +193,9 @@ def dataset(
     batches = list(read_rows(spec.fetch.input))
     check_columns(output_format, batches[0].schema, spec.fetch.image)
     listed = pa.Table.from_batches(batches)
-    place = open_storage(str(out))
-    place.probe()
-    place.write_bytes("spec.toml", dump_spec(spec).encode())
+    place = open_place(str(out))
+    place.probe(PROBE)
+    place.write_bytes(".turbo-fetch/spec.toml", dump_spec(spec).encode())
     with Manifest.open(place) as manifest:
         for shard, start in enumerate(range(0, rows, PER_SHARD)):
             part = listed.slice(start, PER_SHARD).combine_chunks().to_batches()[0]

@@ -21,4 +21,4 @@ def multiply(dataset: Path, shards: int) -> None:
             record["files"].append(copy)
         (dataset / f"{name}_stats.json").write_text(json.dumps(record))
         lines.append(json.dumps(record))
-    (dataset / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (dataset / ".turbo-fetch/manifest").write_text("".join(f"{line}\n" for line in lines))

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from turbo_fetch.dataset.attempts import (
-    FOLDER,
     adopt_spool,
     close_attempt,
     discard_attempts,
@@ -21,13 +20,14 @@ from turbo_fetch.dataset.attempts import (
     open_attempt,
     recover,
 )
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import Storage, open_storage
+from turbo_fetch.storage import Storage
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Storage:
-    return open_storage(str(tmp_path / "out"), str(tmp_path / "spool"))
+    return open_place(str(tmp_path / "out"), str(tmp_path / "spool"))
 
 
 def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_of_two_attempts_only_the_one_that_is_taken_shows(output: Storage, tmp_p
 def test_a_move_that_was_interrupted_is_finished_by_another(output: Storage, tmp_path: Path) -> None:
     attempt = new_attempt(light_beacon(output))
     record = _publish(open_attempt(output, attempt, str(tmp_path)), attempt, 3, b"whole")
-    output.move(f"{FOLDER}/{attempt}/00003.tar", "00003.tar")
+    output.move(f".turbo-fetch/attempts/{attempt}/00003.tar", "00003.tar")
     move_shard(output, attempt, record)
     move_shard(output, attempt, record)
     assert output.read_bytes("00003.tar") == b"whole"
@@ -70,7 +70,7 @@ def test_a_move_that_was_interrupted_is_finished_by_another(output: Storage, tmp
 def test_files_that_are_nowhere_are_an_error(output: Storage, tmp_path: Path) -> None:
     attempt = new_attempt(light_beacon(output))
     record = _publish(open_attempt(output, attempt, str(tmp_path)), attempt, 3, b"whole")
-    output.delete(f"{FOLDER}/{attempt}/00003.tar")
+    output.delete(f".turbo-fetch/attempts/{attempt}/00003.tar")
     with pytest.raises(OutputError, match=r"00003\.tar of the attempt .* is gone"):
         move_shard(output, attempt, record)
 
@@ -90,12 +90,12 @@ def test_whole_shards_that_nobody_took_are_recovered_once_and_halves_are_not(
     assert output.read_bytes("00001.tar") in {b"whole", b"whole too"}
     assert not output.exists("00000.tar")
     assert not output.exists("00002.tar")
-    assert not output.exists(FOLDER)
+    assert not output.exists(".turbo-fetch/attempts")
 
 
 def test_a_machine_that_sees_another_output_is_told(output: Storage, tmp_path: Path) -> None:
     attempt = new_attempt(light_beacon(output))
-    elsewhere = open_storage(str(tmp_path / "elsewhere"))
+    elsewhere = open_place(str(tmp_path / "elsewhere"))
     with pytest.raises(OutputError, match="does not see the output that the driver sees"):
         open_attempt(elsewhere, attempt, str(tmp_path))
 
@@ -107,36 +107,38 @@ def test_the_beacon_stays_until_the_dataset_is_done(output: Storage) -> None:
     assert light_beacon(output) != beacon
 
 
+@pytest.mark.parametrize("digits", [3, 5, 8])
 def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
-    output: Storage, tmp_path: Path
+    output: Storage, tmp_path: Path, digits: int
 ) -> None:
+    shard = f"{7:0{digits}d}"
     beacon = light_beacon(output)
     code = (
         "import sys\n"
         "from turbo_fetch.dataset.attempts import open_attempt\n"
-        "from turbo_fetch.storage import Storage\n"
-        "output, attempt, spool = sys.argv[1:]\n"
-        "place = open_attempt(open_storage(output), attempt, spool)\n"
-        "(place.work / '00007.spool').write_bytes(b'journal')\n"
+        "from turbo_fetch.dataset.place import open_place\n"
+        "output, attempt, spool = sys.argv[1:4]\n"
+        "place = open_attempt(open_place(output), attempt, spool)\n"
+        "(place.work / sys.argv[4]).write_bytes(b'journal')\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", code, output.url, new_attempt(beacon), str(tmp_path)],
+        [sys.executable, "-c", code, output.url, new_attempt(beacon), str(tmp_path), f"{shard}.spool"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert other.stdout is not None
     assert other.stdout.readline() == b"ready\n"
     place = open_attempt(output, new_attempt(beacon), str(tmp_path))
-    adopt_spool(place, 7)
-    assert not (place.work / "00007.spool").exists()
+    adopt_spool(place, shard)
+    assert not (place.work / f"{shard}.spool").exists()
     other.kill()
     other.communicate()
-    adopt_spool(place, 7)
-    assert (place.work / "00007.spool").read_bytes() == b"journal"
+    adopt_spool(place, shard)
+    assert (place.work / f"{shard}.spool").read_bytes() == b"journal"
     close_attempt(place)
-    assert (place.work / "00007.spool").exists()
+    assert (place.work / f"{shard}.spool").exists()
 
 
 def test_a_worker_that_ends_leaves_nothing_but_spools(output: Storage, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from turbo_fetch.cli.progress import RowProgress
 from turbo_fetch.dataset.card import MARK, write_card
 from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import OutputFormat, Spec
 from turbo_fetch.spec.fetch import CONSENT_SIGNALS
@@ -85,7 +86,7 @@ def test_a_run_that_completes_leaves_a_card_with_counts_consent_and_hash_recipe(
 
 
 def test_the_card_of_the_user_is_left_alone_and_ours_is_kept_true(made: Path, tmp_path: Path) -> None:
-    place = open_storage(str(_exported(made, tmp_path, "parquet")))
+    place = open_place(str(_exported(made, tmp_path, "parquet")))
     place.write_bytes("README.md", f"{MARK}\nold".encode())
     write_card(place)
     assert b"# parquet" in place.read_bytes("README.md")

@@ -172,7 +172,7 @@ def test_a_source_shard_that_changed_since_is_exported_anew(
     record = manifest(tmp_path / "a")[1]
     record["files"][0]["sha256"] = "0" * 64
     lines = [*manifest(tmp_path / "a")[:1], record, *manifest(tmp_path / "a")[2:]]
-    (tmp_path / "a" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "a" / ".turbo-fetch/manifest").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert _export(tmp_path / "a", tmp_path / "b", "files", stop).run_rows == 20
 
 
@@ -231,7 +231,7 @@ def test_a_remote_dataset_is_exported_to_a_remote_place(
             assert list(open_dataset(place).samples()) == _samples(made)
         export(Export("s3://data/lmdb", "s3://data/files", "files"), Silent(stop), stop)
         assert list(open_dataset("s3://data/files").samples()) == _samples(made)
-        assert filesystem(address).exists("data/files/manifest.jsonl")
+        assert filesystem(address).exists("data/files/.turbo-fetch/manifest")
 
 
 def test_targets_cover_every_row_once() -> None:

@@ -49,9 +49,9 @@ def lair(tmp_path: Path) -> Path:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("not a dataset")
     (tmp_path / "closed").mkdir()
-    for name in ("job.json", "spec.toml", "manifest.jsonl"):
-        (tmp_path / "garbled").mkdir(exist_ok=True)
-        (tmp_path / "garbled" / name).write_text("[]" if name == "job.json" else "{")
+    (garbled := tmp_path / "garbled" / ".turbo-fetch").mkdir(parents=True)
+    for name in ("job", "spec.toml", "manifest"):
+        (garbled / name).write_text("[]" if name == "job" else "{")
     return tmp_path
 
 
@@ -218,9 +218,9 @@ def test_a_dataset_of_open_shards_alone_has_nothing_to_retry_and_the_run_is_to_g
 def test_a_retry_of_an_unfinished_dataset_says_that_it_is_one(dataset: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     shutil.copytree(dataset, place)
-    job = json.loads((place / "job.json").read_text())
+    job = json.loads((place / ".turbo-fetch/job").read_text())
     job["lists"][0]["complete"] = False
-    (place / "job.json").write_text(json.dumps(job))
+    (place / ".turbo-fetch/job").write_text(json.dumps(job))
     ended = CliRunner().invoke(app, ["retry", str(place), "--quiet"])
     assert ended.exit_code == 0, ended.output
     assert "the list is not done yet: `turbo-fetch run` with its spec goes on with it" in ended.stdout

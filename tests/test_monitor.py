@@ -16,13 +16,13 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.monitor.recorder import Recorder, recorded
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
-from turbo_fetch.storage import open_storage
 
 
 class Notes(ProgressListener):
@@ -47,7 +47,7 @@ def _free_port() -> int:
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / records.NAME).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / ".turbo-fetch/metrics").read_text().splitlines()]
 
 
 def _child(recorder: Recorder) -> psutil.Process:
@@ -60,7 +60,7 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     port = _free_port()
     track = TrackSpec(to=("tensorboard", "prometheus"), port=port, run="mine")
     notes = Notes()
-    with recorded(track, "fetch", open_storage(str(tmp_path)), notes) as recorder:
+    with recorded(track, "fetch", open_place(str(tmp_path)), notes) as recorder:
         child = _child(recorder)
         recorder.total(50, is_estimate=False)
         recorder.add(0, _tally(20))
@@ -77,7 +77,7 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     assert 'turbo_fetch_request_seconds_bucket{le="+Inf"} 21.0' in text
     assert 'turbo_fetch_worker_cpu_seconds_total{worker="0"} 1.5' in text
     assert 'turbo_fetch_step_value{name="loss",stage="fetch"} 0.25' in text
-    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / "mine-fetch"))
+    events = EventAccumulator(str(tmp_path / ".turbo-fetch/logs" / "tensorboard" / "mine-fetch"))
     events.Reload()
     assert [event.value for event in events.Scalars("fetch/loss")] == [0.25]
     assert events.Scalars("fetch/outcomes/success")[0].value == 20
@@ -95,10 +95,10 @@ def _scraped(port: int) -> str:
 def test_weights_and_biases_are_written_offline(tmp_path: Path) -> None:
     track = TrackSpec(to=("wandb",), wandb_mode="offline", project="pictures")
     notes = Notes()
-    with recorded(track, "fetch", open_storage(str(tmp_path)), notes) as recorder:
+    with recorded(track, "fetch", open_place(str(tmp_path)), notes) as recorder:
         recorder.add(0, _tally(20))
         recorder._record(1.0)
-    (file,) = tmp_path.glob("logs/wandb/offline-run-*/run-*.wandb")
+    (file,) = tmp_path.glob(".turbo-fetch/logs/wandb/offline-run-*/run-*.wandb")
     content = file.read_bytes()
     assert b"fetch/rows_per_s" in content
     assert b"pictures" in content
@@ -107,7 +107,7 @@ def test_weights_and_biases_are_written_offline(tmp_path: Path) -> None:
 
 def test_its_death_is_told_once_and_hurts_nothing(tmp_path: Path) -> None:
     notes = Notes()
-    with recorded(TrackSpec(), "fetch", open_storage(str(tmp_path)), notes) as recorder:
+    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), notes) as recorder:
         child = _child(recorder)
         child.kill()
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
@@ -139,13 +139,16 @@ def test_when_the_parent_is_killed_it_ends_and_says_so(tmp_path: Path) -> None:
 def _place(folder: Path) -> Any:
     from turbo_fetch.monitor.recorder import RecordPaths
 
-    return RecordPaths.of(open_storage(str(folder)), TrackSpec())
+    return RecordPaths.of(open_place(str(folder)), TrackSpec())
 
 
 def test_it_outlives_a_ctrl_c_that_the_whole_group_gets(tmp_path: Path) -> None:
-    with recorded(TrackSpec(), "fetch", open_storage(str(tmp_path)), ProgressListener()) as recorder:
+    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()) as recorder:
         recorder.note("begun")
-        while not (tmp_path / records.NAME).exists() or "begun" not in (tmp_path / records.NAME).read_text():
+        while (
+            not (tmp_path / ".turbo-fetch/metrics").exists()
+            or "begun" not in (tmp_path / ".turbo-fetch/metrics").read_text()
+        ):
             pass
         _child(recorder).send_signal(signal.SIGINT)
         recorder.note("after")
@@ -156,7 +159,7 @@ def test_a_tracker_that_fails_is_told_and_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     notes = Notes()
     track = TrackSpec(to=("tensorboard",), folder=str(tmp_path / "file"))
-    with recorded(track, "fetch", open_storage(str(tmp_path / "out")), notes) as recorder:
+    with recorded(track, "fetch", open_place(str(tmp_path / "out")), notes) as recorder:
         recorder.add(0, _tally(1))
     (text,) = notes.texts
     assert "tensorboard failed; the run continues without it" in text
@@ -171,7 +174,7 @@ def test_a_taken_port_is_one_clear_error(tmp_path: Path) -> None:
         track = TrackSpec(to=("prometheus",), port=port)
         with (
             pytest.raises(SpecError, match=f"track.port {port}"),
-            recorded(track, "fetch", open_storage(str(tmp_path)), ProgressListener()),
+            recorded(track, "fetch", open_place(str(tmp_path)), ProgressListener()),
         ):
             pass
 
@@ -192,9 +195,9 @@ def test_a_run_is_recorded_ever_more_rarely(elapsed_s: float, last_s: float, due
 
 
 def test_a_torn_line_is_ended_and_skipped(tmp_path: Path) -> None:
-    path = tmp_path / records.NAME
+    path = tmp_path / ".turbo-fetch/metrics"
     path.write_bytes(b'{"kind":"start","time":1}\n{"kind":"prog')
-    with recorded(TrackSpec(), "fetch", open_storage(str(tmp_path)), ProgressListener()):
+    with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()):
         pass
     kinds = [line["kind"] for line in records.parse(path.read_bytes())]
     assert kinds == ["start", "start", "end"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shard_data import fails, picture, samples, source
 from turbo_fetch.dataset.formats import write_shard
 from turbo_fetch.dataset.formats.table_file import TableFile
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.errors import InputError
 from turbo_fetch.spec import ImageSpec
 

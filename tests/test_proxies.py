@@ -380,7 +380,7 @@ def test_a_run_uses_the_proxies_of_the_environment_if_the_spec_says_so_and_keeps
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
             assert b"hush" not in path.read_bytes(), path
-    assert 'proxy = "environment"' in (tmp_path / "out" / "spec.toml").read_text()
+    assert 'proxy = "environment"' in (tmp_path / "out" / ".turbo-fetch/spec.toml").read_text()
 
 
 def test_a_run_says_which_proxies_it_leaves_alone(

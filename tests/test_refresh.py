@@ -66,7 +66,11 @@ def _refresh(out: Path, *options: str) -> dict[str, Any]:
 
 
 def _report(out: Path) -> dict[str, str]:
-    rows = [row for path in sorted(out.glob("refresh/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in sorted(out.glob(".turbo-fetch/refresh/*.refresh"))
+        for row in pq.read_table(path).to_pylist()
+    ]
     return {row["key"]: row["drift"] for row in rows if row["drift"] != "unchanged"}
 
 
@@ -92,7 +96,7 @@ def test_drift_is_reported_and_the_dataset_is_as_it_was(origin: Origin, out: Pat
     result = _refresh(out)
     assert result["drift"] == {"unchanged": 22, "changed": 2, "gone": 2, "unusable": 1, "refused": 1}
     assert _keys(_report(out)) == EXPECTED
-    after = {name: value for name, value in content_hashes(out).items() if not name.startswith("refresh/")}
+    after = content_hashes(out)
     assert (after, manifest(out)) == (before, lines)
     asked = origin.received[received:]
     assert len(asked) == 28
@@ -102,7 +106,11 @@ def test_drift_is_reported_and_the_dataset_is_as_it_was(origin: Origin, out: Pat
 
 def test_nothing_drifted_costs_no_body_where_there_is_an_etag(origin: Origin, out: Path) -> None:
     assert _refresh(out, "--set", "fetch.http.opt_out=[]")["drift"] == {"unchanged": 28}
-    rows = [row for path in sorted(out.glob("refresh/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row
+        for path in sorted(out.glob(".turbo-fetch/refresh/*.refresh"))
+        for row in pq.read_table(path).to_pylist()
+    ]
     assert [row["http_status"] for row in rows] == [304] * 10 + [200] * 18
 
 
@@ -145,7 +153,7 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
         assert process.poll() is None, process.communicate()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    kept = {name: value for name, value in content_hashes(out).items() if not name.startswith("refresh/")}
+    kept = content_hashes(out)
     assert kept == before
     origin.latency_s = 0
     assert _refresh(out, "--apply")["drift"]["changed"] == 2
@@ -154,11 +162,17 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
 
 def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
     _refresh(out)
-    assert (out / "refresh").is_dir()
-    command = ["run", str(out / "spec.toml"), "--quiet", "--set", "fetch.output.if_exists=overwrite"]
+    assert (out / ".turbo-fetch/refresh").is_dir()
+    command = [
+        "run",
+        str(out / ".turbo-fetch/spec.toml"),
+        "--quiet",
+        "--set",
+        "fetch.output.if_exists=overwrite",
+    ]
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code == 0, ended.output
-    assert not (out / "refresh").exists()
+    assert not (out / ".turbo-fetch/refresh").exists()
 
 
 @pytest.mark.parametrize(

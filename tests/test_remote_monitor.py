@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_a_run_writes_report_and_records_into_the_store_and_report_renews_them(server: str) -> None:
     store = filesystem(server)
-    assert store.exists("data/set/metrics.jsonl")
+    assert store.exists("data/set/.turbo-fetch/metrics")
     store.rm("data/set/report.html")
     ended = CliRunner().invoke(app, ["report", PLACE])
     assert ended.exit_code == 0, ended.output

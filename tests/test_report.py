@@ -19,6 +19,7 @@ from album import album
 from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
@@ -27,7 +28,6 @@ from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
-from turbo_fetch.storage import open_storage
 
 ALBUM = album(30)
 HOSTILE = (
@@ -96,7 +96,7 @@ def test_without_a_dataset_there_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_counts_of_the_figures_are_those_of_the_dataset(dataset: Path) -> None:
-    material = gather(open_storage(str(dataset)))
+    material = gather(open_place(str(dataset)))
     plots = {plot["id"]: plot for plot in figures(material)}
     outcomes = plots["outcomes"]["data"][0]
     assert dict(zip(outcomes["y"], outcomes["x"], strict=True)) == {"success": 30, "http-4xx": 1, "url": 2}
@@ -108,7 +108,7 @@ def test_counts_of_the_figures_are_those_of_the_dataset(dataset: Path) -> None:
 
 
 def test_records_say_how_a_run_went(dataset: Path) -> None:
-    lines = [json.loads(line) for line in (dataset / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (dataset / ".turbo-fetch/metrics").read_text().splitlines()]
     assert lines[0]["kind"] == "start"
     assert (lines[-1]["kind"], lines[-1]["how"]) == ("end", "complete")
     last = [line for line in lines if line["kind"] == "progress"][-1]
@@ -130,7 +130,7 @@ def test_json_in_a_script_cannot_end_it() -> None:
 def test_a_long_run_renews_it_while_it_goes_on(dataset: Path) -> None:
     before = (dataset / "report.html").stat().st_mtime_ns
     track = TrackSpec(report_every_s=1e-9)
-    with recorded(track, "fetch", open_storage(str(dataset)), ProgressListener()) as recorder:
+    with recorded(track, "fetch", open_place(str(dataset)), ProgressListener()) as recorder:
         recorder.add(0, Tally(Counter({"success": 1})))
     assert (dataset / "report.html").stat().st_mtime_ns > before
 

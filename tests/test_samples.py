@@ -9,7 +9,7 @@ import pytest
 
 from shard_data import FAILED, fails, per_shard, results, source
 from turbo_fetch.arrow.schemas import RESULTS
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.dataset.samples import keys, metadata_batch, metadata_schema
 from turbo_fetch.errors import InputError
 from turbo_fetch.outcomes import Outcome

@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
+from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.spec import Spec
@@ -15,7 +16,6 @@ from turbo_fetch.spec.specfile import (
     differences,
     dump_spec,
     dump_spec_for_others,
-    load_spec,
     parse_spec,
 )
 
@@ -241,14 +241,14 @@ def test_the_spec_in_a_dataset_runs_from_anywhere_and_means_the_dataset_that_it_
     monkeypatch.chdir(tmp_path)
     spec = parse_spec({"fetch": {"input": {"urls": "list.txt"}, "output": {"path": "out"}}})
     told = dump_spec_for_others(spec)
-    (moved := tmp_path / "moved").mkdir()
+    (moved := tmp_path / "moved" / ".turbo-fetch").mkdir(parents=True)
     (moved / "spec.toml").write_text(told)
-    (moved / "job.json").write_text('{"format": 1, "essentials": {}, "lists": []}')
+    (moved / "job").write_text('{"format": 1, "essentials": {}, "lists": []}')
     monkeypatch.chdir("/")
     again = load_spec(moved / "spec.toml")
     assert again.fetch is not None
     assert again.fetch.input.urls == str(tmp_path / "list.txt")
-    assert again.fetch.output.path == str(moved)
+    assert again.fetch.output.path == str(tmp_path / "moved")
     assert f'path = "{tmp_path}/out"' in told
 
 

@@ -13,8 +13,10 @@ import fsspec
 import pytest
 
 from object_store import configured, empty_bucket, filesystem, s3_server
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, OutputError, SpecError
-from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage, open_storage
+from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     spool = str(tmp_path / "spool")
     if request.param == "s3":
         empty_bucket(request.getfixturevalue("server"))
-        return open_storage("s3://data/set", spool)
+        return open_place("s3://data/set", spool)
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
-        return open_storage("memory://data/set", spool)
-    return open_storage(str(tmp_path / "out" / "set"), spool)
+        return open_place("memory://data/set", spool)
+    return open_place(str(tmp_path / "out" / "set"), spool)
 
 
 def _names(place: Storage) -> dict[str, int | None]:
@@ -81,9 +83,11 @@ def test_a_folder_is_published_whole_and_replaces_the_one_before(place: Storage,
     assert _names(place) == {}
 
 
-def test_the_probe_passes_and_leaves_nothing(place: Storage) -> None:
-    place.probe()
-    assert _names(place) == {}
+def test_the_probe_passes_and_leaves_no_file(place: Storage) -> None:
+    place.probe(PROBE)
+    assert list(place.list(".turbo-fetch")) == []
+    # Of an object store nobody can say whether a folder is there.
+    assert _names(place) == {} or not place.is_local
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc/passwd", "a/../../b"])
@@ -93,13 +97,13 @@ def test_a_name_cannot_leave_the_place(place: Storage, name: str) -> None:
 
 
 def test_the_work_folder_is_inside_a_local_place_and_apart_for_others(tmp_path: Path) -> None:
-    local = open_storage(str(tmp_path))
+    local = open_place(str(tmp_path))
     assert (local.is_local, local.path, local.work) == (True, tmp_path, tmp_path / ".turbo-fetch")
-    remote = [open_storage(f"memory://{name}", str(tmp_path)) for name in ("a", "b", "a/")]
+    remote = [open_place(f"memory://{name}", str(tmp_path)) for name in ("a", "b", "a/")]
     assert remote[0].work.parent == tmp_path
     assert remote[0].work == remote[2].work != remote[1].work
     assert remote[0].path is None
-    assert open_storage(f"file://{tmp_path}").work == local.work
+    assert open_place(f"file://{tmp_path}").work == local.work
 
 
 def test_a_publication_over_file_systems_is_a_rename_in_the_end(tmp_path: Path) -> None:
@@ -132,7 +136,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 def test_publishing_to_s3_is_one_put(server: str, tmp_path: Path) -> None:
     empty_bucket(server)
-    place = open_storage("s3://data/set", str(tmp_path))
+    place = open_place("s3://data/set", str(tmp_path))
     place.publish(_file(tmp_path, bytes(1000)), "00000.tar")
     versions = filesystem(server).info("data/set/00000.tar")
     assert versions["ETag"].count("-") == 0
@@ -142,32 +146,32 @@ def test_publishing_to_s3_is_one_put(server: str, tmp_path: Path) -> None:
 def test_no_bucket_is_said(server: str, tmp_path: Path) -> None:
     empty_bucket(server)
     with pytest.raises(OutputError, match=r"s3://nowhere/set.*(bucket|not found)"):
-        open_storage("s3://nowhere/set", str(tmp_path)).probe()
+        open_place("s3://nowhere/set", str(tmp_path)).probe(PROBE)
 
 
 def test_no_server_is_said(tmp_path: Path) -> None:
     with configured("http://127.0.0.1:9"):
         fsspec.config.conf["s3"]["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
         with pytest.raises(OutputError, match="s3://data/set"):
-            open_storage("s3://data/set", str(tmp_path)).probe()
+            open_place("s3://data/set", str(tmp_path)).probe(PROBE)
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingExtra, match=r"turbo-fetch\[gcs\]"):
-        open_storage("gs://bucket/set")
+        open_place("gs://bucket/set")
 
 
 @pytest.mark.parametrize("url", ["", "nosuch://x/y"])
 def test_a_url_that_means_nothing_is_the_fault_of_the_spec(url: str) -> None:
     with pytest.raises(SpecError, match="expected a path or an fsspec URL"):
-        open_storage(url)
+        open_place(url)
 
 
 def test_a_file_in_the_way_of_a_local_place_is_said(tmp_path: Path) -> None:
     _file(tmp_path, b"", "out")
     with pytest.raises(OutputError, match=str(tmp_path / "out")):
-        open_storage(str(tmp_path / "out")).probe()
+        open_place(str(tmp_path / "out")).probe(PROBE)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -177,7 +181,7 @@ def test_a_place_that_is_read_only_or_full_is_said(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        place = open_storage(str(disk))
+        place = open_place(str(disk))
         place.write_bytes("x", b"old")
         with pytest.raises(OutputError, match=r"used up, 200,000 bytes needed, [\d,]+ bytes free"):
             place.write_bytes("x", bytes(200_000))
@@ -185,10 +189,10 @@ def test_a_place_that_is_read_only_or_full_is_said(tmp_path: Path) -> None:
         assert list(place.list()) == [Entry("x", 3)]
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(OutputError, match="Read-only file system"):
-            place.probe()
+            place.probe(PROBE)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_remote_place_is_known_as_such(server: str, tmp_path: Path) -> None:
-    assert isinstance(open_storage("s3://data/set", str(tmp_path)), RemoteStorage)
+    assert isinstance(open_place("s3://data/set", str(tmp_path)), RemoteStorage)

@@ -23,7 +23,7 @@ from turbo_fetch.dataset.formats.tfrecord import (
     encode_record,
     read_records,
 )
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.errors import InputError
 from turbo_fetch.spec import ImageSpec
 

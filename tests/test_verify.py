@@ -80,7 +80,7 @@ def _flip(path: Path, place: float) -> None:
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 0.999])
-@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.ledger.parquet"])
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", ".turbo-fetch/ledger/00001.ledger"])
 def test_a_flipped_bit_anywhere_is_found(out: Path, name: str, place: float) -> None:
     _flip(out / name, place)
     code, _, problems = _verify(out)
@@ -89,7 +89,7 @@ def test_a_flipped_bit_anywhere_is_found(out: Path, name: str, place: float) -> 
     assert "altered" in problems[name]
 
 
-@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.ledger.parquet"])
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", ".turbo-fetch/ledger/00001.ledger"])
 def test_truncated_and_missing_files_are_found_even_by_a_quick_look(out: Path, name: str) -> None:
     os.truncate(out / name, (out / name).stat().st_size - 1)
     assert "bytes; expected" in _verify(out, "--quick")[2][name]
@@ -100,8 +100,8 @@ def test_truncated_and_missing_files_are_found_even_by_a_quick_look(out: Path, n
 @pytest.mark.parametrize(
     ("damage", "place", "what"),
     [
-        (lambda out: (out / "manifest.jsonl").unlink(), "manifest.jsonl", "is missing"),
-        (lambda out: _flip(out / "manifest.jsonl", 0.0), "manifest.jsonl", "lacks shard 00000"),
+        (lambda out: (out / ".turbo-fetch/manifest").unlink(), ".turbo-fetch/manifest", "is missing"),
+        (lambda out: _flip(out / ".turbo-fetch/manifest", 0.0), ".turbo-fetch/manifest", "lacks shard 00000"),
         (lambda out: (out / "00001_stats.json").unlink(), "00001_stats.json", "missing or garbled"),
         (lambda out: _flip(out / "00001_stats.json", 0.0), "00001_stats.json", "missing or garbled"),
         (lambda out: (out / "00007.tar").write_bytes(b"x"), "00007", "not finished"),
@@ -145,7 +145,7 @@ def _rewrite(out: Path, table: pa.Table) -> None:
     record["files"] = [new if file["name"] == new["name"] else file for file in record["files"]]
     (out / "00001_stats.json").write_text(json.dumps(record))
     lines = [record if line["shard"] == 1 else line for line in manifest(out)]
-    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / ".turbo-fetch/manifest").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path) -> None:
@@ -156,7 +156,9 @@ def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path
     assert "1 shards removed" in ended.stdout
     assert [record["shard"] for record in manifest(out)] == [0, 2]
     override = f"fetch.output.path={out}"
-    ended = CliRunner().invoke(app, ["run", str(out / "spec.toml"), "--set", override, "--quiet"])
+    ended = CliRunner().invoke(
+        app, ["run", str(out / ".turbo-fetch/spec.toml"), "--set", override, "--quiet"]
+    )
     assert ended.exit_code == 0, ended.output
     assert content_hashes(out) == content_hashes(whole)
     assert _verify(out)[0] == 0
@@ -173,11 +175,11 @@ def test_the_check_of_a_shard_costs_the_same_whatever_the_number_of_shards(out: 
     shard = dataset.shards[0]
     alone = len(pickle.dumps((dataset.without_shards(), shard)))
     multiplied = StoredDataset(
-        dataset.storage, json.loads((out / "job.json").read_bytes()), dataset.shards * 1000
+        dataset.storage, json.loads((out / ".turbo-fetch/job").read_bytes()), dataset.shards * 1000
     )
     assert len(pickle.dumps((multiplied.without_shards(), shard))) == alone
     # Neither the manifest nor the folder is read for it.
-    (out / "manifest.jsonl").unlink()
+    (out / ".turbo-fetch/manifest").unlink()
     assert check_shard("deep", (multiplied.without_shards(), shard)).problems == []
 
 

@@ -18,6 +18,7 @@ from album import album
 from browser import browse
 from jobs import job_spec, write_list
 from origin import Origin
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.view import live
@@ -27,7 +28,6 @@ from turbo_fetch.monitor.view.server import Viewer
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
-from turbo_fetch.storage import open_storage
 
 ALBUM = album(30)
 HOSTILE = "<img src=x onerror='window.broken = 1'>"
@@ -160,7 +160,7 @@ def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str |
 
 
 async def test_a_picture_may_be_the_first_thing_asked_for(folder: Path) -> None:
-    application = Viewer(open_storage(str(folder))).application()
+    application = Viewer(open_place(str(folder))).application()
     async with TestClient(TestServer(application)) as client, client.get("/picture/0/0") as answer:
         assert answer.status == 200
 
@@ -174,7 +174,7 @@ def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_followed(address: str, folder: Path) -> None:
-    with recorded(TrackSpec(), "fetch", open_storage(str(folder)), ProgressListener()) as recorder:
+    with recorded(TrackSpec(), "fetch", open_place(str(folder)), ProgressListener()) as recorder:
         recorder.total(1000, is_estimate=False)
         recorder.add(0, Tally(Counter({"success": 240, "timeout": 10}), body_bytes=5_000_000, in_flight=17))
         recorder._record(2.0)
@@ -185,4 +185,4 @@ def test_a_run_that_goes_on_is_followed(address: str, folder: Path) -> None:
     assert "125 rows/s" in facts
     assert "timeout 10" in facts
     assert tab.errors == []
-    assert not live.state(open_storage(str(folder)))["running"]
+    assert not live.state(open_place(str(folder)))["running"]

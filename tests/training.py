@@ -142,7 +142,7 @@ import os, signal, sys, time
 from pathlib import Path
 from turbo_fetch import stages
 from turbo_fetch.dreambooth import evaluate, generate, prior
-from turbo_fetch.spec.specfile import load_spec
+from turbo_fetch.dataset.description import load_spec
 
 for path, stage, pattern, count in zip(*[iter(sys.argv[1:])] * 4):
     folder = Path(path).parent

@@ -7,8 +7,8 @@ from turbo_fetch.outcomes import Outcome
 INTRODUCTION = """\
 # Outcomes
 
-Every row of a list ends with exactly one of these. The ledger (`NNNNN.ledger.parquet`) has the outcome of each row,
-whether it is retryable, and a detail; the metadata (`NNNNN.parquet`) has img2dataset's `status` and, as
+Every row of a list ends with exactly one of these. The ledger (`turbo-fetch ledger DATASET`) has the outcome of each
+row, whether it is retryable, and a detail; the metadata (`NNNNN.parquet`) has img2dataset's `status` and, as
 `error_message`, the detail.
 Retryable failures may be temporary: they are retried within a run (`fetch.http.retries`) and by `turbo-fetch retry`.
 

@@ -7,7 +7,12 @@
     summary = turbo_fetch.run(Spec.model_validate(tables))
     print(summary.text())
 
-`arun` is the same for use inside an event loop. Importing the package is cheap: what it needs is imported on first use.
+    dataset = turbo_fetch.open_dataset("out")
+    for sample in dataset.samples():
+        print(sample.key, len(sample.image), sample.caption)
+    print(dataset.ledger().group_by("outcome").aggregate([([], "count_all")]))
+
+`arun` is `run` for use inside an event loop. Importing the package is cheap: what it needs is imported on first use.
 """
 
 from __future__ import annotations
@@ -18,13 +23,24 @@ from typing import TYPE_CHECKING, Any
 from turbo_fetch._native import __version__
 
 if TYPE_CHECKING:
+    from turbo_fetch.dataset.description import load_spec
+    from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import TurboFetchError
     from turbo_fetch.progress.summary import Summary
     from turbo_fetch.spec import Spec
-    from turbo_fetch.spec.specfile import load_spec
     from turbo_fetch.stages import RunSummary, arun, run
 
-__all__ = ["RunSummary", "Spec", "Summary", "TurboFetchError", "__version__", "arun", "load_spec", "run"]
+__all__ = [
+    "RunSummary",
+    "Spec",
+    "Summary",
+    "TurboFetchError",
+    "__version__",
+    "arun",
+    "load_spec",
+    "open_dataset",
+    "run",
+]
 
 
 _HOMES = {
@@ -33,7 +49,8 @@ _HOMES = {
     "Summary": "progress.summary",
     "TurboFetchError": "errors",
     "arun": "stages",
-    "load_spec": "spec.specfile",
+    "load_spec": "dataset.description",
+    "open_dataset": "dataset.reader",
     "run": "stages",
 }
 

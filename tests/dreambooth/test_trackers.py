@@ -60,7 +60,7 @@ def test_all_trackers_get_the_figures_and_the_samples_of_training(base: Path, tm
     stages.run(spec.model_copy(update={"track": TrackSpec(**track)}), scraper, StopRequest(), ["train"])
     assert not [note for note in scraper.notes if "track" in note]
     entries = history(tmp_path / "model")
-    logs = tmp_path / "model" / "logs"
+    logs = tmp_path / "model" / ".turbo-fetch" / "logs"
     events = EventAccumulator(str(logs / "tensorboard" / "mine-train")).Reload()
     told = {event.step: event.value for event in events.Scalars("train/prior_loss")}
     assert told == pytest.approx({entry["step"]: entry["prior_loss"] for entry in entries})

@@ -15,6 +15,8 @@ from turbo_fetch.cli.export_model import export_model
 from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.generate import generate
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
+from turbo_fetch.cli.ledger import ledger
+from turbo_fetch.cli.migrate import migrate
 from turbo_fetch.cli.plan import plan
 from turbo_fetch.cli.refresh import refresh
 from turbo_fetch.cli.report import report
@@ -75,6 +77,8 @@ app.command()(plan)
 app.command()(retry)
 app.command()(refresh)
 app.command()(verify)
+app.command()(ledger)
+app.command()(migrate)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(export_model)

@@ -111,7 +111,7 @@ def _fetches_here(arguments: Arguments, options: Mapping[str, Any]) -> bool:
     except SpecError:
         return False
     distributor = fields["distributor"].default
-    return options.get("distributor", distributor) == distributor and engine.get("kind") == "local"
+    return bool(options.get("distributor", distributor) == distributor and engine.get("kind") == "local")
 
 
 def named_by_fire(read: Arguments) -> dict[str, Any]:

@@ -21,10 +21,10 @@ def report(dataset: DatasetUrl) -> None:
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
-    from turbo_fetch.monitor.records import REPORT
+    from turbo_fetch.dataset.names import REPORT
+    from turbo_fetch.dataset.place import open_place
     from turbo_fetch.monitor.report import write_report
-    from turbo_fetch.storage import open_storage
 
-    storage = open_storage(dataset)
+    storage = open_place(dataset)
     write_report(storage)
     typer.echo(f"{storage.url}/{REPORT}")

@@ -27,6 +27,8 @@ class _Output(io.RawIOBase):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.is_gone = False
+        """Whether the reader is no more."""
         self.lost: OSError | None = None
         """Why something is missing that somebody may read, such as a disk that is full."""
 
@@ -47,7 +49,8 @@ class _Output(io.RawIOBase):
                 # Whoever shares the pipe may have set it so.
                 select.select([], [self._descriptor], [])
             except OSError as error:
-                self.lost = None if error.errno in _GONE else error
+                self.is_gone = error.errno in _GONE
+                self.lost = None if self.is_gone else error
                 _open_nothing(self._descriptor)
                 return memoryview(content).nbytes
 
@@ -81,6 +84,12 @@ def safe_streams() -> Iterator[None]:
             )
             raise SystemExit(end.code or 1) from end
         raise
+
+
+def has_reader() -> bool:
+    """Return whether it makes sense to write more to standard output."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not (isinstance(raw, _Output) and raw.is_gone)
 
 
 def _text(output: _Output, before: TextIO | None, is_error: bool = False) -> TextIO:

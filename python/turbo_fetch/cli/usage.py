@@ -46,20 +46,25 @@ def _plain(value: Any) -> Any:
 
 def checked_format(name: str) -> OutputFormat:
     """Return the output format of this name; raises SpecError that names the nearest one."""
-    from turbo_fetch.errors import SpecError
     from turbo_fetch.spec.formats import OutputFormat
 
-    known = get_args(OutputFormat)
-    if name in known:
-        return cast(OutputFormat, name)
-    near = difflib.get_close_matches(name, known, n=1)
+    return cast("OutputFormat", checked_choice("--format", name, get_args(OutputFormat)))
+
+
+def checked_choice(option: str, value: str, known: Sequence[str]) -> str:
+    """Return the value of an option if it is known; raises SpecError that names the nearest one."""
+    from turbo_fetch.errors import SpecError
+
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-    raise SpecError(f"--format {name!r}: unknown format; {hint}")
+    raise SpecError(f"{option} {value!r}: unknown; {hint}")
 
 
 def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:
     """Return the spec in a file, as commands read it: with the variables of the environment. Raises SpecError."""
-    from turbo_fetch.spec.specfile import load_spec
+    from turbo_fetch.dataset.description import load_spec
 
     return load_spec(path, overrides or (), os.environ)
 
@@ -70,17 +75,17 @@ def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:
     The spec of a dataset is as it was run, but for its output, which is where the dataset is now. Raises SpecError,
     and InputError if there is no dataset.
     """
+    from turbo_fetch.dataset.description import read_spec
+    from turbo_fetch.dataset.place import open_place
     from turbo_fetch.errors import InputError
-    from turbo_fetch.spec.specfile import read_spec
-    from turbo_fetch.storage import open_storage
 
     if place.endswith(".toml"):
         return load_job(Path(place), overrides)
-    storage = open_storage(place)
+    storage = open_place(place)
     spec = read_spec(storage, overrides, os.environ)
     if spec is None or spec.fetch is None:
         raise InputError(
-            f"{storage.url}: there is no dataset with a spec.toml; expected a dataset made by turbo-fetch, or a spec"
+            f"{storage.url}: there is no dataset with its spec; expected a dataset made by turbo-fetch, or a spec"
         )
     output = spec.fetch.output.model_copy(update={"path": place})
     return spec.model_copy(update={"fetch": spec.fetch.model_copy(update={"output": output})})

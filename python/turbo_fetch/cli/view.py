@@ -26,12 +26,12 @@ def view(
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
-    from turbo_fetch.dataset.reader import may_be_of_dataset
+    from turbo_fetch.dataset.place import open_place
+    from turbo_fetch.dataset.reader import may_hold_dataset
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.view.serve import serve
-    from turbo_fetch.storage import open_storage
 
-    storage = open_storage(dataset)
-    if not any(may_be_of_dataset(entry.name) for entry in storage.list()):
-        raise InputError(f"{storage.url}: there is no dataset; expected a dataset, or the output of a run")
-    serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C to stop)"))
+    storage = open_place(dataset)
+    if not may_hold_dataset(storage):
+        raise InputError(f"{storage.url}: there is no dataset; expected one, or the output of a run")
+    serve(storage, port, lambda url: typer.echo(f"{url}  (Ctrl-C ends it)"))

@@ -10,26 +10,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from turbo_fetch.dataset.keys import shard_name
-from turbo_fetch.dataset.manifest import STATS_SUFFIX
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.place import spool_folder
 from turbo_fetch.errors import OutputError
-from turbo_fetch.storage import Storage, cache_folder, url_digest
-from turbo_fetch.storage.interface import WORK_FOLDER
-
-FOLDER: Final = f"{WORK_FOLDER}/attempts"
-BEACON: Final = f"{WORK_FOLDER}/beacon"
-
-_STATS: Final = re.compile(rf"\d+{re.escape(STATS_SUFFIX)}")
+from turbo_fetch.storage import Storage, url_digest
 
 
 def light_beacon(storage: Storage) -> str:
@@ -38,10 +31,10 @@ def light_beacon(storage: Storage) -> str:
     It stays until the dataset is complete or overwritten, so it also tells whose the spools on a machine are.
     """
     try:
-        return storage.read_bytes(BEACON).decode("ascii", "replace")
+        return storage.read_bytes(names.BEACON).decode("ascii", "replace")
     except FileNotFoundError:
         beacon = secrets.token_hex(8)
-        storage.write_bytes(BEACON, beacon.encode())
+        storage.write_bytes(names.BEACON, beacon.encode())
         return beacon
 
 
@@ -57,33 +50,34 @@ def open_attempt(storage: Storage, attempt: str, spool: str | None) -> Storage:
     """
     beacon, _, name = attempt.partition("-")
     _see_beacon(storage, beacon)
-    shared = (Path(spool).absolute() if spool else cache_folder()) / f"{url_digest(storage.url)}-{beacon}"
+    shared = spool_folder(spool) / f"{url_digest(storage.url)}-{beacon}"
     work = shared / name
     work.mkdir(parents=True, exist_ok=True)
     _hold(work)
-    return storage.inside(f"{FOLDER}/{attempt}", work)
+    return storage.inside(names.attempt(attempt), work)
 
 
-def adopt_spool(place: Storage, shard: int) -> None:
-    """Take over the spool of a shard that a dead worker of the same dataset left on this machine, if one did.
+def adopt_spool(place: Storage, shard: str) -> None:
+    """Take over the spool of a shard, by its name, that a dead worker of the same dataset left on this machine.
 
     One that belongs to a worker that is alive is left to it.
     """
-    name = f"{shard_name(shard)}.spool"
+    name = names.spool(shard)
     for other in place.work.parent.iterdir():
         if other != place.work and (other / name).exists():
             with _held_if_dead(other) as is_dead:
                 if is_dead:
                     (other / name).rename(place.work / name)
-                    if not any(other.glob("*.spool")):
+                    if not names.spools(other) and not names.spools(other, of_refresh=True):
                         shutil.rmtree(other, ignore_errors=True)
                     return
 
 
 def close_attempt(place: Storage) -> None:
     """Delete the work folder of a worker that ends; what is in a spool is left for the next one."""
+    spools = {path for _, path in names.spools(place.work)}
     for path in place.work.iterdir():
-        if path.suffix != ".spool":
+        if path not in spools:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with suppress(OSError):
         place.work.rmdir()
@@ -95,63 +89,63 @@ def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> Non
 
     Raises OutputError if a file is neither in the attempt nor, from an earlier try, where it belongs.
     """
-    stats = f"{record['name']}{STATS_SUFFIX}"
-    for name in [*(file["name"] for file in record["files"]), stats]:
+    for name in [*(file["name"] for file in record["files"]), names.stats(record["name"])]:
         try:
-            storage.move(f"{FOLDER}/{attempt}/{name}", name)
+            storage.move(f"{names.attempt(attempt)}/{name}", name)
         except FileNotFoundError as error:
             if not storage.exists(name):
                 raise OutputError(
                     f"{storage.url}: {name} of the attempt {attempt} is gone; expected nobody but turbo-fetch "
-                    f"to touch {FOLDER}"
+                    f"to touch {names.ATTEMPTS}"
                 ) from error
 
 
 def recover(storage: Storage, committed: Container[int]) -> Iterator[Mapping[str, Any]]:
     """Move the whole shards that an earlier run left in attempts and that are not `committed`; yield their records."""
     taken: set[int] = set()
-    attempts = storage.inside(FOLDER, storage.work)
+    attempts = storage.inside(names.ATTEMPTS, storage.work)
     for attempt in sorted(entry.name for entry in attempts.list() if entry.bytes is None):
         place = attempts.inside(attempt, storage.work)
         for entry in sorted(place.list(), key=lambda entry: entry.name):
-            if not _STATS.fullmatch(entry.name):
+            if names.shard_of_stats(entry.name) is None:
                 continue
             record = orjson.loads(place.read_bytes(entry.name))
             if record["shard"] not in committed and record["shard"] not in taken:
                 move_shard(storage, attempt, record)
                 taken.add(record["shard"])
                 yield record
-    storage.delete(FOLDER)
+    storage.delete(names.ATTEMPTS)
 
 
 def discard_attempts(storage: Storage) -> None:
     """Delete what a run that has ended leaves beside its dataset."""
-    storage.delete(FOLDER)
-    storage.delete(BEACON)
+    storage.delete(names.ATTEMPTS)
+    storage.delete(names.BEACON)
 
 
 def _see_beacon(storage: Storage, beacon: str) -> None:
     try:
-        seen = storage.read_bytes(BEACON).decode("ascii", "replace")
+        seen = storage.read_bytes(names.BEACON).decode("ascii", "replace")
     except FileNotFoundError:
         seen = "nothing"
     if seen != beacon:
         raise OutputError(
             f"{storage.url}: the machine {os.uname().nodename} does not see the output that the driver sees "
-            f"(expected {beacon} in {BEACON}, found {seen}); use an object store or a folder that all machines share"
+            f"(expected {beacon} in {names.BEACON}, found {seen}); use an object store or a folder that all "
+            "machines share"
         )
 
 
 def _hold(work: Path) -> None:
     """Lock a work folder until this process ends, whatever ends it."""
-    descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(work / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 @contextmanager
 def _held_if_dead(work: Path) -> Iterator[bool]:
     """Hold the lock of another worker's folder, if that worker is dead; yield whether it is."""
-    descriptor = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(work / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another worker may have emptied and deleted the folder in the meantime.

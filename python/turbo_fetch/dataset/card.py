@@ -11,41 +11,42 @@ from typing import Any, Final
 
 import orjson
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.croissant import croissant
 from turbo_fetch.dataset.facts import Facts
-from turbo_fetch.dataset.formats import METADATA_SUFFIX
 from turbo_fetch.dataset.hf_features import Feature, table_features, yaml_features
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.storage import Storage
 
-README: Final = "README.md"
-CROISSANT: Final = "croissant.json"
 MARK: Final = (
     "# made by turbo-fetch, and made anew by the next run; delete this line to keep your own changes"
 )
 
 
 def write_card(storage: Storage) -> None:
-    """Write both files into a place with a dataset; nothing if it has no shard or no spec. Raises OutputError."""
+    """Write both files into a place with a dataset; nothing if it has no shard, or no spec that wants them.
+
+    Raises OutputError.
+    """
     facts = Facts.of(storage)
-    if facts is None:
+    if facts is None or not facts.fetch["output"].get("extras", True):
         return
-    storage.write_bytes(CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
     if _is_ours(storage):
-        storage.write_bytes(README, card(facts).encode())
+        storage.write_bytes(names.README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
-    storage.delete(CROISSANT)
+    storage.delete(names.CROISSANT)
     if _is_ours(storage):
-        storage.delete(README)
+        storage.delete(names.README)
 
 
 def _is_ours(storage: Storage) -> bool:
     try:
-        return MARK.encode() in storage.read_bytes(README)
+        return MARK.encode() in storage.read_bytes(names.README)
     except FileNotFoundError:
         return True
 
@@ -75,9 +76,10 @@ def card(facts: Facts) -> str:
 ## What is in it
 
 - `NNNNN.parquet` has a row for every URL of the list, those that failed too: `status`, `error_message`, sizes and the
-  columns of the list. `NNNNN.ledger.parquet` tells what happened to each of them.
+  columns of the list. `{names.ledger("NNNNN")}` tells what happened to each of them; print it with
+  `turbo-fetch ledger`.
 - Images: mode `{image["mode"]}`, size {size}, encoded as {image["encode"]}{_quality(image)}.
-- `manifest.jsonl` has the sha256 of every file; check them with `turbo-fetch verify`.
+- `{names.MANIFEST}` has the sha256 of every file; check them with `turbo-fetch verify`.
 
 ## What became of the URLs
 
@@ -94,7 +96,7 @@ The images belong to whoever made them. This card claims no licence for them.
 
 {_hashes(image)}
 Keys are the shard's number followed by the row's index in it, so the row of the list that a sample comes from is known.
-`spec.toml` makes the same dataset again, as far as the web has not changed.
+`{names.SPEC}` makes the same dataset again, as far as the web has not changed.
 """
 
 
@@ -102,7 +104,7 @@ def _loading(facts: Facts) -> str:
     """Return the YAML by which `datasets.load_dataset(folder)` picks the right files and knows their types."""
     kind = facts.format
     if kind.hugging_face is None:
-        paths: Sequence[str] = [f"{facts.shard_pattern}{METADATA_SUFFIX}"]
+        paths: Sequence[str] = [names.metadata(facts.shard_pattern)]
         features: Sequence[Feature] = table_features(facts.schema, kind.image_column(facts.schema))
     else:
         paths = kind.hugging_face.data_files(facts.shard_pattern, facts.image)

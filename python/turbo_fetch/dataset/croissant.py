@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.types as kinds
 
 from turbo_fetch.arrow.kept_types import is_list, kept_type
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.facts import Facts
-from turbo_fetch.dataset.formats import METADATA_SUFFIX
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
 
 _CONTEXT: Final[dict[str, Any]] = {
     "@language": "en",
@@ -96,8 +95,8 @@ def croissant(facts: Facts) -> dict[str, Any]:
 def _distribution(facts: Facts) -> list[dict[str, Any]]:
     # Readers do not agree on `excludes`, so the pattern says how the names of shards look.
     files = [
-        _file_set("metadata", f"{facts.shard_pattern}{METADATA_SUFFIX}", "application/x-parquet"),
-        _file_set("ledgers", f"*{LEDGER_SUFFIX}", "application/x-parquet"),
+        _file_set("metadata", names.metadata(facts.shard_pattern), "application/x-parquet"),
+        _file_set("ledgers", names.ledger("*"), "application/x-parquet"),
     ]
     beside = facts.format.croissant_files
     return files if beside is None else [*files, _file_set("images", *beside(facts.image))]

@@ -11,10 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from turbo_fetch.dataset.formats import METADATA_SUFFIX, Format, format_of
-from turbo_fetch.dataset.keys import SHARD_DIGITS
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.formats import Format, format_of
 from turbo_fetch.dataset.manifest import read_manifest
-from turbo_fetch.dataset.reader import stored_shard
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 
@@ -37,7 +36,7 @@ class Facts:
     def of(cls, storage: Storage) -> Facts | None:
         """Return what is known of the dataset in a place, None if it has no shard or no spec."""
         try:
-            fetch = tomllib.loads(storage.read_bytes("spec.toml").decode()).get("fetch", {})
+            fetch = tomllib.loads(storage.read_bytes(names.SPEC).decode()).get("fetch", {})
         except FileNotFoundError:
             fetch = {}
         facts = None
@@ -69,10 +68,10 @@ class Facts:
     @property
     def shard_pattern(self) -> str:
         """A pattern of the names of shards, without suffix."""
-        return "[0-9]" * int(self.fetch["output"].get("shard_digits", SHARD_DIGITS))
+        return "[0-9]" * int(self.fetch["output"].get("shard_digits", names.SHARD_DIGITS))
 
 
 def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
     """Return the columns of `NNNNN.parquet` of a committed shard."""
-    with storage.open_file(f"{stored_shard(record).name}{METADATA_SUFFIX}") as file:
+    with storage.open_file(names.metadata(record["name"])) as file:
         return pq.read_schema(file)

@@ -12,27 +12,18 @@ import orjson
 import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import type_in_parquet
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import discard_attempts
 from turbo_fetch.dataset.card import delete_card
+from turbo_fetch.dataset.description import Job, read_job, refuse_old_layout
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
-from turbo_fetch.dataset.manifest import NAME as MANIFEST
-from turbo_fetch.dataset.manifest import STATS_SUFFIX, Manifest, Record, read_manifest
-from turbo_fetch.errors import InputError, OutputExists
-from turbo_fetch.monitor.records import NAME as METRICS
-from turbo_fetch.monitor.records import REPORT
+from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
+from turbo_fetch.errors import DatasetError, InputError, OutputExists
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
-
-JOB: Final = "job.json"
-SPEC: Final = "spec.toml"
-DRIFT: Final = "refresh"
-"""The folder in which a refresh reports what has drifted."""
-
-_SPOOL_FILE = re.compile(r"\d+(\.refresh)?\.spool")
 
 Lists = Sequence[Mapping[str, Any]]
 """What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
@@ -41,7 +32,7 @@ Lists = Sequence[Mapping[str, Any]]
 class Dataset:
     """A dataset that this job works on; a context manager."""
 
-    def __init__(self, storage: Storage, job: dict[str, Any], entry: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, job: Job, entry: dict[str, Any]) -> None:
         self._storage = storage
         self._job = job
         self._entry = entry
@@ -53,13 +44,13 @@ class Dataset:
 
         Raises OutputExists, naming the differences, if what is there is not to be continued or replaced.
         """
-        found = _read_job(storage)
         fetch = spec.fetch
         assert fetch is not None
         policy = fetch.output.if_exists
+        found = None if policy == "overwrite" else _read_job(storage)
         if policy == "overwrite":
+            refuse_old_layout(storage)
             _delete_shards(storage, _shard_file(fetch.output))
-            found = None
         elif found is None:
             _refuse_strangers(storage, _shard_file(fetch.output))
         elif policy == "error":
@@ -70,7 +61,7 @@ class Dataset:
         entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
         dataset = cls(storage, {**job, "version": version}, entry)
         dataset._write_job()
-        storage.write_bytes(SPEC, dump_spec_for_others(spec).encode())
+        storage.write_bytes(names.SPEC, dump_spec_for_others(spec).encode())
         return dataset
 
     def __enter__(self) -> Self:
@@ -126,7 +117,7 @@ class Dataset:
             self._write_job()
 
     def _write_job(self) -> None:
-        self._storage.write_bytes(JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
+        self._storage.write_bytes(names.JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
 
 
 _RULES: Final = ("hash_column", "hash_kind", "on_hash_mismatch", "boxes_column")
@@ -156,7 +147,7 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def _entry_for(storage: Storage, job: dict[str, Any], lists: Lists, may_extend: bool) -> dict[str, Any]:
+def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> dict[str, Any]:
     """Return the entry of the job's list, a new one if it is not there and may be added."""
     fingerprints = [file["fingerprint"] for file in lists]
     entry: dict[str, Any]
@@ -212,19 +203,13 @@ def is_complete(storage: Storage) -> bool:
     return job is not None and all(entry["complete"] for entry in job["lists"])
 
 
-def _read_job(storage: Storage) -> dict[str, Any] | None:
+def _read_job(storage: Storage) -> Job | None:
     try:
-        job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
-        job["essentials"]["fetch"]["output"]
-        all(entry["complete"] or entry["files"] for entry in job["lists"])
-    except FileNotFoundError:
-        return None
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        return read_job(storage)
+    except DatasetError as error:
         raise OutputExists(
-            f"{storage.url}/{JOB} is garbled ({error}), so what the dataset was made from is not known; "
-            'choose another path, or set fetch.output.if_exists = "overwrite"'
+            f'{error}; choose another path, or set fetch.output.if_exists = "overwrite"'
         ) from error
-    return job
 
 
 def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
@@ -233,7 +218,7 @@ def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
     )
     if strangers:
         raise OutputExists(
-            f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {JOB}); "
+            f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {names.JOB}); "
             'choose another path, or set fetch.output.if_exists = "overwrite" to delete them'
         )
 
@@ -249,21 +234,25 @@ def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[st
 
 def _shard_file(output: OutputSpec) -> re.Pattern[str]:
     """Return the pattern of the names of a shard's files."""
-    suffixes = "|".join(map(re.escape, {STATS_SUFFIX, LEDGER_SUFFIX, *data_suffixes()}))
-    return re.compile(rf"\d{{{output.shard_digits},}}({suffixes})")
+    return names.shard_files(data_suffixes(), output.shard_digits)
 
 
 def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     """Delete all that a run makes, the commit records first, and nothing else."""
-    names = [entry.name for entry in storage.list()]
-    ours = [name for name in names if shard_file.fullmatch(name)]
-    for name in sorted(ours, key=lambda name: not name.endswith("_stats.json")):
+    ours = [entry.name for entry in storage.list() if shard_file.fullmatch(entry.name)]
+    for name in sorted(ours, key=lambda name: names.shard_of_stats(name) is None):
         storage.delete(name)
-    for name in (MANIFEST, JOB, SPEC, METRICS, REPORT, DRIFT):
+    for name in (
+        names.MANIFEST,
+        names.JOB,
+        names.SPEC,
+        names.METRICS,
+        names.REPORT,
+        names.REFRESH,
+        names.LEDGERS,
+    ):
         storage.delete(name)
     discard_attempts(storage)
     delete_card(storage)
-    if storage.work.exists():
-        for path in storage.work.iterdir():
-            if _SPOOL_FILE.fullmatch(path.name):
-                path.unlink()
+    for _, path in [*names.spools(storage.work), *names.spools(storage.work, of_refresh=True)]:
+        path.unlink()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset.samples import LABELS, by_outcome, keys, source_rows
 from turbo_fetch.outcomes import Outcome
+from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import OutputSpec
 
-LEDGER_SUFFIX: Final = ".ledger.parquet"
+SHOWN: Final = ("key", "outcome", "http_status", "attempts", "detail", "url")
+"""The columns that a person looks at first."""
+FAILED: Final = "failed"
 
 _RETRYABLE: Final = by_outcome({outcome: outcome.retryable for outcome in Outcome}, pa.bool_())
 
@@ -36,6 +42,36 @@ def ledger_batch(
     return pa.RecordBatch.from_arrays(
         [columns[name] if name in columns else results.column(name) for name in LEDGER.names], schema=LEDGER
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerQuery:
+    """Which rows of a ledger are wanted; an empty one wants all."""
+
+    outcomes: frozenset[str] = frozenset()
+    """Labels of outcomes; `failed` stands for all but success."""
+    host: str = ""
+    """A host, which stands for all hosts below it too."""
+    retryable: bool | None = None
+    """Whether the failure may pass."""
+
+    def rows(self, ledger: pa.Table) -> pa.Table:
+        """Return the rows that are wanted, in their order."""
+        conditions = []
+        if self.outcomes:
+            outcome = ledger.column("outcome")
+            is_failed = pc.not_equal(outcome, Outcome.SUCCESS.label)
+            named = pc.is_in(outcome, pa.array(self.outcomes - {FAILED}, pa.string()))
+            conditions.append(pc.or_(named, is_failed) if FAILED in self.outcomes else named)
+        if self.retryable is not None:
+            conditions.append(pc.equal(ledger.column("retryable"), self.retryable))
+        if self.host:
+            wanted = self.host.lower().strip(".")
+            hosts = parse_urls(ledger.column("url").combine_chunks()).host
+            conditions.append(
+                pa.array([f".{host or ''}".endswith(f".{wanted}") for host in hosts], pa.bool_())
+            )
+        return ledger.filter(reduce(pc.and_, conditions)) if conditions else ledger
 
 
 def _shown(urls: pa.Array) -> pa.Array:

@@ -1,4 +1,4 @@
-"""The manifest: one line per committed shard, in `manifest.jsonl`, checked against what is really there.
+"""The manifest: one line per committed shard, checked against what is really there.
 
 The commit record of a shard is its `NNNNN_stats.json`, published last; the manifest gathers those records,
 without what only concerns their making (times, messages). So a parent that is killed between the two loses
@@ -8,7 +8,6 @@ nothing: the next one adopts the record. Lines are in the order of shards once a
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,20 +17,18 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from turbo_fetch.dataset import names
 from turbo_fetch.storage import Entry, Storage
 from turbo_fetch.storage.failures import explained
 
 Record = dict[str, Any]
 """A commit record: what a shard holds, and which files it has."""
 
-NAME: Final = "manifest.jsonl"
-STATS_SUFFIX: Final = "_stats.json"
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
-_STATS: Final = re.compile(rf"(\d+){re.escape(STATS_SUFFIX)}")
 
 
 class Manifest:
@@ -61,7 +58,7 @@ class Manifest:
         """
         path = _local_path(storage)
         manifest = cls(storage, path)
-        listing = _Listing(storage.list())
+        listing = _Listing(_entries(storage))
         with explained(str(path)):
             _fetch(storage, path)
             manifest._rewrite(manifest._backed(listing))
@@ -116,7 +113,7 @@ class Manifest:
         """Bring the lines into the order of shards and publish them. Further calls do nothing."""
         left, self._withdrawn = self._withdrawn - self._committed, frozenset()
         if left:
-            listing = _Listing(self._storage.list())
+            listing = _Listing(_entries(self._storage))
             for record in self._adopted(listing, left):
                 self.commit(record)
         self._close_file()
@@ -144,7 +141,7 @@ class Manifest:
     def _rewrite(self, records: Iterable[Record]) -> None:
         """Make the file hold `records` and nothing else, atomically."""
         self._close_file()
-        renewed = self._path.with_name(f".{NAME}.tmp")
+        renewed = self._path.with_name(names.staged(self._path.name))
         with renewed.open("wb") as file:
             for record in records:
                 self._note(record["shard"])
@@ -183,10 +180,10 @@ class Manifest:
     def _put(self) -> None:
         if self._storage.is_local or self._is_put:
             return
-        copy = self._path.with_name(f"{NAME}.put")
+        copy = self._path.with_name(names.staged(self._path.name))
         with explained(str(copy)):
             shutil.copyfile(self._path, copy)
-        self._storage.publish(copy, NAME)
+        self._storage.publish(copy, names.MANIFEST)
         self._put_s = time.monotonic()
         self._is_put = True
 
@@ -206,9 +203,9 @@ class _Listing:
         )
 
     def _enter(self, entry: Entry) -> int:
-        stats = _STATS.fullmatch(entry.name)
-        if stats is not None and entry.bytes:
-            self.shards[int(stats[1])] = entry.name
+        shard = names.shard_of_stats(entry.name)
+        if shard is not None and entry.bytes:
+            self.shards[int(shard)] = entry.name
         return hash((entry.name, entry.bytes))
 
     def _has(self, name: str, size: int | None) -> bool:
@@ -217,10 +214,17 @@ class _Listing:
         return place < self._hashes.size and int(self._hashes[place]) == sought
 
 
+def _entries(storage: Storage) -> Iterator[Entry]:
+    """Yield what lies beside the shards, and the ledgers."""
+    yield from storage.list()
+    for entry in storage.list(names.LEDGERS):
+        yield Entry(f"{names.LEDGERS}/{entry.name}", entry.bytes)
+
+
 def read_manifest(storage: Storage) -> Iterator[Record]:
     """Yield the records of a manifest as they stand there, unchecked; nothing if there is no manifest."""
     try:
-        file = storage.open_file(NAME)
+        file = storage.open_file(names.MANIFEST)
     except FileNotFoundError:
         return
     with file:
@@ -233,17 +237,16 @@ def read_manifest(storage: Storage) -> Iterator[Record]:
 def read_record(storage: Storage, name: str) -> Record | None:
     """Return the commit record of the shard of this name; None if there is none, or what is there is none."""
     try:
-        return _parse(storage.read_bytes(f"{name}{STATS_SUFFIX}"))
+        return _parse(storage.read_bytes(names.stats(name)))
     except FileNotFoundError:
         return None
 
 
 def _local_path(storage: Storage) -> Path:
-    if storage.path is None:
-        return storage.make_work() / NAME
+    path = (storage.path or storage.make_work()) / names.MANIFEST
     with explained(storage.url):
-        storage.path.mkdir(parents=True, exist_ok=True)
-    return storage.path / NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _fetch(storage: Storage, path: Path) -> None:
@@ -252,7 +255,7 @@ def _fetch(storage: Storage, path: Path) -> None:
         path.touch()
         return
     try:
-        path.write_bytes(storage.read_bytes(NAME))
+        path.write_bytes(storage.read_bytes(names.MANIFEST))
     except FileNotFoundError:
         path.write_bytes(b"")
 
@@ -283,7 +286,7 @@ def _parse(content: bytes) -> Record | None:
 def _sort(path: Path) -> None:
     """Bring the lines of the file into the order of shards, atomically, one in memory at a time."""
     places: list[tuple[int, int]] = []
-    in_order = path.with_name(f".{NAME}.tmp")
+    in_order = path.with_name(names.staged(path.name))
     with path.open("rb") as file, in_order.open("wb") as target:
         offset = 0
         for line in file:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from turbo_fetch.dataset.formats import METADATA_SUFFIX, all_formats, format_of
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.description import Job, read_job
+from turbo_fetch.dataset.formats import all_formats, format_of
 from turbo_fetch.dataset.formats.format import StoredImage
-from turbo_fetch.dataset.formats.images import ENCODINGS, image_type, type_extension
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
+from turbo_fetch.dataset.formats.images import (
+    ENCODINGS,
+    image_type,
+    type_extension,
+)
 from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.dataset.tables import metadata_batches, opened, with_seconds
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
-from turbo_fetch.storage import Storage, open_storage
+from turbo_fetch.storage import Storage
 
-JOB: Final = "job.json"
 BATCH_BYTES: Final = 16 << 20
-
-_METADATA_FILE: Final = re.compile(r"(\d+)\.parquet")
-_RECORD_FILE: Final = re.compile(r"(\d+)_stats\.json")
 
 
 class Sample(NamedTuple):
@@ -66,7 +66,7 @@ class StoredShard:
 class StoredDataset:
     """A finished dataset, or the committed part of one; made by `open`, holds no file open."""
 
-    def __init__(self, storage: Storage, job: dict[str, Any] | None, shards: Sequence[StoredShard]) -> None:
+    def __init__(self, storage: Storage, job: Job | None, shards: Sequence[StoredShard]) -> None:
         self.storage = storage
         self.shards = tuple(shards)
         """The committed shards, in order."""
@@ -79,7 +79,7 @@ class StoredDataset:
     @classmethod
     def open(cls, storage: Storage) -> StoredDataset:
         """See :func:`open_dataset`."""
-        job = _read_job(storage)
+        job = read_job(storage)
         if job is None:
             shards = list(_unlisted_shards(storage))
         else:
@@ -101,9 +101,11 @@ class StoredDataset:
         It is cheap however many there are, and small when pickled: what works on one shard at a time is given this.
         Raises DatasetError if there is no dataset.
         """
-        job = _read_job(storage)
+        job = read_job(storage)
         if job is None:
-            raise DatasetError(f"{storage.url}: there is no {JOB}; expected a dataset made by turbo-fetch")
+            raise DatasetError(
+                f"{storage.url}: there is no {names.JOB}; expected a dataset made by turbo-fetch"
+            )
         return cls(storage, job, ())
 
     def without_shards(self) -> StoredDataset:
@@ -116,7 +118,7 @@ class StoredDataset:
         """Return a table of `essentials`; DatasetError for a dataset of img2dataset, which has none."""
         if self.essentials is None:
             raise DatasetError(
-                f"{self.storage.url}: there is no {JOB}; expected a dataset made by turbo-fetch"
+                f"{self.storage.url}: there is no {names.JOB}; expected a dataset made by turbo-fetch"
             )
         found: dict[str, Any] = self.essentials[table]
         return found
@@ -130,7 +132,7 @@ class StoredDataset:
             return ImageSpec.model_validate(self.essentials_of("image"))
         except ValidationError as error:
             raise DatasetError(
-                f"{self.storage.url}/{JOB}: essentials.fetch.image is not understood: {error}"
+                f"{self.storage.url}/{names.JOB}: essentials.fetch.image is not understood: {error}"
             ) from error
 
     def record(self, shard: StoredShard) -> Record | None:
@@ -151,7 +153,7 @@ class StoredDataset:
         Raises DatasetError where rows and images do not agree.
         """
         kind = format_of(self.format)
-        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+        with opened(self.storage, names.metadata(shard.name)) as table:
             images = None if kind.read_images is None else kind.read_images(self.storage, shard.name)
             for metadata, within in metadata_batches(table, kind.image_column(table.schema_arrow)):
                 if images is not None:
@@ -166,25 +168,38 @@ class StoredDataset:
                     f"{self._place(shard)}: the image {left.key} has no row, or is out of order"
                 )
 
-    def metadata(self, shard: StoredShard) -> pa.Table:
-        """Return the metadata of a shard without its images."""
-        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+    @property
+    def rows(self) -> int:
+        """How many rows of the list are in the shards, those that failed too."""
+        return sum(shard.rows for shard in self.shards)
+
+    def metadata(self, shard: StoredShard | None = None) -> pa.Table:
+        """Return the metadata of a shard, or of all, without the images."""
+        if shard is None:
+            return _together(map(self.metadata, self.shards))
+        with opened(self.storage, names.metadata(shard.name)) as table:
             rows = table.read(self._without_images(table.schema_arrow).names)
             return with_seconds(rows.replace_schema_metadata(None), table)
 
     def metadata_schema(self, shard: StoredShard) -> pa.Schema:
         """Return the columns of the metadata of a shard, without images."""
-        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+        with opened(self.storage, names.metadata(shard.name)) as table:
             return self._without_images(table.schema_arrow)
 
-    def ledger(self, shard: StoredShard) -> pa.Table:
-        """Return the ledger of a shard."""
-        with opened(self.storage, f"{shard.name}{LEDGER_SUFFIX}") as table:
+    def ledger(self, shard: StoredShard | None = None) -> pa.Table:
+        """Return the ledger of a shard, or of all: what happened to every URL. See :data:`LEDGER` for its columns.
+
+        DatasetError for a dataset of img2dataset, which has none.
+        """
+        if shard is None:
+            return _together(map(self.ledger, self.shards))
+        self.essentials_of("output")
+        with opened(self.storage, names.ledger(shard.name)) as table:
             return table.read()
 
     def urls(self, shard: StoredShard) -> pa.ChunkedArray:
         """Return the URLs of a shard as the list had them: those of the ledger are masked."""
-        with opened(self.storage, f"{shard.name}{METADATA_SUFFIX}") as table:
+        with opened(self.storage, names.metadata(shard.name)) as table:
             return table.read(["url"]).column("url")
 
     def _without_images(self, table: pa.Schema) -> pa.Schema:
@@ -195,14 +210,24 @@ class StoredDataset:
         return f"{self.storage.url}/{shard.name}{format_of(self.format).suffix}"
 
 
-def may_be_of_dataset(name: str) -> bool:
-    """Return whether a file or folder of this name makes its folder look like a dataset, one just begun included."""
-    return name == JOB or _METADATA_FILE.fullmatch(name) is not None
+def may_hold_dataset(storage: Storage) -> bool:
+    """Return whether a place looks like a dataset, one just begun included. Raises what `read_job` raises."""
+    if read_job(storage) is not None:
+        return True
+    return any(names.shard_of_metadata(entry.name) is not None for entry in storage.list())
 
 
 def open_dataset(url: str) -> StoredDataset:
-    """Open the dataset in a folder or at any fsspec URL, without reading its shards; see this package."""
-    return StoredDataset.open(open_storage(url))
+    """Open the dataset in a folder or at any fsspec URL, without reading its shards; also one of img2dataset.
+
+    Raises InputError if there is none, or if it has the layout of an earlier version.
+    """
+    return StoredDataset.open(open_place(url))
+
+
+def _together(tables: Iterable[pa.Table]) -> pa.Table:
+    # A column that is null in all of a shard may have another type there.
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def _joined(metadata: pa.RecordBatch, images: Iterator[StoredImage], place: str) -> Iterator[Samples]:
@@ -244,40 +269,27 @@ def _samples(metadata: pa.RecordBatch, images: Sequence[bytes | None]) -> Sample
 
 def stored_shard(record: Record) -> StoredShard:
     """Return the shard of a commit record."""
-    # Records of before `name` was recorded have the digits of their files.
-    name = record.get("name") or record["files"][-1]["name"].partition(".")[0]
     hashes = "\n".join(file["sha256"] for file in record["files"])
-    return StoredShard(record["shard"], name, record["rows"], hashlib.sha256(hashes.encode()).hexdigest())
-
-
-def _read_job(storage: Storage) -> dict[str, Any] | None:
-    try:
-        job: dict[str, Any] = orjson.loads(storage.read_bytes(JOB))
-        job["essentials"]["fetch"]["output"]["format"]
-    except FileNotFoundError:
-        return None
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{storage.url}/{JOB} is garbled ({error}), so what the dataset is, is not known"
-        ) from error
-    return job
+    return StoredShard(
+        record["shard"], record["name"], record["rows"], hashlib.sha256(hashes.encode()).hexdigest()
+    )
 
 
 def _published_shards(storage: Storage) -> Iterator[StoredShard]:
     """Yield the shards that have a commit record."""
     for entry in storage.list():
-        match = _RECORD_FILE.fullmatch(entry.name)
-        record = None if match is None else read_record(storage, match[1])
+        name = names.shard_of_stats(entry.name)
+        record = None if name is None else read_record(storage, name)
         if record is not None:
             yield stored_shard(record)
 
 
 def _unlisted_shards(storage: Storage) -> Iterator[StoredShard]:
     """Yield the shards of a dataset that has no manifest, by the names of its metadata files."""
-    found = [match for entry in storage.list() if (match := _METADATA_FILE.fullmatch(entry.name))]
-    for match in sorted(found, key=lambda match: int(match[1])):
-        with opened(storage, match[0]) as table:
-            yield StoredShard(int(match[1]), match[1], table.metadata.num_rows)
+    found = [name for entry in storage.list() if (name := names.shard_of_metadata(entry.name))]
+    for name in sorted(found, key=int):
+        with opened(storage, names.metadata(name)) as table:
+            yield StoredShard(int(name), name, table.metadata.num_rows)
 
 
 def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputFormat:
@@ -287,7 +299,7 @@ def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputForm
     for name in sorted(formats, key=lambda name: not formats[name].suffix):
         if formats[name].read_images is not None and storage.exists(f"{first}{formats[name].suffix}"):
             return name
-    with opened(storage, f"{first}{METADATA_SUFFIX}") as table:
+    with opened(storage, names.metadata(first)) as table:
         within = [name for name in formats if formats[name].image_column(table.schema_arrow) is not None]
     return within[0] if within else next(name for name in formats if not formats[name].has_images)
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
-from turbo_fetch.dataset.keys import index_digits
+from turbo_fetch.dataset.names import index_digits
 from turbo_fetch.errors import InputError
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.columns import refuse_clashes
@@ -115,7 +115,7 @@ def _statuses(results: pa.RecordBatch) -> pa.StringArray:
 
 
 def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:
-    """Return the keys of `rows`, as :func:`~turbo_fetch.dataset.keys.sample_key` makes them."""
+    """Return the keys of `rows`, as :func:`~turbo_fetch.dataset.names.sample_key` makes them."""
     digits = index_digits(output.samples_per_shard)
     first, width = shard * 10**digits, digits + output.shard_digits
     return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())

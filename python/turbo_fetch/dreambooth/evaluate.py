@@ -10,6 +10,9 @@ from typing import Any, Final
 
 from PIL import Image
 
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.album import Onlooker, fill, review
 from turbo_fetch.dreambooth.pictures import Picture, open_upright
 from turbo_fetch.dreambooth.prompts import Words, read_prompts
@@ -42,8 +45,7 @@ from turbo_fetch.errors import Interrupted, OutputExists, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import EvaluateSpec, Spec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
 PICTURES: Final = "pictures"
 _OPEN_AT_ONCE: Final = 16
@@ -105,9 +107,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateRe
         listener.note(
             "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
         )
-    place = open_storage(evaluate.output)
+    place = open_place(evaluate.output)
     with locked(place):
-        place.probe()
+        place.probe(PROBE)
         real = _real_pictures(spec, evaluate, place, listener)
         hash_of = partial(weights_of, hash_of=cache(model_hash))
         sitters = [

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.album import Onlooker, fill, review
 from turbo_fetch.dreambooth.grid import grid
 from turbo_fetch.dreambooth.models import trained_model
@@ -20,7 +22,7 @@ from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
+from turbo_fetch.storage import Storage
 
 GRID = "grid.png"
 LARGEST_GRID = 400
@@ -51,8 +53,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
         raise SpecError("the spec has no table [generate]; expected one with the key prompts")
     prompts = read_prompts(generate.prompts, Words.of(spec.train), "generate.prompts")
     model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
-    place = open_storage(generate.output)
-    place.probe()
+    place = open_place(generate.output)
+    place.probe(PROBE)
     wanted = plan(generate, prompts, model, lora)
     found = review(place, wanted)
     for name, changes in found.different.items():

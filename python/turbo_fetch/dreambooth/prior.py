@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.album import Onlooker, fill, review
 from turbo_fetch.dreambooth.sampling import open_pipeline
 from turbo_fetch.dreambooth.settings import Settings
@@ -66,7 +67,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
         return PriorReport(folder, 0, 0)
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
-    place.probe()
+    place.probe(PROBE)
     found = review(place, wanted)
     for changes in found.different.values():
         listener.note(f"prior: the pictures in {folder} are made anew, for {'; '.join(changes)}")

@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from turbo_fetch.dataset.manifest import NAME as MANIFEST
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.description import read_job
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.pictures import Picture
 from turbo_fetch.dreambooth.preflight import read_folder
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec
-from turbo_fetch.storage import open_storage
 from turbo_fetch.storage.failures import explained
 
 FETCHED = "fetch"
@@ -22,10 +23,10 @@ FETCHED = "fetch"
 def read_pictures(place: str, what: str, work: Path, note: Callable[[str], None]) -> list[Picture]:
     """Return the pictures at a place, opened and checked; `work` is for those of a dataset.
 
-    A place with a manifest is a dataset, in any format; what has none is a folder of pictures. Raises
+    A place with a job is a dataset, in any format; what has none is a folder of pictures. Raises
     PicturesError, InputError, DatasetError, MissingExtra.
     """
-    if "://" not in place and not (Path(place) / MANIFEST).is_file():
+    if "://" not in place and read_job(open_place(place)) is None:
         return read_folder(Path(place), what, note)
     return read_folder(_unpacked(place, work), what, note)
 
@@ -34,8 +35,8 @@ def _unpacked(place: str, work: Path) -> Path:
     """Write the pictures of a dataset and their captions as files, unless they are there already."""
     from turbo_fetch.dataset.reader import StoredDataset
 
-    storage = open_storage(place)
-    folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(MANIFEST)).hexdigest()[:32]}"
+    storage = open_place(place)
+    folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(names.MANIFEST)).hexdigest()[:32]}"
     if folder.is_dir():
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")

@@ -9,6 +9,8 @@ from typing import Final
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth import checkpoint, families, record
 from turbo_fetch.dreambooth.attention import set_attention
 from turbo_fetch.dreambooth.callbacks import (
@@ -32,8 +34,6 @@ from turbo_fetch.errors import Interrupted, PicturesError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import open_storage
-from turbo_fetch.storage.lock import locked
 
 SAMPLES: Final = "samples"
 
@@ -47,7 +47,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
-    with locked(open_storage(train.output)), quiet():
+    with locked(open_place(train.output)), quiet():
         if spec.engine.kind == "ray":
             from turbo_fetch.dreambooth.on_ray import train_on_ray
 

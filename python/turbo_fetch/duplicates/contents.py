@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
 from turbo_fetch.dataset.samples import SIDES, Samples
@@ -92,7 +93,7 @@ def drop(
 
 
 def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, stop: StopRequest) -> Pairs:
-    with KeyTable(storage.make_work() / "contents.keys") as table:
+    with KeyTable(storage.make_work() / names.CONTENT_KEYS) as table:
         for values, places in _column(datasets, digest, stop):
             table.add([hash_key(value) for value in values.to_pylist()], places)
         return by_place(table.duplicates())
@@ -137,7 +138,7 @@ def _rewritten(
     record = stored.record(shard)
     if record is None:
         raise DatasetError(f"{storage.url}: shard {shard.name} has no commit record")
-    files = ShardFiles(shard.number, shard.name, stored.format, fetch.image)
+    files = ShardFiles(shard.number, shard.name, stored.format, fetch.image, fetch.output.extras)
     times = (record["start_time"], record["end_time"])
     return publish_shard(storage, files, _without(stored, shard, details), times, list_facts(record))
 

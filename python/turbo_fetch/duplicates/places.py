@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from turbo_fetch.dataset.keys import sample_key
+from turbo_fetch.dataset.names import sample_key
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.spec import OutputSpec
 

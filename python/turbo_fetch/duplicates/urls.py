@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.places import Names, place
@@ -57,7 +58,7 @@ def find(
     listener.note("looking for duplicate URLs")
     against = [open_dataset(url) for url in fetch.duplicates.against]
     own = len(against)
-    with KeyTable(storage.make_work() / "urls.keys") as table:
+    with KeyTable(storage.make_work() / names.URL_KEYS) as table:
         for number, dataset in enumerate(against):
             _add_dataset(table, number, dataset, stop)
         if first_shard:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
@@ -106,7 +107,7 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
 
 def write_spool(path: Path, shard: StoredShard, rows_digest: str, batches: Iterable[pa.RecordBatch]) -> None:
     """Make a spool at `path` that holds the batches, whole or not at all."""
-    begun = path.with_suffix(".begun")
+    begun = path.with_name(names.staged(path.name))
     begun.unlink(missing_ok=True)
     spool = Spool.open(begun, shard.number, shard.rows, rows_digest)
     try:

@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from turbo_fetch import __version__
 from turbo_fetch.arrow.kept_types import kept_values, valid_texts
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.description import read_job, read_spec
 from turbo_fetch.dataset.formats import check_columns, check_packages
-from turbo_fetch.dataset.job import JOB, SPEC
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples, keys
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
@@ -31,10 +33,9 @@ from turbo_fetch.maintenance.steps import Progress, run_steps
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.spec import OutputFormat, OutputSpec
-from turbo_fetch.spec.specfile import dump_spec_for_others, read_spec
+from turbo_fetch.spec.specfile import dump_spec_for_others
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
 FROM: Final = "exported_from"
 
@@ -119,14 +120,14 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
     """
     started_s = time.monotonic()
     check_packages(job.format)
-    source = StoredDataset.open(open_storage(job.source))
-    storage = open_storage(job.destination)
+    source = StoredDataset.open(open_place(job.source))
+    storage = open_place(job.destination)
     if storage.url == source.storage.url:
         raise SpecError(f"the destination {storage.url} is the source; expected another place")
     output = _output(job, source)
     if source.shards:
         check_columns(job.format, _list_columns(source), source.image)
-    storage.probe()
+    storage.probe(names.PROBE)
     summary = Summary(storage.url)
     with locked(storage):
         _begin(job, source, storage, output)
@@ -153,9 +154,9 @@ def _convert(work: _Work) -> Record:
     """Make one destination shard; return its commit record."""
     export, source, output, target = work.export, work.source, work.output, work.target
     started_s = time.time()
-    storage = open_storage(export.destination)
+    storage = open_place(export.destination)
     files = ShardFiles(
-        target.number, shard_name(target.number, output.shard_digits), export.format, source.image
+        target.number, names.shard_name(target.number, output.shard_digits), export.format, source.image
     )
     facts: dict[str, Any] = {FROM: target.origin}
     if export.samples_per_shard is None:
@@ -231,7 +232,8 @@ def _list_columns(source: StoredDataset) -> pa.Schema:
 
 def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputSpec) -> None:
     """Write what the destination is made from; refuse one that holds something else."""
-    described = orjson.loads(source.storage.read_bytes(JOB))
+    described = read_job(source.storage)
+    assert described is not None
     essentials = described["essentials"]["fetch"]
     shown = output.model_dump(mode="json")
     essentials["output"] = {name: shown[name] for name in essentials["output"]}
@@ -239,10 +241,7 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
         # Shards no longer follow the files of the list, so that a run cannot go on with them.
         described["lists"] = []
     described |= {"version": __version__, FROM: source.storage.url}
-    try:
-        found = orjson.loads(storage.read_bytes(JOB))
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        found = None
+    found = read_job(storage)
     if found is None and any(entry.name.startswith("00000") for entry in storage.list()):
         raise OutputExists(f"{storage.url} holds shards of something else; choose another destination")
     if found is not None and (found.get(FROM), found["essentials"]) != (
@@ -253,11 +252,13 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
             f"{storage.url} holds a dataset that is no export of {source.storage.url} to {job.format} with these "
             "options; choose another destination"
         )
-    storage.write_bytes(JOB, orjson.dumps(described, option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.JOB, orjson.dumps(described, option=orjson.OPT_INDENT_2))
     spec = read_spec(source.storage)
     if spec is not None and spec.fetch is not None:
         fetch = spec.fetch.model_copy(update={"output": output})
-        storage.write_bytes(SPEC, dump_spec_for_others(spec.model_copy(update={"fetch": fetch})).encode())
+        storage.write_bytes(
+            names.SPEC, dump_spec_for_others(spec.model_copy(update={"fetch": fetch})).encode()
+        )
 
 
 def _is_good(record: Record, wanted: dict[int, str]) -> bool:

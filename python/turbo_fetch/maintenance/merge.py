@@ -11,14 +11,14 @@ import orjson
 
 from turbo_fetch.dataset.formats import all_formats, format_of
 from turbo_fetch.dataset.formats.format import NamedShard
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import open_storage
-from turbo_fetch.storage.lock import locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ def merge(
         raise SpecError(
             f"the destination of a merge is {destination!r}; expected a file whose name ends in {kind.suffix}"
         )
-    source = StoredDataset.open(open_storage(source_url))
-    storage = open_storage(folder or ".")
+    source = StoredDataset.open(open_place(source_url))
+    storage = open_place(folder or ".")
     with locked(storage):
         path = storage.make_work() / name
         samples = kind.merge(path, _identity(source), source.image, _shards(source, progress, stop))

@@ -18,12 +18,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.formats.table_file import TableFile
-from turbo_fetch.dataset.job import DRIFT as FOLDER
 from turbo_fetch.dataset.job import refuse_changes
+from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where, source_rows
 from turbo_fetch.dataset.tables import opened
@@ -40,10 +42,8 @@ from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stages.fetch import Account
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
-STATE: Final = f"{FOLDER}/run.json"
 REPORT: Final = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -88,7 +88,7 @@ class RefreshedShard:
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
-        path = work / f"{self.shard.name}.refresh.spool"
+        path = work / names.refresh_spool(self.shard.name)
         if not path.exists():
             failed = (
                 rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
@@ -109,13 +109,13 @@ class RefreshedShard:
         """See ShardWork: the report of the shard is published, and the shard anew if something is applied."""
         dataset = self.dataset
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
-        report = TableFile(work / f"{name}.refresh.parquet", REPORT)
+        report = TableFile(work / names.staged(names.refresh_report(name)), REPORT)
         pairs = paired(stored_results(dataset, self.shard), complete.spool.sorted_batches())
         merged = self._merged(pairs, dataset.ledger(self.shard), report, counts)
         record = dataset.record(self.shard)
         assert record is not None
         if self.choice.apply:
-            path = work / f"{name}.spool"
+            path = work / names.spool(name)
             write_spool(path, self.shard, self.rows_digest, merged)
             whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
             if any(counts[drift] for drift in self.choice.applied):
@@ -125,7 +125,7 @@ class RefreshedShard:
         else:
             for _ in merged:
                 pass
-        finished = report.finish(f"{FOLDER}/{name}.parquet")
+        finished = report.finish(names.refresh_report(name))
         storage.publish(finished.path, finished.name)
         return record
 
@@ -169,7 +169,7 @@ class Refreshed:
                 f"asked     {self.asked:,} samples in {human_time(self.wall_s)}",
                 f"drift     {drift}",
                 f"          {state}",
-                f"report    {self.report}/*.parquet",
+                f"report    {self.report}",
             ]
         )
 
@@ -189,7 +189,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         )
     started_s = time.monotonic()
     check_packages(fetch.output.format)
-    storage = open_storage(fetch.output.path, fetch.output.spool)
+    storage = open_place(fetch.output.path, fetch.output.spool)
     with locked(storage), Manifest.open(storage) as manifest:
         refuse_changes(storage, fetch)
         _refuse_open_shards(storage)
@@ -213,10 +213,10 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
             raise Interrupted(
                 "interrupted; what has arrived is saved. Run the same command again to go on"
             ) from error
-    storage.write_bytes(STATE, orjson.dumps({**_state(choice), "complete": True}))
+    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     if choice.apply:
         write_card(storage)
-    result = Refreshed(storage.url, f"{storage.url}/{FOLDER}", choice.apply)
+    result = Refreshed(storage.url, f"{storage.url}/{names.refresh_report('*')}", choice.apply)
     result.drift = _count(storage)
     result.asked = result.drift.total()
     result.wall_s = time.monotonic() - started_s
@@ -274,30 +274,35 @@ def _begin(storage: Storage, choice: Choice) -> set[str]:
     """Begin a report, or go on with one; return the names of the shards that it has already."""
     begun = {**_state(choice), "complete": False}
     try:
-        state = orjson.loads(storage.read_bytes(STATE))
+        state = orjson.loads(storage.read_bytes(names.REFRESH_STATE))
     except (FileNotFoundError, orjson.JSONDecodeError):
         state = None
     if state == begun:
-        return {entry.name.removesuffix(".parquet") for entry in storage.list(FOLDER)}
-    storage.delete(FOLDER)
-    for path in storage.make_work().glob("*.refresh.spool"):
+        return _reports(storage)
+    storage.delete(names.REFRESH)
+    for _, path in names.spools(storage.make_work(), of_refresh=True):
         path.unlink()
-    storage.write_bytes(STATE, orjson.dumps(begun))
+    storage.write_bytes(names.REFRESH_STATE, orjson.dumps(begun))
     return set()
 
 
 def _refuse_open_shards(storage: Storage) -> None:
-    spools = [path.name for path in storage.make_work().glob("*.spool") if path.name.count(".") == 1]
-    if spools:
+    open_shards = [path.name for _, path in names.spools(storage.make_work())]
+    if open_shards:
         raise OutputExists(
-            f"{storage.url}: a run or a retry was interrupted ({', '.join(sorted(spools)[:3])}); finish it first"
+            f"{storage.url}: a run or a retry was interrupted ({', '.join(open_shards[:3])}); finish it first"
         )
 
 
 def _count(storage: Storage) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for entry in storage.list(FOLDER):
-        if entry.name.endswith(".parquet"):
-            with opened(storage, f"{FOLDER}/{entry.name}") as table:
-                counts.update(table.read(["drift"]).column("drift").to_pylist())
+    for shard in _reports(storage):
+        with opened(storage, names.refresh_report(shard)) as table:
+            counts.update(table.read(["drift"]).column("drift").to_pylist())
     return counts
+
+
+def _reports(storage: Storage) -> set[str]:
+    """Return the names of the shards of which there is a report."""
+    shards = (names.shard_of_refresh_report(entry.name) for entry in storage.list(names.REFRESH))
+    return {shard for shard in shards if shard is not None}

@@ -7,7 +7,6 @@ other samples, stay; shards without such rows are not touched, unless what comes
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,12 +17,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.dataset import attempts
+from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.card import write_card
-from turbo_fetch.dataset.formats import METADATA_SUFFIX, check_packages
+from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import is_complete, refuse_changes
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
@@ -38,11 +38,9 @@ from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stages.fetch import Account
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
 RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
-_SPOOL: Final = re.compile(r"(\d+)\.spool")
 _RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if outcome.retryable], pa.uint8())
 
 
@@ -57,7 +55,7 @@ class RetriedShard:
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
-        path = work / f"{self.shard.name}.spool"
+        path = work / names.spool(self.shard.name)
         if not path.exists():
             kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
             write_spool(path, self.shard, self.rows_digest, kept)
@@ -127,7 +125,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
         raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
     started_s = time.monotonic()
     check_packages(fetch.output.format)
-    storage = open_storage(fetch.output.path, fetch.output.spool)
+    storage = open_place(fetch.output.path, fetch.output.spool)
     result = Retried(storage.url)
     with locked(storage):
         refuse_changes(storage, fetch)
@@ -140,7 +138,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 result.asked += _asked(record)
             result.shards = len(affected)
             dataset = StoredDataset.bare(storage)
-            begun = list(_begun_shards(dataset, fetch, manifest))
+            begun = list(_begun_shards(dataset, manifest))
             result.is_unfinished = not is_complete(storage)
             if not manifest.committed and not begun:
                 raise InputError(
@@ -195,19 +193,17 @@ def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
     return RetriedShard(dataset, stored_shard(record), digest)
 
 
-def _begun_shards(dataset: StoredDataset, fetch: FetchSpec, manifest: Manifest) -> Iterator[RetriedShard]:
+def _begun_shards(dataset: StoredDataset, manifest: Manifest) -> Iterator[RetriedShard]:
     """Yield the shards that an earlier retry was publishing when it was killed: their spools are complete.
 
     Spools of a run that was interrupted are left to the next run: their shards have not been published yet.
     """
-    for path in sorted(dataset.storage.make_work().glob("*.spool")):
-        match = _SPOOL.fullmatch(path.name)
-        if match is None or int(match[1]) in manifest.committed:
+    for name, path in names.spools(dataset.storage.make_work()):
+        if int(name) in manifest.committed:
             continue
-        name = shard_name(int(match[1]), fetch.output.shard_digits)
         identity = spool_identity(path)
-        if identity is not None and dataset.storage.exists(f"{name}{METADATA_SUFFIX}"):
-            shard = StoredShard(int(match[1]), name, identity["rows"])
+        if identity is not None and dataset.storage.exists(names.metadata(name)):
+            shard = StoredShard(int(name), name, identity["rows"])
             yield RetriedShard(dataset, shard, identity["rows_digest"])
 
 

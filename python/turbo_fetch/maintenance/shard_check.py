@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from turbo_fetch.dataset.formats import METADATA_SUFFIX, format_of
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
-from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.formats import format_of
+from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.dataset.tables import opened
@@ -51,7 +51,9 @@ def check_shard(level: Level, step: tuple[StoredDataset, StoredShard]) -> ShardP
     try:
         record = dataset.record(shard)
         if record is None:
-            found.problems.append(_problem(shard, STATS_SUFFIX, "the commit record is missing or garbled"))
+            found.problems.append(
+                Problem(shard.name, names.stats(shard.name), "the commit record is missing or garbled")
+            )
             return found
         found.samples = record["outcomes"].get("success", 0)
         found.bytes = sum(file["bytes"] for file in record["files"])
@@ -65,17 +67,15 @@ def check_shard(level: Level, step: tuple[StoredDataset, StoredShard]) -> ShardP
     return found
 
 
-def _problem(shard: StoredShard, suffix: str, what: str) -> Problem:
-    return Problem(shard.name, f"{shard.name}{suffix}", what)
-
-
 def _record_problems(shard: StoredShard, record: Record) -> Iterator[Problem]:
     hashes = "\n".join(file["sha256"] for file in record["files"])
     is_same = hashlib.sha256(hashes.encode()).hexdigest() == shard.digest
     if (record["shard"], record["rows"]) != (shard.number, shard.rows) or not is_same:
-        yield _problem(shard, STATS_SUFFIX, "the commit record and the line of the manifest do not agree")
+        yield Problem(
+            shard.name, names.stats(shard.name), "the commit record and the line of the manifest do not agree"
+        )
     if sum(record["outcomes"].values()) != record["rows"]:
-        yield _problem(shard, STATS_SUFFIX, "the outcomes do not add up to the rows")
+        yield Problem(shard.name, names.stats(shard.name), "the outcomes do not add up to the rows")
 
 
 def _file_problems(
@@ -105,19 +105,17 @@ def _row_problems(
     dataset: StoredDataset, shard: StoredShard, record: Record, level: Level
 ) -> Iterator[Problem]:
     """Yield what is wrong with the rows of a shard whose files are those that were written."""
-    for suffix in (METADATA_SUFFIX, LEDGER_SUFFIX):
-        with opened(dataset.storage, f"{shard.name}{suffix}") as table:
+    for name in (names.metadata(shard.name), names.ledger(shard.name)):
+        with opened(dataset.storage, name) as table:
             if table.metadata.num_rows != shard.rows:
-                yield _problem(
-                    shard, suffix, f"has {table.metadata.num_rows:,} rows; expected {shard.rows:,}"
-                )
+                what = f"has {table.metadata.num_rows:,} rows; expected {shard.rows:,}"
+                yield Problem(shard.name, name, what)
     if level == "quick":
         return
     outcomes = Counter(dataset.ledger(shard).column("outcome").to_pylist())
     if dict(outcomes) != record["outcomes"]:
-        yield _problem(
-            shard, LEDGER_SUFFIX, f"has the outcomes {dict(outcomes)}; expected {record['outcomes']}"
-        )
+        what = f"has the outcomes {dict(outcomes)}; expected {record['outcomes']}"
+        yield Problem(shard.name, names.ledger(shard.name), what)
     samples = 0
     decoder = _Decoder(dataset.image) if level == "deep" else None
     for batch in dataset.batches(shard):

@@ -1,7 +1,7 @@
 """Finished shards with the rows of their list, for what a dataset does not keep: boxes, and hashes of rows that failed.
 
 The list is read again, by the plan by which it was read before. It has to be the same: its files are compared with
-those of `job.json`, and the rows of each shard with the digest in its commit record.
+those of the job, and the rows of each shard with the digest in its commit record.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import orjson
 import pyarrow as pa
 
-from turbo_fetch.dataset.job import JOB
+from turbo_fetch.dataset.description import read_job
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
@@ -82,7 +81,8 @@ def listed_shards(
     A list is that of the spec, or else the files that the dataset was made from, where they were. Raises InputError,
     which says `why` the list is needed, if one is gone or has changed.
     """
-    entries = orjson.loads(storage.read_bytes(JOB))["lists"]
+    job = read_job(storage)
+    entries = [] if job is None else job["lists"]
     starts = [entry["first_shard"] for entry in entries]
     for entry, stop in zip(entries, [*starts[1:], None], strict=True):
         numbers = [

@@ -6,7 +6,6 @@ its picture; `deep` also decodes every picture and compares its size, and origin
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import data_suffixes
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX
-from turbo_fetch.dataset.manifest import NAME as MANIFEST
-from turbo_fetch.dataset.manifest import STATS_SUFFIX, Manifest, read_manifest
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.manifest import Manifest, read_manifest
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
 from turbo_fetch.maintenance.steps import Progress, run_steps
@@ -25,8 +25,7 @@ from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spool import frames
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
 SHOWN: Final = 50
 
@@ -73,7 +72,7 @@ class Verified:
 
 def verify(url: str, level: Level, processes: int, progress: Progress, stop: StopRequest) -> Verified:
     """Check the dataset at `url`; problems are in the result. Raises InputError if there is no dataset."""
-    storage = open_storage(url)
+    storage = open_place(url)
     dataset = StoredDataset.open(storage)
     result = Verified(storage.url, level, shards=len(dataset.shards))
     result.problems += _listing_problems(storage, dataset)
@@ -96,10 +95,10 @@ def repair(result: Verified) -> int:
 
     Their files stay until the next run replaces them. Raises OutputError if the place cannot be written to.
     """
-    storage = open_storage(result.path)
+    storage = open_place(result.path)
     with locked(storage):
         for name in result.damaged_shards:
-            storage.delete(f"{name}{STATS_SUFFIX}")
+            storage.delete(names.stats(name))
         Manifest.open(storage).close()
     return len(result.damaged_shards)
 
@@ -109,15 +108,16 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
     yield from _manifest_problems(storage)
     committed = {shard.name for shard in dataset.shards}
     unowned: dict[str, list[str]] = {}
-    suffixes = "|".join(map(re.escape, {STATS_SUFFIX, LEDGER_SUFFIX, *data_suffixes()}))
-    shard_file = re.compile(rf"(\d+)({suffixes})")
+    pattern = names.shard_files(data_suffixes())
     for entry in storage.list():
-        match = shard_file.fullmatch(entry.name)
+        match = pattern.fullmatch(entry.name)
         if match is not None and match[1] not in committed:
             unowned.setdefault(match[1], []).append(entry.name)
     for name, files in sorted(unowned.items()):
-        if f"{name}{STATS_SUFFIX}" in files:
-            yield Problem(name, MANIFEST, f"lacks shard {name}, which is published; the next run adopts it")
+        if names.stats(name) in files:
+            yield Problem(
+                name, names.MANIFEST, f"lacks shard {name}, which is published; the next run adopts it"
+            )
         else:
             listed = ", ".join(sorted(files))
             yield Problem(
@@ -130,17 +130,17 @@ def _manifest_problems(storage: Storage) -> Iterator[Problem]:
     for shard, count in good.items():
         if count > 1:
             yield Problem(
-                "", MANIFEST, f"has {count} lines for shard {shard}; the next run drops all but one"
+                "", names.MANIFEST, f"has {count} lines for shard {shard}; the next run drops all but one"
             )
     try:
-        file = storage.open_file(MANIFEST)
+        file = storage.open_file(names.MANIFEST)
     except FileNotFoundError:
-        yield Problem("", MANIFEST, "is missing; the next run makes it anew from the commit records")
+        yield Problem("", names.MANIFEST, "is missing; the next run makes it anew from the commit records")
         return
     with file:
         lines = sum(1 for line in file if line.strip())
     if lines != good.total():
-        yield Problem("", MANIFEST, f"has {lines - good.total()} garbled lines; the next run mends it")
+        yield Problem("", names.MANIFEST, f"has {lines - good.total()} garbled lines; the next run mends it")
 
 
 def _torn_bytes(path: Path) -> int:
@@ -159,9 +159,8 @@ def _torn_bytes(path: Path) -> int:
 
 def _spool_notes(storage: Storage, problems: list[Problem]) -> Iterator[str]:
     """Yield what is known of the spools on this machine; one that is none at all is a problem."""
-    if not storage.work.is_dir():
-        return
-    for path in sorted(storage.work.glob("*.spool")):
+    open_shards = [*names.spools(storage.work), *names.spools(storage.work, of_refresh=True)]
+    for _, path in open_shards:
         identity = spool_identity(path)
         if identity is None:
             problems.append(

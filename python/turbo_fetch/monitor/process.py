@@ -1,4 +1,4 @@
-"""The monitor process: writes `metrics.jsonl` and feeds the trackers, so that nobody who works waits for them.
+"""The monitor process: writes the metrics and feeds the trackers, so that nobody who works waits for them.
 
 It reads lines from the parent until their end; when the parent is gone without a word, that is recorded too.
 What a person should know goes back as lines of text. A tracker that fails is left out from then on.
@@ -98,12 +98,12 @@ def _renew_report(url: str) -> None:
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
+    from turbo_fetch.dataset.place import open_place
     from turbo_fetch.errors import InputError
     from turbo_fetch.monitor.report import write_report
-    from turbo_fetch.storage import open_storage
 
     with contextlib.suppress(InputError):
-        write_report(open_storage(url))
+        write_report(open_place(url))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import psutil
 
 from turbo_fetch import __version__
+from turbo_fetch.dataset import names
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.progress.listener import ProgressListener
@@ -35,8 +36,6 @@ WANDB_GRACE_S: Final = 60.0
 """Weights & Biases may have to send what it gathered."""
 LONGEST_BACKLOG: Final = 1 << 20
 
-LOGS: Final = "logs"
-
 
 @dataclass(frozen=True, slots=True)
 class RecordPaths:
@@ -45,7 +44,7 @@ class RecordPaths:
     url: str
     """The output of the stage."""
     path: Path
-    """`metrics.jsonl`: in the output if that is local."""
+    """The metrics: in the output if that is local."""
     folder: Path
     """For what trackers write."""
     log: Path
@@ -56,17 +55,18 @@ class RecordPaths:
         """Return where the records of a run into `storage` go; those of earlier runs into it are brought there."""
         work = storage.make_work()
         home = storage.path or work
-        path = home / records.NAME
+        path = home / names.METRICS
+        path.parent.mkdir(parents=True, exist_ok=True)
         if storage.path is None:
             try:
-                path.write_bytes(storage.read_bytes(records.NAME))
+                path.write_bytes(storage.read_bytes(names.METRICS))
             except FileNotFoundError:
                 path.unlink(missing_ok=True)
         return cls(
             url=storage.url,
             path=path,
-            folder=Path(track.folder) if track.folder else home / LOGS,
-            log=work / "monitor.log",
+            folder=Path(track.folder) if track.folder else home / names.LOGS,
+            log=work / names.MONITOR_LOG,
         )
 
     @property
@@ -77,7 +77,7 @@ class RecordPaths:
     def publish(self, storage: Storage) -> None:
         """Publish the records of a remote output; those of a local one are there already."""
         if storage.path is None and self.path.exists():
-            storage.write_bytes(records.NAME, self.path.read_bytes())
+            storage.write_bytes(names.METRICS, self.path.read_bytes())
 
 
 def prometheus_socket(track: TrackSpec) -> socket.socket | None:
@@ -306,5 +306,5 @@ class Recorder(ProgressListener):
         status = self._process.wait()
         why = signal.Signals(-status).name if status < 0 else f"code {status}"
         self._inner.note(
-            f"the monitor ended with {why}; the run continues without {records.NAME} and trackers; see {self._log}"
+            f"the monitor ended with {why}; the run continues without its metrics and trackers; see {self._log}"
         )

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per line, appended by every run into the same output.
+"""The metrics of an output: one JSON object per line, appended by every run into the same output.
 
 `kind` says what a line is. `start`: a run or stage began. `progress`: how things stand, as
 :func:`~turbo_fetch.progress.run_progress.figures` has it, and `machine`. `step`: the figures of a stage that goes in
@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import orjson
-
-NAME: Final = "metrics.jsonl"
-REPORT: Final = "report.html"
 
 Line = dict[str, Any]
 

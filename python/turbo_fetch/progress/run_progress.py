@@ -95,7 +95,7 @@ class Progress:
 
 
 def figures(progress: Progress, before: Mapping[str, Any] | None, now_s: float) -> dict[str, Any]:
-    """Return how things stand at `now_s` of the run, as a line of `metrics.jsonl` has it.
+    """Return how things stand at `now_s` of the run, as a line of the metrics has it.
 
     `before` is the line before, over which the rates are. Counts are of this run, except `rows_done` and
     `shards`; histograms have one count per class, with the edges of :mod:`turbo_fetch.progress.tally`.

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from turbo_fetch.dataset.attempts import discard_attempts, light_beacon, move_shard, new_attempt
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.list_notes import ListNotes
@@ -20,7 +21,6 @@ from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import open_storage
 
 MOVES_AT_ONCE: Final = 16
 
@@ -32,7 +32,7 @@ class Driver:
     """
 
     def __init__(self, fetch: FetchSpec, listener: Listener) -> None:
-        self._storage = open_storage(fetch.output.path, fetch.output.spool)
+        self._storage = open_place(fetch.output.path, fetch.output.spool)
         # A relative path would mean another folder on every machine.
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})

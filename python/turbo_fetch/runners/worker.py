@@ -17,7 +17,9 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.fetch.allocations import Grant
 from turbo_fetch.fetch.budget import ByteBudget
@@ -40,9 +42,8 @@ from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
-from turbo_fetch.storage import Storage, open_storage
+from turbo_fetch.storage import Storage
 
-DOCUMENTS: Final = "documents.sqlite"
 """What hosts said in robots.txt and the like; in the work folder."""
 
 TALLY_EVERY_S: Final = 0.5
@@ -143,8 +144,9 @@ class Worker:
                 self._pool.expect_no_more()
                 return
             if self._attempt is not None:
+                name = names.shard_name(task.shard.id, self._tools.fetch.output.shard_digits)
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, task.shard.id
+                    self._tools.files, adopt_spool, self._tools.storage, name
                 )
             opened = OpenShard(self._tools, task)
             self._open[task.shard.id] = opened
@@ -233,7 +235,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         ThreadPoolExecutor(2, "files") as files,
         _output(setup) as storage,
     ):
-        documents = SharedDocuments(storage.make_work() / DOCUMENTS)
+        documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
             pool = FetchPool(client, http, limiter=limiter)
@@ -248,7 +250,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
 def _output(setup: Setup) -> Iterator[Storage]:
     """Open where the worker publishes to: the output, or its attempt at it."""
     output = setup.fetch.output
-    storage = open_storage(output.path, output.spool)
+    storage = open_place(output.path, output.spool)
     if setup.attempt is None:
         yield storage
         return

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.table_file import TableFile
-from turbo_fetch.dataset.keys import shard_name
-from turbo_fetch.dataset.ledger import LEDGER_SUFFIX, ledger_batch
-from turbo_fetch.dataset.manifest import STATS_SUFFIX, Record
+from turbo_fetch.dataset.ledger import ledger_batch
+from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
@@ -62,6 +62,7 @@ class ShardFiles:
     name: str
     format: OutputFormat
     image: ImageSpec
+    extras: bool = True
 
 
 @dataclass(slots=True)
@@ -116,10 +117,9 @@ def commit_shard(
 
     Raises OutputError if something cannot be written; the spool then still has everything.
     """
-    number = complete.number
-    files = ShardFiles(
-        number, shard_name(number, fetch.output.shard_digits), fetch.output.format, fetch.image
-    )
+    number, output = complete.number, fetch.output
+    name = names.shard_name(number, output.shard_digits)
+    files = ShardFiles(number, name, output.format, fetch.image, output.extras)
     return publish_shard(
         storage, files, _spooled_rows(fetch, complete), complete.times_s, dict(complete.facts)
     )
@@ -141,15 +141,17 @@ def publish_shard(
     work = storage.make_work()
     counts = _Counts()
     with ExitStack() as stack:
-        ledger = TableFile(work / f"{files.name}{LEDGER_SUFFIX}", LEDGER)
+        ledger = TableFile(work / names.staged(names.ledger(files.name)), LEDGER)
         stack.callback(ledger.close)
-        written = write_shard(files.format, _noted(rows, ledger, counts), work, files.name, files.image)
-        written.append(ledger.finish(f"{files.name}{LEDGER_SUFFIX}"))
-    storage.delete(f"{files.name}{STATS_SUFFIX}")
+        written = write_shard(
+            files.format, _noted(rows, ledger, counts), work, files.name, files.image, files.extras
+        )
+        written.append(ledger.finish(names.ledger(files.name)))
+    storage.delete(names.stats(files.name))
     for file in written:
         storage.publish(file.path, file.name)
     record = _record(files, counts, written, times_s) | facts
-    storage.write_bytes(f"{files.name}{STATS_SUFFIX}", orjson.dumps(record, option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.stats(files.name), orjson.dumps(record, option=orjson.OPT_INDENT_2))
     return record
 
 

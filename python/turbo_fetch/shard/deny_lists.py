@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from turbo_fetch.dataset import names
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.lists import ListFile, find_lists
@@ -109,8 +110,8 @@ def _key_sets(lists: Sequence[str], what: str, work: Path) -> dict[str, KeySet]:
     files = [file for each in lists for file in find_lists(InputSpec(urls=each, url_column=what))]
     identity = hashlib.sha256("\n".join(file.fingerprint for file in files).encode()).hexdigest()[:16]
     kinds = sorted(HASH_KINDS.values()) if what == "hash" else [what]
-    paths = {kind: work / f"deny-{kind}-{identity}.keys" for kind in kinds}
-    with explained(str(work)), (work / f"deny-{what}.lock").open("w") as lock:
+    paths = {kind: work / names.deny_keys(kind, identity) for kind in kinds}
+    with explained(str(work)), (work / names.deny_lock(what)).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(path.exists() for path in paths.values()):
             _make(files, what, paths)
@@ -127,7 +128,7 @@ def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path]) -> None:
                     found[kind].append(of_batch)
     for kind, path in paths.items():
         keys = np.frombuffer(b"".join(found.pop(kind)), _SORTABLE)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(names.staged(f"{path.name}.{os.getpid()}"))
         temporary.write_bytes(np.unique(keys).tobytes())
         temporary.replace(path)
 

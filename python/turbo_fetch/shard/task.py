@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from turbo_fetch.dataset.keys import shard_name
+from turbo_fetch.dataset import names
 from turbo_fetch.plan.sharder import Shard
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ class NewShard:
         """See ShardWork."""
         from turbo_fetch.shard.results import rows_digest
 
-        return work / f"{shard_name(shard, fetch.output.shard_digits)}.spool", rows_digest(
-            source, fetch.image
-        )
+        name = names.shard_name(shard, fetch.output.shard_digits)
+        return work / names.spool(name), rows_digest(source, fetch.image)
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
         """See ShardWork."""

@@ -329,6 +329,9 @@ class OutputSpec(Table):
     messages: Messages = "turbo-fetch"
     """Wording of `error_message`: that of turbo-fetch, or as close as possible to img2dataset. The ledger always has
     turbo-fetch's."""
+    extras: bool = True
+    """Whether `README.md`, `croissant.json` and, in the folders of `files`, `metadata.parquet` are written, which
+    img2dataset does not have."""
     if_exists: IfExists = "resume"
     """If the dataset exists: `resume` it; `extend` it with this list; `overwrite` it; or stop with an `error`."""
     spool: Location | None = None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import glob
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -22,9 +21,6 @@ from turbo_fetch.spec import Place, Spec
 from turbo_fetch.spec.toml import overridden, parsed
 from turbo_fetch.storage.filesystems import path_of
 
-if TYPE_CHECKING:
-    from turbo_fetch.storage import Storage
-
 _LONGEST_VALUE: Final = 80
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 
@@ -32,12 +28,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_spec(
-    path: str | Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    output: str | None = None,
 ) -> Spec:
     """Read the spec at `path` and apply overrides such as `fetch.image.size=512`; all its paths are absolute then.
 
-    Relative ones begin at the folder of the file, those of overrides at the current folder. The output of a spec that
-    lies in the dataset that it made is that dataset, wherever it is now.
+    Relative ones begin at the folder of the file, those of overrides at the current folder. `output` is where the
+    dataset is, whatever the file says.
 
     With `environment`, `${NAME}` in headers and the proxy of `[fetch.http]` becomes its variable NAME.
     Raises SpecError that lists every problem with file, key, value and what was expected.
@@ -51,8 +50,8 @@ def load_spec(
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}; expected a TOML spec") from error
     tables = parsed(content, str(path))
-    if _is_of_dataset(Path(path), tables):
-        tables = overridden(tables, ["fetch.output.path=."])
+    if output is not None and isinstance(tables.get("fetch"), dict):
+        tables["fetch"].setdefault("output", {})["path"] = output
     tables = overridden(rooted(tables, _folder_of(Path(path))), overrides)
     if environment is not None:
         _fill_in(tables, environment, str(path))
@@ -67,15 +66,10 @@ def given(path: Path, overrides: Sequence[str], key: str) -> Any:
     return value
 
 
-def read_spec(
-    storage: Storage, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Spec | None:
-    """Read the spec as run of the dataset in a place, None if it has none; see `load_spec`. Raises SpecError."""
-    origin = f"{storage.url}/spec.toml"
-    try:
-        content = storage.read_bytes("spec.toml")
-    except FileNotFoundError:
-        return None
+def load_text(
+    content: bytes, origin: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Spec:
+    """Read a spec whose paths are absolute; `origin` names it in messages. See `load_spec`. Raises SpecError."""
     tables = overridden(parsed(content, origin), overrides)
     if environment is not None:
         _fill_in(tables, environment, origin)
@@ -144,17 +138,6 @@ def _absolute(path: str, place: Place, folder: Path) -> str:
 def _folder_of(path: Path) -> Path:
     """Return where the relative paths of a spec file begin; what a pipe brings, such as /dev/stdin, has no folder."""
     return path.absolute().parent if path.is_file() else Path.cwd()
-
-
-def _is_of_dataset(path: Path, tables: Mapping[str, Any]) -> bool:
-    """Return whether a spec is that of the dataset in its folder, as it was run, and no other file of that name."""
-    if path.name != "spec.toml" or not isinstance(tables.get("fetch"), Mapping):
-        return False
-    try:
-        job = json.loads((path.parent / "job.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(job, dict) and {"format", "essentials", "lists"} <= job.keys()
 
 
 def dump_spec(spec: Spec, root: Path | None = None) -> str:

@@ -12,7 +12,7 @@ Tracker = Literal["tensorboard", "wandb", "prometheus"]
 
 
 class TrackSpec(Table):
-    """`[track]`: where progress is recorded, in addition to the terminal and `metrics.jsonl` in the output."""
+    """`[track]`: where progress is recorded, in addition to the terminal and the metrics in the output."""
 
     to: tuple[Tracker, ...] = ()
     """Trackers that receive the metrics of all stages; each needs the extra of the same name."""

@@ -9,11 +9,14 @@ from contextlib import closing
 from typing import Final, Protocol
 
 from turbo_fetch import __version__
-from turbo_fetch.dataset import attempts
-from turbo_fetch.dataset.card import README, write_card
+from turbo_fetch.dataset import attempts, names
+from turbo_fetch.dataset.card import write_card
+from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
+from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
 from turbo_fetch.fetch import proxies
@@ -32,8 +35,7 @@ from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage, open_storage
-from turbo_fetch.storage.lock import locked
+from turbo_fetch.storage import Storage
 
 NO_CONTACT: Final = (
     "fetch.http.user_agent has no contact: add a web page or an email address, so that site owners can reach you "
@@ -67,8 +69,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
     check_columns(fetch.output.format, columns, fetch.image)
-    storage = open_storage(fetch.output.path, fetch.output.spool)
-    storage.probe()
+    storage = open_place(fetch.output.path, fetch.output.spool)
+    refuse_old_layout(storage)
+    storage.probe(names.PROBE)
     if fetch.output.if_exists == "extend":
         refuse_other_types(storage, columns)
     with (
@@ -128,7 +131,7 @@ def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summar
     for record in dataset.records():
         summary.add_shard(record)
     summary.was_complete = True
-    if not storage.exists(README):
+    if not storage.exists(names.README):
         write_card(storage)
     return summary
 

@@ -16,15 +16,14 @@ from turbo_fetch.storage.remote import RemoteStorage
 __all__ = ["Entry", "LocalStorage", "RemoteStorage", "Storage", "cache_folder", "open_storage", "url_digest"]
 
 
-def open_storage(url: str, spool: str | None = None) -> Storage:
-    """Return the storage at `url`, without touching it.
+def open_storage(url: str) -> Storage:
+    """Return the storage at `url`, without touching it and without a work folder.
 
-    `spool` overrides where the work folder is. Raises SpecError for an unknown protocol, MissingExtra
-    for one whose package is not installed.
+    Raises SpecError for an unknown protocol, MissingExtra for one whose package is not installed.
     """
     if (local := path_of(url)) is not None:
-        return LocalStorage(local, spool)
+        return LocalStorage(local)
     filesystem, path = open_filesystem(url, "Output to", SpecError)
     if is_local(filesystem):
-        return LocalStorage(Path(path), spool)
-    return RemoteStorage(url, filesystem, path, spool)
+        return LocalStorage(Path(path))
+    return RemoteStorage(url, filesystem, path)

@@ -9,12 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO
 
 from turbo_fetch.storage.failures import explained
-
-WORK_FOLDER: Final = ".turbo-fetch"
-PROBE: Final = ".turbo-fetch-probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Entry:
 
 class Storage(ABC):
     """A place to publish into. `url` names it; `path` is it, if local; `work` is the local folder for
-    what is not finished.
+    what is not finished, which whoever opens it chooses.
 
     All methods block, and raise OutputError, naming the place, where it fails them; those that read, InputError where
     it is a file.
@@ -81,8 +78,8 @@ class Storage(ABC):
         """Return the folder `folder` of the place as a place of its own, with another work folder."""
 
     @abstractmethod
-    def probe(self) -> None:
-        """Prove that files can be written, read back and found: raises OutputError if not."""
+    def probe(self, name: str) -> None:
+        """Prove with a file of this name that files can be written, read back and found: raises OutputError if not."""
 
     def make_work(self) -> Path:
         """Return the work folder, made if absent."""

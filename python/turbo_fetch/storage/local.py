@@ -11,7 +11,7 @@ from typing import IO
 
 from turbo_fetch.storage.disk import replace_with, sync, sync_one
 from turbo_fetch.storage.failures import explained
-from turbo_fetch.storage.interface import PROBE, WORK_FOLDER, Entry, Storage, checked_name, url_digest
+from turbo_fetch.storage.interface import Entry, Storage, checked_name
 
 
 class LocalStorage(Storage):
@@ -19,10 +19,9 @@ class LocalStorage(Storage):
 
     is_local = True
 
-    def __init__(self, path: Path, spool: str | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.root = self.path = path.absolute()
         self.url = str(path.absolute())
-        self.work = Path(spool).absolute() / url_digest(self.url) if spool else self.root / WORK_FOLDER
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -92,11 +91,15 @@ class LocalStorage(Storage):
         place.work = work
         return place
 
-    def probe(self) -> None:
+    def probe(self, name: str) -> None:
         """See Storage."""
+        folder = self._at(name).parent
+        is_new = not folder.exists()
         with explained(self.url):
-            self.write_bytes(PROBE, b"probe")
-            self.delete(PROBE)
+            self.write_bytes(name, b"probe")
+            self.delete(name)
+            if is_new:
+                folder.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)

@@ -9,7 +9,7 @@ from typing import IO, Any, cast
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.filesystems import protocols
-from turbo_fetch.storage.interface import PROBE, Entry, Storage, cache_folder, checked_name, url_digest
+from turbo_fetch.storage.interface import Entry, Storage, checked_name
 from turbo_fetch.storage.local import remove
 
 
@@ -18,11 +18,10 @@ class RemoteStorage(Storage):
 
     is_local = False
 
-    def __init__(self, url: str, filesystem: Any, path: str, spool: str | None = None) -> None:
+    def __init__(self, url: str, filesystem: Any, path: str) -> None:
         self.url = url.rstrip("/")
         self._filesystem = filesystem
         self._path = path.rstrip("/")
-        self.work = (Path(spool).absolute() if spool else cache_folder()) / url_digest(self.url)
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -95,14 +94,15 @@ class RemoteStorage(Storage):
         place.work = work
         return place
 
-    def probe(self) -> None:
+    def probe(self, name: str) -> None:
         """See Storage."""
-        self.write_bytes(PROBE, b"probe")
-        if self.read_bytes(PROBE) != b"probe":
+        folder, _, last = name.rpartition("/")
+        self.write_bytes(name, b"probe")
+        if self.read_bytes(name) != b"probe":
             raise OutputError(f"{self.url} does not return what was written to it")
-        if not any(entry.name == PROBE for entry in self.list()):
+        if not any(entry.name == last for entry in self.list(folder)):
             raise OutputError(f"{self.url} does not list what was written to it")
-        self.delete(PROBE)
+        self.delete(name)
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{checked_name(name)}"

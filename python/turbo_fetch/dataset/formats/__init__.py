@@ -16,7 +16,8 @@ from typing import get_args
 
 import pyarrow as pa
 
-from turbo_fetch.dataset.formats.format import METADATA_SUFFIX, Format
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.formats.format import Format
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.formats.table_file import IMAGE_BYTES_PER_GROUP, IMAGES_PER_GROUP, TableFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema
@@ -24,7 +25,6 @@ from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import ImageSpec, OutputFormat
 
 __all__ = [
-    "METADATA_SUFFIX",
     "Format",
     "WrittenFile",
     "all_formats",
@@ -53,7 +53,7 @@ def all_formats() -> dict[OutputFormat, Format]:
 
 def data_suffixes() -> frozenset[str]:
     """Return the suffixes that files or folders of the data of a shard may have in any format."""
-    return frozenset({METADATA_SUFFIX, *(each.suffix for each in all_formats().values())})
+    return frozenset({names.METADATA_SUFFIX, *(each.suffix for each in all_formats().values())})
 
 
 def check_packages(output_format: OutputFormat) -> None:
@@ -70,23 +70,30 @@ def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSp
 
 
 def write_shard(
-    output_format: OutputFormat, samples: Iterable[Samples], work: Path, name: str, image: ImageSpec
+    output_format: OutputFormat,
+    samples: Iterable[Samples],
+    work: Path,
+    name: str,
+    image: ImageSpec,
+    extras: bool = True,
 ) -> list[WrittenFile]:
     """Write the files of one shard into the folder `work`; return them in the order to publish them.
 
-    `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Files of that
+    `samples` are all rows of the shard, at least one, in row order; `name` is the shard's. Without `extras` there is
+    nothing that img2dataset does not write. Files of that
     name in `work`, of an earlier attempt, are replaced. Raises OutputError if they cannot be written.
     """
     kind = format_of(output_format)
+    writer = kind.writer if extras or kind.bare_writer is None else kind.bare_writer
     batches = iter(samples)
     first = next(batches)
     schema = first.metadata.schema
-    data_name, table_name = f"{name}{kind.suffix}", f"{name}{METADATA_SUFFIX}"
+    data_name, table_name = f"{name}{kind.suffix}", names.metadata(name)
     data = None
     with ExitStack() as stack:
-        if kind.writer is not None:
-            data = stack.enter_context(closing(kind.writer(work / data_name, schema, image)))
-        table = stack.enter_context(closing(_table(kind, work / table_name, schema, image)))
+        if writer is not None:
+            data = stack.enter_context(closing(writer(work / names.staged(data_name), schema, image)))
+        table = stack.enter_context(closing(_table(kind, work / names.staged(table_name), schema, image)))
         for batch in chain([first], batches):
             if data is not None:
                 data.add(batch)

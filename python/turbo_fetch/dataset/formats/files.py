@@ -1,9 +1,9 @@
 """`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
 
-Its `metadata.parquet` has one row for each image, `file_name` and then the metadata, which is what Hugging
-Face's imagefolder looks for. Columns that imagefolder would take for images, by their name or that of a field in
-them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments
-that Python does not know, as after the year 9999, are null.
+Its `metadata.parquet`, one of the extras, has one row for each image, `file_name` and then the metadata, which is
+what Hugging Face's imagefolder looks for. Columns that imagefolder would take for images, by their name or that of a
+field in them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and
+moments that Python does not know, as after the year 9999, are null.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from turbo_fetch.dataset.formats.members import TEXTS, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
+from turbo_fetch.dataset.names import FOLDER_METADATA
 from turbo_fetch.dataset.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
 
-METADATA_NAME: Final = "metadata.parquet"
 FILE_NAME: Final = "file_name"
 IMAGEFOLDER_EXTENSIONS: Final = ("jpg", "png", "webp", "gif", "bmp", "tif", "jp2", "ico")
 """Of `original` images, as far as imagefolder takes them."""
@@ -39,7 +39,7 @@ IMAGEFOLDER_EXTENSIONS: Final = ("jpg", "png", "webp", "gif", "bmp", "tif", "jp2
 class Folder:
     """A folder in the work folder, filled sample by sample; what an earlier attempt left there is removed."""
 
-    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec) -> None:
+    def __init__(self, path: Path, metadata: pa.Schema, image: ImageSpec, extras: bool = True) -> None:
         self._path = path
         self._extension = partial(true_extension, image)
         self._columns = [column for column in metadata if not _is_taken_for_images(column)]
@@ -52,7 +52,7 @@ class Folder:
             raise write_error(error, str(path), 0) from error
         columns = [column.with_type(from_python(column.type)) for column in self._columns]
         self._schema = pa.schema([pa.field(FILE_NAME, pa.string()), *columns])
-        self._table = TableFile(path / METADATA_NAME, self._schema)
+        self._table = TableFile(path / FOLDER_METADATA, self._schema) if extras else None
 
     def add(self, samples: Samples) -> None:
         """Write the files of the samples that have an image."""
@@ -65,21 +65,24 @@ class Folder:
                 raise write_error(error, str(path), length) from error
             self._bytes += length
             self._lines.append(f"{member.name} {length} {hashlib.sha256(member.content).hexdigest()}\n")
-        self._add_metadata(samples)
+        if self._table is not None:
+            self._add_metadata(samples, self._table)
 
     def finish(self, name: str) -> WrittenFile:
         """Return the folder, to be published as `name`."""
-        table = self._table.finish(METADATA_NAME)
-        self._bytes += table.bytes
-        self._lines.append(f"{table.name} {table.bytes} {table.sha256}\n")
+        if self._table is not None:
+            table = self._table.finish(FOLDER_METADATA)
+            self._bytes += table.bytes
+            self._lines.append(f"{table.name} {table.bytes} {table.sha256}\n")
         digest = hashlib.sha256("".join(sorted(self._lines)).encode())
         return WrittenFile(name, self._path, self._bytes, digest.hexdigest(), is_folder=True)
 
     def close(self) -> None:
         """Close the table, finished or not."""
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
 
-    def _add_metadata(self, samples: Samples) -> None:
+    def _add_metadata(self, samples: Samples, table: TableFile) -> None:
         kept = np.flatnonzero(samples.image.is_valid()).astype(np.uint32)
         rows = source_rows(samples.metadata, kept)
         formats = samples.original_format.take(pa.array(kept)).to_pylist()
@@ -89,7 +92,7 @@ class Folder:
         ]
         columns = [values_from_python(rows.column(column.name)) for column in self._columns]
         listed = [pa.array(names, pa.string()), *columns]
-        self._table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
+        table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
 
 
 def _is_taken_for_images(column: pa.Field) -> bool:
@@ -109,14 +112,14 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
     names = sorted(entry.name for entry in storage.list(name) if entry.bytes is not None)
     for found in names:
         key, _, extension = found.partition(".")
-        if extension not in TEXTS and found != METADATA_NAME:
+        if extension not in TEXTS and found != FOLDER_METADATA:
             yield StoredImage(key, storage.read_bytes(f"{name}/{found}"))
 
 
 def _data_files(shard: str, image: ImageSpec) -> list[str]:
     # The types are in the table. A pattern for all files would make it a dataset of JSON.
     extensions = IMAGEFOLDER_EXTENSIONS if image.encode == "original" else (image.encode,)
-    return [*(f"{shard}/*.{each}" for each in extensions), f"{shard}/{METADATA_NAME}"]
+    return [*(f"{shard}/*.{each}" for each in extensions), f"{shard}/{FOLDER_METADATA}"]
 
 
 def _croissant_files(image: ImageSpec) -> tuple[str, str]:
@@ -129,6 +132,7 @@ FORMAT: Final = Format(
     loads_in="Hugging Face datasets (imagefolder), torchvision, anything that opens files",
     suffix="",
     writer=Folder,
+    bare_writer=partial(Folder, extras=False),
     read_images=_read_images,
     hugging_face=HuggingFace(_data_files),
     croissant_files=_croissant_files,

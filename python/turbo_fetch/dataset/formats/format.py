@@ -12,13 +12,11 @@ import pyarrow as pa
 
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.hf_features import Feature
+from turbo_fetch.dataset.names import METADATA_SUFFIX
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
-
-METADATA_SUFFIX: Final = ".parquet"
-"""Of the table with the metadata of a shard, which every format has."""
 
 TABLE_READERS: Final = "pyarrow, pandas, Polars, DuckDB"
 
@@ -97,6 +95,8 @@ class Format:
     """Of the file that has the images; empty for a folder."""
     writer: Callable[[Path, pa.Schema, ImageSpec], ShardWriter] | None = None
     """Makes the writer of a file or folder, from the columns of the metadata."""
+    bare_writer: Callable[[Path, pa.Schema, ImageSpec], ShardWriter] | None = None
+    """The same of what img2dataset writes alone; None where that is no less."""
     read_images: Callable[[Storage, str], Iterator[StoredImage]] | None = None
     """Yields the images of the shard of a name, in the order in which they stand; may raise DatasetError."""
     check_package: Callable[[], object] = lambda: None

@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from threading import Timer
 from typing import Final
 
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.errors import Interrupted
-from turbo_fetch.monitor.records import REPORT
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import TrackSpec
 from turbo_fetch.storage import Storage
@@ -25,7 +26,7 @@ def write_report(storage: Storage) -> None:
     from turbo_fetch.monitor.report.material import gather
     from turbo_fetch.monitor.report.page import render
 
-    storage.write_bytes(REPORT, render(gather(storage)))
+    storage.write_bytes(names.REPORT, render(gather(storage)))
 
 
 @contextmanager
@@ -57,10 +58,10 @@ def _import_ahead() -> None:
 
 
 def _try_to_write(track: TrackSpec, storage: Storage, listener: ProgressListener) -> None:
-    if not track.report or not storage.exists("manifest.jsonl") or not storage.read_bytes("manifest.jsonl"):
+    if not track.report or next(read_manifest(storage), None) is None:
         return
     try:
         write_report(storage)
     # The dataset is done; whatever a picture or a file does to its report must not spoil that.
     except Exception as error:
-        listener.note(f"{REPORT} could not be written: {type(error).__name__}: {error}")
+        listener.note(f"{names.REPORT} could not be written: {type(error).__name__}: {error}")

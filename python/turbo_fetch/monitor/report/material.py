@@ -1,4 +1,4 @@
-"""What a report is made of: counts from commit records, curves from `metrics.jsonl`, pictures from the shards."""
+"""What a report is made of: counts from commit records, curves from the metrics, pictures from the shards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats.images import image_type
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
@@ -130,9 +131,9 @@ def gather(storage: Storage) -> Material:
 
 def _metrics(storage: Storage) -> bytes:
     try:
-        return storage.read_bytes(records.NAME)
+        return storage.read_bytes(names.METRICS)
     except FileNotFoundError:
-        local = storage.work / records.NAME
+        local = storage.work / names.METRICS
         return local.read_bytes() if local.exists() else b""
 
 

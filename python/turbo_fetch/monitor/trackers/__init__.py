@@ -18,7 +18,7 @@ _LEFT_OUT: Final = frozenset({"kind", "time", "stage", "elapsed_s", "seconds", "
 
 
 class Tracker(Protocol):
-    """Takes the lines of `metrics.jsonl`; a context manager's worth of state, closed once."""
+    """Takes the lines of the metrics; a context manager's worth of state, closed once."""
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take a line of the kind `progress`, `step` or `picture`."""

@@ -1,10 +1,11 @@
-"""What a run that goes on says of itself: the end of `metrics.jsonl`."""
+"""What a run that goes on says of itself: the end of its metrics."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Final
 
+from turbo_fetch.dataset import names
 from turbo_fetch.monitor import records
 from turbo_fetch.storage import Storage
 
@@ -15,7 +16,7 @@ SILENT_S: Final = 60.0
 
 def state(storage: Storage) -> dict[str, Any]:
     """Return `running`, the lines of the latest run so far as `progress`, its last `step`, and `how` it ended."""
-    path = (storage.path or storage.work) / records.NAME
+    path = (storage.path or storage.work) / names.METRICS
     content = b""
     if path.exists():
         with path.open("rb") as file:

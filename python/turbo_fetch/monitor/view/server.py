@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import web
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats.images import image_type
 from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.dataset.reader import StoredDataset
@@ -180,7 +181,7 @@ def _counts(storage: Storage, dataset: StoredDataset) -> dict[str, Any]:
 
 def _fingerprint(storage: Storage) -> object:
     """Return what changes when a shard is committed; a remote dataset is looked at once."""
-    manifest = storage.path and storage.path / "manifest.jsonl"
+    manifest = storage.path and storage.path / names.MANIFEST
     if manifest is None or not manifest.exists():
         return None
     status = manifest.stat()

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from turbo_fetch.dataset.description import refuse_old_layout
+from turbo_fetch.dataset.names import LOCK
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import explained
@@ -14,11 +16,19 @@ from turbo_fetch.storage.failures import explained
 
 @contextmanager
 def locked(storage: Storage) -> Iterator[None]:
+    """Hold the lock of an output as `held` does, unless it has the layout of an earlier version: InputError then."""
+    refuse_old_layout(storage)
+    with held(storage):
+        yield
+
+
+@contextmanager
+def held(storage: Storage) -> Iterator[None]:
     """Hold the lock of the work folder while the context lasts; OutputExists if another process holds it.
 
     Raises OutputError if this user may not write there.
     """
-    path = storage.make_work() / "lock"
+    path = storage.make_work() / LOCK
     with explained(str(path)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

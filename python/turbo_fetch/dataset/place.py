@@ -1,0 +1,27 @@
+"""The place of an output, and the folder for what is in progress there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from turbo_fetch.dataset import names
+from turbo_fetch.storage import Storage, cache_folder, open_storage, url_digest
+
+
+def open_place(url: str, spool: str | None = None) -> Storage:
+    """Return the place at `url`, without touching it.
+
+    Its work folder is inside it if it is local, else in this user's caches; or in `spool`. Raises what
+    :meth:`Storage.open` raises.
+    """
+    storage = open_storage(url)
+    if storage.path is not None and not spool:
+        storage.work = storage.path / names.FOLDER
+    else:
+        storage.work = spool_folder(spool) / url_digest(storage.url)
+    return storage
+
+
+def spool_folder(spool: str | None) -> Path:
+    """Return the folder for work in progress on many outputs: the one that a spec names, or a cache."""
+    return Path(spool).absolute() if spool else cache_folder()
