@@ -11,7 +11,7 @@ import pytest
 
 import turbo_fetch
 from turbo_fetch.dataset import names
-from turbo_fetch.dataset.formats import SUFFIXES
+from turbo_fetch.dataset.formats import data_suffixes
 
 PACKAGE = Path(turbo_fetch.__file__).parent
 NAMES = re.compile(
@@ -55,11 +55,11 @@ def test_no_other_module_makes_a_name_of_a_dataset() -> None:
 
 
 def test_no_name_among_our_records_ends_as_data_do() -> None:
-    data = {*SUFFIXES.values(), ".json", ".jsonl", ".csv", ".txt", ".jpg", ".png", ".webp"} - {""}
+    data = {*data_suffixes(), ".json", ".jsonl", ".csv", ".txt", ".jpg", ".png", ".webp"} - {""}
     shard = names.shard_name(3)
     ours = [names.JOB, names.MANIFEST, names.METRICS, names.BEACON, names.PROBE, names.REFRESH_STATE]
     ours += [names.ledger(shard), names.refresh_report(shard), names.spool(shard), names.refresh_spool(shard)]
-    ours += [names.staged(f"{shard}{suffix}") for suffix in SUFFIXES.values()]
+    ours += [names.staged(f"{shard}{suffix}") for suffix in data_suffixes()]
     assert not [name for name in ours if name.endswith(tuple(data))]
 
 
@@ -77,7 +77,7 @@ def test_a_name_leads_back_to_its_shard(digits: int, tmp_path: Path) -> None:
 
 
 def test_files_of_shards_are_told_from_those_of_others() -> None:
-    pattern = names.shard_files(SUFFIXES.values(), 5)
+    pattern = names.shard_files(data_suffixes(), 5)
     ours = ["00000.tar", "00000", "00000.parquet", "00000_stats.json", "123456.lmdb", "00000.tfrecord"]
     others = [
         "0000.tar",
