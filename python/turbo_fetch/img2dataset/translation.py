@@ -69,7 +69,10 @@ def spec_tables(chosen: Img2DatasetOptions, urls: str) -> dict[str, Any]:
             "output": _output(chosen),
         },
         "engine": {"kind": _ENGINES[chosen.distributor], **_workers(chosen)},
-        "track": {"to": ["wandb"], "project": chosen.wandb_project} if chosen.enable_wandb else {},
+        "track": {
+            "report": False,
+            **({"to": ["wandb"], "project": chosen.wandb_project} if chosen.enable_wandb else {}),
+        },
     }
 
 
