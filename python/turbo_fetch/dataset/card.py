@@ -133,16 +133,8 @@ def _quality(image: dict[str, Any]) -> str:
 
 
 def _consent(http: dict[str, Any]) -> str:
-    told = [f"- {what}: {_respected(http.get(key))}." for key, what in CONSENT_SIGNALS.items()]
-    return "\n".join(
-        [
-            f"- User agent: `{http['user_agent']}`",
-            *told,
-            "",
-            "What a respected signal forbids was left out.",
-            "",
-        ]
-    )
+    told = [f"- {what}: {_respected(http.get(key))}.\n" for key, what in CONSENT_SIGNALS.items()]
+    return f"- User agent: `{http['user_agent']}`\n{''.join(told)}\nWhat a respected signal forbids was left out.\n"
 
 
 def _respected(said: Any) -> str:
