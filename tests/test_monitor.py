@@ -196,6 +196,7 @@ def test_a_run_is_recorded_ever_more_rarely(elapsed_s: float, last_s: float, due
 
 def test_a_torn_line_is_ended_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / ".turbo-fetch/metrics"
+    path.parent.mkdir()
     path.write_bytes(b'{"kind":"start","time":1}\n{"kind":"prog')
     with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()):
         pass

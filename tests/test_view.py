@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -96,6 +97,14 @@ def test_pages_hold_every_row_once_and_in_order(dataset: StoredDataset, limit: i
 def test_filters_find_what_they_say(dataset: StoredDataset, query: Query, count: int) -> None:
     assert len(_keys(dataset, query, 4)) == count
 
+
+def test_a_dataset_of_img2dataset_has_rows_without_a_ledger(folder: Path, tmp_path: Path) -> None:
+    for name in ("00000.tar", "00000.parquet"):
+        shutil.copyfile(folder / name, tmp_path / name)
+    page = Rows(open_dataset(str(tmp_path))).page(Query(outcome="failed"), Cursor(0, 0), 100)
+    assert page.next is None
+    whole = Rows(open_dataset(str(tmp_path))).page(Query(outcome="success"), Cursor(0, 0), 100)
+    assert len(whole.rows) == 12
 
 def test_pictures_are_found_in_any_order(dataset: StoredDataset) -> None:
     expected = {sample.key: sample.image for sample in dataset.samples()}

@@ -108,10 +108,9 @@ class Rows:
 def _joined(dataset: StoredDataset, shard: StoredShard) -> pa.Table:
     """Return the metadata of a shard beside its ledger; a dataset of img2dataset has no ledger."""
     metadata = dataset.metadata(shard)
-    try:
-        ledger = dataset.ledger(shard)
-    except FileNotFoundError:
+    if dataset.essentials is None:
         return metadata.append_column("outcome", metadata.column("status"))
+    ledger = dataset.ledger(shard)
     for name in LEDGER_COLUMNS:
         if name not in metadata.column_names:
             metadata = metadata.append_column(name, ledger.column(name))
