@@ -174,8 +174,8 @@ def measure_costs() -> Any:
 
 def _record(shard: int) -> dict[str, Any]:
     files = [
-        {"name": f"{shard:05d}{suffix}", "bytes": 1_000_000_000, "sha256": secrets.token_hex(32)}
-        for suffix in (".tar", ".parquet", ".ledger")
+        {"name": name, "bytes": 1_000_000_000, "sha256": secrets.token_hex(32)}
+        for name in (f"{shard:05d}.tar", f"{shard:05d}.parquet", f".turbo-fetch/ledger/{shard:05d}.ledger")
     ]
     return {
         "shard": shard,

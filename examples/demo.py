@@ -146,12 +146,11 @@ def _place(number: int) -> tuple[int, int]:
 def show_failures(dataset: Path) -> None:
     """Print what became of the rows that are not in the dataset, from its ledger."""
     import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
-    files = [str(path) for path in sorted(dataset.glob(".turbo-fetch/ledger/*.ledger"))]
-    table = ds.dataset(files, format="parquet").to_table(
-        columns=["outcome", "attempts", "url", "detail"], filter=pc.field("outcome") != "success"
-    )
+    import turbo_fetch
+
+    ledger = turbo_fetch.open_dataset(str(dataset)).ledger()
+    table = ledger.filter(pc.field("outcome") != "success").select(["outcome", "attempts", "url", "detail"])
     say("Rows that failed, as the ledger has them")
     for row in table.to_pylist():
         print(f"  {row['outcome']:14} {row['attempts']} attempt(s)  {row['url']:42}  {row['detail'] or ''}")

@@ -106,6 +106,7 @@ def test_a_dataset_of_img2dataset_has_rows_without_a_ledger(folder: Path, tmp_pa
     whole = Rows(open_dataset(str(tmp_path))).page(Query(outcome="success"), Cursor(0, 0), 100)
     assert len(whole.rows) == 12
 
+
 def test_pictures_are_found_in_any_order(dataset: StoredDataset) -> None:
     expected = {sample.key: sample.image for sample in dataset.samples()}
     pictures, rows = Pictures(dataset), Rows(dataset).page(Query(), Cursor(0, 0), 100).rows
