@@ -31,15 +31,19 @@ def output(tmp_path: Path) -> Storage:
 
 
 def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[str, Any]:
-    """Publish a shard of one tar as a worker does, its record last."""
+    """Publish a shard of one tar and its ledger as a worker does, its record last."""
     name = f"{shard:05d}"
     made = place.make_work() / f"{name}.tar"
     made.write_bytes(content)
     place.publish(made, f"{name}.tar")
+    place.write_bytes(f".turbo-fetch/ledger/{name}.ledger", content)
     record = {
         "shard": shard,
         "name": name,
-        "files": [{"name": f"{name}.tar", "bytes": len(content)}],
+        "files": [
+            {"name": f"{name}.tar", "bytes": len(content)},
+            {"name": f".turbo-fetch/ledger/{name}.ledger", "bytes": len(content)},
+        ],
         "by": attempt,
     }
     place.write_bytes(f"{name}_stats.json", json.dumps(record).encode())
@@ -54,7 +58,9 @@ def test_of_two_attempts_only_the_one_that_is_taken_shows(output: Storage, tmp_p
     record = _publish(places[first], first, 0, b"first's")
     move_shard(output, first, record)
     _publish(places[zombie], zombie, 0, b"zombie's again")
-    assert output.read_bytes("00000.tar") == b"first's"
+    assert (
+        output.read_bytes("00000.tar") == output.read_bytes(".turbo-fetch/ledger/00000.ledger") == b"first's"
+    )
     assert json.loads(output.read_bytes("00000_stats.json"))["by"] == first
 
 
