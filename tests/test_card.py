@@ -198,9 +198,9 @@ def test_the_card_tells_of_every_signal_that_decides_whether_an_image_may_be_use
     heard = {"robots": "ignore", "opt_out": ["noai", "noimageai"], "content_usage": [], "tdm": "respect"}
     assert heard.keys() == CONSENT_SIGNALS.keys() == _keys_read_by("consent.py") | _keys_read_by("hosts.py")
     place = open_storage(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
-    spec = tomllib.loads(place.read_bytes("spec.toml").decode())
+    spec = tomllib.loads(place.read_bytes(".turbo-fetch/spec.toml").decode())
     spec["fetch"]["http"] = {**spec["fetch"]["http"], **heard}
-    place.write_bytes("spec.toml", tomli_w.dumps(spec).encode())
+    place.write_bytes(".turbo-fetch/spec.toml", tomli_w.dumps(spec).encode())
     write_card(place)
     consent = place.read_bytes("README.md").decode().split("## Consent\n")[1].split("\n## ")[0]
     for key, said in {

@@ -182,6 +182,7 @@ def _output(chosen: Img2DatasetOptions) -> dict[str, Any]:
         "samples_per_shard": chosen.number_sample_per_shard,
         "shard_digits": max(1, chosen.oom_shard_count),
         "messages": "img2dataset",
+        "extras": False,
         "if_exists": _POLICIES[chosen.incremental_mode],
     }
 
