@@ -3,7 +3,7 @@
     python -m bench.dreambooth_gpu --peer train_dreambooth.py --base MODEL --subject FOLDER --class FOLDER
 
 Needs an NVIDIA GPU with CUDA that nothing else uses, about 24 GB of its memory for Stable Diffusion 1.5 at 512 pixels,
-the model, some pictures of a dog, and class pictures (`[prior]` makes them). Seconds per step are the difference
+the model, some images of a dog, and class images (`[prior]` makes them). Seconds per step are the difference
 between a long and a short run; memory is what the device has less of than before, ten times a second.
 """
 
@@ -62,8 +62,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--peer", type=Path, required=True, help="train_dreambooth.py of diffusers")
     parser.add_argument("--base", required=True, help="Stable Diffusion 1.5: a diffusers folder or hub id")
-    parser.add_argument("--subject", type=Path, required=True, help="folder with pictures of a dog")
-    parser.add_argument("--class", dest="class_", type=Path, required=True, help="folder with class pictures")
+    parser.add_argument("--subject", type=Path, required=True, help="folder with images of a dog")
+    parser.add_argument("--class", dest="class_", type=Path, required=True, help="folder with class images")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp16")
     parser.add_argument("--short", type=int, default=50)

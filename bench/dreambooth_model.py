@@ -48,8 +48,8 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, count: int, seed: int) -> Path:
-    """Write pictures of smooth random colours as PNG; returns `folder`."""
+def write_images(folder: Path, count: int, seed: int) -> Path:
+    """Write images of smooth random colours as PNG; returns `folder`."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     for number in range(count):
@@ -59,7 +59,7 @@ def write_pictures(folder: Path, count: int, seed: int) -> Path:
 
 
 def operations() -> dict[str, int]:
-    """Return the floating-point operations of one forward pass of each part over one picture."""
+    """Return the floating-point operations of one forward pass of each part over one image."""
     side = RESOLUTION // 8
     with torch.device("meta"):
         unet, vae, text_encoder = _unet(), _vae(), _text_encoder()

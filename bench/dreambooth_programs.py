@@ -23,7 +23,7 @@ _NEVER: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what: a batch of one picture and one class picture, the text encoder frozen."""
+    """What is trained on what: a batch of one image and one class image, the text encoder frozen."""
 
     model: str
     subject: Path
@@ -34,7 +34,7 @@ class Task:
     precision: str = "fp32"
 
     @property
-    def class_pictures(self) -> int:
+    def class_images(self) -> int:
         """How many there are."""
         return sum(1 for _ in self.class_.iterdir())
 
@@ -88,7 +88,7 @@ def the_peer(name: str, script: Path, *flags: str) -> Program:
             "instance_prompt": "a photo of sks dog",
             "class_data_dir": task.class_,
             "class_prompt": "a photo of a dog",
-            "num_class_images": task.class_pictures,
+            "num_class_images": task.class_images,
             "prior_loss_weight": 1.0,
             "output_dir": folder / "model",
             "resolution": task.resolution,

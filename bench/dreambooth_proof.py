@@ -1,9 +1,9 @@
-"""Whether DreamBooth learns: subjects that the toy base has never seen, with and without class pictures.
+"""Whether DreamBooth learns: subjects that the toy base has never seen, with and without class images.
 
     python -m bench.dreambooth_proof [--base FOLDER] [--subjects 3] [--seeds 3] [--jobs 1]
 
-The judge of the toy world gives P(subject | picture); diversity is the mean distance of EfficientNet-lite0 features of
-class pictures, over that of the base. All lessons have the same settings, and all pictures that are judged the same
+The judge of the toy world gives P(subject | image); diversity is the mean distance of EfficientNet-lite0 features of
+class images, over that of the base. All lessons have the same settings, and all images that are judged the same
 seeds. The targets hold for each lesson; that of diversity for the mean over lessons, as its noise in one lesson is of
 the target's size (`diversity_of_base_again` is the base against itself from other seeds).
 """
@@ -25,20 +25,28 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
+from PIL import Image
 
 from bench.machine import describe_machine, now, our_versions
-from turbo_fetch.dreambooth.metrics import mean_distance
-from turbo_fetch.dreambooth.offline import features, open_encoder
+from turbo_fetch.dreambooth.scoring.encoders import offline_features, open_offline
 from turbo_fetch.dreambooth.toy.base import Recipe
-from turbo_fetch.dreambooth.toy.demo import base_in
+from turbo_fetch.dreambooth.toy.demo import (
+    Lesson,
+    base_in,
+    images_of,
+    learn,
+    recognised,
+    spec_of,
+    take_photos,
+)
 from turbo_fetch.dreambooth.toy.judge import Judge
-from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, spec_of, take_photos
 from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.stop import StopRequest
 
 RESULT: Final = Path("bench/results/dreambooth-proof.json")
-PICTURES: Final = 128
+IMAGES: Final = 128
 """That are judged, per model and prompt: with 32, the diversity of one model differs by 4 % from seeds to seeds."""
 _PACKAGES: Final = ("torch", "diffusers", "transformers", "lightning")
 
@@ -88,34 +96,39 @@ def main() -> None:
     print(json.dumps(_verdicts(lessons), indent=1))
 
 
+def _diversity(encoder: Any, images: list[Image.Image]) -> float:
+    """Return the mean Euclidean distance of all pairs of images by their features."""
+    return float(torch.pdist(offline_features(encoder, images)).mean())
+
+
 def _of_the_base(lesson: Lesson, judge: Judge) -> dict[str, float]:
     """Return what the base draws before it is taught anything: the diversity twice, from different seeds."""
-    encoder = open_encoder()
-    class_ = pictures_of(lesson.base, lesson.class_prompt, PICTURES)
-    again = pictures_of(lesson.base, lesson.class_prompt, PICTURES, seed=PICTURES)
-    diversity = mean_distance(features(encoder, class_))
+    encoder = open_offline()
+    class_ = images_of(lesson.base, lesson.class_prompt, IMAGES)
+    again = images_of(lesson.base, lesson.class_prompt, IMAGES, seed=IMAGES)
+    diversity = _diversity(encoder, class_)
     return {
-        "known": recognised(judge, pictures_of(lesson.base, lesson.identifier_prompt, PICTURES), lesson),
+        "known": recognised(judge, images_of(lesson.base, lesson.identifier_prompt, IMAGES), lesson),
         "drift": recognised(judge, class_, lesson),
         "diversity": diversity,
-        "diversity_of_base_again": mean_distance(features(encoder, again)) / diversity,
+        "diversity_of_base_again": _diversity(encoder, again) / diversity,
     }
 
 
 def _measured(lesson: Lesson, judge: Judge, base: dict[str, float]) -> dict[str, Any]:
     """Learn a subject both ways and return all figures."""
     started = time.process_time()
-    encoder = open_encoder()
+    encoder = open_offline()
     facts: dict[str, Any] = {"subject": lesson.subject, "seed": lesson.seed}
     for name, with_prior in (("with_prior", True), ("without_prior", False)):
         one = replace(lesson, folder=lesson.folder / name, with_prior=with_prior)
         take_photos(one)
         learn(one, ProgressListener(), StopRequest())
-        class_ = pictures_of(one.model, one.class_prompt, PICTURES)
+        class_ = images_of(one.model, one.class_prompt, IMAGES)
         facts[name] = {
-            "known": recognised(judge, pictures_of(one.model, one.identifier_prompt, PICTURES), one),
+            "known": recognised(judge, images_of(one.model, one.identifier_prompt, IMAGES), one),
             "drift": recognised(judge, class_, one),
-            "diversity_of_base": mean_distance(features(encoder, class_)) / base["diversity"],
+            "diversity_of_base": _diversity(encoder, class_) / base["diversity"],
         }
     return facts | {"cpu_s": round(time.process_time() - started, 1)}
 

@@ -76,7 +76,7 @@ def _step_figures(steps: Result) -> Iterable[str]:
 
 
 def _lessons(proof: Result) -> Iterable[str]:
-    yield "Lessons of the toy world, with and without class pictures:"
+    yield "Lessons of the toy world, with and without class images:"
     yield ""
     yield "| Subject, seed | P(subject \\| identifier), with / without | Drift, with / without | Diversity / base's |"
     yield "|---|---|---|---|"

@@ -2,7 +2,7 @@
 
     python -m bench.dreambooth_steps --peer train_dreambooth.py [--steps 60] [--repeats 3]
 
-Both train the same model on the same pictures on one thread: prior preservation, a batch of one and one, AdamW, the
+Both train the same model on the same images on one thread: prior preservation, a batch of one and one, AdamW, the
 text encoder frozen. The peer runs as its README says, and once more with the text embeddings computed once. CPU
 seconds of all processes are counted; the difference between a long and a short run is that of the steps alone.
 """
@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from bench.dreambooth_model import RESOLUTION, operations, write_model, write_pictures
+from bench.dreambooth_model import RESOLUTION, operations, write_images, write_model
 from bench.dreambooth_programs import PACKAGES, Task, compared, one_run, peer_script
 from bench.machine import describe_machine, now, our_versions
 
@@ -88,11 +88,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _task(folder: Path) -> Task:
-    """Make model and pictures in `folder`."""
+    """Make model and images in `folder`."""
     return Task(
         str(write_model(folder / "base")),
-        write_pictures(folder / "subject", 4, seed=1),
-        write_pictures(folder / "class", 8, seed=2),
+        write_images(folder / "subject", 4, seed=1),
+        write_images(folder / "class", 8, seed=2),
         RESOLUTION,
         _LEARNING_RATE,
     )

@@ -48,7 +48,7 @@ FOREIGN = {
     "spec": {"aiohttp", "pyarrow", "torch"},
     "plan": {"aiohttp"},
     "fetch": {"cv2", "PIL"},
-    "fetch/policy.py": {"aiohttp", "asyncio"},
+    "fetch/retry_policy.py": {"aiohttp", "asyncio"},
     "dataset": {"aiohttp", "fsspec", "cv2"},
     "runners": {"aiohttp", "cv2"},
     "runners/supervisor.py": {"ray", "pyspark"},
@@ -138,7 +138,7 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         "__init__.py",
         "fetch/redirects.py",
         "shard/transform.py",
-        "dataset/formats/tfrecord_codec.py",
+        "dataset/formats/tfrecord.py",
     }
 
 
@@ -178,7 +178,7 @@ def test_importing_is_light(module: str, heavy: str) -> None:
 
 def test_stages_that_train_do_without_the_packages_of_fetching() -> None:
     code = (
-        "import sys, turbo_fetch.stages, turbo_fetch.dreambooth.train\n"
+        "import sys, turbo_fetch.stages, turbo_fetch.dreambooth.training.launch\n"
         "heavy = {'pyarrow', 'aiohttp', 'turbo_fetch.stages.fetch'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

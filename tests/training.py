@@ -1,4 +1,4 @@
-"""What tests of training share: pictures, specs, and what a run left behind."""
+"""What tests of training share: images, specs, and what a run left behind."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from turbo_fetch.dreambooth import train
-from turbo_fetch.dreambooth.train_report import TrainReport
+from turbo_fetch.dreambooth.training import launch
+from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 from turbo_fetch.stop import StopRequest
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
-    """Write coarse random pictures as PNG; returns `folder`."""
+def write_images(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
+    """Write coarse random images as PNG; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     for number in range(count):
@@ -44,10 +44,10 @@ class Listener(ProgressListener):
 
 
 def training_spec(base: Path, folder: Path, prior: bool = True, **keys: Any) -> Spec:
-    """Return a quick run on pictures in `folder` (`subject`, `class`), which writes to `folder/model`."""
+    """Return a quick run on images in `folder` (`subject`, `class`), which writes to `folder/model`."""
     for name, seed in (("subject", 1), ("class", 2)):
         if not (folder / name).exists():
-            write_pictures(folder / name, 4, seed)
+            write_images(folder / name, 4, seed)
     table = {
         "base": str(base),
         "subject": str(folder / "subject"),
@@ -68,7 +68,7 @@ def training_spec(base: Path, folder: Path, prior: bool = True, **keys: Any) -> 
 
 def fit(spec: Spec, listener: Listener | None = None, stop: StopRequest | None = None) -> TrainReport:
     """Run the training stage in this process."""
-    return train.run(spec, listener or Listener(), StopRequest() if stop is None else stop)
+    return launch.run(spec, listener or Listener(), StopRequest() if stop is None else stop)
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ _KILLED_MIDWAY = """
 import os, signal, sys, time
 from pathlib import Path
 from turbo_fetch import stages
-from turbo_fetch.dreambooth import evaluate, generate, prior
-from turbo_fetch.dataset.description import load_spec
+from turbo_fetch.dreambooth.sampling import generate, prior
+from turbo_fetch.dreambooth.scoring import evaluate
+from turbo_fetch.spec.specfile import load_spec
 
 for path, stage, pattern, count in zip(*[iter(sys.argv[1:])] * 4):
     folder = Path(path).parent

@@ -1,4 +1,4 @@
-"""Models are scored by what their pictures show; what cannot be measured is refused before any is made."""
+"""Models are scored by what their images show; what cannot be measured is refused before any is made."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from browser import browse
 from tiny_models import TINY_MODELS, tiny_clip, tiny_dino, tiny_sd
-from training import Listener, fit, training_spec, write_pictures
+from training import Listener, fit, training_spec, write_images
 from turbo_fetch import stages
 from turbo_fetch.cli.commands import app
-from turbo_fetch.dreambooth.models import trained_model
-from turbo_fetch.dreambooth.sampling import Shot, add_lora, make_pictures, open_pipeline
+from turbo_fetch.dreambooth.run_folder import trained_model
+from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, make_images, open_model
 from turbo_fetch.dreambooth.scoring.encoders import open_encoder
 from turbo_fetch.errors import (
     InputError,
@@ -51,7 +51,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "other": tiny_sd(folder / "other", seed=1),
         "clip": tiny_clip(folder / "clip"),
         "dino": tiny_dino(folder / "dino"),
-        "photos": write_pictures(folder / "photos", 3, seed=5),
+        "photos": write_images(folder / "photos", 3, seed=5),
     }
 
 
@@ -87,7 +87,7 @@ def scores_in(output: Path) -> dict[str, Any]:
 def test_models_are_scored_per_prompt_and_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:
     text = stages.run(scored(places, tmp_path)).text()
     assert "2 models; best is other" in text
-    assert text.endswith("12 pictures were made in this run")
+    assert text.endswith("12 images were made in this run")
     content = scores_in(tmp_path)
     base, other = content["models"]
     assert (base["name"], base["step"], other["name"], other["step"]) == ("base", 0, "other", None)
@@ -98,11 +98,11 @@ def test_models_are_scored_per_prompt_and_as_a_whole(places: dict[str, Path], tm
         assert other["scores"][metric] == pytest.approx(np.mean(each))
         assert other["scores"][metric] != base["scores"][metric]
 
-    # The same figures, from the pictures that were kept.
+    # The same figures, from the images that were kept.
     dino = open_encoder(str(places["dino"]), "dino", "cpu")
     made = [Image.open(tmp_path / "pictures" / "other" / f"class-00{n}.png") for n in range(2)]
     real = [Image.open(path) for path in sorted(places["photos"].glob("*.png"))]
-    one, two = (torch.nn.functional.normalize(dino.pictures(each), dim=1) for each in (made, real))
+    one, two = (torch.nn.functional.normalize(dino.images(each), dim=1) for each in (made, real))
     assert other["scores"]["pres"] == pytest.approx(float((one @ two.T).mean()), abs=1e-5)
     among = torch.stack([two[0] @ two[1], two[0] @ two[2], two[1] @ two[2]])
     assert content["real"]["dino"] == pytest.approx(float(among.mean()), abs=1e-5)
@@ -131,7 +131,7 @@ def _lpips(features: torch.nn.Module, one: Image.Image, other: Image.Image) -> f
     stored = Path(torchmetrics.functional.image.lpips.__file__).parent / "lpips_models" / "alex.pth"
     heads = torch.load(stored, map_location="cpu")
     mean, deviation = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    sides = [picture.resize((64, 64), Image.Resampling.BICUBIC) for picture in (one, other)]
+    sides = [image.resize((64, 64), Image.Resampling.BICUBIC) for image in (one, other)]
     pixels = torch.stack([torch.from_numpy(np.array(side)).float() / 127.5 - 1 for side in sides])
     seen = ((pixels - mean) / deviation).permute(0, 3, 1, 2)
     total, layer = 0.0, 0
@@ -162,11 +162,11 @@ def test_what_is_complete_is_not_scored_again(places: dict[str, Path], tmp_path:
     changes: dict[str, Any] = {"metrics": ["pres"], "models": [str(places["other"])]}
     stages.run(scored(places, tmp_path, **changes))
     before = (tmp_path / "report.html").stat().st_mtime_ns
-    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("0 pictures were made in this run")
+    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("0 images were made in this run")
     assert (tmp_path / "report.html").stat().st_mtime_ns == before
 
     (tmp_path / "pictures" / "base" / "class-001.png").unlink()
-    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("1 pictures were made in this run")
+    assert stages.run(scored(places, tmp_path, **changes)).text().endswith("1 images were made in this run")
     assert (tmp_path / "report.html").stat().st_mtime_ns > before
 
 
@@ -175,7 +175,7 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
     spec = scored(places, tmp_path, **changes).model_dump(mode="json", by_alias=True, exclude_unset=True)
     spec["evaluate"]["output"] = "memory://scores"
     for made in (4, 0):
-        assert stages.run(parse_spec(spec)).text().endswith(f"{made} pictures were made in this run")
+        assert stages.run(parse_spec(spec)).text().endswith(f"{made} images were made in this run")
     files = fsspec.filesystem("memory")
     assert json.loads(files.cat("/scores/scores.json"))["models"][1]["name"] == "other"
     assert len(files.glob("/scores/pictures/*/class-*.png")) == 4
@@ -188,7 +188,7 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"models": []}, SpecError, r"evaluate.models is missing, and the spec has no \[train\]"),
         ({"models": ["nowhere/*.ckpt"]}, InputError, r"nothing matches 'nowhere/\*.ckpt'"),
         ({"models": ["nowhere/at/all"]}, ModelError, "nowhere/at/all: no such folder"),
-        ({"subject": "nowhere"}, PicturesError, "nowhere: no such folder; expected one with pictures"),
+        ({"subject": "nowhere"}, PicturesError, "nowhere: no such folder; expected one with images"),
         ({"subject": None}, SpecError, "evaluate.subject is missing"),
         ({"prompts": "nowhere.txt"}, InputError, "evaluate.prompts = 'nowhere.txt': no such file"),
         ({"class": None}, InputError, r"evaluate.prompts: .* speaks of the subject"),
@@ -196,7 +196,7 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"dino": "/nowhere/dino"}, ModelError, r"evaluate.dino = '/nowhere/dino': .* 'efficientnet-lite0'"),
     ],
 )
-def test_what_is_missing_is_said_before_a_picture_is_made(
+def test_what_is_missing_is_said_before_a_image_is_made(
     places: dict[str, Path],
     tmp_path: Path,
     changes: dict[str, Any],
@@ -216,7 +216,7 @@ def test_an_encoder_that_reads_no_text_is_refused(places: dict[str, Path], tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip": "efficientnet-lite0"}, r"does not read text, but metrics has 'clip_t'"),
+        ({"clip": "efficientnet-lite0"}, r"reads no text, but metrics has 'clip_t'"),
         ({"prompts": []}, r"evaluate.prompts"),
         ({"images": 1}, r"images is 1, but metrics has 'div'"),
         ({"images": 1, "metrics": ["lpips"]}, r"images is 1, but metrics has 'lpips'"),
@@ -254,23 +254,20 @@ TOKEN = {"method": "lora+token", "identifier": "<cat>", "token": {"vectors": 2}}
         ("sd3", {"method": "lora"}),
     ],
 )
-def test_a_checkpoint_makes_the_pictures_of_the_model_that_was_kept(
+def test_a_checkpoint_makes_the_images_of_the_model_that_was_kept(
     places: dict[str, Path], tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
     base = TINY_MODELS[family](tmp_path / "base")
     spec = trained({**places, "base": base}, tmp_path, learning_rate=1e-2, **changes)
     assert spec.train is not None
-    shots = [Shot("one", spec.train.caption(), 0)]
+    requests = [SampleRequest("one", spec.train.caption(), 0)]
     sampling = SamplingTable(steps=2, width=16, height=16, scheduler="auto")
     model, lora = trained_model(spec, None, None, "model")
-    pipelines = [open_pipeline(place, sampling) for place in (model, str(base))]
-    if lora is not None:
-        add_lora(pipelines[0], lora, 1.0)
+    models = [open_model(model, sampling, lora), open_model(str(base), sampling)]
     steps = (2, 4)
-    pipelines += [open_pipeline(f"{tmp_path}/model/checkpoints/step-00000{n}.ckpt", sampling) for n in steps]
+    models += [open_model(f"{tmp_path}/model/checkpoints/step-00000{n}.ckpt", sampling) for n in steps]
     kept, untrained, early, last = (
-        np.asarray(next(iter(make_pictures(pipeline, sampling, shots)))[1], dtype=int)
-        for pipeline in pipelines
+        np.asarray(next(iter(make_images(each, sampling, requests)))[1], dtype=int) for each in models
     )
     assert np.abs(kept - last).max() <= 1
     assert min(np.abs(kept - untrained).max(), np.abs(kept - early).max()) > 3
@@ -348,12 +345,12 @@ def test_a_stopped_run_says_so(places: dict[str, Path], tmp_path: Path, stop: St
                 stop.ask()
 
     spec = scored(places, tmp_path, batch_size=1)
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command resumes"):
         stages.run(spec, StopAtThree(), stop)
     assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
-def test_pictures_of_other_settings_are_not_replaced(places: dict[str, Path], tmp_path: Path) -> None:
+def test_images_of_other_settings_are_not_replaced(places: dict[str, Path], tmp_path: Path) -> None:
     stages.run(scored(places, tmp_path, metrics=["pres"]))
     with pytest.raises(OutputExists, match=r"class-000.png was made with other settings \(guidance was 7.5"):
         stages.run(scored(places, tmp_path, metrics=["pres"], guidance=3.0))

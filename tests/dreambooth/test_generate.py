@@ -1,4 +1,4 @@
-"""Pictures are functions of their settings, which they carry; what is there already is not made again."""
+"""Images are functions of their settings, which they carry; what is there already is not made again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 from tiny_models import tiny_sd, tiny_sd3
 from turbo_fetch import stages
 from turbo_fetch.cli.commands import app
-from turbo_fetch.dreambooth import families, prior
-from turbo_fetch.dreambooth.export.lora import KOHYA_FILE, save_lora
-from turbo_fetch.dreambooth.learners import in_full
-from turbo_fetch.dreambooth.sampling import Shot, make_pictures, open_pipeline
-from turbo_fetch.dreambooth.schedulers import SAMPLERS
-from turbo_fetch.dreambooth.settings import Settings, settings_in
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.data.sources import class_images_place
+from turbo_fetch.dreambooth.export.lora import save_lora
+from turbo_fetch.dreambooth.run_folder import KOHYA_LORA
+from turbo_fetch.dreambooth.sampling import prior
+from turbo_fetch.dreambooth.sampling.image_folder import Settings, settings_in
+from turbo_fetch.dreambooth.sampling.sampler import SAMPLERS, SampleRequest, make_images, open_model
 from turbo_fetch.errors import InputError, Interrupted, ModelError, OutputExists, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.dreambooth import SamplingTable
@@ -48,7 +49,7 @@ def stop() -> Iterator[StopRequest]:
 
 
 def generate(base: Path, output: Path, **changes: Any) -> Any:
-    """Return a spec that makes two pictures of each of two prompts."""
+    """Return a spec that makes two images of each of two prompts."""
     table = {
         "model": str(base),
         "prompts": ["a dog", "ein Hündchen"],
@@ -60,17 +61,17 @@ def generate(base: Path, output: Path, **changes: Any) -> Any:
 
 
 def pixels(path: Path) -> np.ndarray[Any, Any]:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=int)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=int)
 
 
-def test_a_picture_carries_the_settings_that_make_it_again(model: Path, tmp_path: Path) -> None:
+def test_a_image_carries_the_settings_that_make_it_again(model: Path, tmp_path: Path) -> None:
     stages.run(generate(model, tmp_path / "one", seed=7, negative="blurry"))
     made = tmp_path / "one" / "00001-001.png"
     settings = settings_in(made.read_bytes(), made.name)
     assert (settings.prompt, settings.seed, settings.negative) == ("ein Hündchen", 10, "blurry")
-    with Image.open(made) as picture:
-        words, negative, facts = picture.info["parameters"].split("\n")
+    with Image.open(made) as image:
+        words, negative, facts = image.info["parameters"].split("\n")
     assert (words, negative) == ("ein Hündchen", "Negative prompt: blurry")
     assert facts.startswith("Steps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 10, Size: 16x16, Model hash: ")
 
@@ -80,26 +81,26 @@ def test_a_picture_carries_the_settings_that_make_it_again(model: Path, tmp_path
     assert np.abs(pixels(made).astype(int) - pixels(tmp_path / "two" / "00000-000.png")).max() <= 1
 
 
-def test_a_picture_does_not_depend_on_the_batch_that_it_is_made_in(model: Path) -> None:
-    shots = [Shot(str(number), "a dog", number) for number in range(3)]
-    # Euler a draws noise in every step, which must come from each picture's own generator.
+def test_a_image_does_not_depend_on_the_batch_that_it_is_made_in(model: Path) -> None:
+    requests = [SampleRequest(str(number), "a dog", number) for number in range(3)]
+    # Euler a draws noise in every step, which must come from each image's own generator.
     alone, together = (SamplingTable(scheduler="euler_a", batch_size=size, **QUICK) for size in (1, 3))
-    pipeline = open_pipeline(str(model), alone)
-    one = [np.asarray(picture, dtype=int) for _, picture in make_pictures(pipeline, alone, shots)]
-    many = [np.asarray(picture, dtype=int) for _, picture in make_pictures(pipeline, together, shots)]
+    family = open_model(str(model), alone)
+    one = [np.asarray(image, dtype=int) for _, image in make_images(family, alone, requests)]
+    many = [np.asarray(image, dtype=int) for _, image in make_images(family, together, requests)]
     assert np.abs(np.subtract(one, many)).max() <= 1
     assert np.abs(one[0] - one[1]).max() > 10
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS, "auto"])
-def test_every_sampler_makes_a_picture(model: Path, name: Any) -> None:
+def test_every_sampler_makes_a_image(model: Path, name: Any) -> None:
     sampling = SamplingTable(scheduler=name, steps=4, width=16, height=16)
-    pipeline = open_pipeline(str(model), sampling)
-    ((_, picture),) = make_pictures(pipeline, sampling, [Shot("one", "a dog", 0)])
-    assert np.asarray(picture).std() > 5
+    family = open_model(str(model), sampling)
+    ((_, image),) = make_images(family, sampling, [SampleRequest("one", "a dog", 0)])
+    assert np.asarray(image).std() > 5
 
 
-def test_only_missing_and_broken_pictures_are_made(model: Path, tmp_path: Path) -> None:
+def test_only_missing_and_broken_images_are_made(model: Path, tmp_path: Path) -> None:
     spec = generate(model, tmp_path)
     assert stages.run(spec).reports["generate"].text().endswith("4, of which 4 were made in this run")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("0*.png")}
@@ -111,7 +112,7 @@ def test_only_missing_and_broken_pictures_are_made(model: Path, tmp_path: Path) 
         assert grid.size == (2 * 16 + 4, 2 * (16 + 4 + 16) - 4)
 
 
-def test_pictures_of_other_settings_are_not_replaced(model: Path, tmp_path: Path) -> None:
+def test_images_of_other_settings_are_not_replaced(model: Path, tmp_path: Path) -> None:
     stages.run(generate(model, tmp_path, prompts=["a dog"], images=1))
     before = (tmp_path / "00000-000.png").read_bytes()
     with pytest.raises(
@@ -154,7 +155,7 @@ def test_what_cannot_be_generated_is_said_clearly(
         stages.run(generate(model, tmp_path, **changes))
 
 
-def test_a_picture_without_settings_is_no_source() -> None:
+def test_a_image_without_settings_is_no_source() -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
     with pytest.raises(InputError, match=r"x.png: holds no settings of turbo-fetch"):
@@ -170,12 +171,12 @@ def made(spec: Any, stop: StopRequest) -> int:
     return prior.run(spec, ProgressListener(), stop).made
 
 
-def test_class_pictures_are_used_again_only_when_nothing_changed(
+def test_class_images_are_used_again_only_when_nothing_changed(
     model: Path, tmp_path: Path, stop: StopRequest
 ) -> None:
     spec = class_spec(model, tmp_path / "model")
     assert made(spec, stop) == 3
-    folder = Path(str(prior.class_pictures(spec)))
+    folder = Path(str(class_images_place(spec)))
     assert folder == tmp_path / "model-class"
     first = settings_in((folder / "00000.png").read_bytes(), "first")
     assert (first.prompt, first.seed) == ("a photo of a dog", 0)
@@ -187,7 +188,7 @@ def test_class_pictures_are_used_again_only_when_nothing_changed(
     assert json.loads((folder / "prior.json").read_text())["made_with"]["guidance"] == 3.0
 
 
-def test_class_pictures_are_made_anew_for_other_weights(tmp_path: Path, stop: StopRequest) -> None:
+def test_class_images_are_made_anew_for_other_weights(tmp_path: Path, stop: StopRequest) -> None:
     model = tiny_sd(tmp_path / "base", seed=0)
     spec = class_spec(model, tmp_path / "model", images=1)
     assert made(spec, stop) == 1
@@ -197,14 +198,14 @@ def test_class_pictures_are_made_anew_for_other_weights(tmp_path: Path, stop: St
     assert np.abs(before - pixels(tmp_path / "model-class" / "00000.png")).max() > 10
 
 
-def test_fewer_class_pictures_leave_no_old_ones(model: Path, tmp_path: Path, stop: StopRequest) -> None:
+def test_fewer_class_images_leave_no_old_ones(model: Path, tmp_path: Path, stop: StopRequest) -> None:
     made(class_spec(model, tmp_path / "model"), stop)
     (tmp_path / "model-class" / "mine.png").write_bytes(b"mine")
     assert made(class_spec(model, tmp_path / "model", images=1), stop) == 0
     assert sorted(path.name for path in (tmp_path / "model-class").glob("*.png")) == ["00000.png", "mine.png"]
 
 
-def test_a_missing_source_of_class_pictures_is_named(model: Path, tmp_path: Path, stop: StopRequest) -> None:
+def test_a_missing_source_of_class_images_is_named(model: Path, tmp_path: Path, stop: StopRequest) -> None:
     with pytest.raises(InputError, match=r"prior.source = 'dogs': no such folder"):
         made(class_spec(model, tmp_path, source="dogs"), stop)
 
@@ -216,18 +217,19 @@ def test_settings_that_make_no_difference_are_not_compared() -> None:
 
 def lora_for(model: Path, folder: Path) -> Path:
     """Write a LoRA on the UNet that changes what the model makes."""
-    pipeline = families.load(str(model)).pipeline
+    family = families.load(str(model))
+    pipeline = family.pipeline
     torch.manual_seed(1)
     pipeline.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v"]))
     for name, weight in pipeline.unet.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.3)
-    save_lora(pipeline, folder, {})
+    save_lora(family, folder, {})
     return folder
 
 
-@pytest.mark.parametrize("file", [KOHYA_FILE, ""])
-def test_a_lora_changes_pictures_by_its_scale(model: Path, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("file", [KOHYA_LORA, ""])
+def test_a_lora_changes_images_by_its_scale(model: Path, tmp_path: Path, file: str) -> None:
     lora = lora_for(model, tmp_path / "lora") / file
     one: dict[str, Any] = {"prompts": ["a dog"], "images": 1}
     stages.run(generate(model, tmp_path / "base", **one))
@@ -256,9 +258,10 @@ def test_a_lora_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [tiny_sd, tiny_sd3])
 def test_all_tokens_of_a_new_word_are_read_once(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    pipeline = families.load(str(make(tmp_path / "model"))).pipeline
+    family = families.load(str(make(tmp_path / "model")))
+    pipeline = family.pipeline
     pipeline.tokenizer.add_tokens(["<sks>", "<sks>_1"])
-    (prompt,) = in_full(pipeline, ["a <sks> dog"])
+    (prompt,) = family.whole_prompts(["a <sks> dog"])
     if isinstance(pipeline, TextualInversionLoaderMixin):
         # What the pipeline does with it.
         prompt = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)

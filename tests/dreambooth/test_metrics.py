@@ -9,36 +9,38 @@ import skimage.data
 import torch
 from PIL import Image
 
-from turbo_fetch.dreambooth import metrics
-from turbo_fetch.dreambooth.metrics import likeness, mean_distance
-from turbo_fetch.dreambooth.offline import features, open_encoder
-from turbo_fetch.dreambooth.scoring.measure import ModelScores, Scores, judge
+from turbo_fetch.dreambooth.scoring.encoders import offline_features, open_offline
+from turbo_fetch.dreambooth.scoring.scores import (
+    ModelScores,
+    Scores,
+    diversity,
+    drift,
+    judge,
+    prompt_similarity,
+    similarity,
+)
 
 
-def test_likeness_is_the_mean_cosine_of_all_pairs_whatever_their_length() -> None:
+def test_similarity_is_the_mean_cosine_of_all_pairs_whatever_their_length() -> None:
     one, other = torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([[3.0, 0.0]])
-    assert likeness(one, other) == pytest.approx(0.5)
+    assert similarity(one, other) == pytest.approx(0.5)
 
 
-def test_distance_leaves_out_each_row_with_itself() -> None:
-    assert mean_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5.0)
+def test_prompt_similarity_is_the_mean_cosine_of_each_image_with_the_text() -> None:
+    images, text = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), torch.tensor([4.0, 0.0])
+    assert prompt_similarity(images, text) == pytest.approx((1 + 0 - 1) / 3)
 
 
-def test_prompt_likeness_is_the_mean_cosine_of_each_picture_with_the_text() -> None:
-    pictures, text = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), torch.tensor([4.0, 0.0])
-    assert metrics.prompt_likeness(pictures, text) == pytest.approx((1 + 0 - 1) / 3)
-
-
-def test_diversity_is_the_mean_cosine_distance_of_different_pictures() -> None:
+def test_diversity_is_the_mean_cosine_distance_of_different_images() -> None:
     # Distances 0 (same direction), 1 (right angle) and 1.
     features = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 2.0]])
-    assert metrics.diversity(features) == pytest.approx(2 / 3)
-    assert metrics.diversity(torch.ones(2, 3)) == pytest.approx(0, abs=1e-6)
+    assert diversity(features) == pytest.approx(2 / 3)
+    assert diversity(torch.ones(2, 3)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_class_that_looks_less_like_the_subject_has_not_drifted() -> None:
-    assert metrics.drift(0.5, 0.3) == pytest.approx(0.2)
-    assert metrics.drift(0.2, 0.3) == 0
+    assert drift(0.5, 0.3) == pytest.approx(0.2)
+    assert drift(0.2, 0.3) == 0
 
 
 def scored(name: str, **scores: float) -> ModelScores:
@@ -76,9 +78,9 @@ def test_without_pres_or_dino_fidelity_alone_decides() -> None:
 @pytest.mark.parametrize(("name", "label"), [("chelsea", 285), ("coffee", 967)])
 def test_the_encoder_without_a_hub_sees_photographs_as_it_learned_them(name: str, label: int) -> None:
     # An Egyptian cat and an espresso; with pixels in another range it is less sure, or sees something else.
-    encoder = open_encoder()
+    encoder = open_offline()
     photo = Image.fromarray(getattr(skimage.data, name)())
     with torch.inference_mode():
-        sure = encoder._fc(features(encoder, [photo])).softmax(1)[0]
+        sure = encoder._fc(offline_features(encoder, [photo])).softmax(1)[0]
     assert int(sure.argmax()) == label
     assert float(sure[label]) > (0.75 if name == "chelsea" else 0.85)

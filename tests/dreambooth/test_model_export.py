@@ -1,4 +1,4 @@
-"""What is exported is read again by other readers, and makes the same picture from the same seed."""
+"""What is exported is read again by other readers, and makes the same image from the same seed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth import families
-from turbo_fetch.dreambooth.export.folder import save_folder
-from turbo_fetch.dreambooth.export.lora import DIFFUSERS_FILE, KOHYA_FILE, save_lora
-from turbo_fetch.dreambooth.export.single_file import save_single_file
+from turbo_fetch.dreambooth.export.files import save_folder, save_single_file
+from turbo_fetch.dreambooth.export.lora import save_lora
+from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
 from turbo_fetch.errors import ModelError, OutputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -48,8 +48,8 @@ def unequal_sdxl(folder: Path) -> Path:
     return folder
 
 
-def picture(pipeline: Any) -> np.ndarray[Any, Any]:
-    """Return one picture, float32, from a fixed seed in three steps."""
+def image(pipeline: Any) -> np.ndarray[Any, Any]:
+    """Return one image, float32, from a fixed seed in three steps."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
     made = pipeline(
@@ -58,20 +58,20 @@ def picture(pipeline: Any) -> np.ndarray[Any, Any]:
     return np.asarray(made.images[0])
 
 
-def with_lora(model: Path, dora: bool = False) -> Any:
-    """Return a pipeline with a LoRA on UNet and text encoders that changes what it makes."""
-    pipeline = families.load(str(model)).pipeline
+def with_lora(model: Path, dora: bool = False) -> families.Family:
+    """Return a model with a LoRA on UNet and text encoders that changes what it makes."""
+    family = families.load(str(model))
     torch.manual_seed(1)
     text = list(families.Family.text_lora_targets)
     targets = {"unet": ["to_q", "to_v"], "text_encoder": text, "text_encoder_2": text}
     for component, names in targets.items():
-        module = getattr(pipeline, component, None)
+        module = getattr(family.pipeline, component, None)
         if module is not None:
             module.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=names, use_dora=dora))
             for name, weight in module.named_parameters():
                 if "lora_" in name:
                     torch.nn.init.normal_(weight, std=0.3)
-    return pipeline
+    return family
 
 
 def test_a_saved_folder_has_the_vocabulary_that_older_readers_want(
@@ -90,13 +90,13 @@ def test_a_saved_folder_has_the_vocabulary_that_older_readers_want(
     assert slow("a photo of sks dog").input_ids == [49406, 320, 1125, 539, 48136, 1929, 49407]
 
 
-def test_a_saved_folder_makes_the_same_picture(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_saved_folder_makes_the_same_image(models: dict[str, Path], tmp_path: Path) -> None:
     pipeline = families.load(str(models["sd"])).pipeline
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
     save_folder(pipeline, tmp_path / "model")
     again = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
-    assert np.array_equal(picture(pipeline), picture(again))
+    assert np.array_equal(image(pipeline), image(again))
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -110,19 +110,19 @@ def test_a_saved_folder_makes_the_same_picture(models: dict[str, Path], tmp_path
         ("sdxl", StableDiffusionXLPipeline, "quick_gelu"),
     ],
 )
-def test_a_single_file_makes_the_same_picture(
+def test_a_single_file_makes_the_same_image(
     models: dict[str, Path], tmp_path: Path, name: str, kind: Any, activation: str
 ) -> None:
     config_file = models[name] / "text_encoder" / "config.json"
     config = json.loads(config_file.read_text())
     config_file.write_text(json.dumps({**config, "hidden_act": activation}))
-    pipeline = families.load(str(models[name])).pipeline
-    save_single_file(pipeline, tmp_path / "model.safetensors", METADATA)
+    family = families.load(str(models[name]))
+    save_single_file(family, tmp_path / "model.safetensors", METADATA)
 
     again = kind.from_single_file(
         tmp_path / "model.safetensors", config=str(models[name]), local_files_only=True
     )
-    assert np.allclose(picture(pipeline), picture(again), atol=1e-5)
+    assert np.allclose(image(family.pipeline), image(again), atol=1e-5)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.metadata()["ss_base_model"] == "tiny"
         assert "model.diffusion_model.input_blocks.0.0.weight" in set(file.keys())
@@ -131,8 +131,8 @@ def test_a_single_file_makes_the_same_picture(
 def test_single_files_name_weights_as_the_first_checkpoint_did(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    pipeline = families.load(str(models["sd"])).pipeline
-    save_single_file(pipeline, tmp_path / "model.safetensors", METADATA, torch.float16)
+    family = families.load(str(models["sd"]))
+    save_single_file(family, tmp_path / "model.safetensors", METADATA, torch.float16)
     weights = load_file(tmp_path / "model.safetensors")
     for name in (
         "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
@@ -147,38 +147,38 @@ def test_single_files_name_weights_as_the_first_checkpoint_did(
 
 
 def test_an_unknown_family_has_no_single_file(tmp_path: Path) -> None:
-    pipeline = families.load(str(tiny_sd3(tmp_path / "sd3"))).pipeline
+    family = families.load(str(tiny_sd3(tmp_path / "sd3")))
     with pytest.raises(ModelError, match=r"StableDiffusion3Pipeline has no single-file layout"):
-        save_single_file(pipeline, tmp_path / "model.safetensors", METADATA)
+        save_single_file(family, tmp_path / "model.safetensors", METADATA)
 
 
 @pytest.mark.parametrize(
     ("name", "file", "dora"),
     [
-        ("sd", DIFFUSERS_FILE, False),
-        ("sd", DIFFUSERS_FILE, True),
-        ("sd", KOHYA_FILE, False),
-        ("sdxl", DIFFUSERS_FILE, False),
-        ("sdxl", KOHYA_FILE, False),
+        ("sd", DIFFUSERS_LORA, False),
+        ("sd", DIFFUSERS_LORA, True),
+        ("sd", KOHYA_LORA, False),
+        ("sdxl", DIFFUSERS_LORA, False),
+        ("sdxl", KOHYA_LORA, False),
     ],
 )
-def test_a_lora_in_either_naming_makes_the_same_picture(
+def test_a_lora_in_either_naming_makes_the_same_image(
     models: dict[str, Path], tmp_path: Path, name: str, file: str, dora: bool
 ) -> None:
-    pipeline = with_lora(models[name], dora)
-    save_lora(pipeline, tmp_path, METADATA)
-    wanted = picture(pipeline)
+    family = with_lora(models[name], dora)
+    save_lora(family, tmp_path, METADATA)
+    wanted = image(family.pipeline)
 
     again = families.load(str(models[name])).pipeline
-    assert np.abs(picture(again) - wanted).max() > 0.01
+    assert np.abs(image(again) - wanted).max() > 0.01
     again.load_lora_weights(tmp_path, weight_name=file)
-    assert np.allclose(picture(again), wanted, atol=1e-5)
+    assert np.allclose(image(again), wanted, atol=1e-5)
 
 
 def test_kohya_files_hold_magnitudes_of_dora_as_columns(models: dict[str, Path], tmp_path: Path) -> None:
     # diffusers leaves them out when it reads kohya's naming, ComfyUI multiplies rows by them.
     save_lora(with_lora(models["sd"], dora=True), tmp_path, METADATA)
-    weights = load_file(tmp_path / KOHYA_FILE)
+    weights = load_file(tmp_path / KOHYA_LORA)
     scales = {name: weight for name, weight in weights.items() if name.endswith(".dora_scale")}
     assert len(scales) == len([name for name in weights if name.endswith(".alpha")])
     for name, scale in scales.items():
@@ -187,24 +187,24 @@ def test_kohya_files_hold_magnitudes_of_dora_as_columns(models: dict[str, Path],
 
 def test_kohya_names_are_those_of_comfyui(models: dict[str, Path], tmp_path: Path) -> None:
     save_lora(with_lora(models["sd"]), tmp_path, METADATA)
-    weights = load_file(tmp_path / KOHYA_FILE)
+    weights = load_file(tmp_path / KOHYA_LORA)
     unet = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     for module in (unet, text):
         assert weights[f"{module}.lora_down.weight"].shape[0] == 4
         assert weights[f"{module}.alpha"].item() == 2
-    with safe_open(tmp_path / KOHYA_FILE, "pt") as opened:
+    with safe_open(tmp_path / KOHYA_LORA, "pt") as opened:
         assert opened.metadata()["ss_network_alpha"] == "2"
         assert opened.metadata()["ss_base_model"] == "tiny"
 
 
 def test_a_place_that_cannot_be_written_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    pipeline = families.load(str(models["sd"])).pipeline
+    family = families.load(str(models["sd"]))
     with pytest.raises(OutputError, match="file"):
-        save_folder(pipeline, tmp_path / "file" / "model")
+        save_folder(family.pipeline, tmp_path / "file" / "model")
     with pytest.raises(OutputError, match="file"):
-        save_single_file(pipeline, tmp_path / "file" / "model.safetensors", METADATA)
+        save_single_file(family, tmp_path / "file" / "model.safetensors", METADATA)
 
 
 def export(*arguments: object) -> Any:
@@ -212,13 +212,13 @@ def export(*arguments: object) -> Any:
 
 
 def test_the_command_merges_a_lora_into_one_file(models: dict[str, Path], tmp_path: Path) -> None:
-    pipeline = with_lora(models["sd"])
-    save_lora(pipeline, tmp_path / "lora", METADATA)
+    family = with_lora(models["sd"])
+    save_lora(family, tmp_path / "lora", METADATA)
     target = tmp_path / "out" / "merged.safetensors"
     done = export(models["sd"], target, "--lora", tmp_path / "lora", "--precision", "fp32")
     assert (done.exit_code, done.output) == (0, f"exported  {target}\n")
     again = StableDiffusionPipeline.from_single_file(target, config=str(models["sd"]), local_files_only=True)
-    assert np.allclose(picture(pipeline), picture(again), atol=1e-5)
+    assert np.allclose(image(family.pipeline), image(again), atol=1e-5)
     assert target.stat().st_mode & 0o777 == 0o666 & ~umask()
 
     half = tmp_path / "half.safetensors"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from turbo_fetch.dreambooth import objectives
-from turbo_fetch.dreambooth.processes import Diffusion, Flow
+from turbo_fetch.dreambooth.families.noise import Diffusion, Flow, NoiseProcess, Prediction, min_snr_weight
+from turbo_fetch.dreambooth.training import objectives
 
 
 @pytest.fixture
@@ -18,24 +19,24 @@ def latents() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_noise_and_target_are_those_of_the_scheduler(
-    latents: tuple[torch.Tensor, torch.Tensor], prediction: objectives.Prediction
+    latents: tuple[torch.Tensor, torch.Tensor], prediction: Prediction
 ) -> None:
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction)
     process = Diffusion(scheduler.alphas_cumprod, prediction)
-    picture, noise = latents
-    levels = torch.tensor([0, 500, 999])
+    image, noise = latents
+    timesteps = torch.tensor([0, 500, 999])
     torch.testing.assert_close(
-        process.noisy(picture, noise, levels), scheduler.add_noise(picture, noise, levels)
+        process.noisy(image, noise, timesteps), scheduler.add_noise(image, noise, timesteps)
     )
-    expected = noise if prediction == "epsilon" else scheduler.get_velocity(picture, noise, levels)
-    torch.testing.assert_close(process.target(picture, noise, levels), expected)
+    expected = noise if prediction == "epsilon" else scheduler.get_velocity(image, noise, timesteps)
+    torch.testing.assert_close(process.target(image, noise, timesteps), expected)
 
 
 def test_min_snr_caps_the_weight_and_leaves_noisy_timesteps_alone() -> None:
     snr = torch.tensor([0.0, 1.0, 5.0, 50.0])
-    epsilon = objectives.min_snr_weight(snr, 5.0, "epsilon")
+    epsilon = min_snr_weight(snr, 5.0, "epsilon")
     torch.testing.assert_close(epsilon, torch.tensor([1.0, 1.0, 1.0, 0.1]))
-    velocity = objectives.min_snr_weight(snr, 5.0, "v_prediction")
+    velocity = min_snr_weight(snr, 5.0, "v_prediction")
     torch.testing.assert_close(velocity, torch.tensor([0.0, 0.5, 5 / 6, 5 / 51]))
 
 
@@ -49,7 +50,7 @@ def test_each_half_is_weighed_by_its_own_timesteps() -> None:
     assert losses.total.item() == pytest.approx(1.25 + 2 * 2.5)
 
 
-def test_without_class_pictures_the_loss_is_the_subjects() -> None:
+def test_without_class_images_the_loss_is_the_subjects() -> None:
     losses = objectives.dual_loss(torch.tensor([1.0, 3.0]), None, subjects=2, prior_weight=9.0)
     assert (losses.total.item(), losses.prior) == (2.0, None)
 
@@ -70,23 +71,46 @@ def test_offset_noise_moves_whole_channels() -> None:
     torch.testing.assert_close(moved[0, 1], torch.full((2, 2), -0.2))
 
 
-def test_flow_matching_goes_straight_from_picture_to_noise(
+def test_flow_matching_goes_straight_from_image_to_noise(
     latents: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    picture, noise = latents
+    image, noise = latents
     process = Flow(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1000.0, 500.0, 0.0]))
-    levels = torch.tensor([0, 1, 2])
-    noisy = process.noisy(picture, noise, levels)
+    timesteps = torch.tensor([0, 1, 2])
+    noisy = process.noisy(image, noise, timesteps)
     torch.testing.assert_close(noisy[0], noise[0])
-    torch.testing.assert_close(noisy[2], picture[2])
-    velocity = process.target(picture, noise, levels)
-    torch.testing.assert_close(noisy[1] - 0.5 * velocity[1], picture[1])
-    assert process.timesteps(levels).tolist() == [1000, 500, 0]
+    torch.testing.assert_close(noisy[2], image[2])
+    velocity = process.target(image, noise, timesteps)
+    torch.testing.assert_close(noisy[1] - 0.5 * velocity[1], image[1])
+    assert process.model_times(timesteps).tolist() == [1000, 500, 0]
 
 
-def test_flow_levels_are_densest_in_the_middle() -> None:
+def test_flow_timesteps_are_densest_in_the_middle() -> None:
     process = Flow(torch.linspace(1, 0, 1000), torch.linspace(1000, 0, 1000))
-    levels = process.draw(20_000, torch.Generator().manual_seed(0))
-    middle = ((levels > 250) & (levels < 750)).float().mean().item()
+    timesteps = process.draw(20_000, torch.Generator().manual_seed(0))
+    middle = ((timesteps > 250) & (timesteps < 750)).float().mean().item()
     # The logistic of a normal is between a quarter and three quarters when the normal is within ±ln 3.
     assert middle == pytest.approx(0.728, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Diffusion(torch.linspace(0.99, 0.01, 1000), "epsilon"),
+        Diffusion(torch.linspace(0.99, 0.01, 1000), "v_prediction"),
+        Flow(torch.linspace(1, 0, 1000), torch.linspace(1000, 0, 1000)),
+    ],
+    ids=["epsilon", "velocity", "flow"],
+)
+def test_noise_is_where_the_latents_are_and_not_where_its_schedule_is(process: NoiseProcess) -> None:
+    # Fake tensors do no arithmetic but know their device, and refuse what a real one would.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        latents, noise = (torch.empty(3, 4, 8, 8, device="cuda") for _ in range(2))
+        timesteps = torch.zeros(3, dtype=torch.long, device="cuda")
+        made = [
+            process.noisy(latents, noise, timesteps),
+            process.target(latents, noise, timesteps),
+            process.model_times(timesteps),
+            process.weights(timesteps, 5.0),
+        ]
+    assert {tensor.device.type for tensor in made if tensor is not None} == {"cuda"}

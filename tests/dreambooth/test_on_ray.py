@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 STEPS = 12
 
 
-def _pictures(folder: Path, count: int, seed: int) -> Path:
+def _images(folder: Path, count: int, seed: int) -> Path:
     folder.mkdir()
     random = np.random.default_rng(seed)
     for number in range(count):
@@ -72,8 +72,8 @@ def _kill_a_worker_after(process: subprocess.Popen[str], history: Path, steps: i
 
 def test_two_workers_of_which_one_is_killed_learn_what_one_process_would(tmp_path: Path) -> None:
     tiny_sd(tmp_path / "base")
-    _pictures(tmp_path / "subject", 4, seed=0)
-    _pictures(tmp_path / "class", 6, seed=1)
+    _images(tmp_path / "subject", 4, seed=0)
+    _images(tmp_path / "class", 6, seed=1)
     alone = _start(_write_spec(tmp_path, "alone", "", accumulation=2))
     with ray_cluster(nodes=2) as cluster:
         engine = f'[engine]\nkind = "ray"\nworkers = 2\naddress = "{cluster.address}"\n'

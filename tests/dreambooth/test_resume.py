@@ -1,19 +1,25 @@
-"""A run that is stopped, killed or out of disk goes on as if nothing had been: bit for bit."""
+"""A run that is stopped, killed, damaged or out of disk resumes as if nothing had been: bit for bit."""
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tiny_models import tiny_sd
-from training import Child, assert_equal_bits, fit, history, learned, training_spec
-from turbo_fetch.dreambooth.checkpoint import WholeFiles, read_checkpoint
+from training import Child, Listener, assert_equal_bits, fit, history, learned, training_spec
+from turbo_fetch.dreambooth.run_folder import newest_checkpoint, read_checkpoint
+from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import Interrupted, OutputError, OutputExists
 from turbo_fetch.stop import StopRequest
 
@@ -96,7 +102,7 @@ def test_a_signal_saves_and_ends_with_130(base: Path, tmp_path: Path, number: si
         child.wait_for(lambda: lines.exists() and bool(lines.read_text()))
         child.process.send_signal(number)
         assert child.end() == 130
-    assert "Run the same command again to go on" in child.errors.read_text()
+    assert "Run the same command again to resume" in child.errors.read_text()
     assert "Traceback" not in child.errors.read_text()
     (saved,) = (tmp_path / "model" / "checkpoints").glob("step-*.ckpt")
     assert read_checkpoint(saved)["global_step"] == len(history(tmp_path / "model"))
@@ -152,18 +158,18 @@ def test_another_spec_is_refused_with_the_difference(base: Path, tmp_path: Path)
         fit(changed)
 
 
-def test_other_pictures_and_captions_are_refused(base: Path, tmp_path: Path) -> None:
+def test_other_images_and_captions_are_refused(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, steps=1)
     fit(spec)
     (tmp_path / "class" / "1.txt").write_text("a dog asleep")
-    with pytest.raises(OutputExists, match="pictures of the class: 1 of 4 have another content, caption"):
+    with pytest.raises(OutputExists, match="images of the class: 1 of 4 have another content, caption"):
         fit(spec)
     (tmp_path / "class" / "1.txt").unlink()
     (tmp_path / "subject" / "0.png").rename(tmp_path / "subject" / "9.png")
-    with pytest.raises(OutputExists, match="pictures of the subject: 4 of 4 have another"):
+    with pytest.raises(OutputExists, match="images of the subject: 4 of 4 have another"):
         fit(spec)
     (tmp_path / "subject" / "9.png").unlink()
-    with pytest.raises(OutputExists, match="pictures of the subject: were 4, are now 3"):
+    with pytest.raises(OutputExists, match="images of the subject: were 4, are now 3"):
         fit(spec)
 
 
@@ -176,8 +182,99 @@ def test_a_complete_run_is_left_alone(base: Path, tmp_path: Path) -> None:
     assert weights.stat().st_mtime_ns == before
 
 
-def test_a_damaged_checkpoint_is_named(base: Path, tmp_path: Path) -> None:
-    fit(training_spec(base, tmp_path, steps=2, checkpoint_every=2))
-    (tmp_path / "model" / "checkpoints" / "step-000002.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(OutputError, match=r"step-000002\.ckpt: a damaged checkpoint"):
-        fit(training_spec(base, tmp_path, steps=4, checkpoint_every=2))
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _change_weights(path: Path) -> None:
+    """Flip one bit of a weight, which PyTorch's own reader takes as it is."""
+    weight = read_checkpoint(path)["state_dict"]["parts.unet.conv_in.weight"].numpy().tobytes()
+    content = path.read_bytes()
+    at = content.index(weight) + len(weight) // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    torch.load(path, weights_only=True)
+
+
+KEPT: dict[str, Any] = {"checkpoint_every": 2, "checkpoints_kept": 9}
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut short": _cut_short,
+    "a flipped bit": _change_weights,
+    "empty": lambda path: path.write_bytes(b""),
+    "other content": lambda path: path.write_bytes(b"not a checkpoint"),
+    "not there": Path.unlink,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a run of six steps, `whole`, and one of four, `parts`: a checkpoint of every two."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, steps in (("whole", 6), ("parts", 4)):
+        fit(training_spec(base, folder, steps=steps, output=str(folder / name), **KEPT))
+    return folder
+
+
+@pytest.fixture
+def parts(runs: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run of four steps."""
+    return Path(shutil.copytree(runs / "parts", tmp_path / "model"))
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_the_newest_checkpoint_that_is_not_damaged_is_found_and_told(
+    parts: Path, damage: Callable[[Path], object]
+) -> None:
+    older, newest = (parts / "checkpoints" / f"step-00000{step}.ckpt" for step in (2, 4))
+    damage(newest)
+    told: list[str] = []
+    assert newest_checkpoint(parts, told.append) == (older, 2)
+    assert told[-1] == "train: resumes after step 2"
+    damaged = told[:-1]
+    assert len(damaged) == newest.exists()
+    assert all(note.startswith(f"train: {newest}: a damaged checkpoint") for note in damaged)
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_learns_what_it_would_have(
+    base: Path, runs: Path, parts: Path
+) -> None:
+    _change_weights(parts / "checkpoints" / "step-000004.ckpt")
+    listener = Listener()
+    fit(training_spec(base, runs, steps=6, output=str(parts), **KEPT), listener)
+    assert any("step-000004.ckpt: a damaged checkpoint" in note for note in listener.notes)
+    assert history(parts) == history(runs / "whole")
+    assert_equal_bits(learned(parts), learned(runs / "whole"))
+
+
+def test_an_empty_folder_of_checkpoints_is_a_run_from_the_beginning(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert newest_checkpoint(tmp_path, print) == (None, 0)
+
+
+def test_a_run_with_damaged_checkpoints_only_is_not_started_over(base: Path, runs: Path, parts: Path) -> None:
+    before = history(parts)
+    for path in (parts / "checkpoints").iterdir():
+        _cut_short(path)
+    with pytest.raises(OutputError, match=r"step-000002\.ckpt: a damaged checkpoint .*; no other is left"):
+        fit(training_spec(base, runs, steps=6, output=str(parts), **KEPT))
+    assert history(parts) == before
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "step-000001.ckpt"
+    WholeFiles().save_checkpoint({"step": 1, "weights": torch.arange(40.0)}, path)
+    return path
+
+
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_checkpoint_with_a_changed_bit_is_refused_or_holds_what_it_held(
+    small_checkpoint: Path, at: float, bit: int
+) -> None:
+    content = bytearray(small_checkpoint.read_bytes())
+    content[int(at * len(content))] ^= 1 << bit
+    changed = small_checkpoint.with_name("changed.ckpt")
+    changed.write_bytes(content)
+    with suppress(OutputError):
+        read = read_checkpoint(changed)
+        assert read["step"] == 1
+        assert torch.equal(read["weights"], torch.arange(40.0))

@@ -64,8 +64,8 @@ def test_all_trackers_get_the_figures_and_the_samples_of_training(base: Path, tm
     events = EventAccumulator(str(logs / "tensorboard" / "mine-train")).Reload()
     told = {event.step: event.value for event in events.Scalars("train/prior_loss")}
     assert told == pytest.approx({entry["step"]: entry["prior_loss"] for entry in entries})
-    pictures = {event.step: event.encoded_image_string for event in events.Images("train/samples")}
-    assert pictures == {
+    images = {event.step: event.encoded_image_string for event in events.Images("train/samples")}
+    assert images == {
         step: (tmp_path / "model" / "samples" / f"step-{step:06d}.png").read_bytes() for step in (0, 1, 2)
     }
     (file,) = logs.glob("wandb/offline-run-*/run-*.wandb")

@@ -12,11 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tiny_models import TINY_MODELS
-from training import Listener, fit, history, learned, training_spec, write_pictures
-from turbo_fetch.dreambooth import families, material
-from turbo_fetch.dreambooth.attention import set_attention
-from turbo_fetch.dreambooth.hardware import memory_explained, precision_of
-from turbo_fetch.dreambooth.module import DreamBooth
+from training import Listener, fit, history, learned, training_spec, write_images
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.data.training_data import make_concepts, read_training_data
+from turbo_fetch.dreambooth.run_folder import CACHE
+from turbo_fetch.dreambooth.training.module import DreamBooth
+from turbo_fetch.dreambooth.training.trainer import memory_explained, precision_of, set_attention
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,
@@ -64,7 +65,7 @@ def test_every_family_learns_with_the_same_trainer(bases: dict[str, Path], tmp_p
     assert all({"subject_loss", "prior_loss"} <= entry.keys() for entry in history(output))
 
 
-def test_a_model_learns_its_pictures_by_heart(base: Path, tmp_path: Path) -> None:
+def test_a_model_learns_its_images_by_heart(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, prior=False, steps=60, batch_size=4)
     fit(spec)
     losses = _losses(spec)
@@ -93,7 +94,7 @@ def test_a_token_alone_leaves_every_old_weight_as_it_was(base: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_a_lora_is_read_by_diffusers_and_changes_the_picture(base: Path, tmp_path: Path, dora: bool) -> None:
+def test_a_lora_is_read_by_diffusers_and_changes_the_image(base: Path, tmp_path: Path, dora: bool) -> None:
     lora = {"rank": 2, "dora": dora}
     fit(
         training_spec(
@@ -102,32 +103,32 @@ def test_a_lora_is_read_by_diffusers_and_changes_the_picture(base: Path, tmp_pat
     )
     pipeline = families.load(str(base)).pipeline
 
-    def picture() -> torch.Tensor:
+    def image() -> torch.Tensor:
         random = torch.Generator().manual_seed(0)
         made = pipeline("sks", num_inference_steps=2, height=64, width=64, generator=random, output_type="pt")
         pixels: torch.Tensor = made.images
         return pixels
 
-    plain = picture()
+    plain = image()
     pipeline.load_lora_weights(tmp_path / "model")
-    assert not torch.allclose(picture(), plain, atol=1e-3)
+    assert not torch.allclose(image(), plain, atol=1e-3)
 
 
 def test_caches_change_nothing_but_the_speed(base: Path, tmp_path: Path) -> None:
-    pictures = {"flip": True, "crop": "random", "caption_dropout": 0.3, "workers": 0}
-    cached = training_spec(base, tmp_path, output=str(tmp_path / "cached"), pictures=pictures)
-    plain = training_spec(base, tmp_path, output=str(tmp_path / "plain"), pictures=pictures, cache=False)
+    images = {"flip": True, "crop": "random", "caption_dropout": 0.3, "workers": 0}
+    cached = training_spec(base, tmp_path, output=str(tmp_path / "cached"), pictures=images)
+    plain = training_spec(base, tmp_path, output=str(tmp_path / "plain"), pictures=images, cache=False)
     fit(cached)
     fit(plain)
     assert _losses(cached) == pytest.approx(_losses(plain), rel=1e-5)
 
 
-def test_a_cache_is_not_used_for_another_picture(base: Path, tmp_path: Path) -> None:
+def test_a_cache_is_not_used_for_another_image(base: Path, tmp_path: Path) -> None:
     first = training_spec(base, tmp_path, steps=2)
     fit(first)
-    cache = tmp_path / "model" / material.CACHE
+    cache = tmp_path / "model" / CACHE
     before = {path.name for path in cache.iterdir()}
-    write_pictures(tmp_path / "subject", 4, seed=9)
+    write_images(tmp_path / "subject", 4, seed=9)
     (tmp_path / "model" / "train.json").unlink()
     fit(first)
     assert {path.name for path in cache.iterdir()} > before
@@ -191,8 +192,8 @@ def test_bf16_and_checkpointed_gradients_give_nearly_the_same_losses(base: Path,
 
 
 def test_the_best_weights_by_validation_are_kept(base: Path, tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "held out", 2, seed=1)
-    validation = {"pictures": str(pictures), "every": 2}
+    images = write_images(tmp_path / "held out", 2, seed=1)
+    validation = {"pictures": str(images), "every": 2}
     listener = Listener()
     spec = training_spec(base, tmp_path, steps=6, validation=validation, learning_rate=0.01)
     fit(spec, listener)
@@ -248,26 +249,26 @@ def test_the_loss_curve_is_the_golden_one(base: Path, tmp_path: Path) -> None:
 def test_captions_come_from_sidecars_and_the_template(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path)
     (tmp_path / "subject" / "1.txt").write_text("{identifier} asleep\n on a sofa")
-    read = material.read_material(spec, spec.train, lambda line: None)
-    kinds = material.make_kinds(spec.train, families.load(str(base)), read, lambda line: None)
-    assert kinds["subject"].collection.captions == (
+    read = read_training_data(spec, spec.train, lambda line: None)
+    concepts = make_concepts(spec.train, families.load(str(base)), read, lambda line: None)
+    assert concepts["subject"].image_set.captions == (
         "a photo of sks dog",
         "sks asleep on a sofa",
         "a photo of sks dog",
         "a photo of sks dog",
     )
-    assert set(kinds["prior"].collection.captions) == {"a photo of a dog"}
+    assert set(concepts["prior"].image_set.captions) == {"a photo of a dog"}
 
 
 def test_what_looks_wrong_is_said_before_training(base: Path, tmp_path: Path) -> None:
-    subject = write_pictures(tmp_path / "subject", 2, size=(32, 48))
+    subject = write_images(tmp_path / "subject", 2, size=(32, 48))
     (subject / "notes.docx").write_bytes(b"x")
     listener = Listener()
     fit(training_spec(base, tmp_path, steps=1, identifier="photograph", prompt="a {identifier}"), listener)
     told = "\n".join(listener.notes)
-    assert "left out, as no pictures: notes.docx" in told
-    assert "2 picture(s) of the subject; three to five" in told
-    assert "2 of 2 pictures are smaller than resolution = 64 and are enlarged up to 2.0 times" in told
+    assert "left out, not images: notes.docx" in told
+    assert "2 image(s) of the subject; three to five" in told
+    assert "2 of 2 images are smaller than resolution = 64 and are enlarged up to 2.0 times" in told
     assert "lack the class 'dog'" in told
     assert "'photograph' is a common word" in told
 
@@ -278,38 +279,38 @@ def test_an_identifier_of_several_tokens_is_told(base: Path, tmp_path: Path) -> 
     assert any("'zwxqvk' is" in note and "tokens" in note for note in listener.notes)
 
 
-def test_broken_pictures_are_all_named(base: Path, tmp_path: Path) -> None:
+def test_broken_images_are_all_named(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path)
     whole = (tmp_path / "subject" / "0.png").read_bytes()
     (tmp_path / "subject" / "half.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "subject" / "text.jpg").write_text("no picture")
-    with pytest.raises(PicturesError, match=r"(?s)2 broken file.*half\.png.*text\.jpg: no picture"):
+    (tmp_path / "subject" / "text.jpg").write_text("no image")
+    with pytest.raises(PicturesError, match=r"(?s)2 broken file.*half\.png.*text\.jpg: not an image"):
         fit(spec)
 
 
-def test_a_picture_that_breaks_while_training_is_named(base: Path, tmp_path: Path) -> None:
+def test_a_image_that_breaks_while_training_is_named(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, cache=False, pictures={"workers": 1}, steps=50)
 
     class Vandal(Listener):
-        """Breaks the pictures once they have been checked."""
+        """Breaks the images once they have been checked."""
 
         def note(self, text: str) -> None:
             if text.startswith("attention"):
                 for path in (tmp_path / "subject").iterdir():
                     path.write_bytes(b"gone")
 
-    with pytest.raises(PicturesError, match=r"subject/\d\.png: no picture of a known format"):
+    with pytest.raises(PicturesError, match=r"subject/\d\.png: not an image of a known format"):
         fit(spec, Vandal())
 
 
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"method": "full+lora"}, "combines full and lora"),
+        ({"method": "full+lora"}, "makes no sense"),
         ({"method": "lore"}, "expected full, lora, token"),
         ({"lora": {"rank": 4}}, "has no lora"),
         ({"token": {"initial": "cat"}}, "has no token"),
-        ({"text_encoder_learning_rate": 1e-6}, "the text encoder is not trained"),
+        ({"text_encoder_learning_rate": 1e-6}, "the text encoder does not learn"),
         ({"schedule": {"warmup_steps": 5}}, "has no warm-up"),
         ({"prompt": "a {name}"}, "unknown or broken field"),
         ({"pictures": {"random_crops": 9}}, 'crop is "center"'),

@@ -12,27 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from turbo_fetch.dreambooth.collection import Collection, collect
-from turbo_fetch.dreambooth.geometry import buckets, cut, nearest
-from turbo_fetch.dreambooth.pictures import Unreadable, inspect
-from turbo_fetch.dreambooth.sequence import ExampleSequence
+from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
+from turbo_fetch.dreambooth.data.images import Unreadable, buckets, cut, inspect, nearest
 from turbo_fetch.spec.train import PicturesSpec
 
 
-def _collection(path: Path, size: tuple[int, int], **options: object) -> Collection:
-    return collect([inspect(path)], ["a"], [size], PicturesSpec.model_validate(options), seed=0)
+def _image_set(path: Path, size: tuple[int, int], **options: object) -> ImageSet:
+    return make_image_set([inspect(path)], ["a"], [size], PicturesSpec.model_validate(options), seed=0)
 
 
 def _gradient(path: Path, width: int = 96, height: int = 64) -> Path:
-    """Write a picture that is black at the left and white at the right."""
+    """Write an image that is black at the left and white at the right."""
     row = np.linspace(0, 255, width).astype(np.uint8)
     Image.fromarray(np.tile(row[None, :, None], (height, 1, 3))).save(path)
     return path
 
 
 def test_the_middle_is_cut_out_and_scaled_to_minus_one_to_one(tmp_path: Path) -> None:
-    collection = _collection(_gradient(tmp_path / "a.png"), (32, 32))
-    pixels = collection.pixels(0, 0)
+    image_set = _image_set(_gradient(tmp_path / "a.png"), (32, 32))
+    pixels = image_set.pixels(0, 0)
     assert pixels.shape == (3, 32, 32)
     # Of the 96 columns the middle 64 are kept: from a sixth to five sixths of the way.
     assert pixels[0, 0, 0].item() == pytest.approx(-0.66, abs=0.05)
@@ -40,19 +38,19 @@ def test_the_middle_is_cut_out_and_scaled_to_minus_one_to_one(tmp_path: Path) ->
 
 
 def test_a_flipped_variant_is_the_mirror_image(tmp_path: Path) -> None:
-    collection = _collection(_gradient(tmp_path / "a.png"), (32, 32), flip=True)
-    assert collection.variants == 2
-    assert torch.equal(collection.pixels(0, 1), collection.pixels(0, 0).flip(2))
+    image_set = _image_set(_gradient(tmp_path / "a.png"), (32, 32), flip=True)
+    assert image_set.variants == 2
+    assert torch.equal(image_set.pixels(0, 1), image_set.pixels(0, 0).flip(2))
 
 
 def test_random_crops_differ_and_their_place_is_told(tmp_path: Path) -> None:
-    collection = _collection(_gradient(tmp_path / "a.png"), (32, 32), crop="random", random_crops=3)
-    lefts = {collection.conditioning(0, variant)[3].item() for variant in range(3)}
+    image_set = _image_set(_gradient(tmp_path / "a.png"), (32, 32), crop="random", random_crops=3)
+    lefts = {image_set.conditioning(0, variant)[3].item() for variant in range(3)}
     assert len(lefts) == 3
     for variant in range(3):
         # A step of 255 grey levels over 95 pixels; the cut is half the size of its window.
-        left = collection.pixels(0, variant)[0, 0, 0].item()
-        told = collection.conditioning(0, variant)[3].item() * 2
+        left = image_set.pixels(0, variant)[0, 0, 0].item()
+        told = image_set.conditioning(0, variant)[3].item() * 2
         assert (left + 1) * 127.5 == pytest.approx(told * 255 / 95, abs=6)
 
 
@@ -61,20 +59,20 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    picture = inspect(tmp_path / "turned.jpg")
-    assert picture.size == (64, 96)
-    pixels = _collection(tmp_path / "turned.jpg", (64, 96)).pixels(0, 0)
+    image = inspect(tmp_path / "turned.jpg")
+    assert image.size == (64, 96)
+    pixels = _image_set(tmp_path / "turned.jpg", (64, 96)).pixels(0, 0)
     assert pixels[0, 0].mean() < -0.9
     assert pixels[0, -1].mean() > 0.9
 
 
 def test_16_bit_is_scaled_and_transparency_lies_on_white(tmp_path: Path) -> None:
     Image.fromarray(np.full((64, 64), 32896, np.uint16)).save(tmp_path / "deep.png")
-    assert _collection(tmp_path / "deep.png", (64, 64)).pixels(0, 0).mean().item() == pytest.approx(
+    assert _image_set(tmp_path / "deep.png", (64, 64)).pixels(0, 0).mean().item() == pytest.approx(
         0, abs=0.01
     )
     Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert _collection(tmp_path / "clear.png", (64, 64)).pixels(0, 0).min().item() == 1
+    assert _image_set(tmp_path / "clear.png", (64, 64)).pixels(0, 0).min().item() == 1
 
 
 def test_a_mask_goes_through_the_same_cut(tmp_path: Path) -> None:
@@ -82,11 +80,11 @@ def test_a_mask_goes_through_the_same_cut(tmp_path: Path) -> None:
     mask = np.zeros((64, 96), np.uint8)
     mask[:, :48] = 255
     Image.fromarray(mask).save(tmp_path / "a.mask.png")
-    collection = _collection(tmp_path / "a.png", (32, 32), flip=True, mask_floor=0.25)
-    weights = collection.mask(0, 0, shrink=8)
+    image_set = _image_set(tmp_path / "a.png", (32, 32), flip=True, mask_floor=0.25)
+    weights = image_set.mask(0, 0, shrink=8)
     assert weights.shape == (1, 4, 4)
     assert weights[0, 0].tolist() == pytest.approx([1, 1, 0.25, 0.25], abs=0.05)
-    torch.testing.assert_close(collection.mask(0, 1, shrink=8), weights.flip(2))
+    torch.testing.assert_close(image_set.mask(0, 1, shrink=8), weights.flip(2))
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -103,7 +101,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     st.floats(0, 1),
     st.floats(0, 1),
 )
-def test_a_cut_lies_in_the_picture_and_has_the_shape_of_its_target(
+def test_a_cut_lies_in_the_image_and_has_the_shape_of_its_target(
     width: int, height: int, target: tuple[int, int], across: float, down: float
 ) -> None:
     window = cut((width, height), target, across, down)
@@ -131,7 +129,7 @@ def test_buckets_have_no_more_pixels_than_the_square_and_contain_it() -> None:
     st.integers(1, 5),
     st.integers(0, 2**32),
 )
-def test_a_round_has_every_picture_and_batches_of_one_bucket(
+def test_a_round_has_every_image_and_batches_of_one_bucket(
     counts: list[int], batch_size: int, seed: int
 ) -> None:
     numbers = iter(range(100))
@@ -142,8 +140,8 @@ def test_a_round_has_every_picture_and_batches_of_one_bucket(
     for position in range(sequence.batches_per_round):
         batch = sequence.batch(position)
         assert len(batch) == batch_size
-        assert len({of[example.picture] for example in batch}) == 1
-        seen.update(example.picture for example in batch)
+        assert len({of[example.image] for example in batch}) == 1
+        seen.update(example.image for example in batch)
     assert seen.keys() == of.keys()
     if batch_size == 1:
         assert set(seen.values()) == {1}
@@ -158,4 +156,4 @@ def test_any_position_can_be_asked_for_first() -> None:
     assert [fresh().batch(position) for position in reversed(range(20))] == expected[::-1]
     assert ExampleSequence(4, ((0, 1, 2), (3, 4)), 2, variants=4).batch(0) != expected[0]
     assert {example.variant for batch in expected for example in batch} == {0, 1, 2, 3}
-    assert {example.silent for batch in expected for example in batch} == {True, False}
+    assert {example.without_caption for batch in expected for example in batch} == {True, False}

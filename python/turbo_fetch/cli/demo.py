@@ -58,7 +58,6 @@ def dreambooth(
 
         from turbo_fetch.dreambooth.toy import demo
         from turbo_fetch.dreambooth.toy.base import Recipe
-        from turbo_fetch.dreambooth.toy.lesson import Lesson
         from turbo_fetch.dreambooth.toy.shapes import SUBJECTS
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name), "demo", "the demo") from error
@@ -69,5 +68,5 @@ def dreambooth(
     with Display(sys.stderr, quiet=quiet) as display, stop_on_signals() as stop:
         base = demo.base_in(cache.expanduser() / "turbo-fetch", Recipe(), display, stop)
         folder = output / subject.replace(" ", "-")
-        report = demo.run(Lesson(base, subject, folder, seed), display, stop)
+        report = demo.run(demo.Lesson(base, subject, folder, seed), display, stop)
     typer.echo(report.text())

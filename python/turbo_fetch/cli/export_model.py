@@ -43,7 +43,7 @@ def export_model(
     from turbo_fetch.errors import MissingExtra
 
     try:
-        from turbo_fetch.dreambooth.export.convert import convert
+        from turbo_fetch.dreambooth.export.model import convert
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("turbo_fetch"):
             raise

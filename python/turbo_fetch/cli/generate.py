@@ -77,7 +77,7 @@ def _made_with(picture: Path) -> dict[str, Any]:
     """Return the keys of `[generate]` that make an image again."""
     from dataclasses import asdict
 
-    from turbo_fetch.dreambooth.settings import settings_in
+    from turbo_fetch.dreambooth.sampling.image_folder import settings_in
     from turbo_fetch.errors import InputError
 
     try:

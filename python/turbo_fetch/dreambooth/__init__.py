@@ -1,4 +1,4 @@
-"""DreamBooth: from a few pictures to a personalised model. Needs the extra `train`; import its modules, not this."""
+"""DreamBooth: from a few images to a personalised model. Needs the extra `train`; import its modules, not this."""
 
 import logging
 

@@ -27,10 +27,10 @@ Stage = Callable[[Spec, ProgressListener, StopRequest], Report]
 """Runs one stage of a spec, or finds that its output is complete; raises TurboFetchError."""
 
 _HOMES: Final[Mapping[str, str]] = {
-    "prior": "turbo_fetch.dreambooth.prior",
-    "train": "turbo_fetch.dreambooth.train",
-    "generate": "turbo_fetch.dreambooth.generate",
-    "evaluate": "turbo_fetch.dreambooth.evaluate",
+    "prior": "turbo_fetch.dreambooth.sampling.prior",
+    "train": "turbo_fetch.dreambooth.training.launch",
+    "generate": "turbo_fetch.dreambooth.sampling.generate",
+    "evaluate": "turbo_fetch.dreambooth.scoring.evaluate",
 }
 
 

@@ -12,11 +12,10 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor
 
-from turbo_fetch.dreambooth.export.single_file import write_safetensors
+from turbo_fetch.dreambooth.export.files import write_safetensors
+from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
 
-DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
-KOHYA_FILE: Final = "kohya_lora.safetensors"
-_COMPONENTS: Final = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _KOHYA_PARTS: Final = {
     ".lora_A.weight": ".lora_down.weight",
     ".lora_B.weight": ".lora_up.weight",
@@ -37,27 +36,29 @@ class Adapter:
         return float(self.config["lora_alpha"])
 
 
-def adapters_of(pipeline: Any, name: str = "default") -> dict[str, Adapter]:
-    """Return the adapters called `name` of a pipeline's components."""
+def adapters_of(family: Family) -> dict[str, Adapter]:
+    """Return the LoRA of each component that has one."""
     found = {}
-    for component in _COMPONENTS:
-        module = getattr(pipeline, component, None)
-        config = getattr(module, "peft_config", {}).get(name)
+    for component in family.trained_names:
+        module = getattr(family.pipeline, component)
+        config = getattr(module, "peft_config", {}).get("default")
         if config is not None:
-            weights = get_peft_model_state_dict(module, adapter_name=name)
+            weights = get_peft_model_state_dict(module, adapter_name="default")
             found[component] = Adapter(
                 {key: _stored(weight) for key, weight in weights.items()}, config.to_dict()
             )
     return found
 
 
-def save_lora(pipeline: Any, folder: Path, metadata: Mapping[str, str], name: str = "default") -> None:
-    """Write the pipeline's LoRA to `folder` in both namings. Raises OutputError."""
-    adapters = adapters_of(pipeline, name)
+def save_lora(family: Family, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write the model's LoRA to `folder` in both namings. Raises OutputError."""
+    adapters = adapters_of(family)
     write_safetensors(
-        diffusers_weights(adapters), folder / DIFFUSERS_FILE, diffusers_metadata(adapters, metadata)
+        diffusers_weights(adapters), folder / DIFFUSERS_LORA, diffusers_metadata(adapters, metadata)
     )
-    write_safetensors(kohya_weights(adapters), folder / KOHYA_FILE, kohya_metadata(adapters, metadata))
+    write_safetensors(
+        kohya_weights(family, adapters), folder / KOHYA_LORA, kohya_metadata(adapters, metadata)
+    )
 
 
 def diffusers_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
@@ -80,14 +81,13 @@ def diffusers_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, s
     return {"format": "pt", "lora_adapter_metadata": plain, **metadata}
 
 
-def kohya_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+def kohya_weights(family: Family, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     """Return the weights as kohya's scripts name them, with one alpha per module."""
-    two_encoders = "text_encoder_2" in adapters or "transformer" in adapters
     named: dict[str, Tensor] = {}
     for component, adapter in adapters.items():
         for name, weight in adapter.weights.items():
             module, part = _split(name)
-            key = f"{_kohya_prefix(component, two_encoders)}_{_with_wrapper(component, module).replace('.', '_')}"
+            key = f"{family.kohya_prefixes[component]}_{_with_wrapper(component, module).replace('.', '_')}"
             named[key + part] = weight[:, None] if part == ".dora_scale" and weight.ndim == 1 else weight
             named[f"{key}.alpha"] = torch.tensor(adapter.alpha)
     return named
@@ -117,14 +117,6 @@ def _split(name: str) -> tuple[str, str]:
         if found:
             return module, kohya
     raise KeyError(name)
-
-
-def _kohya_prefix(component: str, two_encoders: bool) -> str:
-    if component in {"unet", "transformer"}:
-        return "lora_unet"
-    if component == "text_encoder_2":
-        return "lora_te2"
-    return "lora_te1" if two_encoders else "lora_te"
 
 
 def _with_wrapper(component: str, module: str) -> str:

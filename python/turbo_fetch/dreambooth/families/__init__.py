@@ -21,22 +21,19 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.family import DTYPES, Conditioning, Family, Posterior
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
+from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
 
-__all__ = ["FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load"]
+__all__ = ["DTYPES", "FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load"]
 
 FAMILIES: Final[Mapping[str, type[Family]]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "StableDiffusion3Pipeline": StableDiffusion3,
+    family.pipeline_name: family for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
 }
-"""The adapter of each pipeline class that a `model_index.json` may name."""
-
-_INDEX: Final = "model_index.json"
+"""The adapter of each pipeline class that a `model_index.json` may name. A new family is a module and a word here."""
 
 
 def family_of(base: str) -> type[Family]:
@@ -59,7 +56,9 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, **_left_out(base, adapter))
+        pipeline = DiffusionPipeline.from_pretrained(
+            base, dtype=dtype, **_absent(base, adapter), **adapter.not_loaded
+        )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
@@ -68,13 +67,9 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     return adapter(pipeline)
 
 
-def _left_out(base: str, adapter: type[Family]) -> dict[str, Any]:
-    """Return the components that are not to be loaded, as arguments for the pipeline."""
-    if adapter is StableDiffusion:
-        # A safety checker is of no use in training and costs a gigabyte.
-        return {"safety_checker": None, "requires_safety_checker": False}
-    absent = {name: None for name in adapter.optional if (_index(base).get(name) or [None])[0] is None}
-    return dict(absent)
+def _absent(base: str, adapter: type[Family]) -> dict[str, None]:
+    """Return the components that this model does without, as arguments for the pipeline."""
+    return {name: None for name in adapter.optional if (_index(base).get(name) or [None])[0] is None}
 
 
 def _index(base: str) -> Mapping[str, Any]:
@@ -84,10 +79,10 @@ def _index(base: str) -> Mapping[str, Any]:
             f"{base}: a single file; expected a diffusers folder or a hub id "
             "(diffusers' `from_single_file(…).save_pretrained(…)` makes the folder)"
         )
-    if path.is_dir() and not (path / _INDEX).is_file():
-        raise ModelError(f"{base}: a folder without {_INDEX}; expected one that diffusers saved")
+    if path.is_dir() and not (path / MODEL_INDEX).is_file():
+        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved")
     try:
-        index = path / _INDEX if path.is_dir() else Path(hf_hub_download(base, _INDEX))
+        index = path / MODEL_INDEX if path.is_dir() else Path(hf_hub_download(base, MODEL_INDEX))
         loaded: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         return loaded
     except HFValidationError:
@@ -103,7 +98,7 @@ def _index(base: str) -> Mapping[str, Any]:
     except (OfflineModeIsEnabled, ConnectionError) as error:
         raise _unreachable(base, error) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{base}: {_INDEX} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{base}: {MODEL_INDEX} cannot be read: {_first_line(error)}") from error
 
 
 def _unreachable(base: str, error: Exception) -> ModelError:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from turbo_fetch.dreambooth.processes import Process
+from turbo_fetch.dreambooth.families.noise import NoiseProcess
+from turbo_fetch.errors import ModelError
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""What the spec calls precisions."""
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told of the captions; each tensor has one row per caption."""
@@ -19,7 +27,7 @@ Conditioning = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The Gaussian that the VAE makes of a picture, in the scale of the denoiser: two tensors [B, C, h, w]."""
+    """The Gaussian that the VAE makes of an image, in the scale of the denoiser: two tensors [B, C, h, w]."""
 
     mean: Tensor
     deviation: Tensor
@@ -33,16 +41,29 @@ class Posterior:
 
 
 class Family(ABC):
-    """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains."""
+    """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains.
+
+    What is true of a family and not of others is said by its subclass, and nowhere else.
+    """
 
     name: ClassVar[str]
+    pipeline_name: ClassVar[str]
+    """The pipeline class of diffusers that a `model_index.json` of the family names."""
     denoiser_name: ClassVar[str]
     text_encoder_names: ClassVar[tuple[str, ...]]
-    """Text encoders that can learn."""
+    """Text encoders that can be trained."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Components that a model of the family may do without."""
+    not_loaded: ClassVar[Mapping[str, Any]] = {}
+    """Arguments with which the pipeline loads without what is of no use here."""
+    any_sampler: ClassVar[bool] = True
+    """Whether its noise is known to every sampler, and not to the one alone that a model came with."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    kohya_prefixes: ClassVar[Mapping[str, str]]
+    """What names of LoRA weights begin with in kohya's naming, by component."""
+    embedding_keys: ClassVar[Mapping[str, str]] = {}
+    """The name of a text encoder in files of learned embeddings; without any, the one encoder's is the new word."""
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline: Any = pipeline
@@ -55,12 +76,12 @@ class Family(ABC):
 
     @property
     def vae(self) -> Any:
-        """The autoencoder, which never learns."""
+        """The autoencoder, which is never trained."""
         return self.pipeline.vae
 
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """The text encoders that can learn, by component name."""
+        """The text encoders that can be trained, by component name."""
         return {name: getattr(self.pipeline, name) for name in self.text_encoder_names}
 
     @property
@@ -78,8 +99,18 @@ class Family(ABC):
                 yield name, component
 
     @property
+    def trained_names(self) -> tuple[str, ...]:
+        """Names of the components that can be trained."""
+        return (self.denoiser_name, *self.text_encoder_names)
+
+    @property
+    def image_side(self) -> int:
+        """Width and height in pixels of the images that the model was made for."""
+        return int(self.denoiser.config.sample_size) * self.vae_scale  # type: ignore[union-attr, arg-type]
+
+    @property
     def size_multiple(self) -> int:
-        """Sides of a picture in pixels are multiples of this."""
+        """Sides of an image in pixels are multiples of this."""
         blocks = getattr(self.denoiser.config, "down_block_types", ())
         return int(self.vae_scale * 2 ** max(len(blocks) - 1, 0))
 
@@ -89,26 +120,45 @@ class Family(ABC):
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @torch.no_grad()
-    def encode_pictures(self, pixels: Tensor) -> Posterior:
-        """Return the posterior of pictures [B, 3, H, W] between -1 and 1, in fp32."""
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """Return the posterior of images [B, 3, H, W] between -1 and 1, in fp32."""
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         scale = self.vae.config.scaling_factor
         return Posterior((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
 
+    def whole_prompts(self, prompts: list[str]) -> list[str]:
+        """Return prompts as the pipeline is to be given them, so that all tokens of a new word are read, once.
+
+        Most pipelines of diffusers put the other tokens behind the first themselves.
+        """
+        return prompts
+
+    def merge_lora(self) -> None:
+        """Put the LoRA that is on the pipeline into its weights."""
+        self.pipeline.fuse_lora()
+        self.pipeline.unload_lora_weights()
+
+    def original_weights(self) -> dict[str, Tensor]:
+        """Return all weights by their names in a single file. Raises ModelError if the family has no such layout."""
+        raise ModelError(
+            f"a {self.pipeline_name} has no single-file layout that is known here; expected Stable Diffusion "
+            "1.x, 2.x or XL"
+        )
+
     @abstractmethod
-    def process(self, kind: str = "auto") -> Process:
+    def process(self, kind: str = "auto") -> NoiseProcess:
         """Return how this model was trained to see noise; `kind` overrides what its scheduler says."""
 
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """Return what the denoiser is told of the captions; gradients flow if the encoders learn."""
+        """Return what the denoiser is told of the captions; gradients flow if the encoders are trained."""
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
         """Return the denoiser's prediction [B, C, h, w].
 
-        `sizes` [B, 6] is per picture: original height and width, top and left of the cut, height and width of
+        `sizes` [B, 6] is per image: original height and width, top and left of the cut, height and width of
         the target, all in pixels.
         """
 

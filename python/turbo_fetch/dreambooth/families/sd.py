@@ -1,24 +1,34 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a UNet, diffusion by epsilon or velocity."""
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a UNet, diffusion by epsilon or velocity.
+
+Below the adapter are the names that weights have in the original checkpoints, from those that diffusers gives them.
+Sources: the modules of CompVis/latent-diffusion, Stability-AI/generative-models and mlfoundations/open_clip, whose
+attribute paths these names are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, cast
 
+import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
-from turbo_fetch.dreambooth.objectives import Prediction
-from turbo_fetch.dreambooth.processes import Diffusion
+from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
 
 
 class StableDiffusion(Family):
     """See the module."""
 
     name = "sd"
+    pipeline_name = "StableDiffusionPipeline"
     denoiser_name = "unet"
     text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    # A safety checker is of no use in training and costs a gigabyte.
+    not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    kohya_prefixes: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
     def process(self, kind: str = "auto") -> Diffusion:
         """See Family."""
@@ -36,3 +46,155 @@ class StableDiffusion(Family):
         """See Family."""
         predicted: Tensor = self.pipeline.unet(noisy, timesteps, text["hidden"], return_dict=False)[0]
         return predicted
+
+    def original_weights(self) -> dict[str, Tensor]:
+        """See Family."""
+        unet, vae = self.pipeline.unet, self.pipeline.vae
+        weights = _original_unet(unet.state_dict(), int(unet.config.layers_per_block))
+        weights |= _original_vae(vae.state_dict(), len(vae.config.block_out_channels))
+        return weights | self._original_text()
+
+    def _original_text(self) -> dict[str, Tensor]:
+        encoder = self.pipeline.text_encoder
+        # Stable Diffusion 2 has a text model by open_clip, whose activation is the exact GELU.
+        if encoder.config.hidden_act == "gelu":
+            return original_open_clip(encoder.state_dict(), "cond_stage_model.model.")
+        return original_clip(encoder.state_dict(), "cond_stage_model.transformer.")
+
+
+Weights = Mapping[str, Tensor]
+Renaming = Sequence[tuple[str, str]]
+
+UNET: Final = "model.diffusion_model."
+VAE: Final = "first_stage_model."
+
+_RESNET: Final[Renaming] = (
+    ("norm1.", "in_layers.0."),
+    ("conv1.", "in_layers.2."),
+    ("time_emb_proj.", "emb_layers.1."),
+    ("norm2.", "out_layers.0."),
+    ("conv2.", "out_layers.3."),
+    ("conv_shortcut.", "skip_connection."),
+)
+_UNET_ENDS: Final[Mapping[str, str]] = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.attentions.0": "middle_block.1",
+}
+_VAE_ATTENTION: Final[Renaming] = (
+    ("group_norm.", "norm."),
+    ("to_q.", "q."),
+    ("to_k.", "k."),
+    ("to_v.", "v."),
+    ("to_out.0.", "proj_out."),
+)
+_OPEN_CLIP: Final[Renaming] = (
+    ("embeddings.token_embedding.weight", "token_embedding.weight"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("final_layer_norm.", "ln_final."),
+    ("encoder.layers.", "transformer.resblocks."),
+    ("layer_norm1.", "ln_1."),
+    ("layer_norm2.", "ln_2."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("self_attn.", "attn."),
+)
+
+
+def _original_unet(weights: Weights, resnets_per_block: int) -> dict[str, Tensor]:
+    """Return a UNet's weights under their original names; blocks are numbered through there."""
+    return {UNET + unet_name(name, resnets_per_block, weights): weight for name, weight in weights.items()}
+
+
+def unet_name(name: str, resnets_per_block: int, weights: Weights) -> str:
+    """Return the original name, below `model.diffusion_model.`, of one weight of a UNet."""
+    for end, original in _UNET_ENDS.items():
+        if name.startswith(f"{end}."):
+            return original + name.removeprefix(end)
+    middle = re.fullmatch(r"mid_block\.resnets\.(\d)\.(.+)", name)
+    if middle:
+        return f"middle_block.{2 * int(middle[1])}.{_renamed(middle[2], _RESNET)}"
+    found = re.fullmatch(
+        r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name
+    )
+    if found is None:
+        raise KeyError(name)
+    way, part, rest = found[1], found[3], found[5]
+    block, layer = int(found[2]), int(found[4])
+    if part == "downsamplers":
+        return f"input_blocks.{(block + 1) * (resnets_per_block + 1)}.0.{rest.replace('conv.', 'op.')}"
+    if part == "upsamplers":
+        # It is the last module of its block, after the attention if there is one.
+        attends = any(key.startswith(f"up_blocks.{block}.attentions.") for key in weights)
+        return f"output_blocks.{(block + 1) * (resnets_per_block + 1) - 1}.{2 if attends else 1}.{rest}"
+    first = 1 if way == "down" else 0
+    number = first + block * (resnets_per_block + 1) + layer
+    place = f"{'input' if way == 'down' else 'output'}_blocks.{number}"
+    return f"{place}.0.{_renamed(rest, _RESNET)}" if part == "resnets" else f"{place}.1.{rest}"
+
+
+def _original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
+    """Return a VAE's weights under their original names; its decoder counts `blocks` backwards there."""
+    return {VAE + vae_name(name, blocks): _as_convolution(name, weight) for name, weight in weights.items()}
+
+
+def vae_name(name: str, blocks: int) -> str:
+    """Return the original name, below `first_stage_model.`, of one weight of a VAE."""
+    name = name.replace("conv_shortcut.", "nin_shortcut.").replace("conv_norm_out.", "norm_out.")
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    if "mid_block.attentions.0." in name:
+        return _renamed(name.replace("mid_block.attentions.0.", "mid.attn_1."), _VAE_ATTENTION)
+    name = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", name)
+    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", name)
+    name = re.sub(
+        r"up_blocks\.(\d+)\.resnets\.", lambda found: f"up.{blocks - 1 - int(found[1])}.block.", name
+    )
+    return re.sub(
+        r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda found: f"up.{blocks - 1 - int(found[1])}.upsample.", name
+    )
+
+
+def original_clip(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Return a CLIP text model's weights under `prefix`, named as transformers 4 did."""
+    return {
+        f"{prefix}text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()
+    }
+
+
+def original_open_clip(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Return a CLIP text model's weights as open_clip has them: one matrix for query, key and value."""
+    return {prefix + name: weight for name, weight in _open_clip(weights)}
+
+
+def _open_clip(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    for name, weight in weights.items():
+        if name == "text_projection.weight":
+            yield "text_projection", weight.T.contiguous()
+            continue
+        head, query, kind = name.partition(".q_proj.")
+        if query:
+            parts = [weights[f"{head}.{part}_proj.{kind}"] for part in "qkv"]
+            yield f"{_open_clip_name(head + '.')}in_proj_{kind}", torch.cat(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            yield _open_clip_name(name), weight
+
+
+def _open_clip_name(name: str) -> str:
+    return _renamed(name.removeprefix("text_model."), _OPEN_CLIP)
+
+
+def _as_convolution(name: str, weight: Tensor) -> Tensor:
+    """Return attention matrices of the VAE as 1x1 convolutions, which they are there."""
+    matrix = weight.ndim == 2 and "attentions." in name
+    return weight[:, :, None, None] if matrix else weight
+
+
+def _renamed(name: str, renaming: Renaming) -> str:
+    for before, after in renaming:
+        name = name.replace(before, after)
+    return name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
-from turbo_fetch.dreambooth.processes import Flow
+from turbo_fetch.dreambooth.families.noise import Flow
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
@@ -19,14 +21,29 @@ class StableDiffusion3(Family):
     """See the module."""
 
     name = "sd3"
+    pipeline_name = "StableDiffusion3Pipeline"
     denoiser_name = "transformer"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
+    any_sampler = False
+    kohya_prefixes: ClassVar[Mapping[str, str]] = {
+        "transformer": "lora_unet",
+        "text_encoder": "lora_te1",
+        "text_encoder_2": "lora_te2",
+    }
+    embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
     @property
     def size_multiple(self) -> int:
         """See Family."""
         return self.vae_scale * int(self.pipeline.transformer.config.patch_size)
+
+    def whole_prompts(self, prompts: list[str]) -> list[str]:
+        """See Family: this pipeline alone reads only the first token of a new word."""
+        whole: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(
+            prompts, self.pipeline.tokenizer
+        )
+        return whole
 
     def process(self, kind: str = "auto") -> Flow:
         """See Family; `kind` is always flow matching."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Final
 
-from turbo_fetch.dreambooth.checkpoint import BEST, FOLDER, checkpoints, read_checkpoint
-from turbo_fetch.dreambooth.export.lora import DIFFUSERS_FILE
-from turbo_fetch.dreambooth.models import trained_model
-from turbo_fetch.dreambooth.record import RECORD
+from turbo_fetch.dreambooth.run_folder import (
+    DIFFUSERS_LORA,
+    best_checkpoint,
+    checkpoints,
+    read_checkpoint,
+    steps_done,
+    trained_model,
+)
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.spec import EvaluateSpec, Spec, TrainSpec
 
@@ -73,7 +76,7 @@ def _matches(given: str) -> list[str]:
 def _with_base(place: str, base: str | None) -> tuple[str, str | None]:
     """Return model and LoRA of a place."""
     path = Path(place)
-    if path.suffix == ".safetensors" or (path / DIFFUSERS_FILE).is_file():
+    if path.suffix == ".safetensors" or (path / DIFFUSERS_LORA).is_file():
         if base is None:
             raise SpecError(f"evaluate.models: {place!r} is a LoRA, but evaluate.base is missing")
         return base, place
@@ -104,14 +107,14 @@ def _trained(spec: Spec, train: TrainSpec) -> list[Candidate]:
     found: dict[int, tuple[str, str | None]] = {
         step: (str(path), None) for step, path in checkpoints(output).items()
     }
-    best = output / FOLDER / f"{BEST}.ckpt"
-    kept_step = _steps_done(output)
+    best = best_checkpoint(output)
+    kept_step = steps_done(output)
     if best.is_file():
         best_step = int(read_checkpoint(best)["global_step"])
         found.setdefault(best_step, (str(best), None))
         if train.validation is not None and train.validation.keep_best:
             kept_step = best_step
-    # A checkpoint is the same model as what is kept at its step, and stays the same when training goes on.
+    # A checkpoint is the same model as what is kept at its step, and stays the same when training continues.
     if not found or (kept_step is not None and kept_step not in found):
         found[kept_step or train.steps] = trained_model(spec, None, None, "evaluate.models")
     return list(_by_step(found))
@@ -120,12 +123,3 @@ def _trained(spec: Spec, train: TrainSpec) -> list[Candidate]:
 def _by_step(found: Mapping[int, tuple[str, str | None]]) -> Iterator[Candidate]:
     for step, (model, lora) in sorted(found.items()):
         yield Candidate(f"{_STEP}{step:06d}", model, lora, step)
-
-
-def _steps_done(output: Path) -> int | None:
-    """Return how many steps a complete run has; None if it is not complete."""
-    try:
-        done = json.loads((output / RECORD).read_text(encoding="utf-8"))["steps_done"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return None if done is None else int(done)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from turbo_fetch.dreambooth import metrics
-from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, Scores, Verdict
+from turbo_fetch.dreambooth.scoring.scores import METRIC_NAMES, ModelScores, Scores, Verdict, drift
 from turbo_fetch.spec.dreambooth import Metric
 
 Figure = dict[str, Any]
 
-_LIKENESS: Final[Mapping[Metric, str]] = {"dino": "@accent", "clip_i": "@good", "clip_t": "@bad"}
+_SIMILARITY: Final[Mapping[Metric, str]] = {"dino": "@accent", "clip_i": "@good", "clip_t": "@bad"}
 _OF_CLASS: Final[Mapping[Metric, str]] = {
     "pres": "@accent",
     "div": "@good",
@@ -27,17 +26,17 @@ _OF_CLASS: Final[Mapping[Metric, str]] = {
 def figures(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> Iterator[Figure]:
     """Yield the plots for which there is something to show: `id`, `title`, `note`, `data` and `layout`.
 
-    `real` is how much the real pictures are like each other.
+    `real` is how much the real images are like each other.
     """
     note = "" if verdict is None else f"the star is {verdict.best}"
-    if any(metric in models[0].scores for metric in _LIKENESS):
+    if any(metric in models[0].scores for metric in _SIMILARITY):
         figure = _curves(
-            "likeness", "Likeness to the subject and to the prompt", _LIKENESS, models, verdict, note
+            "similarity", "Similarity to the subject and to the prompt", _SIMILARITY, models, verdict, note
         )
         places = figure["data"][0]["x"]
         figure["data"] += [
             _level(metric, real[metric], places, colour)
-            for metric, colour in _LIKENESS.items()
+            for metric, colour in _SIMILARITY.items()
             if metric in real and len(models) > 1
         ]
         yield figure
@@ -66,7 +65,7 @@ def _curves(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": SPOKEN[metric],
+                "name": METRIC_NAMES[metric],
                 "x": places,
                 "y": [round(model.scores[metric], 5) for model in models],
                 "line": {"color": colour, "width": 2},
@@ -98,7 +97,7 @@ def _level(metric: Metric, value: float, places: Sequence[Any], colour: str) -> 
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": f"{SPOKEN[metric]} of the real pictures",
+        "name": f"{METRIC_NAMES[metric]} of the real images",
         "x": [places[0], places[-1]],
         "y": [round(value, 5)] * 2,
         "line": {"color": colour, "width": 1, "dash": "dot"},
@@ -113,7 +112,7 @@ def _against_drift(models: Sequence[ModelScores], verdict: Verdict) -> Figure:
     points = {
         "type": "scatter",
         "mode": "lines+markers+text",
-        "x": [round(metrics.drift(model.scores["pres"], before), 5) for model in models],
+        "x": [round(drift(model.scores["pres"], before), 5) for model in models],
         "y": [round(model.scores[verdict.fidelity], 5) for model in models],
         # All names would lie on each other where a training has settled; the others are under the pointer.
         "text": [model.name if named else "" for model, named in zip(models, is_named, strict=True)],
@@ -136,7 +135,7 @@ def _against_drift(models: Sequence[ModelScores], verdict: Verdict) -> Figure:
         "data": [points],
         "layout": {
             "xaxis": {"title": {"text": f"rise of PRES above {models[0].name}"}},
-            "yaxis": {"title": {"text": SPOKEN[verdict.fidelity]}},
+            "yaxis": {"title": {"text": METRIC_NAMES[verdict.fidelity]}},
             "showlegend": False,
         },
     }

@@ -1,30 +1,52 @@
-"""`report.html` of the scores: curves, tables and pictures on one page that needs no network."""
+"""`report.html` of the scores: curves, tables and images on one page that needs no network."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
+from PIL import Image
+
 from turbo_fetch.dreambooth.scoring.figures import figures
-from turbo_fetch.dreambooth.scoring.gallery import Gallery, Real
-from turbo_fetch.dreambooth.scoring.measure import SPOKEN, ModelScores, PromptScores, Scores, Verdict
+from turbo_fetch.dreambooth.scoring.scores import METRIC_NAMES, ModelScores, PromptScores, Scores, Verdict
 from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.spec.dreambooth import Metric
 
 REPORT: Final = "report.html"
-PICTURES_SHOWN: Final = 3000
+IMAGES_SHOWN: Final = 3000
 """On the whole page; of more, fewer per prompt are shown."""
+THUMBNAIL_SIDE: Final = 144
+THUMBNAIL_QUALITY: Final = 82
 _OF_CLASS: Final[tuple[Metric, ...]] = ("pres", "class_div")
 _MEANING: Final[Mapping[Metric, str]] = {
-    "dino": "likeness to the subject",
-    "clip_i": "likeness to the subject",
-    "clip_t": "likeness to the prompt",
+    "dino": "similarity to the subject",
+    "clip_i": "similarity to the subject",
+    "clip_t": "similarity to the prompt",
     "pres": "class like the subject; less is better",
     "div": "variety within a prompt",
     "class_div": "variety of the class",
     "lpips": "variety within a prompt, as the paper has it",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The images of a model as data URLs: those of the prompts, prompt by prompt, and those of the class."""
+
+    prompts: list[str]
+    class_: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """The real images as data URLs, and how much they are like each other."""
+
+    images: list[str]
+    scores: Scores
 
 
 def render(
@@ -43,7 +65,7 @@ def render(
         "plots": "".join(plot_box(plot, wide=plot["id"] == "drift") for plot in plots),
         "rule": escape(f"best: {verdict.rule}" if verdict is not None else ""),
         "models": _models(models, verdict, real.scores),
-        "real": _strip(real.pictures, "a real picture of the subject"),
+        "real": _strip(real.images, "a real image of the subject"),
         "options": "".join(
             f"<option{' selected' if model.name == shown else ''}>{escape(model.name)}</option>"
             for model in models
@@ -61,7 +83,7 @@ def _cards(best: ModelScores, verdict: Verdict | None) -> Iterator[str]:
     if verdict is not None:
         yield card("best", best.name, _compared(verdict))
     for metric, value in best.scores.items():
-        yield card(SPOKEN[metric], f"{value:.3f}", _MEANING[metric])
+        yield card(METRIC_NAMES[metric], f"{value:.3f}", _MEANING[metric])
 
 
 def _compared(verdict: Verdict) -> str:
@@ -75,7 +97,7 @@ def _compared(verdict: Verdict) -> str:
 
 def _models(models: Sequence[ModelScores], verdict: Verdict | None, real: Scores) -> str:
     names = list(models[0].scores)
-    heads = "".join(f'<th class="number">{SPOKEN[name]}</th>' for name in names)
+    heads = "".join(f'<th class="number">{METRIC_NAMES[name]}</th>' for name in names)
     margin = '<th class="number">margin</th>' if verdict is not None else ""
     rows = [_real_row(names, real, verdict is not None)] if real else []
     for model in models:
@@ -99,14 +121,14 @@ def _real_row(names: Sequence[Metric], real: Scores, with_margin: bool) -> str:
         f'<td class="number">{f"{real[name]:.3f}" if name in real else ""}</td>' for name in names
     )
     margin = "<td></td>" if with_margin else ""
-    return f"<tr><td>real pictures</td>{cells}{margin}<td>with each other</td></tr>"
+    return f"<tr><td>real images</td>{cells}{margin}<td>with each other</td></tr>"
 
 
 def _galleries(
     models: Sequence[ModelScores], galleries: Sequence[Gallery], shown: str, facts: Mapping[str, Any]
 ) -> str:
     asked = sum(len(model.prompts) for model in models)
-    limit = max(1, PICTURES_SHOWN // max(asked, 1))
+    limit = max(1, IMAGES_SHOWN // max(asked, 1))
     return "".join(
         f'<div data-model="{escape(model.name)}"{"" if model.name == shown else " hidden"}>'
         f"{''.join(_gallery(model, gallery, limit, str(facts['class_prompt'])))}</div>"
@@ -123,23 +145,23 @@ def _gallery(model: ModelScores, gallery: Gallery, limit: int, class_prompt: str
         yield _asked(prompt, gallery.prompts[row * images : (row + 1) * images][:limit])
 
 
-def _asked(prompt: PromptScores, pictures: Sequence[str]) -> str:
+def _asked(prompt: PromptScores, images: Sequence[str]) -> str:
     return (
         f'<div class="asked"><div><p>{escape(prompt.prompt)}</p><p class="note">{_line(prompt.scores)}</p></div>'
-        f'<div class="strip">{_strip(pictures, prompt.prompt)}</div></div>'
+        f'<div class="strip">{_strip(images, prompt.prompt)}</div></div>'
     )
 
 
 def _line(scores: Scores) -> str:
-    return " · ".join(f"{SPOKEN[name]} {value:.3f}" for name, value in scores.items())
+    return " · ".join(f"{METRIC_NAMES[name]} {value:.3f}" for name, value in scores.items())
 
 
-def _strip(pictures: Sequence[str], alt: str) -> str:
-    return "".join(f'<img src="{picture}" alt="{escape(alt)}">' for picture in pictures)
+def _strip(images: Sequence[str], alt: str) -> str:
+    return "".join(f'<img src="{image}" alt="{escape(alt)}">' for image in images)
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    told = {**facts["settings"], "real pictures": len(facts["subject"]), **facts["weights"]}
+    told = {**facts["settings"], "real images": len(facts["subject"]), **facts["weights"]}
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="word">{escape(_plain(value))}</td></tr>'
         for name, value in told.items()
@@ -150,3 +172,21 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def thumbnails(images: Sequence[Image.Image]) -> list[str]:
+    """Return data URLs of the images, none larger than 144 pixels; what is smaller stays as it is."""
+    return [_thumbnail(image) for image in images]
+
+
+def _thumbnail(image: Image.Image) -> str:
+    file = io.BytesIO()
+    if max(image.size) <= THUMBNAIL_SIDE:
+        image.save(file, "PNG")
+        kind = "png"
+    else:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        small.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -47,6 +47,7 @@ class Recipe:
     steps: int = 2000
     batch: int = 32
     pictures: int = 6000
+    """Images that the base learns from; so called in the recipes by which bases that are there already are known."""
     learning_rate: float = 2e-3
     seed: int = 0
 
@@ -252,9 +253,9 @@ def give_words_meanings(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, l
     table[learned] = kept
 
 
-def _pixels(pictures: np.ndarray[Any, Any]) -> Tensor:
-    """Return pictures (N, height, width, 3) in 0…1 as a tensor (N, 3, height, width) in -1…1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous() * 2 - 1
+def _pixels(images: np.ndarray[Any, Any]) -> Tensor:
+    """Return images (N, height, width, 3) in 0…1 as a tensor (N, 3, height, width) in -1…1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 
 @contextmanager

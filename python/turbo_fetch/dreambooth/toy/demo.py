@@ -1,36 +1,158 @@
-"""The demonstration: a base, a subject that it has never seen, training, and the pictures before and after."""
+"""The demonstration: a base, a subject that it has never seen, training, and the images before and after.
+
+A lesson is one training in the toy world: four images of a subject, maybe class images, and what was learned.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from PIL import Image
 
-from turbo_fetch.dreambooth.grid import grid
+from turbo_fetch.dreambooth.data.images import grid
+from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
+from turbo_fetch.dreambooth.sampling import prior
+from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, make_images, open_model
 from turbo_fetch.dreambooth.toy.base import Recipe, recipe_text, train_base
 from turbo_fetch.dreambooth.toy.judge import Judge
-from turbo_fetch.dreambooth.toy.lesson import Lesson, learn, pictures_of, recognised, take_photos
+from turbo_fetch.dreambooth.toy.shapes import BACKGROUNDS, SIDE, SUBJECTS, draw, placed
+from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.spec import Spec
+from turbo_fetch.spec.dreambooth import SamplingTable
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage.failures import explained
 
 SHEET: Final = "sheet.png"
 JUDGED: Final = 32
-"""Pictures per prompt that are judged."""
+"""Images per prompt that are judged."""
 SHOWN: Final = 10
 """Of them, those on the sheet."""
 SIDE_SHOWN: Final = 80
+IMAGES: Final = 4
+"""Images of the subject: the paper takes three to five."""
+IDENTIFIER: Final = "sks"
+SAMPLING: Final = SamplingTable(steps=25, guidance=1.5, batch_size=32)
+"""How the images are made that are judged. More guidance bends the colours of a subject: purple becomes blue."""
+CLASS_GUIDANCE: Final = 1.0
+"""Guidance narrows what a model draws. Class images are to show the class as the model knows it: made with guidance,
+they would teach a narrower one, which is narrowed again whenever the trained model draws with guidance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is learned, from what, and how."""
+
+    base: Path
+    subject: str
+    """One of SUBJECTS."""
+    folder: Path
+    """Everything of the lesson is kept here."""
+    seed: int = 0
+    with_prior: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keys of `[train]` that differ from the lesson's own."""
+
+    @property
+    def noun(self) -> str:
+        """Return the subject's class."""
+        return SUBJECTS[self.subject].shape
+
+    @property
+    def identifier_prompt(self) -> str:
+        """Return the words that mean the subject."""
+        return f"a photo of {IDENTIFIER} {self.noun}"
+
+    @property
+    def class_prompt(self) -> str:
+        """Return the words that mean any of its class."""
+        return f"a photo of a {self.noun}"
+
+    @property
+    def model(self) -> Path:
+        """Return the folder of the trained model."""
+        return self.folder / "model"
+
+
+def spec_of(lesson: Lesson) -> Spec:
+    """Return the spec of the lesson: what a user would write."""
+    tables: dict[str, Any] = {
+        "train": {
+            "base": str(lesson.base),
+            "subject": str(lesson.folder / "photos"),
+            "class": lesson.noun,
+            "identifier": IDENTIFIER,
+            "resolution": SIDE,
+            "steps": 500,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "cosine"},
+            "optimiser": {"weight_decay": 0.0},
+            "loss": {"snr_gamma": 5.0},
+            "checkpoint_every": 1000,
+            "sample_every": 0,
+            "seed": lesson.seed,
+            "output": str(lesson.model),
+        }
+        | lesson.options
+    }
+    if lesson.with_prior:
+        tables["prior"] = {
+            "images": 200,
+            "steps": SAMPLING.steps,
+            "guidance": CLASS_GUIDANCE,
+            "batch_size": SAMPLING.batch_size,
+            "seed": 1000 * (1 + lesson.seed),
+        }
+    return Spec.model_validate(tables)
+
+
+def take_photos(lesson: Lesson) -> list[Image.Image]:
+    """Draw the subject's images into the folder, each before another background, and return them."""
+    random = np.random.default_rng(lesson.seed)
+    folder = lesson.folder / "photos"
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = []
+    for number, background in zip(range(IMAGES), BACKGROUNDS, strict=False):
+        figure = replace(placed(SUBJECTS[lesson.subject], random), background=background)
+        photo = Image.fromarray((draw(figure) * 255).round().astype(np.uint8))
+        photo.save(folder / f"{number}.png")
+        photos.append(photo)
+    return photos
+
+
+def learn(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> None:
+    """Run the stages `[prior]` and `[train]` of the lesson; the photos are there. Raises as they do."""
+    spec = spec_of(lesson)
+    if spec.prior is not None:
+        listener.stage("prior")
+        prior.run(spec, listener, stop)
+    listener.stage("train")
+    launch.run(spec, listener, stop)
+
+
+def images_of(model: Path, prompt: str, count: int, seed: int = 0) -> list[Image.Image]:
+    """Return images that a model makes of a prompt, from `count` seeds on."""
+    family = open_model(str(model), SAMPLING)
+    requests = [SampleRequest(str(number), prompt, seed + number) for number in range(count)]
+    return [image for _, image in make_images(family, SAMPLING, requests)]
+
+
+def recognised(judge: Judge, images: Sequence[Image.Image], lesson: Lesson) -> float:
+    """Return the mean of P(subject | image)."""
+    return float(np.mean(judge.probabilities(images, lesson.subject)))
 
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the judge says: means of P(subject | picture)."""
+    """What the judge says: means of P(subject | image)."""
 
     sheet: Path
     identifier: str
@@ -48,8 +170,8 @@ class DemoReport:
                 f"  {self.identifier!r}, before training: {self.known_before:.2f}",
                 f"  {self.identifier!r}, after training: {self.known:.2f}",
                 f"  {self.class_!r}, after training: {self.drift:.2f}",
-                f"  {self.class_!r}, trained without class pictures: {self.drift_without_prior:.2f}",
-                f"pictures  {self.sheet}",
+                f"  {self.class_!r}, trained without class images: {self.drift_without_prior:.2f}",
+                f"images    {self.sheet}",
             )
         )
 
@@ -57,16 +179,16 @@ class DemoReport:
 def base_in(cache: Path, recipe: Recipe, listener: ProgressListener, stop: StopRequest) -> Path:
     """Return the folder of the toy base, which is trained first if the cache has none of this recipe.
 
-    Raises MissingExtra, OutputError, or Interrupted, after which it begins anew.
+    Raises MissingExtra, OutputError, or Interrupted, after which it starts over.
     """
     folder = cache / f"toy-base-{hashlib.sha256(recipe_text(recipe).encode()).hexdigest()[:12]}"
-    if (folder / "model_index.json").is_file():
+    if (folder / MODEL_INDEX).is_file():
         return folder
     listener.stage("base")
 
     def progress(_phase: str, done: int, total: int) -> None:
         if stop:
-            raise Interrupted("stopped while training the toy base, which begins anew next time")
+            raise Interrupted("stopped while training the toy base, which starts over next time")
         listener.step(done, total, "steps", {})
         listener.refresh()
 
@@ -79,9 +201,9 @@ def base_in(cache: Path, recipe: Recipe, listener: ProgressListener, stop: StopR
 
 
 def run(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> DemoReport:
-    """Teach the base the subject, with and without class pictures, and lay the pictures out on a sheet.
+    """Teach the base the subject, with and without class images, and lay the images out on a sheet.
 
-    Raises as the stages `[prior]` and `[train]`, or Interrupted, after which the same call goes on.
+    Raises as the stages `[prior]` and `[train]`, or Interrupted, after which the same call resumes.
     """
     with_prior = replace(lesson, folder=lesson.folder / "with-prior", with_prior=True)
     without = replace(lesson, folder=lesson.folder / "without-prior", with_prior=False)
@@ -92,17 +214,17 @@ def run(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> DemoRe
     identifier, class_ = lesson.identifier_prompt, lesson.class_prompt
     lines = {
         f"the {len(photos)} photos of the subject": photos,
-        f"before: {identifier}": pictures_of(lesson.base, identifier, JUDGED),
-        f"after: {identifier}": pictures_of(with_prior.model, identifier, JUDGED),
-        f"before: {class_}": pictures_of(lesson.base, class_, JUDGED),
-        f"after: {class_}": pictures_of(with_prior.model, class_, JUDGED),
-        f"after, trained without class pictures: {class_}": pictures_of(without.model, class_, JUDGED),
+        f"before: {identifier}": images_of(lesson.base, identifier, JUDGED),
+        f"after: {identifier}": images_of(with_prior.model, identifier, JUDGED),
+        f"before: {class_}": images_of(lesson.base, class_, JUDGED),
+        f"after: {class_}": images_of(with_prior.model, class_, JUDGED),
+        f"after, trained without class images: {class_}": images_of(without.model, class_, JUDGED),
     }
     _, before, after, _, drift, drift_without = lines.values()
     judge = Judge()
 
-    def known(pictures: Sequence[Image.Image]) -> float:
-        return recognised(judge, pictures, lesson)
+    def known(images: Sequence[Image.Image]) -> float:
+        return recognised(judge, images, lesson)
 
     sheet = lesson.folder / SHEET
     with explained(str(sheet)):

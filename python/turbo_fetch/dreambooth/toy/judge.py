@@ -1,4 +1,4 @@
-"""A judge that says how surely a picture shows a subject, trained on drawings in seconds."""
+"""A judge that says how surely an image shows a subject, trained on drawings in seconds."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Judge:
             self._network = _trained(*_lesson(random))
 
     @torch.inference_mode()
-    def probabilities(self, pictures: Sequence[Image.Image], subject: str) -> list[float]:
-        """Return P(subject | picture) of each picture; `subject` is one of SUBJECTS."""
+    def probabilities(self, images: Sequence[Image.Image], subject: str) -> list[float]:
+        """Return P(subject | image) of each image; `subject` is one of SUBJECTS."""
         scaled = [
-            picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-            if picture.size != (SIDE, SIDE)
-            else picture.convert("RGB")
-            for picture in pictures
+            image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+            if image.size != (SIDE, SIDE)
+            else image.convert("RGB")
+            for image in images
         ]
-        pixels = np.stack([np.asarray(picture, np.float32) / 255 for picture in scaled])
+        pixels = np.stack([np.asarray(image, np.float32) / 255 for image in scaled])
         scores = self._network(_tensor(pixels)).softmax(dim=1)[:, list(SUBJECTS).index(subject)]
         return [float(score) for score in scores]
 
 
 def _lesson(random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return pictures and the number of the subject on each, which is one more than the last for none."""
+    """Return images and the number of the subject on each, which is one more than the last for none."""
     figures: list[Figure] = []
     answers: list[int] = []
     for number, subject in enumerate(SUBJECTS.values()):
@@ -109,7 +109,7 @@ def _trained(pixels: Tensor, answers: Tensor) -> nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, _STEPS)
     for _ in range(_STEPS):
         chosen = torch.randint(len(pixels), (_BATCH,))
-        # Generated pictures are a little blurred and noisy, which is no fault of the subject.
+        # Generated images are a little blurred and noisy, which is no fault of the subject.
         seen = _blurred(pixels[chosen]) + 0.06 * torch.randn(_BATCH, 1, 1, 1) * torch.randn(
             _BATCH, 3, SIDE, SIDE
         )
@@ -122,12 +122,12 @@ def _trained(pixels: Tensor, answers: Tensor) -> nn.Module:
 
 
 def _blurred(pixels: Tensor) -> Tensor:
-    """Return the pictures [N, 3, H, W], each mixed with its own blur by a random share."""
+    """Return the images [N, 3, H, W], each mixed with its own blur by a random share."""
     share = torch.rand(len(pixels), 1, 1, 1)
     blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
     return (1 - share) * pixels + share * blurred
 
 
 def _tensor(pixels: np.ndarray[Any, Any]) -> Tensor:
-    """Return pictures (N, height, width, 3) in 0…1 as a tensor (N, 3, height, width) in -1…1."""
+    """Return images (N, height, width, 3) in 0…1 as a tensor (N, 3, height, width) in -1…1."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous() * 2 - 1

@@ -1,4 +1,4 @@
-"""Captioned pictures of shapes: what the toy base is trained on, and subjects that it never sees."""
+"""Captioned images of shapes: what the toy base is trained on, and subjects that it never sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[np.floating[Any]]
 Colour = tuple[int, int, int]
 
 SIDE: Final = 16
-"""Width and height of the pictures in pixels."""
+"""Width and height of the images in pixels."""
 
 COLOURS: Final[Mapping[str, Colour]] = {
     "red": (214, 40, 40),
@@ -35,7 +35,7 @@ PATTERNS: Final = ("plain", "target", "checks", "halves", "stripes")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One shape before one background. Lengths are shares of the picture's side; y points down."""
+    """One shape before one background. Lengths are shares of the image's side; y points down."""
 
     shape: str
     colours: tuple[str, str]
@@ -58,7 +58,7 @@ SUBJECTS: Final[Mapping[str, Figure]] = {
 
 
 def draw(figure: Figure, side: int = SIDE) -> Array:
-    """Return the picture, float32 in 0…1, height by width by 3, with soft edges."""
+    """Return the image, float32 in 0…1, height by width by 3, with soft edges."""
     at = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = np.meshgrid(at - figure.x, at - figure.y)
     cos, sin = math.cos(figure.turn), math.sin(figure.turn)

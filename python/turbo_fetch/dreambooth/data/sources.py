@@ -1,0 +1,158 @@
+"""Where images come from, and what is wrong, or looks wrong, with them and with words.
+
+They come from a folder, a dataset of turbo-fetch, or what the fetch stage of the same spec made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.description import read_job
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.data.images import SUFFIXES, ImageFile, Unreadable, files, inspect
+from turbo_fetch.errors import PicturesError, SpecError
+from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.storage.failures import explained
+
+FETCHED: Final = "fetch"
+FEW: Final = 3
+"""The DreamBooth paper uses three to five images; fewer are learned by heart."""
+SHOWN: Final = 8
+RARE_AFTER: Final = 15_000
+"""CLIP's vocabulary goes from common to rare; the paper takes rare ones, and `sks` is number 48,136."""
+
+
+def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) -> list[ImageFile]:
+    """Return the images at a place, opened and checked; `work` is for those of a dataset.
+
+    A place with a job is a dataset, in any format; what has none is a folder of images. Raises
+    PicturesError, InputError, DatasetError, MissingExtra.
+    """
+    if "://" not in place and read_job(open_place(place)) is None:
+        return read_folder(Path(place), what, note)
+    return read_folder(_unpacked(place, work), what, note)
+
+
+def _unpacked(place: str, work: Path) -> Path:
+    """Write the images of a dataset and their captions as files, unless they are there already."""
+    from turbo_fetch.dataset.reader import StoredDataset
+
+    storage = open_place(place)
+    folder = work / f"pictures-{hashlib.sha256(storage.read_bytes(names.MANIFEST)).hexdigest()[:32]}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with explained(str(folder)):
+        partial.mkdir(parents=True)
+        for sample in StoredDataset.open(storage).samples():
+            (partial / f"{sample.key}.{sample.extension}").write_bytes(sample.image)
+            if sample.caption:
+                (partial / f"{sample.key}.txt").write_text(sample.caption, encoding="utf-8")
+        # Several devices may have done the same at once.
+        if not folder.is_dir():
+            partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def subject_place(spec: Spec, place: str, key: str) -> str:
+    """Return where images are, with `fetch` resolved. Raises SpecError."""
+    if place != FETCHED:
+        return place
+    if spec.fetch is None:
+        raise SpecError(f'{key} = "fetch", but the spec has no [fetch]; expected it, or a folder or dataset')
+    return spec.fetch.output.path
+
+
+def class_images_place(spec: Spec) -> str | None:
+    """Return the folder or dataset of this spec's class images; None without `[prior]`. Raises SpecError."""
+    if spec.prior is None:
+        return None
+    if spec.prior.source != "generate":
+        return spec.prior.source
+    return spec.prior.output or f"{train_spec_of(spec).output.rstrip('/')}-class"
+
+
+def train_spec_of(spec: Spec) -> TrainSpec:
+    """Return the `[train]` that class images are for. Raises SpecError."""
+    if spec.train is None:
+        raise SpecError("[prior] needs a table [train] beside it, which names the base model and the class")
+    return spec.train
+
+
+def read_folder(folder: Path, what: str, note: Callable[[str], None]) -> list[ImageFile]:
+    """Open every image of a folder; `what` names it in messages.
+
+    Raises PicturesError that lists every file that is broken, or says that there is none.
+    """
+    if not folder.is_dir():
+        raise PicturesError(f"{folder}: no such folder; expected one with images of the {what}")
+    images, broken, strays = [], [], []
+    for path, is_image in files(folder):
+        if not is_image:
+            strays.append(path.name + ("/" if path.is_dir() else ""))
+            continue
+        try:
+            images.append(inspect(path))
+        except Unreadable as error:
+            broken.append(str(error))
+    if broken:
+        listed = "\n".join(f"  {line}" for line in broken[:SHOWN])
+        more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise PicturesError(f"{folder}: {len(broken)} broken file(s); fix or remove them:\n{listed}{more}")
+    if not images:
+        raise PicturesError(
+            f"{folder}: no images of the {what}; expected files that end in {', '.join(sorted(SUFFIXES))}"
+        )
+    if strays:
+        note(f"{folder}: left out, not images: {_list(strays)}")
+    return images
+
+
+def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequence[str]) -> Iterator[str]:
+    """Yield what may spoil the result although it can be learned from."""
+    if len(images) < FEW:
+        yield f"{train.subject}: {len(images)} image(s) of the subject; three to five or more learn better"
+    small = [image for image in images if min(image.size) < train.resolution]
+    if small:
+        smallest = min(min(image.size) for image in small)
+        yield (
+            f"{train.subject}: {len(small)} of {len(images)} images are smaller than "
+            f"resolution = {train.resolution} and are enlarged up to {train.resolution / smallest:.1f} times: "
+            f"{_list([image.path.name for image in small])}"
+        )
+    for word, key in ((train.identifier, "identifier"), (train.class_, "class")):
+        without = [caption for caption in captions if word.lower() not in caption.lower()]
+        if without:
+            yield (
+                f"{len(without)} of {len(captions)} captions lack the {key} {word!r}, "
+                f"which is then not learned from them: {_list([repr(caption) for caption in without])}"
+            )
+
+
+def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> Iterator[str]:
+    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token, long captions."""
+    numbers = tokenizer(train.identifier, add_special_tokens=False).input_ids
+    if train.trains("token"):
+        pass
+    elif len(numbers) != 1:
+        parts = _list([repr(token) for token in tokenizer.convert_ids_to_tokens(numbers)])
+        yield f"identifier {train.identifier!r} is {len(numbers)} tokens ({parts}); one rare token learns better: sks"
+    elif numbers[0] < RARE_AFTER:
+        yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one: sks"
+    limit = tokenizer.model_max_length
+    long = [caption for caption in captions if len(tokenizer(caption).input_ids) > limit]
+    if long:
+        yield f"{len(long)} captions are longer than the {limit} tokens that are read: {_list(long)}"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

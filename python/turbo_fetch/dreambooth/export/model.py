@@ -1,0 +1,81 @@
+"""A model as files that other programs read: what a run trained, or what the command `export-model` converts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
+from turbo_fetch.dreambooth.export.lora import save_lora
+from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
+from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens, token_names
+from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
+from turbo_fetch.dreambooth.sampling.sampler import add_lora
+from turbo_fetch.errors import OutputExists
+from turbo_fetch.spec import TrainSpec
+
+
+def export_model(train: TrainSpec, family: Family, trainable: Trainable, output: Path) -> None:
+    """Write the trained model to `output`; the family is of no further use. Raises OutputError.
+
+    All weights: a diffusers folder. LoRA: its files in the two common namings, and a folder with the matrices merged
+    only if there is a new token too. A token: its embeddings, and the folder.
+    """
+    family.pipeline.to("cpu")
+    learned = merge_tokens(family, trainable)
+    if train.trains("lora"):
+        save_lora(family, output, _metadata(train))
+        if not learned:
+            return
+        family.merge_lora()
+    if learned:
+        _save_embeddings(family, learned, token_names(train), output / EMBEDDINGS)
+    for _, part in family.modules():
+        if part.eval().dtype != torch.float32:
+            part.to(torch.float32)
+    save_folder(family.pipeline, output)
+
+
+def convert(
+    model: str, target: Path, precision: Literal["fp32", "bf16", "fp16"], lora: str | None, lora_scale: float
+) -> None:
+    """Write a model, with a LoRA merged into it if given, as one safetensors file or as a diffusers folder.
+
+    Raises ModelError, OutputError, OutputExists if `target` is there already.
+    """
+    if target.exists():
+        raise OutputExists(f"{target} is there already; expected a new name, or that you delete it first")
+    family = load_model(model)
+    if lora is not None:
+        add_lora(family, lora, lora_scale)
+        family.merge_lora()
+    if target.suffix == ".safetensors":
+        metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": weights_of(model)}
+        save_single_file(family, target, metadata, DTYPES[precision])
+    else:
+        set_dtype(family.pipeline, DTYPES[precision])
+        save_folder(family.pipeline, target)
+
+
+def _metadata(train: TrainSpec) -> dict[str, str]:
+    return {
+        "modelspec.title": Path(train.output).name,
+        "modelspec.trigger_phrase": train.caption(),
+        "ss_base_model": train.base,
+        "ss_steps": str(train.steps),
+        "ss_network_dim": str(train.lora.rank),
+        "ss_network_alpha": str(train.lora.alpha or train.lora.rank),
+    }
+
+
+def _save_embeddings(family: Family, learned: dict[str, Tensor], names: list[str], path: Path) -> None:
+    """Write a new word as textual inversion is read: one tensor of all its tokens, per text encoder."""
+    word = names[0]
+    stored = {
+        family.embedding_keys.get(encoder, word): rows.contiguous().cpu() for encoder, rows in learned.items()
+    }
+    write_safetensors(stored, path, {"trigger": word})

@@ -1,0 +1,180 @@
+"""What is trained: weights, matrices beside them, or the embedding of a new token; everything else is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from turbo_fetch.dreambooth.families.family import Family
+from turbo_fetch.errors import SpecError
+from turbo_fetch.spec.train import TrainSpec
+
+
+class TokenEmbedding(nn.Module):
+    """An embedding table whose last rows are trained while the rest stays as it is."""
+
+    def __init__(self, frozen: nn.Embedding, rows: Tensor) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.rows = nn.Parameter(rows.float())
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table, learned rows included."""
+        return torch.cat([self.frozen.weight, self.rows.to(self.frozen.weight.dtype)])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings [..., D] of ids."""
+        known = self.frozen.num_embeddings
+        values = self.frozen(ids.clamp(max=known - 1))
+        learned = embedding((ids - known).clamp(min=0), self.rows).to(values.dtype)
+        return torch.where((ids >= known)[..., None], learned, values)
+
+
+@dataclass
+class Trainable:
+    """The parameters that are trained, in groups with a learning rate each, and the modules they are in."""
+
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    """By component name."""
+    embeddings: dict[str, TokenEmbedding] = field(default_factory=dict)
+    """By name of the text encoder."""
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield every parameter that is trained, always in the same order."""
+        for name, module in self.modules.items():
+            for inner, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    yield f"{name}.{inner}", parameter
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether gradients go through a text encoder."""
+        return any("text_encoder" in name for name in self.modules)
+
+
+def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
+    """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
+    for _, module in family.modules():
+        module.requires_grad_(False).eval()
+    trainable = Trainable()
+    if train.trains("token"):
+        for name, encoder in family.text_encoders.items():
+            trainable.embeddings[name] = _add_token(encoder, family.tokenizers[name], train)
+            trainable.modules[name] = encoder
+    parts: dict[str, tuple[nn.Module, str]] = {}
+    if train.trains_denoiser:
+        parts[family.denoiser_name] = (family.denoiser, "denoiser")
+    if train.trains_text_encoder:
+        parts |= {name: (encoder, "text_encoder") for name, encoder in family.text_encoders.items()}
+    for name, (module, group) in parts.items():
+        _make_trainable(module, group, family, train)
+        trainable.modules[name] = module
+    _make_groups(trainable, parts, train)
+    if train.gradient_checkpointing:
+        _checkpoint_gradients(family, trainable)
+    return trainable
+
+
+def _make_trainable(module: Any, group: str, family: Family, train: TrainSpec) -> None:
+    """Have a component trained: its own weights, or a LoRA beside them."""
+    module.train()
+    if train.trains("full"):
+        module.requires_grad_(True)
+        if group == "text_encoder":
+            # With the table, the identifier's meaning could move without the token being asked for.
+            module.get_input_embeddings().requires_grad_(not train.trains("token"))
+        return
+    usual = family.lora_targets if group == "denoiser" else family.text_lora_targets
+    lora = train.lora
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type] # peft takes fractions
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets or usual),
+        use_dora=lora.dora,
+        init_lora_weights="gaussian",
+    )
+    try:
+        module.add_adapter(config)
+    except ValueError as error:
+        if group == "text_encoder" and lora.targets:
+            # The names that were given are of the denoiser.
+            config.target_modules = list(usual)
+            module.add_adapter(config)
+            return
+        raise SpecError(f"train.lora.targets = {list(lora.targets)}: {error}") from error
+
+
+def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
+    """Teach tokenizer and encoder the identifier as new tokens that begin as a known word."""
+    table: nn.Embedding = encoder.get_input_embeddings()
+    numbers = tokenizer(train.token.initial or train.class_, add_special_tokens=False).input_ids
+    start = table.weight[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
+    names = token_names(train)
+    added = tokenizer.add_tokens(names)
+    if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != table.num_embeddings:
+        raise SpecError(
+            f"train.identifier = {train.identifier!r} is a token of the model already; "
+            'expected a new word for method = "token", for instance "<sks>"'
+        )
+    learned = TokenEmbedding(table, start.clone())
+    encoder.set_input_embeddings(learned)
+    return learned
+
+
+def token_names(train: TrainSpec) -> list[str]:
+    """Return the new tokens: the identifier, then the identifier with numbers as diffusers names them."""
+    return [train.identifier, *(f"{train.identifier}_{n}" for n in range(1, train.token.vectors))]
+
+
+def with_all_tokens(train: TrainSpec, caption: str) -> str:
+    """Return a caption with all tokens of the identifier in the place of the first."""
+    if train.trains("token") and train.token.vectors > 1:
+        return caption.replace(train.identifier, " ".join(token_names(train)))
+    return caption
+
+
+def _make_groups(trainable: Trainable, parts: dict[str, tuple[nn.Module, str]], train: TrainSpec) -> None:
+    rows = {id(learned.rows) for learned in trainable.embeddings.values()}
+    decay = train.optimiser.weight_decay
+    for name, (module, group) in parts.items():
+        own = [p for p in module.parameters() if p.requires_grad and id(p) not in rows]
+        trainable.groups.append(
+            {"params": own, "lr": train.rates[group], "weight_decay": decay, "name": name}
+        )
+    if trainable.embeddings:
+        tokens = [learned.rows for learned in trainable.embeddings.values()]
+        trainable.groups.append(
+            {"params": tokens, "lr": train.rates["token"], "weight_decay": 0.0, "name": "token"}
+        )
+
+
+def _checkpoint_gradients(family: Family, trainable: Trainable) -> None:
+    denoiser: Any = family.denoiser
+    denoiser.enable_gradient_checkpointing()
+    # Diffusers recomputes only in training mode, which changes nothing else: these models have no dropout.
+    denoiser.train()
+    for name, encoder in family.text_encoders.items():
+        if name in trainable.modules:
+            encoder.gradient_checkpointing_enable()
+
+
+def merge_tokens(family: Family, trainable: Trainable) -> dict[str, Tensor]:
+    """Merge learned tokens into plain embedding tables, as other programs expect; returns them by encoder."""
+    learned = {}
+    for name, table in trainable.embeddings.items():
+        encoder = family.text_encoders[name]
+        whole = nn.Embedding(*table.weight.shape).requires_grad_(False)
+        whole.weight.data = table.weight.detach().clone()
+        encoder.set_input_embeddings(whole)
+        encoder.config.vocab_size = whole.num_embeddings
+        learned[name] = table.rows.detach().clone()
+    return learned

@@ -1,0 +1,213 @@
+"""What a training run keeps in its output folder: the names of its files, its checkpoints, and its record.
+
+The record, `train.json`, says what a run was begun with, so that it resumes only as what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import ValidationError
+
+from turbo_fetch.errors import ModelError, OutputError, OutputExists, SpecError
+from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.spec.specfile import differences
+from turbo_fetch.storage.disk import replace_with
+from turbo_fetch.storage.failures import explained
+
+RECORD: Final = "train.json"
+HISTORY: Final = "history.jsonl"
+SAMPLES: Final = "samples"
+CACHE: Final = "cache"
+CHECKPOINTS: Final = "checkpoints"
+BEST: Final = "best"
+SUFFIX: Final = ".ckpt"
+PARTIAL: Final = ".partial"
+MODEL_INDEX: Final = "model_index.json"
+DIFFUSERS_LORA: Final = "pytorch_lora_weights.safetensors"
+KOHYA_LORA: Final = "kohya_lora.safetensors"
+EMBEDDINGS: Final = "learned_embeds.safetensors"
+
+_NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
+_FREE: Final = frozenset(
+    {
+        "output",
+        "subject",
+        "checkpoint_every",
+        "checkpoints_kept",
+        "sample_every",
+        "log_every",
+        "samples",
+        "attention",
+    }
+)
+"""Keys that leave no trace in the weights. The subject is compared by its images, not by its place."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the file name of a checkpoint."""
+    return f"step-{step:06d}{SUFFIX}"
+
+
+def best_checkpoint(output: Path) -> Path:
+    """Return where the checkpoint of the lowest validation loss is, if there is one."""
+    return output / CHECKPOINTS / f"{BEST}{SUFFIX}"
+
+
+def is_checkpoint(model: str) -> bool:
+    """Return whether a model is a checkpoint of a training run, by its name."""
+    return model.endswith(SUFFIX)
+
+
+def checkpoints(output: Path) -> dict[int, Path]:
+    """Return the checkpoints of an output folder by step, oldest first."""
+    folder = output / CHECKPOINTS
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def newest_checkpoint(output: Path, note: Callable[[str], None]) -> tuple[Path | None, int]:
+    """Return the newest checkpoint that is not damaged, and its step; says which ones are.
+
+    None and 0 if there are none. Raises OutputError if all are damaged: starting over is for the user to decide.
+    """
+    damage: OutputError | None = None
+    for step, path in reversed(checkpoints(output).items()):
+        try:
+            read_checkpoint(path)
+        except OutputError as error:
+            note(f"train: {error}")
+            damage = error
+        else:
+            note(f"train: resumes after step {step:,}")
+            return path, step
+    if damage is not None:
+        raise OutputError(f"{damage}; no other is left. Delete it to train from the beginning")
+    return None, 0
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, its tensors mapped from the file. Raises OutputError if it is damaged."""
+    try:
+        # PyTorch's reader compares no checksums, so that changed bytes would pass for weights.
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+        if changed is not None:
+            raise zipfile.BadZipFile(f"{changed} does not match its checksum")
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise OutputError(f"{path}: a damaged checkpoint ({type(error).__name__}: {error})") from error
+    return loaded
+
+
+def prune(output: Path, kept: int) -> None:
+    """Delete all but the newest `kept` checkpoints, and what a crash left unfinished."""
+    for path in list(checkpoints(output).values())[:-kept]:
+        path.unlink(missing_ok=True)
+    for path in (output / CHECKPOINTS).glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def essentials(train: TrainSpec, images: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return all that the weights depend on; `images` are digests of images and captions."""
+    table = train.model_dump(mode="json", by_alias=True, exclude=set(_FREE))
+    table["pictures"].pop("workers")
+    if train.schedule.kind in {"constant", "constant_with_warmup"}:
+        # These do not know how long the run is, so that a longer one is the same run.
+        table.pop("steps")
+    return {"train": table, "pictures": dict(images)}
+
+
+def check_record(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `train.json` says, empty if there is none. Raises OutputExists with what differs."""
+    path = output / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputExists(
+            f"{path}: damaged ({error}); expected the record of a run. Use another output"
+        ) from error
+    changed = list(_changes(before["essentials"], now))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise OutputExists(
+            f"{output}: holds a run of another spec; resume that one, or use another train.output:\n{listed}"
+        )
+    return before
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    yield from differences(before["train"], now["train"], "train.")
+    for concept, images in now["pictures"].items():
+        old = before["pictures"].get(concept, [])
+        if len(images) != len(old):
+            yield f"images of the {concept}: were {len(old):,}, are now {len(images):,}"
+        elif changed := sum(new != known for new, known in zip(images, old, strict=True)):
+            yield f"images of the {concept}: {changed:,} of {len(old):,} have another content, caption or place"
+
+
+def write_record(output: Path, content: Mapping[str, Any]) -> None:
+    """Publish `train.json`. Raises OutputError."""
+    path = output / RECORD
+    with explained(str(path)):
+        output.mkdir(parents=True, exist_ok=True)
+        replace_with(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def steps_done(output: Path) -> int | None:
+    """Return how many steps a complete run has; None if it is not complete."""
+    try:
+        done = json.loads((output / RECORD).read_text(encoding="utf-8"))["steps_done"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return None if done is None else int(done)
+
+
+def training_of(checkpoint: Path) -> TrainSpec:
+    """Return the `[train]` that made a checkpoint, as far as weights depend on it. Raises ModelError."""
+    path = checkpoint.parent.parent / RECORD
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["essentials"]["train"]
+        # What the record leaves out has no influence on the weights.
+        return TrainSpec.model_validate({"subject": ".", "steps": 2**31, **recorded})
+    except FileNotFoundError:
+        if not checkpoint.is_file():
+            raise ModelError(f"{checkpoint}: no such checkpoint") from None
+        raise ModelError(
+            f"{checkpoint}: no {RECORD} in {path.parent}, which says what it was trained from; "
+            "expected a checkpoint in the output of [train]"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ModelError(
+            f"{checkpoint}: its record {path} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def trained_model(spec: Spec, named: str | None, lora: str | None, key: str) -> tuple[str, str | None]:
+    """Return the model of a stage and its LoRA, if any: the one it names, or what the spec trained.
+
+    `key` is the spec's key that names a model. Raises SpecError if the spec neither names nor trains one, ModelError
+    if it has not trained it yet.
+    """
+    if named is not None:
+        return named, lora
+    if spec.train is None:
+        raise SpecError(f"{key} is missing, and the spec has no [train] whose model could be meant")
+    folder = Path(spec.train.output)
+    if (folder / MODEL_INDEX).is_file():
+        return str(folder), lora
+    if (folder / DIFFUSERS_LORA).is_file():
+        return spec.train.base, lora or str(folder / DIFFUSERS_LORA)
+    raise ModelError(f"{folder}: holds no trained model yet; expected train.output after the stage [train]")

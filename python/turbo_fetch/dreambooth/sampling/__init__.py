@@ -1,0 +1,1 @@
+"""From a model and prompts to images: the stages `[prior]` and `[generate]`, and what they share with others."""

@@ -1,0 +1,107 @@
+"""The `[generate]` stage: from prompts to images, each a function of its settings, which it carries inside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.data.images import grid
+from turbo_fetch.dreambooth.families.models import weights_of
+from turbo_fetch.dreambooth.run_folder import trained_model
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
+from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
+from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.errors import SpecError
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.spec import GenerateSpec, Spec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
+
+GRID = "grid.png"
+LARGEST_GRID = 400
+"""Images on a grid; more are no longer looked at together, and would take gigabytes to lay out."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateReport:
+    """What was made."""
+
+    path: str
+    images: int
+    made: int
+
+    def text(self) -> str:
+        """See stages.Report."""
+        return f"images    {self.path}: {self.images:,}, of which {self.made:,} were made in this run"
+
+
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateReport:
+    """Make the images that are missing; blocks until done.
+
+    Raises SpecError, InputError, ModelError, OutputError, OutputExists if the place holds images of other
+    settings, or Interrupted, after which the same call resumes with the missing ones.
+    """
+    generate = spec.generate
+    if generate is None:
+        raise SpecError("the spec has no table [generate]; expected one with the key prompts")
+    prompts = read_prompts(generate.prompts, Words.of(spec.train), "generate.prompts")
+    model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
+    place = open_place(generate.output)
+    place.probe(PROBE)
+    wanted = plan(generate, prompts, model, lora)
+    found = compare(place, wanted)
+    found.refuse_different(place.url, "generate.output")
+    made = fill(
+        place,
+        wanted,
+        found.missing,
+        generate,
+        lambda: open_model(model, generate, lora, generate.lora_scale),
+        RunControl(listener, stop),
+    )
+    if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
+        place.write_bytes(GRID, _sheet(place, wanted))
+    return GenerateReport(place.url, len(wanted), made)
+
+
+def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
+    """Return the settings of every image by its name, prompt by prompt."""
+    weights = weights_of(model)
+    lora_weights = None if lora is None else weights_of(lora)
+    wanted = {}
+    for row, prompt in enumerate(prompts):
+        for number in range(generate.images):
+            wanted[f"{row:05d}-{number:03d}.png"] = Settings(
+                prompt=prompt,
+                negative=generate.negative,
+                seed=generate.seed + number + (0 if generate.fixed_code else row * generate.images),
+                scheduler=generate.scheduler,
+                steps=generate.steps,
+                guidance=generate.guidance,
+                width=generate.width,
+                height=generate.height,
+                model=model,
+                model_hash=weights,
+                lora=lora,
+                lora_hash=lora_weights,
+                lora_scale=generate.lora_scale if lora is not None else 1.0,
+                precision=generate.precision,
+            )
+    return wanted
+
+
+def _sheet(place: Storage, wanted: Mapping[str, Settings]) -> bytes:
+    lines: dict[str, list[Image.Image]] = {}
+    labels: dict[str, str] = {}
+    for name, settings in wanted.items():
+        row = name.partition("-")[0]
+        lines.setdefault(row, []).append(Image.open(io.BytesIO(place.read_bytes(name))))
+        labels[row] = settings.prompt
+    file = io.BytesIO()
+    grid(list(lines.values()), list(labels.values())).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,106 @@
+"""The `[prior]` stage: images of the subject's class by the base model itself, which keep it from forgetting.
+
+The folder's record says how they were made, down to a hash of the weights; they are used again only if all of it is
+as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from turbo_fetch.dataset.names import PROBE
+from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
+from turbo_fetch.dreambooth.families.models import model_hash
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
+from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.errors import InputError, SpecError
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import LocalStorage
+
+RECORD: Final = "prior.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PriorReport:
+    """What class images there are."""
+
+    path: str
+    images: int
+    made: int
+
+    def text(self) -> str:
+        """See stages.Report."""
+        if self.images == 0:
+            return f"prior     {self.path}, which was there already"
+        return f"prior     {self.path}: {self.images:,} class images, of which {self.made:,} were made in this run"
+
+
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorReport:
+    """Make the class images that are missing; blocks until done.
+
+    Raises SpecError, InputError, ModelError, OutputError, or Interrupted, after which the same call resumes.
+    """
+    prior = spec.prior
+    if prior is None:
+        raise SpecError("the spec has no table [prior]")
+    train = train_spec_of(spec)
+    folder = str(class_images_place(spec))
+    if prior.source != "generate":
+        if "://" not in folder and not Path(folder).exists():
+            raise InputError(
+                f'prior.source = {folder!r}: no such folder; expected "generate", or a folder or dataset of images'
+            )
+        return PriorReport(folder, 0, 0)
+    wanted = plan(prior, train)
+    place = LocalStorage(Path(folder))
+    place.probe(PROBE)
+    found = compare(place, wanted)
+    for changes in found.different.values():
+        listener.note(f"prior: the images in {folder} are made again, for {'; '.join(changes)}")
+        break
+    _drop_others(place, wanted)
+    todo = [name for name in wanted if name in found.missing or name in found.different]
+    place.write_bytes(RECORD, _record(wanted))
+    made = fill(place, wanted, todo, prior, lambda: open_model(train.base, prior), RunControl(listener, stop))
+    return PriorReport(folder, len(wanted), made)
+
+
+def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:
+    """Return the settings of every class image by its name."""
+    weights = model_hash(train.base)
+    return {
+        f"{number:05d}.png": Settings(
+            prompt=train.caption(prior.prompt),
+            negative=prior.negative,
+            seed=prior.seed + number,
+            scheduler=prior.scheduler,
+            steps=prior.steps,
+            guidance=prior.guidance,
+            width=prior.width,
+            height=prior.height,
+            model=train.base,
+            model_hash=weights,
+            precision=prior.precision,
+        )
+        for number in range(prior.images)
+    }
+
+
+def _drop_others(place: LocalStorage, wanted: dict[str, Settings]) -> None:
+    """Delete images that an earlier run of more images made, by its record; nothing else is touched."""
+    if place.exists(RECORD):
+        for name in json.loads(place.read_bytes(RECORD))["pictures"]:
+            if name not in wanted:
+                place.delete(name)
+
+
+def _record(wanted: dict[str, Settings]) -> bytes:
+    shared: dict[str, Any] = asdict(next(iter(wanted.values())))
+    shared.pop("seed")
+    seeds = {name: settings.seed for name, settings in wanted.items()}
+    return json.dumps({"made_with": shared, "pictures": seeds}, ensure_ascii=False, indent=1).encode()

@@ -1,0 +1,186 @@
+"""The training step, as Lightning runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from turbo_fetch.dreambooth.data.cache import Captions
+from turbo_fetch.dreambooth.data.examples import Batch, Examples
+from turbo_fetch.dreambooth.data.image_set import draws
+from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.trainable import Trainable
+from turbo_fetch.dreambooth.training import objectives
+from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
+from turbo_fetch.dreambooth.training.history import History
+from turbo_fetch.dreambooth.training.optimisers import Ema, make_optimiser, make_schedule
+from turbo_fetch.spec.train import TrainSpec
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run trains and with what; made by train.py."""
+
+    train: TrainSpec
+    family: Family
+    trainable: Trainable
+    captions: Captions
+    history: History
+
+
+class DreamBooth(LightningModule):
+    """Learns a subject beside its class. The random numbers of a pass depend on seed and position alone."""
+
+    # Checkpoints hold what is trained; the rest of the model is in the base.
+    strict_loading = False
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup_ = setup
+        self.parts = nn.ModuleDict(setup.trainable.modules)
+        self.process = setup.family.process(setup.train.loss.kind)
+        ema = setup.train.ema
+        self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self._random: Mapping[str, Any] | None = None
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Return the loss of one pass."""
+        losses = self.losses(batch, self._generator(3, self._place(batch)))
+        self.setup_.history.add(losses)
+        return losses.total
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> objectives.DualLoss:
+        """Return the loss of a batch and its parts; both halves go through the model at once if they can."""
+        errors, weights = zip(
+            *(self._errors(examples, generator) for examples in batch.passes()), strict=True
+        )
+        known = [weight for weight in weights if weight is not None]
+        return objectives.dual_loss(
+            _joined(errors),
+            _joined(known) if known else None,
+            len(batch.subject.captions),
+            self.setup_.train.prior_weight,
+        )
+
+    def _errors(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw noise and a timestep for each example, let the model predict, and compare."""
+        setup, process, loss = self.setup_, self.process, self.setup_.train.loss
+        posterior = examples.posterior
+        if posterior is None:
+            assert examples.pixels is not None
+            posterior = setup.family.encode_images(examples.pixels)
+        latents = posterior.sample(generator)
+        timesteps = process.draw(len(latents), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        if loss.noise_offset:
+            shifts = torch.randn(latents.shape[:2], generator=generator, device=latents.device)
+            noise = objectives.offset(noise, shifts, loss.noise_offset)
+        text = setup.captions.encode(examples.captions, latents.device)
+        predicted = setup.family.predict(
+            process.noisy(latents, noise, timesteps), process.model_times(timesteps), text, examples.sizes
+        )
+        errors = objectives.example_errors(
+            predicted, process.target(latents, noise, timesteps), examples.mask
+        )
+        return errors, process.weights(timesteps, loss.snr_gamma)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Log the mean loss of one image over evenly many random timesteps, the same at each validation."""
+        validation = self.setup_.train.validation
+        assert validation is not None
+        losses = [
+            self.losses(batch, self._generator(5, index, draw)).subject for draw in range(validation.draws)
+        ]
+        self.log("validation_loss", torch.stack(losses).mean(), batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return optimiser and schedule."""
+        train = self.setup_.train
+        scaled = self.trainer.precision == "16-mixed"
+        optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups, scaled)
+        schedule = make_schedule(train, optimiser)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Take an optimiser step, which ends one step of the history and of the running mean."""
+        rate = float(optimizer.param_groups[0]["lr"])
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
+        optimizer.zero_grad()
+        self.setup_.history.end_step(rate, self._over_devices)
+        if self.ema is not None:
+            self.ema.update()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Cut the norm of the gradient; Lightning refuses to with fused AdamW under bf16, where nothing is scaled."""
+        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(learning, gradient_clip_val)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Return the batch on the device."""
+        return batch.to(device)
+
+    def on_train_start(self) -> None:
+        """Resume the random numbers of the checkpoint, after all that came before the first step."""
+        if self._random is not None:
+            restore_random_states(self._random)
+            self._random = None
+
+    def take(self, saved: Mapping[str, Any]) -> None:
+        """Let the weights be those of a checkpoint."""
+        self.load_state_dict(saved["state_dict"], strict=False)
+        if self.ema is not None:
+            self.ema.load_state_dict(saved["ema"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what is trained, and add what Lightning does not know of."""
+        self.setup_.history.flush()
+        checkpoint["state_dict"] = {
+            name: value.detach() for name, value in self.named_parameters() if value.requires_grad
+        }
+        checkpoint["random"] = random_states()
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take what `on_save_checkpoint` added."""
+        self._random = checkpoint["random"]
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+    def _place(self, batch: Batch) -> int:
+        """Return the place of a batch in the run, all devices together: with n of them, each n-th is ours."""
+        return batch.position * self.trainer.world_size + self.global_rank
+
+    def _over_devices(self, losses: Tensor) -> Tensor:
+        """Return the mean of the losses of all devices."""
+        if self.trainer.world_size == 1:
+            return losses
+        mean = self.trainer.strategy.reduce(losses, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    def _generator(self, purpose: int, *position: int) -> torch.Generator:
+        """Return the random numbers of a place in the run, the same on whatever device it is."""
+        seed = draws(self.setup_.train.seed, purpose, *position).integers(1 << 62)
+        return torch.Generator(self.device).manual_seed(int(seed))
+
+
+def _joined(parts: Any) -> Tensor:
+    tensors: list[Tensor] = list(parts)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

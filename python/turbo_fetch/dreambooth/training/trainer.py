@@ -1,0 +1,204 @@
+"""What a run trains on: the device, its precision and memory, and Lightning's Trainer, made in one place for all."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.trainable import Trainable
+from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
+from turbo_fetch.errors import SpecError, TrainingFailed
+from turbo_fetch.spec.train import TrainSpec
+
+Attention = Literal["auto", "xformers", "sdpa"]
+
+_LIGHTNING: Final = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+_LIGHTNING_PRECISION: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class TrainerFactory:
+    """Makes the Trainer of a run: in one process, on several devices of a machine, or on a cluster."""
+
+    strategy: Any = "auto"
+    devices: Any = 1
+    plugins: tuple[Any, ...] = ()
+    local_rank: int = 0
+    """Number of this process among those of its machine."""
+    finish: Callable[[Trainer], Trainer] = field(default=lambda trainer: trainer)
+    """Called with the Trainer before it is used, to return it as the cluster wants it."""
+
+    def make(
+        self, train: TrainSpec, device: torch.device, precision: str, callbacks: list[Callback]
+    ) -> Trainer:
+        """Return the Trainer of a run."""
+        validation = train.validation
+        trainer = Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=self.devices,
+            strategy=self.strategy,
+            plugins=[WholeFiles(), *self.plugins],
+            precision=cast(Any, _LIGHTNING_PRECISION[precision]),
+            max_steps=train.steps,
+            accumulate_grad_batches=train.accumulation,
+            gradient_clip_val=train.optimiser.clip or None,
+            logger=False,
+            callbacks=callbacks,
+            check_val_every_n_epoch=None,
+            val_check_interval=validation.every * train.accumulation if validation else None,
+            limit_val_batches=1.0 if validation else 0,
+            num_sanity_val_steps=0,
+            # Batches are dealt to devices by their position.
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=train.output,
+        )
+        return self.finish(trainer)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning from telling what a user of turbo-fetch can neither see nor change."""
+    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", category=UserWarning, module="torch.optim.lr_scheduler")
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def device_of(train: TrainSpec, local_rank: int) -> torch.device:
+    """Return the device of this process, one of those of its machine. Raises SpecError if there is none of the kind."""
+    kind = train.accelerator
+    if kind in {"auto", "gpu"} and torch.cuda.is_available():
+        if train.devices > torch.cuda.device_count():
+            raise SpecError(
+                f"train.devices = {train.devices}: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
+        return torch.device("cuda", local_rank)
+    if kind in {"auto", "mps"} and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if kind in {"auto", "cpu"}:
+        return torch.device("cpu")
+    raise SpecError(f'train.accelerator = "{kind}": this machine has none; expected "auto" or "cpu"')
+
+
+def precision_of(train: TrainSpec, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16. Raises SpecError if the device cannot do what is asked for."""
+    if train.precision == "fp16" and device.type == "cpu":
+        raise SpecError(
+            'train.precision = "fp16" does not run on processors; expected "auto", "fp32" or "bf16"'
+        )
+    if train.precision != "auto":
+        return train.precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def place_model(family: Family, device: torch.device, precision: str, train: TrainSpec) -> None:
+    """Move the model to the device; with LoRA, what is not trained is in half precision where that is asked for.
+
+    In other methods the whole model is exported, so that weights that are not trained must stay as they are; but an
+    encoder that never is, a T5, is rounded, as it fits few devices otherwise. The VAE stays in fp32, in which alone
+    that of some families is right.
+    """
+    for name, module in family.modules():
+        if name != "vae" and (train.method == "lora" or name not in family.trained_names):
+            _shrink(module, DTYPES[precision])
+        module.to(device)
+    if device.type == "cuda":
+        denoiser: nn.Module = family.denoiser
+        denoiser.to(memory_format=torch.channels_last)
+
+
+def offload(family: Family, trainable: Trainable) -> None:
+    """Move what is not needed once all is cached to main memory: the VAE, and text encoders if none is trained."""
+    for name, module in family.modules():
+        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder):
+            module.to("cpu")
+
+
+def _shrink(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def memory_explained(train: TrainSpec) -> Iterator[None]:
+    """Turn a lack of memory into a TrainingFailed that says what to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(train, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise _out_of_memory(train, error) from error
+
+
+def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
+    advice: list[tuple[Any, str]] = [
+        (train.batch_size > 1, f"batch_size = 1 with accumulation = {train.batch_size * train.accumulation}"),
+        (not train.gradient_checkpointing, "gradient_checkpointing = true"),
+        (train.optimiser.kind == "adamw", 'optimiser.kind = "adamw8bit"'),
+        (train.trains("full"), 'method = "lora"'),
+        (train.trains_text_encoder, "text_encoder = false"),
+        (True, f"a resolution below {train.resolution}"),
+    ]
+    options = ", ".join(text for applies, text in advice if applies)
+    return TrainingFailed(
+        f"out of memory ({str(error).strip().partition(chr(10))[0]}); the last checkpoint is good. "
+        f"In [train], in this order: {options}"
+    )
+
+
+def _xformers_fault(device: torch.device) -> str | None:
+    """Return why xformers cannot run forward and backward on `device`; None if it can."""
+    try:
+        from xformers.ops import memory_efficient_attention
+    except ImportError as error:
+        return f"it is not installed ({error})"
+    query = torch.ones(1, 8, 2, 40, device=device, requires_grad=True)
+    try:
+        memory_efficient_attention(query, query, query).sum().backward()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        if device.type == "cpu":
+            return "it has no operator for processors"
+        return str(error).strip().partition("\n")[0]
+    return None
+
+
+def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
+    """Use xformers where it runs, else scaled dot product attention; returns the line that says so.
+
+    Raises SpecError if xformers was asked for and does not run.
+    """
+    if wish == "sdpa":
+        return "attention: PyTorch's scaled dot product attention, as asked"
+    fault = _xformers_fault(device)
+    if fault is None and hasattr(family.denoiser, "enable_xformers_memory_efficient_attention"):
+        denoiser: Any = family.denoiser
+        denoiser.enable_xformers_memory_efficient_attention()
+        return "attention: xformers"
+    if wish == "xformers":
+        raise SpecError(
+            f'train.attention = "xformers", but on {device.type} {fault}; expected "auto" or "sdpa"'
+        )
+    return f"attention: PyTorch's scaled dot product attention; not xformers, for {fault}"
