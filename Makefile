@@ -21,7 +21,7 @@ help: ## Show this list
 setup: $(VENV)/.built ## System packages, virtual environment, extension in release mode
 
 lock: $(VENV)/.uv ## Bring uv.lock in step with pyproject.toml; UPGRADE=--upgrade takes the newest versions
-	$(BIN)/uv lock --default-index $(PYPI) $(UPGRADE)
+	$(BIN)/uv lock --python $(BIN)/python --default-index $(PYPI) $(UPGRADE)
 
 demo: setup ## Build, serve real photographs on loopback, make a dataset of them, show it
 	$(BIN)/python examples/demo.py
@@ -82,7 +82,7 @@ $(VENV)/.uv: | $(VENV)/.system
 
 # Through a list of versions and hashes, since uv itself would take the files from where the lock has them, not from a mirror.
 $(VENV)/.installed: uv.lock | $(VENV)/.uv
-	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header $(DEPENDENCIES) --output-file $(VENV)/requirements.txt
+	$(BIN)/uv export --python $(BIN)/python --quiet --frozen --no-emit-project --no-header $(DEPENDENCIES) --output-file $(VENV)/requirements.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirements $(VENV)/requirements.txt
 	touch $@
 
