@@ -4,15 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
+# What is installed of uv.lock; a wheel needs "--only-group wheel" alone, the site "--group docs".
+DEPENDENCIES ?= --all-extras --group dev
+
 SECONDS ?= 600
 SEED ?= $(shell date +%s)
 
-.PHONY: help setup demo demo-dreambooth test lint format typecheck docs rust-test fuzz wheel bench ci clean
+# uv.lock names PyPI itself, whatever mirror this machine installs from.
+PYPI := https://pypi.org/simple
+
+.PHONY: help setup lock demo demo-dreambooth test lint format typecheck docs rust-test fuzz wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.built ## System packages, virtual environment, extension in release mode
+
+lock: $(VENV)/.uv ## Bring uv.lock in step with pyproject.toml; UPGRADE=--upgrade takes the newest versions
+	$(BIN)/uv lock --python $(BIN)/python --default-index $(PYPI) $(UPGRADE)
 
 demo: setup ## Build, serve real photographs on loopback, make a dataset of them, show it
 	$(BIN)/python examples/demo.py
@@ -32,11 +41,9 @@ fuzz: setup ## Damage pictures and lists for SECONDS (600) from SEED; what fails
 	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
 	cargo run --release --quiet -p turbo-fetch-fuzz -- .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
 
-lint: setup ## Formatting and lints of both languages, and whether the site builds
-	cargo fmt --check
+lint: setup ## What is checked before a commit, clippy, and whether the site builds
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 	cargo clippy --release --all-targets --quiet -- -D warnings
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
 	$(BIN)/zensical build --strict --clean
 
 format: setup ## Format both languages
@@ -52,8 +59,11 @@ docs: setup ## Build the documentation site into site/; a warning is an error
 	$(BIN)/python -m docs.generate
 	$(BIN)/zensical build --strict --clean
 
-wheel: setup ## Build sdist and wheel, and try the wheel in an empty virtual environment
+wheel: $(VENV)/.installed ## Build sdist and wheel, and try the wheel in an empty virtual environment
 	bash .ci/wheel
+
+wheel-manylinux: $(VENV)/.installed ## The same for every Linux with glibc 2.28, by Zig
+	bash .ci/wheel manylinux_2_28
 
 bench: setup ## Measure against img2dataset (about an hour); see bench/README.md
 	$(BIN)/python bench/throughput.py all
@@ -65,10 +75,15 @@ clean: ## Remove what was built, keep downloads
 
 $(VENV)/.system: ; @bash .ci/system && mkdir -p $(VENV) && touch $@
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/.system
+$(VENV)/.uv: | $(VENV)/.system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.9'
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirements pyproject.toml --extra all --group dev
+	$(BIN)/python -m pip install --quiet --upgrade 'uv>=0.13,<1'
+	touch $@
+
+# Through a list of versions and hashes, since uv itself would take the files from where the lock has them, not from a mirror.
+$(VENV)/.installed: uv.lock | $(VENV)/.uv
+	$(BIN)/uv export --python $(BIN)/python --quiet --frozen --no-emit-project --no-header $(DEPENDENCIES) --output-file $(VENV)/requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirements $(VENV)/requirements.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)

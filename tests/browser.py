@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
+"""Without it, Chrome where its installer puts it."""
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -33,7 +35,9 @@ class Tab:
 def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800) -> Iterator[Tab]:
     """Open `url` in a new tab of a new browser."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, channel=None if CHROMIUM else "chrome", args=FLAGS
+        )
         try:
             page = chromium.new_page(
                 color_scheme="dark" if scheme == "dark" else "light",

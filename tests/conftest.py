@@ -7,6 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # The same examples each time, so that a change is judged by itself; "slow" looks for new ones.
@@ -26,3 +27,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # As in an activated environment: a job's entry point is the `python` of the path.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what asks for more than POSIX, elsewhere."""
+    if sys.platform != "linux" and item.get_closest_marker("linux"):
+        pytest.skip("needs Linux")

@@ -81,6 +81,7 @@ def _profiled(mode: str) -> Iterator[tuple[bytes, Image.Image]]:
                 yield body, picture
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
 def test_real_profiles_of_printers_give_what_littlecms_gives(mode: str) -> None:
     found = list(_profiled(mode))

@@ -34,6 +34,7 @@ def _may_have_tags(body: bytes) -> bool:
     return body[:4] in {b"II*\0", b"MM\0*"} or b"eXIf" in body or body.count(b"Exif\0\0") == 1
 
 
+@pytest.mark.linux
 def test_every_tag_that_pillow_finds_in_files_of_the_wild_is_recorded_with_its_value() -> None:
     bodies = [body for body in hostile_pictures().values() if _may_have_tags(body)]
     found = [(body, tags) for body in bodies if (tags := tags_of(body))]

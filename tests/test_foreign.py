@@ -193,6 +193,7 @@ def test_a_bitmap_that_is_cut_off_is_truncated(bits: int, share: float) -> None:
     assert outcome(body[: int(len(body) * share)])[0] is Outcome.TRUNCATED
 
 
+@pytest.mark.linux
 def test_a_decoder_out_of_memory_does_not_blame_the_data() -> None:
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=True, timeout=100

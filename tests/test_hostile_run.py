@@ -27,6 +27,7 @@ LIARS = {
 }
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(300)
 def test_hostile_files_go_through_a_run_under_a_memory_limit(tmp_path: Path) -> None:
     pictures, good = hostile_pictures(), album(3)

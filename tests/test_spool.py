@@ -279,6 +279,7 @@ def test_a_full_disk_leaves_the_spool_valid(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.linux
 def test_reading_a_large_spool_keeps_memory_flat(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -78,6 +78,7 @@ def test_a_reader_that_goes_changes_no_exit_code(tmp_path: Path, command: str, s
     assert "Traceback" not in said
 
 
+@pytest.mark.linux
 def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
     code, said = _ended(f"{PROGRAM} schema >/dev/full", tmp_path)
     assert code == 1

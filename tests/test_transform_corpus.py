@@ -10,6 +10,7 @@ from turbo_fetch.outcomes import BY_NUMBER
 from turbo_fetch.shard.transform import Transform
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(1200)
 def test_every_hostile_file_ends_as_one_record() -> None:
     files = {

@@ -141,6 +141,7 @@ print(transform.run(bodies)["outcome"].to_pylist())
 """
 
 
+@pytest.mark.linux
 def test_bombs_stay_within_a_memory_limit(tmp_path: Path) -> None:
     gif = bytearray(BODIES["GIF"])
     gif[6:10] = b"\xff\xff\xff\xff"

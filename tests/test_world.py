@@ -17,6 +17,7 @@ from world import MAX_PIXELS, Verdict, compared, verdict
 PICTURES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "slow" else 300
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(1200)
 def test_every_file_of_the_corpora_is_the_image_that_pillow_shows_or_an_outcome() -> None:
     transform = Transform(spec(max_pixels=MAX_PIXELS), 2)
