@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from bench.bench import PROGRAMS, Bench, Program
 from bench.corpus import LARGE, Corpus, build_corpus
 from bench.faulty_origin import serve_faulty
-from bench.job import Job, check_pictures, count_output, write_list
+from bench.job import Job, check_images, count_output, write_list
 from bench.machine import Machine, describe_machine, now, our_versions
 from bench.measure import measure
 from bench.origin import serve, trusted_bundle
@@ -144,10 +144,10 @@ def _check(comparison: Comparison, run: Repeat, rows: int, job: Job) -> None:
     if run.measurement.timed_out or run.measurement.exit_code != 0:
         problem = f"ended with {run.measurement.exit_code} (timed out: {run.measurement.timed_out})"
     elif run.counted.images_ok < expected * 0.999:
-        problem = f"made {run.counted.images_ok} of {expected} pictures: {run.counted.failures}"
+        problem = f"made {run.counted.images_ok} of {expected} images: {run.counted.failures}"
     if problem:
         raise ValueError(f"{comparison.row}: {run.program} {problem}; its output is in {job.output}")
-    check_pictures(job.output, 256 if comparison.reencode else None)
+    check_images(job.output, 256 if comparison.reencode else None)
 
 
 def _expected_with_faults(rows: int) -> int:
@@ -159,7 +159,7 @@ def _line(run: Repeat, rows: int) -> str:
     return (
         f"{run.program:12} {cost.wall_s:7.1f} s wall, {cost.cpu_s / rows * 1000:6.2f} CPU-s per 1,000, "
         f"{cost.peak_pss_bytes / 1e6:6.0f} MB PSS, {cost.peak_processes} processes, "
-        f"{run.counted.images_ok} pictures, {run.counted.output_bytes / 1e6:.0f} MB"
+        f"{run.counted.images_ok} images, {run.counted.output_bytes / 1e6:.0f} MB"
     )
 
 

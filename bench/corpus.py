@@ -76,17 +76,17 @@ class Corpus:
     @property
     def mean_bytes(self) -> float:
         """Average size of a file."""
-        return sum(picture.size_bytes for picture in self.pictures) / len(self.pictures)
+        return sum(image.size_bytes for image in self.pictures) / len(self.pictures)
 
     @property
     def mean_pixels(self) -> float:
-        """Average area of a picture."""
-        return sum(picture.width * picture.height for picture in self.pictures) / len(self.pictures)
+        """Average area of an image."""
+        return sum(image.width * image.height for image in self.pictures) / len(self.pictures)
 
     @property
     def digest(self) -> str:
         """One hash over all files, to prove that two machines measured the same input."""
-        return hashlib.sha256("".join(picture.sha256 for picture in self.pictures).encode()).hexdigest()
+        return hashlib.sha256("".join(image.sha256 for image in self.pictures).encode()).hexdigest()
 
 
 LARGE: Final = CorpusPlan(2_000, ALL)
@@ -106,7 +106,7 @@ def build_corpus(plan: CorpusPlan, cache: Path = DEFAULT_CACHE) -> Corpus:
         work.mkdir()
         try:
             pictures = _cut_all(plan, photos, work)
-            (work / "index.json").write_text(json.dumps([asdict(picture) for picture in pictures]))
+            (work / "index.json").write_text(json.dumps([asdict(image) for image in pictures]))
             work.rename(folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -122,7 +122,7 @@ def _cut_all(plan: CorpusPlan, photos: tuple[Photo, ...], folder: Path) -> list[
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for made in pool.map(_cut_share, [plan] * len(photos), photos, shares, [folder] * len(photos)):
             pictures += made
-    return sorted(pictures, key=lambda picture: picture.name)
+    return sorted(pictures, key=lambda image: image.name)
 
 
 def _cut_share(plan: CorpusPlan, photo: Photo, numbers: Iterable[int], folder: Path) -> list[Picture]:
@@ -143,9 +143,9 @@ def _cut(plan: CorpusPlan, source: Image.Image, photo: Photo, number: int, folde
     quality = round(chance.triangular(75, 92, 92))
     progressive = chance.random() < plan.progressive_share
     path = folder / f"{number:05d}.jpg"
-    # `reducing_gap` halves the cost and changes nothing that a re-encoded web picture would show.
-    picture = source.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=2.0)
-    picture.save(path, "JPEG", quality=quality, progressive=progressive, optimize=False)
+    # `reducing_gap` halves the cost and changes nothing that a re-encoded web image would show.
+    image = source.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=2.0)
+    image.save(path, "JPEG", quality=quality, progressive=progressive, optimize=False)
     body = path.read_bytes()
     digest = hashlib.sha256(body).hexdigest()
     facts = (photo.title, photo.licence, width, height, quality, progressive, len(body), digest)
@@ -168,13 +168,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
-    parser.add_argument("--small", action="store_true", help="200 pictures of 13 photographs")
+    parser.add_argument("--small", action="store_true", help="200 images of 13 photographs")
     arguments = parser.parse_args()
     started = time.monotonic()
     corpus = build_corpus(SMALL if arguments.small else LARGE, arguments.cache)
-    progressive = sum(picture.progressive for picture in corpus.pictures) / len(corpus.pictures)
+    progressive = sum(image.progressive for image in corpus.pictures) / len(corpus.pictures)
     print(
-        f"{len(corpus.pictures)} pictures in {corpus.folder}, mean {corpus.mean_bytes / 1000:.0f} KB and "
+        f"{len(corpus.pictures)} images in {corpus.folder}, mean {corpus.mean_bytes / 1000:.0f} KB and "
         f"{corpus.mean_pixels / 1e6:.2f} MP, {progressive:.0%} progressive, digest {corpus.digest[:16]}, "
         f"{time.monotonic() - started:.1f} s"
     )

@@ -143,7 +143,7 @@ def _verdicts(lessons: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "P(subject | identifier prompt)": _each(known, min, ">= 0.8 in each lesson", lambda v: v >= 0.8),
         "drift, P(subject | class prompt)": _each(drift, max, "<= 0.15 in each lesson", lambda v: v <= 0.15),
-        "drift without class pictures / with": _each(ratio, min, ">= 3 in each lesson", lambda v: v >= 3),
+        "drift without class images / with": _each(ratio, min, ">= 3 in each lesson", lambda v: v >= 3),
         "class diversity / that of the base": {
             "mean": mean,
             "standard_error": float(np.std(diversity, ddof=1) / len(diversity) ** 0.5)

@@ -19,7 +19,7 @@ from bench.corpus import Corpus
 
 @dataclass(frozen=True)
 class Job:
-    """A list to download into 256-pixel pictures (mode border, JPEG quality 95, webdataset).
+    """A list to download into 256-pixel images (mode border, JPEG quality 95, webdataset).
 
     `reencode` off keeps the original bytes. `authorities` is a PEM bundle to trust, for https.
     """
@@ -43,12 +43,12 @@ class Counted:
 
 
 def write_list(path: Path, base_url: str, corpus: Corpus, rows: int) -> Path:
-    """Write a Parquet list of `rows` distinct URLs with captions, over and over the pictures of `corpus`."""
+    """Write a Parquet list of `rows` distinct URLs with captions, over and over the images of `corpus`."""
     pictures = [corpus.pictures[row % len(corpus.pictures)] for row in range(rows)]
     table = pa.table(
         {
-            "url": [f"{base_url}/{picture.name}?n={row}" for row, picture in enumerate(pictures)],
-            "caption": [f"{picture.title}, crop {row}" for row, picture in enumerate(pictures)],
+            "url": [f"{base_url}/{image.name}?n={row}" for row, image in enumerate(pictures)],
+            "caption": [f"{image.title}, crop {row}" for row, image in enumerate(pictures)],
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,21 +69,19 @@ def count_output(folder: Path) -> Counted:
     return Counted(images_ok, dict(failures), size)
 
 
-def check_pictures(folder: Path, side: int | None) -> None:
-    """Decode the first pictures of the first shard; raise `ValueError` unless they are what was asked for."""
+def check_images(folder: Path, side: int | None) -> None:
+    """Decode the first images of the first shard; raise `ValueError` unless they are what was asked for."""
     shards: Sequence[Path] = sorted(folder.glob("*.tar"))
     if not shards:
         raise ValueError(f"{folder} holds no shard")
     with tarfile.open(shards[0]) as archive:
         pictures = [member for member in archive if member.name.endswith(".jpg")][:10]
         if not pictures:
-            raise ValueError(f"{shards[0]} holds no picture")
+            raise ValueError(f"{shards[0]} holds no image")
         for member in pictures:
             content = archive.extractfile(member)
             assert content is not None
-            with Image.open(io.BytesIO(content.read())) as picture:
-                picture.load()
-                if side is not None and picture.size != (side, side):
-                    raise ValueError(
-                        f"{member.name} of {shards[0]} is {picture.size}, expected {side} squared"
-                    )
+            with Image.open(io.BytesIO(content.read())) as image:
+                image.load()
+                if side is not None and image.size != (side, side):
+                    raise ValueError(f"{member.name} of {shards[0]} is {image.size}, expected {side} squared")

@@ -89,14 +89,14 @@ def _run(concurrency: int, corpus: Corpus, origin: FaultyOrigin, bench: Bench) -
 
 
 def tiny_corpus(corpus: Corpus, folder: Path) -> Corpus:
-    """Shrink some pictures so far that decoding them is no work."""
+    """Shrink some images so far that decoding them is no work."""
     pictures: tuple[Picture, ...] = corpus.pictures[:100]
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        path = folder / picture.name
+    for image in pictures:
+        path = folder / image.name
         if not path.is_file():
             partial = path.with_suffix(".partial")
-            with Image.open(corpus.folder / picture.name) as source:
+            with Image.open(corpus.folder / image.name) as source:
                 source.resize((_TINY_SIDE, _TINY_SIDE)).save(partial, "JPEG", quality=75)
             partial.replace(path)
     return Corpus(folder, pictures)

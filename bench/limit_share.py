@@ -1,7 +1,7 @@
 """How much of the bare limit a whole run reaches.
 
 The bare limit is the same transform over bodies in memory, in batches of 64, from several threads, with
-all cores to itself: no network, no tar, no Python per picture. The whole run shares the cores with nginx.
+all cores to itself: no network, no tar, no Python per image. The whole run shares the cores with nginx.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Rate:
 def measure_limit_share(bench: Bench) -> list[Result]:
     """Alternate the bare transform and a whole run; return their ratio."""
     corpus = build_corpus(LARGE, bench.cache)
-    bodies = [(corpus.folder / picture.name).read_bytes() for picture in corpus.pictures]
+    bodies = [(corpus.folder / image.name).read_bytes() for image in corpus.pictures]
     rows = 2_000 if bench.quick else 10_000
     repeats = bench.repeats or (1 if bench.quick else 3)
     machine, date = describe_machine(), now()
@@ -63,7 +63,7 @@ def measure_limit_share(bench: Bench) -> list[Result]:
             run = Repeat("turbo-fetch", measurement, count_output(output))
             if run.counted.images_ok != rows:
                 raise ValueError(
-                    f"limit-share: {run.counted.images_ok} of {rows} pictures; see limit-share.log"
+                    f"limit-share: {run.counted.images_ok} of {rows} images; see limit-share.log"
                 )
             whole.append(Rate(_steady_rate(output), measurement.cpu_s / rows * 1000))
             runs.append(run)
@@ -73,7 +73,7 @@ def measure_limit_share(bench: Bench) -> list[Result]:
     return [
         Result(
             row="limit-share",
-            measure="pictures a second of a steady run, divided by the bare transform's",
+            measure="images a second of a steady run, divided by the bare transform's",
             value=whole_rate / bare_rate,
             unit="share",
             relation=">=",
@@ -116,12 +116,12 @@ def _bare_limit(bodies: list[bytes], cores: int, pictures: int) -> Rate:
 
     batches = itertools.islice(_batches(bodies), -(-pictures // _BATCH))
     started_s, cpu_started_s = time.monotonic(), time.process_time()
-    # One thread more than cores: while one waits for its last pictures another has begun.
+    # One thread more than cores: while one waits for its last images another has begun.
     with ThreadPoolExecutor(cores + 1) as pool:
         done = sum(pool.map(run, batches))
     wall_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_started_s
     if done < pictures:
-        raise ValueError(f"the bare transform made {done} of {pictures} pictures")
+        raise ValueError(f"the bare transform made {done} of {pictures} images")
     return Rate(done / wall_s, cpu_s / done * 1000)
 
 
@@ -132,7 +132,7 @@ def _batches(bodies: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _steady_rate(output: Path) -> float:
-    """Return pictures a second in the middle of a run, from its ledgers."""
+    """Return images a second in the middle of a run, from its ledgers."""
     files = sorted(str(path) for path in output.glob(".turbo-fetch/ledger/*.ledger"))
     table = ds.dataset(files, format="parquet").to_table(columns=["started", "total_ms"])
     started = table.column("started").cast(pa.int64()).to_numpy()

@@ -152,10 +152,10 @@ def write_long_list(path: Path, corpus: Corpus, rows: int) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    names = pa.array([picture.name for picture in corpus.pictures])
-    titles = pa.array([picture.title for picture in corpus.pictures])
-    widths = pa.array([picture.width for picture in corpus.pictures], pa.int32())
-    heights = pa.array([picture.height for picture in corpus.pictures], pa.int32())
+    names = pa.array([image.name for image in corpus.pictures])
+    titles = pa.array([image.title for image in corpus.pictures])
+    widths = pa.array([image.width for image in corpus.pictures], pa.int32())
+    heights = pa.array([image.height for image in corpus.pictures], pa.int32())
     schema = pa.schema([("url", "string"), ("caption", "string"), ("width", "int32"), ("height", "int32")])
     with pq.ParquetWriter(partial, schema) as writer:
         for start in range(0, rows, _ROWS_PER_GROUP):

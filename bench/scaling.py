@@ -1,6 +1,6 @@
 """Measure how rates scale with workers and nodes, and forecast billions of URLs: `python bench/scaling.py`.
 
-The origin answers after a latency, and pictures are tiny, so that requests in flight are the bound and not the cores,
+The origin answers after a latency, and images are tiny, so that requests in flight are the bound and not the cores,
 of which every simulated node would need its own. `--quick` measures less and keeps nothing.
 """
 

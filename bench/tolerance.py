@@ -1,6 +1,6 @@
-"""Odd servers, and who gets their pictures: `python bench/tolerance.py`, about a minute.
+"""Odd servers, and who gets their images: `python bench/tolerance.py`, about a minute.
 
-Every entry of tests/oddities.py is asked for once by each program, over loopback. A program gets a picture if it ends
+Every entry of tests/oddities.py is asked for once by each program, over loopback. A program gets an image if it ends
 with just the bytes that are served; a browser, if it shows one of the right size. img2dataset 1.47 downloads with
 `urllib.request.urlopen`, so the column of urllib makes its request as it does.
 """
@@ -21,7 +21,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 TIMEOUT_S: Final = 5
 PEER_AGENT: Final = "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:72.0) Gecko/20100101 Firefox/72.0"
-PICTURE_SIDE: Final = 48
+IMAGE_SIDE: Final = 48
 PAGE: Final = "/page.html"
 
 
@@ -32,8 +32,8 @@ def main() -> None:
     from oddities import head, oddities
     from raw_origin import RawOrigin
 
-    picture = _picture()
-    listed = oddities(picture)
+    image = _picture()
+    listed = oddities(image)
     scripts = {target: script for oddity in listed for target, script in oddity.scripts.items()}
     scripts[PAGE] = [head(b"Content-Type: text/html; charset=utf-8", b"Content-Length: 0")]
     programs: dict[str, Callable[[str], bytes | None]] = {
@@ -48,9 +48,7 @@ def main() -> None:
     with RawOrigin(scripts) as origin:
         shown = _browser(origin.url(PAGE), [origin.url(oddity.target) for oddity in listed])
         for oddity, is_shown in zip(listed, shown, strict=True):
-            got = {
-                name: _attempt(get, origin.url(oddity.target)) == picture for name, get in programs.items()
-            }
+            got = {name: _attempt(get, origin.url(oddity.target)) == image for name, get in programs.items()}
             rows.append({"kind": oddity.kind, "server": oddity.name, "got": got | {"Chromium": is_shown}})
     names = list(rows[0]["got"])
     counts = {name: sum(row["got"][name] for row in rows) for name in names}
@@ -77,17 +75,15 @@ def _picture() -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.radial_gradient("L").resize((PICTURE_SIDE, PICTURE_SIDE)).convert("RGB").save(
-        file, "jpeg", quality=90
-    )
+    Image.radial_gradient("L").resize((IMAGE_SIDE, IMAGE_SIDE)).convert("RGB").save(file, "jpeg", quality=90)
     return file.getvalue()
 
 
 def _table(rows: list[dict[str, Any]], names: list[str], counts: dict[str, int]) -> str:
     lines = [
-        "# Odd servers, and who gets their pictures",
+        "# Odd servers, and who gets their images",
         "",
-        f"`python bench/tolerance.py` over {len(rows)} servers; those without a picture to be had are in the list too.",
+        f"`python bench/tolerance.py` over {len(rows)} servers; those without an image to be had are in the list too.",
         "",
         "| | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
@@ -104,7 +100,7 @@ def _attempt(get: Callable[[str], bytes | None], url: str) -> bytes | None:
     try:
         return get(url)
     except Exception:
-        # Whatever a program raises, it has no picture.
+        # Whatever a program raises, it has no image.
         return None
 
 
@@ -163,7 +159,7 @@ def _ours(url: str) -> bytes | None:
 
 
 def _browser(page_url: str, urls: list[str]) -> list[bool]:
-    """Return for each address whether Chromium shows the picture, of the size that is served."""
+    """Return for each address whether Chromium shows the image, of the size that is served."""
     from browser import browse
 
     script = """([url, side, limit]) => new Promise((resolve) => {
@@ -174,7 +170,7 @@ def _browser(page_url: str, urls: list[str]) -> list[bool]:
         image.src = url;
     })"""
     with browse(page_url) as tab:
-        return [bool(tab.page.evaluate(script, [url, PICTURE_SIDE, 1000 * TIMEOUT_S])) for url in urls]
+        return [bool(tab.page.evaluate(script, [url, IMAGE_SIDE, 1000 * TIMEOUT_S])) for url in urls]
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/monitoring.md from the dataset of `make demo`: `python docs/screenshots.py`."""
+"""Makes the images of docs/monitoring.md from the dataset of `make demo`: `python docs/screenshots.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = [
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all images."""
     IMAGES.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "turbo_fetch", "view", str(DATASET), "--port", "0"]
     with (
@@ -52,8 +52,8 @@ def main() -> None:
 
 def save(page: Page, name: str) -> None:
     """Save what the page shows as a small WebP."""
-    with Image.open(io.BytesIO(page.screenshot())) as picture:
-        picture.convert("RGB").save(IMAGES / f"{name}.webp", quality=72, method=6)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        image.convert("RGB").save(IMAGES / f"{name}.webp", quality=72, method=6)
 
 
 if __name__ == "__main__":

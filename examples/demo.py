@@ -1,6 +1,6 @@
 """The main job on real photographs, from a URL list to a dataset, in one command: `python examples/demo.py`.
 
-Makes 200 pictures, serves them over HTTP on loopback, writes a list of 2,000 URLs of them with captions and a
+Makes 200 images, serves them over HTTP on loopback, writes a list of 2,000 URLs of them with captions and a
 few that fail, runs `turbo-fetch run examples/demo.toml`, reads the dataset back, and lays it out on a sheet.
 """
 
@@ -22,7 +22,7 @@ CACHE = Path(".cache")
 FOLDER = CACHE / "demo"
 SPEC = Path("examples/demo.toml")
 SHEET = FOLDER / "contact-sheet.png"
-REQUESTS_PER_PICTURE = 10
+REQUESTS_PER_IMAGE = 10
 COLUMNS, LINES = 12, 5
 THUMBNAIL_SIDE = 128
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the demo; return the exit code of the job, or 1 when its dataset is not what it should be."""
-    # The paths of the spec are relative to the repository, and bench/ makes the pictures and serves them.
+    # The paths of the spec are relative to the repository, and bench/ makes the images and serves them.
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)
     from bench.corpus import SMALL, build_corpus
 
     started_s = time.monotonic()
-    say("Cutting 200 pictures from real photographs (Debian's lomiri-wallpapers, 27 MB, downloaded once)")
+    say("Cutting 200 images from real photographs (Debian's lomiri-wallpapers, 27 MB, downloaded once)")
     corpus = build_corpus(SMALL, CACHE)
     with served(make_site(corpus)) as (base_url, server):
         rows = write_list(base_url, corpus)
@@ -51,7 +51,7 @@ def main() -> int:
     show_failures(FOLDER / "dataset")
     say(f"Read back with webdataset: {shown:,} samples. The first ones are on {SHEET}")
     print(f"Done in {time.monotonic() - started_s:.0f} s. Look around in {FOLDER / 'dataset'}")
-    return 0 if shown == len(corpus.pictures) * REQUESTS_PER_PICTURE else 1
+    return 0 if shown == len(corpus.pictures) * REQUESTS_PER_IMAGE else 1
 
 
 def say(text: str) -> None:
@@ -60,13 +60,13 @@ def say(text: str) -> None:
 
 
 def make_site(corpus: Corpus) -> Path:
-    """Link the pictures into a folder to serve, beside two files that are no good."""
+    """Link the images into a folder to serve, beside two files that are no good."""
     site = FOLDER / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
-    for picture in corpus.pictures:
-        (site / picture.name).symlink_to((corpus.folder / picture.name).resolve())
-    (site / "page.jpg").write_text("<!doctype html><title>Moved</title><p>This picture has moved.")
+    for image in corpus.pictures:
+        (site / image.name).symlink_to((corpus.folder / image.name).resolve())
+    (site / "page.jpg").write_text("<!doctype html><title>Moved</title><p>This image has moved.")
     whole = (corpus.folder / corpus.pictures[0].name).read_bytes()
     (site / "damaged.jpg").write_bytes(whole[: len(whole) // 2])
     return site
@@ -94,16 +94,16 @@ def write_list(base_url: str, corpus: Corpus) -> int:
 
     (closed_port,) = free_ports(1)
     failing = [
-        (f"{base_url}/gone.jpg", "a picture that is gone"),
-        (f"{base_url}/page.jpg", "a web page under a picture's name"),
-        (f"{base_url}/damaged.jpg", "half a picture"),
+        (f"{base_url}/gone.jpg", "an image that is gone"),
+        (f"{base_url}/page.jpg", "a web page under an image's name"),
+        (f"{base_url}/damaged.jpg", "half an image"),
         (f"http://127.0.0.1:{closed_port}/dead.jpg", "a dead host"),
         ("htp:/no-url", "not a URL"),
     ]
     rows: list[tuple[str, str, str | None]] = []
-    for number in range(len(corpus.pictures) * REQUESTS_PER_PICTURE):
-        picture = corpus.pictures[number % len(corpus.pictures)]
-        rows.append((f"{base_url}/{picture.name}?n={number}", picture.title, picture.licence))
+    for number in range(len(corpus.pictures) * REQUESTS_PER_IMAGE):
+        image = corpus.pictures[number % len(corpus.pictures)]
+        rows.append((f"{base_url}/{image.name}?n={number}", image.title, image.licence))
     for number, (url, caption) in enumerate(failing):
         rows.insert(100 + 400 * number, (url, caption, None))
     urls, captions, licences = zip(*rows, strict=True)
@@ -127,16 +127,16 @@ def lay_out(dataset: Path) -> int:
     samples = webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "txt", "json")
     sheet = Image.new("RGB", (COLUMNS * THUMBNAIL_SIDE, LINES * THUMBNAIL_SIDE), "white")
     count = 0
-    for picture, _caption, _facts in samples:
+    for image, _caption, _facts in samples:
         if count < COLUMNS * LINES:
-            sheet.paste(_thumbnail(picture), _place(count))
+            sheet.paste(_thumbnail(image), _place(count))
         count += 1
     sheet.save(SHEET)
     return count
 
 
-def _thumbnail(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGB").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+def _thumbnail(image: Image.Image) -> Image.Image:
+    return image.convert("RGB").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
 
 
 def _place(number: int) -> tuple[int, int]:

@@ -16,12 +16,12 @@ def pixels(width: int, height: int, seed: int) -> np.ndarray[tuple[int, int, int
 
 
 def encoded(width: int, height: int, seed: int, kind: str = "JPEG", **options: object) -> bytes:
-    """Return such a picture as a file of the kind that Pillow calls `kind`."""
+    """Return such an image as a file of the kind that Pillow calls `kind`."""
     out = io.BytesIO()
     Image.fromarray(pixels(width, height, seed)).save(out, kind, **options)
     return out.getvalue()
 
 
 def album(count: int, side: int = 160) -> dict[str, bytes]:
-    """Return `count` JPEG pictures of about `side` pixels by path."""
+    """Return `count` JPEG images of about `side` pixels by path."""
     return {f"{seed:05d}.jpg": encoded(side + seed % 7 * 10, side, seed) for seed in range(count)}

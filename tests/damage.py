@@ -1,4 +1,4 @@
-"""Damage to picture files, drawn from a seed: to their markers and chunks, and to any byte."""
+"""Damage to image files, drawn from a seed: to their markers and chunks, and to any byte."""
 
 from __future__ import annotations
 

@@ -38,14 +38,14 @@ LEFT_OUT = {0x02BC, 0x927C, 0x9286}
 
 
 def tags_of(body: bytes) -> dict[str, dict[int, Any]]:
-    """Return the tags of a picture by directory; nothing for one that Pillow does not open."""
+    """Return the tags of an image by directory; nothing for one that Pillow does not open."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            picture = Image.open(io.BytesIO(body))
-            if picture.format not in FORMATS:
+            image = Image.open(io.BytesIO(body))
+            if image.format not in FORMATS:
                 return {}
-            found = picture.getexif()
+            found = image.getexif()
             tags = {"Image": dict(found)}
             for name, directory in DIRECTORIES.items():
                 tags[name] = dict(found.get_ifd(directory))

@@ -14,7 +14,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 BODY = bytes(range(256)) * 1200
-PATH = "a picture.jpg"
+PATH = "an image.jpg"
 LIMITS = {
     "allow_private_addresses": True,
     "robots": "ignore",

@@ -1,4 +1,4 @@
-"""Sound pictures and lists of every kind, small: `python tests/fuzz_corpus.py FOLDER` writes them for `make fuzz`."""
+"""Sound images and lists of every kind, small: `python tests/fuzz_corpus.py FOLDER` writes them for `make fuzz`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from images import encoded, scene
 from PIL import Image, ImageCms
-
-from pictures import encoded, scene
 
 SIZE = (57, 43)
 
 
-def sound_pictures() -> dict[str, bytes]:
-    """Return pictures by name, whose suffix is the format."""
+def sound_images() -> dict[str, bytes]:
+    """Return images by name, whose suffix is the format."""
     return {**_jpegs(), **_pngs(), **_others()}
 
 
@@ -140,7 +139,7 @@ def main() -> None:
     """Write all of them."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, body in {**sound_pictures(), **sound_lists()}.items():
+    for name, body in {**sound_images(), **sound_lists()}.items():
         (folder / name.replace(".", "_", name.count(".") - 1)).write_bytes(body)
 
 

@@ -103,7 +103,7 @@ def nibbles(values: Sequence[int]) -> bytes:
 
 
 def ico(entries: Sequence[tuple[tuple[int, int], int, bytes]]) -> bytes:
-    """Return an icon of pictures given as sides, bits that the directory states, and contents."""
+    """Return an icon of images given as sides, bits that the directory states, and contents."""
     offset = 6 + 16 * len(entries)
     directory, data = struct.pack("<HHH", 0, 1, len(entries)), b""
     for (width, height), bits, content in entries:

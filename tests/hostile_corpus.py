@@ -31,7 +31,7 @@ def hostile_corpus() -> dict[str, bytes]:
     return bodies
 
 
-def hostile_pictures() -> dict[str, bytes]:
+def hostile_images() -> dict[str, bytes]:
     """Return the corpus under names that any URL can hold."""
     return {f"hostile-{number:04d}": body for number, body in enumerate(hostile_corpus().values())}
 

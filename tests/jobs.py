@@ -20,7 +20,7 @@ from turbo_fetch.spec.specfile import dump_spec, parse_spec
 
 def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[object]) -> Path:
     """Write a Parquet list with captions and further `columns`."""
-    captions = [f"picture {number}" for number in range(len(urls))]
+    captions = [f"image {number}" for number in range(len(urls))]
     pq.write_table(pa.table({"url": pa.array(urls, pa.string()), "caption": captions, **columns}), path)
     return path
 

@@ -1,6 +1,6 @@
-"""What servers of the real web do to HTTP, one entry each, and what a tool that wants the picture should make of it.
+"""What servers of the real web do to HTTP, one entry each, and what a tool that wants the image should make of it.
 
-The measure is the world: an entry expects the picture if curl or a browser gets it, else an outcome that says what is
+The measure is the world: an entry expects the image if curl or a browser gets it, else an outcome that says what is
 wrong. `bench/tolerance.py` asks curl, a browser and other tools; the tests ask this project.
 """
 
@@ -32,7 +32,7 @@ class Oddity:
     scripts: Mapping[str, Script]
     """By target; the first one is asked for, unless there is an `address`."""
     failure: Failure | None = None
-    """How it should end where there is no picture to be had."""
+    """How it should end where there is no image to be had."""
     address: str | None = field(default=None)
     """The path as a list has it, if it is not that of the first script."""
 
@@ -47,10 +47,10 @@ def head(*lines: bytes, first: bytes = OK) -> bytes:
     return b"\r\n".join([first, *lines, b"", b""])
 
 
-def oddities(picture: bytes) -> list[Oddity]:
-    """Return all of them, each of which serves the same picture."""
+def oddities(image: bytes) -> list[Oddity]:
+    """Return all of them, each of which serves the same image."""
     tables = (status_lines, headers, lengths, chunks, interim, codings, redirects, addresses)
-    return [oddity for table in tables for oddity in table(picture)]
+    return [oddity for table in tables for oddity in table(image)]
 
 
 def _listed(kind: str, entries: Mapping[str, Script | tuple[Script, Failure]]) -> list[Oddity]:
@@ -65,12 +65,12 @@ def _protocol(detail: str) -> Failure:
     return Outcome.PROTOCOL, detail
 
 
-def status_lines(picture: bytes) -> list[Oddity]:
+def status_lines(image: bytes) -> list[Oddity]:
     """Status lines that no grammar knows."""
-    length = b"Content-Length: %d" % len(picture)
+    length = b"Content-Length: %d" % len(image)
 
     def line(first: bytes, before: bytes = b"") -> Script:
-        return [before + head(length, first=first) + picture]
+        return [before + head(length, first=first) + image]
 
     no_http = _protocol("the response does not begin with an HTTP status line")
     return _listed(
@@ -81,7 +81,7 @@ def status_lines(picture: bytes) -> list[Oddity]:
             "in lower case": line(b"http/1.1 200 ok"),
             "ICY, as Shoutcast says it": line(b"ICY 200 OK"),
             "HTTP/1.0 with a length": line(b"HTTP/1.0 200 OK"),
-            "HTTP/1.0 without a length": [head(first=b"HTTP/1.0 200 OK") + picture, CLOSE],
+            "HTTP/1.0 without a length": [head(first=b"HTTP/1.0 200 OK") + image, CLOSE],
             "HTTP/1.2": line(b"HTTP/1.2 200 OK"),
             "HTTP/2 in text": line(b"HTTP/2 200 OK"),
             "HTTP/2.0 in text": line(b"HTTP/2.0 200 OK"),
@@ -93,7 +93,7 @@ def status_lines(picture: bytes) -> list[Oddity]:
             "a reason in Latin-1": line("HTTP/1.1 200 Très bien".encode("latin-1")),
             "a reason of 10 kB": line(b"HTTP/1.1 200 " + b"x" * 10_000),
             "empty lines before it": line(OK, b"\r\n\r\n"),
-            "none: a bare picture (HTTP/0.9)": ([picture, CLOSE], no_http),
+            "none: a bare image (HTTP/0.9)": ([image, CLOSE], no_http),
             "none: a bare page": ([b"<html>no</html>", CLOSE], no_http),
             "a number of four digits": (
                 line(b"HTTP/1.1 2000 OK"),
@@ -107,12 +107,12 @@ def status_lines(picture: bytes) -> list[Oddity]:
     )
 
 
-def headers(picture: bytes) -> list[Oddity]:
+def headers(image: bytes) -> list[Oddity]:
     """Header lines that no grammar knows, and many or long ones."""
-    length = b"Content-Length: %d" % len(picture)
+    length = b"Content-Length: %d" % len(image)
 
     def lines(*more: bytes) -> Script:
-        return [head(b"Content-Type: image/jpeg", *more, length) + picture]
+        return [head(b"Content-Type: image/jpeg", *more, length) + image]
 
     whole = head(b"Content-Type: image/jpeg", length)
     return _listed(
@@ -128,9 +128,9 @@ def headers(picture: bytes) -> list[Oddity]:
                 [OK + b"\r\nX: ", *[b"x" * 65_536] * 5],
                 _protocol("headers larger than 256 KiB"),
             ),
-            "none at all": [OK + b"\r\n\r\n" + picture, CLOSE],
+            "none at all": [OK + b"\r\n\r\n" + image, CLOSE],
             "a space before the colon": [
-                head(b"Content-Type : image/jpeg", length.replace(b":", b" :")) + picture
+                head(b"Content-Type : image/jpeg", length.replace(b":", b" :")) + image
             ],
             "a space in a name": lines(b"X Powered By: PHP"),
             "a line without a colon": lines(b"HTTP/1.1 200 OK"),
@@ -138,26 +138,26 @@ def headers(picture: bytes) -> list[Oddity]:
             "a name in Latin-1": lines(b"X-Caf\xe9: x"),
             "a value in Latin-1": lines(b"X-Name: caf\xe9"),
             "a folded value": lines(b"X-Folded: one,\r\n two,\r\n\tthree"),
-            "a folded first line": [OK + b"\r\n folded\r\n" + length + b"\r\n\r\n" + picture],
-            "LF alone": [whole.replace(b"\r\n", b"\n") + picture],
-            "LF alone, but CRLF at the end": [whole[:-2].replace(b"\r\n", b"\n") + b"\r\n" + picture],
+            "a folded first line": [OK + b"\r\n folded\r\n" + length + b"\r\n\r\n" + image],
+            "LF alone": [whole.replace(b"\r\n", b"\n") + image],
+            "LF alone, but CRLF at the end": [whole[:-2].replace(b"\r\n", b"\n") + b"\r\n" + image],
             "CR alone in a value": lines(b"X-CR: one\rtwo"),
             "a NUL in a value": lines(b"X-Nul: one\0two"),
             "a control character in a value": lines(b"X-Control: one\x01two\x7f"),
-            "no space after the colon": [head(b"Content-Length:%d" % len(picture)) + picture],
-            "names in capitals": [head(length.upper()) + picture],
-            "byte by byte": [*(whole[at : at + 1] for at in range(len(whole))), picture],
-            "cut in the middle of the line end": [whole[:-3], SOON, whole[-3:-1], SOON, whole[-1:] + picture],
+            "no space after the colon": [head(b"Content-Length:%d" % len(image)) + image],
+            "names in capitals": [head(length.upper()) + image],
+            "byte by byte": [*(whole[at : at + 1] for at in range(len(whole))), image],
+            "cut in the middle of the line end": [whole[:-3], SOON, whole[-3:-1], SOON, whole[-1:] + image],
         },
     )
 
 
-def lengths(picture: bytes) -> list[Oddity]:
+def lengths(image: bytes) -> list[Oddity]:
     """Lengths that are missing, wrong or said twice, and bytes after the body."""
-    size = len(picture)
+    size = len(image)
 
     def said(*values: bytes, after: bytes = b"", end: Script = ()) -> Script:
-        return [head(*(b"Content-Length: " + value for value in values)) + picture + after, *end]
+        return [head(*(b"Content-Length: " + value for value in values)) + image + after, *end]
 
     right = b"%d" % size
     ended = Outcome.TRUNCATED, "body ended early"
@@ -176,11 +176,11 @@ def lengths(picture: bytes) -> list[Oddity]:
             "with a unit": said(right + b" bytes"),
             "with a comma after it": said(right + b","),
             "of 30 digits": said(b"9" * 30, end=[CLOSE]),
-            "none, until the end": [head() + picture, CLOSE],
-            "none, though the connection is to be kept": [head(b"Connection: keep-alive") + picture, CLOSE],
+            "none, until the end": [head() + image, CLOSE],
+            "none, though the connection is to be kept": [head(b"Connection: keep-alive") + image, CLOSE],
             "too large": (said(b"%d" % (size + 1), end=[CLOSE]), ended),
             "right, and the connection is said to end but does not": [
-                head(b"Connection: close", b"Content-Length: " + right) + picture,
+                head(b"Connection: close", b"Content-Length: " + right) + image,
                 Pause(0.3),
             ],
             "bytes after the body": said(right, after=b"more"),
@@ -191,17 +191,17 @@ def lengths(picture: bytes) -> list[Oddity]:
     )
 
 
-def chunks(picture: bytes) -> list[Oddity]:
+def chunks(image: bytes) -> list[Oddity]:
     """Chunks, well and badly made, and other transfer codings."""
     chunked = b"Transfer-Encoding: chunked"
-    size = b"%x" % len(picture)
+    size = b"%x" % len(image)
 
     def sent(line: bytes = size, after: bytes = b"\r\n", last: bytes = b"0\r\n\r\n", *more: bytes) -> Script:
-        return [head(chunked, *more) + line + b"\r\n" + picture + after + last]
+        return [head(chunked, *more) + line + b"\r\n" + image + after + last]
 
-    parts = [picture[at : at + 7] for at in range(0, len(picture), 7)]
-    packed = gzip.compress(picture)
-    one, one_packed = (b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for body in (picture, packed))
+    parts = [image[at : at + 7] for at in range(0, len(image), 7)]
+    packed = gzip.compress(image)
+    one, one_packed = (b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) for body in (image, packed))
     return _listed(
         "chunks",
         {
@@ -215,7 +215,7 @@ def chunks(picture: bytes) -> list[Oddity]:
             "sizes in capitals": sent(size.upper()),
             "a space after the size": sent(size + b"  "),
             "a space before the size": sent(b" " + size),
-            "LF alone": [head(chunked) + size + b"\n" + picture + b"\n0\n\n"],
+            "LF alone": [head(chunked) + size + b"\n" + image + b"\n0\n\n"],
             "with a trailer": sent(last=b"0\r\nX-Check: 1\r\n\r\n"),
             "zeros for the last": sent(last=b"00000\r\n\r\n"),
             "no empty line at the end": [*sent(last=b"0\r\n"), CLOSE],
@@ -229,7 +229,7 @@ def chunks(picture: bytes) -> list[Oddity]:
                 [head(chunked) + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"],
                 _protocol("more than 2000 chunks of a few bytes"),
             ),
-            "none, in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + picture, CLOSE],
+            "none, in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + image, CLOSE],
             "a size that is too small": (
                 sent(b"7"),
                 _protocol("a chunk is longer than its size says"),
@@ -238,7 +238,7 @@ def chunks(picture: bytes) -> list[Oddity]:
             "in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + one, CLOSE],
             "in capitals": [head(chunked.upper()) + one],
             "identity and a length": [
-                head(b"Transfer-Encoding: identity", b"Content-Length: %d" % len(picture)) + picture
+                head(b"Transfer-Encoding: identity", b"Content-Length: %d" % len(image)) + image
             ],
             "gzip, chunked": [head(b"Transfer-Encoding: gzip, chunked") + one_packed],
             "gzip and chunked in two lines": [head(b"Transfer-Encoding: gzip", chunked) + one_packed],
@@ -246,9 +246,9 @@ def chunks(picture: bytes) -> list[Oddity]:
     )
 
 
-def interim(picture: bytes) -> list[Oddity]:
+def interim(image: bytes) -> list[Oddity]:
     """Answers before the answer."""
-    final = head(b"Content-Length: %d" % len(picture)) + picture
+    final = head(b"Content-Length: %d" % len(image)) + image
 
     def before(*heads: bytes) -> Script:
         return [b"".join(heads) + final]
@@ -271,13 +271,13 @@ def interim(picture: bytes) -> list[Oddity]:
     )
 
 
-def codings(picture: bytes) -> list[Oddity]:
+def codings(image: bytes) -> list[Oddity]:
     """Bodies that are packed though nobody asked for it, or said to be."""
-    gzipped, zipped = gzip.compress(picture), zlib.compress(picture)
+    gzipped, zipped = gzip.compress(image), zlib.compress(image)
     raw = zlib.compressobj(wbits=-15)
-    deflated = raw.compress(picture) + raw.flush()
-    half = len(picture) // 2
-    br, zstd = brotli.compress(picture), zstandard.ZstdCompressor().compress(picture)
+    deflated = raw.compress(image) + raw.flush()
+    half = len(image) // 2
+    br, zstd = brotli.compress(image), zstandard.ZstdCompressor().compress(image)
 
     twice = brotli.compress(gzipped)
 
@@ -290,20 +290,18 @@ def codings(picture: bytes) -> list[Oddity]:
             "gzip": packed(b"gzip", gzipped),
             "x-gzip": packed(b"x-gzip", gzipped),
             "GZIP in capitals": packed(b" GZIP ", gzipped),
-            "gzip of two members": packed(
-                b"gzip", gzip.compress(picture[:half]) + gzip.compress(picture[half:])
-            ),
+            "gzip of two members": packed(b"gzip", gzip.compress(image[:half]) + gzip.compress(image[half:])),
             "gzip and bytes after it": packed(b"gzip", gzipped + b"\0\0more"),
             "gzip twice": packed(b"gzip, gzip", gzip.compress(gzipped)),
             "gzip with the length of what is packed": [
-                head(b"Content-Encoding: gzip", b"Content-Length: %d" % len(picture)) + gzipped,
+                head(b"Content-Encoding: gzip", b"Content-Length: %d" % len(image)) + gzipped,
                 CLOSE,
             ],
             "gzip that is deflate": packed(b"gzip", zipped),
             "deflate that is gzip": packed(b"deflate", gzipped),
             "gzip in quotation marks": packed(b'"gzip"', gzipped),
-            "chunked, as a Content-Encoding": packed(b"chunked", picture),
-            "aws-chunked": packed(b"aws-chunked", picture),
+            "chunked, as a Content-Encoding": packed(b"chunked", image),
+            "aws-chunked": packed(b"aws-chunked", image),
             "gzip, then br, in two lines": [
                 head(b"Content-Encoding: gzip", b"Content-Encoding: br", b"Content-Length: %d" % len(twice))
                 + twice
@@ -312,14 +310,14 @@ def codings(picture: bytes) -> list[Oddity]:
             "deflate without a wrapping": packed(b"deflate", deflated),
             "br": packed(b"br", br),
             "zstd": packed(b"zstd", zstd),
-            "identity": packed(b"identity", picture),
-            "empty": packed(b"", picture),
-            "none": packed(b"none", picture),
-            "utf-8": packed(b"UTF-8", picture),
-            "gzip, but it is not": packed(b"gzip", picture),
-            "br, but it is not": packed(b"br", picture),
-            "deflate, but it is not": packed(b"deflate", picture),
-            "zstd, but it is not": packed(b"zstd", picture),
+            "identity": packed(b"identity", image),
+            "empty": packed(b"", image),
+            "none": packed(b"none", image),
+            "utf-8": packed(b"UTF-8", image),
+            "gzip, but it is not": packed(b"gzip", image),
+            "br, but it is not": packed(b"br", image),
+            "deflate, but it is not": packed(b"deflate", image),
+            "zstd, but it is not": packed(b"zstd", image),
             "one that nobody knows": (packed(b"lzma", zipped), _protocol("unknown Content-Encoding: lzma")),
             "gzip that ends early": (
                 packed(b"gzip", gzipped[:-20]),
@@ -337,9 +335,9 @@ def codings(picture: bytes) -> list[Oddity]:
     )
 
 
-def redirects(picture: bytes) -> list[Oddity]:
+def redirects(image: bytes) -> list[Oddity]:
     """Locations that are to be resolved as browsers do, and sent as they came."""
-    served: Script = [head(b"Content-Length: %d" % len(picture)) + picture]
+    served: Script = [head(b"Content-Length: %d" % len(image)) + image]
     locations: dict[str, tuple[bytes, str]] = {
         "%27 in the path": (b"/r/it%27s.jpg", "/r/it%27s.jpg"),
         "%2F in the path": (b"/r/a%2Fb.jpg", "/r/a%2Fb.jpg"),
@@ -394,9 +392,9 @@ def redirects(picture: bytes) -> list[Oddity]:
     return listed
 
 
-def addresses(picture: bytes) -> list[Oddity]:
+def addresses(image: bytes) -> list[Oddity]:
     """Addresses of lists that servers compare byte for byte; what is sent is what browsers send."""
-    served: Script = [head(b"Content-Length: %d" % len(picture)) + picture]
+    served: Script = [head(b"Content-Length: %d" % len(image)) + image]
     listed = {
         "%27": ("/a/it%27s.jpg", "/a/it%27s.jpg"),
         "an apostrophe": ("/a/it's.jpg", "/a/it's.jpg"),

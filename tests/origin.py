@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 origin on loopback that serves pictures, with every fault that real servers show.
+"""A real HTTP/1.1 origin on loopback that serves images, with every fault that real servers show.
 
     with Origin({"cat.jpg": jpeg}) as origin:
         origin.url("cat.jpg")                                   # served well
@@ -101,7 +101,7 @@ class Origin(ThreadedServer):
         return f"{'https' if self.is_tls else 'http'}://{self.address}:{self.port}"
 
     def url(self, path: str, fault: str | None = None, **parameters: object) -> str:
-        """Return the address of a picture; `fault` and its `parameters` say how it is served."""
+        """Return the address of an image; `fault` and its `parameters` say how it is served."""
         address = f"{self.base}/{quote(path.lstrip('/'))}"
         if fault is None:
             return address
@@ -175,7 +175,7 @@ class Origin(ThreadedServer):
             if fault is not None:
                 await fault(exchange)
             elif body is None:
-                await respond(exchange, HTTPStatus.NOT_FOUND, b"no such picture\n", content_type="text/plain")
+                await respond(exchange, HTTPStatus.NOT_FOUND, b"no such image\n", content_type="text/plain")
             else:
                 await respond(exchange)
         finally:

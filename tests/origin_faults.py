@@ -247,7 +247,7 @@ async def slow_headers(exchange: Exchange) -> None:
 
 @fault
 async def redirect(exchange: Exchange) -> None:
-    """`hops` redirects with status `code` before the picture."""
+    """`hops` redirects with status `code` before the image."""
     path = exchange.target.partition("?")[0]
     hops, code = int(exchange.number("hops", 1)), int(exchange.number("code", 302))
     onward = f"{path}?fault=redirect&hops={hops - 1}&code={code}" if hops > 1 else path
@@ -287,13 +287,13 @@ async def huge_headers(exchange: Exchange) -> None:
 
 @fault
 async def header(exchange: Exchange) -> None:
-    """The picture with header `name: value`."""
+    """The image with header `name: value`."""
     await respond(exchange, extra={exchange.parameters["name"]: exchange.parameters["value"]})
 
 
 @fault
 async def validated(exchange: Exchange) -> None:
-    """The picture with an ETag, or 304 to a request that names it."""
+    """The image with an ETag, or 304 to a request that names it."""
     tag = f'"{hashlib.sha256(exchange.body).hexdigest()[:16]}"'
     if exchange.request_headers.get("if-none-match") == tag:
         await send_head(exchange, 304, 0, {"ETag": tag})
@@ -313,13 +313,13 @@ async def robots(exchange: Exchange) -> None:
 
 @fault
 async def content_type(exchange: Exchange) -> None:
-    """The picture under another media `type`."""
+    """The image under another media `type`."""
     await respond(exchange, content_type=exchange.parameters["type"])
 
 
 @fault
 async def gzipped(exchange: Exchange) -> None:
-    """The picture with Content-Encoding gzip, though nobody asked for it."""
+    """The image with Content-Encoding gzip, though nobody asked for it."""
     await respond(exchange, body=gzip.compress(exchange.body), extra={"Content-Encoding": "gzip"})
 
 
@@ -345,6 +345,6 @@ async def no_content(exchange: Exchange) -> None:
 
 @fault
 async def close(exchange: Exchange) -> None:
-    """The picture, well served, and the end of the connection."""
+    """The image, well served, and the end of the connection."""
     await respond(exchange, extra={"Connection": "close"})
     raise ConnectionEnds

@@ -18,13 +18,13 @@ from album import encoded, pixels
 from origin import Origin
 
 BOX = [0.3, 0.4, 0.7, 0.8]
-"""Left, top, right and bottom of what is to be blurred in every picture."""
+"""Left, top, right and bottom of what is to be blurred in every image."""
 CLOSED = "http://127.0.0.1:9/closed.jpg"
 """Nothing listens on the port `discard`."""
 
 
 def pictures() -> dict[str, bytes]:
-    """Return bodies by path: pictures of several formats and sizes, one with EXIF, and no pictures."""
+    """Return bodies by path: images of several formats and sizes, one with EXIF, and no images."""
     camera = Image.Exif()
     camera[0x010F], camera[0x0110], camera[0x8298] = "Maker", "Model ünï", "someone"
     camera.get_ifd(0x8769)[0x829A] = (1, 125)
@@ -124,7 +124,7 @@ def write_lists(folder: Path, listed: list[dict[str, Any]]) -> dict[str, Path]:
 
 
 def _expected(row: dict[str, Any]) -> str:
-    """Return the hash that the row's picture has, and for those called small another one."""
+    """Return the hash that the row's image has, and for those called small another one."""
     path = row["url"].rpartition("/")[2].partition("?")[0]
     return hashlib.sha256(b"another" if path == "small.png" else pictures().get(path, b"")).hexdigest()
 

@@ -15,15 +15,15 @@ from turbo_fetch.spec import ImageSpec
 Pixels = npt.NDArray[np.uint8]
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """Return the bytes of a file of Pillow's format `kind`."""
     body = io.BytesIO()
-    picture.save(body, kind, **options)
+    image.save(body, kind, **options)
     return body.getvalue()
 
 
 def scene(width: int, height: int) -> Image.Image:
-    """Return a smooth coloured picture without symmetry, whose resampling is well defined."""
+    """Return a smooth coloured image without symmetry, whose resampling is well defined."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     across, down = x / max(width - 1, 1), y / max(height - 1, 1)
     red = 255 * across
@@ -33,7 +33,7 @@ def scene(width: int, height: int) -> Image.Image:
 
 
 def spec(**options: Any) -> ImageSpec:
-    """Return a spec that writes lossless pictures and keeps sides unless told otherwise."""
+    """Return a spec that writes lossless images and keeps sides unless told otherwise."""
     return ImageSpec(**{"mode": "no", "encode": "png", "quality": 1, **options})
 
 
@@ -44,16 +44,16 @@ def transformed(body: bytes, threads: int = 1, **options: Any) -> dict[str, Any]
 
 
 def pixels(body: bytes, **options: Any) -> Pixels:
-    """Return the pixels of the picture that the transform makes of one body."""
+    """Return the pixels of the image that the transform makes of one body."""
     record = transformed(body, **options)
     assert record["outcome"] == 0, record["detail"]
-    picture = np.asarray(Image.open(io.BytesIO(record["image"])))
-    assert picture.shape[:2] == (record["height"], record["width"])
-    return picture
+    image = np.asarray(Image.open(io.BytesIO(record["image"])))
+    assert image.shape[:2] == (record["height"], record["width"])
+    return image
 
 
 def difference(left: Any, right: Any) -> float:
-    """Return the mean absolute difference of two pictures of equal shape, in levels of 8 bits."""
+    """Return the mean absolute difference of two images of equal shape, in levels of 8 bits."""
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     assert left.shape == right.shape
     return float(np.abs(left - right).mean())

@@ -1,4 +1,4 @@
-"""Rows of a shard, as tests need them: source rows, results with pictures, in any order and cut."""
+"""Rows of a shard, as tests need them: source rows, results with images, in any order and cut."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAILED = Outcome.HTTP_4XX
 
 @cache
 def picture(row: int, encoding: str = "png") -> bytes:
-    """Return an encoded picture that differs by row."""
+    """Return an encoded image that differs by row."""
     pixels = np.random.default_rng(row).integers(0, 256, (8 + row % 5, 9, 3), np.uint8)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, encoding)

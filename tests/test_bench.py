@@ -1,4 +1,4 @@
-"""The benchmarks count what they claim to count: real processes, a real server, real pictures."""
+"""The benchmarks count what they claim to count: real processes, a real server, real images."""
 
 from __future__ import annotations
 

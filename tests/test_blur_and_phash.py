@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from images import encoded, spec
 from PIL import Image
 
 from album import pixels
-from pictures import encoded, spec
 from turbo_fetch.shard.boxes import parse_boxes
 from turbo_fetch.shard.transform import Transform
 
@@ -44,7 +44,7 @@ def test_pixels_away_from_the_box_stay_as_they_are() -> None:
     assert np.array_equal(made[:, 82:], np.asarray(picture)[:, 82:])
 
 
-def test_boxes_are_of_the_upright_picture() -> None:
+def test_boxes_are_of_the_upright_image() -> None:
     grey = np.full((100, 60, 3), 128, np.uint8)
     grey[:50, :30, 0] = 255 * (np.indices((50, 30)).sum(axis=0) % 2)
     turned = Image.fromarray(np.rot90(grey, 1).copy())
@@ -117,7 +117,7 @@ def test_the_hash_is_that_of_its_definition() -> None:
         assert away == 0, seed
 
 
-def test_the_hash_survives_encoding_and_tells_pictures_apart() -> None:
+def test_the_hash_survives_encoding_and_tells_images_apart() -> None:
     hashes = []
     for seed in range(8):
         picture = Image.fromarray(pixels(300, 200, seed))

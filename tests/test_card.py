@@ -113,7 +113,7 @@ def test_hugging_face_loads_the_folder_as_it_is(
 
     out = made if output_format == "webdataset" else _exported(made, tmp_path, output_format)
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
-    captions = [f"picture {row}" for row in range(24) if row != 3]
+    captions = [f"image {row}" for row in range(24) if row != 3]
     if output_format == "webdataset":
         assert loaded["txt"][:] == captions
         assert loaded[0]["jpg"].size == (64, 64)
@@ -136,7 +136,7 @@ def test_croissant_is_valid_and_its_records_are_the_rows(
     assert not dataset.metadata.ctx.issues.errors
     assert json.loads((out / "croissant.json").read_bytes())["name"] == out.name
     records = list(dataset.records("rows"))
-    assert [record["rows/caption"].decode() for record in records] == [f"picture {row}" for row in range(24)]
+    assert [record["rows/caption"].decode() for record in records] == [f"image {row}" for row in range(24)]
     assert [record["rows/score"] for record in records] == [row / 7 for row in range(24)]
     columns = {"parquet": "image", "parquet_bytes": "jpg"}
     if output_format in columns:

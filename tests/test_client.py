@@ -170,7 +170,7 @@ def test_cookies_are_not_kept(loop: str) -> None:
         assert all("cookie" not in request.headers for request in fresh.received)
 
 
-def test_a_picture_larger_than_the_budget_still_arrives(loop: str, origin: Origin) -> None:
+def test_a_image_larger_than_the_budget_still_arrives(loop: str, origin: Origin) -> None:
     budget = ByteBudget(1000)
 
     async def scenario() -> Fetched:

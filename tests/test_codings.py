@@ -115,7 +115,7 @@ def test_a_robots_txt_is_obeyed_however_it_is_packed(coding: str, is_packed: boo
     rules = b"User-agent: *\nDisallow: /no\n"
     body = PACKERS[coding](rules) if is_packed and coding in PACKERS else rules
     answer = head(b"Content-Encoding: " + coding.encode(), b"Content-Length: %d" % len(body)) + body
-    picture = [head(b"Content-Length: 1") + b"x"]
-    with RawOrigin({"/robots.txt": [answer], "/no.jpg": picture, "/yes.jpg": picture}) as origin:
+    image = [head(b"Content-Length: 1") + b"x"]
+    with RawOrigin({"/robots.txt": [answer], "/no.jpg": image, "/yes.jpg": image}) as origin:
         forbidden, allowed = fetch("uvloop", *map(origin.url, ["/no.jpg", "/yes.jpg"]), robots="respect")
     assert (forbidden.outcome, allowed.outcome) == (Outcome.ROBOTS, Outcome.SUCCESS)

@@ -1,4 +1,4 @@
-"""Colour profiles of grey and CMYK pictures, against littlecms and against their own formula."""
+"""Colour profiles of grey and CMYK images, against littlecms and against their own formula."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from images import encoded, pixels, transformed
 from PIL import Image, ImageCms
 
-from hostile_corpus import hostile_pictures
-from pictures import encoded, pixels, transformed
+from hostile_corpus import hostile_images
 
 SRGB: Any = ImageCms.createProfile("sRGB")
 RAMP = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (32, 1)))
@@ -38,16 +38,16 @@ def grey_profile(gamma: float) -> bytes:
     return size + bytes(4) + kind + bytes(12) + b"acsp" + bytes(28) + white + bytes(48) + table + content
 
 
-def by_littlecms(picture: Image.Image, icc: bytes) -> npt.NDArray[np.int64]:
-    """Return the pixels of a picture in sRGB, with perceptual intent."""
+def by_littlecms(image: Image.Image, icc: bytes) -> npt.NDArray[np.int64]:
+    """Return the pixels of an image in sRGB, with perceptual intent."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    converted = ImageCms.profileToProfile(picture, profile, SRGB, outputMode="RGB")
+    converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGB")
     return np.asarray(converted).astype(np.int64)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 @pytest.mark.parametrize("gamma", [1.0, 1.8, 3.0])
-def test_a_grey_picture_is_converted_to_the_grey_of_srgb_and_stays_grey(kind: str, gamma: float) -> None:
+def test_a_grey_image_is_converted_to_the_grey_of_srgb_and_stays_grey(kind: str, gamma: float) -> None:
     icc = grey_profile(gamma)
     options = {"quality": 100} if kind == "JPEG" else {}
     made = pixels(encoded(RAMP, kind, icc_profile=icc, **options)).astype(np.int64)
@@ -60,25 +60,25 @@ def test_a_grey_picture_is_converted_to_the_grey_of_srgb_and_stays_grey(kind: st
         assert np.abs(made - by_littlecms(RAMP, icc)[..., 0]).max() <= 3
 
 
-def test_a_grey_picture_with_another_curve_is_not_kept_as_it_is() -> None:
+def test_a_grey_image_with_another_curve_is_not_kept_as_it_is() -> None:
     body = encoded(RAMP, "PNG", icc_profile=grey_profile(1.0))
     assert transformed(body, encode="png", skip_reencode=True)["image"] != body
 
 
 def _profiled(mode: str) -> Iterator[tuple[bytes, Image.Image]]:
     """Yield the JPEGs of other projects' tests in this mode that have a profile for it."""
-    for body in hostile_pictures().values():
+    for body in hostile_images().values():
         if body[:2] == b"\xff\xd8" and b"ICC_PROFILE" in body:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    picture = Image.open(io.BytesIO(body))
-                    picture.load()
-                    ImageCms.ImageCmsProfile(io.BytesIO(picture.info.get("icc_profile", b"")))
+                    image = Image.open(io.BytesIO(body))
+                    image.load()
+                    ImageCms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile", b"")))
                 except OSError:
                     continue
-            if picture.mode == mode and picture.info.get("icc_profile"):
-                yield body, picture
+            if image.mode == mode and image.info.get("icc_profile"):
+                yield body, image
 
 
 @pytest.mark.linux
@@ -86,13 +86,13 @@ def _profiled(mode: str) -> Iterator[tuple[bytes, Image.Image]]:
 def test_real_profiles_of_printers_give_what_littlecms_gives(mode: str) -> None:
     found = list(_profiled(mode))
     assert found
-    for body, picture in found:
+    for body, image in found:
         made = pixels(body).astype(np.int64)
-        wanted = by_littlecms(picture, picture.info["icc_profile"])
+        wanted = by_littlecms(image, image.info["icc_profile"])
         assert np.abs(made - (wanted if mode == "CMYK" else wanted[..., 0])).max() <= 2
 
 
-def test_a_cmyk_picture_whose_profile_is_for_another_model_is_taken_as_ideal_inks() -> None:
+def test_a_cmyk_image_whose_profile_is_for_another_model_is_taken_as_ideal_inks() -> None:
     inks = Image.merge(
         "CMYK", [RAMP, RAMP.transpose(Image.Transpose.ROTATE_180), RAMP, Image.new("L", RAMP.size, 40)]
     )

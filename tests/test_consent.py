@@ -455,11 +455,11 @@ def test_a_garbled_cache_costs_a_request_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_workers_of_a_machine_keep_the_limit_of_a_domain_and_ask_for_robots_txt_once(tmp_path: Path) -> None:
-    pictures = {
+    images = {
         **{f"{number}.jpg": BODY for number in range(80)},
         "robots.txt": b"User-agent: *\nDisallow: /7",
     }
-    with Origin(pictures, latency_s=0.02) as origin:
+    with Origin(images, latency_s=0.02) as origin:
         urls = write_list(tmp_path / "list.parquet", [origin.url(f"{number}.jpg") for number in range(80)])
         spec = job_spec(
             urls,

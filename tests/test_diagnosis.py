@@ -156,9 +156,9 @@ def test_the_drop_in_says_so_and_exits_with_0_as_its_model_does(tmp_path: Path) 
     ("share", "enough"), [(0, True), (0.5, True), (0.75, True), (0.76, False), (1, False)]
 )
 def test_a_share_of_samples_may_be_demanded(tmp_path: Path, share: float, enough: bool) -> None:
-    pictures = album(3)
-    with Origin(pictures) as origin:
-        names = [*pictures, "missing.jpg"]
+    images = album(3)
+    with Origin(images) as origin:
+        names = [*images, "missing.jpg"]
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in names])
         spec = job_spec(urls, tmp_path / "out")
         assert spec.fetch is not None

@@ -132,7 +132,7 @@ def test_webdataset_pandas_polars_and_duckdb_load_as_the_page_of_outputs_shows(
     assert counted is not None
     assert sorted(counted.fetchall()) == [("http-4xx", 20), ("success", 100)]
     (loader,) = (block for block in _python(OUTPUTS) if "webdataset, torch" in block)
-    # Pictures of the test have several sizes; the page is about those of one.
+    # Images of the test have several sizes; the page is about those of one.
     loader = loader.replace("num_workers=4", "num_workers=0").replace("batched(32)", "batched(1)")
     assert sum(len(texts) for _, texts in run_there(loader)["loader"]) == 100
 

@@ -57,9 +57,9 @@ def run_example(name: str, urls: Path, output: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def shades(picture: Image.Image) -> tuple[int, ...]:
-    """Return the colour in the middle of a picture."""
-    pixel = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+def shades(image: Image.Image) -> tuple[int, ...]:
+    """Return the colour in the middle of an image."""
+    pixel = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
     assert isinstance(pixel, tuple)
     return tuple(int(value) for value in pixel)
 
@@ -96,10 +96,10 @@ def test_laion_keeps_scores_and_resizes_the_smaller_side(origin: Origin, tmp_pat
     facts = [json.loads(body) for name, body in members.items() if name.endswith(".json")]
     assert sorted(fact["similarity"] for fact in facts) == [0.25, 0.5, 0.75, 1.0]
     for fact in facts:
-        picture = Image.open(io.BytesIO(members[f"{fact['key']}.jpg"]))
-        assert picture.size == (576, 384)
+        image = Image.open(io.BytesIO(members[f"{fact['key']}.jpg"]))
+        assert image.size == (576, 384)
         blue = 40 * list(PICTURES).index(fact["url"].rsplit("/", 1)[1])
-        assert np.abs(np.subtract(shades(picture), (127, 127, blue))).max() <= 6
+        assert np.abs(np.subtract(shades(image), (127, 127, blue))).max() <= 6
         assert members[f"{fact['key']}.txt"].decode().startswith("text of ")
 
 
@@ -120,7 +120,7 @@ def test_conceptual_captions_come_from_tsv_with_a_header_put_before(
 
     made = samples(tmp_path / "out" / f"{shard}.tar")
     assert sorted(text for text, _, _ in made) == sorted(row["caption"] for row in rows)
-    assert {picture.size for _, picture, _ in made} == {size}
+    assert {image.size for _, image, _ in made} == {size}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_conceptual_captions_come_from_tsv_with_a_header_put_before(
         ("datacomp", "uid", (512, 341), "00000000"),
     ],
 )
-def test_pools_come_from_parquet_with_what_they_know_of_pictures(
+def test_pools_come_from_parquet_with_what_they_know_of_images(
     origin: Origin, tmp_path: Path, name: str, kept: str, size: tuple[int, int], shard: str
 ) -> None:
     spec = load_spec(ROOT / "examples" / f"{name}.toml").fetch
@@ -147,11 +147,11 @@ def test_pools_come_from_parquet_with_what_they_know_of_pictures(
 
     made = samples(tmp_path / "out" / f"{shard}.tar")
     assert sorted(facts[kept] for _, _, facts in made) == sorted(str(value) for value in columns[kept])
-    assert {picture.size for _, picture, _ in made} == {size}
+    assert {image.size for _, image, _ in made} == {size}
 
 
 def samples(path: Path) -> list[tuple[str, Image.Image, dict[str, object]]]:
-    """Return caption, picture and facts of the samples in an archive."""
+    """Return caption, image and facts of the samples in an archive."""
     with tarfile.open(path) as shard:
         members = {member.name: (shard.extractfile(member) or io.BytesIO()).read() for member in shard}
     keys = sorted(name.removesuffix(".txt") for name in members if name.endswith(".txt"))
@@ -165,7 +165,7 @@ def samples(path: Path) -> list[tuple[str, Image.Image, dict[str, object]]]:
     ]
 
 
-def test_captions_become_parquet_with_padded_pictures(origin: Origin, tmp_path: Path) -> None:
+def test_captions_become_parquet_with_padded_images(origin: Origin, tmp_path: Path) -> None:
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["link", "text"])
@@ -176,12 +176,12 @@ def test_captions_become_parquet_with_padded_pictures(origin: Origin, tmp_path: 
     table = pq.read_table(shard)
     assert table["caption"].to_pylist() == [f'a "{name}", with a comma' for name in PICTURES]
     for number, cell in enumerate(table["image"].to_pylist()):
-        picture = Image.open(io.BytesIO(cell["bytes"]))
-        assert (picture.format, picture.size) == ("WEBP", (512, 384))
+        image = Image.open(io.BytesIO(cell["bytes"]))
+        assert (image.format, image.size) == ("WEBP", (512, 384))
         # 900 x 600 fits as 512 x 341, so 21 rows of white are left above and below; the encoder's first
         # blocks of 16 rows hold nothing else.
-        assert np.asarray(picture.convert("RGB"))[:16].min() > 250
-        assert np.abs(np.subtract(shades(picture), (127, 127, 40 * number))).max() <= 8
+        assert np.asarray(image.convert("RGB"))[:16].min() > 250
+        assert np.abs(np.subtract(shades(image), (127, 127, 40 * number))).max() <= 8
 
 
 def test_archive_keeps_the_bytes_as_they_came(origin: Origin, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+from images import encoded, transformed
 from PIL import Image
 
 from exif_by_pillow import pairs, printed, spellings, tags_of
-from hostile_corpus import hostile_pictures
-from pictures import encoded, transformed
+from hostile_corpus import hostile_images
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec
 
@@ -21,7 +21,7 @@ BY_EXIF_ONLY = {"Image Orientation"}
 
 
 def _recorded(bodies: list[bytes]) -> list[dict[str, str] | None]:
-    """Return what is recorded of each picture, None for those that are refused."""
+    """Return what is recorded of each image, None for those that are refused."""
     records: list[dict[str, Any]] = []
     transform = Transform(ImageSpec(size=16, max_pixels=40_000_000), threads=2)
     for start in range(0, len(bodies), 32):
@@ -36,7 +36,7 @@ def _may_have_tags(body: bytes) -> bool:
 
 @pytest.mark.linux
 def test_every_tag_that_pillow_finds_in_files_of_the_wild_is_recorded_with_its_value() -> None:
-    bodies = [body for body in hostile_pictures().values() if _may_have_tags(body)]
+    bodies = [body for body in hostile_images().values() if _may_have_tags(body)]
     found = [(body, tags) for body in bodies if (tags := tags_of(body))]
     compared, problems = 0, []
     names: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -95,7 +95,7 @@ VALUES = {
 def _block(order: str, pointer: int) -> bytes:
     """Return a TIFF file of one grey row whose EXIF directory, found by a pointer of that type, has VALUES."""
     size = struct.Struct(order + "HHI")
-    picture = [
+    image = [
         (256, 3, 8),
         (257, 3, 1),
         (258, 3, 8),
@@ -105,7 +105,7 @@ def _block(order: str, pointer: int) -> bytes:
         (277, 3, 1),
         (279, 4, 8),
     ]
-    first, entries = 16, len(picture) + 1
+    first, entries = 16, len(image) + 1
     inner = first + 2 + entries * 12 + 4
     heap = inner + 2 + len(VALUES) * 12 + 4
     directory, content = struct.pack(order + "H", len(VALUES)), b""
@@ -116,7 +116,7 @@ def _block(order: str, pointer: int) -> bytes:
         directory += size.pack(0xC000 + kind, kind, count) + place
         content += stored if len(stored) > 4 else b""
     outer = struct.pack(order + "H", entries)
-    for tag, kind, value in (*picture, (0x8769, pointer, inner)):
+    for tag, kind, value in (*image, (0x8769, pointer, inner)):
         outer += size.pack(tag, kind, 1) + struct.pack(order + ("H2x" if kind == 3 else "I"), value)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", first) + bytes(8)
     return head + outer + bytes(4) + directory + bytes(4) + content

@@ -60,13 +60,13 @@ def stop() -> Iterator[StopRequest]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 53 rows in three shards, with failures, original bytes of several formats and kept columns."""
     folder = tmp_path_factory.mktemp("made")
-    pictures = {
+    images = {
         **album(50, side=40),
         "a.png": encoded(40, 40, 1, "PNG"),
         "b.webp": encoded(40, 40, 2, "WEBP"),
     }
-    with Origin(pictures) as origin:
-        rows = [origin.url(name) for name in pictures]
+    with Origin(images) as origin:
+        rows = [origin.url(name) for name in images]
         rows[3], rows[20] = origin.url("missing.jpg"), origin.url("x.jpg", "status", code=503)
         urls = write_list(folder / "list.parquet", [*rows, None], score=[row / 7 for row in range(53)])
         spec = job_spec(
@@ -293,10 +293,10 @@ def test_the_command_prints_its_account_as_json(made: Path, tmp_path: Path) -> N
 def test_columns_of_every_type_are_the_same_after_a_run_and_two_exports(
     tmp_path: Path, stop: StopRequest, order: str
 ) -> None:
-    pictures = album(24, side=40)
+    images = album(24, side=40)
     columns = every_column(24)
-    with Origin(pictures) as origin:
-        table = pa.table({"url": [origin.url(name) for name in pictures], **columns})
+    with Origin(images) as origin:
+        table = pa.table({"url": [origin.url(name) for name in images], **columns})
         with pa.ipc.new_file(tmp_path / "list.arrow", table.schema) as writer:
             writer.write_table(table)
         spec = job_spec(

@@ -17,7 +17,7 @@ from turbo_fetch.spec import ImageSpec
 IMAGE = ImageSpec(encode="png", quality=6)
 
 
-def test_a_folder_has_three_files_for_each_picture_and_none_for_a_failure(tmp_path: Path) -> None:
+def test_a_folder_has_three_files_for_each_image_and_none_for_a_failure(tmp_path: Path) -> None:
     folder, table = write_shard("files", samples(20, IMAGE), tmp_path, "00000", IMAGE)
     rows = [row for row in range(20) if not fails(row)]
     keys = [sample_key(0, row, 1000) for row in rows]
@@ -31,7 +31,7 @@ def test_a_folder_has_three_files_for_each_picture_and_none_for_a_failure(tmp_pa
         assert caption == ("" if row % 5 == 4 else f"a ünï {row}")
 
 
-def test_the_metadata_of_a_folder_names_the_file_of_each_picture(tmp_path: Path) -> None:
+def test_the_metadata_of_a_folder_names_the_file_of_each_image(tmp_path: Path) -> None:
     listed = source(10, file_name=pa.array([f"theirs {row}" for row in range(10)]))
     folder, table = write_shard("files", samples(10, IMAGE, listed=listed), tmp_path, "00000", IMAGE)
     found = pq.read_table(folder.path / "metadata.parquet").to_pylist()

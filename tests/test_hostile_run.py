@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from album import album
-from hostile_corpus import hostile_pictures
+from hostile_corpus import hostile_images
 from jobs import job_spec, ledger, write_list
 from origin import Origin
 from turbo_fetch.spec.specfile import dump_spec
@@ -30,15 +30,15 @@ LIARS = {
 @pytest.mark.linux
 @pytest.mark.timeout(300)
 def test_hostile_files_go_through_a_run_under_a_memory_limit(tmp_path: Path) -> None:
-    pictures, good = hostile_pictures(), album(3)
+    images, good = hostile_images(), album(3)
     names = list(good)
-    with Origin({**pictures, **good, **LIARS}) as origin:
+    with Origin({**images, **good, **LIARS}) as origin:
         faults = [
             origin.url(names[0], fault)
             for fault in ("endless", "truncated", "overlong", "chunked_without_end")
         ]
         liars = [origin.url(name, "content_type", type="image/jpeg") for name in LIARS]
-        urls = [*(origin.url(name) for name in pictures), *liars, *faults, origin.url(names[1])]
+        urls = [*(origin.url(name) for name in images), *liars, *faults, origin.url(names[1])]
         http = {"max_body_mb": 40, "timeout_s": 20, "retries": 0}
         listed = write_list(tmp_path / "list.parquet", urls)
         spec = job_spec(listed, tmp_path / "out", http=http, image={"phash": True})
@@ -56,8 +56,8 @@ def test_hostile_files_go_through_a_run_under_a_memory_limit(tmp_path: Path) -> 
     rows = ledger(tmp_path / "out")
     assert [row["url"] for row in rows] == urls
     outcomes = [row["outcome"] for row in rows]
-    assert outcomes[len(pictures) :][:3] == ["not-an-image"] * 3
-    assert outcomes[len(pictures) + 3 :][:2] == ["too-large", "truncated"]
+    assert outcomes[len(images) :][:3] == ["not-an-image"] * 3
+    assert outcomes[len(images) + 3 :][:2] == ["too-large", "truncated"]
     assert outcomes[-2:] == ["truncated", "success"]
     counts = Counter(outcomes)
     assert counts["too-many-pixels"] >= 10, "gdk-pixbuf's bombs are stopped by their headers"

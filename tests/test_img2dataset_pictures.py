@@ -1,4 +1,4 @@
-"""The drop-in's pictures beside img2dataset's: every mode, filter and format, on pictures of many kinds and sizes."""
+"""The drop-in's images beside img2dataset's: every mode, filter and format, on images of many kinds and sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILTERS = ("nearest", "linear", "cubic", "area", "lanczos")
 FORMATS = {"jpg": 95, "png": 6, "webp": 90}
 LEAST_PSNR = {"nearest": 21, "linear": 34, "cubic": 35, "area": 37, "lanczos": 35}
 """In dB. OpenCV's `nearest` looks up to half a pixel to the left of where ours looks; its other filters, `area`
-excepted, skip pixels where ours average, which matters little on these smooth pictures."""
+excepted, skip pixels where ours average, which matters little on these smooth images."""
 
 SETS: list[dict[str, Any]] = [
     {
@@ -114,9 +114,7 @@ def _pairs(options: dict[str, Any], theirs: list[Any]) -> list[Pair]:
 @pytest.mark.parametrize(
     "number", range(len(SETS)), ids=lambda number: "-".join(map(str, SETS[number].values()))
 )
-def test_pictures_have_the_same_sides_and_nearly_the_same_pixels(
-    pairs: list[list[Pair]], number: int
-) -> None:
+def test_images_have_the_same_sides_and_nearly_the_same_pixels(pairs: list[list[Pair]], number: int) -> None:
     options = SETS[number]
     for name, ours, (image, *sides, error) in pairs[number]:
         if error is not None:
@@ -131,7 +129,7 @@ def test_pictures_have_the_same_sides_and_nearly_the_same_pixels(
 
 
 @pytest.mark.parametrize("number", range(len(LIMITS)), ids=lambda number: "-".join(LIMITS[number]))
-def test_the_same_pictures_are_turned_away_in_the_same_words(pairs: list[list[Pair]], number: int) -> None:
+def test_the_same_images_are_turned_away_in_the_same_words(pairs: list[list[Pair]], number: int) -> None:
     for name, ours, (image, *_, error) in pairs[len(SETS) + number]:
         assert (ours["image"] is None) == (image is None), name
         if error is not None and name not in {"html.jpg", "empty.jpg", "cut.png"}:
@@ -157,7 +155,7 @@ def _format(body: bytes) -> tuple[str | None, str]:
 
 
 def _psnr(left: bytes, right: bytes) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of equal shape in dB, at most 99."""
+    """Return the peak signal-to-noise ratio of two images of equal shape in dB, at most 99."""
     one, other = (np.asarray(_opened(body), np.float64) for body in (left, right))
     assert one.shape == other.shape
     error = float(np.mean((one - other) ** 2))

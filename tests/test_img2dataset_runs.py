@@ -76,7 +76,7 @@ CASES: dict[str, list[Options]] = {
 }
 LOOPBACK = ("fetch.http.allow_private_addresses=true", "fetch.http.per_domain=0", "fetch.http.backoff_s=0.01")
 ORIGINALS: Final = "nothing re-encoded"
-NO_PICTURES: Final = frozenset({"cut.jpg", "cut.png", "page.jpg", "empty.jpg"})
+NO_IMAGES: Final = frozenset({"cut.jpg", "cut.png", "page.jpg", "empty.jpg"})
 """What img2dataset keeps in the case ORIGINALS, in which it does not look what it keeps."""
 SIDES: Final = frozenset({"width", "height", "original_width", "original_height"})
 
@@ -122,7 +122,7 @@ def _as_the_peer_can(steps: list[Options]) -> list[Options]:
 
 def test_a_run_leaves_what_the_peer_leaves(made: tuple[str, Path, Path]) -> None:
     case, ours, theirs = made
-    excused = NO_PICTURES if case == ORIGINALS else frozenset()
+    excused = NO_IMAGES if case == ORIGINALS else frozenset()
     assert _shards(ours) == _shards(theirs)
     left_out = {f"{name}.parquet" for name in _shards(ours)} if case == "dummy" else set()
     assert _visible(ours) - left_out == _visible(theirs)
@@ -210,7 +210,7 @@ def _members(folder: Path) -> dict[str, bytes]:
 
 
 def _compare_blurred(ours: bytes, theirs: bytes) -> None:
-    """Far from the box the pictures are equal; in it ours shows less than the peer's, whose blur is too weak."""
+    """Far from the box the images are equal; in it ours shows less than the peer's, whose blur is too weak."""
     left, right = (
         np.asarray(Image.open(io.BytesIO(body)).convert("L"), np.float64) for body in (ours, theirs)
     )
@@ -221,7 +221,7 @@ def _compare_blurred(ours: bytes, theirs: bytes) -> None:
     rows, columns = (
         slice(round(BOX[0 + k] * n) + 2, round(BOX[2 + k] * n) - 2) for k, n in ((1, height), (0, width))
     )
-    contrast = [float(picture[rows, columns].std()) for picture in (left, right)]
+    contrast = [float(image[rows, columns].std()) for image in (left, right)]
     assert contrast[0] < contrast[1]
 
 
@@ -248,7 +248,7 @@ def _peer_features(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _plain(feature: tuple[str, Any]) -> tuple[str, list[Any]]:
-    """Return kind and values as TensorFlow reads them, pictures by their size."""
+    """Return kind and values as TensorFlow reads them, images by their size."""
     kind, values = feature
     if kind == "float":
         return kind, [float(np.float32(value)) for value in values]

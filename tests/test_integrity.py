@@ -105,7 +105,7 @@ def test_a_mismatch_is_kept_on_request_and_noted_in_the_ledger(origin: Origin, t
         assert len(tar.getnames()) == 6
 
 
-def test_boxes_of_the_list_are_blurred_and_odd_ones_keep_the_picture_out(
+def test_boxes_of_the_list_are_blurred_and_odd_ones_keep_the_image_out(
     origin: Origin, tmp_path: Path
 ) -> None:
     boxes = [[[0.25, 0.25, 0.75, 0.75]], [], None, [[0.5, 0.5, 0.4, 0.9]], [[0.1, 0.2, 0.3]]]

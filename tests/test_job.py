@@ -28,7 +28,7 @@ ALBUM = album(130)
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
     with Origin(
-        {**ALBUM, "text.jpg": b"<html>not a picture</html>", "tiny.png": encoded(1, 1, 0, "PNG")}
+        {**ALBUM, "text.jpg": b"<html>not an image</html>", "tiny.png": encoded(1, 1, 0, "PNG")}
     ) as origin:
         yield origin
 

@@ -23,7 +23,7 @@ def answer(body: bytes, line: bytes = b"HTTP/1.1 200 OK", headers: bytes = b"") 
     return line + b"\r\nContent-Length: %d\r\n" % len(body) + headers + b"\r\n" + body
 
 
-WRONG = answer(b"a wrong picture")
+WRONG = answer(b"a wrong image")
 ASKED = {
     "body": answer(b"asked for"),
     "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
@@ -63,7 +63,7 @@ def fetch_side_by_side(origin: RawOrigin, targets: list[str], workers: int) -> d
 
 @pytest.mark.parametrize("when", WHEN_S)
 @pytest.mark.parametrize("asked", ASKED)
-def test_good_neighbours_of_a_host_that_sends_unasked_bytes_get_their_own_pictures(
+def test_good_neighbours_of_a_host_that_sends_unasked_bytes_get_their_own_images(
     asked: str, when: str
 ) -> None:
     bad = {

@@ -218,7 +218,7 @@ def test_columns_of_any_name_load(tmp_path: Path, output_format: OutputFormat) -
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_a_dataset_without_any_picture_loads(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_a_dataset_without_any_image_loads(tmp_path: Path, output_format: OutputFormat) -> None:
     out = dataset(tmp_path, output_format, {"n": pa.array([1] * PER_SHARD)}, written=[3, 10])
     rows = list(load(out, streaming=True))
     assert len(rows) == (0 if output_format in {"webdataset", "files"} else 2)
@@ -237,7 +237,7 @@ def test_numbers_beyond_int64_are_text_where_hugging_face_has_no_room_for_them(
     assert [row["s"] for row in found if row["s"]] == [{"u": str(2**64 - 1)}] * 3
 
 
-def test_folders_of_original_pictures_load(tmp_path: Path) -> None:
+def test_folders_of_original_images_load(tmp_path: Path) -> None:
     out = dataset(tmp_path, "files", {"n": pa.array(range(ROWS))}, encode="original")
     rows = sorted(load(out), key=lambda row: int(row["n"]))
     assert [row["n"] for row in rows] == GOOD

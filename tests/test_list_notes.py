@@ -51,15 +51,15 @@ def metadata(output: Path) -> list[dict[str, Any]]:
 
 
 def messy(origin: Origin, path: Path) -> tuple[Path, list[str]]:
-    """Write a list of 40 pictures with stray quotes, ragged rows and bytes that are no UTF-8."""
+    """Write a list of 40 images with stray quotes, ragged rows and bytes that are no UTF-8."""
     urls = [origin.url(name) for name in ALBUM]
-    lines = [f"the picture {number},{url},{number}" for number, url in enumerate(urls)]
+    lines = [f"the image {number},{url},{number}" for number, url in enumerate(urls)]
     lines[3] = f'"Mind the gap,{urls[3]},3'
     lines[9] = f'a screen of 12",{urls[9]},9'
     lines[12] = f'"two\nlines",{urls[12]},12'
     lines[20] = f"short,{urls[20]}"
     lines[25] = f"long,{urls[25]},25,26"
-    text = "\n".join(["caption,url,width", *lines]).encode().replace(b"picture 30", b"pictur\xe9 30")
+    text = "\n".join(["caption,url,width", *lines]).encode().replace(b"image 30", b"pictur\xe9 30")
     path.write_bytes(text)
     return path, urls
 

@@ -69,7 +69,7 @@ def test_hugging_face_reads_the_tars(tmp_path: Path) -> None:
         assert sample["json"]["key"] == sample["__key__"]
 
 
-def test_hugging_face_decodes_the_pictures_of_parquet(tmp_path: Path) -> None:
+def test_hugging_face_decodes_the_images_of_parquet(tmp_path: Path) -> None:
     out = _dataset(tmp_path, "parquet")
     loaded = _load(tmp_path, "parquet", data_files=[str(path) for path in sorted(out.glob("*.parquet"))])
     assert type(loaded.features["image"]).__name__ == "Image"

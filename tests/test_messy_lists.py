@@ -204,7 +204,7 @@ def test_a_list_in_several_files_is_that_of_its_parts(tmp_path: Path) -> None:
     assert [row["caption"] for row in rows] == texts * 3
 
 
-def test_fields_may_be_as_large_as_pictures(tmp_path: Path) -> None:
+def test_fields_may_be_as_large_as_images(tmp_path: Path) -> None:
     large = 'a "line"\n' * 300_000
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("url", "caption"), (url(0), large), (url(1), "x")])

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from images import encoded, scene
 from typer.testing import CliRunner
 
 import turbo_fetch
@@ -19,7 +20,6 @@ from jobs import job_spec, write_list
 from object_store import configured, empty_bucket, filesystem, s3_server
 from old_layout import put_back, recorded
 from origin import Origin
-from pictures import encoded, scene
 from turbo_fetch.cli.commands import app
 from turbo_fetch.errors import InputError
 from turbo_fetch.maintenance.migrate import migrate

@@ -10,11 +10,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from images import encoded, scene, spec
 
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
-from pictures import encoded, scene, spec
 from turbo_fetch.arrow.binaries import lengths
 from turbo_fetch.shard.transform import Transform
 
@@ -40,9 +40,9 @@ def test_a_panic_in_a_batch_ends_the_run_with_an_error(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(PANIC)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    pictures = album(2)
-    with Origin(pictures) as origin:
-        listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in pictures])
+    images = album(2)
+    with Origin(images) as origin:
+        listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in images])
         running = start(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}), tmp_path)
         try:
             _, errors = running.communicate(timeout=110)
@@ -57,7 +57,7 @@ def test_a_panic_in_a_batch_ends_the_run_with_an_error(
 def test_small_bodies_that_become_huge_files_come_in_parts() -> None:
     huge = png_of_zeros(13_000, 7_000)
     small = encoded(scene(20, 20), "PNG")
-    bodies = [small, huge, b"no picture", small]
+    bodies = [small, huge, b"no image", small]
     assert sum(map(len, bodies)) < 2_000_000
     transform = Transform(spec(encode="png", quality=0), 1)
     parts = []
@@ -70,7 +70,7 @@ def test_small_bodies_that_become_huge_files_come_in_parts() -> None:
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
-    """Return a black RGB picture."""
+    """Return a black RGB image."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     packer = zlib.compressobj(1)
     data = b"".join(packer.compress(bytes(1 + 3 * width)) for _ in range(height)) + packer.flush()

@@ -1,4 +1,4 @@
-"""A picture is what it is, whatever came before it: on one thread, on many, and through a whole run."""
+"""An image is what it is, whatever came before it: on one thread, on many, and through a whole run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from images import encoded, scene, spec
 from PIL import Image
 from typer.testing import CliRunner
 
 import turbo_fetch
 from damage import broken_jpegs, damaged
-from fuzz_corpus import sound_pictures, without_segments
+from fuzz_corpus import sound_images, without_segments
 from jobs import job_spec, write_list
 from origin import Origin
-from pictures import encoded, scene, spec
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import open_dataset
 from turbo_fetch.outcomes import BY_NUMBER
 from turbo_fetch.shard.transform import Transform
 
-SOUND = sound_pictures()
+SOUND = sound_images()
 JPEGS = [name for name in SOUND if name.endswith("jpg")]
 MUTATIONS = 100 if settings.get_current_profile_name() == "slow" else 4
-"""Of each picture in each of the ways below."""
+"""Of each image in each of the ways below."""
 WAYS: dict[str, dict[str, Any]] = {
     "jpg": {"size": 32, "mode": "border", "encode": "jpg", "phash": True, "exif": True},
     "png": {"mode": "no", "encode": "png", "quality": 1},
@@ -48,7 +48,7 @@ def records(way: str, bodies: list[bytes], threads: int) -> list[dict[str, Any]]
 
 
 def hostile(random: Random) -> list[bytes]:
-    """Return all kinds of damage to all kinds of pictures, in some order."""
+    """Return all kinds of damage to all kinds of images, in some order."""
     bodies = list(SOUND.values())
     bad = [damaged(body, random.choice(bodies), random) for body in bodies for _ in range(MUTATIONS)]
     bad += [body for name in JPEGS for body in broken_jpegs(SOUND[name]).values()]
@@ -58,7 +58,7 @@ def hostile(random: Random) -> list[bytes]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_good_picture_is_the_same_among_bad_ones(way: str, threads: int) -> None:
+def test_every_good_image_is_the_same_among_bad_ones(way: str, threads: int) -> None:
     random = Random(f"{way} {threads}")
     good = list(SOUND.values())
     alone = {body: records(way, [body], 1)[0] for body in good}
@@ -72,7 +72,7 @@ def test_every_good_picture_is_the_same_among_bad_ones(way: str, threads: int) -
 
 
 @pytest.mark.parametrize("way", ["jpg", "png"])
-def test_a_bad_picture_too_is_judged_by_itself(way: str) -> None:
+def test_a_bad_image_too_is_judged_by_itself(way: str) -> None:
     bad = hostile(Random(way))[::8]
     first = records(way, bad, 1)
     assert records(way, bad[::-1], 1)[::-1] == first
@@ -92,7 +92,7 @@ def test_what_pillow_and_djpeg_refuse_is_refused_and_harms_nobody(kind: str) -> 
 
 
 def pixels(record: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """Return the pixels of a picture that was kept."""
+    """Return the pixels of an image that was kept."""
     assert record["outcome"] == 0, record["detail"]
     return np.asarray(Image.open(io.BytesIO(bytes(record["image"]))).convert("RGB"), np.int16)
 

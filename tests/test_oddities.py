@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
+from images import encoded, scene
 
 from fetching import LIMITS, fetch
 from loops import run_on
 from oddities import Oddity, head, oddities
-from pictures import encoded, scene
 from raw_origin import RawOrigin
 from turbo_fetch._native import parse_urls
 from turbo_fetch.fetch.budget import ByteBudget
@@ -40,7 +40,7 @@ def normalised(origin: RawOrigin, oddity: Oddity) -> str:
 
 
 @pytest.mark.parametrize("oddity", ODDITIES, ids=lambda oddity: f"{oddity.kind}: {oddity.name}")
-def test_an_odd_server_gives_its_picture_or_a_reason(origin: RawOrigin, oddity: Oddity) -> None:
+def test_an_odd_server_gives_its_image_or_a_reason(origin: RawOrigin, oddity: Oddity) -> None:
     loop = random.Random(oddity.name).choice(["uvloop", "asyncio"])
     (fetched,) = fetch(loop, normalised(origin, oddity), timeout_s=10)
     if oddity.failure is None:

@@ -105,8 +105,8 @@ def dead_proxy_spec(urls: Path, output: Path, **http: Any) -> Any:
 
 
 def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp_path: Path) -> None:
-    pictures = album(3)
-    paths = [f"{list(pictures)[number % 3]}?{number}" for number in range(1500)]
+    images = album(3)
+    paths = [f"{list(images)[number % 3]}?{number}" for number in range(1500)]
     urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{path}" for path in paths])
     as_is: dict[str, dict[str, Any]] = {
         "engine": {"workers": 2, "threads": 1},
@@ -118,7 +118,7 @@ def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp
     ):
         turbo_fetch.run(spec)
     assert ledger(tmp_path / "out") == []
-    with Origin(pictures) as origin, Proxy({"pictures.example": ("127.0.0.1", origin.port)}) as proxy:
+    with Origin(images) as origin, Proxy({"pictures.example": ("127.0.0.1", origin.port)}) as proxy:
         http = {"proxy": proxy.url(), "retries": 0}
         again = turbo_fetch.run(job_spec(urls, tmp_path / "out", http=http, **as_is)).fetch
     assert (again.rows, again.successes) == (1500, 1500)

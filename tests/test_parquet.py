@@ -1,4 +1,4 @@
-"""Parquet: pictures as a Hugging Face image feature, bytes that depend on the rows alone."""
+"""Parquet: images as a Hugging Face image feature, bytes that depend on the rows alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE = ImageSpec(encode="png", quality=6)
 COUNT = 300
 
 
-def test_every_row_is_there_with_its_picture_or_null(tmp_path: Path) -> None:
+def test_every_row_is_there_with_its_image_or_null(tmp_path: Path) -> None:
     (file,) = write_shard("parquet", samples(COUNT, IMAGE), tmp_path, "00000", IMAGE)
     table = pq.read_table(file.path)
     assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
@@ -36,7 +36,7 @@ def test_every_row_is_there_with_its_picture_or_null(tmp_path: Path) -> None:
     assert announced == {"info": {"features": {"image": {"_type": "Image"}}}}
 
 
-def test_pictures_are_stored_as_they_are_and_the_rest_compressed(tmp_path: Path) -> None:
+def test_images_are_stored_as_they_are_and_the_rest_compressed(tmp_path: Path) -> None:
     (file,) = write_shard("parquet", samples(COUNT, IMAGE), tmp_path, "00000", IMAGE)
     group = pq.ParquetFile(file.path).metadata.row_group(0)
     columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}

@@ -78,7 +78,7 @@ def test_the_limit_of_a_domain_holds_for_all_workers_together() -> None:
     assert tightest(limits)[0] == "the domain slow.example (fetch.http.per_domain)"
 
 
-def test_pictures_are_as_large_as_their_format_makes_them() -> None:
+def test_images_are_as_large_as_their_format_makes_them() -> None:
     assert picture_bytes(ImageSpec(size=(100, 50), encode="png", quality=6)) == 10_000
 
 
@@ -100,10 +100,10 @@ MANY_HOSTS = [f"127.0.{number // 50}.{number % 50 + 1}" for number in range(60)]
 def test_a_run_takes_as_long_as_was_planned(
     tmp_path: Path, hosts: list[str], http: dict[str, Any], limited_by: str
 ) -> None:
-    pictures = album(60, side=64)
-    with Origin(pictures, address="0.0.0.0", latency_s=0.15) as origin:
+    images = album(60, side=64)
+    with Origin(images, address="0.0.0.0", latency_s=0.15) as origin:
         port = origin.base.rpartition(":")[2]
-        rows = [f"http://{hosts[row % len(hosts)]}:{port}/{name}" for row, name in enumerate(pictures)]
+        rows = [f"http://{hosts[row % len(hosts)]}:{port}/{name}" for row, name in enumerate(images)]
         urls = write_list(tmp_path / "l.parquet", rows)
         spec = job_spec(urls, tmp_path / "out", http={"concurrency": 8, **http}, engine={"workers": 1})
         planned = plan_run(spec)

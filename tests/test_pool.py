@@ -299,8 +299,8 @@ def test_a_dead_host_is_asked_a_few_times_and_its_rows_end_with_its_failure(
 
 
 def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> None:
-    pictures = {f"{number}.jpg": BODY for number in range(40)}
-    with Origin(pictures, latency_s=0.3) as slow, Origin(pictures) as quick:
+    images = {f"{number}.jpg": BODY for number in range(40)}
+    with Origin(images, latency_s=0.3) as slow, Origin(images) as quick:
         waiting = [Request(row, slow.url(f"{row}.jpg"), "slow") for row in range(20)]
         others = [Request(row, quick.url(f"{row}.jpg"), "quick") for row in range(20, 40)]
         (shard,) = run_shards(loop, waiting + others, concurrency=4, per_domain=0, robots="respect")
@@ -310,11 +310,11 @@ def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> No
 
 
 def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:
-    pictures = {
+    images = {
         **{f"{number}.jpg": BODY for number in range(4)},
         "robots.txt": b"User-agent: *\nCrawl-delay: 0.1",
     }
-    with Origin(pictures) as origin:
+    with Origin(images) as origin:
         (asked,) = run_shards(loop, rows(origin, range(4)), robots="respect")
         preset = {"a": {"delay_s": 0.2}}
         (told,) = run_shards(loop, rows(origin, range(4)), robots="respect", domains=preset)

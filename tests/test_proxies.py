@@ -85,7 +85,7 @@ def test_every_kind_of_proxy_leads_to_http_and_https(
         assert fetch("http://pictures.example/a.jpg", proxy=proxy.url(scheme), **public)[2] == b"x"
         assert fetch("https://pictures.example/a.jpg", proxy=tunnel.url(scheme), **public)[2] == b"y"
         resolves_here = scheme in {"socks4", "socks5"}
-        assert tunnel.asked == [f"{PUBLIC if resolves_here else 'pictures.example'}:443"]
+        assert tunnel.asked == [f"{PUBLIC if resolves_here else 'images.example'}:443"]
         assert set(tunnel.kinds) == {"CONNECT" if scheme == "http" else scheme.rstrip("ha")}
 
 
@@ -366,10 +366,10 @@ class _Notes(ProgressListener):
 def test_a_run_uses_the_proxies_of_the_environment_if_the_spec_says_so_and_keeps_their_secrets(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    pictures = album(4)
-    urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{name}" for name in pictures])
+    images = album(4)
+    urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{name}" for name in images])
     with (
-        Origin(pictures) as origin,
+        Origin(images) as origin,
         Proxy({"pictures.example": ("127.0.0.1", origin.port)}, login="me:hush") as proxy,
     ):
         monkeypatch.setenv("http_proxy", proxy.url(login="me:hush"))
@@ -390,9 +390,9 @@ def test_a_run_says_which_proxies_it_leaves_alone(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@127.0.0.1:1")
     notes = _Notes()
-    pictures = album(1)
-    with Origin(pictures) as here:
-        urls = write_list(tmp_path / "list.parquet", [here.url(name) for name in pictures])
+    images = album(1)
+    with Origin(images) as here:
+        urls = write_list(tmp_path / "list.parquet", [here.url(name) for name in images])
         turbo_fetch.run(job_spec(urls, tmp_path / "out"), notes)
     told = 'HTTPS_PROXY is set but not used; set fetch.http.proxy = "environment" to use them'
     assert [note for note in notes.notes if "PROXY" in note] == [told]

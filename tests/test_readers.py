@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from images import encoded, scene
 
 import turbo_fetch
 from jobs import job_spec, write_list
 from origin import Origin
-from pictures import encoded, scene
 from readers import other_counts
 
 ROWS: Final = 8

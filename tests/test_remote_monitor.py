@@ -51,7 +51,7 @@ def test_a_run_writes_report_and_records_into_the_store_and_report_renews_them(s
     assert '"rows_per_s"' in page or "throughput" in page
 
 
-def test_view_serves_rows_and_pictures_from_the_store(server: str) -> None:
+def test_view_serves_rows_and_images_from_the_store(server: str) -> None:
     command = [sys.executable, "-m", "turbo_fetch", "view", PLACE, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -59,14 +59,14 @@ def test_view_serves_rows_and_pictures_from_the_store(server: str) -> None:
         dataset = json.loads(_get(f"{address}api/dataset"))
         rows = json.loads(_get(f"{address}api/rows?limit=10"))["rows"]
         failed = json.loads(_get(f"{address}api/rows?outcome=failed"))["rows"]
-        picture = _get(f"{address}picture/1/0")
+        image = _get(f"{address}picture/1/0")
         live = json.loads(_get(f"{address}api/live"))
         process.terminate()
         assert process.wait(timeout=30) == 0
     assert (dataset["path"], dataset["rows"], dataset["shards"]) == (PLACE, 7, 2)
     assert [row["at"] for row in rows] == ["0:0", "0:1", "0:2", "0:3", "1:0", "1:1", "1:2"]
     assert [row["outcome"] for row in failed] == ["http-4xx"]
-    assert picture.startswith(b"\xff\xd8")
+    assert image.startswith(b"\xff\xd8")
     assert live["running"] is False
 
 

@@ -84,8 +84,8 @@ def test_a_retried_dataset_is_the_one_that_a_lucky_run_makes(
     for ours, theirs in zip(manifest(out), manifest(tmp_path / "lucky"), strict=True):
         assert {**ours, "files": 0} == {**theirs, "files": 0}
     assert not list((out / ".turbo-fetch").glob("*.spool"))
-    assert "59 pictures" not in (out / "README.md").read_text()
-    assert "58 pictures" in (out / "README.md").read_text()
+    assert "59 images" not in (out / "README.md").read_text()
+    assert "58 images" in (out / "README.md").read_text()
 
 
 def test_samples_that_were_there_keep_their_bytes_even_if_the_web_has_changed(
@@ -223,7 +223,7 @@ def test_boxes_and_hashes_are_read_from_the_list_again(origin: Origin, tmp_path:
     assert [outcomes[url] for url in rows] == ["success"] * 2 + ["bad-boxes", "hash-mismatch"] + [
         "success"
     ] * 4
-    # What was blurred in a lucky run is blurred, and differs from the same picture without boxes.
+    # What was blurred in a lucky run is blurred, and differs from the same image without boxes.
     plain = job_spec(urls, tmp_path / "plain", input={"order": order}, output=output)
     turbo_fetch.run(plain)
     assert content_hashes(tmp_path / "plain") != content_hashes(tmp_path / "lucky")

@@ -44,7 +44,7 @@ def test_exif_and_hash_are_there_as_the_spec_says(digest: str, exif: bool, last:
     assert metadata_batch(source(1), results([0]), 0, per_shard(10), image).schema.equals(schema)
 
 
-def test_what_concerns_the_picture_is_null_unless_it_succeeded() -> None:
+def test_what_concerns_the_image_is_null_unless_it_succeeded() -> None:
     rows = metadata_batch(source(10), results(range(10)), 2, per_shard(100), ImageSpec()).to_pylist()
     for row, sample in enumerate(rows):
         about = [
@@ -79,7 +79,7 @@ def sample_of(messages: str = "turbo-fetch", **values: Any) -> dict[str, Any]:
     return cast(dict[str, Any], sample)
 
 
-def test_a_picture_that_ends_early_in_a_whole_body_did_not_fail_to_download() -> None:
+def test_a_image_that_ends_early_in_a_whole_body_did_not_fail_to_download() -> None:
     cut = sample_of(outcome=Outcome.TRUNCATED.number, original_format="JPEG")
     assert cut["status"] == "failed_to_resize"
 
@@ -88,7 +88,7 @@ def test_a_picture_that_ends_early_in_a_whole_body_did_not_fail_to_download() ->
     ("outcome", "detail", "expected"),
     [
         (Outcome.CORRUPT, "data is broken", "Image decoding error"),
-        (Outcome.TRUNCATED, "picture ends early", "Image decoding error"),
+        (Outcome.TRUNCATED, "image ends early", "Image decoding error"),
         (Outcome.TRUNCATED, "body ended early", "body ended early"),
         (Outcome.HTTP_4XX, "HTTP Error 404: Not Found", "HTTP Error 404: Not Found"),
         (Outcome.TIMEOUT, "HTTP Error 408: Request Timeout", "HTTP Error 408: Request Timeout"),

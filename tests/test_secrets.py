@@ -104,8 +104,8 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("secrets")
     out, spec, port = folder / "out", folder / "job.toml", _free_port()
-    pictures = _Held({**ALBUM, "robots.txt": b"User-agent: *\nDisallow: /robots-say-no.jpg\n"})
-    with Origin(pictures, latency_s=0.1) as origin:
+    images = _Held({**ALBUM, "robots.txt": b"User-agent: *\nDisallow: /robots-say-no.jpg\n"})
+    with Origin(images, latency_s=0.1) as origin:
         urls = _urls(origin)
         listed = write_list(folder / "list.parquet", urls)
         (folder / "deny.txt").write_text(f"{urls[DENIED]}\n")
@@ -114,7 +114,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         with ThreadPoolExecutor(1) as thread:
             ended = threading.Event()
             scraped = thread.submit(_scraped, port, ended)
-            scraped.add_done_callback(lambda _: pictures.go_on.set())
+            scraped.add_done_callback(lambda _: images.go_on.set())
             try:
                 said["run on a terminal"] = _on_terminal("run", str(spec))
             finally:
@@ -139,8 +139,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 class _Held(dict[str, bytes]):
     """Pictures of an origin that waits with all of them until the metrics of the run have been read."""
 
-    def __init__(self, pictures: Mapping[str, bytes]) -> None:
-        super().__init__(pictures)
+    def __init__(self, images: Mapping[str, bytes]) -> None:
+        super().__init__(images)
         self.go_on = threading.Event()
 
     def get(self, name: str, default: Any = None, /) -> Any:
@@ -255,7 +255,7 @@ def test_no_file_that_a_run_writes_of_itself_holds_one(made: Made) -> None:
 
 
 def _is_data(path: Path) -> bool:
-    """Return whether a file holds what the list said: pictures, and metadata with the list's own columns."""
+    """Return whether a file holds what the list said: images, and metadata with the list's own columns."""
     is_metadata = path.suffix == ".parquet" and path.stem.isdigit() and path.parent.name == "out"
     return path.suffix == ".tar" or is_metadata
 

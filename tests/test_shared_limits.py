@@ -31,7 +31,7 @@ def _spec(
 
 
 def _gaps_s(origin: Origin) -> list[float]:
-    """Return the seconds between requests for pictures as they arrived."""
+    """Return the seconds between requests for images as they arrived."""
     times = [one.at_s for one in origin.received if one.target != "/robots.txt"]
     return [later - earlier for earlier, later in pairwise(times)]
 
@@ -91,8 +91,8 @@ def test_the_permits_of_a_killed_worker_come_back(tmp_path: Path) -> None:
 
 
 def test_a_crawl_delay_is_kept_by_local_workers_together(tmp_path: Path) -> None:
-    pictures = {**ALBUM, "robots.txt": b"User-agent: *\nCrawl-delay: 0.4"}
-    with Origin(pictures) as origin:
+    images = {**ALBUM, "robots.txt": b"User-agent: *\nCrawl-delay: 0.4"}
+    with Origin(images) as origin:
         turbo_fetch.run(_spec(origin, tmp_path, {"workers": 3, "threads": 1}, rows=12))
     gaps_s = _gaps_s(origin)
     # A connection that has to be opened delays the request that waits for it, and not the next one.

@@ -100,7 +100,7 @@ def test_an_altered_byte_never_gives_a_wrong_row(data: st.DataObject) -> None:
         recovered.close()
 
 
-def test_a_picture_that_holds_the_bytes_of_a_frame_is_no_frame(tmp_path: Path) -> None:
+def test_a_image_that_holds_the_bytes_of_a_frame_is_no_frame(tmp_path: Path) -> None:
     path = tmp_path / "s"
     spool = _open(path)
     start = path.stat().st_size
@@ -321,7 +321,7 @@ print(most - before)
     assert grown_mb < 120, f"{grown_mb} MB to read 358 MB"
 
 
-def test_pictures_come_back_as_the_bytes_that_went_in(tmp_path: Path) -> None:
+def test_images_come_back_as_the_bytes_that_went_in(tmp_path: Path) -> None:
     spool = _open(tmp_path / "s")
     spool.append(results([2, 0]))
     (batch,) = spool.sorted_batches()

@@ -41,7 +41,7 @@ def _loaded(path: Path) -> list[dict[str, Any]]:
         return list(tfrecord_loader(str(path), None))
 
 
-def test_another_reader_finds_every_picture_under_the_names_of_img2dataset(tmp_path: Path) -> None:
+def test_another_reader_finds_every_image_under_the_names_of_img2dataset(tmp_path: Path) -> None:
     file, table = write_shard("tfrecord", samples(COUNT, IMAGE), tmp_path, "00000", IMAGE)
     assert (file.name, table.name) == ("00000.tfrecord", "00000.parquet")
     assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()

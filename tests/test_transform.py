@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from images import difference, encoded, pixels, scene, spec, transformed
 from PIL import Image
 
-from pictures import difference, encoded, pixels, scene, spec, transformed
 from turbo_fetch.arrow.schemas import TRANSFORMED
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
@@ -55,7 +55,7 @@ def test_a_mode_gives_its_sides(mode: str, size: Any, expected: tuple[int, int])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_stretch_resamples_the_whole_picture(kind: str) -> None:
+def test_stretch_resamples_the_whole_image(kind: str) -> None:
     body = encoded(WIDE, kind, quality=100)
     assert difference(pixels(body, mode="stretch", size=128), resampled(WIDE, (128, 128))) < 1.0
 
@@ -74,7 +74,7 @@ def test_border_pads_white_above_and_below(kind: str) -> None:
     assert difference(made[16:80], resampled(WIDE, (96, 64))) < 1.0
 
 
-def test_keep_ratio_enlarges_small_pictures() -> None:
+def test_keep_ratio_enlarges_small_images() -> None:
     small = scene(60, 40)
     assert (
         difference(pixels(encoded(small, "PNG"), mode="keep_ratio", size=80), resampled(small, (120, 80)))
@@ -83,7 +83,7 @@ def test_keep_ratio_enlarges_small_pictures() -> None:
 
 
 @pytest.mark.parametrize("mode", ["border", "keep_ratio", "keep_ratio_largest", "center_crop", "stretch"])
-def test_only_if_bigger_leaves_small_pictures_as_they_are(mode: str) -> None:
+def test_only_if_bigger_leaves_small_images_as_they_are(mode: str) -> None:
     small = scene(60, 40)
     assert difference(pixels(encoded(small, "PNG"), mode=mode, size=80, only_if_bigger=True), small) == 0
 

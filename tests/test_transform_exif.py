@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import struct
 
+from images import encoded, scene, transformed
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
-
-from pictures import encoded, scene, transformed
 
 
 def tagged() -> bytes:
@@ -54,7 +53,7 @@ def test_the_text_is_what_json_dumps_writes() -> None:
     assert json.dumps(json.loads(recorded)) == recorded
 
 
-def test_a_picture_without_tags_has_an_empty_object() -> None:
+def test_a_image_without_tags_has_an_empty_object() -> None:
     assert transformed(encoded(Image.new("RGB", (32, 32)), "JPEG"))["exif"] == "{}"
 
 
@@ -72,7 +71,7 @@ def test_a_directory_that_points_to_itself_ends() -> None:
     )
 
 
-def test_tags_are_left_out_when_not_wanted_or_when_the_picture_fails() -> None:
+def test_tags_are_left_out_when_not_wanted_or_when_the_image_fails() -> None:
     assert transformed(tagged(), exif=False)["exif"] is None
     assert transformed(tagged(), min_side=64)["exif"] is None
 

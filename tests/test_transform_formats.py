@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from images import difference, encoded, pixels, scene, transformed
 from PIL import Image, ImageCms
-
-from pictures import difference, encoded, pixels, scene, transformed
 
 SCENE = scene(97, 61)
 
@@ -43,14 +42,12 @@ def test_a_format_gives_its_pixels(kind: str, options: dict[str, Any], tolerance
 def test_jpeg_of_any_subsampling_and_odd_sides_lands_in_place(
     subsampling: int, sides: tuple[int, int]
 ) -> None:
-    picture = scene(*sides)
-    made = pixels(
-        encoded(picture, "JPEG", quality=98, subsampling=subsampling), mode="stretch", size=(80, 60)
-    )
-    assert difference(made, picture.resize((80, 60), Image.Resampling.LANCZOS)) < 1.0
+    image = scene(*sides)
+    made = pixels(encoded(image, "JPEG", quality=98, subsampling=subsampling), mode="stretch", size=(80, 60))
+    assert difference(made, image.resize((80, 60), Image.Resampling.LANCZOS)) < 1.0
 
 
-def interlaced_png(picture: Image.Image) -> bytes:
+def interlaced_png(image: Image.Image) -> bytes:
     """Write the seven passes of Adam7 by hand, since no encoder here interlaces."""
     passes = [
         (0, 0, 8, 8),
@@ -61,14 +58,14 @@ def interlaced_png(picture: Image.Image) -> bytes:
         (1, 0, 2, 2),
         (0, 1, 1, 2),
     ]
-    stored = np.asarray(picture)
+    stored = np.asarray(image)
     rows = [
         b"\0" + row.tobytes()
         for left, top, across, down in passes
         for row in stored[top::down, left::across]
         if row.size
     ]
-    header = struct.pack(">IIBBBBB", *picture.size, 8, 2, 0, 0, 1)
+    header = struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 1)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -127,9 +124,9 @@ def test_deep_avif_is_scaled_from_its_own_depth(depth: int) -> None:
 )
 def test_alpha_is_laid_on_white(kind: str, options: dict[str, Any]) -> None:
     alpha = np.tile(np.arange(97, dtype=np.uint8) * 2, (61, 1))
-    picture = Image.fromarray(np.dstack([np.asarray(SCENE), alpha]))
-    expected = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    assert difference(pixels(encoded(picture, kind, **options)), expected) < 1.0
+    image = Image.fromarray(np.dstack([np.asarray(SCENE), alpha]))
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    assert difference(pixels(encoded(image, kind, **options)), expected) < 1.0
 
 
 def test_grey_alpha_is_laid_on_white() -> None:
@@ -138,10 +135,10 @@ def test_grey_alpha_is_laid_on_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_a_transparent_palette_entry_is_white(kind: str) -> None:
-    picture = Image.new("P", (16, 16), 1)
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.paste(0, (0, 0, 8, 16))
-    made = pixels(encoded(picture, kind, transparency=0))
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(0, (0, 0, 8, 16))
+    made = pixels(encoded(image, kind, transparency=0))
     assert (made[:, :8] == 255).all()
     assert (made[:, 8:] == (200, 100, 50)).all()
 
@@ -171,18 +168,18 @@ UPRIGHT = {
     7: [Image.Transpose.TRANSVERSE],
     8: [Image.Transpose.ROTATE_270],
 }
-"""How an upright picture is stored under each orientation."""
+"""How an upright image is stored under each orientation."""
 
 
 def stored(orientation: int, kind: str) -> bytes:
-    picture = scene(320, 200)
+    image = scene(320, 200)
     for step in UPRIGHT[orientation]:
-        picture = picture.transpose(step)
+        image = image.transpose(step)
     exif = Image.Exif()
     exif[0x0112] = orientation
     if kind == "TIFF":
-        return encoded(picture, kind, tiffinfo={0x0112: orientation})
-    return encoded(picture, kind, exif=exif.tobytes(), quality=98)
+        return encoded(image, kind, tiffinfo={0x0112: orientation})
+    return encoded(image, kind, exif=exif.tobytes(), quality=98)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -194,7 +191,7 @@ def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["border", "center_crop", "keep_ratio", "stretch"])
-def test_an_oriented_picture_is_fitted_as_it_is_seen(mode: str, orientation: int) -> None:
+def test_an_oriented_image_is_fitted_as_it_is_seen(mode: str, orientation: int) -> None:
     options: dict[str, Any] = {"mode": mode, "size": (70, 50)}
     expected = pixels(encoded(scene(320, 200), "JPEG", quality=98), **options)
     assert difference(pixels(stored(orientation, "JPEG"), **options), expected) < 1.5
@@ -236,7 +233,7 @@ def test_a_broken_profile_is_ignored() -> None:
     assert difference(pixels(encoded(SCENE, "PNG", icc_profile=swapped_profile()[:200])), SCENE) == 0
 
 
-def test_a_picture_with_another_profile_is_not_kept_as_it_is() -> None:
+def test_a_image_with_another_profile_is_not_kept_as_it_is() -> None:
     body = encoded(SCENE, "JPEG", icc_profile=swapped_profile())
     record = transformed(body, encode="jpg", quality=95, skip_reencode=True)
     assert record["image"] != body

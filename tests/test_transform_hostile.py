@@ -1,4 +1,4 @@
-"""Bodies that are broken, cut off, lying, or no pictures end as data, within bounds of memory and time."""
+"""Bodies that are broken, cut off, lying, or no images end as data, within bounds of memory and time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from images import encoded, scene, spec, transformed
 from PIL import Image
 
-from pictures import encoded, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
 
@@ -44,7 +44,7 @@ PROGRESSIVE = encoded(scene(400, 300), "JPEG", progressive=True, quality=95)
         (b"\xff\x0a\0\0", Outcome.UNSUPPORTED, "JPEG XL"),
     ],
 )
-def test_what_is_no_picture_is_named(body: bytes, outcome: Outcome, detail: str) -> None:
+def test_what_is_no_image_is_named(body: bytes, outcome: Outcome, detail: str) -> None:
     record = transformed(body)
     assert BY_NUMBER[record["outcome"]] is outcome
     assert record["detail"] == detail
@@ -92,7 +92,7 @@ def test_a_jpeg_that_lacks_its_end_marker_and_is_padded_with_zeros_is_whole(body
     assert transformed(body[:-2] + bytes(4096))["outcome"] == 0
 
 
-def test_bytes_after_the_picture_are_harmless() -> None:
+def test_bytes_after_the_image_are_harmless() -> None:
     for kind in NATIVE:
         assert transformed(BODIES[kind] + b"\0trailing\xff\xd8" * 20)["outcome"] == 0, kind
 
@@ -116,7 +116,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def scan_bomb(scans: int) -> bytes:
-    """A progressive JPEG whose last scan is repeated; each costs a pass over the whole picture."""
+    """A progressive JPEG whose last scan is repeated; each costs a pass over the whole image."""
     last = PROGRESSIVE.rindex(b"\xff\xda")
     return PROGRESSIVE[:-2] + PROGRESSIVE[last:-2] * scans + b"\xff\xd9"
 

@@ -122,7 +122,7 @@ def test_manifests_records_and_partial_files_are_checked(
     assert any(found.endswith(place) and what in text for found, text in problems.items()), problems
 
 
-def test_pictures_that_contradict_the_metadata_are_found(out: Path) -> None:
+def test_images_that_contradict_the_metadata_are_found(out: Path) -> None:
     """Files that are exactly what the record says, but do not agree with each other."""
     table = pq.read_table(out / "00001.parquet")
     widths = pa.array([63, *table["width"].to_pylist()[1:]], pa.int32())

@@ -107,7 +107,7 @@ def test_a_dataset_of_img2dataset_has_rows_without_a_ledger(folder: Path, tmp_pa
     assert len(whole.rows) == 12
 
 
-def test_pictures_are_found_in_any_order(dataset: StoredDataset) -> None:
+def test_images_are_found_in_any_order(dataset: StoredDataset) -> None:
     expected = {sample.key: sample.image for sample in dataset.samples()}
     pictures, rows = Pictures(dataset), Rows(dataset).page(Query(), Cursor(0, 0), 100).rows
     for row in [*reversed(rows), *rows]:
@@ -169,7 +169,7 @@ def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str |
     assert _status(f"{address}{path}", host) == status
 
 
-async def test_a_picture_may_be_the_first_thing_asked_for(folder: Path) -> None:
+async def test_a_image_may_be_the_first_thing_asked_for(folder: Path) -> None:
     application = Viewer(open_place(str(folder))).application()
     async with TestClient(TestServer(application)) as client, client.get("/picture/0/0") as answer:
         assert answer.status == 200

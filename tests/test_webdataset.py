@@ -31,7 +31,7 @@ def _write(folder: Path, rows_per_batch: int = 16, **columns: pa.Array) -> list[
     return write_shard("webdataset", batches, folder, "00002", IMAGE)
 
 
-def test_members_stand_together_and_hold_picture_metadata_and_caption(tmp_path: Path) -> None:
+def test_members_stand_together_and_hold_image_metadata_and_caption(tmp_path: Path) -> None:
     tar, _ = _write(tmp_path)
     with tarfile.open(tar.path) as archive:
         names = archive.getnames()

@@ -6,10 +6,10 @@ import os
 from collections import Counter
 
 import pytest
+from generated_images import generated
+from images import spec
 
-from generated_pictures import generated
 from hostile_corpus import hostile_corpus
-from pictures import spec
 from turbo_fetch.shard.transform import Transform
 from witnesses import tifffile_sees
 from world import MAX_PIXELS, Verdict, compared, verdict
@@ -29,7 +29,7 @@ def test_every_file_of_the_corpora_is_the_image_that_pillow_shows_or_an_outcome(
 
 
 @pytest.mark.timeout(1200)
-def test_every_generated_picture_is_the_image_that_pillow_shows_or_an_outcome() -> None:
+def test_every_generated_image_is_the_image_that_pillow_shows_or_an_outcome() -> None:
     transform = Transform(spec(), 2)
     made = dict(generated(seed) for seed in range(PICTURES))
     verdicts = {words: verdict(transform, body) for words, body in made.items()}

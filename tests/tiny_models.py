@@ -63,7 +63,7 @@ def clip_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tiny_sd(folder: Path, prediction: str = "epsilon", seed: int = 0) -> Path:
-    """Save a Stable Diffusion pipeline for pictures of 64 pixels; returns `folder`."""
+    """Save a Stable Diffusion pipeline for images of 64 pixels; returns `folder`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(folder / "vocabulary")
     pipeline = StableDiffusionPipeline(
@@ -134,7 +134,7 @@ def tiny_sd3(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_clip(folder: Path) -> Path:
-    """Save a CLIP for pictures of 32 pixels; returns `folder`."""
+    """Save a CLIP for images of 32 pixels; returns `folder`."""
     torch.manual_seed(3)
     sizes: dict[str, Any] = {"projection_dim": 16}
     text, vision = _text_config(**sizes), CLIPVisionConfig(**_VISION, **sizes)
@@ -148,7 +148,7 @@ def tiny_clip(folder: Path) -> Path:
 
 
 def tiny_dino(folder: Path) -> Path:
-    """Save a vision transformer for pictures of 32 pixels, as DINO is one; returns `folder`."""
+    """Save a vision transformer for images of 32 pixels, as DINO is one; returns `folder`."""
     torch.manual_seed(4)
     transformers_logging.disable_progress_bar()
     ViTModel(ViTConfig(**_VISION), add_pooling_layer=False).save_pretrained(folder)

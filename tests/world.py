@@ -48,7 +48,7 @@ def seen(body: bytes) -> Pixels | None:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """Return the picture without alpha and with eight bits, in mode L, RGB or CMYK."""
+    """Return the image without alpha and with eight bits, in mode L, RGB or CMYK."""
     if picture.mode == "I;16" or picture.mode.startswith("I;16"):
         return _deep_grey(picture)
     if picture.mode in {"CMYK", "L", "RGB"} and "transparency" not in picture.info:
@@ -88,7 +88,7 @@ def in_srgb(picture: Image.Image, icc: bytes | None) -> Pixels:
 
 
 def psnr_db(left: Pixels, right: Pixels) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of equal shape."""
+    """Return the peak signal-to-noise ratio of two images of equal shape."""
     error = float(np.mean((left.astype(np.float64) - right) ** 2))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 

@@ -2,7 +2,7 @@
 
 One process downloads 20 KB bodies from one host over loopback and drops them; in turn with all rules of politeness on
 (robots.txt with some rules, X-Robots-Tag, Content-Usage, TDM reservations) and with all of them ignored. Nothing
-else is done with the bodies, so the share that is told is an upper bound: decoding a picture costs ten times more.
+else is done with the bodies, so the share that is told is an upper bound: decoding an image costs ten times more.
 """
 
 from __future__ import annotations

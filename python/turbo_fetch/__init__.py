@@ -1,4 +1,4 @@
-"""turbo-fetch: image URL lists into training-ready datasets, and a few pictures into a personalised model.
+"""turbo-fetch: image URL lists into training-ready datasets, and a few images into a personalised model.
 
     import turbo_fetch
     from turbo_fetch import Spec

@@ -5,7 +5,7 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     TurboFetchError
     ├── SpecError            the spec, or a command-line override, is wrong      exit code 2
     ├── InputError           the URL list cannot be read or lacks a column       exit code 2
-    ├── PicturesError        the pictures to learn from do not do                exit code 2
+    ├── PicturesError        the images to learn from do not do                exit code 2
     ├── ModelError           a model is missing, broken, or of no known family   exit code 2
     ├── TrainingFailed       out of memory, or the loss is no number             exit code 1
     ├── OutputError          the output cannot be written, or is full            exit code 1
@@ -49,7 +49,7 @@ class InputError(TurboFetchError):
 
 
 class PicturesError(TurboFetchError):
-    """The pictures to learn from are missing, unreadable, too small or too few; the message lists them all."""
+    """The images to learn from are missing, unreadable, too small or too few; the message lists them all."""
 
     exit_code = 2
 

@@ -1,6 +1,6 @@
 """Binary values in Arrow arrays, in and out without copies.
 
-A view array refers to memory wherever it is, so that pictures are handed on from the network to the final file as
+A view array refers to memory wherever it is, so that images are handed on from the network to the final file as
 they lie. https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout
 """
 
@@ -70,7 +70,7 @@ def contiguous(array: pa.BinaryArray | pa.BinaryViewArray) -> pa.BinaryArray:
     """Return an array of the same values whose bytes follow one another, for what cannot take views.
 
     They are copied into memory that goes back to the system when it is freed: Arrow's allocator was seen to keep
-    blocks of this size, 1.5 GB after 1.5 GB of pictures went through it. In small pages, half of the time was spent
+    blocks of this size, 1.5 GB after 1.5 GB of images went through it. In small pages, half of the time was spent
     on page faults.
     """
     if pa.types.is_binary(array.type):

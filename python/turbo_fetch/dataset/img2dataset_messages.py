@@ -39,7 +39,7 @@ _BY_DETAIL: Final[Mapping[str, str]] = {
     },
 }
 _BODY_CUT: Final = "body ended early"
-"""The detail of a body that is not whole; any other is of a picture in a whole body, which ends early."""
+"""The detail of a body that is not whole; any other is of an image in a whole body, which ends early."""
 _CERTIFICATE: Final = "certificate verify failed"
 
 

@@ -113,7 +113,7 @@ def _near(
 def _column(
     datasets: Sequence[StoredDataset], name: str, stop: StopRequest
 ) -> Iterator[tuple[pa.Array, npt.NDArray[np.uint64]]]:
-    """Yield the values of a metadata column of all rows that have a picture, with their places, by shards."""
+    """Yield the values of a metadata column of all rows that have an image, with their places, by shards."""
     for number, dataset in enumerate(datasets):
         for shard in dataset.shards:
             _check(stop)
@@ -154,13 +154,13 @@ def _without(stored: StoredDataset, shard: StoredShard, details: dict[int, str])
 
 
 def _dropped(samples: Samples, texts: pa.StringArray, digest: str) -> Samples:
-    """Return the samples without the pictures of rows that have a text, which says why."""
+    """Return the samples without the images of rows that have a text, which says why."""
     gone = texts.is_valid()
     metadata = samples.metadata
     names = metadata.schema.names
-    about_picture = [*SIDES, *names[names.index("original_height") + 1 :]]
+    about_image = [*SIDES, *names[names.index("original_height") + 1 :]]
     columns: dict[str, pa.Array] = {name: metadata.column(name) for name in names}
-    for name in {*about_picture, digest} & {*names}:
+    for name in {*about_image, digest} & {*names}:
         columns[name] = pc.if_else(gone, pa.scalar(None, columns[name].type), columns[name])
     columns["status"] = pc.if_else(gone, Outcome.DUPLICATE.img2dataset_status, columns["status"])
     columns["error_message"] = pc.coalesce(texts, columns["error_message"])

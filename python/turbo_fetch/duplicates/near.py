@@ -1,4 +1,4 @@
-"""Near-duplicates: pictures whose perceptual hashes differ in few bits, found by bands."""
+"""Near-duplicates: images whose perceptual hashes differ in few bits, found by bands."""
 
 from __future__ import annotations
 

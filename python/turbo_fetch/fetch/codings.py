@@ -165,7 +165,7 @@ _SAME: Final = {"x-gzip": "gzip", "x-deflate": "deflate", "x-br": "br", "brotli"
 
 
 class Unpacker:
-    """Undoes the codings of one body. A body that is a picture as it came is left as it is: its headers are wrong."""
+    """Undoes the codings of one body. A body that is an image as it came is left as it is: its headers are wrong."""
 
     def __init__(self, codings: tuple[str, ...]) -> None:
         self._names = [_SAME.get(coding, coding) for coding in codings]
@@ -218,7 +218,7 @@ class Unpacker:
 
 
 def is_picture(beginning: bytes) -> bool:
-    """Whether a body begins as the picture formats do; SVG and what is rare are not looked for."""
+    """Whether a body begins as the image formats do; SVG and what is rare are not looked for."""
     return beginning.startswith(_FORMATS) or any(
         beginning.startswith(start) and beginning[at : at + len(brand)] == brand
         for start, at, brand in _BRANDED

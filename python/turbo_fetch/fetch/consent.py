@@ -1,4 +1,4 @@
-"""Whether a picture may be used: each signal by which its host or its response may forbid it.
+"""Whether an image may be used: each signal by which its host or its response may forbid it.
 
 Decided before the body is read. A new signal is a function of what carries it, here, and a line in :class:`Consent`.
 

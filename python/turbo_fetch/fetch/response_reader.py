@@ -266,7 +266,7 @@ class ResponseReader:
             raise MalformedResponse(message=f"more than {_FREE_CHUNKS} chunks of a few bytes")
 
     def _take_unchunked(self, data: bytes) -> bytes:
-        """Take a picture that was announced in chunks, but is not: browsers do so in HTTP/1.0."""
+        """Take an image that was announced in chunks, but is not: browsers do so in HTTP/1.0."""
         self._at = _At.UNTIL_CLOSE
         data = bytes(self._held) + data
         self._held.clear()

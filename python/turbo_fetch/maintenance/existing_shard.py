@@ -70,7 +70,7 @@ def list_columns(metadata: pa.Table) -> pa.Table:
 def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.RecordBatch]:
     """Yield what became of the rows of a shard, in order, as they stood in its spool.
 
-    Formats of originals are those of the stored pictures. Raises DatasetError if the files are damaged or do not
+    Formats of originals are those of the stored images. Raises DatasetError if the files are damaged or do not
     agree.
     """
     ledger = dataset.ledger(shard).combine_chunks()

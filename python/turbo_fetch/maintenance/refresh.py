@@ -63,7 +63,7 @@ REPORT: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is done about drift: `apply` takes changed pictures and drops refused ones, `drop_gone` drops gone ones."""
+    """What is done about drift: `apply` takes changed images and drops refused ones, `drop_gone` drops gone ones."""
 
     apply: bool = False
     drop_gone: bool = False
@@ -185,7 +185,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
     if fetch.image.digest == "none":
         raise SpecError(
-            'fetch.image.digest is "none": without hashes a changed picture cannot be told; expected one'
+            'fetch.image.digest is "none": without hashes a changed image cannot be told; expected one'
         )
     started_s = time.monotonic()
     check_packages(fetch.output.format)

@@ -1,4 +1,4 @@
-"""One finished shard checked: its commit record, its files, its rows, its pictures."""
+"""One finished shard checked: its commit record, its files, its rows, its images."""
 
 from __future__ import annotations
 
@@ -124,25 +124,25 @@ def _row_problems(
             yield from decoder.problems(shard, batch)
     expected = record["outcomes"].get("success", 0) if format_of(dataset.format).has_images else 0
     if samples != expected:
-        yield Problem(shard.name, shard.name, f"has {samples:,} pictures; expected {expected:,}")
+        yield Problem(shard.name, shard.name, f"has {samples:,} images; expected {expected:,}")
 
 
 class _Decoder:
-    """Decodes stored pictures, to compare them with what the metadata say."""
+    """Decodes stored images, to compare them with what the metadata say."""
 
     def __init__(self, image: ImageSpec) -> None:
         self._image = image
-        # A tiny target is cheap to encode, and the data of the picture are decoded to their end all the same.
+        # A tiny target is cheap to encode, and the data of the image are decoded to their end all the same.
         spec = ImageSpec(
             size=8, mode="stretch", encode="jpg", digest=image.digest, exif=False, max_pixels=LARGEST_PIXELS
         )
         self._transform = Transform(spec, threads=1)
 
     def problems(self, shard: StoredShard, samples: Samples) -> Iterator[Problem]:
-        """Yield what is wrong with the pictures of a batch."""
+        """Yield what is wrong with the images of a batch."""
         rows = samples.metadata.filter(samples.image.is_valid()).to_pylist()
-        pictures = samples.image.drop_null().to_pylist()
-        decoded = self._transform.run(pictures).to_pylist() if pictures else []
+        images = samples.image.drop_null().to_pylist()
+        decoded = self._transform.run(images).to_pylist() if images else []
         for row, picture in zip(rows, decoded, strict=True):
             place = f"{shard.name} {row['key']}"
             size = (picture["original_width"], picture["original_height"])

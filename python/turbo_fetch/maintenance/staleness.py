@@ -1,4 +1,4 @@
-"""How a picture on the web differs from the one in a dataset: decided from results alone."""
+"""How an image on the web differs from the one in a dataset: decided from results alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _REFUSALS: Final = frozenset({Outcome.ROBOTS, Outcome.OPT_OUT, Outcome.DENIED})
 def drift_of(outcome: Outcome, http_status: int | None, digest: str | None, old_digest: str | None) -> str:
     """Return how a sample has drifted, from how asking for it again has ended.
 
-    `unchanged`: not modified, or the same bytes. `changed`: a picture of other bytes. `gone`: 404, 410, no such
-    host. `refused`: use is forbidden now. `unusable`: something that is no picture for this dataset any more.
-    `unreachable`: anything else, which says nothing about the picture.
+    `unchanged`: not modified, or the same bytes. `changed`: an image of other bytes. `gone`: 404, 410, no such
+    host. `refused`: use is forbidden now. `unusable`: something that is no image for this dataset any more.
+    `unreachable`: anything else, which says nothing about the image.
     """
     if outcome is Outcome.SUCCESS:
         return UNCHANGED if http_status == NOT_MODIFIED or digest == old_digest else CHANGED

@@ -1,7 +1,7 @@
 """`verify`: everything that a dataset says of itself is checked against its files; nothing is changed.
 
 Three levels: `quick` looks at names, sizes and numbers of rows; `full` also hashes every file and joins every row with
-its picture; `deep` also decodes every picture and compares its size, and original bytes with their hash.
+its image; `deep` also decodes every image and compares its size, and original bytes with their hash.
 """
 
 from __future__ import annotations

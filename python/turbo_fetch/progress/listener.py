@@ -34,7 +34,7 @@ class ProgressListener:
         """
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Take a picture that a stage wrote to a file of this machine, such as its samples after a step."""
+        """Take an image that a stage wrote to a file of this machine, such as its samples after a step."""
 
     def note(self, text: str) -> None:
         """Take a line that a person should see."""

@@ -1,6 +1,6 @@
-"""How large pictures are and how wide: counts in classes, small enough for a commit record.
+"""How large images are and how wide: counts in classes, small enough for a commit record.
 
-A side is the square root of a picture's area, in pixels; its class is the whole part of twice its binary
+A side is the square root of an image's area, in pixels; its class is the whole part of twice its binary
 logarithm. An aspect is width through height; its class is four times its binary logarithm, rounded.
 """
 
@@ -22,7 +22,7 @@ class SizeHistogram:
     aspects: Counter[int] = field(default_factory=Counter)
 
     def add(self, widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]) -> None:
-        """Count pictures of these sizes in pixels."""
+        """Count images of these sizes in pixels."""
         self.sides.update(np.floor(np.log2(widths * heights)).astype(int).tolist())
         self.aspects.update(np.rint(4 * np.log2(widths / heights)).astype(int).tolist())
 

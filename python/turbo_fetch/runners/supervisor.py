@@ -21,7 +21,7 @@ from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
 
 FRUITLESS_DEATHS: Final = 8
-"""Deaths in a row without a single row done, after which something other than a picture is at fault."""
+"""Deaths in a row without a single row done, after which something other than an image is at fault."""
 
 TICK_S: Final = 0.25
 """How often it is looked for what the time has come for, in the supervisor and by the runners."""

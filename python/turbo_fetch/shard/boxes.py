@@ -12,14 +12,14 @@ import orjson
 
 Box = tuple[float, float, float, float]
 
-EXPECTED: Final = "expected lists of [left, top, right, bottom], relative to the picture's sides, 0 to 1"
+EXPECTED: Final = "expected lists of [left, top, right, bottom], relative to the image's sides, 0 to 1"
 
 
 def parse_boxes(text: str | None) -> tuple[list[Box], str | None]:
-    """Return the boxes in a row's JSON, cut to the picture, and None; or no boxes and what is wrong.
+    """Return the boxes in a row's JSON, cut to the image, and None; or no boxes and what is wrong.
 
     None, an empty text, `null` and an empty list mean that there are none. One box alone may stand without the
-    outer list. Parts outside of the picture are ignored, a box that is outside as a whole is a problem: its
+    outer list. Parts outside of the image are ignored, a box that is outside as a whole is a problem: its
     numbers may be pixels.
     """
     if text is None or not text.strip():

@@ -30,13 +30,13 @@ from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
 
-BATCH_PICTURES: Final = 64
-FIRST_PICTURES: Final = 16
+BATCH_IMAGES: Final = 64
+FIRST_IMAGES: Final = 16
 """Pictures of a batch while no other one is in the works: the cores are idle until it comes."""
 BATCH_BYTES: Final = 16_000_000
 BATCH_WAIT_S: Final = 0.05
 DEATHS_TO_BLAME: Final = 3
-"""Times that a picture must have been alone in the transform when the process died to be called corrupt."""
+"""Times that an image must have been alone in the transform when the process died to be called corrupt."""
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class OpenShard:
             return
         self._pending.append((row, fetched))
         self._pending_bytes += len(fetched.body or b"")
-        most = BATCH_PICTURES if self._batches else FIRST_PICTURES
+        most = BATCH_IMAGES if self._batches else FIRST_IMAGES
         if len(self._pending) >= most or self._pending_bytes >= BATCH_BYTES:
             self._flush(journal)
         elif self._timer is None:

@@ -1,7 +1,7 @@
 """Pixels of the formats that Rust does not decode: AVIF, TIFF and JPEG 2000, by OpenCV or by Pillow.
 
 The native module reads the headers, checks the limits and names the decoder; nothing here decides. Both libraries are
-imported when the first such picture comes. Pillow's own limits and warnings do not count: its files are opened past
+imported when the first such image comes. Pillow's own limits and warnings do not count: its files are opened past
 `Image.open`, which keeps them, and what it warns of shows in the pixels or not at all.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPENCV: Final = 255
 PILLOW: Final = 254
-"""Outcome numbers by which the native module asks for a picture to be decoded here; they never leave."""
+"""Outcome numbers by which the native module asks for an image to be decoded here; they never leave."""
 
 _WARNINGS = threading.Lock()
 """Held while warnings are off, which they are for all threads at once."""
@@ -29,7 +29,7 @@ _WARNINGS = threading.Lock()
 
 @dataclass(frozen=True)
 class Pixels:
-    """A decoded picture: samples row by row, in a layout that the native module knows by name."""
+    """A decoded image: samples row by row, in a layout that the native module knows by name."""
 
     samples: bytes
     width: int
@@ -39,7 +39,7 @@ class Pixels:
 
 
 class DecodeError(Exception):
-    """A picture that yields no pixels: the outcome and why."""
+    """An image that yields no pixels: the outcome and why."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         super().__init__(reason)
@@ -92,7 +92,7 @@ def _with_pillow(kind: str, body: bytes) -> Pixels:
 
 
 def _opened(kind: str, body: bytes) -> ImageFile:
-    """Return the picture, of which TIFF is loaded too, since its loading warns as the opening of others does."""
+    """Return the image, of which TIFF is loaded too, since its loading warns as the opening of others does."""
     from PIL import AvifImagePlugin, Image, Jpeg2KImagePlugin, TiffImagePlugin
 
     file = io.BytesIO(body)
@@ -111,7 +111,7 @@ def _opened(kind: str, body: bytes) -> ImageFile:
 
 
 def _pixels(picture: ImageFile) -> Pixels:
-    """Return the samples of a picture in its own layout, or in the nearest that the native module knows."""
+    """Return the samples of an image in its own layout, or in the nearest that the native module knows."""
     mode = picture.mode
     bits = 8
     image: Image = picture

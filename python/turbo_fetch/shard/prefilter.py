@@ -1,4 +1,4 @@
-"""What is turned away before a picture is decoded: wrong hashes, what is denied, and boxes that cannot be read."""
+"""What is turned away before an image is decoded: wrong hashes, what is denied, and boxes that cannot be read."""
 
 from __future__ import annotations
 

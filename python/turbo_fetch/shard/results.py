@@ -28,9 +28,9 @@ def results_batch(ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBa
     with_body = [item for item in ended if item[1].body is not None]
     without = [item for item in ended if item[1].body is None]
     parts = [part for part in (transformed, _untransformed(without)) if part is not None and part.num_rows]
-    pictures = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+    images = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
     return pa.RecordBatch.from_arrays(
-        [*_fetched_columns([*with_body, *without]), *pictures.columns], schema=RESULTS
+        [*_fetched_columns([*with_body, *without]), *images.columns], schema=RESULTS
     )
 
 

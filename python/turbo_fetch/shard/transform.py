@@ -1,4 +1,4 @@
-"""From downloaded bodies to the pictures that are kept: the only importer of the native transform.
+"""From downloaded bodies to the images that are kept: the only importer of the native transform.
 
 Rust decodes JPEG, PNG, WebP, GIF, BMP and icons. AVIF, TIFF and JPEG 2000 it recognises, checks against the limits
 and hands back with the decoder that reads them right; `foreign` decodes those, and Rust finishes them like the others.
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from turbo_fetch.spec import HashKind, ImageSpec
 
 Boxes = Sequence[tuple[float, float, float, float]]
-"""Boxes of one picture: left, top, right, bottom, relative to its sides."""
+"""Boxes of one image: left, top, right, bottom, relative to its sides."""
 
 POSTPONED: Final = 253
-"""Outcome number of a picture that the native module wants to be brought again, in another batch; it never leaves."""
+"""Outcome number of an image that the native module wants to be brought again, in another batch; it never leaves."""
 _FOREIGN: Final = frozenset({foreign.OPENCV, foreign.PILLOW})
 PART_BYTES: Final = 256 << 20
-"""A part of a batch ends with the picture whose file brings it here."""
+"""A part of a batch ends with the image whose file brings it here."""
 
 if _native.__profile__ == "debug":
     warnings.warn(
@@ -66,10 +66,10 @@ class Transform:
         )
 
     def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
-        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad picture.
+        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad image.
 
-        `boxes` are those to blur in each picture, or empty if there are none in any: left, top, right, bottom,
-        relative to the sides of the upright picture.
+        `boxes` are those to blur in each image, or empty if there are none in any: left, top, right, bottom,
+        relative to the sides of the upright image.
         """
         parts = list(self.parts(bodies, boxes))
         if len(parts) == 1 and parts[0][0] == list(range(len(bodies))):
@@ -144,7 +144,7 @@ def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
 
 
 def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBatch:
-    """Return the record of a picture that yielded no pixels; `record` asked for them."""
+    """Return the record of an image that yielded no pixels; `record` asked for them."""
     columns = {name: record[name] for name in record.schema.names}
     columns["outcome"] = pa.array([error.outcome.number], pa.uint8())
     columns["detail"] = pa.array([f"{record['original_format'][0].as_py()} {error.reason}"])

@@ -3,7 +3,7 @@
 A file is a 16-byte preamble (magic, random nonce) and frames. A frame is a 16-byte head (payload length,
 CRC-32, kind) and the payload, padded with zeros to a multiple of 16 so that Arrow buffers stay aligned. The
 CRC covers nonce, offset, length and kind as well, so that neither the remains of an older write nor a
-picture that contains the bytes of a frame can pass for one.
+image that contains the bytes of a frame can pass for one.
 """
 
 from __future__ import annotations

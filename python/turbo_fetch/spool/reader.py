@@ -34,7 +34,7 @@ def sorted_batches(descriptor: int, index: Index, rows_per_batch: int) -> Iterat
 
 
 class _Parsed(NamedTuple):
-    """A batch as it lies in the file, its pictures apart: Arrow cannot take from views yet."""
+    """A batch as it lies in the file, its images apart: Arrow cannot take from views yet."""
 
     small: pa.RecordBatch
     images: list[Blob | None]

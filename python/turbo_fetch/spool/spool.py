@@ -85,7 +85,7 @@ class Spool:
         return self._index.suspects
 
     def intend(self, rows: Sequence[int]) -> None:
-        """Record that `rows` enter the transform now, so that a picture that kills the process is found."""
+        """Record that `rows` enter the transform now, so that an image that kills the process is found."""
         if rows:
             self._write(_INTENT, [np.asarray(rows, np.uint32).tobytes()])
             self._index.enter(list(rows))
@@ -129,7 +129,7 @@ class Spool:
     def _release(self) -> None:
         # A call that comes too late must fail, not write into whatever file has the number by then.
         descriptor, self._descriptor = self._descriptor, -1
-        # A mapping that pictures still refer to keeps the file open, and would keep the lock.
+        # A mapping that images still refer to keeps the file open, and would keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 

@@ -102,7 +102,7 @@ def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Seque
 def _records(spec: Spec, name: str) -> str | None:
     """Return the place for what trackers write of a stage: the model, or what is made of it; None if it sees to that.
 
-    A folder of class pictures is to hold nothing else.
+    A folder of class images is to hold nothing else.
     """
     if name == "fetch":
         return None

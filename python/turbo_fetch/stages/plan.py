@@ -20,7 +20,7 @@ from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 from turbo_fetch.spec import FetchSpec, ImageSpec, Spec
-from turbo_fetch.stages.time_estimate import PICTURE_TIMES, REQUEST_S, measure_machine, tightest, time_limits
+from turbo_fetch.stages.time_estimate import IMAGE_TIMES, REQUEST_S, measure_machine, tightest, time_limits
 
 SAMPLE_ROWS: Final = 100_000
 SAMPLED_FILES: Final = 50
@@ -98,8 +98,8 @@ def plan_run(spec: Spec) -> Planned:
         planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
     planned.assumptions = [
         f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s per request",
-        f"{1 / speed.picture_s:,.0f} photos of 0.8 megapixels a second, as this machine was just measured to do, "
-        f"{PICTURE_TIMES.least:g} to {PICTURE_TIMES.most:g} times their work for each picture",
+        f"{1 / speed.image_s:,.0f} photos of 0.8 megapixels per second, as measured on this machine just now, "
+        f"{IMAGE_TIMES.least:g} to {IMAGE_TIMES.most:g} times that work per image",
         "a connection that is fast enough",
         f"{SUCCESS_SHARE:.0%} of the rows succeed",
         f"{human_bytes(BODY_BYTES)} per download",
@@ -110,7 +110,7 @@ def plan_run(spec: Spec) -> Planned:
 
 
 def picture_bytes(image: ImageSpec) -> float:
-    """Return about how many bytes a picture of the dataset has."""
+    """Return about how many bytes an image of the dataset has."""
     if image.encode == "original" or image.mode == "no":
         return float(BODY_BYTES)
     width, height = image.box

@@ -1,6 +1,6 @@
-"""How long a run will take, from what the spec allows and what this machine does with pictures just now.
+"""How long a run will take, from what the spec allows and what this machine does with images just now.
 
-What nobody knows before a run, such as how fast servers answer and how large pictures are, is a range; so is the
+What nobody knows before a run, such as how fast servers answer and how large images are, is a range; so is the
 result.
 """
 
@@ -18,7 +18,7 @@ from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import FetchSpec, ImageSpec
 
 MEASURED_S: Final = 0.7
-PICTURE_SIDES: Final = (1024, 768)
+IMAGE_SIDES: Final = (1024, 768)
 QUALITY: Final = 88
 
 
@@ -37,31 +37,31 @@ START_S: Final = Span(0.7, 6.0)
 REQUEST_S: Final = Span(0.1, 1.0)
 """From a request to the end of its body, as servers all over the web take it."""
 FETCH_CPU_S: Final = Span(0.0003, 0.0012)
-"""Of a row, decoding apart; 0.84 ms in docs/decisions/politeness-across-workers.md, tiny pictures included."""
-PICTURE_TIMES: Final = Span(0.05, 2.5)
-"""Work of a picture, as a multiple of the sample's: from thumbnails to large and progressive files."""
+"""Of a row, decoding apart; 0.84 ms in docs/decisions/politeness-across-workers.md, tiny images included."""
+IMAGE_TIMES: Final = Span(0.05, 2.5)
+"""Work of an image, as a multiple of the sample's: from thumbnails to large and progressive files."""
 
 
 class MachineSpeed(NamedTuple):
     """What this machine does now, beside all else that runs on it."""
 
-    picture_s: float
-    """Seconds of all its cores together for one picture like the sample."""
+    image_s: float
+    """Seconds of all its cores together for one image like the sample."""
     core_share: float
     """The part of its cores that work of ours gets."""
 
 
 def measure_machine(image: ImageSpec, cores: int) -> MachineSpeed:
-    """Transform a picture as large as those of web lists, as the spec says, again and again for less than a second."""
+    """Transform an image as large as those of web lists, as the spec says, again and again for less than a second."""
     transform = Transform(image, cores)
-    batch = [_sample_picture()] * (4 * cores)
+    batch = [_sample_image()] * (4 * cores)
     transform.run(batch)
-    began_s, began_cpu_s, pictures = time.perf_counter(), time.process_time(), 0
+    began_s, began_cpu_s, images = time.perf_counter(), time.process_time(), 0
     while (spent_s := time.perf_counter() - began_s) < MEASURED_S:
         transform.run(batch)
-        pictures += len(batch)
+        images += len(batch)
     share = (time.process_time() - began_cpu_s) / (spent_s * cores)
-    return MachineSpeed(spent_s / pictures, min(1.0, max(share, 0.05)))
+    return MachineSpeed(spent_s / images, min(1.0, max(share, 0.05)))
 
 
 def time_limits(
@@ -70,10 +70,10 @@ def time_limits(
     """Return the seconds that each limit alone would make a run take; `domains` are shares of the rows, by name."""
     http = fetch.http
     fetching = FETCH_CPU_S * (1 / (cores * speed.core_share))
-    pictures = PICTURE_TIMES * speed.picture_s
+    images = IMAGE_TIMES * speed.image_s
     limits = {
         "the requests in flight (fetch.http.concurrency)": REQUEST_S * (rows / (http.concurrency * workers)),
-        "the processor": Span(*(rows * sum(both) for both in zip(fetching, pictures, strict=True))),
+        "the processor": Span(*(rows * sum(both) for both in zip(fetching, images, strict=True))),
     }
     for name, share in domains.items():
         preset = http.preset(name)
@@ -93,9 +93,9 @@ def tightest(limits: Mapping[str, Span]) -> tuple[str, Span]:
     return name, Span(START_S.least + least, START_S.most + most)
 
 
-def _sample_picture() -> bytes:
+def _sample_image() -> bytes:
     """Return a JPEG of 0.8 MP and about 150 KB: brightness that wanders, as in photos, and some noise."""
-    width, height = PICTURE_SIDES
+    width, height = IMAGE_SIDES
     random = np.random.default_rng(0)
     wander = random.normal(size=(height, 1, 3)).cumsum(0) + random.normal(size=(1, width, 3)).cumsum(1)
     noisy = 128 + 2 * wander + random.normal(scale=6, size=(height, width, 1))

@@ -1,8 +1,8 @@
-//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: a handle of the library's for each picture, and never for a second.
+//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: a handle of the library's for each image, and never for a second.
 //!
 //! After a fatal error a handle is in the middle of the file that caused it, where it takes the next file for the rest of
 //! the first. Even a sound file leaves its tables behind, by which a file that lacks its own would be decoded. Making a
-//! handle costs a thousandth of decoding a small picture.
+//! handle costs a thousandth of decoding a small image.
 #![expect(
     unsafe_code,
     reason = "the library is C; each call states why its pointers are good"
@@ -132,7 +132,7 @@ pub struct Jpeg<'a> {
     info: Info,
 }
 
-/// Largest number of progressive scans; real pictures have about ten, and each costs a pass over the picture.
+/// Largest number of progressive scans; real images have about ten, and each costs a pass over the image.
 const MAX_SCANS: c_int = 100;
 
 impl<'a> Jpeg<'a> {
@@ -200,7 +200,7 @@ impl<'a> Jpeg<'a> {
     /// Failures and warnings of the library.
     ///
     /// # Panics
-    /// When `pixels` is shorter than the picture.
+    /// When `pixels` is shorter than the image.
     pub fn read(
         mut self,
         denominator: u32,
@@ -211,7 +211,7 @@ impl<'a> Jpeg<'a> {
         let pitch = size.width as usize * format.channels();
         assert!(
             pixels.len() >= pitch * size.height as usize,
-            "pixel buffer shorter than the picture"
+            "pixel buffer shorter than the image"
         );
         self.scale(denominator)?;
         // SAFETY: the source is one live slice; the library writes `height` rows of `pitch` bytes, which fit. The header
@@ -270,7 +270,7 @@ pub fn reduced(size: Size, denominator: u32) -> Size {
     )
 }
 
-/// Size of plane `index` (0 luma, 1 and 2 chroma) of a picture decoded at 1/`denominator`.
+/// Size of plane `index` (0 luma, 1 and 2 chroma) of an image decoded at 1/`denominator`.
 #[must_use]
 pub fn plane_size(info: &Info, denominator: u32, index: usize) -> Size {
     let size = reduced(info.size, denominator);
@@ -309,7 +309,7 @@ const MAX_PIXELS: u64 = 2_100_000_000;
 /// Sides over 65,500 pixels, or more than 2.1 gigapixels.
 ///
 /// # Panics
-/// When `pixels` is shorter than the picture.
+/// When `pixels` is shorter than the image.
 pub fn write(
     size: Size,
     format: PixelFormat,
@@ -320,14 +320,14 @@ pub fn write(
     let pitch = size.width as usize * format.channels();
     assert!(
         pixels.len() >= pitch * size.height as usize,
-        "pixel buffer shorter than the picture"
+        "pixel buffer shorter than the image"
     );
     let area = u64::from(size.width) * u64::from(size.height);
     // From there on the library's own arithmetic on sizes overflows.
     if size.width.max(size.height) > MAX_SIDE || area > MAX_PIXELS {
         return Err(Failure {
             is_warning: false,
-            message: "picture too large".to_owned(),
+            message: "image too large".to_owned(),
         });
     }
     let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;

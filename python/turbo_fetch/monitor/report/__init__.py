@@ -62,6 +62,6 @@ def _try_to_write(track: TrackSpec, storage: Storage, listener: ProgressListener
         return
     try:
         write_report(storage)
-    # The dataset is done; whatever a picture or a file does to its report must not spoil that.
+    # The dataset is done; whatever an image or a file does to its report must not spoil that.
     except Exception as error:
         listener.note(f"{names.REPORT} could not be written: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""What a report is made of: counts from commit records, curves from the metrics, pictures from the shards."""
+"""What a report is made of: counts from commit records, curves from the metrics, images from the shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARDS_LOOKED_INTO: Final = 2
 LEDGERS_LOOKED_INTO: Final = 8
 SAMPLES_SHOWN: Final = 24
 LARGEST_AS_IS: Final = 40_000
-"""Bytes up to which a picture is shown as it is stored, which saves decoding it."""
+"""Bytes up to which an image is shown as it is stored, which saves decoding it."""
 FAILURES_PER_OUTCOME: Final = 4
 FAILURES_SHOWN: Final = 40
 BROWSER_TYPES: Final = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
@@ -41,7 +41,7 @@ THUMBNAIL: Final = ImageSpec(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A sample of the grid: a picture as a data URL, or None if it cannot be drawn."""
+    """A sample of the grid: an image as a data URL, or None if it cannot be drawn."""
 
     key: str
     url: str
@@ -164,15 +164,15 @@ def _samples(dataset: StoredDataset, shard: StoredShard) -> list[Shown]:
         return []
     if batch is None:
         return []
-    with_picture = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
-    rows = pa.array(_spread(with_picture, share), pa.int64())
+    with_image = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
+    rows = pa.array(_spread(with_image, share), pa.int64())
     metadata = batch.metadata.take(rows).to_pylist()
     pictures = thumbnails(batch.image.take(rows).to_pylist())
     return [_shown(row, picture) for row, picture in zip(metadata, pictures, strict=True)]
 
 
 def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
-    """Return pictures that a browser shows, small in bytes; None for those that cannot be decoded."""
+    """Return images that a browser shows, small in bytes; None for those that cannot be decoded."""
     shown: list[bytes | None] = [
         picture if len(picture) <= LARGEST_AS_IS and image_type(picture) in BROWSER_TYPES else None
         for picture in pictures
@@ -186,7 +186,7 @@ def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
 
 
 def data_url(picture: bytes) -> str:
-    """Return a picture, in a format that browsers show, as the address of itself."""
+    """Return an image, in a format that browsers show, as the address of itself."""
     kind = BROWSER_TYPES[image_type(picture) or ""]
     return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
 

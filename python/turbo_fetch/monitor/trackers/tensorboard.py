@@ -14,7 +14,7 @@ from turbo_fetch.monitor.trackers import scalars, step_of
 
 
 class TensorBoard:
-    """Writes scalars and pictures into event files in a folder of the run's name."""
+    """Writes scalars and images into event files in a folder of the run's name."""
 
     def __init__(self, folder: Path, run: str) -> None:
         self._writer = EventFileWriter(str(folder / "tensorboard" / run), flush_secs=10)

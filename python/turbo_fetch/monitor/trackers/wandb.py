@@ -12,7 +12,7 @@ from turbo_fetch.monitor.trackers import scalars, step_of
 
 
 class WeightsAndBiases:
-    """Logs figures and pictures to a W&B run, on the server or, if `offline`, into files for `wandb sync`."""
+    """Logs figures and images to a W&B run, on the server or, if `offline`, into files for `wandb sync`."""
 
     def __init__(self, folder: Path, project: str, run: str, stage: str, offline: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ REMEMBERED_BYTES: Final = 128 << 20
 
 
 class Pictures:
-    """Finds pictures; not for several threads at once.
+    """Finds images; not for several threads at once.
 
     Shards are read from their start, since most formats know no other way; whoever pages on through a
     shard goes on where the last page ended.
@@ -29,7 +29,7 @@ class Pictures:
         self._remembered: OrderedDict[Cursor, pa.BinaryArray] = OrderedDict()
 
     def find(self, at: Cursor) -> bytes | None:
-        """Return the picture of a row, None if it has none or there is no such row.
+        """Return the image of a row, None if it has none or there is no such row.
 
         Raises DatasetError if the shard is damaged.
         """

@@ -132,11 +132,11 @@ class Viewer:
 
     def _shown(self, at: Cursor, small: bool) -> bytes | None:
         self._refreshed()
-        picture = self._pictures.find(at) if self._pictures is not None else None
-        if picture is None:
+        image = self._pictures.find(at) if self._pictures is not None else None
+        if image is None:
             return None
         # Formats that browsers do not know are shown as thumbnails at any size.
-        return thumbnails([picture])[0] if small or image_type(picture) not in BROWSER_TYPES else picture
+        return thumbnails([image])[0] if small or image_type(image) not in BROWSER_TYPES else image
 
     async def _json(self, work: Callable[[], Any]) -> web.Response:
         return web.Response(

@@ -10,7 +10,7 @@ use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced};
 
-/// A reduced picture keeps at least this many times the target's pixels per side; measured, less costs quality.
+/// A reduced image keeps at least this many times the target's pixels per side; measured, less costs quality.
 const OVERSAMPLING: u32 = 2;
 
 /// Decode a JPEG.
@@ -28,7 +28,7 @@ pub fn decode(
     let info = *jpeg.info();
     if info.size != header.size {
         return Err(Rejection::corrupt(
-            "JPEG picture is not the size that its header states",
+            "JPEG image is not the size that its header states",
         ));
     }
     let denominator = if info.lossless {
@@ -66,7 +66,7 @@ const OWN_ZEROS: usize = 3;
 /// lacks data is told apart from it.
 ///
 /// Zeros at the end are what an unfinished copy leaves of the room it had reserved. They go, since they would decode,
-/// as codes of one or two bits, into a picture of stripes that nobody complains about.
+/// as codes of one or two bits, into an image of stripes that nobody complains about.
 fn terminated<'a>(header: &Header<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     if header.complete {
         return Cow::Borrowed(body);
@@ -219,7 +219,7 @@ fn judge(failure: Failure, complete: bool) -> Option<Rejection> {
     }
     let cut_off = failure.message.contains("remature end");
     Some(if cut_off && !complete {
-        Rejection::truncated("JPEG data ends before the picture")
+        Rejection::truncated("JPEG data ends before the image")
     } else {
         Rejection::Corrupt(failure.message.into())
     })
