@@ -23,7 +23,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.view import live
-from turbo_fetch.monitor.view.pictures import Pictures
+from turbo_fetch.monitor.view.images import Images
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
 from turbo_fetch.monitor.view.server import Viewer
 from turbo_fetch.progress.listener import ProgressListener
@@ -109,7 +109,7 @@ def test_a_dataset_of_img2dataset_has_rows_without_a_ledger(folder: Path, tmp_pa
 
 def test_images_are_found_in_any_order(dataset: StoredDataset) -> None:
     expected = {sample.key: sample.image for sample in dataset.samples()}
-    pictures, rows = Pictures(dataset), Rows(dataset).page(Query(), Cursor(0, 0), 100).rows
+    pictures, rows = Images(dataset), Rows(dataset).page(Query(), Cursor(0, 0), 100).rows
     for row in [*reversed(rows), *rows]:
         assert pictures.find(Cursor.parse(row["at"])) == expected.get(row["key"])
     assert pictures.find(Cursor(99, 0)) is None

@@ -20,7 +20,7 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
 from turbo_fetch.dataset.samples import SIDES, Samples
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
-from turbo_fetch.duplicates.places import ROW_BITS, Names, place, shard_of
+from turbo_fetch.duplicates.row_numbers import ROW_BITS, Names, place, shard_of
 from turbo_fetch.errors import DatasetError, Interrupted
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener

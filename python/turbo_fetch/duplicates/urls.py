@@ -11,7 +11,7 @@ import pyarrow as pa
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
-from turbo_fetch.duplicates.places import Names, place
+from turbo_fetch.duplicates.row_numbers import Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.plan.urls import parse_urls

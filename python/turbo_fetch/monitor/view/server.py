@@ -21,7 +21,7 @@ from turbo_fetch.errors import InputError, TurboFetchError
 from turbo_fetch.monitor.report.document import plotly_script
 from turbo_fetch.monitor.report.material import BROWSER_TYPES, thumbnails
 from turbo_fetch.monitor.view import live
-from turbo_fetch.monitor.view.pictures import Pictures
+from turbo_fetch.monitor.view.images import Images
 from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
 from turbo_fetch.storage import Storage
 
@@ -57,7 +57,7 @@ class Viewer:
         self._reader = ThreadPoolExecutor(1, "reader")
         self._manifest_state: object = None
         self._rows: Rows | None = None
-        self._pictures: Pictures | None = None
+        self._pictures: Images | None = None
         self._summary: dict[str, Any] = {}
 
     def application(self) -> web.Application:
@@ -119,7 +119,7 @@ class Viewer:
             # A run that goes on has no committed shard for a while.
             with contextlib.suppress(InputError):
                 dataset = StoredDataset.open(self._storage)
-                self._rows, self._pictures = Rows(dataset), Pictures(dataset)
+                self._rows, self._pictures = Rows(dataset), Images(dataset)
                 self._summary |= _counts(self._storage, dataset)
         return self._summary
 

@@ -1,4 +1,4 @@
-"""Pictures of a dataset by row: read in order from their shard, the latest ones remembered."""
+"""Images of a dataset by row: read in order from their shard, the latest ones remembered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from turbo_fetch.monitor.view.rows import Cursor
 REMEMBERED_BYTES: Final = 128 << 20
 
 
-class Pictures:
+class Images:
     """Finds images; not for several threads at once.
 
     Shards are read from their start, since most formats know no other way; whoever pages on through a
