@@ -22,9 +22,9 @@ from turbo_fetch.dataset.formats.images import (
     type_extension,
 )
 from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
+from turbo_fetch.dataset.metadata_files import metadata_batches, opened, with_seconds
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.dataset.tables import metadata_batches, opened, with_seconds
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage

@@ -25,10 +25,10 @@ from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.job import refuse_changes
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where, source_rows
-from turbo_fetch.dataset.tables import opened
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool

@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.dataset.tables import opened
 from turbo_fetch.errors import DatasetError, OutputError
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec

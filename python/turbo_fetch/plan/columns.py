@@ -14,7 +14,7 @@ from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes
-from turbo_fetch.plan.texts import as_text
+from turbo_fetch.plan.text_values import as_text
 from turbo_fetch.plan.type_inference import DECLARED, typed_column
 from turbo_fetch.spec import InputSpec, Quoting
 

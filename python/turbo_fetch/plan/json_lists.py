@@ -23,7 +23,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import readable
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import BATCH_ROWS
-from turbo_fetch.plan.texts import has_surrogate, texts
+from turbo_fetch.plan.text_values import has_surrogate, texts
 from turbo_fetch.plan.type_inference import typed_values
 from turbo_fetch.plan.urls import MALFORMED_MARK
 

@@ -9,13 +9,13 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from turbo_fetch.plan.columnar_lists import open_parquet, read_arrow, read_parquet
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.json_lists import read_json
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.survey import survey
-from turbo_fetch.plan.tables import open_parquet, read_arrow, read_parquet
 from turbo_fetch.plan.text_lists import BATCH_ROWS, DELIMITERS, read_cells, read_lines
 from turbo_fetch.spec import InputSpec
 

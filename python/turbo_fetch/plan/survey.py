@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
 from turbo_fetch.plan.columns import Columns, no_column
 from turbo_fetch.plan.json_lists import row_batches
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.stream import BLOCK_BYTES, ByteStream
-from turbo_fetch.plan.tables import open_arrow, open_parquet
 from turbo_fetch.plan.text_lists import DELIMITERS, cell_batches
 from turbo_fetch.plan.type_inference import EXACT_IN_DOUBLE, CellKinds, Kind, joined, settled, value_kind
 from turbo_fetch.plan.urls import MALFORMED_MARK

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, kept_values, valid_texts
-from turbo_fetch.plan.texts import texts
+from turbo_fetch.plan.text_values import texts
 
 EXACT_IN_DOUBLE: Final = 2**53
 """The largest magnitude up to which a double holds every integer."""
