@@ -11,9 +11,11 @@ use images::Images;
 use random::Random;
 use watch::Watch;
 
+mod differential;
 mod images;
 mod mutate;
 mod random;
+mod reference;
 mod texts;
 mod watch;
 
