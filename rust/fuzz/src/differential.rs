@@ -1,7 +1,7 @@
 //! The JPEG decoder beside libjpeg-turbo: what it does not decline has the same coefficients and no complaint there.
 
 use turbo_fetch_image::turbojpeg::{Jpeg, PixelFormat};
-use turbo_fetch_jpeg::{Decoder, Frame, Plane};
+use turbo_fetch_jpeg::{Component, Declined, Decoder, Frame, Plane};
 
 use crate::random::Random;
 use crate::reference;
@@ -48,17 +48,17 @@ impl Decoders {
         &mut self,
         body: &[u8],
         random: &mut Random,
-    ) -> Result<Option<&'static str>, turbo_fetch_jpeg::Declined> {
+    ) -> Result<Option<&'static str>, Declined> {
         let frame = Frame::read(body)?;
         if frame.width * frame.height > MAX_PIXELS {
-            return Err(turbo_fetch_jpeg::Declined("too large for the comparison"));
+            return Err(Declined("too large for the comparison"));
         }
         let count = frame.components.len();
         let whole = self.wide.coefficients(body, &frame, &vec![8; count])?;
         let eighths: Vec<usize> = (0..count).map(|_| 1 + random.below(8)).collect();
         let corner = self.portable.coefficients(body, &frame, &eighths)?;
         Ok(differing_coefficients(&frame, body, &whole)
-            .or_else(|| differing_corner(&frame, &whole, &corner, &eighths))
+            .or_else(|| differing_corner(&whole, &corner, &eighths))
             .or_else(|| complaint(body))
             .or_else(|| self.differing_planes(&frame, body, &eighths)))
     }
@@ -91,9 +91,10 @@ impl Decoders {
         self.wide
             .planes(body, &frame, &vec![8; count], &mut planes)
             .ok()?;
-        let bytes = frame.components.iter().map(|component| {
-            component.padded_across * component.padded_down * 64
-        });
+        let bytes = frame
+            .components
+            .iter()
+            .map(|component| component.padded_across * component.padded_down * 64);
         let expected = reference::planes(body, bytes.sum())?;
         let (mut start, mut largest) = (0, 0);
         for (plane, component) in planes.iter().zip(&frame.components) {
@@ -110,9 +111,7 @@ impl Decoders {
 }
 
 fn differing_coefficients(frame: &Frame, body: &[u8], whole: &[Vec<i16>]) -> Option<&'static str> {
-    let count = |component: &turbo_fetch_jpeg::Component| {
-        component.blocks_across * component.blocks_down * 64
-    };
+    let count = |component: &Component| component.blocks_across * component.blocks_down * 64;
     let expected = reference::coefficients(body, frame.components.iter().map(count).sum());
     let Some((expected, 0)) = expected else {
         return Some("libjpeg-complains");
@@ -135,19 +134,17 @@ fn differing_coefficients(frame: &Frame, body: &[u8], whole: &[Vec<i16>]) -> Opt
 
 /// Whether a reduced decoding has other coefficients in its corner, or any outside of it.
 fn differing_corner(
-    frame: &Frame,
     whole: &[Vec<i16>],
     corner: &[Vec<i16>],
     eighths: &[usize],
 ) -> Option<&'static str> {
-    let _ = frame;
     let same = whole
         .iter()
         .zip(corner)
         .zip(eighths)
         .all(|((whole, corner), &side)| {
-            let places = whole.iter().zip(corner).enumerate();
-            places.into_iter().all(|(index, (&value, &found))| {
+            let mut places = whole.iter().zip(corner).enumerate();
+            places.all(|(index, (&value, &found))| {
                 let inside = index % 64 / 8 < side && index % 8 < side;
                 found == if inside { value } else { 0 }
             })
@@ -259,7 +256,9 @@ mod tests {
         let mut random = Random::new(seed);
         let layout = layout(&mut random);
         let pixels = pixels(&layout, &mut random);
-        let file = layout.encode(&pixels).expect("a layout that can be written");
+        let file = layout
+            .encode(&pixels)
+            .expect("a layout that can be written");
         (layout, file)
     }
 
@@ -271,7 +270,10 @@ mod tests {
             let comparison = decoders.compare(&file, &mut Random::new(seed));
             assert_eq!(comparison, Comparison::Same, "{seed}: {layout:?}");
             let difference = decoders.largest_difference(&file);
-            assert!(difference.is_some_and(|levels| levels <= 1), "{seed}: {difference:?}");
+            assert!(
+                difference.is_some_and(|levels| levels <= 1),
+                "{seed}: {difference:?}"
+            );
         }
     }
 
@@ -285,10 +287,16 @@ mod tests {
             let (seed, other) = (random.pick(&sound), random.pick(&sound));
             let file = mutate::damaged(seed, other, &mut random);
             let comparison = decoders.compare(&file, &mut random);
-            assert!(!matches!(comparison, Comparison::Differs(_)), "{comparison:?}");
+            assert!(
+                !matches!(comparison, Comparison::Differs(_)),
+                "{comparison:?}"
+            );
             *counts.entry(format!("{comparison:?}")).or_insert(0) += 1;
         }
         println!("{counts:#?}");
-        assert!(counts["Same"] > MUTATED / 100, "too few were decoded to show anything");
+        assert!(
+            counts["Same"] > MUTATED / 100,
+            "too few were decoded to show anything"
+        );
     }
 }

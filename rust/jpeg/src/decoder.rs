@@ -110,7 +110,8 @@ impl Decoder {
     ) -> Result<()> {
         assert!(eighths.len() == frame.components.len() && planes.len() == eighths.len());
         assert!(eighths.iter().all(|eighths| (1..=8).contains(eighths)));
-        for ((plane, component), &eighths) in planes.iter_mut().zip(&frame.components).zip(eighths) {
+        for ((plane, component), &eighths) in planes.iter_mut().zip(&frame.components).zip(eighths)
+        {
             (plane.width, plane.height) = component.reduced(eighths);
             plane.pixels.resize(plane.width * plane.height, 0);
         }
@@ -203,7 +204,8 @@ impl Decoder {
         if !job.frame.progressive {
             return;
         }
-        self.stores.resize_with(job.frame.components.len(), Store::default);
+        self.stores
+            .resize_with(job.frame.components.len(), Store::default);
         let components = job.frame.components.iter().zip(&job.components);
         for (store, (component, progress)) in self.stores.iter_mut().zip(components) {
             store.clear(component, progress.corner);
@@ -347,4 +349,3 @@ impl Job<'_> {
         }
     }
 }
-

@@ -1,6 +1,6 @@
 //! The frame header: sides, components and how many blocks they have.
 
-use crate::markers::{Markers, is_frame};
+use crate::markers::{END_OF_IMAGE, Markers, START_OF_SCAN, is_frame};
 use crate::{Declined, Result};
 
 /// Longest side that libjpeg-turbo accepts.
@@ -62,6 +62,9 @@ impl Frame {
             let (marker, segment) = markers.next_segment()?;
             if is_frame(marker) {
                 return Self::parse(marker, segment);
+            }
+            if matches!(marker, START_OF_SCAN | END_OF_IMAGE) {
+                return Err(Declined("no frame header"));
             }
         }
     }

@@ -266,7 +266,8 @@ impl Ac {
                 (15, 0) => single[slots].fill(whole(length, 16, 0)),
                 (_, 0) => single[slots].fill(slow | length << 8),
                 (_, size) if code.length + size > LOOKUP_BITS => {
-                    single[slots].fill(slow | length << 8 | (run + 1) << 16 | u64::from(size) << 32);
+                    single[slots]
+                        .fill(slow | length << 8 | (run + 1) << 16 | u64::from(size) << 32);
                 }
                 (_, size) => each_value(slots, code, |slots, value| {
                     let value = u64::from(value as u16);

@@ -137,8 +137,7 @@ fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> [[u8; 
         for row in 0..N {
             for lane in 0..GROUP {
                 let value = output[row][lane] >> (COSINE_BITS - BETWEEN_BITS);
-                between[row][column][lane] =
-                    value.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+                between[row][column][lane] = value.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
             }
         }
     }
@@ -222,4 +221,97 @@ const fn cosine(angle: f64) -> f64 {
         count += 2.0;
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::zigzag::ZIGZAG;
+
+    /// ITU-T T.81, A.3.3, for the corner of `side`, in floating point.
+    fn exact(coefficients: &[i16; 64], quantisers: &Quantisers, side: usize) -> Vec<f64> {
+        let angle = |x: usize, u: usize| {
+            ((2 * x + 1) * u) as f64 * std::f64::consts::PI / (2 * side) as f64
+        };
+        let scale = |u: usize| if u == 0 { 0.5_f64.sqrt() } else { 1.0 };
+        let mut pixels = vec![128.0; side * side];
+        for (index, &natural) in ZIGZAG.iter().enumerate() {
+            let (v, u) = (usize::from(natural) / 8, usize::from(natural) % 8);
+            if u < side && v < side {
+                let value = f64::from(coefficients[index]) * f64::from(quantisers[index]);
+                for (place, pixel) in pixels.iter_mut().enumerate() {
+                    let (y, x) = (place / side, place % side);
+                    *pixel +=
+                        value / 4.0 * scale(u) * scale(v) * angle(x, u).cos() * angle(y, v).cos();
+                }
+            }
+        }
+        pixels
+    }
+
+    fn transformed(
+        coefficients: &[i16; 64],
+        quantisers: &Quantisers,
+        side: usize,
+        processor: Processor,
+    ) -> Vec<u8> {
+        // Each coefficient for all blocks of a group; the block at hand is the third.
+        let mut source = vec![0; 64 * GROUP];
+        for (index, &coefficient) in coefficients.iter().enumerate() {
+            source[index * GROUP + 2] = coefficient;
+        }
+        let inverse = Inverse::new(Corner::new(side), quantisers, |index, _| index * GROUP);
+        let mut plane = Plane {
+            width: 3 * side,
+            height: side,
+            pixels: vec![7; 3 * side * side],
+        };
+        let strip = Strip {
+            inverse: &inverse,
+            source: &source,
+            count: 3,
+            column: 0,
+            row: 0,
+            plane: &mut plane,
+        };
+        strip.transform(processor);
+        plane
+            .pixels
+            .chunks_exact(3 * side)
+            .flat_map(|row| row[2 * side..].to_vec())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pixels_are_those_of_the_standards_formula(
+            side in 1_usize..=8,
+            dc in -64_i16..64,
+            others in prop::collection::vec(-12_i16..12, 63),
+            quantisers in prop::collection::vec(1_i16..16, 64),
+        ) {
+            let coefficients: [i16; 64] = std::array::from_fn(|index| if index == 0 { dc } else { others[index - 1] });
+            let quantisers: Quantisers = std::array::from_fn(|index| quantisers[index]);
+            let found = transformed(&coefficients, &quantisers, side, Processor::detect());
+            for (found, expected) in found.iter().zip(exact(&coefficients, &quantisers, side)) {
+                let distance = (f64::from(*found) - expected.clamp(0.0, 255.0)).abs();
+                prop_assert!(distance < 0.75, "{} for {}", found, expected);
+            }
+        }
+
+        #[test]
+        fn any_processor_gives_the_same_bytes(
+            side in 1_usize..=8,
+            coefficients in prop::collection::vec(any::<i16>(), 64),
+            quantisers in prop::collection::vec(1_i16..=255, 64),
+        ) {
+            let coefficients: [i16; 64] = std::array::from_fn(|index| coefficients[index]);
+            let quantisers: Quantisers = std::array::from_fn(|index| quantisers[index]);
+            let [any, this] = [Processor::Any, Processor::detect()]
+                .map(|processor| transformed(&coefficients, &quantisers, side, processor));
+            prop_assert_eq!(any, this);
+        }
+    }
 }

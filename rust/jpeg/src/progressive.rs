@@ -236,7 +236,8 @@ impl Work for Refinement<'_> {
                     let index = seen.trailing_zeros() as usize;
                     let value = &mut row[band.places[index] as usize + x];
                     // All ones for a coefficient below zero, so that it moves away from zero.
-                    let sign = *value >> 15 | ((refined.negative >> index & 1) as i16).wrapping_neg();
+                    let sign =
+                        *value >> 15 | ((refined.negative >> index & 1) as i16).wrapping_neg();
                     *value = value.wrapping_add((unit ^ sign).wrapping_sub(sign));
                     seen &= seen - 1;
                 }
@@ -360,7 +361,11 @@ impl Decoder {
         let corner = job.components[part.component].corner;
         let across = self.stores[part.component].across;
         let places = std::array::from_fn(|index| {
-            let place = if index < 64 { corner.place(index) } else { None };
+            let place = if index < 64 {
+                corner.place(index)
+            } else {
+                None
+            };
             (place.unwrap_or(corner.len()) * across) as u32
         });
         let table = &mut self.tables.ac[part.ac];
@@ -415,8 +420,7 @@ impl Decoder {
                                 continue;
                             }
                             let table = &self.tables.dc[part.dc];
-                            let difference =
-                                table.difference(&mut bits).ok_or(Declined("code"))?;
+                            let difference = table.difference(&mut bits).ok_or(Declined("code"))?;
                             *prediction = prediction.wrapping_add(difference);
                             let shifted = i64::from(*prediction) << scan.shift;
                             *value = i16::try_from(shifted).map_err(|_| Declined("large value"))?;

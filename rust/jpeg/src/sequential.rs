@@ -218,7 +218,11 @@ impl Decoder {
             bits: Bits::new(&self.data.bytes, 0),
             predictions: [0; 3],
             interval: 0,
-            left: if job.restart == 0 { usize::MAX } else { job.restart },
+            left: if job.restart == 0 {
+                usize::MAX
+            } else {
+                job.restart
+            },
         };
         let widest = parts.iter().map(|part| part.across).max().unwrap_or(1);
         let (across, down) = scan.mcus(job.frame);

@@ -18,10 +18,17 @@ use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced}
 /// By libjpeg-turbo, a reduced picture keeps at least this many times the target's pixels per side.
 const OVERSAMPLING: u32 = 2;
 
-/// By any eighth, quarters of the target's pixels per side that luma and chroma keep at least; measured, in
-/// `docs/decisions/jpeg-decoder.md`.
-const LUMA_QUARTERS: usize = 7;
-const CHROMA_QUARTERS: usize = 7;
+/// How many times the target's samples per side a picture keeps at least that is reduced to any eighth, in quarters.
+#[derive(Debug, Clone, Copy)]
+pub struct Oversampling {
+    pub luma: usize,
+    pub chroma: usize,
+}
+
+impl Oversampling {
+    /// Measured, in `docs/decisions/jpeg-decoder.md`.
+    pub const CHOSEN: Self = Self { luma: 7, chroma: 7 };
+}
 
 /// Decode a JPEG.
 ///
@@ -35,7 +42,13 @@ pub fn decode(
 ) -> Result<Decoded, Rejection> {
     if let Demand::AtLeast { luma, chroma } = demand
         && header.complete
-        && let Some(picture) = read_reduced(header.size, body, (luma, chroma), scratch)
+        && let Some(picture) = read_reduced(
+            header.size,
+            body,
+            (luma, chroma),
+            Oversampling::CHOSEN,
+            scratch,
+        )
     {
         return Ok(Decoded {
             picture,
@@ -46,19 +59,20 @@ pub fn decode(
     read_by_library(header, body, demand, scratch)
 }
 
-/// Decode a sound file of a usual kind; nothing for all others.
-fn read_reduced(
+/// Decode a sound file of a usual kind for sizes of luma and chroma; nothing for all others.
+pub fn read_reduced(
     stored: Size,
     body: &[u8],
     (luma, chroma): (Size, Size),
+    oversampling: Oversampling,
     scratch: &mut Scratch,
 ) -> Option<Picture> {
     let frame = Frame::read(body).ok()?;
     if (frame.width, frame.height) != (stored.width as usize, stored.height as usize) {
         return None;
     }
-    let chroma = eighths(frame.components.last()?, chroma, CHROMA_QUARTERS);
-    let luma = eighths(frame.components.first()?, luma, LUMA_QUARTERS);
+    let chroma = eighths(frame.components.last()?, chroma, oversampling.chroma);
+    let luma = eighths(frame.components.first()?, luma, oversampling.luma);
     let eighths = [luma, chroma, chroma];
     let eighths = &eighths[..frame.components.len()];
     let mut planes: Vec<_> = frame
