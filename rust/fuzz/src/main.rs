@@ -17,6 +17,7 @@ use random::Random;
 use watch::Watch;
 
 mod differential;
+mod generate;
 mod images;
 mod mutate;
 mod random;
@@ -26,6 +27,8 @@ mod watch;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Inputs of which one is a sound JPEG file.
+const GENERATED_EVERY: usize = 16;
 /// Inputs of which one is a list.
 const LISTS_EVERY: usize = 8;
 const REPLAYS: usize = 20;
@@ -127,6 +130,12 @@ impl Campaign {
     fn run(&mut self, time: Duration) {
         let began = Instant::now();
         while began.elapsed() < time {
+            if self.random.one_in(GENERATED_EVERY)
+                && let Some(file) = generate::generated(&mut self.random)
+            {
+                let problem = self.decoders.compare_sound(&file, &mut self.random);
+                self.note(problem, &file);
+            }
             let is_list = self.random.one_in(LISTS_EVERY);
             let seeds = if is_list {
                 &self.lists
@@ -164,7 +173,13 @@ impl Campaign {
                 .filter(|&peak| peak > watch::MAX_MEMORY_KB)
                 .map(|_| "memory"),
         ];
-        for problem in problems.into_iter().flatten() {
+        for problem in problems {
+            self.note(problem, input);
+        }
+    }
+
+    fn note(&mut self, problem: Option<&str>, input: &[u8]) {
+        if let Some(problem) = problem {
             self.failed += 1;
             println!("{problem}: {}", watch::keep(&self.found, problem, input));
         }

@@ -3,7 +3,10 @@
 //!
 //! Integers throughout. At 8 the pixels are those of libjpeg-turbo's `islow`, or one level beside them.
 
-use crate::processor::{Deposit, Processor, Work};
+#[cfg(target_arch = "x86_64")]
+pub mod wide;
+
+use crate::processor::{Instructions, Processor, Work};
 use crate::tables::Quantisers;
 use crate::zigzag::Corner;
 
@@ -80,16 +83,16 @@ impl Work for Strip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<D: Deposit>(self) {
+    fn run<I: Instructions>(self) {
         match self.inverse.corner.side {
-            1 => strip::<1>(self),
-            2 => strip::<2>(self),
-            3 => strip::<3>(self),
-            4 => strip::<4>(self),
-            5 => strip::<5>(self),
-            6 => strip::<6>(self),
-            7 => strip::<7>(self),
-            _ => strip::<8>(self),
+            1 => strip::<I, 1>(self),
+            2 => strip::<I, 2>(self),
+            3 => strip::<I, 3>(self),
+            4 => strip::<I, 4>(self),
+            5 => strip::<I, 5>(self),
+            6 => strip::<I, 6>(self),
+            7 => strip::<I, 7>(self),
+            _ => strip::<I, 8>(self),
         }
     }
 }
@@ -97,7 +100,7 @@ impl Work for Strip<'_> {
 type Lanes = [i32; GROUP];
 
 #[inline(always)]
-fn strip<const N: usize>(strip: Strip<'_>) {
+fn strip<I: Instructions, const N: usize>(strip: Strip<'_>) {
     let Plane {
         width,
         height,
@@ -111,7 +114,7 @@ fn strip<const N: usize>(strip: Strip<'_>) {
         if seen == 0 || rows == 0 {
             return;
         }
-        let lines = group::<N>(strip.inverse, strip.source, at);
+        let lines = I::group::<N>(strip.inverse, strip.source, at);
         let bottom = &mut pixels[top * width..(top + rows) * width];
         for (row, line) in bottom.chunks_exact_mut(width).zip(&lines) {
             row[left..left + seen].copy_from_slice(&line[..seen]);
@@ -119,9 +122,12 @@ fn strip<const N: usize>(strip: Strip<'_>) {
     }
 }
 
-/// Rows of pixels of the blocks; a few bytes after the last pixel are spare.
+/// Rows of N pixels of each block, one block after the other; a few bytes after the last pixel are spare.
+pub type Lines<const N: usize> = [[u8; GROUP * 8 + 8]; N];
+
+/// Transform the blocks from `at` on, lane by lane.
 #[inline(always)]
-fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> [[u8; GROUP * 8 + 8]; N] {
+pub fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> Lines<N> {
     let mut between = [[[0_i16; GROUP]; N]; N];
     for column in 0..N {
         let mut input = [[0_i16; GROUP]; N];

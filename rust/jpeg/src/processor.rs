@@ -9,16 +9,21 @@
     )
 )]
 
+use crate::inverse::{self, Inverse, Lines};
+
 /// Work that is compiled once for each kind of processor. `run` and all it calls must be inlined.
 pub trait Work {
     type Output;
-    fn run<D: Deposit>(self) -> Self::Output;
+    fn run<I: Instructions>(self) -> Self::Output;
 }
 
-/// Spreading of bits over a mask.
-pub trait Deposit {
+/// What is written for a kind of processor by hand, because the compiler would not find it.
+pub trait Instructions {
     /// The lowest bits of `bits`, each in the place of one bit of `mask`, in order.
     fn deposit(bits: u64, mask: u64) -> u64;
+
+    /// The pixels of sixteen blocks; see [`inverse::group`].
+    fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> Lines<N>;
 }
 
 /// What the processor can do.
@@ -51,7 +56,7 @@ impl Processor {
 
 pub struct Portable;
 
-impl Deposit for Portable {
+impl Instructions for Portable {
     #[inline(always)]
     fn deposit(mut bits: u64, mut mask: u64) -> u64 {
         let mut spread = 0;
@@ -65,13 +70,19 @@ impl Deposit for Portable {
         }
         spread
     }
+
+    #[inline(always)]
+    fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> Lines<N> {
+        inverse::group(inverse, source, at)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub mod wide {
     use std::arch::x86_64::_pdep_u64;
 
-    use super::{Deposit, Work};
+    use super::{Instructions, Work};
+    use crate::inverse::{self, Inverse, Lines};
 
     /// Proof that the processor has what [`compiled`] needs.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,17 +107,23 @@ pub mod wide {
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
     fn compiled<W: Work>(work: W) -> W::Output {
-        work.run::<Instruction>()
+        work.run::<Avx2>()
     }
 
     /// Named by [`compiled`] alone.
-    struct Instruction;
+    struct Avx2;
 
-    impl Deposit for Instruction {
+    impl Instructions for Avx2 {
         #[inline(always)]
         fn deposit(bits: u64, mask: u64) -> u64 {
             // SAFETY: only work that `compiled` runs calls this, on a processor that has the instruction.
             unsafe { _pdep_u64(bits, mask) }
+        }
+
+        #[inline(always)]
+        fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> Lines<N> {
+            // SAFETY: as above.
+            unsafe { inverse::wide::group(inverse, source, at) }
         }
     }
 }

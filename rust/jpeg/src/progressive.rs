@@ -7,7 +7,7 @@ use crate::frame::Component;
 use crate::huffman::{Ac, LOOKUP_BITS, SLOW, extend};
 use crate::inverse::GROUP;
 use crate::markers::Scan;
-use crate::processor::{Deposit, Work};
+use crate::processor::{Instructions, Work};
 use crate::zigzag::Corner;
 use crate::{Declined, Result};
 
@@ -114,7 +114,7 @@ impl Work for First<'_> {
 
     /// False where the data is wrong.
     #[inline(always)]
-    fn run<D: Deposit>(self) -> bool {
+    fn run<I: Instructions>(self) -> bool {
         let Self(mut band) = self;
         let (across, down) = band.size;
         let mut bits = Bits::new(band.bytes, 0);
@@ -206,7 +206,7 @@ impl Work for Refinement<'_> {
 
     /// False where the data is wrong.
     #[inline(always)]
-    fn run<D: Deposit>(self) -> bool {
+    fn run<I: Instructions>(self) -> bool {
         let Self(mut band) = self;
         let (across, down) = band.size;
         let mut bits = Reversed::new(band.bytes, 0);
@@ -225,7 +225,7 @@ impl Work for Refinement<'_> {
                     }
                     bits = bits.restarted(end);
                 }
-                let Some(refined) = refine::<D>(&mut bits, band.table, *known, mask, &mut empty)
+                let Some(refined) = refine::<I>(&mut bits, band.table, *known, mask, &mut empty)
                 else {
                     return false;
                 };
@@ -262,7 +262,7 @@ struct Refined {
 
 /// Decode the refinement of one block whose coefficients in `known` are not zero; nothing when the data is wrong.
 #[inline(always)]
-fn refine<D: Deposit>(
+fn refine<I: Instructions>(
     bits: &mut Reversed<'_>,
     table: &Ac,
     known: u64,
@@ -308,18 +308,18 @@ fn refine<D: Deposit>(
             }
         }
         // The coefficient after `run` zeros; those on the way that are not zero have a bit each.
-        let target = D::deposit(1 << run, !known & ahead);
+        let target = I::deposit(1 << run, !known & ahead);
         if target == 0 {
             return None;
         }
-        refined.grown |= correction::<D>(bits, known & ahead & (target - 1));
+        refined.grown |= correction::<I>(bits, known & ahead & (target - 1));
         refined.positive |= target & u64::from(positive).wrapping_neg();
         refined.negative |= target & u64::from(negative).wrapping_neg();
         ahead &= !(target ^ (target - 1));
     }
     if *empty > 0 {
         bits.refill();
-        refined.grown |= correction::<D>(bits, known & ahead);
+        refined.grown |= correction::<I>(bits, known & ahead);
         *empty -= 1;
     }
     Some(refined)
@@ -327,26 +327,26 @@ fn refine<D: Deposit>(
 
 /// A bit for each in `range`, in its place. A symbol leaves at least 32 bits of a refilled window.
 #[inline(always)]
-fn correction<D: Deposit>(bits: &mut Reversed<'_>, range: u64) -> u64 {
+fn correction<I: Instructions>(bits: &mut Reversed<'_>, range: u64) -> u64 {
     let count = range.count_ones();
     if count > 32 {
-        return long_correction::<D>(bits, range);
+        return long_correction::<I>(bits, range);
     }
-    let grown = D::deposit(bits.window, range);
+    let grown = I::deposit(bits.window, range);
     bits.consume(count);
     grown
 }
 
 #[inline(always)]
-fn long_correction<D: Deposit>(bits: &mut Reversed<'_>, range: u64) -> u64 {
+fn long_correction<I: Instructions>(bits: &mut Reversed<'_>, range: u64) -> u64 {
     let mut rest = range;
     for _ in 0..32 {
         rest &= rest - 1;
     }
-    let mut grown = D::deposit(bits.window & 0xffff_ffff, range ^ rest);
+    let mut grown = I::deposit(bits.window & 0xffff_ffff, range ^ rest);
     bits.consume(32);
     bits.refill();
-    grown |= D::deposit(bits.window, rest);
+    grown |= I::deposit(bits.window, rest);
     bits.consume(rest.count_ones());
     grown
 }

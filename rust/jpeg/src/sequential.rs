@@ -7,7 +7,7 @@ use crate::decoder::{Decoder, Job, Row};
 use crate::huffman::{Ac, Dc, LOOKUP_BITS, SLOW, extend};
 use crate::inverse::{GROUP, Inverse};
 use crate::markers::Scan;
-use crate::processor::{Deposit, Work};
+use crate::processor::{Instructions, Work};
 use crate::{Declined, Result};
 
 /// Blocks side by side in a chunk.
@@ -52,7 +52,7 @@ impl Work for Mcus<'_, '_> {
 
     /// False where the data is wrong.
     #[inline(always)]
-    fn run<D: Deposit>(self) -> bool {
+    fn run<I: Instructions>(self) -> bool {
         let mut bits = self.position.bits;
         let mut sound = true;
         'mcus: for mcu in self.range {

@@ -27,7 +27,7 @@ pub struct Oversampling {
 
 impl Oversampling {
     /// Measured, in `docs/decisions/jpeg-decoder.md`.
-    pub const CHOSEN: Self = Self { luma: 7, chroma: 7 };
+    pub const CHOSEN: Self = Self { luma: 6, chroma: 8 };
 }
 
 /// Decode a JPEG.
