@@ -93,7 +93,7 @@ impl<'a> Bits<'a> {
         let word = u64::from_be_bytes(eight_bytes(self.data, self.position));
         self.window |= word >> (self.held & 63);
         self.position += ((!self.held & 63) >> 3) as usize;
-        self.held = self.held & 63 | 56;
+        self.held = 56 + (self.held & 7);
     }
 
     /// The next `count` bits, 1 to 63.
@@ -173,7 +173,7 @@ impl<'a> Reversed<'a> {
         let word = u64::from_le_bytes(eight_bytes(self.data, self.position));
         self.window |= word << (self.held & 63);
         self.position += ((!self.held & 63) >> 3) as usize;
-        self.held = self.held & 63 | 56;
+        self.held = 56 + (self.held & 7);
     }
 
     #[inline(always)]

@@ -54,7 +54,7 @@ pub(crate) struct Row<'a> {
     pub source: &'a [i16],
     pub count: usize,
     pub column: usize,
-    pub row: usize,
+    pub line: usize,
 }
 
 /// One component while its file is read.
@@ -296,11 +296,11 @@ impl Job<'_> {
             return Err(Declined("parameters of a scan"));
         }
         for part in &scan.parts {
-            let needs_dc = scan.first == 0 && scan.before == 0;
-            let needs_ac = scan.last > 0;
-            let has_dc = tables.dc[part.dc].defined;
-            let has_ac = tables.ac[part.ac].defined;
-            if needs_dc && !has_dc || needs_ac && !has_ac {
+            // A refinement of DC has bits alone.
+            let first_of_dc = scan.first == 0 && scan.before == 0;
+            let no_differences = first_of_dc && !tables.dc[part.dc].defined;
+            let no_runs = scan.last > 0 && !tables.ac[part.ac].defined;
+            if no_differences || no_runs {
                 return Err(Declined("scan without a Huffman table"));
             }
             let progress = &mut self.components[part.component];
@@ -331,7 +331,7 @@ impl Job<'_> {
                 source: row.source,
                 count: row.count,
                 column: row.column,
-                row: row.row,
+                row: row.line,
                 plane: &mut planes[row.component],
             }
             .transform(self.processor),
@@ -339,7 +339,7 @@ impl Job<'_> {
                 let side = inverse.corner.side;
                 let across = self.frame.components[row.component].padded_across;
                 for block in 0..row.count {
-                    let start = (row.row * across + row.column + block) * 64;
+                    let start = (row.line * across + row.column + block) * 64;
                     let target = &mut kept[row.component][start..start + 64];
                     for (place, offset) in inverse.offsets().iter().enumerate() {
                         target[place / side * 8 + place % side] = row.source[offset + block];

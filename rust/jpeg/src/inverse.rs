@@ -83,24 +83,22 @@ impl Work for Strip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Instructions>(self) {
+    fn run<I: Instructions>(mut self) {
         match self.inverse.corner.side {
-            1 => strip::<I, 1>(self),
-            2 => strip::<I, 2>(self),
-            3 => strip::<I, 3>(self),
-            4 => strip::<I, 4>(self),
-            5 => strip::<I, 5>(self),
-            6 => strip::<I, 6>(self),
-            7 => strip::<I, 7>(self),
-            _ => strip::<I, 8>(self),
+            1 => strip::<I, 1>(&mut self),
+            2 => strip::<I, 2>(&mut self),
+            3 => strip::<I, 3>(&mut self),
+            4 => strip::<I, 4>(&mut self),
+            5 => strip::<I, 5>(&mut self),
+            6 => strip::<I, 6>(&mut self),
+            7 => strip::<I, 7>(&mut self),
+            _ => strip::<I, 8>(&mut self),
         }
     }
 }
 
-type Lanes = [i32; GROUP];
-
 #[inline(always)]
-fn strip<I: Instructions, const N: usize>(strip: Strip<'_>) {
+fn strip<I: Instructions, const N: usize>(strip: &mut Strip<'_>) {
     let Plane {
         width,
         height,
@@ -168,27 +166,27 @@ pub fn group<const N: usize>(inverse: &Inverse, source: &[i16], at: usize) -> Li
 
 /// One dimension: the even frequencies are the same at both ends, the odd ones of opposite sign.
 #[inline(always)]
-fn one<const N: usize>(input: &[[i16; GROUP]; N], bias: i32) -> [Lanes; N] {
+fn one<const N: usize>(input: &[[i16; GROUP]; N], bias: i32) -> [[i32; GROUP]; N] {
     let cosines = const { cosines::<N>() };
     let mut output = [[0; GROUP]; N];
     for x in 0..N.div_ceil(2) {
-        let mut even = [bias; GROUP];
-        let mut odd = [0; GROUP];
-        for frequency in 0..N {
-            let sum = if frequency % 2 == 0 {
-                &mut even
-            } else {
-                &mut odd
-            };
-            let cosine = i32::from(cosines[frequency][x]);
-            for (sum, &value) in sum.iter_mut().zip(&input[frequency]) {
-                *sum += i32::from(value) * cosine;
-            }
-        }
+        let (mut sums, mut differences) = ([0; GROUP], [0; GROUP]);
+        // Lanes outermost, which the compiler turns into vectors.
         for lane in 0..GROUP {
-            output[N - 1 - x][lane] = even[lane] - odd[lane];
-            output[x][lane] = even[lane] + odd[lane];
+            let (mut even, mut odd) = (bias, 0);
+            for frequency in 0..N {
+                let product = i32::from(input[frequency][lane]) * i32::from(cosines[frequency][x]);
+                if frequency % 2 == 0 {
+                    even += product;
+                } else {
+                    odd += product;
+                }
+            }
+            sums[lane] = even + odd;
+            differences[lane] = even - odd;
         }
+        output[N - 1 - x] = differences;
+        output[x] = sums;
     }
     output
 }

@@ -10,6 +10,10 @@
     clippy::inline_always,
     reason = "work is compiled for a processor's instructions only where it is inlined; see `processor`"
 )]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the same index goes through several arrays"
+)]
 
 mod bits;
 mod decoder;

@@ -49,7 +49,7 @@ impl Processor {
         match self {
             Self::Any => work.run::<Portable>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Wide(detected) => detected.run(work),
+            Self::Wide(detected) => wide::run(detected, work),
         }
     }
 }
@@ -97,12 +97,12 @@ pub mod wide {
                 && is_x86_feature_detected!("popcnt");
             present.then_some(Self(()))
         }
+    }
 
-        #[inline]
-        pub fn run<W: Work>(self, work: W) -> W::Output {
-            // SAFETY: a value of this type exists only where all features were detected.
-            unsafe { compiled(work) }
-        }
+    #[inline]
+    pub fn run<W: Work>(_: Detected, work: W) -> W::Output {
+        // SAFETY: a value of the type exists only where all features were detected.
+        unsafe { compiled(work) }
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]

@@ -449,7 +449,7 @@ impl Decoder {
                     source: &store.values[row * store.row..][..store.row],
                     count: component.padded_across,
                     column: 0,
-                    row,
+                    line: row,
                 };
                 job.take(&inverse, &finished);
             }

@@ -239,7 +239,7 @@ impl Decoder {
                             source: chunks[part.chunk + line].as_flattened(),
                             count: (end - start) * part.across,
                             column: start * part.across,
-                            row: row * part.down + line,
+                            line: row * part.down + line,
                         };
                         job.take(inverse, &finished);
                     }
