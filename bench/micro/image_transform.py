@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS: Final = 5
+ROUNDS: Final = 2
 BATCH: Final = 64
 SIDE: Final = 256
 QUALITY: Final = 95
