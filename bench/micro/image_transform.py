@@ -1,8 +1,9 @@
 """The bare transform beside OpenCV's and libvips': `python bench/micro/image_transform.py [--before FOLDER]`.
 
-Each program decodes, resizes, pads and encodes the same bodies in memory on one thread of a process of its own: a picture of
-256 pixels, mode border, Lanczos (OpenCV: area, as the peer has it), JPEG quality 95. Rounds are interleaved; the figure is
-the processor time of the process per image, best round. `--before` names a folder that holds another build's `turbo_fetch`.
+Each program decodes, resizes, pads and encodes the same bodies in memory on one thread of a process of its own: a
+picture of 256 pixels, mode border, Lanczos (OpenCV: area, as the peer has it), JPEG quality 95. Rounds are interleaved;
+the figure is the processor time of the process per image, best round. `--before` names a folder that holds another
+build's `turbo_fetch`.
 Needs `pyvips[binary]`.
 """
 
@@ -70,7 +71,8 @@ def _measure(folders: dict[str, Path | None], corpus: Path) -> dict[str, dict[st
     best: dict[str, dict[str, float]] = {name: {} for name in workers}
     for _ in range(ROUNDS + 1):
         for name, worker in workers.items():
-            assert worker.stdin is not None and worker.stdout is not None
+            assert worker.stdin is not None
+            assert worker.stdout is not None
             worker.stdin.write("\n")
             worker.stdin.flush()
             for lot, spent_ms in json.loads(worker.stdout.readline()).items():

@@ -52,7 +52,7 @@ impl Span {
             first,
             count,
             skipped: 2 * first - start,
-            mixed_before: start % 2 != 0,
+            mixed_before: !start.is_multiple_of(2),
             after: match (end % 2, end < whole) {
                 (0, _) => After::Nothing,
                 (_, true) => After::Mixed,
