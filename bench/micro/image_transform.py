@@ -148,7 +148,7 @@ def _opencv() -> Callable[[list[bytes]], None]:
 
 
 def _vips() -> Callable[[list[bytes]], None]:
-    import pyvips
+    import pyvips  # type: ignore[import-untyped]
 
     pyvips.cache_set_max(0)
 
