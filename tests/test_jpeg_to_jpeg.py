@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import difference, encoded, scene, transformed
+from images import difference, encoded, scene, transformed
 
 WHITE = (255, 255, 255)
 SIDES = [(600, 400), (601, 399), (333, 517), (150, 149), (97, 61), (40, 31)]
@@ -21,9 +21,9 @@ def made(body: bytes, **options: Any) -> Image.Image:
     return Image.open(io.BytesIO(record["image"]))
 
 
-def encoded_by_pillow(picture: Image.Image) -> Image.Image:
-    """Return the picture as it looks after Pillow wrote it at the same quality, with chroma at half the size."""
-    return Image.open(io.BytesIO(encoded(picture, "JPEG", quality=100, subsampling=2))).convert("RGB")
+def encoded_by_pillow(image: Image.Image) -> Image.Image:
+    """Return the image as it looks after Pillow wrote it at the same quality, with chroma at half the size."""
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=100, subsampling=2))).convert("RGB")
 
 
 @pytest.mark.parametrize("sides", SIDES)
@@ -40,7 +40,7 @@ def test_sides_are_kept_to_the_pixel(sides: tuple[int, int], subsampling: int, p
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("canvas", [(64, 64), (65, 80), (90, 71)])
-def test_a_border_is_white_up_to_the_pixel_where_the_picture_begins(
+def test_a_border_is_white_up_to_the_pixel_where_the_image_begins(
     sides: tuple[int, int], canvas: tuple[int, int]
 ) -> None:
     source = scene(*sides)
@@ -50,7 +50,7 @@ def test_a_border_is_white_up_to_the_pixel_where_the_picture_begins(
     whole = Image.new("RGB", canvas, WHITE)
     whole.paste(source.resize(inner, Image.Resampling.LANCZOS), (left, top))
     assert difference(found, encoded_by_pillow(whole)) < 1.5
-    # Away from the blocks that the picture touches, white is white.
+    # Away from the blocks that the image touches, white is white.
     touched = np.zeros(canvas[::-1], bool)
     touched[max(top - 16, 0) : top + inner[1] + 16, max(left - 16, 0) : left + inner[0] + 16] = True
     assert (np.asarray(found)[~touched] == 255).all()
@@ -58,7 +58,7 @@ def test_a_border_is_white_up_to_the_pixel_where_the_picture_begins(
 
 @pytest.mark.parametrize("sides", [(1, 1), (2, 1), (3, 200), (200, 3), (400, 1)])
 @pytest.mark.parametrize("mode", ["border", "keep_ratio_largest", "stretch"])
-def test_slivers_are_pictures_too(sides: tuple[int, int], mode: str) -> None:
+def test_slivers_are_images_too(sides: tuple[int, int], mode: str) -> None:
     source = Image.new("RGB", sides, (200, 60, 30))
     found = np.asarray(made(encoded(source, "JPEG", quality=100), mode=mode, size=33))
     middle = found[found.shape[0] // 2, found.shape[1] // 2].astype(int)

@@ -1,7 +1,7 @@
 """The bare transform beside OpenCV's and libvips': `python bench/micro/image_transform.py [--before FOLDER]`.
 
 Each program decodes, resizes, pads and encodes the same bodies in memory on one thread of a process of its own: a
-picture of 256 pixels, mode border, Lanczos (OpenCV: area, as the peer has it), JPEG quality 95. Rounds are interleaved;
+image of 256 pixels, mode border, Lanczos (OpenCV: area, as the peer has it), JPEG quality 95. Rounds are interleaved;
 the figure is the processor time of the process per image, best round. `--before` names a folder that holds another
 build's `turbo_fetch`.
 Needs `pyvips[binary]`.

@@ -6,7 +6,7 @@ use turbo_fetch_jpeg::{Component, Declined, Decoder, Frame, Plane};
 use crate::random::Random;
 use crate::reference;
 
-/// Larger pictures are left out while fuzzing, since each is decoded some ten times.
+/// Larger images are left out while fuzzing, since each is decoded some ten times.
 const MAX_PIXELS: usize = 4_000_000;
 
 /// How two decoders compare on one file.

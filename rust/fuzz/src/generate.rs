@@ -3,7 +3,7 @@
 use crate::random::Random;
 use crate::reference::Layout;
 
-/// A picture of gradients, edges and noise.
+/// An image of gradients, edges and noise.
 fn pixels(layout: &Layout, random: &mut Random) -> Vec<u8> {
     let (noise, slope) = (1 + random.below(90), 1 + random.below(7));
     let (width, channels) = (layout.width as usize, layout.components as usize);

@@ -1,4 +1,4 @@
-//! Damaged pictures, and a sound one after each.
+//! Damaged images, and a sound one after each.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ const LAYOUTS: [(Layout, usize); 6] = [
     (Layout::Bgr, 3),
 ];
 
-/// A way to transform pictures, and the boxes to blur in each.
+/// A way to transform images, and the boxes to blur in each.
 struct Setting {
     options: Options,
     boxes: Vec<Bounds>,
@@ -91,7 +91,7 @@ fn settings() -> Vec<Setting> {
         .collect()
 }
 
-/// Sound pictures, and the one thread's scratch that all pictures share.
+/// Sound images, and the one thread's scratch that all images share.
 pub struct Images {
     pub sound: Vec<Vec<u8>>,
     settings: Vec<Setting>,
@@ -111,7 +111,7 @@ impl Images {
         }
     }
 
-    /// Transform `body` in one of the ways, then a sound picture; return what is wrong, if anything.
+    /// Transform `body` in one of the ways, then a sound image; return what is wrong, if anything.
     pub fn take(&mut self, body: &[u8], random: &mut Random) -> Option<&'static str> {
         let way = random.below(self.settings.len());
         let seed = random.next();
@@ -132,7 +132,7 @@ impl Images {
     }
 }
 
-/// Transform one picture; the pixels of a foreign one are drawn from `seed`, since its decoder is elsewhere.
+/// Transform one image; the pixels of a foreign one are drawn from `seed`, since its decoder is elsewhere.
 fn whole(setting: &Setting, body: &[u8], seed: u64, scratch: &mut Scratch) -> Transformed {
     let (options, boxes) = (&setting.options, &setting.boxes);
     let found = transform(options, body, boxes, scratch);

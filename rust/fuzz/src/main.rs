@@ -188,7 +188,7 @@ impl Campaign {
 
     fn report(&self) -> Result<(), Failure> {
         println!(
-            "{} inputs tried, {} sound pictures checked beside them, {} panics, {} failures, {} MB at most",
+            "{} inputs tried, {} sound images checked beside them, {} panics, {} failures, {} MB at most",
             self.tried,
             self.images.checked,
             watch::panics(),

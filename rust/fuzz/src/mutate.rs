@@ -1,4 +1,4 @@
-//! Damage: to bytes of any kind, and to the segments and chunks that pictures are made of.
+//! Damage: to bytes of any kind, and to the segments and chunks that images are made of.
 
 use crate::random::Random;
 

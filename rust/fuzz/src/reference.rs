@@ -52,7 +52,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A small picture in one scan of all its components.
+    /// A small image in one scan of all its components.
     pub fn new(width: c_int, height: c_int, components: c_int) -> Self {
         Self {
             width,
@@ -97,7 +97,7 @@ impl Layout {
     }
 }
 
-/// Coefficients of all components as far as they are picture, and how many warnings there were; nothing after an error.
+/// Coefficients of all components as far as they are image, and how many warnings there were; nothing after an error.
 pub fn coefficients(body: &[u8], count: usize) -> Option<(Vec<i16>, i32)> {
     let mut found = vec![0; count];
     let mut warnings = 0;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// An input that is still running after this is a hang.
 const HANG_S: u64 = 60;
-/// Processor time of one input, of pictures of a megapixel at most.
+/// Processor time of one input, of images of a megapixel at most.
 pub const MAX_CPU_S: f64 = 5.0;
 /// Memory of the whole process.
 pub const MAX_MEMORY_KB: u64 = 768 << 10;

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let each_ms = best * 1e3 / slices.len() as f64;
     println!(
-        "{} pictures, {threads} threads: {each_ms:.3} ms each, {:.0} a second",
+        "{} images, {threads} threads: {each_ms:.3} ms each, {:.0} a second",
         slices.len(),
         1e3 / each_ms
     );

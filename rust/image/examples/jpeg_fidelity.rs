@@ -17,7 +17,7 @@ use turbo_fetch_image::sniff::sniff;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Luma and chroma, in quarters of the target; chroma's target is half of the picture's.
+/// Luma and chroma, in quarters of the target; chroma's target is half of the image's.
 const RULES: [(usize, usize); 9] = [
     (5, 5),
     (6, 6),

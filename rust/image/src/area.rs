@@ -1,4 +1,4 @@
-//! Averaging over areas, for making pictures smaller: every pixel of the source counts by the share of it that a pixel of
+//! Averaging over areas, for making images smaller: every pixel of the source counts by the share of it that a pixel of
 //! the target covers.
 //!
 //! A convolution with a box comes close, but takes whole pixels only, which shows at small factors.
@@ -50,7 +50,7 @@ impl Side {
     }
 }
 
-/// Average the `window` of a picture of `size` pixels of `CHANNELS` bytes down to `target`, which is no larger on either
+/// Average the `window` of an image of `size` pixels of `CHANNELS` bytes down to `target`, which is no larger on either
 /// side.
 pub fn average<const CHANNELS: usize>(
     source: &[u8],

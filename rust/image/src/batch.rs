@@ -1,4 +1,4 @@
-//! Many pictures at once, on a pool of threads of its own, into one Arrow record batch.
+//! Many images at once, on a pool of threads of its own, into one Arrow record batch.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -36,11 +36,11 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// Once the new files of a run hold more than this, the pictures that were not begun yet are postponed, so that small
+/// Once the new files of a run hold more than this, the images that were not begun yet are postponed, so that small
 /// bodies that become large files cannot fill the memory.
 const MAX_RUN_BYTES: usize = 256 << 20;
 
-/// New files that a run hands over, unless it is a single one. More, which takes pictures of hundreds of megapixels, are
+/// New files that a run hands over, unless it is a single one. More, which takes images of hundreds of megapixels, are
 /// thrown away and postponed.
 const MAX_BATCH_BYTES: usize = 1 << 30;
 
@@ -64,7 +64,7 @@ impl Transformer {
 
     /// Transform bodies to one record each, in the order given; at least one of them is not postponed.
     ///
-    /// `boxes` are those to blur in each picture; empty when there are none in any.
+    /// `boxes` are those to blur in each image; empty when there are none in any.
     ///
     /// # Errors
     /// When Arrow refuses the columns, which do not depend on the bodies.
@@ -75,7 +75,7 @@ impl Transformer {
         })
     }
 
-    /// Finish pictures that the caller decoded, given their bodies and their pixels, to one record each.
+    /// Finish images that the caller decoded, given their bodies and their pixels, to one record each.
     ///
     /// # Errors
     /// As for [`Self::run`].
@@ -125,7 +125,7 @@ fn within(mut rows: Vec<Transformed>, max_bytes: usize) -> Vec<Transformed> {
     rows
 }
 
-/// The boxes of each picture, none where no list is given.
+/// The boxes of each image, none where no list is given.
 fn each_boxes(boxes: &[Vec<Bounds>]) -> impl Iterator<Item = &[Bounds]> {
     boxes
         .iter()
@@ -133,7 +133,7 @@ fn each_boxes(boxes: &[Vec<Bounds>]) -> impl Iterator<Item = &[Bounds]> {
         .chain(std::iter::repeat(&[][..]))
 }
 
-/// A picture that the caller is to bring again.
+/// An image that the caller is to bring again.
 fn postponed() -> Transformed {
     Transformed {
         result: Err(Rejection::Postponed),

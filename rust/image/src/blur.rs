@@ -2,7 +2,7 @@
 
 use crate::raster::Raster;
 
-/// Left, top, right, bottom of a box, relative to the sides of the upright picture.
+/// Left, top, right, bottom of a box, relative to the sides of the upright image.
 pub type Bounds = [f64; 4];
 
 /// Mean colours along the longer side of a box: at most 16 of them remain of what it showed, too few for a face or text.
@@ -10,9 +10,9 @@ const CELLS: f64 = 4.0;
 /// Width of the soft edge around a box, relative to its longer side.
 const MARGIN: f64 = 0.1;
 
-/// Blur `boxes` of an upright picture in place.
+/// Blur `boxes` of an upright image in place.
 ///
-/// All pixels of a box become a smooth blend of its mean colours. The edge fades into the picture outside of the box, so
+/// All pixels of a box become a smooth blend of its mean colours. The edge fades into the image outside of the box, so
 /// that no pixel inside keeps a share of its old value.
 pub fn blur(raster: &mut Raster, boxes: &[Bounds]) {
     for &bounds in boxes {

@@ -1,4 +1,4 @@
-//! Colour profiles to sRGB, on pictures of final size.
+//! Colour profiles to sRGB, on images of final size.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,7 +8,7 @@ use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, Transf
 
 use crate::raster::{Buffers, Model, Raster};
 
-/// Transforms of the profiles seen last, since making one costs more than using it and most pictures share a few.
+/// Transforms of the profiles seen last, since making one costs more than using it and most images share a few.
 #[derive(Default)]
 pub struct Profiles {
     recent: VecDeque<Known>,
@@ -37,7 +37,7 @@ impl fmt::Debug for Profiles {
 }
 
 const MAX_KNOWN: usize = 8;
-/// Longer profiles, which no picture shares with others, are not kept.
+/// Longer profiles, which no image shares with others, are not kept.
 const MAX_KNOWN_BYTES: usize = 4 << 20;
 
 impl Profiles {
@@ -63,13 +63,13 @@ impl Profiles {
         conversion
     }
 
-    /// Whether the numbers of a picture with this profile change on the way to sRGB.
+    /// Whether the numbers of an image with this profile change on the way to sRGB.
     pub fn changes(&mut self, icc: Option<&[u8]>, model: Model) -> bool {
         icc.is_some_and(|icc| matches!(self.conversion(icc, model), Conversion::Transform(_)))
     }
 }
 
-/// Convert a picture to sRGB, or to the grey of the same curve; CMYK becomes RGB with or without a profile.
+/// Convert an image to sRGB, or to the grey of the same curve; CMYK becomes RGB with or without a profile.
 ///
 /// A profile that is broken or made for another colour model is ignored.
 #[must_use]

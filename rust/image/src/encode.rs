@@ -13,7 +13,7 @@ use crate::raster::{Model, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{self, PixelFormat};
 
-/// Encode a grey or RGB picture; `quality` is as `ImageSpec.quality` says for the format.
+/// Encode a grey or RGB image; `quality` is as `ImageSpec.quality` says for the format.
 ///
 /// # Errors
 /// `Unsupported` when a side is longer than the format allows, or the file longer than an Arrow array does.
@@ -33,7 +33,7 @@ pub fn encode(
 
 fn checked(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
     if file.len() > MAX_FILE_BYTES {
-        return Err(Rejection::Unsupported("picture whose file is over 2 GiB"));
+        return Err(Rejection::Unsupported("image whose file is over 2 GiB"));
     }
     Ok(file)
 }
@@ -72,7 +72,7 @@ fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, 
 }
 
 fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
-    let failed = |_| Rejection::Unsupported("picture too large for png");
+    let failed = |_| Rejection::Unsupported("image too large for png");
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, raster.size.width, raster.size.height);
     encoder.set_color(if raster.model == Model::Grey {
@@ -100,7 +100,7 @@ fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
 /// Quality from which WebP is lossless.
 const LOSSLESS: u8 = 100;
 
-/// Longest side of a WebP picture (RFC 9649, 2.5).
+/// Longest side of a WebP image (RFC 9649, 2.5).
 const MAX_WEBP_SIDE: u32 = 16_383;
 
 fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
@@ -145,7 +145,7 @@ fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
         file
     };
     if file.is_empty() {
-        Err(Rejection::Unsupported("picture too large for webp"))
+        Err(Rejection::Unsupported("image too large for webp"))
     } else {
         Ok(file)
     }

@@ -1,4 +1,4 @@
-//! Why a picture is turned away: an outcome of the contract and a short deterministic reason.
+//! Why an image is turned away: an outcome of the contract and a short deterministic reason.
 
 use std::borrow::Cow;
 
@@ -6,16 +6,16 @@ use thiserror::Error;
 
 use crate::header::Reader;
 
-/// A picture that yields no image. A row's data, never a failure of the batch.
+/// An image that yields no image. A row's data, never a failure of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// The body ends before the picture does; fetching again may help.
+    /// The body ends before the image does; fetching again may help.
     #[error("{0}")]
     Truncated(Cow<'static, str>),
     /// The body is something else; the text names what.
     #[error("{0}")]
     NotAnImage(&'static str),
-    /// A picture in a format or variant that is not decoded; the text names it.
+    /// An image in a format or variant that is not decoded; the text names it.
     #[error("{0}")]
     Unsupported(&'static str),
     /// The bytes break the rules of their format.
@@ -30,7 +30,7 @@ pub enum Rejection {
     /// Longer and shorter side are further apart than allowed.
     #[error("aspect ratio too large")]
     Aspect,
-    /// The caller decodes the picture, with the decoder named; not an outcome of the contract.
+    /// The caller decodes the image, with the decoder named; not an outcome of the contract.
     #[error("{0:?}")]
     Foreign(Reader),
     /// Not begun, because the batch holds enough already; not an outcome of the contract.
@@ -40,7 +40,7 @@ pub enum Rejection {
 
 /// Number of a row that succeeded.
 pub const SUCCESS: u8 = 0;
-/// Numbers of a row whose picture the caller must decode itself, with OpenCV or Pillow, and hand back as pixels.
+/// Numbers of a row whose image the caller must decode itself, with OpenCV or Pillow, and hand back as pixels.
 pub const FOREIGN_OPENCV: u8 = 255;
 pub const FOREIGN_PILLOW: u8 = 254;
 /// Number of a row that the caller must bring again, in another batch.

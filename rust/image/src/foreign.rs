@@ -10,7 +10,7 @@ use crate::orient::Orientation;
 use crate::raster::{Buffers, Model, Raster};
 use crate::sniff::Format;
 
-/// A decoded picture: interleaved, top row first, samples of 16 bits in native byte order.
+/// A decoded image: interleaved, top row first, samples of 16 bits in native byte order.
 #[derive(Debug, Clone, Copy)]
 pub struct ForeignPixels<'a> {
     pub samples: &'a [u8],
@@ -86,7 +86,7 @@ impl ForeignPixels<'_> {
         };
         if self.size != expected {
             return Err(Rejection::corrupt(
-                "picture is not the size that its header states",
+                "image is not the size that its header states",
             ));
         }
         let count = self.size.pixels() as usize * self.layout.channels();

@@ -28,7 +28,7 @@ impl Size {
     }
 }
 
-/// A part of a picture in pixels, at sub-pixel precision.
+/// A part of an image in pixels, at sub-pixel precision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
     pub left: f64,
@@ -49,16 +49,16 @@ pub struct Resampling {
     pub filter: Filter,
 }
 
-/// White canvas around the picture.
+/// White canvas around the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Canvas {
     pub size: Size,
-    /// Place of the picture on the canvas.
+    /// Place of the image on the canvas.
     pub left: u32,
     pub top: u32,
 }
 
-/// What happens to a picture of a given size; both empty when it stays as it is.
+/// What happens to an image of a given size; both empty when it stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Plan {
     pub resampling: Option<Resampling>,
@@ -66,16 +66,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the picture stays as it is.
+    /// Whether the image stays as it is.
     #[must_use]
     pub fn is_identity(&self) -> bool {
         self.resampling.is_none() && self.canvas.is_none()
     }
 }
 
-/// Return the plan for an upright picture of `source` pixels.
+/// Return the plan for an upright image of `source` pixels.
 ///
-/// A picture is bigger than the box when it does not fit in it (`border`, `keep_ratio_largest`) or when it covers it
+/// An image is bigger than the box when it does not fit in it (`border`, `keep_ratio_largest`) or when it covers it
 /// with room to spare on both sides (the other modes); for a square box these are img2dataset's tests of the larger
 /// and of the smaller side. Sides are rounded half to even, as Python does.
 #[must_use]
@@ -128,7 +128,7 @@ fn outer_scale(source: Size, target: Size) -> f64 {
     across.max(f64::from(target.height) / f64::from(source.height))
 }
 
-/// Longest side of a resized picture; a sliver scaled to fill a large box would overflow without it.
+/// Longest side of a resized image; a sliver scaled to fill a large box would overflow without it.
 const MAX_SIDE: f64 = 65_535.0;
 
 fn scaled(source: Size, scale: f64) -> Size {

@@ -1,4 +1,4 @@
-//! The Lanczos kernel of three lobes, as fast as the resampler calls it: thousands of times per picture.
+//! The Lanczos kernel of three lobes, as fast as the resampler calls it: thousands of times per image.
 
 use std::f64::consts::{FRAC_PI_3, PI};
 

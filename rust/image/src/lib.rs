@@ -1,4 +1,4 @@
-//! Pictures from the web into pictures for training: many bodies in, one Arrow record batch out.
+//! Images from the web into images for training: many bodies in, one Arrow record batch out.
 
 pub mod area;
 pub mod batch;

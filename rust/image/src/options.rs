@@ -1,8 +1,8 @@
-//! What is wanted of every picture of a batch: the native form of the spec's `[fetch.image]`.
+//! What is wanted of every image of a batch: the native form of the spec's `[fetch.image]`.
 
 use thiserror::Error;
 
-/// How the picture is fitted to the box; see `ImageSpec.mode`.
+/// How the image is fitted to the box; see `ImageSpec.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     No,
@@ -23,7 +23,7 @@ pub enum Filter {
     Lanczos,
 }
 
-/// Format of the pictures written.
+/// Format of the images written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     Jpeg,

@@ -3,7 +3,7 @@
 use crate::geometry::{Resampling, Size, Window};
 use crate::raster::Raster;
 
-/// How stored pixels become the upright picture: the upright pixel (x, y) is the stored pixel (x, y), or (y, x) when
+/// How stored pixels become the upright image: the upright pixel (x, y) is the stored pixel (x, y), or (y, x) when
 /// transposed, counted from the far side where flipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Orientation {
@@ -38,7 +38,7 @@ impl Orientation {
         self == Self::default()
     }
 
-    /// Size of the upright picture, given the stored one; its own inverse.
+    /// Size of the upright image, given the stored one; its own inverse.
     #[must_use]
     pub fn size(self, size: Size) -> Size {
         if self.transposed {
@@ -48,7 +48,7 @@ impl Orientation {
         }
     }
 
-    /// The same resampling on the stored pixels, given one on the upright picture.
+    /// The same resampling on the stored pixels, given one on the upright image.
     #[must_use]
     pub fn stored(self, upright: Resampling, stored: Size) -> Resampling {
         Resampling {
@@ -78,7 +78,7 @@ impl Orientation {
         mapped
     }
 
-    /// Write the upright picture of `stored` into `pixels`, which must hold as many bytes.
+    /// Write the upright image of `stored` into `pixels`, which must hold as many bytes.
     pub fn apply(self, stored: &Raster, pixels: &mut [u8]) {
         match stored.model.channels() {
             1 => self.permute::<1>(stored, pixels),

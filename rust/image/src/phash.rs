@@ -1,4 +1,4 @@
-//! The perceptual hash of a picture: 64 bits that stay nearly the same when it is resized or encoded again.
+//! The perceptual hash of an image: 64 bits that stay nearly the same when it is resized or encoded again.
 //!
 //! The pHash of Zauner (2010) as the Python package `imagehash` defines it: 32 × 32 grey values, their cosine transform,
 //! its 8 × 8 lowest frequencies, and a bit for each that is above their median, first row first, highest bit first.
@@ -10,7 +10,7 @@ use crate::geometry::Size;
 use crate::orient::Orientation;
 use crate::raster::{Model, Picture, Raster};
 
-/// Sides of the grey picture that is transformed.
+/// Sides of the grey image that is transformed.
 pub const SIDE: usize = 32;
 const LOW: usize = 8;
 const SCALE: f64 = (1_u32 << 20) as f64;
@@ -27,7 +27,7 @@ static COSINES: LazyLock<[[i64; SIDE]; LOW]> = LazyLock::new(|| {
     })
 });
 
-/// Return the hash of a stored picture as it looks upright.
+/// Return the hash of a stored image as it looks upright.
 #[must_use]
 pub fn phash(picture: &Picture, orientation: Orientation) -> u64 {
     let stored = match picture {

@@ -1,4 +1,4 @@
-//! A picture from the planes of one JPEG file to those of another: luma at its final size, chroma at half of it (4:2:0),
+//! An image from the planes of one JPEG file to those of another: luma at its final size, chroma at half of it (4:2:0),
 //! white around them, and no RGB between.
 
 use crate::error::Rejection;
@@ -21,29 +21,29 @@ pub struct Halved {
 /// Where the chroma samples of one side lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
-    /// Samples that are all picture.
+    /// Samples that are all image.
     first: u32,
     count: u32,
-    /// Pixels of the picture before them, 0 or 1.
+    /// Pixels of the image before them, 0 or 1.
     skipped: u32,
-    /// Whether a sample before them is half picture and half white.
+    /// Whether a sample before them is half image and half white.
     mixed_before: bool,
     after: After,
 }
 
-/// The sample after those that are all picture.
+/// The sample after those that are all image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// Not picture.
+    /// Not image.
     Nothing,
-    /// Half picture and half white.
+    /// Half image and half white.
     Mixed,
-    /// Picture, but the last pixel alone.
+    /// Image, but the last pixel alone.
     Alone,
 }
 
 impl Span {
-    /// For `length` pixels of picture from `start` of a side of `whole` pixels; nothing when no sample is all picture.
+    /// For `length` pixels of image from `start` of a side of `whole` pixels; nothing when no sample is all image.
     fn new(start: u32, length: u32, whole: u32) -> Option<Self> {
         let end = start + length;
         let first = start.div_ceil(2);
@@ -62,7 +62,7 @@ impl Span {
     }
 }
 
-/// Where the picture and its chroma samples lie on the canvas.
+/// Where the image and its chroma samples lie on the canvas.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     canvas: Canvas,
@@ -71,7 +71,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Nothing for pictures so small that no chroma sample is all picture.
+    /// Nothing for images so small that no chroma sample is all image.
     #[must_use]
     pub fn new(size: Size, canvas: Option<Canvas>) -> Option<Self> {
         let canvas = canvas.unwrap_or(Canvas {
@@ -87,7 +87,7 @@ impl Layout {
     }
 }
 
-/// Resample `picture`, a decoding of a picture of `stored` pixels, as planned, and lay it out. The buffers of the input are
+/// Resample `picture`, a decoding of an image of `stored` pixels, as planned, and lay it out. The buffers of the input are
 /// recycled.
 ///
 /// # Errors
@@ -187,7 +187,7 @@ fn repeat_ends(luma: &mut Plane, size: Size, evened: Size) {
     }
 }
 
-/// Set the samples beside those that are all picture from their neighbours.
+/// Set the samples beside those that are all image from their neighbours.
 fn mix_edges(chroma: &mut Plane, Layout { across, down, .. }: &Layout) {
     let mixed = |value: u8| value.midpoint(CHROMA);
     let pitch = chroma.size.width as usize;

@@ -31,7 +31,7 @@ pub struct Raster {
     pub pixels: Vec<u8>,
 }
 
-/// One channel of a planar picture.
+/// One channel of a planar image.
 #[derive(Debug)]
 pub struct Plane {
     pub size: Size,
@@ -40,8 +40,8 @@ pub struct Plane {
 
 /// Y, Cb and Cr of a JPEG, chroma at its stored resolution, perhaps reduced by the decoder.
 ///
-/// A plane may reach past the picture's edge where the sides are not multiples of the block; `width` and `height` say
-/// which part of the luma plane, in its own pixels, is picture.
+/// A plane may reach past the image's edge where the sides are not multiples of the block; `width` and `height` say
+/// which part of the luma plane, in its own pixels, is image.
 #[derive(Debug)]
 pub struct Planes {
     pub luma: Plane,
@@ -59,13 +59,13 @@ pub enum Picture {
     Planes(Planes),
 }
 
-/// Buffers kept for the next picture of the same thread, so that large ones are not mapped and cleared each time.
+/// Buffers kept for the next image of the same thread, so that large ones are not mapped and cleared each time.
 #[derive(Debug, Default)]
 pub struct Buffers {
     free: Vec<Vec<u8>>,
 }
 
-/// Larger buffers go back to the system, so that one huge picture does not hold memory for the rest of the run.
+/// Larger buffers go back to the system, so that one huge image does not hold memory for the rest of the run.
 const MAX_KEPT_BYTES: usize = 8 << 20;
 const MAX_KEPT: usize = 8;
 

@@ -14,11 +14,11 @@ use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::ycc;
 
-/// Resample `picture`, a decoding of a stored picture of `stored` pixels perhaps at reduced size, as planned for that
-/// stored picture. The buffers of the input are recycled.
+/// Resample `picture`, a decoding of a stored image of `stored` pixels perhaps at reduced size, as planned for that
+/// stored image. The buffers of the input are recycled.
 ///
 /// # Errors
-/// `Corrupt` when the window lies outside the picture, which no plan makes.
+/// `Corrupt` when the window lies outside the image, which no plan makes.
 pub fn resize(
     picture: Picture,
     stored: Size,
@@ -129,7 +129,7 @@ pub fn resize_plane(
     })
 }
 
-/// A window in pixels of another size of the picture.
+/// A window in pixels of another size of the image.
 #[must_use]
 pub fn scaled(window: Window, across: f64, down: f64) -> Window {
     Window {
@@ -148,7 +148,7 @@ fn resample(
 ) -> Result<Vec<u8>, Rejection> {
     let bytes = plan.size.width as usize * plan.size.height as usize * source.kind.size();
     let mut pixels = scratch.buffers.take(bytes);
-    // Rounding may push the far edge over the picture's by less than a millionth of a pixel.
+    // Rounding may push the far edge over the image's by less than a millionth of a pixel.
     let left = window.left.max(0.0);
     let top = window.top.max(0.0);
     let width = window.width.min(f64::from(source.size.width) - left);
@@ -195,7 +195,7 @@ fn average(source: &Source<'_>, window: Window, target: Size, pixels: &mut [u8])
 }
 
 fn outside() -> Rejection {
-    Rejection::corrupt("resampling window outside the picture")
+    Rejection::corrupt("resampling window outside the image")
 }
 
 static LANCZOS: LazyLock<Option<CustomFilter>> =

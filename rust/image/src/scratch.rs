@@ -1,4 +1,4 @@
-//! What a thread keeps from one picture to the next: resampling tables, buffers, colour transforms. Codecs of libraries keep
+//! What a thread keeps from one image to the next: resampling tables, buffers, colour transforms. Codecs of libraries keep
 //! nothing.
 
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 
 use crate::error::Rejection;
 
-/// A picture format that can be decoded, here or by the caller.
+/// An image format that can be decoded, here or by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Jpeg,
@@ -37,7 +37,7 @@ impl Format {
 /// Return the format of `body`, or why it is none.
 ///
 /// # Errors
-/// `NotAnImage` names what the body is instead where that can be told, `Unsupported` names the picture format.
+/// `NotAnImage` names what the body is instead where that can be told, `Unsupported` names the image format.
 pub fn sniff(body: &[u8]) -> Result<Format, Rejection> {
     if let Some(format) = decodable(body) {
         return Ok(format);
@@ -106,7 +106,7 @@ fn unsupported(body: &[u8]) -> Option<&'static str> {
         (b"\xd7\xcd\xc6\x9a", "Windows metafile"),
         (b"II\xbc\x01", "JPEG XR"),
         (b"\x8aMNG\r\n\x1a\n", "MNG"),
-        (b"gimp xcf", "GIMP picture"),
+        (b"gimp xcf", "GIMP image"),
         (b"AT&TFORM", "DjVu"),
     ];
     if let Some((_, name)) = SIGNATURES

@@ -1,4 +1,4 @@
-//! One picture from the downloaded body to the file that is kept.
+//! One image from the downloaded body to the file that is kept.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -21,7 +21,7 @@ use crate::resize::resize;
 use crate::scratch::Scratch;
 use crate::sniff::{Format, sniff};
 
-/// What became of one body. Facts about the original are there even when the picture was turned away.
+/// What became of one body. Facts about the original are there even when the image was turned away.
 #[derive(Debug)]
 pub struct Transformed {
     pub result: Result<Output, Rejection>,
@@ -31,11 +31,11 @@ pub struct Transformed {
     pub exif: Option<String>,
     /// Hash of the original bytes, lower-case hex.
     pub digest: Option<String>,
-    /// Perceptual hash of the original, if the picture is kept.
+    /// Perceptual hash of the original, if the image is kept.
     pub phash: Option<u64>,
 }
 
-/// A picture that is kept.
+/// An image that is kept.
 #[derive(Debug)]
 pub struct Output {
     /// Its new file; none where the body is kept as it came.
@@ -55,7 +55,7 @@ impl Transformed {
     }
 }
 
-/// Transform one body, blurring `boxes` of the upright picture.
+/// Transform one body, blurring `boxes` of the upright image.
 #[must_use]
 pub fn transform(
     options: &Options,
@@ -68,7 +68,7 @@ pub fn transform(
     })
 }
 
-/// Finish a picture whose body is in a foreign format and whose pixels the caller decoded.
+/// Finish an image whose body is in a foreign format and whose pixels the caller decoded.
 #[must_use]
 pub fn transform_pixels(
     options: &Options,
@@ -102,7 +102,7 @@ pub fn transform_pixels(
     })
 }
 
-/// Read the header, check it against the limits, let `work` make the picture, and gather the facts.
+/// Read the header, check it against the limits, let `work` make the image, and gather the facts.
 fn examine(
     options: &Options,
     body: &[u8],
@@ -118,7 +118,7 @@ fn examine(
         header::check(&options.limits, header)?;
         work(header, scratch)
     });
-    // The caller brings a foreign picture back, and then the facts are gathered once.
+    // The caller brings a foreign image back, and then the facts are gathered once.
     let foreign = matches!(result, Err(Rejection::Foreign(_)));
     let header = header.ok();
     let exif = header
@@ -189,7 +189,7 @@ fn make(
     })
 }
 
-/// Size at which a picture is decoded for its perceptual hash alone.
+/// Size at which an image is decoded for its perceptual hash alone.
 const HASHED: Size = Size {
     width: 2 * SIDE as u32,
     height: 2 * SIDE as u32,
@@ -198,7 +198,7 @@ const HASHED: Size = Size {
 /// Keep the body as it is. Its structure was walked to the end, which finds truncation and costs no decoding.
 fn keep_unread(header: &Header<'_>) -> Result<Output, Rejection> {
     if !header.complete {
-        return Err(Rejection::truncated("picture ends early"));
+        return Err(Rejection::truncated("image ends early"));
     }
     Ok(Output {
         image: None,
@@ -318,7 +318,7 @@ fn finish_halved(
     })
 }
 
-/// Blur before anything else is done to the upright picture, at full size, so that no filter spreads what a box shows.
+/// Blur before anything else is done to the upright image, at full size, so that no filter spreads what a box shows.
 fn finish_blurred(
     options: &Options,
     header: &Header<'_>,

@@ -1,8 +1,8 @@
-//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: a handle of the library's for each picture, and never for a second.
+//! Safe use of libjpeg-turbo's TurboJPEG 3 interface: a handle of the library's for each image, and never for a second.
 //!
 //! After a fatal error a handle is in the middle of the file that caused it, where it takes the next file for the rest of
 //! the first. Even a sound file leaves its tables behind, by which a file that lacks its own would be decoded. Making a
-//! handle costs a thousandth of decoding a small picture.
+//! handle costs a thousandth of decoding a small image.
 #![expect(
     unsafe_code,
     reason = "the library is C; each call states why its pointers are good"
@@ -132,7 +132,7 @@ pub struct Jpeg<'a> {
     info: Info,
 }
 
-/// Largest number of progressive scans; real pictures have about ten, and each costs a pass over the picture.
+/// Largest number of progressive scans; real images have about ten, and each costs a pass over the image.
 const MAX_SCANS: c_int = 100;
 
 impl<'a> Jpeg<'a> {
@@ -200,7 +200,7 @@ impl<'a> Jpeg<'a> {
     /// Failures and warnings of the library.
     ///
     /// # Panics
-    /// When `pixels` is shorter than the picture.
+    /// When `pixels` is shorter than the image.
     pub fn read(
         mut self,
         denominator: u32,
@@ -211,7 +211,7 @@ impl<'a> Jpeg<'a> {
         let pitch = size.width as usize * format.channels();
         assert!(
             pixels.len() >= pitch * size.height as usize,
-            "pixel buffer shorter than the picture"
+            "pixel buffer shorter than the image"
         );
         self.scale(denominator)?;
         // SAFETY: the source is one live slice; the library writes `height` rows of `pitch` bytes, which fit. The header
@@ -270,7 +270,7 @@ pub fn reduced(size: Size, denominator: u32) -> Size {
     )
 }
 
-/// Size of plane `index` (0 luma, 1 and 2 chroma) of a picture decoded at 1/`denominator`.
+/// Size of plane `index` (0 luma, 1 and 2 chroma) of an image decoded at 1/`denominator`.
 #[must_use]
 pub fn plane_size(info: &Info, denominator: u32, index: usize) -> Size {
     let size = reduced(info.size, denominator);
@@ -309,7 +309,7 @@ const MAX_PIXELS: u64 = 2_100_000_000;
 /// Sides over 65,500 pixels, or more than 2.1 gigapixels.
 ///
 /// # Panics
-/// When `pixels` is shorter than the picture.
+/// When `pixels` is shorter than the image.
 pub fn write(
     size: Size,
     format: PixelFormat,
@@ -320,7 +320,7 @@ pub fn write(
     let pitch = size.width as usize * format.channels();
     assert!(
         pixels.len() >= pitch * size.height as usize,
-        "pixel buffer shorter than the picture"
+        "pixel buffer shorter than the image"
     );
     let subsampling = if format == PixelFormat::Grey {
         raw::TJSAMP_TJSAMP_GRAY
@@ -355,7 +355,7 @@ pub fn write(
 /// As [`write`].
 ///
 /// # Panics
-/// When a plane is shorter than the picture.
+/// When a plane is shorter than the image.
 pub fn write_planes(
     size: Size,
     quality: u8,
@@ -365,7 +365,7 @@ pub fn write_planes(
     let halves = size.width.div_ceil(2) as usize * size.height.div_ceil(2) as usize;
     assert!(
         planes[0].len() >= 4 * halves && planes[1..].iter().all(|plane| plane.len() >= halves),
-        "plane buffer shorter than the picture"
+        "plane buffer shorter than the image"
     );
     let handle = writer(size, raw::TJSAMP_TJSAMP_420, quality, output)?;
     let mut target = output.as_mut_ptr();
@@ -387,7 +387,7 @@ pub fn write_planes(
     Ok(written as usize)
 }
 
-/// A handle for one picture, and room for its file in `output`.
+/// A handle for one image, and room for its file in `output`.
 fn writer(
     size: Size,
     subsampling: raw::TJSAMP,
@@ -399,7 +399,7 @@ fn writer(
     if size.width.max(size.height) > MAX_SIDE || area > MAX_PIXELS {
         return Err(Failure {
             is_warning: false,
-            message: "picture too large".to_owned(),
+            message: "image too large".to_owned(),
         });
     }
     let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;

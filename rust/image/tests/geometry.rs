@@ -1,4 +1,4 @@
-//! Properties of plans: the right sides, windows inside the picture, the same picture however it is stored.
+//! Properties of plans: the right sides, windows inside the image, the same image however it is stored.
 
 use proptest::prelude::*;
 use turbo_fetch_image::geometry::{Size, plan};
@@ -42,7 +42,7 @@ fn sizes() -> impl Strategy<Value = Size> {
     (1_u32..5_000, 1_u32..5_000).prop_map(|(width, height)| Size::new(width, height))
 }
 
-/// Sides of the picture that a plan makes of `source`.
+/// Sides of the image that a plan makes of `source`.
 fn made(options: &Options, source: Size) -> Size {
     let plan = plan(options, source);
     let resized = plan.resampling.map_or(source, |resampling| resampling.size);

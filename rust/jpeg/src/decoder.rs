@@ -14,13 +14,13 @@ use crate::tables::{Quantisers, Tables};
 use crate::zigzag::Corner;
 use crate::{Declined, Result};
 
-/// Largest number of scans; real pictures have about ten, and each costs a pass over the picture.
+/// Largest number of scans; real images have about ten, and each costs a pass over the image.
 const MAX_SCANS: usize = 100;
 
-/// A buffer that is longer goes back to the system after the picture that needed it.
+/// A buffer that is longer goes back to the system after the image that needed it.
 const MAX_KEPT_BYTES: usize = 8 << 20;
 
-/// Memory for decoding. Nothing that one picture leaves in it changes another.
+/// Memory for decoding. Nothing that one image leaves in it changes another.
 pub struct Decoder {
     pub(crate) processor: Processor,
     pub(crate) tables: Tables,
@@ -192,7 +192,7 @@ impl Decoder {
             }
         }
         if !job.components.iter().all(Progress::is_complete) {
-            return Err(Declined("picture without all its scans"));
+            return Err(Declined("image without all its scans"));
         }
         if job.frame.progressive {
             self.finish_progressive(job);
@@ -236,7 +236,7 @@ impl Decoder {
         Ok(end)
     }
 
-    /// Give large buffers back, so that one huge picture does not hold memory for the rest of a run.
+    /// Give large buffers back, so that one huge image does not hold memory for the rest of a run.
     fn release(&mut self) {
         if self.data.bytes.capacity() + 8 * self.data.ends.capacity() > MAX_KEPT_BYTES {
             self.data = ScanData::default();
@@ -263,7 +263,7 @@ impl Progress {
         }
     }
 
-    /// Whether all bits of all coefficients came; libjpeg-turbo smooths pictures of which some did not.
+    /// Whether all bits of all coefficients came; libjpeg-turbo smooths images of which some did not.
     fn is_complete(&self) -> bool {
         self.missing == [Some(0); 64]
     }

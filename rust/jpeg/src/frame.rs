@@ -6,7 +6,7 @@ use crate::{Declined, Result};
 /// Longest side that libjpeg-turbo accepts.
 const MAX_SIDE: usize = 65_500;
 
-/// One component of a picture.
+/// One component of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Component {
     pub(crate) id: u8,
@@ -15,7 +15,7 @@ pub struct Component {
     pub(crate) down: usize,
     /// Number of its quantisation table.
     pub(crate) table: usize,
-    /// Samples that are picture.
+    /// Samples that are image.
     pub width: usize,
     pub height: usize,
     /// Blocks that hold them.

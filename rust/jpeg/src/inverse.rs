@@ -17,7 +17,7 @@ pub const GROUP: usize = 16;
 const COSINE_BITS: u32 = 13;
 const BETWEEN_BITS: u32 = 4;
 
-/// One channel of a picture, rows without padding.
+/// One channel of an image, rows without padding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plane {
     pub width: usize,
@@ -73,7 +73,7 @@ impl Inverse {
 }
 
 impl Strip<'_> {
-    /// Transform the blocks and write what is picture of them.
+    /// Transform the blocks and write what is image of them.
     pub fn transform(self, processor: Processor) {
         processor.run(self);
     }

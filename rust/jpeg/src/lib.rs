@@ -1,9 +1,9 @@
 //! JPEG files (ITU-T T.81) to planes of eight bits, at any eighth of their size.
 //!
-//! Made for thumbnails: frequencies that a reduced picture does not show are parsed, since the code has no other way past
+//! Made for thumbnails: frequencies that a reduced image does not show are parsed, since the code has no other way past
 //! them, and then dropped. What is decoded is the ordinary: Huffman coding, sequential or progressive, eight bits, grey or
 //! YCbCr. All else, and every file that breaks a rule in the least, is declined ([`Declined`]) for a library that knows
-//! the whole standard and says what is wrong. So a picture that comes out here is one that libjpeg-turbo decodes without
+//! the whole standard and says what is wrong. So an image that comes out here is one that libjpeg-turbo decodes without
 //! complaint, to the same coefficients.
 
 #![expect(

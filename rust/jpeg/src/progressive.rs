@@ -96,7 +96,7 @@ struct Band<'a> {
     intervals: Intervals<'a>,
     table: &'a Ac,
     store: &'a mut Store,
-    /// Blocks across and down that are picture.
+    /// Blocks across and down that are image.
     size: (usize, usize),
     scan: &'a Scan,
     corner: Corner,

@@ -1,4 +1,4 @@
-//! Batches of pictures: bytes in, one Arrow record batch out, the GIL released in between.
+//! Batches of images: bytes in, one Arrow record batch out, the GIL released in between.
 
 use crate::seam::{detached, guarded};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -93,7 +93,7 @@ impl Transformer {
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
-    /// Finish pictures that the caller decoded: their bodies, their samples, and (width, height, layout, bits) of each.
+    /// Finish images that the caller decoded: their bodies, their samples, and (width, height, layout, bits) of each.
     #[pyo3(signature = (bodies, pixels, shapes, boxes=Vec::new()))]
     fn run_pixels(
         &self,

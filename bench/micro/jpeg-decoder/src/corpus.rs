@@ -46,7 +46,7 @@ impl Corpus {
         }
     }
 
-    /// Print processor milliseconds per picture of the best of several rounds, for each lot.
+    /// Print processor milliseconds per image of the best of several rounds, for each lot.
     pub fn measure(&self, name: &str, mut decode: impl FnMut(&[u8]) -> usize) {
         for (lot, bodies) in [
             ("baseline", &self.baseline),

@@ -47,9 +47,9 @@ pub fn read(bitmap: &Bitmap<'_>, model: Model, scratch: &mut Scratch) -> Result<
     } else {
         row_bytes.next_multiple_of(4)
     };
-    // Before room is made for a picture that is not there. The last row may lack what fills it up.
+    // Before room is made for an image that is not there. The last row may lack what fills it up.
     if data.len() < stride * (height - 1) + row_bytes {
-        return Err(Rejection::truncated("BMP data ends before the picture"));
+        return Err(Rejection::truncated("BMP data ends before the image"));
     }
     let mut pixels = scratch
         .buffers
@@ -155,7 +155,7 @@ fn unpack(bitmap: &Bitmap<'_>, indices: &mut [u8]) -> Result<(), Rejection> {
     let (mut at, mut x) = (0, 0);
     while at < indices.len() {
         let Some((&[first, second], rest)) = data.split_first_chunk() else {
-            return Err(Rejection::truncated("BMP data ends before the picture"));
+            return Err(Rejection::truncated("BMP data ends before the image"));
         };
         data = rest;
         match (first, second) {
@@ -177,7 +177,7 @@ fn unpack(bitmap: &Bitmap<'_>, indices: &mut [u8]) -> Result<(), Rejection> {
                 let bytes = if is_narrow { count.div_ceil(2) } else { count };
                 let stated = data
                     .get(..bytes)
-                    .ok_or(Rejection::truncated("BMP data ends before the picture"))?;
+                    .ok_or(Rejection::truncated("BMP data ends before the image"))?;
                 for (step, index) in indices[at..at + count].iter_mut().enumerate() {
                     *index = if is_narrow {
                         nibble(stated[step / 2], step)

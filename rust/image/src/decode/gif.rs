@@ -58,7 +58,7 @@ fn unpack(frame: &Frame<'_>, indices: &mut [u8]) -> Result<(), Rejection> {
         }
     }
     if filled < indices.len() {
-        return Err(Rejection::corrupt("GIF data ends before the picture"));
+        return Err(Rejection::corrupt("GIF data ends before the image"));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::scratch::Scratch;
 /// Decode an icon.
 ///
 /// # Errors
-/// See [`super::decode`]; also `Unsupported` for a picture of alpha that is nowhere seen.
+/// See [`super::decode`]; also `Unsupported` for an image of alpha that is nowhere seen.
 pub fn decode(body: &[u8], scratch: &mut Scratch) -> Result<Decoded, Rejection> {
     let picture = match ico::read(body)? {
         Icon::Png { file, .. } => {
@@ -57,7 +57,7 @@ fn with_alpha(mut bitmap: Bitmap<'_>, scratch: &mut Scratch) -> Result<Raster, R
     let bytes = bitmap.size.pixels() as usize * 4;
     let is_plain = bitmap.bits == 32;
     let Some(pixels) = bitmap.data.get(..bytes).filter(|_| is_plain) else {
-        return Err(Rejection::truncated("icon ends before its picture"));
+        return Err(Rejection::truncated("icon ends before its image"));
     };
     if pixels.iter().skip(3).step_by(4).all(|&alpha| alpha == 0) {
         return Err(Rejection::Unsupported(

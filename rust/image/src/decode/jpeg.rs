@@ -1,6 +1,6 @@
 //! JPEG, reduced by the inverse DCT where the target allows, chroma left at its stored resolution.
 //!
-//! Sound files of the usual kinds are decoded by `turbo_fetch_jpeg`; what that declines, and every picture that is wanted
+//! Sound files of the usual kinds are decoded by `turbo_fetch_jpeg`; what that declines, and every image that is wanted
 //! as it is, by libjpeg-turbo, which also says what is wrong with a file.
 
 use std::borrow::Cow;
@@ -15,10 +15,10 @@ use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced};
 
-/// By libjpeg-turbo, a reduced picture keeps at least this many times the target's pixels per side.
+/// By libjpeg-turbo, a reduced image keeps at least this many times the target's pixels per side.
 const OVERSAMPLING: u32 = 2;
 
-/// How many times the target's samples per side a picture keeps at least that is reduced to any eighth, in quarters.
+/// How many times the target's samples per side an image keeps at least that is reduced to any eighth, in quarters.
 #[derive(Debug, Clone, Copy)]
 pub struct Oversampling {
     pub luma: usize,
@@ -117,7 +117,7 @@ pub fn read_reduced(
     }))
 }
 
-/// The fewest eighths that leave enough of a component for a picture of size `wanted`.
+/// The fewest eighths that leave enough of a component for an image of size `wanted`.
 fn eighths(component: &Component, wanted: Size, quarters: usize) -> usize {
     let needed = |side: usize, wanted: u32| (2 * wanted as usize * quarters).div_ceil(side);
     let across = needed(component.width, wanted.width);
@@ -136,7 +136,7 @@ fn read_by_library(
     let info = *jpeg.info();
     if info.size != header.size {
         return Err(Rejection::corrupt(
-            "JPEG picture is not the size that its header states",
+            "JPEG image is not the size that its header states",
         ));
     }
     let denominator = if info.lossless {
@@ -174,7 +174,7 @@ const OWN_ZEROS: usize = 3;
 /// lacks data is told apart from it.
 ///
 /// Zeros at the end are what an unfinished copy leaves of the room it had reserved. They go, since they would decode,
-/// as codes of one or two bits, into a picture of stripes that nobody complains about.
+/// as codes of one or two bits, into an image of stripes that nobody complains about.
 fn terminated<'a>(header: &Header<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     if header.complete {
         return Cow::Borrowed(body);
@@ -327,7 +327,7 @@ fn judge(failure: Failure, complete: bool) -> Option<Rejection> {
     }
     let cut_off = failure.message.contains("remature end");
     Some(if cut_off && !complete {
-        Rejection::truncated("JPEG data ends before the picture")
+        Rejection::truncated("JPEG data ends before the image")
     } else {
         Rejection::Corrupt(failure.message.into())
     })

@@ -14,12 +14,12 @@ pub mod jpeg;
 mod png;
 mod webp;
 
-/// How much of the picture the caller will use, in stored orientation.
+/// How much of the image the caller will use, in stored orientation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
     /// Every pixel as it is.
     Exact,
-    /// Enough to make the whole picture this size with an antialiased filter.
+    /// Enough to make the whole image this size with an antialiased filter.
     AtLeast {
         luma: Size,
         /// Size that chroma will have, where the codec keeps it apart.
@@ -29,7 +29,7 @@ pub enum Demand {
     Hashed(Size),
 }
 
-/// A decoded picture and the colour space of its numbers.
+/// A decoded image and the colour space of its numbers.
 #[derive(Debug)]
 pub struct Decoded {
     pub picture: Picture,
@@ -38,10 +38,10 @@ pub struct Decoded {
     pub icc: Option<Vec<u8>>,
 }
 
-/// Decode `body`, the picture that `header` was read from.
+/// Decode `body`, the image that `header` was read from.
 ///
 /// # Errors
-/// `Truncated` when data ends before the picture, `Corrupt` for other damage, `Unsupported` for variants not decoded.
+/// `Truncated` when data ends before the image, `Corrupt` for other damage, `Unsupported` for variants not decoded.
 pub fn decode(
     header: &Header<'_>,
     body: &[u8],
@@ -60,7 +60,7 @@ pub fn decode(
     decoded.map_err(|rejection| match rejection {
         // Whatever the decoder tripped over, the body does not reach its own end.
         Rejection::Corrupt(_) if !header.complete => {
-            Rejection::truncated("data ends before the picture")
+            Rejection::truncated("data ends before the image")
         }
         other => other,
     })

@@ -78,7 +78,7 @@ fn narrow(samples: &mut Vec<u8>) {
 fn judge(error: &DecodingError) -> Rejection {
     match error {
         DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            Rejection::truncated("PNG data ends before the picture")
+            Rejection::truncated("PNG data ends before the image")
         }
         DecodingError::LimitsExceeded => {
             Rejection::corrupt("PNG metadata inflates beyond all measure")

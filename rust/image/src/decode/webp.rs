@@ -64,7 +64,7 @@ fn place(still: &Raster, frame: riff::Frame<'_>, canvas: Size, scratch: &mut Scr
     }
 }
 
-/// Decode a still picture, and say whether it has alpha.
+/// Decode a still image, and say whether it has alpha.
 fn read(
     data: &[u8],
     size: Size,
@@ -83,7 +83,7 @@ fn read(
     );
     if stated != size {
         return Err(Rejection::corrupt(
-            "WebP picture is not the size that its header states",
+            "WebP image is not the size that its header states",
         ));
     }
     let alpha = config.input.has_alpha != 0;
@@ -135,9 +135,9 @@ fn judge(status: raw::VP8StatusCode, complete: bool) -> Result<(), Rejection> {
     match status {
         Code::VP8_STATUS_OK => Ok(()),
         Code::VP8_STATUS_UNSUPPORTED_FEATURE => Err(Rejection::Unsupported("WebP variant")),
-        _ if !complete => Err(Rejection::truncated("WebP data ends before the picture")),
+        _ if !complete => Err(Rejection::truncated("WebP data ends before the image")),
         Code::VP8_STATUS_NOT_ENOUGH_DATA => {
-            Err(Rejection::corrupt("WebP data ends before the picture"))
+            Err(Rejection::corrupt("WebP data ends before the image"))
         }
         Code::VP8_STATUS_OUT_OF_MEMORY => Err(Rejection::corrupt("WebP decoder out of memory")),
         _ => Err(Rejection::corrupt("WebP data is broken")),

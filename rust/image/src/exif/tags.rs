@@ -70,7 +70,7 @@ pub static INTEROPERABILITY: &[Tag] = &[
     (0x1002, "RelatedImageLength", Style::Plain),
 ];
 
-/// Picture and camera.
+/// Image and camera.
 pub static IMAGE: &[Tag] = &[
     (
         0x00fe,

@@ -31,7 +31,7 @@ pub fn print(stream: Stream<'_>, entry: Entry, style: Style) -> String {
     }
 }
 
-/// Longest string that is kept whole; no tag of a picture says more.
+/// Longest string that is kept whole; no tag of an image says more.
 const MAX_ASCII_BYTES: usize = 256 << 10;
 
 /// Up to the first null, as UTF-8.

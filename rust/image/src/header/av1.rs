@@ -44,7 +44,7 @@ struct Sequence {
     size: Size,
     /// The largest that a frame can state by itself.
     possible_size: Size,
-    /// A single picture, whose frame header states nothing.
+    /// A single image, whose frame header states nothing.
     is_reduced: bool,
     /// Bits of the time of presentation, where frames state it.
     time_bits: u32,

@@ -113,9 +113,9 @@ impl<'a> File<'a> {
         None
     }
 
-    /// Pixels of all coded pictures, tiles, alpha and thumbnails among them, and of the first frames of tracks.
+    /// Pixels of all coded images, tiles, alpha and thumbnails among them, and of the first frames of tracks.
     fn coded_pixels(&self) -> u64 {
-        /// No decoder is fed more units for one picture.
+        /// No decoder is fed more units for one image.
         const MAX_UNITS: usize = 1 << 20;
         let mut budget = MAX_UNITS;
         let coded = self.items.iter().filter(|item| item.kind == b"av01");
@@ -128,7 +128,7 @@ impl<'a> File<'a> {
             .fold(0, u64::saturating_add)
     }
 
-    /// How to turn the picture: by its properties, which EXIF must not contradict; without them by XMP, which Pillow
+    /// How to turn the image: by its properties, which EXIF must not contradict; without them by XMP, which Pillow
     /// asks where EXIF is silent.
     fn orientation(&self, rotation: Option<&[u8]>, mirror: Option<&[u8]>) -> Orientation {
         let stated = transformation(rotation, mirror);
@@ -246,7 +246,7 @@ fn tracks(body: &[u8]) -> impl Iterator<Item = &[u8]> {
         .map(|(_, data)| data)
 }
 
-/// Sides of the first track that shows pictures, by the description of its samples.
+/// Sides of the first track that shows images, by the description of its samples.
 fn track_size(body: &[u8]) -> Option<Size> {
     tracks(body).find_map(|track| {
         let entries = find(track, &[b"mdia", b"minf", b"stbl", b"stsd"])?.get(8..)?;

@@ -91,7 +91,7 @@ fn parse(bare: &[u8], data_offset: Option<usize>) -> Result<Bitmap<'_>, Rejectio
     let table_bytes = head.colour_count() * head.bytes_per_colour;
     let unindexed = matches!(coding, Coding::Masks(_));
     let after_table = table + if unindexed { 0 } else { table_bytes };
-    // Some writers count the colours as picture.
+    // Some writers count the colours as image.
     let offset = data_offset
         .filter(|&offset| unindexed || offset != head.bytes)
         .unwrap_or(after_table);

@@ -10,7 +10,7 @@ const DIRECTORY_BYTES: usize = 6;
 const ENTRY_BYTES: usize = 16;
 const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-/// The picture of an icon.
+/// The image of an icon.
 #[derive(Debug)]
 pub enum Icon<'a> {
     Png {
@@ -49,10 +49,10 @@ struct Entry {
     offset: usize,
 }
 
-/// Read the directory of `body` and the header of its largest picture; of several, the one of fewest colours.
+/// Read the directory of `body` and the header of its largest image; of several, the one of fewest colours.
 ///
 /// # Errors
-/// `Truncated` when the directory or the picture is not there, and what the readers of bitmap and PNG say.
+/// `Truncated` when the directory or the image is not there, and what the readers of bitmap and PNG say.
 pub fn read(body: &[u8]) -> Result<Icon<'_>, Rejection> {
     let cut_off = || Rejection::truncated("icon ends in its header");
     let count = usize::from(u16_le(body, 4).ok_or_else(cut_off)?);
@@ -70,7 +70,7 @@ pub fn read(body: &[u8]) -> Result<Icon<'_>, Rejection> {
         return Ok(Icon::Png { size, file });
     }
     let mut bitmap = Box::new(bmp::read_bare(file)?);
-    // Colours and mask are counted as one picture, one above the other.
+    // Colours and mask are counted as one image, one above the other.
     bitmap.size.height /= 2;
     let mask = if chosen.bits == 32 {
         None

@@ -1,4 +1,4 @@
-//! JPEG markers (ITU-T T.81, annex B), walked to the end of the first picture.
+//! JPEG markers (ITU-T T.81, annex B), walked to the end of the first image.
 
 use super::{Header, tiff, u16_be};
 use crate::error::Rejection;
@@ -13,7 +13,7 @@ pub struct Markers<'a> {
     /// Bits per sample.
     pub precision: u8,
     pub progressive: bool,
-    /// Scans seen; a progressive picture costs a pass over all its coefficients for each.
+    /// Scans seen; a progressive image costs a pass over all its coefficients for each.
     pub scans: usize,
     /// Whether the end-of-image marker was reached.
     pub complete: bool,

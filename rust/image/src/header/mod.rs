@@ -1,4 +1,4 @@
-//! What a picture says of itself before its pixels: sides, orientation, where metadata lies, whether it is all there.
+//! What an image says of itself before its pixels: sides, orientation, where metadata lies, whether it is all there.
 //!
 //! Read without allocating by anything that the header claims, so that limits can be checked first.
 
@@ -22,7 +22,7 @@ pub mod tiff;
 pub mod tiff_page;
 mod xmp;
 
-/// Who decodes a picture.
+/// Who decodes an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reader {
     /// This crate.
@@ -47,14 +47,14 @@ pub struct Header<'a> {
     /// Whether the body reaches the end that its structure promises.
     pub complete: bool,
     pub reader: Reader,
-    /// Pixels that the decoder will hold at once, where the file makes it hold more than the picture has.
+    /// Pixels that the decoder will hold at once, where the file makes it hold more than the image has.
     pub held_pixels: u64,
     /// The sample of 16 bits that stands for white.
     pub white: u16,
 }
 
 impl Header<'_> {
-    /// The header of an upright picture without metadata, whole, that this crate decodes.
+    /// The header of an upright image without metadata, whole, that this crate decodes.
     #[must_use]
     pub fn plain(format: Format, size: Size) -> Self {
         Self {

@@ -24,7 +24,7 @@ pub struct Frame<'a> {
     pub left: u32,
     pub top: u32,
     pub size: Size,
-    /// Chunks of the picture, which libwebp reads without a container around them.
+    /// Chunks of the image, which libwebp reads without a container around them.
     pub data: &'a [u8],
 }
 
@@ -48,7 +48,7 @@ const FRAME_HEADER_BYTES: usize = 16;
 /// Read the chunks of `body`.
 ///
 /// # Errors
-/// `Truncated` when the first chunk is cut off, `Corrupt` when it is none that a picture may begin with.
+/// `Truncated` when the first chunk is cut off, `Corrupt` when it is none that an image may begin with.
 pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
     let stated = u32_le(body, 4).map_or(0, |bytes| bytes as usize + 8);
     let mut webp = Webp {
@@ -90,7 +90,7 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
 
 fn first_chunk_error(webp: &Webp<'_>) -> Rejection {
     if webp.complete {
-        Rejection::corrupt("WebP without a picture header")
+        Rejection::corrupt("WebP without an image header")
     } else {
         Rejection::truncated("WebP ends in its header")
     }

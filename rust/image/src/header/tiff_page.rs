@@ -24,7 +24,7 @@ const ICC_PROFILE: u16 = 34_675;
 /// More samples per pixel than anything here reads; lists of values are read up to this length.
 const MAX_SAMPLES: u32 = 16;
 
-/// Compressions that OpenCV and Pillow both build libtiff with, and that are no picture format of their own.
+/// Compressions that OpenCV and Pillow both build libtiff with, and that are no image format of their own.
 const PLAIN: &[u32] = &[1, 5, 8, 32_773, 32_946];
 
 /// How the samples of a page are laid out, as its tags state it.
@@ -58,12 +58,12 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
         orientation: tiff::orientation(Some(body), xmp),
         exif: Some(body),
         icc: icc.map(<[u8]>::to_vec),
-        // A tile is decoded whole, however little of it is picture.
+        // A tile is decoded whole, however little of it is image.
         held_pixels: size.pixels().max(page.tile().pixels()),
         ..Header::plain(Format::Tiff, size)
     };
     let is_alone = stream.next_directory(directory).is_none();
-    // OpenCV refuses raw tiles wider than the picture.
+    // OpenCV refuses raw tiles wider than the image.
     let is_plain = is_alone && header.orientation.is_upright() && page.tile().pixels() == 0;
     header.reader = reader(&page.samples(), is_plain)?;
     if header.reader == Reader::Pillow && stream.is_big() && stream.is_big_endian() {
