@@ -1,32 +1,47 @@
 //! `turbo-fetch-fuzz SEEDS FOUND SECONDS SEED`: damage the files of the folder SEEDS in all ways for SECONDS, and see that
 //! no input panics, hangs, takes memory beyond measure, or changes what becomes of the sound ones beside it.
 //!
-//! What fails is written to FOUND, whose files are tried first, and ends the program with code 1.
+//! What fails is written to FOUND, whose files are tried first, and ends the program with code 1. JPEG files are decoded by
+//! libjpeg-turbo as well, and what both make of them is compared.
+//!
+//! `turbo-fetch-fuzz compare FOLDER` compares the files of a folder and those below it, undamaged, and counts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use differential::{Comparison, Decoders};
 use images::Images;
 use random::Random;
 use watch::Watch;
 
+mod differential;
+mod generate;
 mod images;
 mod mutate;
 mod random;
+mod reference;
 mod texts;
 mod watch;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Inputs of which one is a sound JPEG file.
+const GENERATED_EVERY: usize = 16;
 /// Inputs of which one is a list.
 const LISTS_EVERY: usize = 8;
 const REPLAYS: usize = 20;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, folder] = &arguments[..]
+        && mode == "compare"
+    {
+        return compare(Path::new(folder));
+    }
     let [seeds, found, seconds, seed] = &arguments[..] else {
-        return Err("usage: turbo-fetch-fuzz SEEDS FOUND SECONDS SEED".into());
+        return Err("usage: turbo-fetch-fuzz SEEDS FOUND SECONDS SEED, or compare FOLDER".into());
     };
     watch::count_panics();
     let (lists, pictures): (Vec<_>, Vec<_>) = files(Path::new(seeds))?
@@ -34,6 +49,7 @@ fn main() -> Result<(), Failure> {
         .partition(|(path, _)| path.extension().is_some_and(|kind| kind == "txt"));
     let mut campaign = Campaign {
         images: Images::new(bodies(pictures)),
+        decoders: Decoders::default(),
         lists: bodies(lists),
         random: Random::new(seed.parse()?),
         watch: Watch::new(found.into()),
@@ -49,6 +65,37 @@ fn main() -> Result<(), Failure> {
     }
     campaign.run(Duration::from_secs(seconds.parse()?));
     campaign.report()
+}
+
+/// Compare decoders on the JPEG files below `folder`, and print how often they came to what.
+fn compare(folder: &Path) -> Result<(), Failure> {
+    let mut decoders = Decoders::default();
+    decoders.max_pixels = 100_000_000;
+    let mut counts = BTreeMap::new();
+    let mut differing = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for (path, body) in files(&folder)? {
+            if !body.starts_with(b"\xff\xd8") {
+                continue;
+            }
+            let comparison = decoders.compare(&body, &mut Random::new(body.len() as u64));
+            if let Comparison::Differs(_) = comparison {
+                println!("{comparison:?}: {}", path.display());
+                differing += 1;
+            }
+            *counts.entry(format!("{comparison:?}")).or_insert(0) += 1;
+        }
+        let entries = fs::read_dir(&folder)?.flatten().map(|entry| entry.path());
+        folders.extend(entries.filter(|path| path.is_dir() && !path.is_symlink()));
+    }
+    for (comparison, count) in counts {
+        println!("{count:6} {comparison}");
+    }
+    if differing > 0 {
+        return Err(format!("{differing} files differ").into());
+    }
+    Ok(())
 }
 
 /// Files of a folder by name, with their contents.
@@ -71,6 +118,7 @@ fn bodies(files: Vec<(PathBuf, Vec<u8>)>) -> Vec<Vec<u8>> {
 
 struct Campaign {
     images: Images,
+    decoders: Decoders,
     lists: Vec<Vec<u8>>,
     random: Random,
     watch: Watch,
@@ -83,6 +131,12 @@ impl Campaign {
     fn run(&mut self, time: Duration) {
         let began = Instant::now();
         while began.elapsed() < time {
+            if self.random.one_in(GENERATED_EVERY)
+                && let Some(file) = generate::generated(&mut self.random)
+            {
+                let problem = self.decoders.compare_sound(&file, &mut self.random);
+                self.note(problem, &file);
+            }
             let is_list = self.random.one_in(LISTS_EVERY);
             let seeds = if is_list {
                 &self.lists
@@ -101,7 +155,11 @@ impl Campaign {
         let problem = if is_list {
             texts::take(input, &mut self.random)
         } else {
-            self.images.take(input, &mut self.random)
+            let problem = self.images.take(input, &mut self.random);
+            match self.decoders.compare(input, &mut self.random) {
+                Comparison::Differs(difference) => problem.or(Some(difference)),
+                Comparison::Same | Comparison::Declined(_) => problem,
+            }
         };
         let took_s = watch::cpu_s().zip(began_s).map(|(now, then)| now - then);
         self.watch.begin(b"");
@@ -116,7 +174,13 @@ impl Campaign {
                 .filter(|&peak| peak > watch::MAX_MEMORY_KB)
                 .map(|_| "memory"),
         ];
-        for problem in problems.into_iter().flatten() {
+        for problem in problems {
+            self.note(problem, input);
+        }
+    }
+
+    fn note(&mut self, problem: Option<&str>, input: &[u8]) {
+        if let Some(problem) = problem {
             self.failed += 1;
             println!("{problem}: {}", watch::keep(&self.found, problem, input));
         }

@@ -8,6 +8,7 @@ use libwebp_sys as raw;
 
 use crate::error::Rejection;
 use crate::options::Encoding;
+use crate::planar::Halved;
 use crate::raster::{Model, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{self, PixelFormat};
@@ -27,6 +28,10 @@ pub fn encode(
         Encoding::Webp => webp(raster, quality),
         Encoding::Jpeg | Encoding::Original => jpeg(raster, quality, scratch),
     }?;
+    checked(file)
+}
+
+fn checked(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
     if file.len() > MAX_FILE_BYTES {
         return Err(Rejection::Unsupported("image whose file is over 2 GiB"));
     }
@@ -35,6 +40,23 @@ pub fn encode(
 
 /// Longest file that an Arrow array can refer to.
 const MAX_FILE_BYTES: usize = i32::MAX as usize;
+
+/// Encode planes as a JPEG file.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_planes(
+    picture: &Halved,
+    quality: u8,
+    scratch: &mut Scratch,
+) -> Result<Vec<u8>, Rejection> {
+    let planes = picture.planes.each_ref().map(Vec::as_slice);
+    let mut output = scratch.buffers.take(0);
+    let result = turbojpeg::write_planes(picture.size, quality, planes, &mut output)
+        .map(|written| output[..written].to_vec());
+    scratch.buffers.recycle(output);
+    checked(result.map_err(|_| Rejection::Unsupported("side too long for jpg"))?)
+}
 
 fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, Rejection> {
     let format = if raster.model == Model::Grey {

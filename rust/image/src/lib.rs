@@ -17,6 +17,7 @@ pub mod lanczos;
 pub mod options;
 pub mod orient;
 pub mod phash;
+pub mod planar;
 pub mod raster;
 pub mod resize;
 pub mod scratch;

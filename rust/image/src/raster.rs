@@ -48,7 +48,7 @@ pub struct Planes {
     pub chroma: [Plane; 2],
     pub width: f64,
     pub height: f64,
-    /// Luma pixels per chroma pixel, across and down.
+    /// Luma pixels per chroma pixel, across and down, as both are here.
     pub subsampling: (f64, f64),
 }
 

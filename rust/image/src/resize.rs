@@ -10,7 +10,7 @@ use crate::error::Rejection;
 use crate::geometry::{Resampling, Size, Window};
 use crate::lanczos;
 use crate::options::Filter;
-use crate::raster::{Model, Picture, Planes, Raster};
+use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::ycc;
 
@@ -90,13 +90,8 @@ fn resize_planes(
         (blue, chroma_window),
         (red, chroma_window),
     ] {
-        let source = Source {
-            pixels: &plane.pixels,
-            size: plane.size,
-            kind: PixelType::U8,
-        };
-        channels.push(resample(&source, window, plan, scratch)?);
-        scratch.buffers.recycle(plane.pixels);
+        let plan = Resampling { window, ..*plan };
+        channels.push(resize_plane(plane, &plan, scratch)?.pixels);
     }
     let mut pixels = scratch
         .buffers
@@ -112,7 +107,31 @@ fn resize_planes(
     })
 }
 
-fn scaled(window: Window, across: f64, down: f64) -> Window {
+/// Resample one channel, its window given in its own pixels. The buffer of the input is recycled.
+///
+/// # Errors
+/// As [`resize`].
+pub fn resize_plane(
+    plane: Plane,
+    plan: &Resampling,
+    scratch: &mut Scratch,
+) -> Result<Plane, Rejection> {
+    let source = Source {
+        pixels: &plane.pixels,
+        size: plane.size,
+        kind: PixelType::U8,
+    };
+    let pixels = resample(&source, plan.window, plan, scratch)?;
+    scratch.buffers.recycle(plane.pixels);
+    Ok(Plane {
+        size: plan.size,
+        pixels,
+    })
+}
+
+/// A window in pixels of another size of the image.
+#[must_use]
+pub fn scaled(window: Window, across: f64, down: f64) -> Window {
     Window {
         left: window.left * across,
         top: window.top * down,

@@ -1,8 +1,10 @@
-//! What a thread keeps from one image to the next: resampling tables, buffers, colour transforms. Codecs keep nothing.
+//! What a thread keeps from one image to the next: resampling tables, buffers, colour transforms. Codecs of libraries keep
+//! nothing.
 
 use std::cell::RefCell;
 
 use fast_image_resize::Resizer;
+use turbo_fetch_jpeg::Decoder;
 
 use crate::colour::Profiles;
 use crate::raster::Buffers;
@@ -11,6 +13,7 @@ use crate::raster::Buffers;
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub buffers: Buffers,
+    pub jpeg: Decoder,
     pub resizer: Resizer,
     pub profiles: Profiles,
 }

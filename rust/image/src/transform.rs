@@ -6,7 +6,7 @@ use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
 use crate::decode::{Decoded, Demand, decode};
 use crate::digest::hex_digest;
-use crate::encode::encode;
+use crate::encode::{encode, encode_planes};
 use crate::error::Rejection;
 use crate::exif;
 pub use crate::foreign::ForeignPixels;
@@ -15,6 +15,7 @@ use crate::header::{self, Header, Reader};
 use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
 use crate::phash::{SIDE, phash};
+use crate::planar::{Halved, Layout, halve};
 use crate::raster::{Model, Picture, Raster};
 use crate::resize::resize;
 use crate::scratch::Scratch;
@@ -166,7 +167,7 @@ fn make(
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
     let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
     let demand = if original {
-        Demand::AtLeast(HASHED)
+        Demand::Hashed(HASHED)
     } else {
         demand(options, &plan, header, boxes)
     };
@@ -218,12 +219,17 @@ fn is_same_format(format: Format, encoding: Encoding) -> bool {
 fn demand(options: &Options, plan: &Plan, header: &Header<'_>, boxes: &[Bounds]) -> Demand {
     match plan.resampling {
         Some(resampling) if resampling.filter != Filter::Nearest && boxes.is_empty() => {
-            let size = header.orientation.size(resampling.whole);
-            Demand::AtLeast(if options.phash {
-                Size::new(size.width.max(HASHED.width), size.height.max(HASHED.height))
-            } else {
-                size
-            })
+            let luma = header.orientation.size(resampling.whole);
+            if options.phash {
+                let width = luma.width.max(HASHED.width);
+                return Demand::Hashed(Size::new(width, luma.height.max(HASHED.height)));
+            }
+            // JPEG keeps chroma at half of the size.
+            let chroma = match options.encode {
+                Encoding::Jpeg => Size::new(luma.width.div_ceil(2), luma.height.div_ceil(2)),
+                _ => luma,
+            };
+            Demand::AtLeast { luma, chroma }
         }
         _ => Demand::Exact,
     }
@@ -248,11 +254,19 @@ fn finish(
         return finish_blurred(options, header, decoded, boxes, scratch);
     }
     let plan = plan(options, header.orientation.size(header.size));
+    let layout = halved_layout(options, header, &plan, &decoded, scratch);
+    let picture = match (decoded.picture, &plan.resampling, layout) {
+        (Picture::Planes(planes), Some(resampling), Some(layout)) => {
+            let halved = halve(planes, header.size, resampling, &layout, scratch)?;
+            return finish_halved(options, halved, scratch);
+        }
+        (picture, ..) => picture,
+    };
     let stored = header.size;
     let resampling = plan
         .resampling
         .map(|upright| header.orientation.stored(upright, stored));
-    let raster = resized(decoded.picture, stored, resampling.as_ref(), scratch)?;
+    let raster = resized(picture, stored, resampling.as_ref(), scratch)?;
     let raster = to_srgb(
         raster,
         decoded.icc.as_deref(),
@@ -264,6 +278,39 @@ fn finish(
     let image = encode(&raster, options.encode, options.quality, scratch)?;
     let size = raster.size;
     scratch.buffers.recycle(raster.pixels);
+    Ok(Output {
+        image: Some(image),
+        size,
+        phash: None,
+    })
+}
+
+/// How planes become those of a JPEG file, unless something on the way needs RGB.
+fn halved_layout(
+    options: &Options,
+    header: &Header<'_>,
+    plan: &Plan,
+    decoded: &Decoded,
+    scratch: &mut Scratch,
+) -> Option<Layout> {
+    let resampling = plan.resampling?;
+    let direct = options.encode == Encoding::Jpeg && header.orientation.is_upright();
+    if !direct || needs_conversion(decoded, scratch) {
+        return None;
+    }
+    Layout::new(resampling.size, plan.canvas)
+}
+
+fn finish_halved(
+    options: &Options,
+    picture: Halved,
+    scratch: &mut Scratch,
+) -> Result<Output, Rejection> {
+    let image = encode_planes(&picture, options.quality, scratch)?;
+    let size = picture.size;
+    for plane in picture.planes {
+        scratch.buffers.recycle(plane);
+    }
     Ok(Output {
         image: Some(image),
         size,

@@ -322,6 +322,78 @@ pub fn write(
         pixels.len() >= pitch * size.height as usize,
         "pixel buffer shorter than the image"
     );
+    let subsampling = if format == PixelFormat::Grey {
+        raw::TJSAMP_TJSAMP_GRAY
+    } else {
+        raw::TJSAMP_TJSAMP_420
+    };
+    let handle = writer(size, subsampling, quality, output)?;
+    let mut target = output.as_mut_ptr();
+    let mut written = output.len() as raw::size_t;
+    // SAFETY: the source holds `height` rows of `pitch` bytes; NOREALLOC keeps the library inside the target, whose
+    // length it is told.
+    let code = unsafe {
+        raw::tj3Compress8(
+            handle.0,
+            pixels.as_ptr(),
+            size.width as c_int,
+            pitch as c_int,
+            size.height as c_int,
+            format.code(),
+            &raw mut target,
+            &raw mut written,
+        )
+    };
+    handle.check(code)?;
+    Ok(written as usize)
+}
+
+/// Encode the planes Y, Cb and Cr of 4:2:0, whose luma is as wide and high as whole chroma samples are, as [`write`] does
+/// pixels.
+///
+/// # Errors
+/// As [`write`].
+///
+/// # Panics
+/// When a plane is shorter than the image.
+pub fn write_planes(
+    size: Size,
+    quality: u8,
+    planes: [&[u8]; 3],
+    output: &mut Vec<u8>,
+) -> Result<usize, Failure> {
+    let halves = size.width.div_ceil(2) as usize * size.height.div_ceil(2) as usize;
+    assert!(
+        planes[0].len() >= 4 * halves && planes[1..].iter().all(|plane| plane.len() >= halves),
+        "plane buffer shorter than the image"
+    );
+    let handle = writer(size, raw::TJSAMP_TJSAMP_420, quality, output)?;
+    let mut target = output.as_mut_ptr();
+    let mut written = output.len() as raw::size_t;
+    let sources = planes.map(<[u8]>::as_ptr);
+    // SAFETY: with null strides the library reads planes of the sizes that were checked above; the target is as in `write`.
+    let code = unsafe {
+        raw::tj3CompressFromYUVPlanes8(
+            handle.0,
+            sources.as_ptr(),
+            size.width as c_int,
+            ptr::null(),
+            size.height as c_int,
+            &raw mut target,
+            &raw mut written,
+        )
+    };
+    handle.check(code)?;
+    Ok(written as usize)
+}
+
+/// A handle for one image, and room for its file in `output`.
+fn writer(
+    size: Size,
+    subsampling: raw::TJSAMP,
+    quality: u8,
+    output: &mut Vec<u8>,
+) -> Result<Handle, Failure> {
     let area = u64::from(size.width) * u64::from(size.height);
     // From there on the library's own arithmetic on sizes overflows.
     if size.width.max(size.height) > MAX_SIDE || area > MAX_PIXELS {
@@ -331,36 +403,16 @@ pub fn write(
         });
     }
     let mut handle = Handle::new(raw::TJINIT_TJINIT_COMPRESS)?;
-    let subsampling = if format == PixelFormat::Grey {
-        raw::TJSAMP_TJSAMP_GRAY
-    } else {
-        raw::TJSAMP_TJSAMP_420
-    } as c_int;
     handle.set(raw::TJPARAM_TJPARAM_NOREALLOC, 1)?;
-    handle.set(raw::TJPARAM_TJPARAM_SUBSAMP, subsampling)?;
+    handle.set(raw::TJPARAM_TJPARAM_SUBSAMP, subsampling as c_int)?;
     handle.set(raw::TJPARAM_TJPARAM_QUALITY, quality.into())?;
-    let (width, height) = (size.width as c_int, size.height as c_int);
     // SAFETY: no pointers.
-    let bound = unsafe { raw::tj3JPEGBufSize(width, height, subsampling) } as usize;
+    let bound = unsafe {
+        let (width, height) = (size.width as c_int, size.height as c_int);
+        raw::tj3JPEGBufSize(width, height, subsampling as c_int)
+    } as usize;
     if output.len() < bound {
         output.resize(bound, 0);
     }
-    let mut target = output.as_mut_ptr();
-    let mut written = output.len() as raw::size_t;
-    // SAFETY: the source holds `height` rows of `pitch` bytes; NOREALLOC keeps the library inside the target, whose
-    // length it is told.
-    let code = unsafe {
-        raw::tj3Compress8(
-            handle.0,
-            pixels.as_ptr(),
-            width,
-            pitch as c_int,
-            height,
-            format.code(),
-            &raw mut target,
-            &raw mut written,
-        )
-    };
-    handle.check(code)?;
-    Ok(written as usize)
+    Ok(handle)
 }

@@ -1,6 +1,11 @@
-//! JPEG through libjpeg-turbo: reduced by the inverse DCT where the target allows, chroma left at its stored size.
+//! JPEG, reduced by the inverse DCT where the target allows, chroma left at its stored resolution.
+//!
+//! Sound files of the usual kinds are decoded by `turbo_fetch_jpeg`; what that declines, and every image that is wanted
+//! as it is, by libjpeg-turbo, which also says what is wrong with a file.
 
 use std::borrow::Cow;
+
+use turbo_fetch_jpeg::{Component, Frame};
 
 use super::{Decoded, Demand};
 use crate::error::Rejection;
@@ -10,14 +15,117 @@ use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced};
 
-/// A reduced image keeps at least this many times the target's pixels per side; measured, less costs quality.
+/// By libjpeg-turbo, a reduced image keeps at least this many times the target's pixels per side.
 const OVERSAMPLING: u32 = 2;
+
+/// How many times the target's samples per side an image keeps at least that is reduced to any eighth, in quarters.
+#[derive(Debug, Clone, Copy)]
+pub struct Oversampling {
+    pub luma: usize,
+    pub chroma: usize,
+}
+
+impl Oversampling {
+    /// Measured, in `docs/decisions/jpeg-decoder.md`.
+    pub const CHOSEN: Self = Self { luma: 6, chroma: 8 };
+}
 
 /// Decode a JPEG.
 ///
 /// # Errors
 /// See [`super::decode`].
 pub fn decode(
+    header: &Header<'_>,
+    body: &[u8],
+    demand: Demand,
+    scratch: &mut Scratch,
+) -> Result<Decoded, Rejection> {
+    if let Demand::AtLeast { luma, chroma } = demand
+        && header.complete
+        && let Some(picture) = read_reduced(
+            header.size,
+            body,
+            (luma, chroma),
+            Oversampling::CHOSEN,
+            scratch,
+        )
+    {
+        return Ok(Decoded {
+            picture,
+            flattened: false,
+            icc: header.icc.clone(),
+        });
+    }
+    read_by_library(header, body, demand, scratch)
+}
+
+/// Decode a sound file of a usual kind for sizes of luma and chroma; nothing for all others.
+pub fn read_reduced(
+    stored: Size,
+    body: &[u8],
+    (luma, chroma): (Size, Size),
+    oversampling: Oversampling,
+    scratch: &mut Scratch,
+) -> Option<Picture> {
+    let frame = Frame::read(body).ok()?;
+    if (frame.width, frame.height) != (stored.width as usize, stored.height as usize) {
+        return None;
+    }
+    let chroma = eighths(frame.components.last()?, chroma, oversampling.chroma);
+    let luma = eighths(frame.components.first()?, luma, oversampling.luma);
+    let eighths = [luma, chroma, chroma];
+    let eighths = &eighths[..frame.components.len()];
+    let mut planes: Vec<_> = frame
+        .components
+        .iter()
+        .zip(eighths)
+        .map(|(component, &eighths)| {
+            let (width, height) = component.reduced(eighths);
+            turbo_fetch_jpeg::Plane {
+                width,
+                height,
+                pixels: scratch.buffers.take(width * height),
+            }
+        })
+        .collect();
+    let declined = scratch.jpeg.planes(body, &frame, eighths, &mut planes);
+    let mut planes = planes.into_iter().map(|plane| Plane {
+        size: Size::new(plane.width as u32, plane.height as u32),
+        pixels: plane.pixels,
+    });
+    if declined.is_err() {
+        planes.for_each(|plane| scratch.buffers.recycle(plane.pixels));
+        return None;
+    }
+    let first = planes.next()?;
+    let (Some(blue), Some(red)) = (planes.next(), planes.next()) else {
+        return Some(Picture::Raster(Raster {
+            size: first.size,
+            model: Model::Grey,
+            pixels: first.pixels,
+        }));
+    };
+    let reduction = luma as f64 / 8.0;
+    let finer = luma as f64 / chroma as f64;
+    let (across, down) = frame.subsampling();
+    Some(Picture::Planes(Planes {
+        luma: first,
+        chroma: [blue, red],
+        width: f64::from(stored.width) * reduction,
+        height: f64::from(stored.height) * reduction,
+        subsampling: (across as f64 * finer, down as f64 * finer),
+    }))
+}
+
+/// The fewest eighths that leave enough of a component for an image of size `wanted`.
+fn eighths(component: &Component, wanted: Size, quarters: usize) -> usize {
+    let needed = |side: usize, wanted: u32| (2 * wanted as usize * quarters).div_ceil(side);
+    let across = needed(component.width, wanted.width);
+    let down = needed(component.height, wanted.height);
+    across.max(down).clamp(1, 8)
+}
+
+fn read_by_library(
     header: &Header<'_>,
     body: &[u8],
     demand: Demand,
@@ -36,7 +144,7 @@ pub fn decode(
     } else {
         denominator(info.size, demand)
     };
-    let planar = info.colours == Colours::YCbCr && matches!(demand, Demand::AtLeast(_));
+    let planar = info.colours == Colours::YCbCr && demand != Demand::Exact;
     let (picture, result) = match info.subsampling {
         Some(subsampling) if planar && !info.lossless => {
             read_planes(jpeg, denominator, subsampling, scratch)
@@ -91,7 +199,7 @@ fn terminated<'a>(header: &Header<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
 pub fn denominator(source: Size, demand: Demand) -> u32 {
     match demand {
         Demand::Exact => 1,
-        Demand::AtLeast(target) => {
+        Demand::AtLeast { luma: target, .. } | Demand::Hashed(target) => {
             let enough = |side: u32, wanted: u32, by: u32| {
                 u64::from(side) >= u64::from(wanted) * u64::from(OVERSAMPLING * by)
             };

@@ -20,7 +20,13 @@ pub enum Demand {
     /// Every pixel as it is.
     Exact,
     /// Enough to make the whole image this size with an antialiased filter.
-    AtLeast(Size),
+    AtLeast {
+        luma: Size,
+        /// Size that chroma will have, where the codec keeps it apart.
+        chroma: Size,
+    },
+    /// As `AtLeast`, and reduced by no other means than what perceptual hashes have always been taken of.
+    Hashed(Size),
 }
 
 /// A decoded image and the colour space of its numbers.
