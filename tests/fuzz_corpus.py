@@ -9,8 +9,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from images import encoded, scene
 from PIL import Image, ImageCms
+
+from sample_images import encoded, scene
 
 SIZE = (57, 43)
 

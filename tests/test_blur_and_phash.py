@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from images import encoded, spec
 from PIL import Image
 
 from album import pixels
+from sample_images import encoded, spec
 from turbo_fetch.shard.boxes import parse_boxes
 from turbo_fetch.shard.transform import Transform
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from images import encoded, pixels, transformed
 from PIL import Image, ImageCms
 
 from hostile_corpus import hostile_images
+from sample_images import encoded, pixels, transformed
 
 SRGB: Any = ImageCms.createProfile("sRGB")
 RAMP = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (32, 1)))

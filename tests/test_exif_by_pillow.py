@@ -8,11 +8,11 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from images import encoded, transformed
 from PIL import Image
 
 from exif_by_pillow import pairs, printed, spellings, tags_of
 from hostile_corpus import hostile_images
+from sample_images import encoded, transformed
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import ImageSpec
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-from images import difference, encoded, pixels, scene, spec, transformed
 from PIL import Image, ImageFile
 
 import handmade
+from sample_images import difference, encoded, pixels, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
 

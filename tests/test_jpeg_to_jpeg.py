@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import difference, encoded, scene, transformed
+from sample_images import difference, encoded, scene, transformed
 
 WHITE = (255, 255, 255)
 SIDES = [(600, 400), (601, 399), (333, 517), (150, 149), (97, 61), (40, 31)]

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from images import encoded, scene
 from typer.testing import CliRunner
 
 import turbo_fetch
@@ -20,6 +19,7 @@ from jobs import job_spec, write_list
 from object_store import configured, empty_bucket, filesystem, s3_server
 from old_layout import put_back, recorded
 from origin import Origin
+from sample_images import encoded, scene
 from turbo_fetch.cli.commands import app
 from turbo_fetch.errors import InputError
 from turbo_fetch.maintenance.migrate import migrate
@@ -213,6 +213,15 @@ def test_a_dataset_in_an_object_store_is_migrated(new: Path, tmp_path: Path) -> 
         assert found.keys() == expected.keys()
         assert {name for name in found if found[name] != expected[name]} <= named
         assert json.loads(found[".turbo-fetch/job"])["format"] == 1
+
+
+def test_a_ledger_that_was_missing_before_is_told(tmp_path: Path) -> None:
+    place = recorded("webdataset", tmp_path)
+    (place / "00001.ledger.parquet").unlink()
+    ended = _invoke("migrate", str(place))
+    assert (ended.exit_code, "1 shards had lost their ledger (00001)" in ended.stdout) == (0, True), (
+        ended.output
+    )
 
 
 def test_what_is_no_dataset_is_told(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from images import encoded, scene, spec
 
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
+from sample_images import encoded, scene, spec
 from turbo_fetch.arrow.binaries import lengths
 from turbo_fetch.shard.transform import Transform
 

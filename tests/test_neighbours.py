@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from images import encoded, scene, spec
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,6 +18,7 @@ from damage import broken_jpegs, damaged
 from fuzz_corpus import sound_images, without_segments
 from jobs import job_spec, write_list
 from origin import Origin
+from sample_images import encoded, scene, spec
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import open_dataset
 from turbo_fetch.outcomes import BY_NUMBER

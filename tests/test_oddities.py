@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from images import encoded, scene
 
 from fetching import LIMITS, fetch
 from loops import run_on
 from oddities import Oddity, head, oddities
 from raw_origin import RawOrigin
+from sample_images import encoded, scene
 from turbo_fetch._native import parse_urls
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-from images import encoded, scene
 
 import turbo_fetch
 from jobs import job_spec, write_list
 from origin import Origin
 from readers import other_counts
+from sample_images import encoded, scene
 
 ROWS: Final = 8
 MISSING: Final = 2

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from images import difference, encoded, pixels, scene, spec, transformed
 from PIL import Image
 
+from sample_images import difference, encoded, pixels, scene, spec, transformed
 from turbo_fetch.arrow.schemas import TRANSFORMED
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from images import spec
 
 from hostile_corpus import hostile_corpus
+from sample_images import spec
 from turbo_fetch.outcomes import BY_NUMBER
 from turbo_fetch.shard.transform import Transform
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import struct
 
-from images import encoded, scene, transformed
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
+
+from sample_images import encoded, scene, transformed
 
 
 def tagged() -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from images import difference, encoded, pixels, scene, transformed
 from PIL import Image, ImageCms
+
+from sample_images import difference, encoded, pixels, scene, transformed
 
 SCENE = scene(97, 61)
 

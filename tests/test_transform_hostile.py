@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from images import encoded, scene, spec, transformed
 from PIL import Image
 
+from sample_images import encoded, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
 

@@ -164,6 +164,17 @@ def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path
     assert _verify(out)[0] == 0
 
 
+def test_a_repair_adopts_a_published_shard_that_the_manifest_lacks(out: Path, whole: Path) -> None:
+    lines = (out / ".turbo-fetch/manifest").read_text().splitlines(keepends=True)
+    (out / ".turbo-fetch/manifest").write_text(lines[0] + lines[2])
+    assert "lacks shard 00001" in _verify(out)[2][".turbo-fetch/manifest"]
+    ended = CliRunner().invoke(app, ["verify", str(out), "--repair", "--quiet", "--workers", "1"])
+    assert (ended.exit_code, "shards removed" in ended.stdout) == (1, False), ended.output
+    assert [record["shard"] for record in manifest(out)] == [0, 1, 2]
+    assert content_hashes(out) == content_hashes(whole)
+    assert _verify(out)[0] == 0
+
+
 def test_a_place_without_a_dataset_is_refused(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["verify", str(tmp_path)])
     assert ended.exit_code == 2

@@ -6,10 +6,10 @@ import os
 from collections import Counter
 
 import pytest
-from generated_images import generated
-from images import spec
 
+from generated_images import generated
 from hostile_corpus import hostile_corpus
+from sample_images import spec
 from turbo_fetch.shard.transform import Transform
 from witnesses import tifffile_sees
 from world import MAX_PIXELS, Verdict, compared, verdict

@@ -112,8 +112,9 @@ def _work(program: str, folder: Path) -> None:
 
 
 def _ours() -> Callable[[list[bytes]], None]:
-    from turbo_fetch.spec import ImageSpec
     from turbo_fetch.transform import Transform
+
+    from turbo_fetch.spec import ImageSpec
 
     transform = Transform(ImageSpec(size=SIDE, mode="border", encode="jpg", quality=QUALITY), 1)
 

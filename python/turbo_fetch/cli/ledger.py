@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SHOWN_ROWS: Final = 100
 """How many rows a table has unless it is told."""
 WIDEST: Final = 100
+MOST_ROWS: Final = 1 << 62
 
 
 class Format(StrEnum):
@@ -35,7 +37,10 @@ def ledger(
         Optional[list[str]],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="Only rows of this outcome, or `failed` for all but success; may be repeated."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Only URLs of this host, or of hosts below it.")] = "",
+    host: Annotated[
+        Optional[str],  # noqa: UP045 - as above
+        typer.Option(help="Only URLs of this host, or of hosts below it."),
+    ] = None,
     retryable: Annotated[
         Optional[bool],  # noqa: UP045 - as above
         typer.Option("--retryable/--final", help="Only rows whose failure may pass, or may not."),
@@ -44,10 +49,15 @@ def ledger(
         Optional[list[int]],  # noqa: UP045 - as above
         typer.Option(help="Only rows of this shard; may be repeated."),
     ] = None,
-    columns: Annotated[str, typer.Option(help="Columns to print, as key,outcome,url.")] = "",
+    columns: Annotated[
+        Optional[str],  # noqa: UP045 - as above
+        typer.Option(help="Columns to print, as key,outcome,url."),
+    ] = None,
     limit: Annotated[
         Optional[int],  # noqa: UP045 - as above
-        typer.Option(min=0, help="At most so many rows; 0: all. A table has 100 unless told otherwise."),
+        typer.Option(
+            min=0, max=MOST_ROWS, help="At most so many rows; 0: all. A table has 100 unless told otherwise."
+        ),
     ] = None,
     output_format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.TABLE,
 ) -> None:
@@ -62,7 +72,8 @@ def ledger(
     without_pandas()
     opened = open_dataset(dataset)
     query = _query(outcome or [], host, retryable)
-    wanted = _checked_columns(columns) or (list(SHOWN) if output_format is Format.TABLE else None)
+    shown = list(SHOWN) if output_format is Format.TABLE else None
+    wanted = shown if columns is None else _checked_columns(columns)
     most = SHOWN_ROWS if limit is None and output_format is Format.TABLE else limit or None
     tables = _rows(opened, query, frozenset(shard or ()), most)
     picked = (table if wanted is None else table.select(wanted) for table in tables)
@@ -79,23 +90,33 @@ def ledger(
             _print_parquet(picked)
 
 
-def _query(outcomes: list[str], host: str, retryable: bool | None) -> LedgerQuery:
+def _query(outcomes: list[str], host: str | None, retryable: bool | None) -> LedgerQuery:
     from turbo_fetch.cli.usage import checked_choice
     from turbo_fetch.dataset.ledger import FAILED, LedgerQuery
+    from turbo_fetch.errors import SpecError
     from turbo_fetch.outcomes import BY_LABEL
 
+    if host is not None and not re.fullmatch(
+        r"\.?[\w-]+(\.[\w-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?", host
+    ):
+        raise SpecError(
+            f"--host {host!r}: expected the name of a host, such as example.org, without scheme or port"
+        )
     known = [FAILED, *BY_LABEL]
     return LedgerQuery(
-        frozenset(checked_choice("--outcome", label, known) for label in outcomes), host, retryable
+        frozenset(checked_choice("--outcome", label, known) for label in outcomes), host or "", retryable
     )
 
 
 def _checked_columns(columns: str) -> list[str]:
     from turbo_fetch.arrow.schemas import LEDGER
     from turbo_fetch.cli.usage import checked_choice
+    from turbo_fetch.errors import SpecError
 
-    given = [name.strip() for name in columns.split(",") if name.strip()]
-    return [checked_choice("--columns", name, LEDGER.names) for name in given]
+    given = [checked_choice("--columns", name.strip(), LEDGER.names) for name in columns.split(",")]
+    if len(set(given)) < len(given):
+        raise SpecError(f"--columns {columns!r}: expected each column once")
+    return given
 
 
 def _rows(

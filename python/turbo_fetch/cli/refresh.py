@@ -27,7 +27,7 @@ def refresh(
 ) -> None:
     """Recheck every sample by ETag or Last-Modified, and report which are unchanged, changed, gone or refused.
 
-    The report is `refresh/*.parquet` in the dataset. Without --apply, nothing else changes.
+    The report is `.turbo-fetch/refresh/*.refresh` in the dataset, Parquet files. Without --apply, nothing else changes.
     """
     from turbo_fetch.cli.usage import load_dataset_spec, show
     from turbo_fetch.errors import SpecError

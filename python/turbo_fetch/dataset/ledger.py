@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from functools import reduce
 from typing import Final
@@ -51,9 +52,9 @@ class LedgerQuery:
     outcomes: frozenset[str] = frozenset()
     """Labels of outcomes; `failed` stands for all but success."""
     host: str = ""
-    """A host, which stands for all hosts below it too."""
+    """A host name, which stands for all hosts below it too, or an IP address, which stands for itself."""
     retryable: bool | None = None
-    """Whether the failure may pass."""
+    """Whether a failure may pass; rows that did not fail are not wanted then."""
 
     def rows(self, ledger: pa.Table) -> pa.Table:
         """Return the rows that are wanted, in their order."""
@@ -65,13 +66,22 @@ class LedgerQuery:
             conditions.append(pc.or_(named, is_failed) if FAILED in self.outcomes else named)
         if self.retryable is not None:
             conditions.append(pc.equal(ledger.column("retryable"), self.retryable))
+            conditions.append(pc.not_equal(ledger.column("outcome"), Outcome.SUCCESS.label))
         if self.host:
             wanted = self.host.lower().strip(".")
             hosts = parse_urls(ledger.column("url").combine_chunks()).host
-            conditions.append(
-                pa.array([f".{host or ''}".endswith(f".{wanted}") for host in hosts], pa.bool_())
-            )
+            below = None if _is_address(wanted) else f".{wanted}"
+            found = [host == wanted or (below is not None and (host or "").endswith(below)) for host in hosts]
+            conditions.append(pa.array(found, pa.bool_()))
         return ledger.filter(reduce(pc.and_, conditions)) if conditions else ledger
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host.replace(".", "").isdecimal()
+    return True
 
 
 def _shown(urls: pa.Array) -> pa.Array:

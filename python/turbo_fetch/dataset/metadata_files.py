@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -21,9 +21,17 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 @contextmanager
 def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of the place for reading; DatasetError if it is missing or damaged, also while in use."""
+    """Open a Parquet file of the place for reading; DatasetError if it is missing or damaged, also while in use.
+
+    Threads of Arrow read a local file without Python: one that lets go of a Python file while the interpreter ends
+    would end the process with SIGABRT.
+    """
     try:
-        with storage.open_file(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as table:
+        with (
+            storage.open_file(name) as file,
+            closing(file if storage.path is None else pa.OSFile(str(storage.path / name))) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as table,
+        ):
             yield table
     except FileNotFoundError as error:
         raise DatasetError(f"{storage.url}/{name}: missing, though its shard is committed") from error

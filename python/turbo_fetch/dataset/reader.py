@@ -193,7 +193,8 @@ class StoredDataset:
         """
         if shard is None:
             return _together(map(self.ledger, self.shards))
-        self.essentials_of("output")
+        if self.essentials is None:
+            raise DatasetError(f"{self.storage.url}: a dataset of img2dataset, which keeps no ledger")
         with opened(self.storage, names.ledger(shard.name)) as table:
             return table.read()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -32,6 +32,8 @@ class Migrated:
     path: str
     shards: int = 0
     rows: int = 0
+    without_ledger: list[str] = field(default_factory=list)
+    """Shards whose ledger was missing before."""
     was_done: bool = False
     """Whether there was nothing to do."""
 
@@ -39,10 +41,17 @@ class Migrated:
         """Return it as lines for a person."""
         if self.was_done:
             return f"dataset   {self.path}\nmigrated  nothing: its records are in {names.FOLDER}/ already"
-        return (
-            f"dataset   {self.path}\n"
-            f"migrated  {self.shards:,} shards, {self.rows:,} rows; their records are in {names.FOLDER}/ now"
-        )
+        lines = [
+            f"dataset   {self.path}",
+            f"migrated  {self.shards:,} shards, {self.rows:,} rows; their records are in {names.FOLDER}/ now",
+        ]
+        if self.without_ledger:
+            first = ", ".join(self.without_ledger[:3])
+            lines.append(
+                f"note      {len(self.without_ledger):,} shards had lost their ledger ({first}); `turbo-fetch verify` "
+                "says what else they lack, and the next run makes them again"
+            )
+        return "\n".join(lines)
 
 
 def migrate(url: str, progress: Progress, stop: StopRequest) -> Migrated:
@@ -62,6 +71,8 @@ def migrate(url: str, progress: Progress, stop: StopRequest) -> Migrated:
             for record in _shards(place, stop):
                 result.shards += place is storage
                 result.rows += record["rows"] if place is storage else 0
+                if place is storage and not storage.exists(names.ledger(record["name"])):
+                    result.without_ledger.append(record["name"])
                 progress.advance(record["rows"])
         _move(storage, names.OLD_SPEC, names.SPEC)
         _move(storage, names.OLD_METRICS, names.METRICS)

@@ -91,7 +91,7 @@ def verify(url: str, level: Level, processes: int, progress: Progress, stop: Sto
 
 
 def repair(result: Verified) -> int:
-    """Take the damaged shards out of their dataset, and mend the manifest; return how many shards were taken out.
+    """Take the damaged shards out of their dataset; return how many. What is published is in the manifest then.
 
     Their files stay until the next run replaces them. Raises OutputError if the place cannot be written to.
     """
@@ -115,8 +115,11 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
             unowned.setdefault(match[1], []).append(entry.name)
     for name, files in sorted(unowned.items()):
         if names.stats(name) in files:
+            # Not a problem of the shard: a repair must adopt it, and never take it out.
             yield Problem(
-                name, names.MANIFEST, f"lacks shard {name}, which is published; the next run adopts it"
+                "",
+                names.MANIFEST,
+                f"lacks shard {name}, which is published; the next run, or --repair, adopts it",
             )
         else:
             listed = ", ".join(sorted(files))

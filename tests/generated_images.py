@@ -12,10 +12,10 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from images import encoded, scene
 from PIL import Image
 
 import handmade
+from sample_images import encoded, scene
 
 Made = tuple[str, bytes]
 
