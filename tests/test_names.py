@@ -25,7 +25,7 @@ ELSEWHERE = {
     ("monitor/report/page.py", "report.html"),
     # What is sent with a job, and what the command line gives a process.
     ("runners/ray/submission.py", "spec.toml"),
-    ("dreambooth/companions.py", "spec.toml"),
+    ("dreambooth/training/launch.py", "spec.toml"),
 }
 
 

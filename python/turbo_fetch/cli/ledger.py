@@ -20,6 +20,7 @@ SHOWN_ROWS: Final = 100
 """How many rows a table has unless it is told."""
 WIDEST: Final = 100
 MOST_ROWS: Final = 1 << 62
+_HOST_NAME: Final = re.compile(r"\.?[\w-]+(\.[\w-]+)*\.?")
 
 
 class Format(StrEnum):
@@ -92,13 +93,11 @@ def ledger(
 
 def _query(outcomes: list[str], host: str | None, retryable: bool | None) -> LedgerQuery:
     from turbo_fetch.cli.usage import checked_choice
-    from turbo_fetch.dataset.ledger import FAILED, LedgerQuery
+    from turbo_fetch.dataset.ledger import FAILED, LedgerQuery, is_address
     from turbo_fetch.errors import SpecError
     from turbo_fetch.outcomes import BY_LABEL
 
-    if host is not None and not re.fullmatch(
-        r"\.?[\w-]+(\.[\w-]+)*\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?", host
-    ):
+    if host is not None and not (_HOST_NAME.fullmatch(host) or is_address(host)):
         raise SpecError(
             f"--host {host!r}: expected the name of a host, such as example.org, without scheme or port"
         )

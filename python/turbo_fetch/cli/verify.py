@@ -47,6 +47,7 @@ def verify(
     show(result, as_json)
     if repair:
         count = verification.repair(result)
-        typer.echo(f"repaired  {count:,} shards removed; run the spec again to rebuild them", err=as_json)
+        removed = f"{count:,} shards removed; run the spec again to rebuild them" if count else "the manifest"
+        typer.echo(f"repaired  {removed}", err=as_json)
     if result.problems:
         raise typer.Exit(1)

@@ -70,13 +70,14 @@ class LedgerQuery:
         if self.host:
             wanted = self.host.lower().strip(".")
             hosts = parse_urls(ledger.column("url").combine_chunks()).host
-            below = None if _is_address(wanted) else f".{wanted}"
+            below = None if is_address(wanted) else f".{wanted}"
             found = [host == wanted or (below is not None and (host or "").endswith(below)) for host in hosts]
             conditions.append(pa.array(found, pa.bool_()))
         return ledger.filter(reduce(pc.and_, conditions)) if conditions else ledger
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, or a part of one, rather than a name."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
