@@ -136,7 +136,7 @@ class TestNames:
 
         async def scenario() -> Fetched:
             async with client_of_test as client:
-                return await client.get(url.replace("127.0.0.1", "pictures.example"))
+                return await client.get(url.replace("127.0.0.1", "images.example"))
 
         return run_on(loop, scenario())
 

@@ -107,7 +107,7 @@ def dead_proxy_spec(urls: Path, output: Path, **http: Any) -> Any:
 def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp_path: Path) -> None:
     images = album(3)
     paths = [f"{list(images)[number % 3]}?{number}" for number in range(1500)]
-    urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{path}" for path in paths])
+    urls = write_list(tmp_path / "list.parquet", [f"http://images.example/{path}" for path in paths])
     as_is: dict[str, dict[str, Any]] = {
         "engine": {"workers": 2, "threads": 1},
         "image": {"encode": "original", "mode": "no"},
@@ -118,7 +118,7 @@ def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp
     ):
         turbo_fetch.run(spec)
     assert ledger(tmp_path / "out") == []
-    with Origin(images) as origin, Proxy({"pictures.example": ("127.0.0.1", origin.port)}) as proxy:
+    with Origin(images) as origin, Proxy({"images.example": ("127.0.0.1", origin.port)}) as proxy:
         http = {"proxy": proxy.url(), "retries": 0}
         again = turbo_fetch.run(job_spec(urls, tmp_path / "out", http=http, **as_is)).fetch
     assert (again.rows, again.successes) == (1500, 1500)
@@ -224,7 +224,7 @@ def test_rows_that_fail_while_others_are_answered_end_as_they_did() -> None:
 
 def test_a_proxy_that_fails_gives_no_host_up() -> None:
     with Proxy(refuses=407) as proxy:
-        requests = [Request(row, "http://pictures.example/a.jpg", "pictures.example") for row in range(30)]
+        requests = [Request(row, "http://images.example/a.jpg", "images.example") for row in range(30)]
         ended = run_pool(lambda *_: ("127.0.0.1",), requests, {"retries": 0, "proxy": proxy.url()})
         assert len(proxy.asked) == 30
     assert {fetched.detail for fetched in ended.values()} == {

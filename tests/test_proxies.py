@@ -65,7 +65,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture(scope="module")
 def secure() -> Iterator[Origin]:
-    with Origin({"a.jpg": b"y"}, tls=True, names=("pictures.example",)) as origin:
+    with Origin({"a.jpg": b"y"}, tls=True, names=("images.example",)) as origin:
         yield origin
 
 
@@ -78,12 +78,12 @@ def test_every_kind_of_proxy_leads_to_http_and_https(
     origin: Origin, secure: Origin, tmp_path: Path, scheme: str, loop: str
 ) -> None:
     authority = str(secure.write_authority(tmp_path))
-    hosts = {"pictures.example": ("127.0.0.1", origin.port), PUBLIC: ("127.0.0.1", origin.port)}
+    hosts = {"images.example": ("127.0.0.1", origin.port), PUBLIC: ("127.0.0.1", origin.port)}
     safe = dict.fromkeys(hosts, ("127.0.0.1", secure.port))
     public: dict[str, Any] = {"allow_private_addresses": False, "ca_file": authority, "loop": loop}
     with Proxy(hosts) as proxy, Proxy(safe) as tunnel:
-        assert fetch("http://pictures.example/a.jpg", proxy=proxy.url(scheme), **public)[2] == b"x"
-        assert fetch("https://pictures.example/a.jpg", proxy=tunnel.url(scheme), **public)[2] == b"y"
+        assert fetch("http://images.example/a.jpg", proxy=proxy.url(scheme), **public)[2] == b"x"
+        assert fetch("https://images.example/a.jpg", proxy=tunnel.url(scheme), **public)[2] == b"y"
         resolves_here = scheme in {"socks4", "socks5"}
         assert tunnel.asked == [f"{PUBLIC if resolves_here else 'images.example'}:443"]
         assert set(tunnel.kinds) == {"CONNECT" if scheme == "http" else scheme.rstrip("ha")}
@@ -96,10 +96,10 @@ def test_a_proxy_may_speak_tls(origin: Origin, secure: Origin, tmp_path: Path, l
     authority.issue_cert("127.0.0.1").configure_cert(context)
     both = tmp_path / "both.pem"
     both.write_bytes(authority.cert_pem.bytes() + secure.authority_pem)
-    with Proxy({"pictures.example": ("127.0.0.1", secure.port)}, tls=context) as proxy:
+    with Proxy({"images.example": ("127.0.0.1", secure.port)}, tls=context) as proxy:
         options: dict[str, Any] = {"proxy": proxy.url("https"), "ca_file": str(both), "loop": loop}
         assert fetch(origin.url("a.jpg"), **options)[2] == b"x"
-        assert fetch("https://pictures.example/a.jpg", **options)[2] == b"y"
+        assert fetch("https://images.example/a.jpg", **options)[2] == b"y"
         strange = fetch(origin.url("a.jpg"), proxy=proxy.url("https"), loop=loop)
     assert strange[:2] == (Outcome.CONNECT, "proxy: certificate verify failed")
 
@@ -140,7 +140,7 @@ def test_the_faults_of_an_http_proxy_are_not_called_those_of_the_host(
         if plain is not None:
             outcome, detail, _ = fetch(origin.url("a.jpg"), **options)
             assert (detail, local_cause(outcome, detail)) == (plain, cause)
-        outcome, detail, _ = fetch("https://pictures.example/a.jpg", **options)
+        outcome, detail, _ = fetch("https://images.example/a.jpg", **options)
         assert detail == (tunnelled or plain)
         assert local_cause(outcome, detail) == cause
         assert outcome in {Outcome.CONNECT, Outcome.TIMEOUT}
@@ -158,22 +158,22 @@ def test_the_faults_of_an_http_proxy_are_not_called_those_of_the_host(
 )
 def test_the_replies_of_socks_say_whose_fault_it_is(scheme: str, reply: int, detail: str, cause: str) -> None:
     with Proxy(refuses=reply) as proxy:
-        outcome, found, _ = fetch("http://pictures.example/a.jpg", proxy=proxy.url(scheme))
+        outcome, found, _ = fetch("http://images.example/a.jpg", proxy=proxy.url(scheme))
     assert ((found or "").lower(), local_cause(outcome, found)) == (detail.lower(), cause)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks4a", "socks5"])
 def test_a_dead_proxy_is_named_and_nobody_else(scheme: str) -> None:
-    for url in ("http://pictures.example/a.jpg", "https://pictures.example/a.jpg"):
+    for url in ("http://images.example/a.jpg", "https://images.example/a.jpg"):
         found = fetch(url, proxy=f"{scheme}://127.0.0.1:1")
         assert found[:2] == (Outcome.CONNECT, "proxy: connection refused")
 
 
 def test_the_answers_of_hosts_stay_theirs_behind_a_proxy(origin: Origin, secure: Origin) -> None:
-    with Proxy({"pictures.example": ("127.0.0.1", secure.port)}) as proxy:
+    with Proxy({"images.example": ("127.0.0.1", secure.port)}) as proxy:
         assert fetch(origin.url("b.jpg"), proxy=proxy.url())[0] is Outcome.HTTP_4XX
         assert fetch(origin.url("a.jpg", "status", code=503), proxy=proxy.url())[0] is Outcome.HTTP_5XX
-        assert fetch("https://pictures.example/a.jpg", proxy=proxy.url())[:2] == (
+        assert fetch("https://images.example/a.jpg", proxy=proxy.url())[:2] == (
             Outcome.TLS,
             "certificate verify failed: unable to get local issuer certificate",
         )
@@ -189,13 +189,13 @@ ODD = ["2852039166", "127.1", "0x7f000001", "127.0.0.1.", "127.0.0.1..", "%31%32
 @pytest.mark.parametrize("host", ODD)
 @pytest.mark.parametrize("scheme", ["http", "socks5h"])
 def test_no_notation_of_a_special_address_reaches_a_proxy(origin: Origin, host: str, scheme: str) -> None:
-    routes = {"pictures.example": ("127.0.0.1", origin.port)}
+    routes = {"images.example": ("127.0.0.1", origin.port)}
     with Proxy(routes) as proxy:
         public: dict[str, Any] = {"proxy": proxy.url(scheme), "allow_private_addresses": False}
         path = f"/a.jpg?fault=redirect_to&to=http%3A%2F%2F{host.replace('%', '%25')}%2Fa.jpg"
-        outcome, *_ = fetch(f"http://pictures.example{path}", **public)
+        outcome, *_ = fetch(f"http://images.example{path}", **public)
         assert outcome in {Outcome.ADDRESS, Outcome.REDIRECT, Outcome.URL}
-        assert proxy.asked == [f"pictures.example{':80' if scheme != 'http' else ''}"]
+        assert proxy.asked == [f"images.example{':80' if scheme != 'http' else ''}"]
 
 
 def test_names_resolved_here_are_asked_of_a_socks_proxy_by_public_addresses_alone(origin: Origin) -> None:
@@ -237,7 +237,7 @@ def test_the_environment_is_read_as_urllib_and_curl_do() -> None:
     ]
     for environment, expected in cases:
         proxies = Proxies.of("environment", environment)
-        found = tuple(proxies.towards(scheme, "pictures.example") for scheme in ("http", "https"))
+        found = tuple(proxies.towards(scheme, "images.example") for scheme in ("http", "https"))
         assert found == expected, environment
 
 
@@ -367,10 +367,10 @@ def test_a_run_uses_the_proxies_of_the_environment_if_the_spec_says_so_and_keeps
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     images = album(4)
-    urls = write_list(tmp_path / "list.parquet", [f"http://pictures.example/{name}" for name in images])
+    urls = write_list(tmp_path / "list.parquet", [f"http://images.example/{name}" for name in images])
     with (
         Origin(images) as origin,
-        Proxy({"pictures.example": ("127.0.0.1", origin.port)}, login="me:hush") as proxy,
+        Proxy({"images.example": ("127.0.0.1", origin.port)}, login="me:hush") as proxy,
     ):
         monkeypatch.setenv("http_proxy", proxy.url(login="me:hush"))
         engine = {"workers": workers, "threads": 1}

@@ -86,7 +86,7 @@ def test_pages_hold_every_row_once_and_in_order(dataset: StoredDataset, limit: i
         (Query(outcome="success"), 30),
         (Query(outcome="failed"), 1),
         (Query(outcome="http-4xx"), 1),
-        (Query(text="PICTURE 1"), 11),
+        (Query(text="IMAGE 1"), 11),
         (Query(text="gone.jpg"), 1),
         (Query(text="%"), 0),
         (Query(min_side=160), 30),

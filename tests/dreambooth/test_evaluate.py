@@ -216,7 +216,7 @@ def test_an_encoder_that_reads_no_text_is_refused(places: dict[str, Path], tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip": "efficientnet-lite0"}, r"reads no text, but metrics has 'clip_t'"),
+        ({"clip": "efficientnet-lite0"}, r"does not read text, but metrics has 'clip_t'"),
         ({"prompts": []}, r"evaluate.prompts"),
         ({"images": 1}, r"images is 1, but metrics has 'div'"),
         ({"images": 1, "metrics": ["lpips"]}, r"images is 1, but metrics has 'lpips'"),

@@ -22,6 +22,7 @@ import psutil
 
 from turbo_fetch import __version__
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.monitor import records, trackers
 from turbo_fetch.progress.listener import ProgressListener
@@ -29,7 +30,7 @@ from turbo_fetch.progress.run_progress import Progress, figures
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import TrackSpec
-from turbo_fetch.storage import Storage, open_storage
+from turbo_fetch.storage import Storage
 
 END_GRACE_S: Final = 10.0
 WANDB_GRACE_S: Final = 60.0
@@ -131,7 +132,7 @@ def tracked(
     if not track.to:
         yield listener
         return
-    with recorded(track, stage, open_storage(output), listener) as recorder:
+    with recorded(track, stage, open_place(output), listener) as recorder:
         yield recorder
 
 
