@@ -28,7 +28,7 @@ from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.hf_features import quoted, yaml_features
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.maintenance.export import Export, export
-from turbo_fetch.spec import OutputFormat, Spec
+from turbo_fetch.spec import Encoding, OutputFormat, Spec
 from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import open_storage
@@ -220,3 +220,14 @@ def _keys_read_by(module: str) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"http", "self._http"}
     }
+
+
+@pytest.mark.parametrize("encode", get_args(Encoding))
+def test_a_dataset_of_any_encoding_is_read_by_its_own_spec(encode: str, tmp_path: Path) -> None:
+    with Origin(ALBUM) as origin:
+        urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
+        turbo_fetch.run(job_spec(urls, tmp_path / "out", image={"encode": encode}))
+    made = turbo_fetch.load_spec(tmp_path / "out/.turbo-fetch/spec.toml").fetch
+    assert made is not None
+    assert (made.image.encode, turbo_fetch.open_dataset(str(tmp_path / "out")).image) == (encode, made.image)
+    assert (tmp_path / "out/croissant.json").exists()

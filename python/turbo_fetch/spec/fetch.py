@@ -260,6 +260,9 @@ CONSENT_SIGNALS: Final[Mapping[str, str]] = {
 """Keys of `[fetch.http]` that say whether a signal against the use of images is respected, and what the signal is."""
 
 
+_QUALITY: Final = 95
+
+
 class ImageSpec(Table):
     """`[fetch.image]`: how each image is processed."""
 
@@ -277,8 +280,8 @@ class ImageSpec(Table):
     """Filter for upscaling."""
     encode: Encoding = "jpg"
     """Format of the stored images; `original` keeps the downloaded bytes and only checks them."""
-    quality: int = Field(default=95, ge=0, le=100)
-    """JPEG and WebP: quality 1 to 100 (WebP 100 is lossless). PNG: compression level 0 to 9."""
+    quality: int = Field(default=_QUALITY, ge=0, le=100)
+    """JPEG and WebP: quality 1 to 100 (WebP 100 is lossless). PNG: compression level 0 to 9, 6 unless set."""
     skip_reencode: bool = False
     """Keep the original bytes where the image needs no change and already has the format of `encode`."""
     min_side: int = Field(default=0, ge=0)
@@ -296,7 +299,8 @@ class ImageSpec(Table):
 
     @model_validator(mode="after")
     def _quality_fits_the_encoding(self) -> ImageSpec:
-        if self.encode == "png" and self.quality > 9 and "quality" in self.model_fields_set:
+        # The spec of a dataset has the default written out, and must be read as it was meant.
+        if self.encode == "png" and self.quality > 9 and self.quality != _QUALITY:
             raise ValueError(f"quality is {self.quality}, but for png it is the compression level, 0 to 9")
         if self.encode in {"jpg", "webp"} and self.quality < 1:
             raise ValueError(f"quality is {self.quality}, but for {self.encode} it is 1 to 100")
