@@ -178,7 +178,7 @@ def test_a_source_shard_that_changed_since_is_exported_anew(
 
 def test_another_destination_is_not_overwritten(made: Path, tmp_path: Path, stop: StopRequest) -> None:
     _export(made, tmp_path / "out", "parquet", stop)
-    with pytest.raises(OutputExists, match="no export of"):
+    with pytest.raises(OutputExists, match="not an export of"):
         _export(made, tmp_path / "out", "files", stop)
 
 

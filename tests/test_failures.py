@@ -211,7 +211,7 @@ def test_a_dataset_of_open_shards_alone_has_nothing_to_retry_and_the_run_is_to_g
             ended = _invoke("retry", place)
             assert ended.exit_code == 2
             assert "no shard is finished yet" in ended.stderr
-            assert "`turbo-fetch run` with its spec goes on" in ended.stderr
+            assert "`turbo-fetch run` with its spec resumes" in ended.stderr
         assert turbo_fetch.run(spec).fetch.successes == len(ALBUM)
 
 
@@ -223,7 +223,7 @@ def test_a_retry_of_an_unfinished_dataset_says_that_it_is_one(dataset: Path, tmp
     (place / ".turbo-fetch/job").write_text(json.dumps(job))
     ended = CliRunner().invoke(app, ["retry", str(place), "--quiet"])
     assert ended.exit_code == 0, ended.output
-    assert "the list is not done yet: `turbo-fetch run` with its spec goes on with it" in ended.stdout
+    assert "the list is not done yet: `turbo-fetch run` with its spec continues it" in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_deny_list_of_something_else_is_refused_before_anything_is_requested(
     origin: Origin, tmp_path: Path
 ) -> None:
     (tmp_path / "hashes.txt").write_text("not a hash\n")
-    with pytest.raises(InputError, match="'not a hash' is no hash; expected md5"):
+    with pytest.raises(InputError, match="'not a hash' is not a hash; expected md5"):
         _with(origin, tmp_path, NAMES[:1], deny={"hashes": [str(tmp_path / "hashes.txt")]})
 
 

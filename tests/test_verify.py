@@ -108,7 +108,7 @@ def test_truncated_and_missing_files_are_found_even_by_a_quick_look(out: Path, n
         (
             lambda out: (out / ".turbo-fetch" / "00008.spool").write_bytes(b"x" * 99),
             "00008.spool",
-            "no spool",
+            "not a spool",
         ),
     ],
 )

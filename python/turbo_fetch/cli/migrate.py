@@ -17,7 +17,7 @@ def migrate(
 ) -> None:
     """Move the records of a dataset that an earlier version made (ledgers, manifest, job, spec …) to `.turbo-fetch/`.
 
-    Samples and metadata stay as they are. Interrupted, the same command goes on where it stopped.
+    Samples and metadata stay as they are. Interrupted, the same command resumes where it stopped.
     """
     from turbo_fetch.cli.progress import RowProgress
     from turbo_fetch.cli.usage import show

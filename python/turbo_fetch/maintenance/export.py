@@ -249,7 +249,7 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
         described["essentials"],
     ):
         raise OutputExists(
-            f"{storage.url} holds a dataset that is no export of {source.storage.url} to {job.format} with these "
+            f"{storage.url} holds a dataset that is not an export of {source.storage.url} to {job.format} with these "
             "options; choose another destination"
         )
     storage.write_bytes(names.JOB, orjson.dumps(described, option=orjson.OPT_INDENT_2))

@@ -99,7 +99,7 @@ def _shards(place: Storage, stop: StopRequest) -> Iterator[Record]:
     """Move the ledgers of a place, and name them anew in the commit records; yield those."""
     for entry in sorted(place.list(), key=lambda entry: entry.name):
         if stop:
-            raise Interrupted("interrupted; what was moved stays so. Run the same command again to go on")
+            raise Interrupted("interrupted; what was moved stays so. Run the same command again to resume")
         if (shard := names.shard_of_old_ledger(entry.name)) is not None:
             _move(place, entry.name, names.ledger(shard))
         shard = names.shard_of_stats(entry.name)

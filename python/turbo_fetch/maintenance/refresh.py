@@ -178,7 +178,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     """Refresh the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
 
     Raises what a run raises, SpecError if the dataset has no hashes, and OutputExists if a run or a retry is open;
-    after Interrupted the same call goes on where it stopped.
+    after Interrupted the same call resumes where it stopped.
     """
     fetch = spec.fetch
     if fetch is None:
@@ -211,7 +211,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
                 contents.drop(fetch, storage, manifest, listener, stop)
         except Interrupted as error:
             raise Interrupted(
-                "interrupted; what has arrived is saved. Run the same command again to go on"
+                "interrupted; what has arrived is saved. Run the same command again to resume"
             ) from error
     storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     if choice.apply:

@@ -104,9 +104,7 @@ class Retried:
         else:
             lines.append("retried   nothing: no row of a finished shard has failed in a way that may pass")
         if self.is_unfinished:
-            lines.append(
-                "note      the list is not done yet: `turbo-fetch run` with its spec goes on with it"
-            )
+            lines.append("note      the list is not done yet: `turbo-fetch run` with its spec continues it")
         left = [(label, count) for label, count in self.after.most_common() if label != Outcome.SUCCESS.label]
         if left:
             lines.append("failures  " + ", ".join(f"{label} {count:,}" for label, count in left))
@@ -143,7 +141,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             if not manifest.committed and not begun:
                 raise InputError(
                     f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with "
-                    "its spec goes on where it stopped"
+                    "its spec resumes where it stopped"
                 )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
@@ -155,7 +153,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             except Interrupted as error:
                 raise Interrupted(
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
-                    "again to go on"
+                    "again to resume"
                 ) from error
             numbers = {each.shard.number for each in known}
             for record in manifest.records():

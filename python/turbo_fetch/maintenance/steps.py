@@ -74,7 +74,7 @@ def run_steps(
 
 def _check(stop: StopRequest) -> None:
     if stop:
-        raise Interrupted("interrupted; what was finished is kept. Run the same command again to go on")
+        raise Interrupted("interrupted; what was finished is kept. Run the same command again to resume")
 
 
 def _begin() -> None:

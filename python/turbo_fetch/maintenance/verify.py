@@ -62,8 +62,8 @@ class Verified:
             lines.append(f"          … and {len(self.problems) - SHOWN:,} more; --json gives all")
         if self.damaged_shards:
             lines.append(
-                f"damaged   {len(self.damaged_shards):,} shards; `turbo-fetch verify --repair` takes them out, and the "
-                "next run makes them anew"
+                f"damaged   {len(self.damaged_shards):,} shards; `turbo-fetch verify --repair` removes them, and the "
+                "next run rebuilds them"
             )
         elif not self.problems:
             lines.append("problems  none")
@@ -123,9 +123,7 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
             )
         else:
             listed = ", ".join(sorted(files))
-            yield Problem(
-                "", name, f"is not finished ({listed}, no commit record); the next run makes it anew"
-            )
+            yield Problem("", name, f"is not finished ({listed}, no commit record); the next run rebuilds it")
 
 
 def _manifest_problems(storage: Storage) -> Iterator[Problem]:
@@ -138,12 +136,14 @@ def _manifest_problems(storage: Storage) -> Iterator[Problem]:
     try:
         file = storage.open_file(names.MANIFEST)
     except FileNotFoundError:
-        yield Problem("", names.MANIFEST, "is missing; the next run makes it anew from the commit records")
+        yield Problem("", names.MANIFEST, "is missing; the next run rebuilds it from the commit records")
         return
     with file:
         lines = sum(1 for line in file if line.strip())
     if lines != good.total():
-        yield Problem("", names.MANIFEST, f"has {lines - good.total()} garbled lines; the next run mends it")
+        yield Problem(
+            "", names.MANIFEST, f"has {lines - good.total()} garbled lines; the next run repairs it"
+        )
 
 
 def _torn_bytes(path: Path) -> int:
@@ -168,7 +168,9 @@ def _spool_notes(storage: Storage, problems: list[Problem]) -> Iterator[str]:
         if identity is None:
             problems.append(
                 Problem(
-                    "", str(path), "is no spool, or its start is damaged; the next run begins its shard anew"
+                    "",
+                    str(path),
+                    "is not a spool, or its start is damaged; the next run starts its shard again",
                 )
             )
             continue

@@ -144,14 +144,16 @@ def _keys(values: pa.Array, what: str, file: str) -> Iterator[tuple[str, bytes]]
         hosts = parse_urls(pa.array([f"http://{text.lstrip('.')}/" for text in texts], pa.string())).host
         if None in hosts:
             raise InputError(
-                f"{file}: {texts[hosts.index(None)]!r} is no domain; expected one like example.com"
+                f"{file}: {texts[hosts.index(None)]!r} is not a domain; expected one like example.com"
             )
         yield what, b"".join(text_key(host.rstrip(".")) for host in hosts if host is not None)
     else:
         for text in texts:
             kind = HASH_KINDS.get(len(text))
             if kind is None or not is_hex(text):
-                raise InputError(f"{file}: {text[:80]!r} is no hash; expected md5, sha256 or sha512 in hex")
+                raise InputError(
+                    f"{file}: {text[:80]!r} is not a hash; expected md5, sha256 or sha512 in hex"
+                )
             yield kind, hash_key(text)
 
 

@@ -1,4 +1,4 @@
-"""A whole spec: its stages, one after the other, each of which goes on where it stopped."""
+"""A whole spec: its stages, one after the other, each of which resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(
 
     Called in the main thread, SIGINT, SIGTERM and SIGHUP stop it within seconds; `stop` stops it from elsewhere.
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
-    which the same call goes on where it stopped.
+    which the same call resumes where it stopped.
     """
     if stop is not None:
         return _run(spec, listener or ProgressListener(), stop, names)

@@ -53,7 +53,7 @@ def write_error(error: Exception, place: str, needed_bytes: int) -> OutputError:
         limit = "the file size limit" if number == errno.EFBIG else "the disk space or quota"
         return OutputError(
             f"{place}: {limit} is used up{needed}, {_free_bytes(place):,} bytes free. "
-            "Make room and run again: it goes on where it stopped"
+            "Make room and run again: it resumes where it stopped"
         )
     if isinstance(error, NotADirectoryError | FileExistsError) and (file := _file_of(place)) is not None:
         return OutputExists(f"{file}: this is a file; expected a folder, or a path at which one can be made")
