@@ -12,7 +12,7 @@ def open_place(url: str, spool: str | None = None) -> Storage:
     """Return the place at `url`, without touching it.
 
     Its work folder is inside it if it is local, else in this user's caches; or in `spool`. Raises what
-    :meth:`Storage.open` raises.
+    :func:`open_storage` raises.
     """
     storage = open_storage(url)
     if storage.path is not None and not spool:

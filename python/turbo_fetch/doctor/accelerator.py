@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -27,7 +29,7 @@ class Accelerator:
 
 def probe() -> Accelerator:
     """Return what there is; never raises for want of a package or a device."""
-    versions = dict(_versions())
+    versions = versions_of(PACKAGES)
     try:
         import torch
     except ImportError:
@@ -45,13 +47,12 @@ def probe() -> Accelerator:
     return Accelerator("cpu", "processor", 0, "fp32", "sdpa", _can_compile("cpu"), versions)
 
 
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found
 
 

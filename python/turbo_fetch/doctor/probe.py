@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
 import psutil
 
+from turbo_fetch.doctor.accelerator import versions_of
 from turbo_fetch.doctor.proxy import ProxyCheck
 from turbo_fetch.fetch.resolver import MAX_THREADS, Lookup, system_lookup
 from turbo_fetch.runners.cpu_allocation import available_cores
@@ -128,16 +128,6 @@ def measure(folder: Path, lookups: Lookups | None, proxies: tuple[ProxyCheck, ..
         disk=str(existing),
         python=sys.version.split()[0],
         system=platform.platform(),
-        versions=dict(_versions()),
+        versions=versions_of(PACKAGES),
         proxies=proxies,
     )
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
-    return found

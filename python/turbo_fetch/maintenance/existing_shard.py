@@ -44,6 +44,17 @@ class StoredRows:
         return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
 
 
+class RowsOf:
+    """How many rows the shards have that are worked on: a Total."""
+
+    def __init__(self, shards: Iterable[StoredShard]) -> None:
+        self._rows = sum(shard.rows for shard in shards)
+
+    def total_rows(self) -> tuple[int, bool]:
+        """See Total."""
+        return self._rows, False
+
+
 def shards_again(
     dataset: StoredDataset, fetch: FetchSpec, existing: Mapping[int, tuple[StoredShard, ExistingShard]]
 ) -> Iterator[ShardTask]:

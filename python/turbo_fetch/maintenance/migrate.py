@@ -66,14 +66,17 @@ def migrate(url: str, progress: Progress, stop: StopRequest) -> Migrated:
             raise InputError(f"{storage.url}: there is no dataset; expected one made by turbo-fetch")
         result.was_done = True
         return result
+    published: list[str] = []
     with held(storage):
         for place in (storage, *_attempts(storage)):
             for record in _shards(place, stop):
-                result.shards += place is storage
-                result.rows += record["rows"] if place is storage else 0
-                if place is storage and not storage.exists(names.ledger(record["name"])):
-                    result.without_ledger.append(record["name"])
+                if place is storage:
+                    published.append(record["name"])
+                    result.rows += record["rows"]
                 progress.advance(record["rows"])
+        result.shards = len(published)
+        ledgers = {f"{names.LEDGERS}/{entry.name}" for entry in storage.list(names.LEDGERS)}
+        result.without_ledger = [shard for shard in published if names.ledger(shard) not in ledgers]
         _move(storage, names.OLD_SPEC, names.SPEC)
         _move(storage, names.OLD_METRICS, names.METRICS)
         _move_logs(storage)

@@ -31,7 +31,7 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where, source_rows
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
-from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
+from turbo_fetch.maintenance.existing_shard import RowsOf, shards_again, stored_results, write_spool
 from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.progress.listener import ProgressListener
@@ -203,7 +203,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         if choice.apply:
             manifest.withdraw(each.shard.number for each in known)
         sink = manifest if choice.apply else _NoCommits()
-        account = Account(sink, Summary(storage.url), listener, _Total(known))
+        account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known))
         try:
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
@@ -228,17 +228,6 @@ class _NoCommits:
 
     def commit(self, record: Record) -> None:
         """See CommitSink."""
-
-
-class _Total:
-    """How many rows the shards have that are worked on."""
-
-    def __init__(self, known: list[RefreshedShard]) -> None:
-        self._rows = sum(each.shard.rows for each in known)
-
-    def total_rows(self) -> tuple[int, bool]:
-        """See Total."""
-        return self._rows, False
 
 
 def _conditions(etag: str | None, modified: str | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
-from turbo_fetch.maintenance.existing_shard import shards_again, stored_results, write_spool
+from turbo_fetch.maintenance.existing_shard import RowsOf, shards_again, stored_results, write_spool
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
@@ -145,7 +145,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
-            account = Account(manifest, Summary(storage.url), listener, _Total(known))
+            account = Account(manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known))
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
@@ -165,16 +165,6 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
     return result
-
-
-class _Total:
-    """How many rows the shards have that are worked on."""
-
-    def __init__(self, known: list[RetriedShard]) -> None:
-        self._rows = sum(each.shard.rows for each in known)
-
-    def total_rows(self) -> tuple[int, bool]:
-        return self._rows, False
 
 
 def _asked(record: Record) -> int:

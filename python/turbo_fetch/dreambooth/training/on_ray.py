@@ -142,7 +142,7 @@ class _Fitting(threading.Thread):
             self.error = error
 
 
-class _FarWatcher(ProgressListener):
+class _RemoteListener(ProgressListener):
     """Passes on to the board; only the first worker has one."""
 
     def __init__(self, board: Any) -> None:
@@ -182,7 +182,7 @@ def _work(config: dict[str, Any]) -> None:
     place = ray.train.get_context()
     strategy, environment = RayDDPStrategy(), RayLightningEnvironment()  # type: ignore[no-untyped-call]
     factory = TrainerFactory(strategy, "auto", (environment,), place.get_local_rank(), prepare_trainer)
-    listener = _FarWatcher(board) if place.get_world_rank() == 0 else ProgressListener()
+    listener = _RemoteListener(board) if place.get_world_rank() == 0 else ProgressListener()
     try:
         with quiet(), closing(_FarStop(board)) as stop:
             train_here(spec, spec.train, listener, stop, factory)
