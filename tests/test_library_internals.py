@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from turbo_fetch.fetch.connections import BoundedConnector, ResponseProtocol
 from turbo_fetch.fetch.library_internals import AIOHTTP, ResponseHandler, read_robots
@@ -29,6 +30,7 @@ async def _members() -> dict[str, set[str]]:
         instances = {
             "ResponseHandler": ResponseHandler(asyncio.get_running_loop()),
             "TCPConnector": connector,
+            "ClientRequest": aiohttp.ClientRequest("GET", URL("http://localhost/")),
         }
         return {name: set(dir(instance)) | set(vars(instance)) for name, instance in instances.items()}
 

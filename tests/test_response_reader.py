@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 from aiohttp import ClientPayloadError
-from aiohttp.base_protocol import BaseProtocol
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oddities import head, oddities
+from turbo_fetch.fetch.response import Body
 from turbo_fetch.fetch.response_head import MAX_HEAD_BYTES, MAX_HEADERS, Head, MalformedResponse, parse_head
-from turbo_fetch.fetch.response_reader import Body, ResponseReader
+from turbo_fetch.fetch.response_reader import ResponseReader
 
 LOOP = asyncio.new_event_loop()
 PICTURE = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 3
@@ -44,6 +44,14 @@ FRAGMENTS = [
 ]
 
 
+class Unhurried:
+    """A connection that has no more bytes than were fed."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Read:
     """What became of an answer."""
@@ -64,9 +72,7 @@ def read(segments: Iterable[bytes], *, closes: bool = True) -> Read:
         result.head = head
         bodies.append(body)
 
-    protocol = BaseProtocol(LOOP)
-    reader = ResponseReader(protocol, LOOP, 2**16, None, on_head)
-    protocol._parser = reader
+    reader = ResponseReader(Unhurried(), LOOP, on_head)
     try:
         for segment in segments:
             reader.feed(segment)

@@ -8,7 +8,6 @@ __all__ = [
     "Transformer",
     "__profile__",
     "__version__",
-    "crc32c",
     "digests",
     "parse_urls",
     "resolve_location",
@@ -68,9 +67,6 @@ class ArrowArray(Protocol):
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
     def __arrow_c_schema__(self) -> object: ...
-
-def crc32c(content: bytes) -> int:
-    """Return the CRC-32C (Castagnoli) of the bytes."""
 
 def parse_urls(urls: ArrowArray) -> ArrowBatch:
     """Parse strings into the columns normalised, host, domain and error, one row each, none raising."""

@@ -11,7 +11,7 @@ from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.codings import MAX_CODINGS, PIECE_BYTES, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.request import Draft
-from turbo_fetch.fetch.response_reader import Body
+from turbo_fetch.fetch.response import Body
 
 WHOLE_BYTES: Final = 1_000_000
 """A body announced to be no larger is charged as a whole in advance, and its connection is never paused."""
@@ -43,12 +43,10 @@ async def read_body(
 async def _plain(
     content: Body, reader: BodyReader, max_bytes: int, draft: Draft, deadline: Deadline
 ) -> list[bytes] | None:
-    chunks: list[bytes] = []
     announced_bytes = content.framing.length or 0
     if 0 < announced_bytes <= WHOLE_BYTES:
-        await _turn(reader, deadline)
-        reader.charge_up_to(announced_bytes)
-        content.set_read_chunk_size(announced_bytes)
+        return await _announced(content, reader, draft, deadline)
+    chunks: list[bytes] = []
     deadline.progress()
     while chunk := await content.readany():
         deadline.progress()
@@ -56,11 +54,22 @@ async def _plain(
         if draft.body_bytes > max_bytes:
             return None
         chunks.append(chunk)
-        if draft.body_bytes > announced_bytes or announced_bytes > WHOLE_BYTES:
-            reader.charge_up_to(draft.body_bytes)
-            if not content.at_eof():
-                await _turn(reader, deadline)
+        reader.charge_up_to(draft.body_bytes)
+        if not content.at_eof():
+            await _turn(reader, deadline)
     return chunks
+
+
+async def _announced(content: Body, reader: BodyReader, draft: Draft, deadline: Deadline) -> list[bytes]:
+    """Read a small body of known length at once: its reader is woken only when it is whole."""
+    await _turn(reader, deadline)
+    reader.charge_up_to(content.framing.length or 0)
+    deadline.progress()
+    content.on_data = deadline.progress
+    try:
+        return [await content.read()]
+    finally:
+        draft.body_bytes = content.total_bytes
 
 
 async def _packed(

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-import aiohttp
-from yarl import URL
-
 from turbo_fetch.fetch.addresses import any_socket, is_special_host, port_problem, public_socket
 from turbo_fetch.fetch.bodies import read_body
 from turbo_fetch.fetch.budget import ByteBudget
@@ -18,20 +15,20 @@ from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.documents import Document, SharedDocuments, read_document
 from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure
-from turbo_fetch.fetch.hosts import Hosts, origin_of
+from turbo_fetch.fetch.hosts import Hosts
+from turbo_fetch.fetch.origins import Origin, path_of
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.redirects import (
     drain,
     is_redirect,
     redirect_problem,
     redirect_target,
-    request_url,
 )
 from turbo_fetch.fetch.request import Draft, Fetched
 from turbo_fetch.fetch.resolver import Resolver
-from turbo_fetch.fetch.response_reader import body_of
+from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import Robots
-from turbo_fetch.fetch.session import Sessions, is_secret, make_ready, request_headers, tls_context
+from turbo_fetch.fetch.session import Session, is_secret, make_ready, request_headers, tls_context
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import HttpSpec
@@ -61,7 +58,7 @@ class _Wanted:
 
 
 class Client:
-    """One aiohttp session for all requests of an event loop; an async context manager.
+    """One session for all requests of an event loop; an async context manager.
 
     Bodies are charged to `budget`; whoever takes a body releases its length when done with it. Raises
     SpecError if `http.ca_file` cannot be read, or a header is masked.
@@ -90,13 +87,13 @@ class Client:
         self._asks_hosts = self.hosts.are_asked
         self._proxies = Proxies.of(http.proxy, {}) if proxies is None else proxies
         make_ready(self._proxies)
-        self._session: Sessions
+        self._session: Session
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         gate = any_socket if self.http.allow_private_addresses else self.gate
-        self._session = Sessions(self.http, self._headers, self._tls, self._resolver, gate, self._proxies)
+        self._session = Session(self.http, self._headers, self._tls, self._resolver, gate, self._proxies)
         return self
 
     async def __aexit__(
@@ -111,8 +108,6 @@ class Client:
 
         With further `headers`, which may be conditions, 304 Not Modified is a success without a body.
         `domain` is the registrable domain, by which presets are found.
-
-        aiohttp repeats a request by itself, once, whose connection ends without a response (RFC 9112, 9.3.1).
         """
         draft = Draft()
         try:
@@ -130,28 +125,27 @@ class Client:
     async def _follow(self, address: str, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
         """Request an address and whatever it redirects to."""
         visited = {address}
-        url = request_url(address)
-        own_origin = url.origin() if wanted.own else None
+        own = self._session.origin(address)
         while True:
-            path = url.raw_path_qs
+            origin = self._session.origin(address)
             rules = SILENT
             if self._asks_hosts:
-                origin = origin_of(address)
-                host = self.hosts.known(origin) or await self.hosts.learn(origin)
+                host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
                 rules = host.rules
-                problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
+                problem = host.failure or (
+                    self._host_refuses(rules.robots, path_of(address)) if rules.robots else None
+                )
                 if problem is not None:
                     return draft.end(*problem)
-            if url.explicit_port is not None or self._proxies:
-                problem = self._address_problem(url)
+            if origin.url.explicit_port is not None or self._proxies:
+                problem = self._address_problem(origin)
                 if problem is not None:
                     return draft.end(*problem)
-            headers = wanted.headers(own_origin is not None and url.origin() == own_origin)
-            response = await self._session.get(url, headers=headers, allow_redirects=False)
+            response = await self._session.get(origin, address, wanted.headers(origin.name == own.name))
             try:
                 draft.answered(address, response.status, response.headers)
                 if not is_redirect(response):
-                    objection = self._consent.response_objects(response.headers, rules, path)
+                    objection = self._consent.response_objects(response.headers, rules, path_of(address))
                     return await self._receive(response, wanted.has_conditions, objection, draft, deadline)
                 onward = redirect_target(address, response)
                 await drain(response)
@@ -162,7 +156,7 @@ class Client:
                 return draft.end(Outcome.REDIRECT, problem_text)
             draft.redirects.append(redact(onward))
             visited.add(onward)
-            address, url = onward, request_url(onward)
+            address = onward
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:
         """Return why a host does not want a path asked for, or used."""
@@ -172,14 +166,15 @@ class Client:
         objection = self._consent.host_objects(robots, path)
         return None if objection is None else (Outcome.OPT_OUT, objection)
 
-    def _address_problem(self, url: URL) -> Failure | None:
-        """Return why an address is not asked for: its port, or a special address that a proxy would reach."""
-        problem = port_problem(url, self.http)
+    def _address_problem(self, origin: Origin) -> Failure | None:
+        """Return why an origin is not asked: its port, or a special address that a proxy would reach."""
+        problem = port_problem(origin.url, self.http)
         if problem is not None:
             return Outcome.ADDRESS, problem
-        if self.http.allow_private_addresses or self._session.proxy_towards(url) is None:
+        if self.http.allow_private_addresses or origin.proxy is None:
             return None
-        return (Outcome.ADDRESS, "not a public address") if is_special_host(url.raw_host or "") else None
+        host = origin.url.raw_host or ""
+        return (Outcome.ADDRESS, "not a public address") if is_special_host(host) else None
 
     async def _document(self, url: str) -> Document:
         """Request a document of a host itself, such as robots.txt, with up to five redirects."""
@@ -197,7 +192,7 @@ class Client:
 
     async def _receive(
         self,
-        response: aiohttp.ClientResponse,
+        response: Response,
         is_conditional: bool,
         objection: str | None,
         draft: Draft,
@@ -213,10 +208,9 @@ class Client:
             if is_conditional:
                 return draft.end(Outcome.SUCCESS, None)
             return draft.end(*status_failure(response.status, response.reason))
-        content = body_of(response)
-        if (content.framing.length or 0) > self._max_body_bytes:
+        if (response.body.framing.length or 0) > self._max_body_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
-        body = await read_body(content, self.budget, self._max_body_bytes, draft, deadline)
+        body = await read_body(response.body, self.budget, self._max_body_bytes, draft, deadline)
         if body is None:
             return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
         return draft.end(Outcome.SUCCESS, None, body)

@@ -22,15 +22,10 @@ from typing import Any, Final, cast
 import aiohttp
 from aiohttp import ClientPayloadError
 
-from turbo_fetch.fetch.library_internals import (
-    BaseTimerContext,
-    Connection,
-    ConnectionKey,
-    RawResponseMessage,
-    ResponseHandler,
-)
+from turbo_fetch.fetch.library_internals import Connection, ConnectionKey, ResponseHandler
+from turbo_fetch.fetch.response import Body, Response
 from turbo_fetch.fetch.response_head import Head, MalformedResponse
-from turbo_fetch.fetch.response_reader import Body, ResponseReader
+from turbo_fetch.fetch.response_reader import ResponseReader
 
 PROBATION_S: Final = 0.25
 """How long a connection is on probation before it counts as silent."""
@@ -85,10 +80,10 @@ class ReuseHistory:
 
 
 class ResponseProtocol(ResponseHandler):
-    """A connection whose responses are read by :class:`ResponseReader`, one for each request.
+    """A connection on which requests are sent one after the other, each read by a :class:`ResponseReader`.
 
-    Bytes that come before a request or after the end of its response close it. Extends methods of aiohttp that it
-    does not document; tests watch that they are still called.
+    Bytes that come before a request or after the end of its response close it. What a proxy answers to CONNECT is left
+    to aiohttp. Extends methods of aiohttp that it does not document; tests watch that they are still called.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,6 +91,9 @@ class ResponseProtocol(ResponseHandler):
         self.on_unsolicited: Callable[[], None] | None = None
         """Told of such bytes while the connection is idle."""
         self._response: ResponseReader | None = None
+        self._connection: Connection
+        self._waiter: asyncio.Future[Response] | None = None
+        self._poll: select.poll | None = None
         self._got_unsolicited = False
 
     @property
@@ -109,64 +107,96 @@ class ResponseProtocol(ResponseHandler):
         return self._got_unsolicited or (self._response is not None and self._response.has_surplus)
 
     @property
+    def should_close(self) -> bool:
+        """Whether the connection may not be used again."""
+        return self._should_close or (self._response is not None and not self._response.is_done)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nothing waits to be read, not even the end of the connection."""
         transport = self.transport
-        socket = None if transport is None else transport.get_extra_info("socket")
-        if socket is None or socket.fileno() < 0:
+        if transport is None or transport.is_closing():
             return False
-        poll = select.poll()
-        poll.register(socket.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        if self._poll is None:
+            socket = transport.get_extra_info("socket")
+            if socket is None or socket.fileno() < 0:
+                return False
+            self._poll = select.poll()
+            self._poll.register(socket.fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
-    def set_response_params(
-        self,
-        *,
-        timer: BaseTimerContext | None = None,
-        read_bufsize: int = 2**16,
-        **unused: Any,
-    ) -> None:
-        """Begin to wait for a response; what aiohttp asks of its own parser is not for ours."""
-        self._response = ResponseReader(self, self._loop, read_bufsize, timer, self._begun)
-        self._parser = self._response  # type: ignore[assignment]  # it has what aiohttp asks of a parser
+    def ask(self, connection: Connection, request: bytes) -> asyncio.Future[Response]:
+        """Send a request over this protocol's connection, which it releases when the response is whole.
+
+        The future raises what ends the connection before there is a response; whoever gives up waiting closes it.
+        """
+        transport = self.transport
+        if transport is None:
+            raise aiohttp.ServerDisconnectedError
+        self._connection = connection
+        self._waiter = waiter = self._loop.create_future()
+        self._response = ResponseReader(self, self._loop, self._begun)
+        transport.write(request)
+        return waiter
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the connection; an empty call, by which aiohttp wakes its parser, is for nobody."""
+        """Take bytes from the connection."""
         response = self._response
-        if not data:
-            return
-        if response is None or response.is_done:
+        if response is None:
+            if self._parser is None:
+                self._unsolicited()
+            else:
+                super().data_received(data)
+        elif response.is_done:
             self._unsolicited()
-            return
-        try:
-            response.feed(data)
-        except MalformedResponse as problem:
-            self._give_up(response, problem)
+        else:
+            try:
+                response.feed(data)
+            except MalformedResponse as problem:
+                self._give_up(response, problem)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take the end of the connection."""
-        if exc is not None and self._response is not None:
-            self._response.is_broken = True
+        response = self._response
+        if response is not None and not response.is_done:
+            response.is_broken = exc is not None
+            try:
+                response.feed_eof()
+            except ClientPayloadError as problem:
+                problem.__cause__ = exc
+                self._fail_body(response, problem)
+            if isinstance(exc, OSError):
+                self._fail(aiohttp.ClientOSError(*exc.args))
+            else:
+                self._fail(aiohttp.ServerDisconnectedError() if exc is None else exc)
         super().connection_lost(exc)
+
+    def pause_reading(self) -> None:
+        """Take no more bytes from the connection."""
+        self._pause_transport_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Take bytes again."""
+        self._resume_transport_reading()
 
     def _begun(self, head: Head, body: Body) -> None:
         """Hand a response over to whoever waits for it."""
-        should_close = head.should_close or body.framing.is_odd
-        if should_close:
+        if head.should_close or body.framing.is_odd:
             self.force_close()
-        self._payload = body
-        message = RawResponseMessage(
-            head.version,
-            head.status,
-            head.reason,
-            head.headers,
-            (),
-            should_close,
-            None,
-            False,
-            body.framing.is_chunked,
-        )
-        self.feed_data((message, body), 0)
+        # Both do nothing where the other was called before.
+        body.on_end = self._connection.release
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(Response(head, body, self._connection.close))
+
+    def _fail(self, error: BaseException) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def _fail_body(self, response: ResponseReader, error: BaseException) -> None:
+        if response.body is not None:
+            response.body.set_exception(error)
 
     def _unsolicited(self) -> None:
         self._got_unsolicited = True
@@ -178,15 +208,13 @@ class ResponseProtocol(ResponseHandler):
 
     def _give_up(self, response: ResponseReader, problem: MalformedResponse) -> None:
         """End a response that cannot be read further."""
+        self.force_close()
         if self.transport is not None:
             self.transport.close()
-        if response.body is None:
-            self.set_exception(problem)
-        else:
-            self.force_close()
-            failure = ClientPayloadError(problem.message)
-            failure.__cause__ = problem
-            response.body.set_exception(failure)
+        failure = ClientPayloadError(problem.message)
+        failure.__cause__ = problem
+        self._fail_body(response, failure)
+        self._fail(problem)
 
 
 class BoundedConnector(aiohttp.TCPConnector):
@@ -214,6 +242,17 @@ class BoundedConnector(aiohttp.TCPConnector):
             # What waits there is the end of the connection, or bytes that are no response to the next request.
             connection.close()
         return None
+
+    async def open(self, request: aiohttp.ClientRequest, key: ConnectionKey, timeout_s: float) -> Connection:
+        """Return a connection on which `request`, whose key is `key`, can be sent, an idle one if there is any."""
+        idle = await self._get(key, [])
+        if idle is not None:
+            return idle
+        timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, ceil_threshold=float("inf"))
+        try:
+            return await self.connect(request, [], timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         ours = cast(ResponseProtocol, protocol)

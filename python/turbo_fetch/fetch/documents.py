@@ -16,16 +16,14 @@ from pathlib import Path
 from time import time
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
 from turbo_fetch.fetch.codings import CodingError, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.failures import Failure, status_failure
-from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target, request_url
-from turbo_fetch.fetch.response_reader import body_of
+from turbo_fetch.fetch.origins import Origin
+from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target
+from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import MAX_BYTES
-from turbo_fetch.fetch.session import Sessions
+from turbo_fetch.fetch.session import Session
 from turbo_fetch.outcomes import Outcome
 
 LIFETIME_S: Final = 86_400.0
@@ -143,16 +141,16 @@ class SharedDocuments:
 
 
 async def read_document(
-    address: str, session: Sessions, problem_of: Callable[[URL], Failure | None], deadline: Deadline
+    address: str, session: Session, problem_of: Callable[[Origin], Failure | None], deadline: Deadline
 ) -> Document:
     """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
-    name = request_url(address).name
+    name = address.rpartition("/")[2]
     for _ in range(MAX_REDIRECTS + 1):
-        url = request_url(address)
-        problem = problem_of(url)
+        origin = session.origin(address)
+        problem = problem_of(origin)
         if problem is not None:
             return Document(failure=problem)
-        response = await session.get(url, headers={"Accept": "*/*"}, allow_redirects=False)
+        response = await session.get(origin, address, {"Accept": "*/*"})
         try:
             if is_redirect(response):
                 onward = redirect_target(address, response)
@@ -175,9 +173,9 @@ async def read_document(
     return Document(404)
 
 
-async def _beginning(response: aiohttp.ClientResponse, deadline: Deadline) -> str:
+async def _beginning(response: Response, deadline: Deadline) -> str:
     """Read as much of a document as counts."""
-    content = body_of(response)
+    content = response.body
     data = bytearray()
     while len(data) < MAX_BYTES and (chunk := await content.readany()):
         deadline.progress()

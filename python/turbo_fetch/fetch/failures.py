@@ -86,7 +86,7 @@ def error_failure(error: Exception, http: HttpSpec) -> Failure:
             return Outcome.TIMEOUT, f"no connection within {http.connect_timeout_s:g} s"
         case aiohttp.ClientPayloadError():
             return _payload_failure(error)
-        case aiohttp.ClientResponseError():
+        case MalformedResponse():
             return Outcome.PROTOCOL, printable(error.message)
         case CodingError():
             return Outcome.PROTOCOL, str(error)

@@ -52,15 +52,6 @@ class Host:
         return self.rules.robots.crawl_delay_s if self.rules.robots is not None else None
 
 
-def origin_of(url: str) -> str:
-    """Return scheme, host and port of a URL with a path, as they stand there; a user name is no part of it."""
-    origin = url[: url.find("/", 8)]
-    if "@" in origin:
-        scheme, _, authority = origin.partition("://")
-        return f"{scheme}://{authority.rpartition('@')[2]}"
-    return origin
-
-
 class Hosts:
     """Asks hosts for their rules, each once at a time; belongs to one event loop."""
 

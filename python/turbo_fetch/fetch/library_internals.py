@@ -1,9 +1,8 @@
 """What is used of other libraries beyond what they document, in one place, for the day that a new version lacks it.
 
-- aiohttp documents no way to read responses by a reader of one's own, to bound how many connections are kept, or to
-  make them through a SOCKS proxy. `connections.py` and `socks.py` extend its connection and its connector in the
-  methods and attributes that `AIOHTTP` names; responses are handed over in its own message, and what cannot be read is
-  raised as an exception of its parser, which it turns into that of the request.
+- aiohttp documents no way to use its connections without its client, to bound how many are kept, or to make them
+  through a SOCKS proxy. `connections.py` and `socks.py` extend its connection and its connector in the methods and
+  attributes that `AIOHTTP` names, and `session.py` hands it a request of its own to connect for.
 - protego documents whether an address may be fetched, but not by which rule, which the ledger tells, nor how long that
   takes, which must be bounded. Its rules are taken as it read them, and compared in its normal form.
 
@@ -18,8 +17,6 @@ from typing import Final
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
-from aiohttp.helpers import BaseTimerContext
-from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from protego import Protego
 from protego._utils import _quote_path as quote_path
@@ -27,11 +24,9 @@ from protego._utils import _quote_pattern as quote_pattern
 
 __all__ = [
     "AIOHTTP",
-    "BaseTimerContext",
     "Connection",
     "ConnectionKey",
     "HttpProcessingError",
-    "RawResponseMessage",
     "ResponseHandler",
     "quote_path",
     "quote_pattern",
@@ -42,14 +37,15 @@ AIOHTTP: Final[Mapping[str, tuple[str, ...]]] = {
     "ResponseHandler": (
         "_loop",
         "_parser",
-        "_payload",
+        "_pause_transport_reading",
+        "_resume_transport_reading",
+        "_should_close",
         "connection_lost",
         "data_received",
-        "feed_data",
         "force_close",
         "is_connected",
-        "set_exception",
-        "set_response_params",
+        "pause_reading",
+        "resume_reading",
         "should_close",
         "transport",
     ),
@@ -63,7 +59,9 @@ AIOHTTP: Final[Mapping[str, tuple[str, ...]]] = {
         "_release_acquired",
         "_wrap_create_connection",
         "_wrap_existing_connection",
+        "connect",
     ),
+    "ClientRequest": ("connection_key",),
 }
 """Members that are overridden or used in classes that extend them."""
 

@@ -23,8 +23,8 @@ from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.deferred_rows import PROBE_EVERY_S, QUIET_S, DeferredRows
 from turbo_fetch.fetch.domains import Domains
 from turbo_fetch.fetch.failures import Failure
-from turbo_fetch.fetch.hosts import origin_of
 from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.origins import origin_of
 from turbo_fetch.fetch.request import Done, Draft, Request, Row
 from turbo_fetch.fetch.retry_policy import Retry, next_step
 from turbo_fetch.outcomes import Outcome

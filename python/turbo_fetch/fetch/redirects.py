@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from turbo_fetch._native import resolve_location
-from turbo_fetch.fetch.response_reader import body_of
+from turbo_fetch.fetch.response import Response
 from turbo_fetch.spec import HttpSpec
 
 DRAIN_BYTES: Final = 16_384
@@ -18,13 +17,13 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CHOICES: Final = 300
 
 
-def is_redirect(response: aiohttp.ClientResponse) -> bool:
+def is_redirect(response: Response) -> bool:
     """Whether a response sends us elsewhere; 300 does with a Location, as in curl."""
     status = response.status
     return status in _REDIRECTS or (status == _CHOICES and "Location" in response.headers)
 
 
-def redirect_target(address: str, response: aiohttp.ClientResponse) -> str | None:
+def redirect_target(address: str, response: Response) -> str | None:
     """Return the address that the Location of a response names, without fragment, or None if it names none.
 
     It is resolved as the bytes that came, and sent as it is: what is percent-encoded in it may be signed.
@@ -47,22 +46,12 @@ def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> s
     return None
 
 
-def request_url(address: str) -> URL:
-    """Return a normalised address as aiohttp takes it, to be sent byte for byte; raises ValueError.
-
-    yarl loses a question mark that nothing follows, which servers may tell from none.
-    """
-    url = URL(address, encoded=True)
-    is_bare = address.endswith("?") and url.raw_query_string == ""
-    return url.with_path(f"{url.raw_path}?", encoded=True) if is_bare else url
-
-
-async def drain(response: aiohttp.ClientResponse) -> None:
+async def drain(response: Response) -> None:
     """Read a short unwanted body, so that its connection can be used again."""
-    length = body_of(response).framing.length
+    length = response.body.framing.length
     if length is None or length > DRAIN_BYTES:
         return
     try:
-        await response.read()
+        await response.body.read()
     except (aiohttp.ClientError, OSError):
         return

@@ -9,15 +9,14 @@ import asyncio
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, cast
+from typing import Any, Final
 
-from aiohttp import ClientPayloadError, ClientResponse, StreamReader
+from aiohttp import ClientPayloadError
 
 from turbo_fetch.fetch.codings import is_picture
-from turbo_fetch.fetch.library_internals import BaseTimerContext, ResponseHandler
+from turbo_fetch.fetch.response import Body, Bytes, Flow
 from turbo_fetch.fetch.response_head import (
     MAX_HEAD_BYTES,
-    Framing,
     Head,
     MalformedResponse,
     check_beginning,
@@ -41,25 +40,6 @@ _USUAL_BEGINNING: Final = b"HTTP/1."
 _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
 
 
-class Body(StreamReader):
-    """The body of a response as it arrives, still encoded, and how it is framed."""
-
-    __slots__ = ("framing", "is_cut")
-
-    def __init__(
-        self,
-        protocol: ResponseHandler,
-        limit: int,
-        framing: Framing,
-        timer: BaseTimerContext | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(protocol, limit, timer=timer, loop=loop)
-        self.framing = framing
-        self.is_cut = False
-        """Whether a packed body is shorter than its length: some servers give that of what is packed."""
-
-
 class _At(IntEnum):
     """What the next byte belongs to."""
 
@@ -79,10 +59,8 @@ class ResponseReader:
 
     def __init__(
         self,
-        protocol: ResponseHandler,
+        flow: Flow,
         loop: asyncio.AbstractEventLoop,
-        limit: int,
-        timer: BaseTimerContext | None,
         on_head: Callable[[Head, Body], None],
     ) -> None:
         self.body: Body | None = None
@@ -91,10 +69,8 @@ class ResponseReader:
         """Whether bytes follow the end, which belong to no response."""
         self.is_broken = False
         """Whether the connection ended by an error: then its end is not the end of a body."""
-        self._protocol = protocol
+        self._flow = flow
         self._loop = loop
-        self._limit = limit
-        self._timer = timer
         self._on_head = on_head
         self._at = _At.HEAD
         self._held = bytearray()
@@ -109,15 +85,12 @@ class ResponseReader:
         """Whether the response was read to its end."""
         return self._at is _At.END
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Bytes) -> None:
         """Take the next bytes of the connection; raises MalformedResponse."""
         while data and self._at is not _At.END:
             data = _TAKE[self._at](self, data)
         if data:
             self.has_surplus = True
-
-    def pause_reading(self) -> None:
-        """Asked for by aiohttp when much waits to be read: pausing the transport is enough."""
 
     def feed_eof(self) -> None:
         """Take the end of the connection; raises ClientPayloadError if the body is not whole."""
@@ -136,7 +109,7 @@ class ResponseReader:
             raise ClientPayloadError("the connection ended before the body")
         self._end(b"")
 
-    def _end(self, rest: bytes) -> bytes:
+    def _end(self, rest: Bytes) -> Bytes:
         self._at = _At.END
         self.has_surplus = bool(rest)
         if self.body is not None:
@@ -145,7 +118,7 @@ class ResponseReader:
             body.feed_eof()
         return rest
 
-    def _take_head(self, data: bytes) -> bytes:
+    def _take_head(self, data: bytes) -> Bytes:
         block: bytes | bytearray = data
         searched = 0
         if self._held:
@@ -166,7 +139,7 @@ class ResponseReader:
             return b""
         ends, body_begins = found
         head = parse_head(bytes(block[:ends]))
-        rest = bytes(block[body_begins:])
+        rest = memoryview(data)[body_begins:] if block is data else bytes(block[body_begins:])
         self._head_bytes += body_begins
         self._held.clear()
         self._is_checked = False
@@ -174,7 +147,7 @@ class ResponseReader:
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise MalformedResponse(message=f"more than {MAX_INTERIM} interim responses")
-            return rest
+            return bytes(rest)
         return self._begin_body(head, rest)
 
     def _skip_empty_lines(self, data: bytes) -> bytes:
@@ -183,10 +156,10 @@ class ResponseReader:
         self._head_bytes += len(data) - len(stripped)
         return stripped
 
-    def _begin_body(self, head: Head, rest: bytes) -> bytes:
+    def _begin_body(self, head: Head, rest: Bytes) -> Bytes:
         framing = framing_of(head)
         self.status = head.status
-        self.body = Body(self._protocol, self._limit, framing, self._timer, self._loop)
+        self.body = Body(framing, self._flow, self._loop)
         self._on_head(head, self.body)
         if framing.is_chunked:
             self._at = _At.CHUNK_LINE
@@ -197,9 +170,11 @@ class ResponseReader:
         else:
             self._at = _At.LENGTH
             self._left_bytes = framing.length
-        return rest
+            # Of the bytes that came with the head, the body is a view: all of it is copied once, when it is whole.
+            return rest
+        return bytes(rest)
 
-    def _take_counted(self, data: bytes) -> bytes:
+    def _take_counted(self, data: Bytes) -> Bytes:
         assert self.body is not None
         count = len(data)
         if count < self._left_bytes:
@@ -306,7 +281,7 @@ class ResponseReader:
         return line, data[ends + 1 :]
 
 
-_TAKE: Final[tuple[Callable[[ResponseReader, bytes], bytes], ...]] = (
+_TAKE: Final[tuple[Callable[[ResponseReader, Any], Bytes], ...]] = (
     ResponseReader._take_head,
     ResponseReader._take_counted,
     ResponseReader._take_all,
@@ -316,8 +291,3 @@ _TAKE: Final[tuple[Callable[[ResponseReader, bytes], bytes], ...]] = (
     ResponseReader._take_trailer,
 )
 """What is done with the next bytes, in the order of _At; each returns what it leaves."""
-
-
-def body_of(response: ClientResponse) -> Body:
-    """Return the body of a response that came over a connection of ours."""
-    return cast(Body, response.content)

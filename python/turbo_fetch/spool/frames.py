@@ -1,7 +1,7 @@
 """Frames of an append-only file: each proves that it is whole, where it belongs, and which file it is of.
 
 A file is a 16-byte preamble (magic, random nonce) and frames. A frame is a 16-byte head (payload length,
-CRC-32, kind) and the payload, padded with zeros to a multiple of 16 so that Arrow buffers stay aligned. The
+CRC-32C, kind) and the payload, padded with zeros to a multiple of 16 so that Arrow buffers stay aligned. The
 CRC covers nonce, offset, length and kind as well, so that neither the remains of an older write nor a
 image that contains the bytes of a frame can pass for one.
 """
@@ -11,18 +11,18 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+from crc32c import crc32c
 
 Piece = bytes | memoryview
 """A part of what is written; the length of a view is that in bytes."""
 
 PREAMBLE: Final = struct.Struct("<8s8s")
-MAGIC: Final = b"TFSPOOL1"
+MAGIC: Final = b"TFSPOOL2"
 ALIGNMENT: Final = 16
 MOST_PIECES: Final = 1024
 """That one system call takes on Linux and macOS."""
@@ -42,9 +42,9 @@ class Frame:
 
 
 def _checksum(nonce: bytes, offset: int, kind: int, payload: Sequence[Piece], length: int) -> int:
-    checksum = zlib.crc32(_SEED.pack(nonce, offset, length, kind))
+    checksum = crc32c(_SEED.pack(nonce, offset, length, kind))
     for piece in payload:
-        checksum = zlib.crc32(piece, checksum)
+        checksum = crc32c(piece, checksum)
     return checksum
 
 

@@ -4,7 +4,6 @@ pub mod area;
 pub mod batch;
 pub mod blur;
 pub mod colour;
-pub mod crc32c;
 pub mod decode;
 pub mod digest;
 pub mod encode;

@@ -3,7 +3,6 @@
 use pyo3::prelude::*;
 
 mod batch;
-mod checksum;
 mod seam;
 mod urls;
 
@@ -19,7 +18,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         },
     )?;
     batch::register(module)?;
-    checksum::register(module)?;
     urls::register(module)?;
     Ok(())
 }
