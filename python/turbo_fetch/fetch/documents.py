@@ -144,7 +144,7 @@ async def read_document(
     address: str, session: Session, problem_of: Callable[[Origin], Failure | None], deadline: Deadline
 ) -> Document:
     """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
-    name = address.rpartition("/")[2]
+    name = address.partition("?")[0].rpartition("/")[2]
     for _ in range(MAX_REDIRECTS + 1):
         origin = session.origin(address)
         problem = problem_of(origin)

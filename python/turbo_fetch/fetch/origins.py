@@ -55,7 +55,7 @@ def path_of(url: str) -> str:
 
 
 def request_bytes(origin: Origin, address: str, headers: Mapping[str, str] | None) -> bytes:
-    """Return the request for an address; a user and a password in it become a header."""
+    """Return the request for an address, whose user and password become a header; raises ValueError if there is none."""
     path = path_of(address)
     lines = origin.lines
     if headers or not address.startswith(origin.name):
@@ -67,7 +67,9 @@ def request_bytes(origin: Origin, address: str, headers: Mapping[str, str] | Non
         merged.update(user)
         lines = request_lines(merged)
     target = f"{origin.name}{path}" if origin.is_asked_of_proxy else path
-    return b"GET %b%b" % (target.encode("ascii"), lines)
+    if _FORBIDDEN.search(target):
+        raise ValueError("a control character in the address")
+    return b"GET %b%b" % (target.encode(), lines)
 
 
 def request_lines(headers: CIMultiDict[str]) -> bytes:
