@@ -57,6 +57,9 @@ class _Wanted:
         return {**(self.conditions or {}), **self.own}
 
 
+_NOTHING: Final = _Wanted(None, None)
+
+
 class Client:
     """One session for all requests of an event loop; an async context manager.
 
@@ -112,8 +115,7 @@ class Client:
         draft = Draft()
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
-                wanted = _Wanted(headers, self._own_headers(domain))
-                return await self._follow(url, wanted, draft, deadline)
+                return await self._follow(url, self._wanted(headers, domain), draft, deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -125,27 +127,25 @@ class Client:
     async def _follow(self, address: str, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
         """Request an address and whatever it redirects to."""
         visited = {address}
-        own = self._session.origin(address)
+        origin = own = self._session.origin(address)
         while True:
-            origin = self._session.origin(address)
-            rules = SILENT
+            rules, path = SILENT, ""
             if self._asks_hosts:
                 host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
-                rules = host.rules
-                problem = host.failure or (
-                    self._host_refuses(rules.robots, path_of(address)) if rules.robots else None
-                )
+                rules, path = host.rules, path_of(address)
+                problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
                 if problem is not None:
                     return draft.end(*problem)
             if origin.url.explicit_port is not None or self._proxies:
                 problem = self._address_problem(origin)
                 if problem is not None:
                     return draft.end(*problem)
-            response = await self._session.get(origin, address, wanted.headers(origin.name == own.name))
+            headers = None if wanted is _NOTHING else wanted.headers(origin.name == own.name)
+            response = await self._session.get(origin, address, headers)
             try:
                 draft.answered(address, response.status, response.headers)
                 if not is_redirect(response):
-                    objection = self._consent.response_objects(response.headers, rules, path_of(address))
+                    objection = self._consent.response_objects(response.headers, rules, path)
                     return await self._receive(response, wanted.has_conditions, objection, draft, deadline)
                 onward = redirect_target(address, response)
                 await drain(response)
@@ -156,7 +156,7 @@ class Client:
                 return draft.end(Outcome.REDIRECT, problem_text)
             draft.redirects.append(redact(onward))
             visited.add(onward)
-            address = onward
+            address, origin = onward, self._session.origin(onward)
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:
         """Return why a host does not want a path asked for, or used."""
@@ -186,9 +186,11 @@ class Client:
         except Exception as error:
             return Document(failure=error_failure(error, self.http))
 
-    def _own_headers(self, domain: str) -> dict[str, str] | None:
-        """Return the headers that are for the host of a row alone: secrets, and those of its domain."""
-        return {**self._secrets, **self.http.preset(domain).headers} or None
+    def _wanted(self, headers: Mapping[str, str] | None, domain: str) -> _Wanted:
+        """Return what a request says besides: for the host of a row alone are secrets, and what is of its domain."""
+        if not (headers or self._secrets or self.http.domains):
+            return _NOTHING
+        return _Wanted(headers, {**self._secrets, **self.http.preset(domain).headers} or None)
 
     async def _receive(
         self,

@@ -7,12 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from multidict import istr
 from yarl import URL
 
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 
 HEADER_LIMIT_CHARACTERS: Final = 1000
+
+# Names of this type are found in half the time.
+_CONTENT_TYPE: Final = istr("Content-Type")
+_ETAG: Final = istr("ETag")
+_LAST_MODIFIED: Final = istr("Last-Modified")
+_RETRY_AFTER: Final = istr("Retry-After")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +79,10 @@ class Draft:
         self.final_url = redact(address)
         self.address = str(URL(address, encoded=True).with_user(None)) if "@" in address else address
         self.http_status = status
-        self.content_type = _clean(headers.get("Content-Type"))
-        self.etag = _clean(headers.get("ETag"))
-        self.last_modified = _clean(headers.get("Last-Modified"))
-        self.retry_after = _clean(headers.get("Retry-After"))
+        self.content_type = _clean(headers.get(_CONTENT_TYPE))
+        self.etag = _clean(headers.get(_ETAG))
+        self.last_modified = _clean(headers.get(_LAST_MODIFIED))
+        self.retry_after = _clean(headers.get(_RETRY_AFTER))
 
     def end(self, outcome: Outcome, detail: str | None, body: bytes | None = None) -> Fetched:
         """Return the finished record of this attempt."""

@@ -32,7 +32,7 @@ from turbo_fetch.storage import Storage
 
 BATCH_IMAGES: Final = 64
 FIRST_IMAGES: Final = 16
-"""Pictures of a batch while no other one is in the works: the cores are idle until it comes."""
+"""Images of a batch to be decoded while no other one is in the works: the cores are idle until it comes."""
 BATCH_BYTES: Final = 16_000_000
 BATCH_WAIT_S: Final = 0.05
 DEATHS_TO_BLAME: Final = 3
@@ -176,7 +176,7 @@ class OpenShard:
             return
         self._pending.append((row, fetched))
         self._pending_bytes += len(fetched.body or b"")
-        most = BATCH_IMAGES if self._batches else FIRST_IMAGES
+        most = FIRST_IMAGES if self._tools.transform.decodes and not self._batches else BATCH_IMAGES
         if len(self._pending) >= most or self._pending_bytes >= BATCH_BYTES:
             self._flush(journal)
         elif self._timer is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,23 +63,17 @@ def rows_digest(source: pa.RecordBatch, image: ImageSpec) -> str:
     return digest.hexdigest()
 
 
+_FACTS: Final = [field.name if field.name != "started" else "started_us" for field in FETCHED][1:]
+"""Of a Fetched, in the order of the columns, but for the row."""
+_facts: Final = attrgetter(*_FACTS)
+
+
 def _fetched_columns(ended: Sequence[tuple[int, Fetched]]) -> list[pa.Array]:
-    fetched = [item for _, item in ended]
-    columns = {
-        "row": [row for row, _ in ended],
-        "http_status": [item.http_status for item in fetched],
-        "attempts": [min(item.attempts, 255) for item in fetched],
-        "redirects": [list(item.redirects) or None for item in fetched],
-        "final_url": [item.final_url for item in fetched],
-        "content_type": [item.content_type for item in fetched],
-        "etag": [item.etag for item in fetched],
-        "last_modified": [item.last_modified for item in fetched],
-        "body_bytes": [item.body_bytes for item in fetched],
-        "started": [item.started_us for item in fetched],
-        "first_byte_ms": [item.first_byte_ms for item in fetched],
-        "total_ms": [item.total_ms for item in fetched],
-    }
-    return [pa.array(columns[field.name], field.type) for field in FETCHED]
+    facts = dict(zip(_FACTS, zip(*(_facts(fetched) for _, fetched in ended), strict=True), strict=True))
+    facts["attempts"] = [min(attempts, 255) for attempts in facts["attempts"]]
+    facts["redirects"] = [redirects or None for redirects in facts["redirects"]]
+    columns = [[row for row, _ in ended], *facts.values()]
+    return [pa.array(values, field.type) for values, field in zip(columns, FETCHED, strict=True)]
 
 
 def _untransformed(ended: Sequence[tuple[int, Fetched]]) -> pa.RecordBatch:

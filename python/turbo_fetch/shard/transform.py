@@ -27,6 +27,7 @@ Boxes = Sequence[tuple[float, float, float, float]]
 POSTPONED: Final = 253
 """Outcome number of an image that the native module wants to be brought again, in another batch; it never leaves."""
 _FOREIGN: Final = frozenset({foreign.OPENCV, foreign.PILLOW})
+_UNFINISHED: Final = _FOREIGN | {POSTPONED}
 PART_BYTES: Final = 256 << 20
 """A part of a batch ends with the image whose file brings it here."""
 
@@ -45,6 +46,8 @@ class Transform:
     """
 
     def __init__(self, image: ImageSpec, threads: int) -> None:
+        self.decodes = image.encode != "original" or image.phash
+        """Whether images are decoded, by which their batches keep all cores busy for long."""
         width, height = image.box
         self._native = _native.Transformer(
             width=width,
@@ -92,10 +95,10 @@ class Transform:
                 self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
             )
             outcomes = batch["outcome"].to_pylist()
-            native = [row for row, outcome in enumerate(outcomes) if outcome not in {*_FOREIGN, POSTPONED}]
-            if len(native) == len(places):
+            if _UNFINISHED.isdisjoint(outcomes):
                 yield places, _with_bodies(batch, chosen)
                 return
+            native = [row for row, outcome in enumerate(outcomes) if outcome not in _UNFINISHED]
             if native:
                 kept = pa.concat_batches([batch.slice(row, 1) for row in native])
                 yield [places[row] for row in native], _with_bodies(kept, [chosen[row] for row in native])
@@ -153,6 +156,8 @@ def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBa
 
 def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[bytes]) -> pa.RecordBatch:
     """Return the batch with the bodies that are kept as they came: the native module copies none, but leaves a null."""
+    if not batch["image"].null_count:
+        return batch
     rows = zip(batch["outcome"].to_pylist(), blobs(batch["image"]), bodies, strict=True)
     images = [
         body if image is None and outcome == Outcome.SUCCESS.number else image
