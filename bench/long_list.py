@@ -146,8 +146,8 @@ def _scene(bench: Bench) -> Iterator[_Scene]:
         yield _Scene(corpus, urls, rows, origin, describe_machine(), now())
 
 
-def write_long_list(path: Path, corpus: Corpus, rows: int) -> Path:
-    """Write `rows` distinct URLs of the server on the fixed port, with captions, unless it is there."""
+def write_long_list(path: Path, corpus: Corpus, rows: int, port: int = _PORT) -> Path:
+    """Write `rows` distinct URLs of the server on a fixed port, with captions, unless it is there."""
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def write_long_list(path: Path, corpus: Corpus, rows: int) -> Path:
             numbers = pa.array(range(start, min(rows, start + _ROWS_PER_GROUP)), pa.int64())
             taken = pc.subtract(numbers, pc.multiply(pc.divide(numbers, len(names)), len(names)))
             text = numbers.cast(pa.string())
-            site = f"http://127.0.0.1:{_PORT}/"
+            site = f"http://127.0.0.1:{port}/"
             url = pc.binary_join_element_wise(site, pc.take(names, taken), "?n=", text, "")
             caption = pc.binary_join_element_wise(pc.take(titles, taken), text, ", crop ")
             columns = [url, caption, pc.take(widths, taken), pc.take(heights, taken)]

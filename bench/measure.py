@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -49,23 +49,33 @@ class Measurement:
         return self.user_s + self.system_s
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How things stood at a moment of a run: CPU seconds of the processes alive, and their PSS, 0 if not counted."""
+
+    time_s: float
+    """Monotonic."""
+    cpu_s: float
+    pss_bytes: int
+
+
 @dataclass
 class _Watched:
-    """What the samples showed; `cpu_s` holds pairs of time and CPU seconds of the processes alive then."""
+    """What the samples showed."""
 
+    samples: list[Sample]
     rss_bytes: int = 0
     pss_bytes: int = 0
     processes: int = 0
-    cpu_s: list[tuple[float, float]] = field(default_factory=list)
 
     def steady_cores(self) -> float:
         """Return the median rate of CPU seconds over windows of a second; processes that end lower it."""
         rates = []
         begin = 0
-        for time_s, cpu_s in self.cpu_s:
-            while time_s - self.cpu_s[begin][0] >= _WINDOW_S:
-                begin_s, begin_cpu_s = self.cpu_s[begin]
-                rates.append((cpu_s - begin_cpu_s) / (time_s - begin_s))
+        for sample in self.samples:
+            while sample.time_s - self.samples[begin].time_s >= _WINDOW_S:
+                before = self.samples[begin]
+                rates.append((sample.cpu_s - before.cpu_s) / (sample.time_s - before.time_s))
                 begin += 1
         return statistics.median(rates) if rates else 0.0
 
@@ -76,11 +86,12 @@ def measure(
     timeout_s: float,
     environment: Mapping[str, str] | None = None,
     stop_when: Callable[[], bool] = lambda: False,
+    samples: list[Sample] | None = None,
 ) -> Measurement:
     """Run `command` to its end, or interrupt it like Ctrl-C at the deadline or once `stop_when()` holds.
 
     Its output goes to `log`. Memory is sampled ten times a second; PSS, which is costly for the kernel to
-    count, only as often as it takes less than two per cent of the time.
+    count, only as often as it takes less than two per cent of the time. What is seen is added to `samples`.
     """
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
         result = Path(folder) / "result.json"
@@ -93,7 +104,8 @@ def measure(
             start_new_session=True,
         )
         try:
-            watched, timed_out = _watch(wrapper, timeout_s, stop_when)
+            watched = _Watched([] if samples is None else samples)
+            timed_out = _watch(wrapper, timeout_s, stop_when, watched)
         except BaseException:
             _end_tree(wrapper)
             raise
@@ -124,9 +136,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def _watch(
-    wrapper: subprocess.Popen[bytes], timeout_s: float, stop_when: Callable[[], bool]
-) -> tuple[_Watched, bool]:
-    watched = _Watched()
+    wrapper: subprocess.Popen[bytes], timeout_s: float, stop_when: Callable[[], bool], watched: _Watched
+) -> bool:
     deadline = time.monotonic() + timeout_s
     next_pss = 0.0
     interrupted = timed_out = False
@@ -134,11 +145,13 @@ def _watch(
         now = time.monotonic()
         processes = descendants(wrapper.pid)
         watched.processes = max(watched.processes, len(processes))
-        watched.cpu_s.append((now, sum(map(_cpu_s, processes))))
+        cpu_s, pss_bytes = sum(map(_cpu_s, processes)), 0
         watched.rss_bytes = max(watched.rss_bytes, sum(map(_rss_bytes, processes)))
         if now >= next_pss:
-            watched.pss_bytes = max(watched.pss_bytes, sum(map(_pss_bytes, processes)))
+            pss_bytes = sum(map(_pss_bytes, processes))
+            watched.pss_bytes = max(watched.pss_bytes, pss_bytes)
             next_pss = now + max(_SAMPLE_S, (time.monotonic() - now) / _PSS_SHARE_OF_TIME)
+        watched.samples.append(Sample(now, cpu_s, pss_bytes))
         if not interrupted and (now > deadline or stop_when()):
             timed_out, interrupted = now > deadline, True
             wrapper.send_signal(signal.SIGINT)
@@ -149,7 +162,7 @@ def _watch(
                     os.kill(pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             wrapper.wait(_SAMPLE_S)
-    return watched, timed_out
+    return timed_out
 
 
 def _end_tree(wrapper: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,10 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
     """Write the spec of `job`, its tables of `[fetch]` updated by `changes`.
 
     Limits that would make the comparison unfair are off: all URLs are of one host, on loopback. The rest
-    is at its defaults.
+    is at its defaults. Paths in a spec are relative to it.
     """
     fetch: dict[str, dict[str, Any]] = {
-        "input": {"urls": str(job.urls), "caption_column": "caption"},
+        "input": {"urls": os.path.relpath(job.urls, path.parent), "caption_column": "caption"},
         "http": {
             "per_domain": 0,
             "allow_private_addresses": True,
@@ -45,12 +46,12 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
             "encode": "jpg" if job.reencode else "original",
             "quality": 95,
         },
-        "output": {"path": str(job.output), "samples_per_shard": job.samples_per_shard},
+        "output": {"path": os.path.relpath(job.output, path.parent), "samples_per_shard": job.samples_per_shard},
     }
     if job.timeout_s > 10:
         fetch["http"]["stall_timeout_s"] = job.timeout_s
     if job.authorities is not None:
-        fetch["http"]["ca_file"] = str(job.authorities)
+        fetch["http"]["ca_file"] = os.path.relpath(job.authorities, path.parent)
     for table, keys in (changes or {}).items():
         fetch[table].update(keys)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ _ORDER: Final = (
     "memory",
     "first-request",
     "latency",
+    "steady-cost",
 )
 _TITLES: Final = {
     "http": "CPU per image over http, against img2dataset",
@@ -37,6 +38,7 @@ _TITLES: Final = {
     "memory": "peak memory of all processes, short list and 10-million-row list",
     "first-request": "10-million-row Parquet list: start to first request",
     "latency": "200 ms latency: requests per second ÷ (concurrency ÷ latency)",
+    "steady-cost": "CPU per row in the first, a middle and the last tenth of a million rows, most over least",
 }
 Row = Mapping[str, Any]
 
@@ -102,6 +104,11 @@ def _program(row: Row, figures: Row | None) -> str:
         return "-"
     if row["row"] == "first-request":
         return f"{figures['first_request_s']:.1f} s, {figures['peak_pss_mb']:.0f} MB until then"
+    if row["row"] == "steady-cost":
+        return (
+            f"{figures['cpu_ms_per_row']:.2f} ms of CPU per row, {figures['rows_per_core_s']:.0f} rows/s per core, "
+            f"{figures['peak_pss_mb']:.0f} MB"
+        )
     if row["row"] == "memory":
         return ", ".join(f"{name} {each['peak_pss_mb']:.0f} MB" for name, each in figures.items())
     cost = f"{figures['cpu_s_per_1000']:.2f} CPU-s per 1,000"

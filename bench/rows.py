@@ -12,6 +12,7 @@ from bench.latency import measure_latency
 from bench.limit_share import measure_limit_share
 from bench.long_list import measure_first_request, measure_memory
 from bench.results import Result
+from bench.steady_cost import measure_steady_cost
 
 Row = Callable[[Bench], list[Result]]
 
@@ -26,4 +27,5 @@ ROWS: Final[dict[str, Row]] = {
     "memory": measure_memory,
     "first-request": measure_first_request,
     "latency": measure_latency,
+    "steady-cost": measure_steady_cost,
 }
