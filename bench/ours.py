@@ -46,7 +46,10 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
             "encode": "jpg" if job.reencode else "original",
             "quality": 95,
         },
-        "output": {"path": os.path.relpath(job.output, path.parent), "samples_per_shard": job.samples_per_shard},
+        "output": {
+            "path": os.path.relpath(job.output, path.parent),
+            "samples_per_shard": job.samples_per_shard,
+        },
     }
     if job.timeout_s > 10:
         fetch["http"]["stall_timeout_s"] = job.timeout_s

@@ -1,8 +1,9 @@
 """What a run of billions of URLs takes on a cluster: a model of what bounds it, from figures measured on one machine.
 
-A run is bounded by the largest of the times that each resource needs by itself: cores that decode, the network of the
-nodes, requests in flight, name resolution, the driver that hands out and commits shards, and the busiest host, which
-may not be asked more often than politeness allows. Pure functions; `python bench/scaling.py` measures and prints.
+A run is bounded by the largest of the times that each resource needs by itself: cores that decode, the event loops of
+the workers, the network of the nodes, requests in flight, name resolution, the driver that hands out and commits
+shards, and the busiest host, which may not be asked more often than politeness allows. Pure functions; `python
+bench/scaling.py` measures and prints.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Costs:
 
     cpu_ms_per_row: float
     """CPU time of a worker per row: request, decode, resize, encode, write."""
+    loop_ms_per_row: float
+    """CPU time of a row whose image is no work: an upper bound of what the one Python interpreter of a worker does."""
     driver_ms_per_shard: float
     """Time of the driver's one thread to hand out a shard and commit it."""
     driver_bytes_per_shard: float
@@ -68,6 +71,7 @@ class Forecast:
     """Days that each resource needs by itself; the run takes the largest of them."""
 
     cores_days: float
+    loops_days: float
     network_days: float
     in_flight_days: float
     lookups_days: float
@@ -86,13 +90,18 @@ class Forecast:
     def without_tail_days(self) -> float:
         """How long it takes until only rows of the busiest hosts are left."""
         return max(
-            self.cores_days, self.network_days, self.in_flight_days, self.lookups_days, self.driver_days
+            self.cores_days,
+            self.loops_days,
+            self.network_days,
+            self.in_flight_days,
+            self.lookups_days,
+            self.driver_days,
         )
 
     @property
     def bound(self) -> str:
         """What the run waits for."""
-        names = ("cores", "network", "in_flight", "lookups", "driver", "busiest_host")
+        names = ("cores", "loops", "network", "in_flight", "lookups", "driver", "busiest_host")
         return max(names, key=lambda name: getattr(self, f"{name}_days"))
 
 
@@ -103,6 +112,7 @@ def forecast(costs: Costs, world: World, cluster: Cluster) -> Forecast:
     day_s = 86_400.0
     return Forecast(
         cores_days=world.rows * costs.cpu_ms_per_row / 1000 / (cluster.nodes * cluster.cores) / day_s,
+        loops_days=world.rows * costs.loop_ms_per_row / 1000 / workers / day_s,
         network_days=world.rows
         * world.body_bytes
         * 8

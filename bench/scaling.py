@@ -1,7 +1,8 @@
 """Measure how rates scale with workers and nodes, and forecast billions of URLs: `python bench/scaling.py`.
 
 The origin answers after a latency, and images are tiny, so that requests in flight are the bound and not the cores,
-of which every simulated node would need its own. `--quick` measures less and keeps nothing.
+of which every simulated node would need its own. `--quick` measures less and keeps nothing. Rows of `throughput.py`
+that it needs: http, steady-cost. `python -m docs.generate` makes docs/scale.md of the result.
 """
 
 from __future__ import annotations
@@ -73,12 +74,12 @@ def main() -> int:
 
 def measure_points(steady_s: int) -> list[dict[str, Any]]:
     """Run one and two workers, local and on one and two Ray nodes; return rates and scaling efficiencies."""
-    from bench.corpus import LARGE, build_corpus
+    from bench.corpus import SMALL, build_corpus
     from bench.faulty_origin import serve_faulty
     from bench.latency import tiny_corpus
 
     work = Path(".cache/bench")
-    corpus = tiny_corpus(build_corpus(LARGE, Path(".cache")), work / "tiny")
+    corpus = tiny_corpus(build_corpus(SMALL, Path(".cache")), work / "tiny-few")
     points = []
     with serve_faulty(corpus.folder, LATENCY_MS) as origin:
         for engine in ("local", "ray"):
@@ -143,14 +144,17 @@ def _rate(corpus: Any, origin: Any, work: Path, changes: list[str], workers: int
 
 
 def measure_costs() -> Any:
-    """Measure what a shard costs the driver; what a row costs a worker is taken from the row `http`."""
+    """Measure what a shard costs the driver; a row costs what the results `http` and `steady-cost` say."""
     import psutil
 
     from bench.scale_model import Costs
     from turbo_fetch.dataset.manifest import Manifest
     from turbo_fetch.storage import open_storage
 
-    http = json.loads(Path("bench/results/http.json").read_text())
+    http, steady = (
+        json.loads(Path(f"bench/results/{row}.json").read_text())["figures"]["turbo-fetch"]
+        for row in ("http", "steady-cost")
+    )
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(folder)
@@ -163,7 +167,8 @@ def measure_costs() -> Any:
             grown_bytes = process.memory_info().rss - base_bytes
         manifest_bytes = (Path(folder) / ".turbo-fetch/manifest").stat().st_size
     return Costs(
-        cpu_ms_per_row=http["figures"]["turbo-fetch"]["cpu_s_per_1000"],
+        cpu_ms_per_row=http["cpu_s_per_1000"],
+        loop_ms_per_row=steady["cpu_ms_per_row"],
         driver_ms_per_shard=spent_s / SHARDS * 1000,
         driver_bytes_per_shard=max(0, grown_bytes) / SHARDS,
         driver_base_bytes=base_bytes,

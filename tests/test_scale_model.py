@@ -14,6 +14,7 @@ from bench.scale_model import Cluster, Costs, World, forecast, host_rows, hosts_
 
 COSTS = Costs(
     cpu_ms_per_row=3.3,
+    loop_ms_per_row=0.3,
     driver_ms_per_shard=0.2,
     driver_bytes_per_shard=100,
     driver_base_bytes=2e8,
@@ -43,6 +44,11 @@ def test_cores_alone_take_as_long_as_arithmetic_says() -> None:
             replace(WORLD, largest_host_share=1e-5, per_domain=100),
             replace(CLUSTER, concurrency=4096),
             "cores",
+        ),
+        (
+            replace(WORLD, latency_s=0.01, per_domain=0),
+            replace(CLUSTER, cores_per_worker=16),
+            "loops",
         ),
         (replace(WORLD, body_bytes=5e6, per_domain=0), CLUSTER, "network"),
         (replace(WORLD, latency_s=60, per_domain=0), CLUSTER, "in_flight"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from docs.generate.command_line import command_line_page
 from docs.generate.outcomes import outcomes_page
 from docs.generate.performance import performance_page, plots
+from docs.generate.scale import scale_page
 from docs.generate.spec import spec_page
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ PAGES = {
     "reference/cli.md": command_line_page,
     "reference/outcomes.md": outcomes_page,
     "performance.md": performance_page,
+    "scale.md": scale_page,
 }
 
 

@@ -17,8 +17,8 @@ MASK: Final = "***"
 _PARAMETER: Final = re.compile(
     r"[?&;#%](?:(?<=[?&;#])|(?<=%)(?:3[Ff]|26|3[Bb]|23))([\w.-]+)(?:=|%3[Dd])(?=[^&;#\s])"
 )
-"""Up to the value; also inside of an address that another one carries in its query, percent-encoded. The search jumps to
-the characters with which it begins."""
+"""Up to the value; also inside of an address that another one carries in its query, percent-encoded. The search jumps
+to the characters with which it begins."""
 _VALUE: Final = re.compile(r"[^&;#\s]+")
 _SECRET_NAME: Final = re.compile(
     r"(?i)x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid|key-pair-id"

@@ -55,7 +55,7 @@ def path_of(url: str) -> str:
 
 
 def request_bytes(origin: Origin, address: str, headers: Mapping[str, str] | None) -> bytes:
-    """Return the request for an address, whose user and password become a header; raises ValueError if there is none."""
+    """Return the request for an address, whose user and password become a header; raises ValueError if none can be."""
     path = path_of(address)
     lines = origin.lines
     if headers or not address.startswith(origin.name):
