@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +27,9 @@ MAGIC: Final = b"TFSPOOL2"
 ALIGNMENT: Final = 16
 MOST_PIECES: Final = 1024
 """That one system call takes on Linux and macOS."""
+CALL_BYTES: Final = 256 << 10
+"""More at once makes Linux take huge pages for its cache, which on a virtual machine are those that it has never used: the
+host then has to find memory for them first, which took five times as long as the copy."""
 
 _HEAD: Final = struct.Struct("<IIB7x")
 _SEED: Final = struct.Struct("<8sQIB")
@@ -96,12 +100,22 @@ class Mapped:
 
 
 def write_at(descriptor: int, pieces: Sequence[Piece], offset: int) -> None:
-    """Write all pieces at `offset`: one system call, more only if the kernel takes less than all of it."""
-    left = [memoryview(piece) for piece in pieces]
+    """Write all pieces at `offset`, about CALL_BYTES at a time."""
+    left = deque(memoryview(piece) for piece in pieces)
     while left:
-        written = os.pwritev(descriptor, left[:MOST_PIECES], offset)
+        batch: list[memoryview] = []
+        room = CALL_BYTES
+        while left and room > 0 and len(batch) < MOST_PIECES:
+            piece = left.popleft()
+            if piece.nbytes > room:
+                left.appendleft(piece[room:])
+                piece = piece[:room]
+            batch.append(piece)
+            room -= piece.nbytes
+        written = os.pwritev(descriptor, batch, offset)
         offset += written
-        while left and written >= left[0].nbytes:
-            written -= left.pop(0).nbytes
-        if left:
-            left[0] = left[0][written:]
+        # The kernel may take less than all of it.
+        while batch and written >= batch[0].nbytes:
+            written -= batch.pop(0).nbytes
+        if batch:
+            left.extendleft(reversed([batch[0][written:], *batch[1:]]))

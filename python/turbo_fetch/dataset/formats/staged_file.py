@@ -12,7 +12,7 @@ from typing import Final
 
 from turbo_fetch.storage.failures import write_error
 
-BLOCK_BYTES: Final = 1 << 20
+BLOCK_BYTES: Final = 256 << 10
 WORTH_A_COPY_BYTES: Final = 32 << 10
 MOST_VECTORS: Final = 512
 
@@ -35,7 +35,8 @@ class WrittenFile:
 class StagedFile(io.RawIOBase):
     """A new local file, written once from start to end; OutputError if that fails.
 
-    Pieces are gathered into blocks of 1 MB: many small ones cost one write and one hash per block.
+    Pieces are gathered into blocks: many small ones cost one write and one hash per block, which the processor's cache holds
+    from the one to the other.
     """
 
     def __init__(self, path: Path) -> None:
