@@ -37,10 +37,10 @@ Measured on {date} ({cpu}, {cores} cores):
 
 {points}
 
-- One row of a list of {steady_rows:,} with tiny images, latency {steady_latency} ms: {loop_ms:.2f} ms of CPU,
-  or {per_core:,.0f} rows a second per core. The first, a middle and the last tenth of the rows differ by a
-  factor of {flat:.2f}, and memory peaks at {steady_mb:.0f} MB. A list of 10 million rows takes ten times as
-  long, and its cost is not measured to the end.
+- On {steady_date}, one row of a list of {steady_rows:,} with tiny images, latency {steady_latency} ms:
+  {loop_ms:.2f} ms of CPU, or {per_core:,.0f} rows a second per core. The first, a middle and the last tenth
+  of the rows differ by a factor of {flat:.2f}, and memory peaks at {steady_mb:.0f} MB. A list of 10 million
+  rows was not run to its end.
 
 ## What limits a run
 
@@ -48,9 +48,9 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
 
 - **Cores** decode. An image of 135 KB takes about {cpu_ms:.1f} ms of one core, so 16 cores decode
   {node_images:,.0f} images/s.
-- **Loops**: a worker has one Python interpreter, which needs {loop_ms:.2f} ms for a row, whatever its image. A
-  node of 16 cores has two workers, so {node_rows:,.0f} rows/s. Where images are small, set `engine.workers`
-  higher.
+- **Loops**: a worker has one Python interpreter, which takes {loop_ms:.2f} ms at most for a row, whatever its
+  image. A node of 16 cores has two workers, so {node_rows:,.0f} rows/s. Where images are small, set
+  `engine.workers` higher.
 - **Requests in flight** wait. At half a second per request on average, dead servers included, 1,024 requests in
   flight per worker give 2,048 requests/s. Set `fetch.http.concurrency = 1024` on a cluster: the default of 256
   leaves the cores idle.
@@ -106,6 +106,7 @@ def scale_page() -> str:
         cpu=scaling["machine"]["cpu"],
         cores=scaling["machine"]["cores"],
         concurrency=scaling["parameters"]["concurrency"],
+        steady_date=steady["date"][:10],
         steady_rows=steady["parameters"]["rows"],
         steady_latency=steady["parameters"]["latency_ms"],
         loop_ms=costs["loop_ms_per_row"],
