@@ -256,7 +256,7 @@ class ResponseReader:
         self._at = _At.CHUNK_LINE
         return rest
 
-    def _take_trailer(self, data: bytes) -> bytes:
+    def _take_trailer(self, data: bytes) -> Bytes:
         searched = max(0, len(self._held) - 3)
         self._held += data
         for empty in (b"\r\n", b"\n"):

@@ -37,8 +37,8 @@ KEEP_ALIVE_S: Final = 15.0
 SPARE_CONNECTIONS: Final = 32
 """Idle connections that are kept when every slot is in use."""
 
-MAX_ORIGINS: Final = 1_024
-"""What is known of so many is kept, which takes 5 KB each."""
+MAX_ORIGINS: Final = 2_048
+"""What is known of so many is kept, 2 KB each."""
 _PROXY_REFUSES: Final = HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
 
 

@@ -28,8 +28,8 @@ ALIGNMENT: Final = 16
 MOST_PIECES: Final = 1024
 """That one system call takes on Linux and macOS."""
 CALL_BYTES: Final = 256 << 10
-"""More at once makes Linux take huge pages for its cache, which on a virtual machine are those that it has never used: the
-host then has to find memory for them first, which took five times as long as the copy."""
+"""More at once makes Linux take huge pages for its cache, and on a virtual machine those are the ones that it has never
+used: the host has to find memory for them first, which took five times as long as the copy."""
 
 _HEAD: Final = struct.Struct("<IIB7x")
 _SEED: Final = struct.Struct("<8sQIB")

@@ -35,8 +35,8 @@ class WrittenFile:
 class StagedFile(io.RawIOBase):
     """A new local file, written once from start to end; OutputError if that fails.
 
-    Pieces are gathered into blocks: many small ones cost one write and one hash per block, which the processor's cache holds
-    from the one to the other.
+    Pieces are gathered into blocks: many small ones cost one write and one hash per block, which the processor's cache
+    holds from the one to the other.
     """
 
     def __init__(self, path: Path) -> None:
