@@ -92,7 +92,7 @@ class ResponseProtocol(ResponseHandler):
         """Told of such bytes while the connection is idle."""
         self._response: ResponseReader | None = None
         self._connection: Connection
-        self._waiter: asyncio.Future[Response] | None = None
+        self._awaited: asyncio.Future[Response] | None = None
         self._poll: select.poll | None = None
         self._got_unsolicited = False
 
@@ -134,7 +134,7 @@ class ResponseProtocol(ResponseHandler):
         if transport is None:
             raise aiohttp.ServerDisconnectedError
         self._connection = connection
-        self._waiter = waiter = self._loop.create_future()
+        self._awaited = waiter = self._loop.create_future()
         self._response = ResponseReader(self, self._loop, self._begun)
         transport.write(request)
         return waiter
@@ -185,12 +185,12 @@ class ResponseProtocol(ResponseHandler):
             self.force_close()
         # Both do nothing where the other was called before.
         body.on_end = self._connection.release
-        waiter, self._waiter = self._waiter, None
+        waiter, self._awaited = self._awaited, None
         if waiter is not None and not waiter.done():
             waiter.set_result(Response(head, body, self._connection.close))
 
     def _fail(self, error: BaseException) -> None:
-        waiter, self._waiter = self._waiter, None
+        waiter, self._awaited = self._awaited, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
