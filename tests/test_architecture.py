@@ -138,7 +138,6 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         "__init__.py",
         "fetch/redirects.py",
         "shard/transform.py",
-        "dataset/formats/tfrecord.py",
     }
 
 
