@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from turbo_fetch.storage.disk import replace_with, sync, sync_one
+from turbo_fetch.storage.disk import replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry, Storage, checked_name
 
@@ -118,8 +118,9 @@ def _put_in_place(source: Path, target: Path) -> None:
 
 def _move_across(source: Path, target: Path) -> None:
     """Move between file systems: a copy beside the target, synced, then renamed."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = unfinished(target)
     try:
+        remove(temporary)
         if source.is_dir():
             shutil.copytree(source, temporary)
         else:
