@@ -28,7 +28,7 @@ def run(
     the same command.
     """
     from turbo_fetch.runners.processes import start_ahead
-    from turbo_fetch.startup import importing, with_few_threads, without_pandas
+    from turbo_fetch.startup import importing, with_few_threads, with_late_modules, without_pandas
 
     with importing():
         loaded = load_job(spec, overrides)
@@ -39,6 +39,7 @@ def run(
         if not loaded.trains:
             without_pandas()
             with_few_threads()
+            with_late_modules()
         # These import pyarrow, while the workers do so too.
         from turbo_fetch import stages
         from turbo_fetch.errors import TooFewSamples

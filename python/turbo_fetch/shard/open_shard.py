@@ -154,7 +154,8 @@ class OpenShard:
 
     def _requests(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> list[Request]:
         """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
-        urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
+        column = source.column("url")
+        urls = parse_urls(column if len(rows) == len(column) else column.take(pa.array(rows, pa.uint32())))
         requests = []
         headers = self._work.headers()
         parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
