@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    # At run time it would import the reading of resources and of archives too.
+    from importlib.abc import Loader
 
 
 class _NoPandas:
@@ -34,7 +37,7 @@ def without_pandas() -> None:
         sys.meta_path.insert(0, _NoPandas)
 
 
-LATE: Final = ("psutil", "pyarrow.compute")
+LATE: Final = ("psutil", "pyarrow.compute", "pyarrow.parquet")
 """Modules that take long and that no process uses before its first request; code may only say `import` of them."""
 
 _loading = RLock()
@@ -53,7 +56,7 @@ class _LateModule(ModuleType):
         return ModuleType.__getattribute__(self, name)
 
 
-class _LateLoader(Loader):
+class _LateLoader:
     """Makes a late module, and executes it by the loader that it has otherwise."""
 
     def __init__(self, loader: Loader) -> None:
@@ -68,9 +71,14 @@ class _LateLoader(Loader):
     def execute(self, module: ModuleType) -> None:
         """Execute it, unless that is what asks."""
         loader, self._loader = self._loader, None
-        if loader is not None:
+        if loader is None:
+            return
+        try:
             loader.exec_module(module)
-            module.__class__ = ModuleType
+        except BaseException:
+            self._loader = loader
+            raise
+        module.__class__ = ModuleType
 
 
 class _LateFinder:

@@ -18,7 +18,7 @@ def main() -> None:
             without_plugins()
             start_for(sys.argv[1:])
             with importing():
-                from turbo_fetch.cli.commands import app
-            app()
+                from turbo_fetch.cli.commands import called_by
+            called_by(sys.argv[1:])()
         finally:
             end_ahead()

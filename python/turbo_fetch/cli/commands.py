@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -83,3 +84,15 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(export_model)
 app.add_typer(demo, name="demo")
+
+
+def called_by(arguments: Sequence[str]) -> typer.Typer:
+    """Return the commands or, where one is called, it alone: typer would make all of them ready, one after the other."""
+    called = [
+        command
+        for command in app.registered_commands
+        if command.callback is not None and [command.callback.__name__.replace("_", "-")] == [*arguments[:1]]
+    ]
+    if called:
+        app.registered_commands, app.registered_groups = called, []
+    return app
