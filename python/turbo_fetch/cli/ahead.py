@@ -1,6 +1,6 @@
-"""The worker that a command line will need, started before that is read by typer, whose imports take half as long as it.
+"""The worker of a run, started before typer reads the command line, since the imports for that take half as long as it.
 
-Whatever is doubtful starts none: the command does so itself as soon as it knows that it needs one, and says what is wrong.
+Whatever is doubtful starts none: the command does so itself once it knows that it needs one, and says what is wrong.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ app.add_typer(demo, name="demo")
 
 
 def called_by(arguments: Sequence[str]) -> typer.Typer:
-    """Return the commands or, where one is called, it alone: typer would make all of them ready, one after the other."""
+    """Return the commands or, where one is called, it alone: typer makes all ready that there are."""
     called = [
         command
         for command in app.registered_commands

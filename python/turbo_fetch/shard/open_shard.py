@@ -21,7 +21,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard import results
-from turbo_fetch.shard.commit import LIST_NOTES, CompleteShard
+from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
 from turbo_fetch.shard.task import ShardTask
