@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,8 @@ def called_by(arguments: Sequence[str]) -> typer.Typer:
         for command in app.registered_commands
         if command.callback is not None and [command.callback.__name__.replace("_", "-")] == [*arguments[:1]]
     ]
-    if called:
-        app.registered_commands, app.registered_groups = called, []
-    return app
+    if not called:
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = called, []
+    return alone
