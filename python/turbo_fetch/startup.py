@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     # At run time it would import the reading of resources and of archives too.
@@ -90,7 +90,7 @@ class _LateFinder:
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in LATE else None
         if spec is not None and spec.loader is not None:
-            spec.loader = _LateLoader(spec.loader)
+            spec.loader = cast("Loader", _LateLoader(spec.loader))
         return spec
 
 
@@ -146,7 +146,7 @@ def late_certificates() -> Iterator[None]:
     def put_off(context: ssl.SSLContext) -> None:
         context.__class__ = LateContext
 
-    ssl.SSLContext.set_default_verify_paths = put_off  # type: ignore[method-assign]
+    ssl.SSLContext.set_default_verify_paths = put_off  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
