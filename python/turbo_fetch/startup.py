@@ -38,7 +38,7 @@ def without_pandas() -> None:
 
 
 LATE: Final = ("psutil", "pyarrow.compute", "pyarrow.parquet")
-"""Modules that take long and that no process uses before its first request; code may only say `import` of them."""
+"""Modules that take long, and that most runs use after the first request only; `from` imports execute them at once."""
 
 _loading = RLock()
 

@@ -1,4 +1,4 @@
-"""The worker of a run, started before typer reads the command line, since the imports for that take half as long as it.
+"""The worker of a run, started before typer reads the command line: what that imports takes half as long as a worker.
 
 Whatever is doubtful starts none: the command does so itself once it knows that it needs one, and says what is wrong.
 """
