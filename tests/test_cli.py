@@ -140,6 +140,7 @@ STARTS = {
     "run train.toml --set train.nonsense=1": 0,
     "run torn.toml": 0,
     "run nowhere.toml": 0,
+    f"run {'x' * 300}.toml": 0,
     "plan spec.toml": 0,
     "img2dataset --url_list=nowhere.txt": 1,
     "img2dataset nowhere.txt": 1,

@@ -32,12 +32,12 @@ def _fetches_here(arguments: Sequence[str]) -> bool:
             files.append(Path(argument))
         elif argument not in {"-q", "--quiet"}:
             return False
-    # What a pipe brings can be read once.
-    if len(files) != 1 or not files[0].is_file():
-        return False
     from turbo_fetch.spec.toml import overridden, parsed
 
     try:
+        # What a pipe brings can be read once.
+        if len(files) != 1 or not files[0].is_file():
+            return False
         tables = overridden(parsed(files[0].read_bytes(), str(files[0])), overrides)
     except (OSError, SpecError):
         return False
