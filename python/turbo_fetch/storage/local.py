@@ -93,13 +93,17 @@ class LocalStorage(Storage):
 
     def probe(self, name: str) -> None:
         """See Storage."""
-        folder = self._at(name).parent
-        is_new = not folder.exists()
-        with explained(self.url):
-            self.write_bytes(name, b"probe")
-            self.delete(name)
+        target = self._at(name)
+        is_new = not target.parent.exists()
+        with explained(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Not brought to disk, which can take as long as all else before the first request.
+            try:
+                target.write_bytes(b"probe")
+            finally:
+                target.unlink(missing_ok=True)
             if is_new:
-                folder.rmdir()
+                target.parent.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)
