@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
-# What is installed of uv.lock; a wheel needs "--only-group wheel" alone, the site "--group docs".
+# What is installed of uv.lock: for the demo, for that of training, and for all else. A wheel needs "--only-group wheel" alone,
+# the site "--group docs".
+FETCHING := --no-default-groups --group example
+TRAINING := $(FETCHING) --extra demo
 DEPENDENCIES ?= --all-extras --group dev
 
 SECONDS ?= 600
@@ -18,15 +21,15 @@ PYPI := https://pypi.org/simple
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.built ## System packages, virtual environment, extension in release mode
+setup: $(VENV)/.installed $(VENV)/.built | $(VENV)/.system-tests ## All packages, virtual environment, extension in release mode
 
 lock: $(VENV)/.uv ## Bring uv.lock in step with pyproject.toml; UPGRADE=--upgrade takes the newest versions
 	$(BIN)/uv lock --python $(BIN)/python --default-index $(PYPI) $(UPGRADE)
 
-demo: setup ## Build, serve real photographs on loopback, make a dataset of them, show it
+demo: $(VENV)/.built ## Build, serve real photographs on loopback, make a dataset of them, show it
 	$(BIN)/python examples/demo.py
 
-demo-dreambooth: setup ## Teach a small model a subject from four pictures, offline (some six CPU-minutes the first time)
+demo-dreambooth: $(VENV)/.training $(VENV)/.built ## Teach a small model a subject from four pictures, offline (some six CPU-minutes the first time)
 	$(BIN)/turbo-fetch demo dreambooth --cache .cache --output .cache/demo-dreambooth
 
 test: setup ## Run all tests, Rust and Python
@@ -73,7 +76,8 @@ ci: lint typecheck test wheel ## Everything that must pass
 clean: ## Remove what was built, keep downloads
 	rm -rf $(VENV) target dist
 
-$(VENV)/.system: ; @bash .ci/system && mkdir -p $(VENV) && touch $@
+$(VENV)/.system: ; @bash .ci/system build && mkdir -p $(VENV) && touch $@
+$(VENV)/.system-tests: ; @bash .ci/system build tests && mkdir -p $(VENV) && touch $@
 
 $(VENV)/.uv: | $(VENV)/.system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -81,12 +85,24 @@ $(VENV)/.uv: | $(VENV)/.system
 	touch $@
 
 # Through a list of versions and hashes, since uv itself would take the files from where the lock has them, not from a mirror.
-$(VENV)/.installed: uv.lock | $(VENV)/.uv
-	$(BIN)/uv export --python $(BIN)/python --quiet --frozen --no-emit-project --no-header $(DEPENDENCIES) --output-file $(VENV)/requirements.txt
+define install
+	$(BIN)/uv export --python $(BIN)/python --quiet --frozen --no-emit-project --no-header $(1) --output-file $(VENV)/requirements.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirements $(VENV)/requirements.txt
 	touch $@
+endef
 
-$(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
+$(VENV)/.fetching: uv.lock | $(VENV)/.uv
+	$(call install,$(FETCHING))
+
+$(VENV)/.training: uv.lock | $(VENV)/.uv
+	@echo "Installing PyTorch, diffusers and transformers (once; some 7 GB on disk, since PyPI's PyTorch comes with CUDA)"
+	$(call install,$(TRAINING))
+
+$(VENV)/.installed: uv.lock | $(VENV)/.uv
+	@echo "Installing what $(DEPENDENCIES) takes of uv.lock (once; all of it is some 9 GB on disk, since PyPI's PyTorch comes with CUDA)"
+	$(call install,$(DEPENDENCIES))
+
+$(VENV)/.built: $(VENV)/.fetching $(RUST_SOURCES)
 	$(BIN)/maturin develop --uv --release --quiet
 	$(BIN)/python -m compileall -q python/turbo_fetch
 	touch $@

@@ -65,7 +65,7 @@ COMPARISONS: Final = {
         ),
         Comparison("original", "cpu", 1 / 4, reencode=False),
         # Shards of 500, so that both processes of the peer have work.
-        Comparison("small", "wall", 1 / 3, rows=1_000, quick_rows=1_000, samples_per_shard=500, repeats=5),
+        Comparison("small", "wall", 1 / 4, rows=1_000, quick_rows=1_000, samples_per_shard=500, repeats=5),
         Comparison("faulty", "wall", 1 / 3, server="faulty", timeout_s=30, retries=2, run_timeout_s=600),
     )
 }

@@ -170,6 +170,7 @@ class Origin(ThreadedServer):
                 writer,
                 self.targets[target],
                 self.base,
+                lambda: len(self.received),
             )
             fault = FAULTS.get(parameters.get("fault", ""))
             if fault is not None:

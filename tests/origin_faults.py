@@ -38,6 +38,8 @@ class Exchange:
     hit: int
     """How many times this target was asked for, this request included."""
     base: str
+    asked: Callable[[], int]
+    """How many requests the origin has had until now."""
 
     def number(self, name: str, default: float) -> float:
         """Return a parameter as a number."""
@@ -235,6 +237,17 @@ async def stall(exchange: Exchange) -> None:
     await send_head(exchange, length=len(exchange.body))
     await send(exchange, exchange.body[:half])
     await until_closed(exchange, exchange.number("seconds", FOREVER_S))
+    await send(exchange, exchange.body[half:])
+
+
+@fault
+async def held(exchange: Exchange) -> None:
+    """Half of the body, and the rest when the origin has had `until` requests."""
+    half = len(exchange.body) // 2
+    await send_head(exchange, length=len(exchange.body))
+    await send(exchange, exchange.body[:half])
+    while exchange.asked() < exchange.number("until", 0):
+        await until_closed(exchange, 0.01)
     await send(exchange, exchange.body[half:])
 
 

@@ -151,11 +151,13 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         # What parent and worker of a job import, at least, before the first request.
         (
             "turbo_fetch.stages.fetch",
-            "torch ray cv2 aiohttp fsspec importlib.metadata pydantic.plugin._loader",
+            "torch ray cv2 aiohttp fsspec asyncio importlib.metadata pydantic.plugin._loader psutil._pslinux "
+            "pyarrow._compute pyarrow._parquet",
         ),
         (
             "turbo_fetch.runners.worker",
-            "torch ray cv2 fsspec pydantic.plugin._loader turbo_fetch.spec.train",
+            "torch ray cv2 fsspec pydantic.plugin._loader turbo_fetch.spec.train psutil._pslinux pyarrow._compute "
+            "pyarrow._parquet turbo_fetch.dataset.formats turbo_fetch.shard.commit",
         ),
         (
             "turbo_fetch.monitor.process",
@@ -166,8 +168,9 @@ def test_the_native_module_is_imported_in_few_places() -> None:
 def test_importing_is_light(module: str, heavy: str) -> None:
     code = (
         "import sys\n"
-        "from turbo_fetch.startup import without_pandas\n"
+        "from turbo_fetch.startup import with_late_modules, without_pandas\n"
         "without_pandas()\n"
+        "with_late_modules()\n"
         f"import {module}\n"
         f"heavy = {set(heavy.split())!r} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -202,13 +202,12 @@ def test_a_server_that_recovers_is_asked_for_everything(loop: str, origin: Origi
 
 
 def test_slow_rows_do_not_hold_up_their_neighbours(loop: str, origin: Origin) -> None:
-    slow = [
-        Request(row, origin.url(f"{row}.jpg", "dribble", size=60_000, interval_s=0.4), "s")
-        for row in range(8)
-    ]
+    slow = [Request(row, origin.url(f"{row}.jpg", "held", until=300), "s") for row in range(8)]
     fast = [Request(row, origin.url(f"{row}.jpg"), "f") for row in range(8, 300)]
-    (shard,) = run_shards(loop, slow + fast, concurrency=10)
-    assert set(list(shard.ended)[-8:]) == set(range(8))
+    (shard,) = run_shards(loop, slow + fast, concurrency=10, stall_timeout_s=60)
+    assert shard.outcomes == {Outcome.SUCCESS}
+    # Those were held until all had been asked for: two of the others may still have been on their way.
+    assert set(range(8)) <= set(list(shard.ended)[-10:])
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 150_000, 400_000])

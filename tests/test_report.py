@@ -86,6 +86,18 @@ def test_it_can_be_written_at_any_time(dataset: Path) -> None:
     assert b"Plotly" in (dataset / "report.html").read_bytes()
 
 
+def test_images_are_found_behind_rows_that_failed(tmp_path: Path) -> None:
+    with Origin(ALBUM) as origin:
+        rows = ["no url"] * 110 + [origin.url(name) for name in ALBUM]
+        urls = write_list(tmp_path / "list.parquet", rows)
+        turbo_fetch.run(job_spec(urls, tmp_path / "out", output={"samples_per_shard": 200}))
+    samples = gather(open_place(str(tmp_path / "out"))).samples
+    # The first 64 rows have none, the second 18, and of the rest as many are taken as are lacking.
+    assert len(samples) == 24
+    assert len({sample.key for sample in samples}) == 24
+    assert samples == sorted(samples, key=lambda sample: sample.key)
+
+
 def test_without_a_dataset_there_is_one_clear_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "turbo_fetch", "report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
@@ -20,6 +22,8 @@ from hypothesis import strategies as st
 from shard_data import picture, result, results
 from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.errors import OutputError, OutputExists
+from turbo_fetch.shard.results import rows_digest
+from turbo_fetch.spec import Filter, ImageSpec, ResizeMode
 from turbo_fetch.spool import frames
 from turbo_fetch.spool import spool as spool_module
 from turbo_fetch.spool.spool import Spool
@@ -337,3 +341,33 @@ def test_pieces_of_any_length_are_written_one_after_the_other(lengths: list[int]
     with tempfile.TemporaryFile() as file:
         frames.write_at(file.fileno(), pieces, offset)
         assert file.read() == (bytes(offset) + b"".join(pieces) if any(lengths) else b"")
+
+
+SIDES = st.integers(1, 65_535)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "size": SIDES | st.tuples(SIDES, SIDES),
+        "mode": st.sampled_from(get_args(ResizeMode)),
+        "only_if_bigger": st.booleans(),
+        "downscale": st.sampled_from(get_args(Filter)),
+        "encode": st.sampled_from(["jpg", "webp", "original"]),
+        "quality": st.integers(1, 100),
+        "min_side": st.integers(0, 1 << 62),
+        "max_pixels": st.integers(1, 1 << 62),
+        "max_aspect": st.floats(min_value=0) | st.integers(0, 100),
+        "phash": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(OPTIONS)
+def test_what_a_spool_was_made_with_is_told_by_the_json_of_the_options(options: dict[str, Any]) -> None:
+    # Those that an earlier version left are to be known again.
+    image, rows = ImageSpec(**options), pa.record_batch({"url": ["http://example.org/1.jpg"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_batch(rows)
+    expected = hashlib.sha256(image.model_dump_json().encode() + sink.getvalue().to_pybytes())
+    assert rows_digest(rows, image) == expected.hexdigest()

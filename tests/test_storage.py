@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -132,6 +134,33 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
             place.write_bytes("x", content)
             seen.add(reader.read())
     assert seen == {contents[0], *contents[:-1]}
+
+
+def test_what_a_killed_process_left_is_gone_after_the_next_write(tmp_path: Path) -> None:
+    written = """
+import os, signal, sys
+from pathlib import Path
+from turbo_fetch.storage import LocalStorage
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+LocalStorage(Path(sys.argv[1])).write_bytes("job", b"of the process that was killed" * 100)
+"""
+    killed = subprocess.run([sys.executable, "-c", written, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    place = LocalStorage(tmp_path)
+    assert len(_names(place)) == 1
+    assert not place.exists("job")
+    place.write_bytes("job", b"whole")
+    assert _names(place) == {"job": 5}
+    assert place.read_bytes("job") == b"whole"
+
+
+def test_writers_of_the_same_file_at_once_never_mix_what_they_write(tmp_path: Path) -> None:
+    contents = [bytes([number]) * (100_000 - 9_000 * number) for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as threads:
+        for _ in range(5):
+            list(threads.map(lambda content: LocalStorage(tmp_path).write_bytes("job", content), contents))
+            assert LocalStorage(tmp_path).read_bytes("job") in contents
+    assert [*_names(LocalStorage(tmp_path))] == ["job"]
 
 
 def test_publishing_to_s3_is_one_put(server: str, tmp_path: Path) -> None:

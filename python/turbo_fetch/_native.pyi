@@ -1,5 +1,7 @@
 from collections.abc import Sequence
-from typing import Protocol, final, type_check_only
+from typing import final
+
+import pyarrow as pa
 
 __all__ = [
     "MALFORMED_MARK",
@@ -17,13 +19,6 @@ __all__ = [
 __version__: str
 __profile__: str
 MALFORMED_MARK: str
-
-@type_check_only
-class ArrowBatch(Protocol):
-    """A record batch that any Arrow library imports through the C data interface."""
-
-    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
-    def __arrow_c_schema__(self) -> object: ...
 
 @final
 class Transformer:
@@ -49,32 +44,25 @@ class Transformer:
     ) -> Transformer: ...
     def run(
         self, bodies: Sequence[bytes], boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...
-    ) -> ArrowBatch: ...
+    ) -> pa.RecordBatch: ...
     def run_pixels(
         self,
         bodies: Sequence[bytes],
         pixels: Sequence[bytes],
         shapes: Sequence[tuple[int, int, str, int]],
         boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...,
-    ) -> ArrowBatch: ...
+    ) -> pa.RecordBatch: ...
 
 def digests(kind: str, bodies: Sequence[bytes]) -> list[str | None]:
     """Return the md5, sha256 or sha512 of each body in lower-case hex."""
 
-@type_check_only
-class ArrowArray(Protocol):
-    """An array that any Arrow library imports through the C data interface."""
-
-    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
-    def __arrow_c_schema__(self) -> object: ...
-
-def parse_urls(urls: ArrowArray) -> ArrowBatch:
+def parse_urls(urls: pa.Array) -> pa.RecordBatch:
     """Parse strings into the columns normalised, host, domain and error, one row each, none raising."""
 
 def resolve_location(base: str, location: bytes) -> str | None:
     """Resolve a Location header as browsers do, without its fragment; None if it is no URL."""
 
-def spread(domains: ArrowArray, seed: int) -> ArrowArray:
+def spread(domains: pa.Array, seed: int) -> pa.Array:
     """Return the uint32 order that spaces the rows of each domain evenly; null counts as a domain."""
 
 @final
@@ -88,7 +76,7 @@ class CsvReader:
     def header(self) -> list[str] | None:
         """Read the first record: None if more bytes are needed, empty if there is none at all."""
 
-    def read(self, columns: Sequence[int], max_rows: int) -> ArrowBatch:
+    def read(self, columns: Sequence[int], max_rows: int) -> pa.RecordBatch:
         """Read complete records as strings; no rows: feed more. ValueError for an endless line."""
 
     def take_notes(self) -> list[tuple[str, int, int]]:

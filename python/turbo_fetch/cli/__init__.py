@@ -1,7 +1,10 @@
-"""The command line. Workers take longest to start, so a command that needs one starts it as soon as it knows so."""
+"""The command line. Workers take longest to start, so one that will be needed is started before anything else."""
 
 from __future__ import annotations
 
+import sys
+
+from turbo_fetch.cli.ahead import start_for
 from turbo_fetch.cli.failure import no_traceback
 from turbo_fetch.cli.streams import safe_streams
 from turbo_fetch.runners.processes import end_ahead
@@ -13,8 +16,9 @@ def main() -> None:
     with safe_streams(), no_traceback():
         try:
             without_plugins()
+            start_for(sys.argv[1:])
             with importing():
-                from turbo_fetch.cli.commands import app
-            app()
+                from turbo_fetch.cli.commands import called_by
+            called_by(sys.argv[1:])()
         finally:
             end_ahead()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -83,3 +85,17 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(export_model)
 app.add_typer(demo, name="demo")
+
+
+def called_by(arguments: Sequence[str]) -> typer.Typer:
+    """Return the commands or, where one is called, it alone: typer makes all ready that there are."""
+    called = [
+        command
+        for command in app.registered_commands
+        if command.callback is not None and [command.callback.__name__.replace("_", "-")] == [*arguments[:1]]
+    ]
+    if not called:
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = called, []
+    return alone

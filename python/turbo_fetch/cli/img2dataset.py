@@ -35,11 +35,12 @@ class Arguments:
 
 def img2dataset(context: typer.Context) -> None:
     """Run with the options of img2dataset; `img2dataset --help` lists them."""
-    from turbo_fetch.startup import importing, with_few_threads, without_pandas
+    from turbo_fetch.startup import importing, with_few_threads, with_late_modules, without_pandas
 
     with importing():
         without_pandas()
         with_few_threads()
+        with_late_modules()
         arguments = parse_arguments(context.args)
         if arguments.help or not context.args:
             typer.echo(help_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -29,10 +28,8 @@ def run(
     the same command.
     """
     from turbo_fetch.runners.processes import start_ahead
-    from turbo_fetch.startup import importing, with_few_threads, without_pandas
+    from turbo_fetch.startup import importing, with_few_threads, with_late_modules, without_pandas
 
-    if _fetches_here(spec, overrides or ()):
-        start_ahead(1)
     with importing():
         loaded = load_job(spec, overrides)
         if loaded.fetch is not None and loaded.engine.kind == "local":
@@ -42,6 +39,7 @@ def run(
         if not loaded.trains:
             without_pandas()
             with_few_threads()
+            with_late_modules()
         # These import pyarrow, while the workers do so too.
         from turbo_fetch import stages
         from turbo_fetch.errors import TooFewSamples
@@ -56,19 +54,3 @@ def run(
         typer.echo(error.report)
         raise
     typer.echo(summary.text())
-
-
-def _fetches_here(path: Path, overrides: Sequence[str]) -> bool:
-    """Whether a spec has a fetch stage for this machine, before it is validated; what is wrong is said by that."""
-    from turbo_fetch.errors import SpecError
-    from turbo_fetch.spec.toml import overridden, parsed
-
-    # What a pipe brings can be read once.
-    if not path.is_file():
-        return False
-    try:
-        tables = overridden(parsed(path.read_bytes(), str(path)), overrides)
-    except (OSError, SpecError):
-        return False
-    engine = tables.get("engine", {})
-    return "fetch" in tables and isinstance(engine, dict) and engine.get("kind", "local") == "local"

@@ -147,12 +147,12 @@ class Manifest:
                 self._note(record["shard"])
                 file.write(_line(record))
             file.flush()
+            if not _content_differs(renewed, self._path):
+                renewed.unlink()
+                return
             os.fsync(file.fileno())
-        if _content_differs(renewed, self._path):
-            renewed.replace(self._path)
-            self._is_put = False
-        else:
-            renewed.unlink()
+        renewed.replace(self._path)
+        self._is_put = False
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:

@@ -40,13 +40,13 @@ def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
 
 
 def metadata_batches(
-    table: pq.ParquetFile, image_column: str | None
+    table: pq.ParquetFile, image_column: str | None, most_rows: int = ROWS_PER_BATCH
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
     """Yield the metadata of the rows in order, and their images, None if there is no column of them."""
     lacking = {"key", "status"} - set(table.schema_arrow.names)
     if lacking:
         raise DatasetError(f"the metadata lack the columns {sorted(lacking)}; expected a finished dataset")
-    for batch in table.iter_batches(batch_size=ROWS_PER_BATCH):
+    for batch in table.iter_batches(batch_size=most_rows):
         # What it announces is of the file, not of its rows.
         batch = with_seconds(batch.replace_schema_metadata(None), table)
         if image_column is None:

@@ -22,7 +22,7 @@ from turbo_fetch.dataset.formats.images import (
     type_extension,
 )
 from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
-from turbo_fetch.dataset.metadata_files import metadata_batches, opened, with_seconds
+from turbo_fetch.dataset.metadata_files import ROWS_PER_BATCH, metadata_batches, opened, with_seconds
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, InputError
@@ -147,15 +147,15 @@ class StoredDataset:
                     if image.is_valid:
                         yield Sample(metadata["key"], image.as_py(), metadata)
 
-    def batches(self, shard: StoredShard) -> Iterator[Samples]:
-        """Yield all rows of a shard in order, those without an image too, in batches of up to 256 rows and 16 MB.
+    def batches(self, shard: StoredShard, most_rows: int = ROWS_PER_BATCH) -> Iterator[Samples]:
+        """Yield all rows of a shard in order, those without an image too, in batches of so many and 16 MB at most.
 
         Raises DatasetError where rows and images do not agree.
         """
         kind = format_of(self.format)
         with opened(self.storage, names.metadata(shard.name)) as table:
             images = None if kind.read_images is None else kind.read_images(self.storage, shard.name)
-            for metadata, within in metadata_batches(table, kind.image_column(table.schema_arrow)):
+            for metadata, within in metadata_batches(table, kind.image_column(table.schema_arrow), most_rows):
                 if images is not None:
                     yield from _joined(metadata, images, self._place(shard))
                 elif within is not None:

@@ -33,7 +33,8 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
-from turbo_fetch.shard.commit import CompleteShard, commit_shard, list_facts
+from turbo_fetch.shard.commit import commit_shard, list_facts
+from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stages.fetch import Account

@@ -205,8 +205,8 @@ def spread_order(urls: pa.ChunkedArray, seed: int) -> pa.Array:
     The rows of each registrable domain are evenly spaced; no domain comes twice in a row unless it has more
     than half of the rows. Rows without a usable URL count as one domain.
     """
-    domains = [pa.record_batch(_native.parse_urls(chunk)).column("domain") for chunk in urls.chunks]
-    return pa.array(_native.spread(pa.concat_arrays(domains), seed))
+    domains = [_native.parse_urls(chunk).column("domain") for chunk in urls.chunks]
+    return _native.spread(pa.concat_arrays(domains), seed)
 
 
 def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

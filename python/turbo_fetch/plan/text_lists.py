@@ -93,7 +93,7 @@ def cell_batches(
 
 def _read(reader: _native.CsvReader, indices: list[int], columns: Columns, file: str) -> pa.RecordBatch:
     with readable(file):
-        batch = pa.record_batch(reader.read(indices, BATCH_ROWS))
+        batch = reader.read(indices, BATCH_ROWS)
     return batch.rename_columns(list(columns.wanted))
 
 

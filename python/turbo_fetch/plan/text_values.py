@@ -28,7 +28,8 @@ def as_text(array: pa.Array, what: str) -> tuple[pa.Array, pa.Array | None]:
         raise InputError(f"{what} is of type {kind}; expected strings")
     if is_string(kind) or is_binary(kind):
         repaired, changed = valid_utf8(array)
-        return repaired.cast(pa.string()), changed
+        # A cast, even to what it is, needs Arrow's functions, which most lists do without until the first request.
+        return repaired if repaired.type == pa.string() else repaired.cast(pa.string()), changed
     return array.cast(pa.string()), None
 
 

@@ -34,7 +34,7 @@ def parse_urls(urls: pa.Array) -> ParsedUrls:
     host becomes lower-case ASCII (IDNA), spaces and non-ASCII characters are percent-encoded, odd
     notations of IP addresses, default ports and fragments go.
     """
-    parsed = pa.record_batch(_native.parse_urls(urls))
+    parsed = _native.parse_urls(urls)
     return ParsedUrls(
         *[parsed.column(name).to_pylist() for name in ("normalised", "host", "domain", "error")]
     )

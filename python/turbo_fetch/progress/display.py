@@ -63,7 +63,6 @@ class Display(ProgressListener):
         self._live: Live | None = None
         self._started_s = time.monotonic()
         self._shown_s = self._started_s
-        self._process = psutil.Process()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
@@ -143,7 +142,7 @@ class Display(ProgressListener):
         )
 
     def _memory_bytes(self) -> int:
-        return self._process.memory_info().rss + self.progress.sum("memory_bytes")
+        return int(psutil.Process().memory_info().rss) + self.progress.sum("memory_bytes")
 
 
 def _fetch_panel(progress: Progress, elapsed_s: float, memory_bytes: int, width: int) -> RenderableType:

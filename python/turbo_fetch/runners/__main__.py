@@ -7,11 +7,12 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-from turbo_fetch.startup import importing, without_pandas  # noqa: E402
+from turbo_fetch.startup import importing, late_certificates, with_late_modules, without_pandas  # noqa: E402
 
 without_pandas()
+with_late_modules()
 
-with importing():
+with importing(), late_certificates():
     from turbo_fetch.runners.worker import main
 
 main()

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Final, Protocol
 
@@ -83,8 +84,11 @@ class Worker:
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._process = psutil.Process()
         self._answers = 0
+
+    @cached_property
+    def _process(self) -> psutil.Process:
+        return psutil.Process()
 
     async def run(self) -> None:
         """Work until the parent has no more shards, asks to stop, or is gone."""

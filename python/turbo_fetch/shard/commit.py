@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -23,14 +23,12 @@ from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
+from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
-from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
 
 HOSTS_KEPT: Final = 20
 REASONS_KEPT: Final = 20
-LIST_NOTES: Final = "list_notes"
-"""In a commit record: what was odd about the rows of the list, as `ListNotes` counts it."""
 
 
 class Rows(NamedTuple):
@@ -38,20 +36,6 @@ class Rows(NamedTuple):
 
     samples: Samples
     ledger: pa.RecordBatch
-
-
-@dataclass(frozen=True, slots=True)
-class CompleteShard:
-    """A shard of whose rows every one is in its spool."""
-
-    number: int
-    source: pa.RecordBatch
-    """All its rows, in order, as the list has them."""
-    spool: Spool
-    facts: Mapping[str, Any]
-    """What its commit record says of its list."""
-    times_s: tuple[float, float]
-    """Its start and end since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard import results
-from turbo_fetch.shard.commit import LIST_NOTES, CompleteShard
+from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
 from turbo_fetch.shard.task import ShardTask
@@ -154,7 +154,8 @@ class OpenShard:
 
     def _requests(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> list[Request]:
         """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
-        urls = parse_urls(source.column("url").take(pa.array(rows, pa.uint32())))
+        column = source.column("url")
+        urls = parse_urls(column if len(rows) == len(column) else column.take(pa.array(rows, pa.uint32())))
         requests = []
         headers = self._work.headers()
         parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from turbo_fetch.dataset.manifest import Record
-    from turbo_fetch.shard.commit import CompleteShard
+    from turbo_fetch.shard.complete_shard import CompleteShard
     from turbo_fetch.spec import FetchSpec
     from turbo_fetch.storage import Storage
 

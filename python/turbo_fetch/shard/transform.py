@@ -91,9 +91,7 @@ class Transform:
         places = list(range(len(bodies)))
         while True:
             chosen = [bodies[place] for place in places]
-            batch = pa.record_batch(
-                self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
-            )
+            batch = self._native.run(chosen, [boxes[place] for place in places] if boxes else [])
             outcomes = batch["outcome"].to_pylist()
             if _UNFINISHED.isdisjoint(outcomes):
                 yield places, _with_bodies(batch, chosen)
@@ -138,7 +136,7 @@ class Transform:
         except foreign.DecodeError as error:
             return _rejected(record, error)
         shape = (found.width, found.height, found.layout, found.bits)
-        return pa.record_batch(self._native.run_pixels([body], [found.samples], [shape], [boxes]))
+        return self._native.run_pixels([body], [found.samples], [shape], [boxes])
 
 
 def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -70,6 +69,9 @@ def run(
 
 async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSummary:
     """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does. Raises as `run`."""
+    # Who awaits this has it already; `run` starts sooner without.
+    import asyncio
+
     stop = StopRequest()
     running = asyncio.create_task(asyncio.to_thread(run, spec, listener, stop))
     try:

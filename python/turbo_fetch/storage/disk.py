@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 SYNCS_AT_ONCE: Final = 8
+
+
+def unfinished(target: Path) -> Path:
+    """Return where the content of `target` is until it is whole.
+
+    The same name each time: what a killed process left there is replaced when the write is done again.
+    """
+    return target.with_name(f".{target.name}.tmp")
 
 
 def replace_with(target: Path, content: bytes) -> None:
     """Make `target` hold `content`: a reader, or a crash, finds the old or the new.
 
-    OSError if the disk does not take it.
+    Of several processes that do so at once the last one wins. OSError if the disk does not take it.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    temporary = unfinished(target)
+    with _opened_alone(temporary) as file:
+        try:
+            file.truncate()
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_one(target.parent)
+
+
+@contextmanager
+def _opened_alone(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing, made if absent, when no other process has it open in this way."""
+    while True:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
+            # A file system without locks: one process at a time is then the user's to see to.
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had it before may have renamed it meanwhile.
+            if _is_still_at(path, file):
+                yield file
+                return
+
+
+def _is_still_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from turbo_fetch.storage.disk import replace_with, sync, sync_one
+from turbo_fetch.storage.disk import replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry, Storage, checked_name
 
@@ -93,13 +93,17 @@ class LocalStorage(Storage):
 
     def probe(self, name: str) -> None:
         """See Storage."""
-        folder = self._at(name).parent
-        is_new = not folder.exists()
-        with explained(self.url):
-            self.write_bytes(name, b"probe")
-            self.delete(name)
+        target = self._at(name)
+        is_new = not target.parent.exists()
+        with explained(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Not brought to disk, which can take as long as all else before the first request.
+            try:
+                target.write_bytes(b"probe")
+            finally:
+                target.unlink(missing_ok=True)
             if is_new:
-                folder.rmdir()
+                target.parent.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)
@@ -118,8 +122,9 @@ def _put_in_place(source: Path, target: Path) -> None:
 
 def _move_across(source: Path, target: Path) -> None:
     """Move between file systems: a copy beside the target, synced, then renamed."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = unfinished(target)
     try:
+        remove(temporary)
         if source.is_dir():
             shutil.copytree(source, temporary)
         else:

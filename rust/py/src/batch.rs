@@ -1,10 +1,11 @@
 //! Batches of images: bytes in, one Arrow record batch out, the GIL released in between.
 
 use crate::seam::{detached, guarded};
+use arrow_array::RecordBatch;
+use arrow_pyarrow::PyArrowType;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3_arrow::PyRecordBatch;
 use turbo_fetch_image::batch::Transformer as ImageTransformer;
 use turbo_fetch_image::blur::Bounds;
 use turbo_fetch_image::digest;
@@ -87,9 +88,9 @@ impl Transformer {
         py: Python<'_>,
         bodies: Vec<PyBackedBytes>,
         boxes: Vec<Vec<Bounds>>,
-    ) -> PyResult<PyRecordBatch> {
+    ) -> PyResult<PyArrowType<RecordBatch>> {
         detached(py, || self.0.run(&slices(&bodies), &boxes))?
-            .map(PyRecordBatch::new)
+            .map(PyArrowType)
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
@@ -102,7 +103,7 @@ impl Transformer {
         pixels: Vec<PyBackedBytes>,
         shapes: Vec<(u32, u32, String, u8)>,
         boxes: Vec<Vec<Bounds>>,
-    ) -> PyResult<PyRecordBatch> {
+    ) -> PyResult<PyArrowType<RecordBatch>> {
         if bodies.len() != pixels.len() || bodies.len() != shapes.len() {
             return Err(PyValueError::new_err(
                 "bodies, pixels and shapes differ in length",
@@ -127,7 +128,7 @@ impl Transformer {
             })
             .collect::<PyResult<Vec<_>>>()?;
         detached(py, || self.0.run_pixels(&pictures, &boxes))?
-            .map(PyRecordBatch::new)
+            .map(PyArrowType)
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 }

@@ -5,10 +5,11 @@
     reason = "arguments from Python are owned"
 )]
 
+use arrow_array::{Array, RecordBatch, make_array};
+use arrow_data::ArrayData;
+use arrow_pyarrow::PyArrowType;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3_arrow::{PyArray, PyRecordBatch};
-use std::sync::Arc;
 
 use crate::seam::{detached, guarded};
 use turbo_fetch_urls::csv::{CsvReader as Csv, Quoting};
@@ -25,9 +26,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 #[pyfunction]
-fn parse_urls(py: Python<'_>, urls: PyArray) -> PyResult<PyRecordBatch> {
-    let parsed = detached(py, || parse::parse_urls(urls.array()))?;
-    parsed.map(PyRecordBatch::new).map_err(value_error)
+fn parse_urls(py: Python<'_>, urls: PyArrowType<ArrayData>) -> PyResult<PyArrowType<RecordBatch>> {
+    let parsed = detached(py, || parse::parse_urls(&make_array(urls.0)))?;
+    parsed.map(PyArrowType).map_err(value_error)
 }
 
 #[pyfunction]
@@ -37,9 +38,15 @@ fn resolve_location(base: &str, location: &[u8]) -> PyResult<Option<String>> {
 
 #[pyfunction]
 #[pyo3(name = "spread")]
-fn spread_order(py: Python<'_>, domains: PyArray, seed: u64) -> PyResult<PyArray> {
-    let order = detached(py, || spread::spread(domains.array(), seed))?.map_err(value_error)?;
-    Ok(PyArray::from_array_ref(Arc::new(order)))
+fn spread_order(
+    py: Python<'_>,
+    domains: PyArrowType<ArrayData>,
+    seed: u64,
+) -> PyResult<PyArrowType<ArrayData>> {
+    let order = detached(py, || spread::spread(&make_array(domains.0), seed))?;
+    order
+        .map(|order| PyArrowType(order.into_data()))
+        .map_err(value_error)
 }
 
 #[pyclass(module = "turbo_fetch._native")]
@@ -80,9 +87,9 @@ impl CsvReader {
         py: Python<'_>,
         columns: Vec<usize>,
         max_rows: usize,
-    ) -> PyResult<PyRecordBatch> {
+    ) -> PyResult<PyArrowType<RecordBatch>> {
         let batch = detached(py, || self.0.read(&columns, max_rows))?;
-        batch.map(PyRecordBatch::new).map_err(value_error)
+        batch.map(PyArrowType).map_err(value_error)
     }
 }
 

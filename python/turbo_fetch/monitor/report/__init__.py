@@ -53,8 +53,13 @@ def reported(track: TrackSpec, storage: Storage, listener: ProgressListener) -> 
 def _import_ahead() -> None:
     # Whoever writes the report meets the same error, and tells it.
     with suppress(ImportError):
+        import pyarrow.compute as pc
+
         import turbo_fetch.monitor.report.material
         import turbo_fetch.monitor.report.page  # noqa: F401
+
+        # It may be a late module, which whoever asks for something of it executes.
+        pc.equal  # noqa: B018
 
 
 def _try_to_write(track: TrackSpec, storage: Storage, listener: ProgressListener) -> None:

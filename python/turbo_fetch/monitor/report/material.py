@@ -6,6 +6,7 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -28,6 +29,9 @@ from turbo_fetch.storage import Storage
 SHARDS_LOOKED_INTO: Final = 2
 LEDGERS_LOOKED_INTO: Final = 8
 SAMPLES_SHOWN: Final = 24
+ROWS_AT_ONCE: Final = 64
+BATCHES_LOOKED_INTO: Final = 4
+"""Most shards have enough images in the first."""
 LARGEST_AS_IS: Final = 40_000
 """Bytes up to which an image is shown as it is stored, which saves decoding it."""
 FAILURES_PER_OUTCOME: Final = 4
@@ -152,23 +156,25 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     """Return up to `count` items, evenly spread, the first one included."""
     if len(items) <= count:
         return list(items)
-    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]
+    return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
 def _samples(dataset: StoredDataset, shard: StoredShard) -> list[Shown]:
     share = SAMPLES_SHOWN // min(SHARDS_LOOKED_INTO, len(dataset.shards))
+    shown: list[Shown] = []
     try:
-        batch = next(dataset.batches(shard), None)
+        for batch in islice(dataset.batches(shard, ROWS_AT_ONCE), BATCHES_LOOKED_INTO):
+            with_image = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
+            rows = pa.array(_spread(with_image, share - len(shown)), pa.int64())
+            metadata = batch.metadata.take(rows).to_pylist()
+            pictures = thumbnails(batch.image.take(rows).to_pylist())
+            shown += [_shown(row, picture) for row, picture in zip(metadata, pictures, strict=True)]
+            if len(shown) == share:
+                break
     except TurboFetchError:
         # A damaged shard is for `verify` to report.
         return []
-    if batch is None:
-        return []
-    with_image = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
-    rows = pa.array(_spread(with_image, share), pa.int64())
-    metadata = batch.metadata.take(rows).to_pylist()
-    pictures = thumbnails(batch.image.take(rows).to_pylist())
-    return [_shown(row, picture) for row, picture in zip(metadata, pictures, strict=True)]
+    return shown
 
 
 def thumbnails(pictures: Sequence[bytes]) -> list[bytes | None]:
