@@ -65,7 +65,7 @@ def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
 
 def test_connections_of_a_host_that_stays_silent_are_used_again_at_once(loop: str) -> None:
     with Origin({PATH: b"small"}) as fresh:
-        proofs = [fresh.url(PATH)] * PROOFS
+        proofs = [fresh.url(PATH, "held", until=PROOFS)] * PROOFS
         fetch_in_turns(loop, [proofs, [fresh.url(PATH)] * 20])
         assert fresh.connections == PROOFS
 
