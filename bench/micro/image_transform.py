@@ -4,7 +4,7 @@ Each program decodes, resizes, pads and encodes the same bodies in memory on one
 border, Lanczos (OpenCV: area, as the peer has it), JPEG quality 95; images of web sizes to 256 pixels, and photographs of 2
 to 12 megapixels to 256, 512 and 1,024. Programs take turns row by row; the figure is the processor time of the process per
 image, least of the rounds. `--before` names a folder that holds another build's `turbo_fetch`.
-Needs `pyvips[binary]`.
+`pyvips` comes of the group `bench`.
 """
 
 from __future__ import annotations

@@ -9,13 +9,11 @@ mod wide;
 use crate::geometry::{Size, Window};
 use crate::kernel::Kernel;
 use crate::raster::Source;
-use crate::weights::{Cache, LANES, Side, WEIGHT_BITS, Weights};
+use crate::weights::{Cache, LANES, MOST_BITS, Side, Weights};
 
-/// Bits after the point between the two passes: what overshoots black or white by less than the whole range stays.
-const BETWEEN_BITS: u32 = 6;
-/// What the sums of each pass are shifted by.
-const DOWN_SHIFT: u32 = WEIGHT_BITS - BETWEEN_BITS;
-const ACROSS_SHIFT: u32 = WEIGHT_BITS + BETWEEN_BITS;
+/// Bits after the point of the sums of the second pass. Of those its weights have as many as they need, at least 14, and the
+/// row between the passes the rest, so that what overshoots black or white by less than the whole range stays.
+const ACROSS_BITS: u32 = MOST_BITS;
 
 /// Weights and buffers of one thread. Nothing in it changes a result.
 #[derive(Debug)]
@@ -58,6 +56,8 @@ struct Rows<'a> {
     pixels: &'a [u8],
     stride: usize,
     weights: &'a [[i16; 2]],
+    /// Bits by which the sums are too long for the row.
+    shift: u32,
 }
 
 impl Convolution {
@@ -115,6 +115,7 @@ impl Convolution {
                 pixels: &source.pixels[start..],
                 stride,
                 weights: down.pairs(index),
+                shift: down.bits() + across.bits() - ACROSS_BITS,
             };
             self.down(&rows);
             self.across(&across, columns.start, &mut line[..width]);
@@ -157,7 +158,12 @@ impl Convolution {
     }
 
     /// Take the row apart into its channels, and put their pixels together again.
-    fn separate<const CHANNELS: usize>(&mut self, weights: &Weights, first: usize, pixels: &mut [u8]) {
+    fn separate<const CHANNELS: usize>(
+        &mut self,
+        weights: &Weights,
+        first: usize,
+        pixels: &mut [u8],
+    ) {
         let (samples, _) = self.row.as_chunks::<CHANNELS>();
         let (pixels, _) = pixels.as_chunks_mut::<CHANNELS>();
         let mut line = std::mem::take(&mut self.line);

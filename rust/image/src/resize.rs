@@ -141,8 +141,7 @@ fn resample(
         height: plan.window.height.min(f64::from(source.size.height) - top),
     };
     let size = plan.size;
-    let enlarged =
-        f64::from(size.width) > window.width || f64::from(size.height) > window.height;
+    let enlarged = f64::from(size.width) > window.width || f64::from(size.height) > window.height;
     let kernel = match plan.filter {
         Filter::Nearest => {
             nearest::pick(source, window, size, target, pitch);

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 
-/// Bits after the point of a weight.
-pub const WEIGHT_BITS: u32 = 14;
+/// Bits after the point of the weights where the image becomes no smaller, so that they fit sixteen bits. They have more
+/// where many weights share the sum, as far as sums of products fit 32.
+const LEAST_BITS: u32 = 14;
+pub const MOST_BITS: u32 = 20;
 
 /// Weights are stored for a multiple of so many samples.
 pub const LANES: usize = 16;
@@ -33,6 +35,8 @@ pub struct Weights {
     /// As many chunks of weights as the longest span needs, for each sample; zeros after its own.
     values: Vec<[i16; LANES]>,
     chunks: usize,
+    /// Bits after the point.
+    bits: u32,
 }
 
 impl Weights {
@@ -49,21 +53,30 @@ impl Weights {
             counts: Vec::with_capacity(side.count),
             values: vec![[0; LANES]; side.count * chunks],
             chunks,
+            bits: (LEAST_BITS + (stretch as u32).ilog2()).min(MOST_BITS),
         };
-        let mut exact = vec![0.0; most];
+        let mut exact = vec![[0; kernel::LANES]; most.div_ceil(kernel::LANES)];
         for (index, values) in weights.values.chunks_exact_mut(chunks).enumerate() {
             let middle = side.start + (index as f64 + 0.5) * step;
             let middle = middle.clamp(0.0, side.length as f64);
             let first = ((middle - radius + 0.5).max(0.0) as usize).min(side.length - 1);
             let last = ((middle + radius - 0.5) as usize).clamp(first, side.length - 1);
-            let exact = &mut exact[..=last - first];
+            let count = last + 1 - first;
+            let exact = &mut exact[..count.div_ceil(kernel::LANES)];
             let from = (first as f64 + 0.5 - middle) / stretch;
             side.kernel.fill(exact, from as f32, (1.0 / stretch) as f32);
-            let (skipped, count) = rounded(exact, values.as_flattened_mut());
+            let exact = &exact.as_flattened()[..count];
+            let (skipped, count) = rounded(exact, weights.bits, values.as_flattened_mut());
             weights.firsts.push(first + skipped);
             weights.counts.push(count);
         }
         weights
+    }
+
+    /// Bits after the point of the weights.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.bits
     }
 
     /// Samples that count for any.
@@ -94,24 +107,24 @@ impl Weights {
     }
 
     fn bytes(&self) -> usize {
-        size_of_val(&self.values[..]) + size_of_val(&self.firsts[..]) + size_of_val(&self.counts[..])
+        size_of_val(&self.values[..])
+            + size_of_val(&self.firsts[..])
+            + size_of_val(&self.counts[..])
     }
 }
 
 /// Bring `exact` to a sum of one in fixed point. Each weight takes over what rounding left of those before it, so that they
 /// sum to one and errors cancel in even areas. Zeros at the ends are left out: return how many at the front, and how many
 /// weights there are.
-fn rounded(exact: &[f32], values: &mut [i16]) -> (usize, usize) {
-    /// Bits after the point before the sum is known, and of what brings it to one.
-    const BITS: u32 = 20;
+fn rounded(exact: &[i32], bits: u32, values: &mut [i16]) -> (usize, usize) {
+    /// Bits after the point of what brings the sum to one.
     const FACTOR_BITS: u32 = 32;
-    let fixed = |weight: f32| i64::from((weight * (1 << BITS) as f32) as i32);
-    let whole: i64 = exact.iter().map(|&weight| fixed(weight)).sum();
-    let factor = (1_i64 << (WEIGHT_BITS + FACTOR_BITS)) / whole;
+    let whole: i64 = exact.iter().map(|&weight| i64::from(weight)).sum();
+    let factor = (1_i64 << (bits + FACTOR_BITS)) / whole;
     let mut sum = 0;
     let mut before = 0;
     for (value, &weight) in values.iter_mut().zip(exact) {
-        sum += fixed(weight);
+        sum += i64::from(weight);
         let now = (sum * factor + (1 << (FACTOR_BITS - 1))) >> FACTOR_BITS;
         *value = (now - before) as i16;
         before = now;
@@ -184,7 +197,7 @@ mod tests {
                 prop_assert!(weights.reach().end <= length);
                 prop_assert_eq!(&pairs[..used], &padded[..used]);
                 let sum: i32 = padded.iter().map(|&value| i32::from(value)).sum();
-                prop_assert_eq!(sum, 1 << WEIGHT_BITS);
+                prop_assert_eq!(sum, 1 << weights.bits());
             }
         }
     }
@@ -201,7 +214,7 @@ mod tests {
         let weights = Weights::new(&side);
         for index in 0..5 {
             assert_eq!(weights.firsts()[index], 2 + index);
-            assert_eq!(weights.pairs(index), [[1 << WEIGHT_BITS, 0]]);
+            assert_eq!(weights.pairs(index), [[1 << weights.bits(), 0]]);
         }
     }
 

@@ -23,7 +23,13 @@ impl Case {
         let source = Source::new(&self.pixels, self.size, self.channels).expect("an image");
         let pitch = self.target.width as usize * self.channels + 3;
         let mut laid = vec![77; pitch * self.target.height as usize];
-        convolution.resample(source, (self.window, self.target), self.kernel, &mut laid, pitch);
+        convolution.resample(
+            source,
+            (self.window, self.target),
+            self.kernel,
+            &mut laid,
+            pitch,
+        );
         let mut pixels = Vec::new();
         for row in laid.chunks_exact(pitch) {
             let (seen, spare) = row.split_at(pitch - 3);
@@ -36,8 +42,20 @@ impl Case {
     /// The sums of the kernel's formula, rows first, without rounding in between.
     fn exact(&self) -> Vec<f64> {
         let (width, height) = (self.size.width as usize, self.size.height as usize);
-        let down = shares(self.window.top, self.window.height, self.target.height, height, self.kernel);
-        let across = shares(self.window.left, self.window.width, self.target.width, width, self.kernel);
+        let down = shares(
+            self.window.top,
+            self.window.height,
+            self.target.height,
+            height,
+            self.kernel,
+        );
+        let across = shares(
+            self.window.left,
+            self.window.width,
+            self.target.width,
+            width,
+            self.kernel,
+        );
         let mut exact = Vec::new();
         for row in &down {
             let mut line = vec![0.0; width * self.channels];
@@ -49,7 +67,9 @@ impl Case {
             }
             for column in &across {
                 for channel in 0..self.channels {
-                    let samples = column.iter().map(|&(x, share)| share * line[x * self.channels + channel]);
+                    let samples = column
+                        .iter()
+                        .map(|&(x, share)| share * line[x * self.channels + channel]);
                     exact.push(samples.sum());
                 }
             }
@@ -69,7 +89,13 @@ impl Case {
 }
 
 /// For each of `count` samples which samples of a side count, and how much.
-fn shares(start: f64, seen: f64, count: u32, length: usize, kernel: Kernel) -> Vec<Vec<(usize, f64)>> {
+fn shares(
+    start: f64,
+    seen: f64,
+    count: u32,
+    length: usize,
+    kernel: Kernel,
+) -> Vec<Vec<(usize, f64)>> {
     let step = seen / f64::from(count);
     let stretch = step.max(1.0);
     let reach = (kernel.support() * stretch).ceil() as usize + 1;
@@ -78,10 +104,18 @@ fn shares(start: f64, seen: f64, count: u32, length: usize, kernel: Kernel) -> V
         let near = middle as usize;
         let range = near.saturating_sub(reach)..(near + reach).min(length);
         let weights: Vec<_> = range
-            .map(|sample| (sample, formula(kernel, (sample as f64 + 0.5 - middle) / stretch)))
+            .map(|sample| {
+                (
+                    sample,
+                    formula(kernel, (sample as f64 + 0.5 - middle) / stretch),
+                )
+            })
             .collect();
         let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
-        weights.into_iter().map(|(sample, weight)| (sample, weight / sum)).collect()
+        weights
+            .into_iter()
+            .map(|(sample, weight)| (sample, weight / sum))
+            .collect()
     };
     (0..count).map(share).collect()
 }
@@ -90,7 +124,11 @@ fn formula(kernel: Kernel, x: f64) -> f64 {
     let x = x.abs();
     let sinc = |x: f64| {
         let angle = std::f64::consts::PI * x;
-        if angle == 0.0 { 1.0 } else { angle.sin() / angle }
+        if angle == 0.0 {
+            1.0
+        } else {
+            angle.sin() / angle
+        }
     };
     match kernel {
         _ if x >= kernel.support() => 0.0,
@@ -124,20 +162,32 @@ fn pixels(kind: u8, size: Size, channels: usize, seed: u32) -> Vec<u8> {
 fn cases() -> impl Strategy<Value = Case> {
     let sides = || (1_u32..90, 1_u32..90);
     let part = || (0.0_f64..0.7, 0.05_f64..1.0);
-    let looks = (0_u8..5, any::<u32>(), prop::sample::select(vec![1_usize, 3, 4]));
+    let looks = (
+        0_u8..5,
+        any::<u32>(),
+        prop::sample::select(vec![1_usize, 3, 4]),
+    );
     let kernels = prop::sample::select(KERNELS.to_vec());
     (sides(), sides(), part(), part(), looks, kernels).prop_map(
         |(source, target, across, down, (kind, seed, channels), kernel)| {
             let size = Size::new(source.0, source.1);
             let part = |(start, seen): (f64, f64), side: u32| {
-                (start * f64::from(side), seen.min(1.0 - start) * f64::from(side))
+                (
+                    start * f64::from(side),
+                    seen.min(1.0 - start) * f64::from(side),
+                )
             };
             let ((left, width), (top, height)) = (part(across, source.0), part(down, source.1));
             Case {
                 size,
                 channels,
                 pixels: pixels(kind, size, channels, seed),
-                window: Window { left, top, width, height },
+                window: Window {
+                    left,
+                    top,
+                    width,
+                    height,
+                },
                 target: Size::new(target.0, target.1),
                 kernel,
             }
@@ -171,8 +221,10 @@ fn whole(size: Size) -> Window {
 
 #[test]
 fn extreme_sides_are_resampled_too() {
-    let sizes = [(1, 1), (1, 65_535), (65_535, 1), (2, 40_000), (33, 31)].map(|(width, height)| Size::new(width, height));
-    let targets = [(1, 1), (256, 1), (1, 256), (3, 700), (700, 2)].map(|(width, height)| Size::new(width, height));
+    let sizes = [(1, 1), (1, 65_535), (65_535, 1), (2, 40_000), (33, 31)]
+        .map(|(width, height)| Size::new(width, height));
+    let targets = [(1, 1), (256, 1), (1, 256), (3, 700), (700, 2)]
+        .map(|(width, height)| Size::new(width, height));
     for size in sizes {
         for target in targets {
             for kernel in KERNELS {
@@ -184,7 +236,9 @@ fn extreme_sides_are_resampled_too() {
                     target,
                     kernel,
                 };
-                case.check().unwrap_or_else(|error| panic!("{size:?} to {target:?} by {kernel:?}: {error}"));
+                case.check().unwrap_or_else(|error| {
+                    panic!("{size:?} to {target:?} by {kernel:?}: {error}")
+                });
             }
         }
     }
@@ -204,7 +258,10 @@ fn even_areas_stay_as_they_are() {
                 kernel: Kernel::Lanczos,
             };
             let found = case.run(&mut Convolution::default());
-            assert!(found.iter().all(|&value| value == level), "{level} at {width}");
+            assert!(
+                found.iter().all(|&value| value == level),
+                "{level} at {width}"
+            );
         }
     }
 }

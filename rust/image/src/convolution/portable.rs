@@ -1,6 +1,6 @@
 //! Both passes for any processor; the compiler turns the loops over columns into vectors.
 
-use super::{ACROSS_SHIFT, DOWN_SHIFT, Rows};
+use super::{ACROSS_BITS, Rows};
 use crate::weights::{LANES, Weights};
 
 /// Columns that are summed together.
@@ -22,11 +22,15 @@ pub fn down(rows: &Rows<'_>, row: &mut [i16]) {
 
 #[inline]
 fn columns<const COUNT: usize>(rows: &Rows<'_>, column: usize) -> [i16; COUNT] {
-    let mut sums = [1 << (DOWN_SHIFT - 1); COUNT];
+    let mut sums = [1 << (rows.shift - 1); COUNT];
     let mut start = column;
     for &weight in rows.weights.as_flattened() {
         // Past the last row there is nothing, and its weight is zero.
-        let Some(samples) = rows.pixels.get(start..).and_then(<[u8]>::first_chunk::<COUNT>) else {
+        let Some(samples) = rows
+            .pixels
+            .get(start..)
+            .and_then(<[u8]>::first_chunk::<COUNT>)
+        else {
             break;
         };
         for (sum, &sample) in sums.iter_mut().zip(samples) {
@@ -34,7 +38,7 @@ fn columns<const COUNT: usize>(rows: &Rows<'_>, column: usize) -> [i16; COUNT] {
         }
         start += rows.stride;
     }
-    sums.map(|sum| (sum >> DOWN_SHIFT).clamp(i16::MIN.into(), i16::MAX.into()) as i16)
+    sums.map(|sum| (sum >> rows.shift).clamp(i16::MIN.into(), i16::MAX.into()) as i16)
 }
 
 /// Make pixels of a row that begins with column `first`, and has spare samples at its end.
@@ -49,7 +53,7 @@ pub fn across(row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
                 sums[lane] += i32::from(samples[lane]) * i32::from(values[lane]);
             }
         }
-        let sum = sums.iter().sum::<i32>() + (1 << (ACROSS_SHIFT - 1));
-        *pixel = (sum >> ACROSS_SHIFT).clamp(0, 255) as u8;
+        let sum = sums.iter().sum::<i32>() + (1 << (ACROSS_BITS - 1));
+        *pixel = (sum >> ACROSS_BITS).clamp(0, 255) as u8;
     }
 }

@@ -6,14 +6,14 @@
 )]
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_packus_epi16, _mm_unpacklo_epi64, _mm256_add_epi32, _mm256_castsi256_si128,
-    _mm256_extracti128_si256, _mm256_hadd_epi32, _mm256_madd_epi16, _mm256_packs_epi32,
-    _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi32,
-    _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
+    __m128i, __m256i, _mm_cvtsi32_si128, _mm_packus_epi16, _mm_unpacklo_epi64, _mm256_add_epi32,
+    _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_hadd_epi32, _mm256_madd_epi16,
+    _mm256_packs_epi32, _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_setzero_si256,
+    _mm256_sra_epi32, _mm256_srai_epi32, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
 };
 use std::mem::transmute;
 
-use super::{ACROSS_SHIFT, DOWN_SHIFT, Rows, portable};
+use super::{ACROSS_BITS, Rows, portable};
 use crate::weights::{LANES, Weights};
 
 /// Proof that the processor has what the passes need.
@@ -88,7 +88,7 @@ fn down(rows: &Rows<'_>, row: &mut [i16]) {
 #[target_feature(enable = "avx2")]
 fn columns<const BLOCKS: usize>(rows: &Rows<'_>, column: usize, row: &mut [i16]) {
     let zero = _mm256_setzero_si256();
-    let mut sums = [[_mm256_set1_epi32(1 << (DOWN_SHIFT - 1)); 4]; BLOCKS];
+    let mut sums = [[_mm256_set1_epi32(1 << (rows.shift - 1)); 4]; BLOCKS];
     let mut start = column;
     for &[first, second] in rows.weights {
         let weights = _mm256_set1_epi32(i32::from(first) & 0xffff | i32::from(second) << 16);
@@ -113,7 +113,7 @@ fn columns<const BLOCKS: usize>(rows: &Rows<'_>, column: usize, row: &mut [i16])
     }
     let target = &mut row[column..column + BLOCKS * COLUMNS];
     for (sums, target) in sums.iter().zip(target.as_chunks_mut::<COLUMNS>().0) {
-        *target = narrowed(sums);
+        *target = narrowed(sums, rows.shift);
     }
 }
 
@@ -133,16 +133,16 @@ fn block<const BLOCKS: usize>(pixels: &[u8], start: usize) -> [__m256i; BLOCKS] 
 /// Shift the sums of a block, and put its columns in order.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn narrowed(sums: &[__m256i; 4]) -> [i16; COLUMNS] {
-    const SHIFT: i32 = DOWN_SHIFT as i32;
+fn narrowed(sums: &[__m256i; 4], shift: u32) -> [i16; COLUMNS] {
+    let shift = _mm_cvtsi32_si128(shift as i32);
     // Columns 0 to 7 and 16 to 23, then the others.
     let even = _mm256_packs_epi32(
-        _mm256_srai_epi32::<SHIFT>(sums[0]),
-        _mm256_srai_epi32::<SHIFT>(sums[1]),
+        _mm256_sra_epi32(sums[0], shift),
+        _mm256_sra_epi32(sums[1], shift),
     );
     let odd = _mm256_packs_epi32(
-        _mm256_srai_epi32::<SHIFT>(sums[2]),
-        _mm256_srai_epi32::<SHIFT>(sums[3]),
+        _mm256_sra_epi32(sums[2], shift),
+        _mm256_sra_epi32(sums[3], shift),
     );
     stored([
         _mm256_permute2x128_si256::<0x20>(even, odd),
@@ -173,7 +173,12 @@ fn across(row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
 /// Eight pixels of as many chunks of weights.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight<const CHUNKS: usize>(row: &[i16], weights: &Weights, first: usize, index: usize) -> [u8; PIXELS] {
+fn eight<const CHUNKS: usize>(
+    row: &[i16],
+    weights: &Weights,
+    first: usize,
+    index: usize,
+) -> [u8; PIXELS] {
     let mut sums = [_mm256_setzero_si256(); PIXELS];
     let values = &weights.padded().1[index * CHUNKS..(index + PIXELS) * CHUNKS];
     let starts = &weights.firsts()[index..index + PIXELS];
@@ -217,13 +222,10 @@ fn rounded(sums: [__m256i; PIXELS]) -> [u8; PIXELS] {
         _mm256_permute2x128_si256::<0x20>(low, high),
         _mm256_permute2x128_si256::<0x31>(low, high),
     );
-    let half = _mm256_set1_epi32(1 << (ACROSS_SHIFT - 1));
-    let shifted = _mm256_srai_epi32::<{ ACROSS_SHIFT as i32 }>(_mm256_add_epi32(whole, half));
+    let half = _mm256_set1_epi32(1 << (ACROSS_BITS - 1));
+    let shifted = _mm256_srai_epi32::<{ ACROSS_BITS as i32 }>(_mm256_add_epi32(whole, half));
     let words = _mm256_packs_epi32(shifted, shifted);
-    first_eight(_mm_packus_epi16(
-        merged(words),
-        merged(words),
-    ))
+    first_eight(_mm_packus_epi16(merged(words), merged(words)))
 }
 
 /// The first four lanes of each half.
