@@ -141,7 +141,7 @@ impl Convolution {
         match self.processor {
             Processor::Any => portable::down(rows, row),
             #[cfg(target_arch = "x86_64")]
-            Processor::Wide(detected) => detected.down(rows, row),
+            Processor::Wide(detected) => wide::down(detected, rows, row),
         }
     }
 
@@ -186,7 +186,7 @@ impl Convolution {
         match self.processor {
             Processor::Any => portable::across(row, weights, first, pixels),
             #[cfg(target_arch = "x86_64")]
-            Processor::Wide(detected) => detected.across(row, weights, first, pixels),
+            Processor::Wide(detected) => wide::across(detected, row, weights, first, pixels),
         }
     }
 }

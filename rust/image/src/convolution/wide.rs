@@ -24,23 +24,23 @@ impl Detected {
     pub fn new() -> Option<Self> {
         is_x86_feature_detected!("avx2").then_some(Self(()))
     }
-
-    /// See [`portable::down`].
-    pub fn down(self, rows: &Rows<'_>, row: &mut [i16]) {
-        // SAFETY: a value of the type exists only where the instructions were detected.
-        unsafe { down(rows, row) }
-    }
-
-    /// See [`portable::across`].
-    pub fn across(self, row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
-        // SAFETY: as above.
-        unsafe { across(row, weights, first, pixels) }
-    }
 }
 
-/// Columns of a step of [`down`].
+/// See [`portable::down`].
+pub fn down(_: Detected, rows: &Rows<'_>, row: &mut [i16]) {
+    // SAFETY: a value of the type exists only where the instructions were detected.
+    unsafe { sum_rows(rows, row) }
+}
+
+/// See [`portable::across`].
+pub fn across(_: Detected, row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
+    // SAFETY: as above.
+    unsafe { sum_columns(row, weights, first, pixels) }
+}
+
+/// Columns of a step of [`sum_rows`].
 const COLUMNS: usize = 32;
-/// Pixels of a step of [`across`].
+/// Pixels of a step of [`sum_columns`].
 const PIXELS: usize = 8;
 
 fn bytes(lanes: [u8; COLUMNS]) -> __m256i {
@@ -65,7 +65,7 @@ fn first_eight(register: __m128i) -> [u8; PIXELS] {
 }
 
 #[target_feature(enable = "avx2")]
-fn down(rows: &Rows<'_>, row: &mut [i16]) {
+fn sum_rows(rows: &Rows<'_>, row: &mut [i16]) {
     let Some(last) = row.len().checked_sub(COLUMNS) else {
         portable::down(rows, row);
         return;
@@ -83,7 +83,7 @@ fn down(rows: &Rows<'_>, row: &mut [i16]) {
     }
 }
 
-/// One step of [`down`]: some blocks of columns, two rows at a time.
+/// One step of [`sum_rows`]: some blocks of columns, two rows at a time.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn columns<const BLOCKS: usize>(rows: &Rows<'_>, column: usize, row: &mut [i16]) {
@@ -123,8 +123,8 @@ fn columns<const BLOCKS: usize>(rows: &Rows<'_>, column: usize, row: &mut [i16])
 fn block<const BLOCKS: usize>(pixels: &[u8], start: usize) -> [__m256i; BLOCKS] {
     let mut registers = [_mm256_setzero_si256(); BLOCKS];
     if let Some(pixels) = pixels.get(start..start + BLOCKS * COLUMNS) {
-        for index in 0..BLOCKS {
-            registers[index] = bytes(pixels.as_chunks().0[index]);
+        for (register, &block) in registers.iter_mut().zip(pixels.as_chunks().0) {
+            *register = bytes(block);
         }
     }
     registers
@@ -151,7 +151,7 @@ fn narrowed(sums: &[__m256i; 4], shift: u32) -> [i16; COLUMNS] {
 }
 
 #[target_feature(enable = "avx2")]
-fn across(row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
+fn sum_columns(row: &[i16], weights: &Weights, first: usize, pixels: &mut [u8]) {
     let Some(last) = pixels.len().checked_sub(PIXELS) else {
         portable::across(row, weights, first, pixels);
         return;
@@ -215,9 +215,9 @@ fn eight_of_any(row: &[i16], weights: &Weights, first: usize, index: usize) -> [
 #[inline]
 #[target_feature(enable = "avx2")]
 fn rounded(sums: [__m256i; PIXELS]) -> [u8; PIXELS] {
-    let [a, b, c, d, e, f, g, h] = sums;
-    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
+    let pair = |first: usize| _mm256_hadd_epi32(sums[first], sums[first + 1]);
+    let low = _mm256_hadd_epi32(pair(0), pair(2));
+    let high = _mm256_hadd_epi32(pair(4), pair(6));
     let whole = _mm256_add_epi32(
         _mm256_permute2x128_si256::<0x20>(low, high),
         _mm256_permute2x128_si256::<0x31>(low, high),
