@@ -69,7 +69,7 @@ def main() -> None:
     result = {
         "micro": "image-transform",
         "date": now(),
-        "command": "python bench/micro/image_transform.py",
+        "command": " ".join(["python", *sys.argv]),
         "machine": machine,
         "versions": our_versions() | {"pyvips": metadata.version("pyvips")},
         "corpora": {
