@@ -69,7 +69,7 @@ def main() -> None:
     result = {
         "micro": "image-transform",
         "date": now(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python bench/micro/image_transform.py" + (" --before FOLDER" if arguments.before else ""),
         "machine": machine,
         "versions": our_versions() | {"pyvips": metadata.version("pyvips")},
         "corpora": {
