@@ -31,7 +31,6 @@ DEFAULT_CACHE: Final = Path(".cache")
 _VERSION: Final = 1
 _ASPECTS: Final = (4 / 3, 3 / 2, 16 / 9, 1.0, 3 / 4, 2 / 3)
 _SIGMA: Final = 0.55
-_MIN_PIXELS, _MAX_PIXELS = 120_000, 3_000_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class CorpusPlan:
     count: int
     packages: tuple[Package, ...]
     mean_pixels: int = 815_000
+    least_pixels: int = 120_000
+    most_pixels: int = 3_000_000
     progressive_share: float = 0.25
     seed: int = 0
 
@@ -133,7 +134,7 @@ def _cut_share(plan: CorpusPlan, photo: Photo, numbers: Iterable[int], folder: P
 
 def _cut(plan: CorpusPlan, source: Image.Image, photo: Photo, number: int, folder: Path) -> Picture:
     chance = random.Random(f"{plan.seed}/{number}")
-    width, height = _size(chance, plan.mean_pixels, source.width, source.height)
+    width, height = _size(chance, plan, source.size)
     largest = min(source.width / width, source.height / height)
     scale = largest ** chance.uniform(0.6, 1.0)
     crop_width, crop_height = int(width * scale), int(height * scale)
@@ -152,13 +153,13 @@ def _cut(plan: CorpusPlan, source: Image.Image, photo: Photo, number: int, folde
     return Picture(path.name, *facts)
 
 
-def _size(chance: random.Random, mean_pixels: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """Return sides of a log-normal area with the given mean, no larger than the photograph."""
-    area = chance.lognormvariate(math.log(mean_pixels) - _SIGMA**2 / 2, _SIGMA)
-    area = min(max(area, _MIN_PIXELS), _MAX_PIXELS)
+def _size(chance: random.Random, plan: CorpusPlan, most: tuple[int, int]) -> tuple[int, int]:
+    """Return sides of a log-normal area with the plan's mean, no larger than the photograph."""
+    area = chance.lognormvariate(math.log(plan.mean_pixels) - _SIGMA**2 / 2, _SIGMA)
+    area = min(max(area, plan.least_pixels), plan.most_pixels)
     aspect = chance.choice(_ASPECTS)
     width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
-    shrink = min(1.0, max_width / width, max_height / height)
+    shrink = min(1.0, most[0] / width, most[1] / height)
     return int(width * shrink), int(height * shrink)
 
 

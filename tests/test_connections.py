@@ -16,7 +16,7 @@ from origin import Origin
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.connections import PROOFS
+from turbo_fetch.fetch.connections import PROBATION_S, PROOFS
 from turbo_fetch.fetch.resolver import Lookup, Resolver
 from turbo_fetch.fetch.session import SPARE_CONNECTIONS
 from turbo_fetch.outcomes import Outcome
@@ -65,9 +65,19 @@ def test_connections_are_kept_after_bodies_and_error_pages(loop: str) -> None:
 
 def test_connections_of_a_host_that_stays_silent_are_used_again_at_once(loop: str) -> None:
     with Origin({PATH: b"small"}) as fresh:
-        proofs = [fresh.url(PATH, "held", until=PROOFS)] * PROOFS
-        fetch_in_turns(loop, [proofs, [fresh.url(PATH)] * 20])
-        assert fresh.connections == PROOFS
+        client_of_test = Client(HttpSpec(**LIMITS), ByteBudget(10_000_000))
+
+        async def scenario() -> None:
+            async with client_of_test as client:
+                # Each is held until all are asked for, so that none finds a connection that has rested.
+                held = fresh.url(PATH, "held", until=PROOFS)
+                await asyncio.gather(*(client.get(held) for _ in range(PROOFS)))
+                await asyncio.sleep(1.5 * PROBATION_S)
+                for _ in range(20):
+                    await client.get(fresh.url(PATH))
+
+        run_on(loop, scenario())
+        assert (fresh.connections, fresh.hits.total()) == (PROOFS, PROOFS + 20)
 
 
 def test_idle_connections_are_bounded_and_the_latest_are_kept(loop: str) -> None:

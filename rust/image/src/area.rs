@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::geometry::{Size, Window};
+use crate::raster::Source;
 
 /// Pixels of the source along one side that a pixel of the target covers, and their shares, which sum to 1.
 struct Span {
@@ -50,29 +51,25 @@ impl Side {
     }
 }
 
-/// Average the `window` of an image of `size` pixels of `CHANNELS` bytes down to `target`, which is no larger on either
-/// side.
-pub fn average<const CHANNELS: usize>(
-    source: &[u8],
-    size: Size,
-    window: Window,
-    target: Size,
-    pixels: &mut [u8],
-) {
-    let down = Side::cut(window.top, window.height, target.height, size.height);
-    let across = Side::cut(window.left, window.width, target.width, size.width);
-    let stride = size.width as usize * CHANNELS;
+/// Average `window` of the source down to `target`, which is no larger on either side, to rows that are `pitch` bytes apart.
+pub fn average(source: Source<'_>, window: Window, target: Size, pixels: &mut [u8], pitch: usize) {
+    let down = Side::cut(window.top, window.height, target.height, source.size.height);
+    let across = Side::cut(window.left, window.width, target.width, source.size.width);
+    let stride = source.size.width as usize * source.channels;
     let mut sums = vec![0.0_f32; stride];
-    let rows = pixels.chunks_exact_mut(target.width as usize * CHANNELS);
-    for (span, row) in down.spans.iter().zip(rows) {
+    for (span, row) in down.spans.iter().zip(pixels.chunks_mut(pitch)) {
         sums.fill(0.0);
         for (line, share) in span.pixels.clone().zip(down.shares_of(span)) {
-            let line = &source[line * stride..(line + 1) * stride];
+            let line = &source.pixels[line * stride..(line + 1) * stride];
             for (sum, &value) in sums.iter_mut().zip(line) {
                 *sum += f32::from(value) * share;
             }
         }
-        average_row::<CHANNELS>(&sums, &across, row);
+        match source.channels {
+            1 => average_row::<1>(&sums, &across, row),
+            3 => average_row::<3>(&sums, &across, row),
+            _ => average_row::<4>(&sums, &across, row),
+        }
     }
 }
 
@@ -99,13 +96,9 @@ mod tests {
 
     fn averaged(source: &[u8], width: u32, height: u32, window: Window, target: Size) -> Vec<u8> {
         let mut pixels = vec![0; target.width as usize * target.height as usize];
-        average::<1>(
-            source,
-            Size::new(width, height),
-            window,
-            target,
-            &mut pixels,
-        );
+        let source = Source::new(source, Size::new(width, height), 1).expect("an image");
+        let pitch = target.width as usize;
+        average(source, window, target, &mut pixels, pitch);
         pixels
     }
 

@@ -149,7 +149,7 @@ pub fn halve(
     Ok(Halved { size, planes })
 }
 
-/// Resample a plane to a larger one of `fill`.
+/// Resample a plane to its place on a larger one of `fill`.
 fn placed(
     plane: Plane,
     plan: &Resampling,
@@ -157,19 +157,13 @@ fn placed(
     (size, fill): (Size, u8),
     scratch: &mut Scratch,
 ) -> Result<Plane, Rejection> {
-    let made = resize_plane(plane, plan, scratch)?;
-    if made.size == size {
-        return Ok(made);
-    }
-    let (pitch, width) = (size.width as usize, made.size.width as usize);
+    let pitch = size.width as usize;
     let mut pixels = scratch.buffers.take(pitch * size.height as usize);
-    pixels.fill(fill);
-    let start = top as usize * pitch + left as usize;
-    let rows = made.pixels.chunks_exact(width);
-    for (row, target) in rows.zip(pixels[start..].chunks_mut(pitch)) {
-        target[..width].copy_from_slice(row);
+    if plan.size != size {
+        pixels.fill(fill);
     }
-    scratch.buffers.recycle(made.pixels);
+    let start = top as usize * pitch + left as usize;
+    resize_plane(plane, plan, scratch, &mut pixels[start..], pitch)?;
     Ok(Plane { size, pixels })
 }
 

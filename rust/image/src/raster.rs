@@ -38,6 +38,27 @@ pub struct Plane {
     pub pixels: Vec<u8>,
 }
 
+/// Interleaved rows without padding that are resampled, of `channels` bytes a pixel, at least one.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    pub pixels: &'a [u8],
+    pub size: Size,
+    pub channels: usize,
+}
+
+impl<'a> Source<'a> {
+    /// Nothing when `pixels` is shorter than the image, or the image is empty.
+    #[must_use]
+    pub fn new(pixels: &'a [u8], size: Size, channels: usize) -> Option<Self> {
+        let bytes = size.width as usize * size.height as usize * channels;
+        (bytes > 0 && pixels.len() >= bytes).then_some(Self {
+            pixels: &pixels[..bytes],
+            size,
+            channels,
+        })
+    }
+}
+
 /// Y, Cb and Cr of a JPEG, chroma at its stored resolution, perhaps reduced by the decoder.
 ///
 /// A plane may reach past the image's edge where the sides are not multiples of the block; `width` and `height` say

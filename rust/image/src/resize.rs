@@ -1,16 +1,12 @@
 //! Resampling with antialiased filters; a planar JPEG becomes RGB here, at its final size.
 
-use std::sync::LazyLock;
-
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{Filter as CustomFilter, FilterType, PixelType, ResizeAlg, ResizeOptions};
-
 use crate::area;
 use crate::error::Rejection;
 use crate::geometry::{Resampling, Size, Window};
-use crate::lanczos;
+use crate::kernel::Kernel;
+use crate::nearest;
 use crate::options::Filter;
-use crate::raster::{Model, Picture, Plane, Planes, Raster};
+use crate::raster::{Model, Picture, Plane, Planes, Raster, Source};
 use crate::scratch::Scratch;
 use crate::ycc;
 
@@ -31,38 +27,27 @@ pub fn resize(
     }
 }
 
-/// A channel group as the resampler sees it.
-struct Source<'a> {
-    pixels: &'a [u8],
-    size: Size,
-    kind: PixelType,
-}
-
 fn resize_raster(
     raster: Raster,
     stored: Size,
     plan: &Resampling,
     scratch: &mut Scratch,
 ) -> Result<Raster, Rejection> {
-    let kind = match raster.model {
-        Model::Grey => PixelType::U8,
-        Model::Rgb => PixelType::U8x3,
-        Model::Cmyk => PixelType::U8x4,
-    };
+    let channels = raster.model.channels();
     let across = f64::from(raster.size.width) / f64::from(stored.width);
     let down = f64::from(raster.size.height) / f64::from(stored.height);
-    let window = scaled(plan.window, across, down);
-    let source = Source {
-        pixels: &raster.pixels,
-        size: raster.size,
-        kind,
+    let plan = Resampling {
+        window: scaled(plan.window, across, down),
+        ..*plan
     };
-    let pixels = resample(&source, window, plan, scratch)?;
-    let model = raster.model;
+    let pitch = plan.size.width as usize * channels;
+    let mut pixels = scratch.buffers.take(pitch * plan.size.height as usize);
+    let source = Source::new(&raster.pixels, raster.size, channels).ok_or_else(outside)?;
+    resample(source, &plan, scratch, &mut pixels, pitch);
     scratch.buffers.recycle(raster.pixels);
     Ok(Raster {
         size: plan.size,
-        model,
+        model: raster.model,
         pixels,
     })
 }
@@ -84,6 +69,7 @@ fn resize_planes(
         1.0 / planes.subsampling.1,
     );
     let [blue, red] = planes.chroma;
+    let pitch = plan.size.width as usize;
     let mut channels = Vec::with_capacity(3);
     for (plane, window) in [
         (planes.luma, luma_window),
@@ -91,7 +77,9 @@ fn resize_planes(
         (red, chroma_window),
     ] {
         let plan = Resampling { window, ..*plan };
-        channels.push(resize_plane(plane, &plan, scratch)?.pixels);
+        let mut pixels = scratch.buffers.take(pitch * plan.size.height as usize);
+        resize_plane(plane, &plan, scratch, &mut pixels, pitch)?;
+        channels.push(pixels);
     }
     let mut pixels = scratch
         .buffers
@@ -107,7 +95,8 @@ fn resize_planes(
     })
 }
 
-/// Resample one channel, its window given in its own pixels. The buffer of the input is recycled.
+/// Resample one channel, its window given in its own pixels, to rows that are `pitch` bytes apart. The buffer of the input
+/// is recycled.
 ///
 /// # Errors
 /// As [`resize`].
@@ -115,18 +104,13 @@ pub fn resize_plane(
     plane: Plane,
     plan: &Resampling,
     scratch: &mut Scratch,
-) -> Result<Plane, Rejection> {
-    let source = Source {
-        pixels: &plane.pixels,
-        size: plane.size,
-        kind: PixelType::U8,
-    };
-    let pixels = resample(&source, plan.window, plan, scratch)?;
+    target: &mut [u8],
+    pitch: usize,
+) -> Result<(), Rejection> {
+    let source = Source::new(&plane.pixels, plane.size, 1).ok_or_else(outside)?;
+    resample(source, plan, scratch, target, pitch);
     scratch.buffers.recycle(plane.pixels);
-    Ok(Plane {
-        size: plan.size,
-        pixels,
-    })
+    Ok(())
 }
 
 /// A window in pixels of another size of the image.
@@ -141,74 +125,41 @@ pub fn scaled(window: Window, across: f64, down: f64) -> Window {
 }
 
 fn resample(
-    source: &Source<'_>,
-    window: Window,
+    source: Source<'_>,
     plan: &Resampling,
     scratch: &mut Scratch,
-) -> Result<Vec<u8>, Rejection> {
-    let bytes = plan.size.width as usize * plan.size.height as usize * source.kind.size();
-    let mut pixels = scratch.buffers.take(bytes);
+    target: &mut [u8],
+    pitch: usize,
+) {
     // Rounding may push the far edge over the image's by less than a millionth of a pixel.
-    let left = window.left.max(0.0);
-    let top = window.top.max(0.0);
-    let width = window.width.min(f64::from(source.size.width) - left);
-    let height = window.height.min(f64::from(source.size.height) - top);
-    let enlarged = f64::from(plan.size.width) > width || f64::from(plan.size.height) > height;
-    if plan.filter == Filter::Area && !enlarged {
-        let window = Window {
-            left,
-            top,
-            width,
-            height,
-        };
-        average(source, window, plan.size, &mut pixels);
-        return Ok(pixels);
-    }
-    let options = ResizeOptions::new()
-        .resize_alg(algorithm(plan.filter))
-        .crop(left, top, width, height)
-        .use_alpha(false);
-    let view = ImageRef::new(
-        source.size.width,
-        source.size.height,
-        source.pixels,
-        source.kind,
-    )
-    .map_err(|_| outside())?;
-    let mut target =
-        Image::from_slice_u8(plan.size.width, plan.size.height, &mut pixels, source.kind)
-            .map_err(|_| outside())?;
-    scratch
-        .resizer
-        .resize(&view, &mut target, &options)
-        .map_err(|_| outside())?;
-    Ok(pixels)
-}
-
-fn average(source: &Source<'_>, window: Window, target: Size, pixels: &mut [u8]) {
-    let average = match source.kind {
-        PixelType::U8x4 => area::average::<4>,
-        PixelType::U8x3 => area::average::<3>,
-        _ => area::average::<1>,
+    let left = plan.window.left.max(0.0);
+    let top = plan.window.top.max(0.0);
+    let window = Window {
+        left,
+        top,
+        width: plan.window.width.min(f64::from(source.size.width) - left),
+        height: plan.window.height.min(f64::from(source.size.height) - top),
     };
-    average(source.pixels, source.size, window, target, pixels);
+    let size = plan.size;
+    let enlarged = f64::from(size.width) > window.width || f64::from(size.height) > window.height;
+    let kernel = match plan.filter {
+        Filter::Nearest => {
+            nearest::pick(source, window, size, target, pitch);
+            return;
+        }
+        Filter::Area if !enlarged => {
+            area::average(source, window, size, target, pitch);
+            return;
+        }
+        // Area averaging has no meaning when enlarging, where OpenCV interpolates linearly.
+        Filter::Area | Filter::Linear => Kernel::Triangle,
+        Filter::Cubic => Kernel::Cubic,
+        Filter::Lanczos => Kernel::Lanczos,
+    };
+    let convolution = &mut scratch.convolution;
+    convolution.resample(source, (window, size), kernel, target, pitch);
 }
 
 fn outside() -> Rejection {
-    Rejection::corrupt("resampling window outside the image")
-}
-
-static LANCZOS: LazyLock<Option<CustomFilter>> =
-    LazyLock::new(|| CustomFilter::new("lanczos", lanczos::weight, lanczos::SUPPORT).ok());
-
-/// The resampler's name of a filter. Area averaging has no meaning when enlarging, where OpenCV interpolates linearly.
-fn algorithm(filter: Filter) -> ResizeAlg {
-    match filter {
-        Filter::Nearest => ResizeAlg::Nearest,
-        Filter::Area | Filter::Linear => ResizeAlg::Convolution(FilterType::Bilinear),
-        Filter::Cubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-        Filter::Lanczos => {
-            ResizeAlg::Convolution(LANCZOS.map_or(FilterType::Lanczos3, FilterType::Custom))
-        }
-    }
+    Rejection::corrupt("image without pixels")
 }

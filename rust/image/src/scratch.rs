@@ -3,10 +3,10 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize::Resizer;
 use turbo_fetch_jpeg::Decoder;
 
 use crate::colour::Profiles;
+use crate::convolution::Convolution;
 use crate::raster::Buffers;
 
 /// Reusable memory of one thread. Nothing in it changes a result.
@@ -14,7 +14,7 @@ use crate::raster::Buffers;
 pub struct Scratch {
     pub buffers: Buffers,
     pub jpeg: Decoder,
-    pub resizer: Resizer,
+    pub convolution: Convolution,
     pub profiles: Profiles,
 }
 

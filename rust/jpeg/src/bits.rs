@@ -55,6 +55,7 @@ impl ScanData {
     }
 }
 
+#[inline(always)]
 fn eight_bytes(data: &[u8], position: usize) -> [u8; 8] {
     // Past the margin there is nothing, which is found when the interval is checked.
     data.get(position..)
