@@ -35,8 +35,9 @@ OFFLINE = "efficientnet-lite0"
 class SamplingTable(Table):
     """How images are sampled; part of `[prior]`, `[generate]` and `[evaluate]`."""
 
-    scheduler: Scheduler = "ddim"
-    """Sampler; `auto` is the one that comes with the model, which flow-matching models need."""
+    scheduler: Scheduler | None = None
+    """Sampler; `auto` is the one that comes with the model. By default `ddim`, and `auto` for flow-matching models,
+    which have no other."""
     steps: PositiveInt = 50
     """Denoising steps per image."""
     guidance: NonNegativeFloat = 7.5

@@ -11,6 +11,7 @@ from torch import Tensor
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
 from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.facts import PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
 from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens, token_names
 from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
@@ -62,14 +63,35 @@ def convert(
 
 
 def _metadata(train: TrainSpec) -> dict[str, str]:
-    return {
-        "modelspec.title": Path(train.output).name,
+    """Return what a run was, in the words of the headers that kohya's scripts write."""
+    title = Path(train.output).name
+    side = train.resolution
+    facts = {
+        "modelspec.title": title,
         "modelspec.trigger_phrase": train.caption(),
+        "modelspec.resolution": f"{side}x{side}",
         "ss_base_model": train.base,
-        "ss_steps": str(train.steps),
-        "ss_network_dim": str(train.lora.rank),
-        "ss_network_alpha": str(train.lora.alpha or train.lora.rank),
+        "ss_sd_model_name": Path(train.base).name,
+        "ss_output_name": title,
+        "ss_resolution": f"({side}, {side})",
+        "ss_steps": train.steps,
+        "ss_max_train_steps": train.steps,
+        "ss_unet_lr": train.rates["denoiser"],
+        "ss_text_encoder_lr": train.rates["text_encoder"] if train.trains_text_encoder else None,
+        "ss_optimizer": train.optimiser.kind,
+        "ss_lr_scheduler": train.schedule.kind,
+        "ss_lr_warmup_steps": train.schedule.warmup_steps,
+        "ss_gradient_accumulation_steps": train.accumulation,
+        "ss_network_dropout": train.lora.dropout,
+        "ss_max_grad_norm": train.optimiser.clip,
+        "ss_caption_dropout_rate": train.pictures.caption_dropout,
+        "ss_prior_loss_weight": train.prior_weight,
+        "ss_min_snr_gamma": train.loss.snr_gamma,
+        "ss_noise_offset": train.loss.noise_offset,
+        "ss_seed": train.seed,
+        PREDICTION_KEY: None if train.loss.kind == "auto" else train.loss.kind,
     }
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _save_embeddings(family: Family, learned: dict[str, Tensor], names: list[str], path: Path) -> None:
@@ -78,4 +100,7 @@ def _save_embeddings(family: Family, learned: dict[str, Tensor], names: list[str
     stored = {
         family.embedding_keys.get(encoder, word): rows.contiguous().cpu() for encoder, rows in learned.items()
     }
-    write_safetensors(stored, path, {"trigger": word})
+    architecture = family.header()["modelspec.architecture"]
+    write_safetensors(
+        stored, path, {"trigger": word, "modelspec.architecture": f"{architecture}/textual-inversion"}
+    )

@@ -8,13 +8,13 @@ attribute paths these names are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
+from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
 
@@ -30,11 +30,32 @@ class StableDiffusion(Family):
     not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
-    def process(self, kind: str = "auto") -> Diffusion:
+    @property
+    def is_second(self) -> bool:
+        """Whether its text model is by open_clip, as that of Stable Diffusion 2: its activation is the exact GELU."""
+        return bool(self.pipeline.text_encoder.config.hidden_act == "gelu")
+
+    def settle_prediction(self, kind: str) -> None:
         """See Family."""
-        schedule = DDPMScheduler.from_config(self.pipeline.scheduler.config)
-        prediction = schedule.config.prediction_type if kind == "auto" else kind
-        return Diffusion(schedule.alphas_cumprod, cast(Prediction, prediction))
+        if kind != "auto":
+            settle(self.pipeline, prediction_type=kind)
+
+    def process(self) -> Diffusion:
+        """See Family."""
+        alphas_bar = noise_schedule(self.pipeline.scheduler).alphas_cumprod
+        return Diffusion(alphas_bar, cast(Prediction, self.facts.prediction))
+
+    def header(self) -> dict[str, str]:
+        """See Family."""
+        predicts_v = self.facts.prediction == "v_prediction"
+        second = "stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512"
+        return {
+            "modelspec.architecture": second if self.is_second else "stable-diffusion-v1",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+            "ss_base_model_version": f"sd_v{2 if self.is_second else 1}{'_v' if predicts_v else ''}",
+            "ss_v2": str(self.is_second),
+        }
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
@@ -56,8 +77,7 @@ class StableDiffusion(Family):
 
     def _original_text(self) -> dict[str, Tensor]:
         encoder = self.pipeline.text_encoder
-        # Stable Diffusion 2 has a text model by open_clip, whose activation is the exact GELU.
-        if encoder.config.hidden_act == "gelu":
+        if self.is_second:
             return original_open_clip(encoder.state_dict(), "cond_stage_model.model.")
         return original_clip(encoder.state_dict(), "cond_stage_model.transformer.")
 
@@ -111,7 +131,7 @@ def _original_unet(weights: Weights, resnets_per_block: int) -> dict[str, Tensor
     return {UNET + unet_name(name, resnets_per_block, weights): weight for name, weight in weights.items()}
 
 
-def unet_name(name: str, resnets_per_block: int, weights: Weights) -> str:
+def unet_name(name: str, resnets_per_block: int, weights: Collection[str]) -> str:
     """Return the original name, below `model.diffusion_model.`, of one weight of a UNet."""
     for end, original in _UNET_ENDS.items():
         if name.startswith(f"{end}."):

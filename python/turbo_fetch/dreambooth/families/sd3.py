@@ -10,8 +10,9 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.noise import Flow
+from turbo_fetch.errors import SpecError
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
@@ -25,12 +26,7 @@ class StableDiffusion3(Family):
     denoiser_name = "transformer"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
-    any_sampler = False
-    kohya_prefixes: ClassVar[Mapping[str, str]] = {
-        "transformer": "lora_unet",
-        "text_encoder": "lora_te1",
-        "text_encoder_2": "lora_te2",
-    }
+    usual_sampler = "auto"
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
     @property
@@ -45,8 +41,34 @@ class StableDiffusion3(Family):
         )
         return whole
 
-    def process(self, kind: str = "auto") -> Flow:
-        """See Family; `kind` is always flow matching."""
+    def settle_prediction(self, kind: str) -> None:
+        """See Family: it is always flow matching."""
+        if kind != "auto":
+            raise SpecError(
+                f'train.loss.kind = {kind!r}, but a {self.name} model learns by flow matching; expected "auto"'
+            )
+
+    def header(self) -> dict[str, str]:
+        """See Family."""
+        config = self.pipeline.transformer.config
+        size = "medium"
+        if config.get("qk_norm"):
+            size = "5-medium" if config.get("dual_attention_layers") else "5-large"
+        return {
+            "modelspec.architecture": f"stable-diffusion-3-{size}",
+            "modelspec.implementation": "diffusers",
+            "ss_base_model_version": size,
+            "ss_v2": "False",
+        }
+
+    def lora_names(self, component: str, module: str) -> tuple[str, ...]:
+        """See Family: ComfyUI and AUTOMATIC1111 know this family by diffusers' names, ComfyUI also by OneTrainer's."""
+        path = with_wrapper(component, module).replace(".", "_")
+        prefix = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}.get(component, "lora_transformer")
+        return (*super().lora_names(component, module), f"{prefix}_{path}")
+
+    def process(self) -> Flow:
+        """See Family."""
         scheduler = self.pipeline.scheduler
         fresh = type(scheduler).from_config(scheduler.config)
         return Flow(fresh.sigmas[: len(fresh.timesteps)], fresh.timesteps)

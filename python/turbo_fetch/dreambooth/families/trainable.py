@@ -62,6 +62,7 @@ class Trainable:
 
 def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
+    family.settle_prediction(train.loss.kind)
     for _, module in family.modules():
         module.requires_grad_(False).eval()
     trainable = Trainable()

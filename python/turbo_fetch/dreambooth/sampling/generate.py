@@ -11,11 +11,11 @@ from PIL import Image
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
-from turbo_fetch.dreambooth.families.models import weights_of
+from turbo_fetch.dreambooth.families.models import family_of, weights_of
 from turbo_fetch.dreambooth.run_folder import trained_model
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec
@@ -72,6 +72,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
 def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
     """Return the settings of every image by its name, prompt by prompt."""
     weights = weights_of(model)
+    scheduler = sampler_name(generate.scheduler, family_of(model), "generate.scheduler")
     lora_weights = None if lora is None else weights_of(lora)
     wanted = {}
     for row, prompt in enumerate(prompts):
@@ -80,7 +81,7 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 prompt=prompt,
                 negative=generate.negative,
                 seed=generate.seed + number + (0 if generate.fixed_code else row * generate.images),
-                scheduler=generate.scheduler,
+                scheduler=scheduler,
                 steps=generate.steps,
                 guidance=generate.guidance,
                 width=generate.width,

@@ -117,7 +117,7 @@ def fill(
     if not requests:
         return 0
     family = open_model()
-    sampler = known_as(sampling.scheduler, family.pipeline.scheduler)
+    sampler = known_as(sampling.scheduler, family)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))
     for done, (request, image) in enumerate(images, start=1):
         place.write_bytes(request.name, to_png(image, wanted[request.name], sampler))
