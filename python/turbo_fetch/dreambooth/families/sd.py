@@ -72,7 +72,7 @@ class StableDiffusion(Family):
         """See Family."""
         unet, vae = self.pipeline.unet, self.pipeline.vae
         weights = _original_unet(unet.state_dict(), int(unet.config.layers_per_block))
-        weights |= _original_vae(vae.state_dict(), len(vae.config.block_out_channels))
+        weights |= original_vae(vae.state_dict(), len(vae.config.block_out_channels))
         return weights | self._original_text()
 
     def _original_text(self) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def unet_name(name: str, resnets_per_block: int, weights: Collection[str]) -> st
     return f"{place}.0.{_renamed(rest, _RESNET)}" if part == "resnets" else f"{place}.1.{rest}"
 
 
-def _original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
+def original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
     """Return a VAE's weights under their original names; its decoder counts `blocks` backwards there."""
     return {VAE + vae_name(name, blocks): _as_convolution(name, weight) for name, weight in weights.items()}
 

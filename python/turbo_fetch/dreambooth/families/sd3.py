@@ -12,6 +12,8 @@ from torch.nn.functional import pad
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.noise import Flow
+from turbo_fetch.dreambooth.families.sd import original_vae
+from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
 from turbo_fetch.errors import SpecError
 
 T5_TOKENS = 77
@@ -66,6 +68,22 @@ class StableDiffusion3(Family):
         path = with_wrapper(component, module).replace(".", "_")
         prefix = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}.get(component, "lora_transformer")
         return (*super().lora_names(component, module), f"{prefix}_{path}")
+
+    def original_weights(self) -> dict[str, Tensor]:
+        """See Family."""
+        pipeline = self.pipeline
+        weights = original_transformer(pipeline.transformer.state_dict())
+        weights |= original_vae(pipeline.vae.state_dict(), len(pipeline.vae.config.block_out_channels))
+        for name, key in self.embedding_keys.items():
+            encoder = getattr(pipeline, name).state_dict()
+            weights |= {f"text_encoders.{key}.transformer.{name}": weight for name, weight in encoder.items()}
+        t5 = {} if pipeline.text_encoder_3 is None else pipeline.text_encoder_3.state_dict()
+        # Its tables of tokens are one and the same.
+        return weights | {
+            f"text_encoders.t5xxl.transformer.{name}": weight
+            for name, weight in t5.items()
+            if name != "encoder.embed_tokens.weight"
+        }
 
     def process(self) -> Flow:
         """See Family."""

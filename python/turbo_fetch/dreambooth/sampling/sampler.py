@@ -106,8 +106,14 @@ def scheduler_for(name: Scheduler | None, family: Family) -> Any:
     settings = {key: value for key, value in own.config.items() if key not in unsaid}
     options = dict(sampler.options)
     rescales = "rescale_betas_zero_snr" in inspect.signature(scheduler.__init__).parameters
-    if family.facts.zero_terminal_snr and not rescales:
-        options["trained_betas"] = zero_snr_betas(own)
+    if family.facts.zero_terminal_snr:
+        if options.get("use_karras_sigmas"):
+            # Its first timesteps are all the last of the schedule, from the second of which diffusers would begin.
+            raise SpecError(
+                f'scheduler = {name!r}, but this model begins at pure noise, where it has no steps; expected "dpm++2m"'
+            )
+        if not rescales:
+            options["trained_betas"] = zero_snr_betas(own)
     return scheduler.from_config({**_OF_LATENTS, **settings}, **options)
 
 
