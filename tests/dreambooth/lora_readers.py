@@ -41,7 +41,9 @@ def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
     text = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     if component in text:
         names = {f"{text[component]}_text_model_{_underscored(module)}", f"{component}.text_model.{module}"}
-        return names | ({f"lora_te_text_model_{_underscored(module)}"} if component == "text_encoder" else set())
+        return names | (
+            {f"lora_te_text_model_{_underscored(module)}"} if component == "text_encoder" else set()
+        )
     if family == "sd3":
         return {f"transformer.{module}", f"lora_transformer_{_underscored(module)}"}
     return {f"lora_unet_{_underscored(module)}", f"lora_unet_{_underscored(original(module))}"}

@@ -109,7 +109,11 @@ def test_each_program_makes_of_the_file_what_was_trained(
     trained = weights_of(family)
     file = load_file(tmp_path / KOHYA_LORA)
     # What each does not know at all is told in docs/dreambooth/export.md.
-    unknown = {"Forge": name == "sd3", "AUTOMATIC1111": dora or name == "sd3", "sd-scripts": dora or name == "sd3"}
+    unknown = {
+        "Forge": name == "sd3",
+        "AUTOMATIC1111": dora or name == "sd3",
+        "sd-scripts": dora or name == "sd3",
+    }
     for program, reader in READERS.items():
         if unknown.get(program):
             continue
@@ -125,7 +129,11 @@ def test_automatic1111_reads_the_transformer_of_sd3_and_leaves_its_text_encoders
     family = with_lora(models["sd3"], dora=False)
     before = weights_of(families.load(str(models["sd3"])))
     save_lora(family, tmp_path, {})
-    file = {key: value for key, value in load_file(tmp_path / KOHYA_LORA).items() if key.startswith("transformer.")}
+    file = {
+        key: value
+        for key, value in load_file(tmp_path / KOHYA_LORA).items()
+        if key.startswith("transformer.")
+    }
     family.merge_lora()
     trained = weights_of(family)
     read = READERS["AUTOMATIC1111"].merged(file, "sd3", before, str)

@@ -164,7 +164,10 @@ def test_a_model_trained_to_predict_v_is_exported_as_one(model: Path, tmp_path: 
     save_folder(family.pipeline, tmp_path / "folder")
     again = families.load(str(tmp_path / "folder"))
     assert again.facts.prediction == again.process().prediction == "v_prediction"  # type: ignore[attr-defined]
-    assert DDIMScheduler.from_pretrained(tmp_path / "folder" / "scheduler").config.prediction_type == "v_prediction"
+    assert (
+        DDIMScheduler.from_pretrained(tmp_path / "folder" / "scheduler").config.prediction_type
+        == "v_prediction"
+    )
 
 
 def test_single_files_carry_the_markers_of_their_prediction(model: Path, tmp_path: Path) -> None:
@@ -215,7 +218,9 @@ def test_a_sampler_that_the_base_cannot_have_is_refused_before_training(
     table = {"scheduler": "ddim", **({"prompts": ["a dog"]} if stage == "generate" else {})}
     train = {"base": str(sd3), "subject": "nowhere", "class": "dog", "output": str(tmp_path / "model")}
     spec = parse_spec({"train": train, stage: table})
-    with pytest.raises(SpecError, match=rf"{stage}.scheduler = 'ddim', but a sd3 model has a sampler of its own"):
+    with pytest.raises(
+        SpecError, match=rf"{stage}.scheduler = 'ddim', but a sd3 model has a sampler of its own"
+    ):
         stages.run(spec)
     assert not (tmp_path / "model").exists()
 

@@ -94,6 +94,8 @@ class GenerateSpec(SamplingTable):
     """A LoRA to apply to the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
     lora_scale: NonNegativeFloat = 1.0
     """Scale of the LoRA."""
+    embedding: ModelName | None = None
+    """A file of textual inversion, such as `learned_embeds.safetensors`, whose word the prompts may use."""
     output: Location = "pictures"
     """Folder of the images, on disk or at any fsspec URL."""
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
 from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
 from turbo_fetch.dreambooth.families.facts import PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
-from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens, token_names
+from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
 from turbo_fetch.dreambooth.sampling.sampler import add_lora
 from turbo_fetch.errors import OutputExists
@@ -34,7 +35,7 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
             return
         family.merge_lora()
     if learned:
-        _save_embeddings(family, learned, token_names(train), output / EMBEDDINGS)
+        _save_embedding(family, learned, train.identifier, output / EMBEDDINGS)
     for _, part in family.modules():
         if part.eval().dtype != torch.float32:
             part.to(torch.float32)
@@ -94,13 +95,8 @@ def _metadata(train: TrainSpec) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def _save_embeddings(family: Family, learned: dict[str, Tensor], names: list[str], path: Path) -> None:
-    """Write a new word as textual inversion is read: one tensor of all its tokens, per text encoder."""
-    word = names[0]
-    stored = {
-        family.embedding_keys.get(encoder, word): rows.contiguous().cpu() for encoder, rows in learned.items()
-    }
+def _save_embedding(family: Family, learned: dict[str, Tensor], word: str, path: Path) -> None:
+    """Write a new word as textual inversion is read."""
     architecture = family.header()["modelspec.architecture"]
-    write_safetensors(
-        stored, path, {"trigger": word, "modelspec.architecture": f"{architecture}/textual-inversion"}
-    )
+    header = {TRIGGER: word, "modelspec.architecture": f"{architecture}/textual-inversion"}
+    write_safetensors(stored_embedding(family, word, learned), path, header)

@@ -67,12 +67,17 @@ def _original(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield f"{_ENDS[module]}.{kind}", _swapped(weight) if module == "norm_out.linear" else weight
         elif block[2] in _FUSED:
             key, value, fused = _FUSED[block[2]]
-            parts = [weights[f"transformer_blocks.{block[1]}.{part}.{kind}"] for part in (block[2], key, value)]
+            parts = [
+                weights[f"transformer_blocks.{block[1]}.{part}.{kind}"] for part in (block[2], key, value)
+            ]
             yield f"joint_blocks.{block[1]}.{fused}.{kind}", torch.cat(parts)
         elif block[2] not in _PARTS_OF_FUSED:
             # The last block ends its context with the norm of an output.
             is_end = block[2] == "norm1_context.linear" and int(block[1]) == last
-            yield f"joint_blocks.{block[1]}.{_OF_A_BLOCK[block[2]]}.{kind}", _swapped(weight) if is_end else weight
+            yield (
+                f"joint_blocks.{block[1]}.{_OF_A_BLOCK[block[2]]}.{kind}",
+                _swapped(weight) if is_end else weight,
+            )
 
 
 def _swapped(weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.train import TrainSpec
@@ -133,7 +134,7 @@ def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding
 
 def token_names(train: TrainSpec) -> list[str]:
     """Return the new tokens: the identifier, then the identifier with numbers as diffusers names them."""
-    return [train.identifier, *(f"{train.identifier}_{n}" for n in range(1, train.token.vectors))]
+    return with_numbers(train.identifier, train.token.vectors)
 
 
 def with_all_tokens(train: TrainSpec, caption: str) -> str:

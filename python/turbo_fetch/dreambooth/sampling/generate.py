@@ -61,7 +61,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
         wanted,
         found.missing,
         generate,
-        lambda: open_model(model, generate, lora, generate.lora_scale),
+        lambda: open_model(model, generate, lora, generate.lora_scale, generate.embedding),
         RunControl(listener, stop),
     )
     if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
@@ -74,6 +74,7 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
     weights = weights_of(model)
     scheduler = sampler_name(generate.scheduler, family_of(model), "generate.scheduler")
     lora_weights = None if lora is None else weights_of(lora)
+    word = None if generate.embedding is None else weights_of(generate.embedding)
     wanted = {}
     for row, prompt in enumerate(prompts):
         for number in range(generate.images):
@@ -92,6 +93,8 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 lora_hash=lora_weights,
                 lora_scale=generate.lora_scale if lora is not None else 1.0,
                 precision=generate.precision,
+                embedding=generate.embedding,
+                embedding_hash=word,
             )
     return wanted
 

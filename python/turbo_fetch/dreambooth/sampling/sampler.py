@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from turbo_fetch.dreambooth.families import DTYPES, Family, family_of
+from turbo_fetch.dreambooth.families.embeddings import add_embedding
 from turbo_fetch.dreambooth.families.facts import zero_snr_betas
 from turbo_fetch.dreambooth.families.lora_files import read_header, read_lora, settle_training
 from turbo_fetch.dreambooth.families.models import load_model
@@ -133,14 +134,20 @@ class SampleRequest:
 
 
 def open_model(
-    model: str, sampling: SamplingTable, lora: str | None = None, lora_scale: float = 1.0
+    model: str,
+    sampling: SamplingTable,
+    lora: str | None = None,
+    lora_scale: float = 1.0,
+    embedding: str | None = None,
 ) -> Family:
-    """Load a diffusers folder, hub id or checkpoint of a run with sampler and LoRA, on the best device there is.
+    """Load a model with sampler, LoRA and a file's new word, on the best device there is.
 
     Raises ModelError, and SpecError for a sampler that does not go with it.
     """
     device = best_device()
     family = load_model(model, _dtype(sampling.precision, device))
+    if embedding is not None:
+        add_embedding(family, Path(embedding))
     if lora is not None:
         add_lora(family, lora, lora_scale)
     family.pipeline.scheduler = scheduler_for(sampling.scheduler, family)
