@@ -55,7 +55,7 @@ def forge_names(family: str, path: Path, original: OriginalName) -> set[str]:
 
 
 def automatic_names(family: str, path: Path, original: OriginalName) -> set[str]:
-    """AUTOMATIC1111: diffusers' blocks of the UNet are renumbered, others pass; SD3's by a table of diffusers' names."""
+    """AUTOMATIC1111: diffusers' blocks of the UNet are renumbered, others pass; SD3 by a table of diffusers' names."""
     component, _, module = path.partition(".")
     if family == "sd3":
         return {f"transformer.{module}"} if component == "transformer" else set()
@@ -75,7 +75,7 @@ def plain(weight: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def by_outputs_of_the_base(weight: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:
-    """ComfyUI and Forge: a factor per output [out, 1] over the norms of W, one per input [1, in] over those of W + ΔW."""
+    """ComfyUI and Forge: a factor per output [out, 1] over norms of W, one per input [1, in] over those of W + ΔW."""
     if scale is None:
         return weight + change
     if scale.shape[0] == weight.shape[0]:

@@ -160,6 +160,7 @@ def test_a_single_file_of_sd3_makes_the_same_image(tmp_path: Path) -> None:
         config=str(tmp_path / "sd3"),
         local_files_only=True,
         text_encoder_3=None,
+        tokenizer_3=None,
     )
     assert np.allclose(image(pipeline), image(again), atol=1e-5)
     names = load_file(tmp_path / "model.safetensors").keys()

@@ -1,7 +1,7 @@
 """New words of a model, learned by textual inversion: in its tokenizers and text encoders, and in files.
 
-A file has the vectors of one word. With one text encoder they are under the word, or under a name that says nothing, and
-then the file is named for the word; with two they are under `clip_l` and `clip_g`.
+A file has the vectors of one word. With one text encoder they are under the word, or under a name that says nothing,
+and then the file is named for the word; with two they are under `clip_l` and `clip_g`.
 """
 
 from __future__ import annotations

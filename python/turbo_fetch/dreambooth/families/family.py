@@ -58,11 +58,11 @@ class Family(ABC):
     not_loaded: ClassVar[Mapping[str, Any]] = {}
     """Arguments with which the pipeline loads without what is of no use here."""
     usual_sampler: ClassVar[Literal["ddim", "auto"]] = "ddim"
-    """What `scheduler` is where a spec says nothing; of `auto`, nothing but the model's own scheduler knows the noise."""
+    """What `scheduler` is where a spec says nothing; with `auto`, only the model's own scheduler knows the noise."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     kohya_prefixes: ClassVar[Mapping[str, str]] = {}
-    """What names of LoRA weights begin with in kohya's naming, by component; without any, that of diffusers is written."""
+    """What names of LoRA weights begin with in kohya's naming, by component; without any, diffusers' is written."""
     embedding_keys: ClassVar[Mapping[str, str]] = {}
     """The name of a text encoder in files of learned embeddings; without any, the one encoder's is the new word."""
 

@@ -57,7 +57,7 @@ def _norms(weight: Tensor) -> Tensor:
 
 
 def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
-    """Return the weights of a LoRA file as diffusers' `load_lora_weights` takes them; None where it reads the file itself.
+    """Return the weights of a LoRA file as diffusers' `load_lora_weights` takes them; None where it reads the file.
 
     diffusers leaves out the magnitudes of DoRA, and knows no other naming for a family than its own. Raises ModelError.
     """
