@@ -225,6 +225,19 @@ def test_a_sampler_that_the_base_cannot_have_is_refused_before_training(
     assert not (tmp_path / "model").exists()
 
 
+def test_a_sampler_without_pure_noise_is_refused_before_training(model: Path, tmp_path: Path) -> None:
+    zero_snr(model).pipeline.save_pretrained(tmp_path / "base")
+    train = {
+        "base": str(tmp_path / "base"),
+        "subject": "nowhere",
+        "class": "dog",
+        "output": str(tmp_path / "m"),
+    }
+    generate = {"prompts": ["a dog"], "scheduler": "dpm++2m_karras"}
+    with pytest.raises(SpecError, match=r"generate.scheduler = .* begins at pure noise"):
+        stages.run(parse_spec({"train": train, "generate": generate}))
+
+
 def test_what_flow_matching_cannot_predict_is_refused(sd3: Path, tmp_path: Path) -> None:
     spec = train_spec(sd3, tmp_path, loss={"kind": "v_prediction"})
     with pytest.raises(SpecError, match=r"train.loss.kind = 'v_prediction', but a sd3 model learns by flow"):

@@ -105,6 +105,7 @@ def save_single_file(
     """
     weights = {name: _as_dtype(weight, dtype) for name, weight in family.original_weights().items()}
     model = {name: value for name, value in family.header().items() if name.startswith("modelspec.")}
+    model["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
     header = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", **model, **metadata}
     write_safetensors(weights | family.facts.markers, path, header)
 

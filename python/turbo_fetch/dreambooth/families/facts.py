@@ -48,6 +48,15 @@ class ModelFacts:
         return {name: torch.zeros(0) for name, holds in names if holds}
 
 
+def has_zero_terminal_snr(base: str) -> bool:
+    """Return whether a model says so, without loading its weights; a single file says it when it is loaded."""
+    try:
+        settings: Any = DDPMScheduler.load_config(base, subfolder="scheduler")
+    except OSError:
+        return False
+    return bool(settings.get("rescale_betas_zero_snr", False))
+
+
 def settle(pipeline: Any, **settings: object) -> None:
     """Have the model's scheduler say this of it from now on."""
     own = pipeline.scheduler

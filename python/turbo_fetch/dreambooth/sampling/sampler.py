@@ -17,7 +17,7 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.families import DTYPES, Family, family_of
 from turbo_fetch.dreambooth.families.embeddings import add_embedding
-from turbo_fetch.dreambooth.families.facts import zero_snr_betas
+from turbo_fetch.dreambooth.families.facts import has_zero_terminal_snr, zero_snr_betas
 from turbo_fetch.dreambooth.families.lora_files import read_header, read_lora, settle_training
 from turbo_fetch.dreambooth.families.models import load_model
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
@@ -65,10 +65,12 @@ _OF_LATENTS: Final[Mapping[str, object]] = {
 """What Stable Diffusion's own scheduler says, for a model whose scheduler does not say it."""
 
 
-def sampler_name(scheduler: Scheduler | None, family: type[Family], key: str = "scheduler") -> Scheduler:
-    """Return the sampler that a spec means for models of a family; `key` is the spec's.
+def sampler_name(
+    scheduler: Scheduler | None, family: type[Family], key: str = "scheduler", zero_terminal_snr: bool = False
+) -> Scheduler:
+    """Return the sampler that a spec means for a model of a family; `key` is the spec's.
 
-    Raises SpecError for a family whose noise only the model's own scheduler knows.
+    Raises SpecError for a sampler that the model cannot have.
     """
     if scheduler is None:
         return family.usual_sampler
@@ -77,28 +79,30 @@ def sampler_name(scheduler: Scheduler | None, family: type[Family], key: str = "
             f"{key} = {scheduler!r}, but a {family.name} model has a sampler of its own; expected "
             f'{key} = "auto", or none'
         )
+    if zero_terminal_snr and scheduler == "dpm++2m_karras":
+        # Its first timesteps are all the last of the schedule, from the second of which diffusers would begin.
+        raise SpecError(
+            f'{key} = {scheduler!r}, but this model begins at pure noise, where it has no steps; expected "dpm++2m"'
+        )
     return scheduler
 
 
 def check_samplers(spec: Spec, base: str) -> None:
     """Raise SpecError before anything is made or trained if a stage names a sampler that the base cannot have."""
-    family = family_of(base)
+    family, zero_terminal_snr = family_of(base), has_zero_terminal_snr(base)
     named = {
         "prior.scheduler": spec.prior and spec.prior.scheduler,
         "generate.scheduler": spec.generate and spec.generate.model is None and spec.generate.scheduler,
         "evaluate.scheduler": spec.evaluate and not spec.evaluate.models and spec.evaluate.scheduler,
     }
     for key, scheduler in named.items():
-        sampler_name(scheduler or None, family, key)
+        sampler_name(scheduler or None, family, key, zero_terminal_snr)
 
 
 def scheduler_for(name: Scheduler | None, family: Family) -> Any:
-    """Return the sampler `name` with the settings of the scheduler that a model came with.
-
-    Raises SpecError for a model whose noise only its own scheduler knows.
-    """
-    own = family.pipeline.scheduler
-    name = sampler_name(name, type(family))
+    """Return the sampler `name` with the settings of the scheduler that a model came with; raises as `sampler_name`."""
+    own, zero_terminal_snr = family.pipeline.scheduler, family.facts.zero_terminal_snr
+    name = sampler_name(name, type(family), zero_terminal_snr=zero_terminal_snr)
     if name == "auto":
         return type(own).from_config(own.config)
     sampler = SAMPLERS[name]
@@ -107,14 +111,8 @@ def scheduler_for(name: Scheduler | None, family: Family) -> Any:
     settings = {key: value for key, value in own.config.items() if key not in unsaid}
     options = dict(sampler.options)
     rescales = "rescale_betas_zero_snr" in inspect.signature(scheduler.__init__).parameters
-    if family.facts.zero_terminal_snr:
-        if options.get("use_karras_sigmas"):
-            # Its first timesteps are all the last of the schedule, from the second of which diffusers would begin.
-            raise SpecError(
-                f'scheduler = {name!r}, but this model begins at pure noise, where it has no steps; expected "dpm++2m"'
-            )
-        if not rescales:
-            options["trained_betas"] = zero_snr_betas(own)
+    if zero_terminal_snr and not rescales:
+        options["trained_betas"] = zero_snr_betas(own)
     return scheduler.from_config({**_OF_LATENTS, **settings}, **options)
 
 
