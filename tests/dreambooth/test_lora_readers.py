@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.lora import save_lora
-from turbo_fetch.dreambooth.families.facts import PREDICTION_KEY
+from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.sd import unet_name
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, add_lora, make_images, open_model
@@ -219,7 +219,9 @@ def test_a_dora_that_diffusers_cannot_apply_is_refused(models: dict[str, Path], 
 
 
 def test_a_lora_says_what_it_was_trained_to_predict(models: dict[str, Path], tmp_path: Path) -> None:
-    save_lora(with_lora(models["sd1"], dora=False), tmp_path, {PREDICTION_KEY: "v_prediction"})
+    said = {PREDICTION_KEY: "v_prediction", CLIP_SKIP_KEY: "1"}
+    save_lora(with_lora(models["sd1"], dora=False), tmp_path, said)
     family = open_model(str(models["sd1"]), QUICK, str(tmp_path))
+    assert family.facts.clip_skip == 1
     assert isinstance(family.pipeline.scheduler, DDIMScheduler)
     assert family.pipeline.scheduler.config.prediction_type == "v_prediction"

@@ -17,6 +17,7 @@ from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 from turbo_fetch import stages
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file
+from turbo_fetch.dreambooth.export.model import export_model
 from turbo_fetch.dreambooth.families.facts import settle
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.sampling.sampler import SAMPLERS, SampleRequest, make_images, scheduler_for
@@ -258,6 +259,36 @@ def test_saved_text_encoders_have_the_names_that_every_transformers_reads(
         for name, encoder in family.text_encoders.items():
             other = again.text_encoders[name].state_dict()
             assert all(torch.equal(weight, other[key]) for key, weight in encoder.state_dict().items())
+
+
+def test_clip_skip_holds_in_training_samples_and_what_is_saved(
+    model: Path, sdxl: Path, tmp_path: Path
+) -> None:
+    base = families.load(str(model))
+    ids = base.pipeline.tokenizer("a dog", padding="max_length", return_tensors="pt").input_ids
+    whole = base.pipeline.text_encoder
+    inner = getattr(whole, "text_model", whole)
+    # What diffusers and the web UIs take: an earlier layer, with the norm of the last.
+    wanted = inner.final_layer_norm(whole(ids, output_hidden_states=True).hidden_states[-2])
+    weights = {name: weight.clone() for name, weight in whole.state_dict().items()}
+
+    spec = train_spec(model, tmp_path / "model", clip_skip=1, method="full")
+    trainable = configure_trainable(base, spec.train)
+    torch.testing.assert_close(base.encode_captions(["a dog"])["hidden"], wanted)
+    torch.testing.assert_close(base.pipeline.encode_prompt("a dog", "cpu", 1, False)[0], wanted)
+    export_model(spec.train, base, trainable, tmp_path / "model")
+
+    again = families.load(str(tmp_path / "model"))
+    assert again.facts.clip_skip == 1
+    torch.testing.assert_close(again.encode_captions(["a dog"])["hidden"], wanted)
+    saved = load_file(tmp_path / "model" / "text_encoder" / "model.safetensors")
+    assert {name.removeprefix("text_model.") for name in saved} == {
+        name.removeprefix("text_model.") for name in weights
+    }
+    with pytest.raises(SpecError, match=r"train.clip_skip = 2, but the text encoder has only 2 layers"):
+        configure_trainable(again, train_spec(model, tmp_path, clip_skip=2).train)
+    with pytest.raises(SpecError, match=r"train.clip_skip = 1, but a sdxl model always reads"):
+        configure_trainable(families.load(str(sdxl)), train_spec(sdxl, tmp_path, clip_skip=1).train)
 
 
 def test_zero_terminal_snr_is_trained_as_diffusers_has_it(model: Path) -> None:

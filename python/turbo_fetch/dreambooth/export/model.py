@@ -12,7 +12,7 @@ from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, w
 from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.families import DTYPES, Family
 from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
-from turbo_fetch.dreambooth.families.facts import PREDICTION_KEY
+from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
 from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
@@ -36,6 +36,7 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
         family.merge_lora()
     if learned:
         _save_embedding(family, learned, train.identifier, output / EMBEDDINGS)
+    family.make_whole()
     for _, part in family.modules():
         if part.eval().dtype != torch.float32:
             part.to(torch.float32)
@@ -55,6 +56,7 @@ def convert(
     if lora is not None:
         add_lora(family, lora, lora_scale)
         family.merge_lora()
+    family.make_whole()
     if target.suffix == ".safetensors":
         metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": weights_of(model)}
         save_single_file(family, target, metadata, DTYPES[precision])
@@ -90,6 +92,9 @@ def _metadata(train: TrainSpec) -> dict[str, str]:
         "ss_min_snr_gamma": train.loss.snr_gamma,
         "ss_noise_offset": train.loss.noise_offset,
         "ss_seed": train.seed,
+        # Others count from 1, which is none.
+        "ss_clip_skip": train.clip_skip + 1 if train.clip_skip else None,
+        CLIP_SKIP_KEY: train.clip_skip or None,
         PREDICTION_KEY: None if train.loss.kind == "auto" else train.loss.kind,
     }
     return {name: str(value) for name, value in facts.items() if value is not None}

@@ -1,7 +1,7 @@
 """What is true of a model beside its weights, read from and written to the one place that holds it.
 
-That place is what the model came with: the settings of its scheduler and its pipeline. They are loaded, sampled with
-and saved with the model, so that what is settled there holds in training, in samples, in `[generate]` and in exports.
+That place is what the model came with: the settings of its scheduler, pipeline and text encoder. They are loaded,
+sampled with and saved with the model, so that what is settled there holds in training, samples, `[generate]` and exports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 PREDICTION_KEY: Final = "turbo_fetch.prediction"
-"""In the header of a LoRA: what it was trained to predict, if its base says otherwise."""
+CLIP_SKIP_KEY: Final = "turbo_fetch.clip_skip"
+"""In the header of a LoRA: what it was trained with, if its base says otherwise."""
 
 _LEAST_ALPHA_BAR: Final = 2.0**-24
 """What diffusers' samplers put in the place of a signal of exactly zero, whose noise level would be infinite."""
@@ -30,15 +31,19 @@ class ModelFacts:
     """Whether the last timestep is noise without any signal (arXiv 2305.08891)."""
     zero_empty_prompt: bool
     """Whether an empty prompt is zeros, and not what the text encoders make of it."""
+    clip_skip: int
+    """How many layers at the end of the text encoder are passed over."""
 
     @classmethod
     def of(cls, pipeline: Any) -> ModelFacts:
         """Return the facts of a loaded pipeline."""
         scheduler = pipeline.scheduler.config
+        encoder = getattr(pipeline.text_encoder, "config", None)
         return cls(
             prediction=scheduler.get("prediction_type", "flow"),
             zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
             zero_empty_prompt=bool(pipeline.config.get("force_zeros_for_empty_prompt", False)),
+            clip_skip=int(getattr(encoder, "clip_skip", 0)),
         )
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
-from turbo_fetch.errors import ModelError
+from turbo_fetch.errors import ModelError, SpecError
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "fp32": torch.float32,
@@ -146,6 +146,16 @@ class Family(ABC):
 
         Raises SpecError if it cannot.
         """
+
+    def skip_layers(self, count: int) -> None:
+        """Pass over the last layers of the text encoder, from now on and in all that is saved. Raises SpecError."""
+        if count:
+            raise SpecError(
+                f"train.clip_skip = {count}, but a {self.name} model always reads the last layer but one; expected 0"
+            )
+
+    def make_whole(self) -> None:  # noqa: B027 # most families pass over nothing
+        """Put back the layers that are passed over, so that all of the model is saved; it then samples no more."""
 
     @abstractmethod
     def header(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from turbo_fetch.dreambooth.families.facts import PREDICTION_KEY
+from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import ModelError
 
@@ -93,6 +93,8 @@ def read_header(path: Path) -> dict[str, str]:
 def settle_training(family: Family, header: Mapping[str, str]) -> None:
     """Have the model be what a LoRA of ours was trained with, where its base says otherwise."""
     family.settle_prediction(header.get(PREDICTION_KEY, "auto"))
+    if CLIP_SKIP_KEY in header:
+        family.skip_layers(int(header[CLIP_SKIP_KEY]))
 
 
 def _for_diffusers(

@@ -12,11 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
 import torch
-from torch import Tensor
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
+from turbo_fetch.errors import SpecError
 
 
 class StableDiffusion(Family):
@@ -29,6 +31,35 @@ class StableDiffusion(Family):
     # A safety checker is of no use in training and costs a gigabyte.
     not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        super().__init__(pipeline)
+        self._skipped: list[nn.Module] = []
+        self.skip_layers(self.facts.clip_skip)
+
+    def skip_layers(self, count: int) -> None:
+        """See Family. Without its last layers the encoder is read in training, samples and prompts alike."""
+        if len(self.text_encoder_names) > 1:
+            super().skip_layers(count)
+            return
+        self.make_whole()
+        layers = self._text_layers
+        if count >= len(layers):
+            raise SpecError(f"train.clip_skip = {count}, but the text encoder has only {len(layers)} layers")
+        self._skipped = list(layers[len(layers) - count :])
+        del layers[len(layers) - count :]
+        self.pipeline.text_encoder.config.clip_skip = count
+
+    def make_whole(self) -> None:
+        """See Family."""
+        self._text_layers.extend(self._skipped)
+        self._skipped = []
+
+    @property
+    def _text_layers(self) -> nn.ModuleList:
+        encoder = self.pipeline.text_encoder
+        layers: nn.ModuleList = getattr(encoder, "text_model", encoder).encoder.layers
+        return layers
 
     @property
     def is_second(self) -> bool:

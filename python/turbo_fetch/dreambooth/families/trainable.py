@@ -64,6 +64,8 @@ class Trainable:
 def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
     family.settle_prediction(train.loss.kind)
+    if train.clip_skip:
+        family.skip_layers(train.clip_skip)
     for _, module in family.modules():
         module.requires_grad_(False).eval()
     trainable = Trainable()
