@@ -1,7 +1,8 @@
 """What is true of a model beside its weights, read from and written to the one place that holds it.
 
 That place is what the model came with: the settings of its scheduler, pipeline and text encoder. They are loaded,
-sampled with and saved with the model, so that what is settled there holds in training, samples, `[generate]` and exports.
+sampled with and saved with the model, so that what is settled there holds in training, in samples, in `[generate]`
+and in exports.
 """
 
 from __future__ import annotations
