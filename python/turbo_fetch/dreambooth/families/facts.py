@@ -8,6 +8,7 @@ and in exports.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
@@ -56,6 +57,8 @@ class ModelFacts:
 
 def has_zero_terminal_snr(base: str) -> bool:
     """Return whether a model says so, without loading its weights; a single file says it when it is loaded."""
+    if Path(base).is_file():
+        return False
     try:
         settings: Any = DDPMScheduler.load_config(base, subfolder="scheduler")
     except OSError:
