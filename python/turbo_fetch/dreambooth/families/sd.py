@@ -35,7 +35,8 @@ class StableDiffusion(Family):
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         super().__init__(pipeline)
         self._skipped: list[nn.Module] = []
-        self.skip_layers(self.facts.clip_skip)
+        if self.facts.clip_skip:
+            self.skip_layers(self.facts.clip_skip)
 
     def skip_layers(self, count: int) -> None:
         """See Family. Without its last layers the encoder is read in training, samples and prompts alike."""
@@ -52,8 +53,9 @@ class StableDiffusion(Family):
 
     def make_whole(self) -> None:
         """See Family."""
-        self._text_layers.extend(self._skipped)
-        self._skipped = []
+        if self._skipped:
+            self._text_layers.extend(self._skipped)
+            self._skipped = []
 
     @property
     def _text_layers(self) -> nn.ModuleList:
