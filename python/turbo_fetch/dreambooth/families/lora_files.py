@@ -53,7 +53,8 @@ def weight_change(down: Tensor, up: Tensor, scale: float, weight: Tensor) -> Ten
 
 
 def _norms(weight: Tensor) -> Tensor:
-    return weight.flatten(1).norm(dim=1)
+    norms: Tensor = weight.flatten(1).norm(dim=1)
+    return norms
 
 
 def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
