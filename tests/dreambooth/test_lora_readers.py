@@ -169,14 +169,14 @@ def test_we_read_both_files_back_as_what_was_trained(exported: Exported) -> None
     assert np.abs(image(exported.base) - exported.wanted).max() > 3
     for file in (DIFFUSERS_LORA, KOHYA_LORA):
         path = str(exported.folder / file)
-        made = exported.read(lambda base, path=path: add_lora(base, path, 1.0))  # type: ignore[misc]
+        made = exported.read(lambda base, path=path: add_lora(base, path, 1.0))
         assert np.abs(made - exported.wanted).max() <= 1, file
 
 
 def test_diffusers_makes_the_same_image_with_it(exported: Exported) -> None:
     for file in (DIFFUSERS_LORA,) if exported.dora else (DIFFUSERS_LORA, KOHYA_LORA):
         made = exported.read(
-            lambda base, file=file: base.pipeline.load_lora_weights(exported.folder, weight_name=file)  # type: ignore[misc]
+            lambda base, file=file: base.pipeline.load_lora_weights(exported.folder, weight_name=file)
         )
         assert np.abs(made - exported.wanted).max() <= 1, file
 
