@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -22,8 +22,7 @@ from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file
 from turbo_fetch.dreambooth.export.lora import save_lora
-from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
-from turbo_fetch.errors import ModelError, OutputError
+from turbo_fetch.errors import OutputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """What diffusers does with NumPy 2."""
@@ -58,7 +57,7 @@ def image(pipeline: Any) -> np.ndarray[Any, Any]:
     return np.asarray(made.images[0])
 
 
-def with_lora(model: Path, dora: bool = False) -> families.Family:
+def with_lora(model: Path) -> families.Family:
     """Return a model with a LoRA on UNet and text encoders that changes what it makes."""
     family = families.load(str(model))
     torch.manual_seed(1)
@@ -67,7 +66,7 @@ def with_lora(model: Path, dora: bool = False) -> families.Family:
     for component, names in targets.items():
         module = getattr(family.pipeline, component, None)
         if module is not None:
-            module.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=names, use_dora=dora))
+            module.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=names))
             for name, weight in module.named_parameters():
                 if "lora_" in name:
                     torch.nn.init.normal_(weight, std=0.3)
@@ -146,56 +145,27 @@ def test_single_files_name_weights_as_the_first_checkpoint_did(
     assert weights["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
 
 
-def test_an_unknown_family_has_no_single_file(tmp_path: Path) -> None:
-    family = families.load(str(tiny_sd3(tmp_path / "sd3")))
-    with pytest.raises(ModelError, match=r"StableDiffusion3Pipeline has no single-file layout"):
-        save_single_file(family, tmp_path / "model.safetensors", METADATA)
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "dora"),
-    [
-        ("sd", DIFFUSERS_LORA, False),
-        ("sd", DIFFUSERS_LORA, True),
-        ("sd", KOHYA_LORA, False),
-        ("sdxl", DIFFUSERS_LORA, False),
-        ("sdxl", KOHYA_LORA, False),
-    ],
-)
-def test_a_lora_in_either_naming_makes_the_same_image(
-    models: dict[str, Path], tmp_path: Path, name: str, file: str, dora: bool
-) -> None:
-    family = with_lora(models[name], dora)
-    save_lora(family, tmp_path, METADATA)
-    wanted = image(family.pipeline)
-
-    again = families.load(str(models[name])).pipeline
-    assert np.abs(image(again) - wanted).max() > 0.01
-    again.load_lora_weights(tmp_path, weight_name=file)
-    assert np.allclose(image(again), wanted, atol=1e-5)
-
-
-def test_kohya_files_hold_magnitudes_of_dora_as_columns(models: dict[str, Path], tmp_path: Path) -> None:
-    # diffusers leaves them out when it reads kohya's naming, ComfyUI multiplies rows by them.
-    save_lora(with_lora(models["sd"], dora=True), tmp_path, METADATA)
-    weights = load_file(tmp_path / KOHYA_LORA)
-    scales = {name: weight for name, weight in weights.items() if name.endswith(".dora_scale")}
-    assert len(scales) == len([name for name in weights if name.endswith(".alpha")])
-    for name, scale in scales.items():
-        assert scale.shape == (weights[name.replace(".dora_scale", ".lora_up.weight")].shape[0], 1)
-
-
-def test_kohya_names_are_those_of_comfyui(models: dict[str, Path], tmp_path: Path) -> None:
-    save_lora(with_lora(models["sd"]), tmp_path, METADATA)
-    weights = load_file(tmp_path / KOHYA_LORA)
-    unet = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    for module in (unet, text):
-        assert weights[f"{module}.lora_down.weight"].shape[0] == 4
-        assert weights[f"{module}.alpha"].item() == 2
-    with safe_open(tmp_path / KOHYA_LORA, "pt") as opened:
-        assert opened.metadata()["ss_network_alpha"] == "2"
-        assert opened.metadata()["ss_base_model"] == "tiny"
+def test_a_single_file_of_sd3_makes_the_same_image(tmp_path: Path) -> None:
+    pipeline = families.load(str(tiny_sd3(tmp_path / "sd3"))).pipeline
+    for name, width in (("", 24), ("_2", 40)):
+        config = getattr(pipeline, f"text_encoder{name}").config
+        config.hidden_size = config.projection_dim = width
+        setattr(pipeline, f"text_encoder{name}", CLIPTextModelWithProjection(config))
+    # The first encoder of the published models projects nothing, which diffusers takes for granted.
+    pipeline.text_encoder.text_projection.weight.data = torch.eye(24)
+    pipeline.save_pretrained(tmp_path / "sd3")
+    save_single_file(families.load(str(tmp_path / "sd3")), tmp_path / "model.safetensors", METADATA)
+    again = StableDiffusion3Pipeline.from_single_file(
+        tmp_path / "model.safetensors",
+        config=str(tmp_path / "sd3"),
+        local_files_only=True,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    assert np.allclose(image(pipeline), image(again), atol=1e-5)
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert "model.diffusion_model.joint_blocks.1.context_block.attn.qkv.weight" in names
+    assert "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1.weight" in names
 
 
 def test_a_place_that_cannot_be_written_is_named(models: dict[str, Path], tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def base(bases: dict[str, Path]) -> Path:
 
 
 def _weights(folder: Path, part: str) -> dict[str, torch.Tensor]:
-    return load_file(next((folder / part).glob("*.safetensors")))
+    stored = load_file(next((folder / part).glob("*.safetensors")))
+    return {name.removeprefix("text_model."): weight for name, weight in stored.items()}
 
 
 def _changed(before: Path, after: Path, part: str) -> bool:

@@ -44,7 +44,8 @@ def generate(
 
     Every image stores its settings and can be made again: `turbo-fetch generate --from pictures/00000-000.png`.
     Keys for --set: scheduler (ddim, pndm, plms, euler, euler_a, heun, lms, dpm++2m, dpm++2m_karras, unipc, ddpm,
-    auto), steps, guidance, negative, seed, width, height, batch_size, precision, fixed_code, grid, lora, lora_scale.
+    auto), steps, guidance, negative, seed, width, height, batch_size, precision, fixed_code, grid, lora, lora_scale,
+    embedding.
     """
     import sys
 

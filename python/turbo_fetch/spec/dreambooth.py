@@ -35,8 +35,9 @@ OFFLINE = "efficientnet-lite0"
 class SamplingTable(Table):
     """How images are sampled; part of `[prior]`, `[generate]` and `[evaluate]`."""
 
-    scheduler: Scheduler = "ddim"
-    """Sampler; `auto` is the one that comes with the model, which flow-matching models need."""
+    scheduler: Scheduler | None = None
+    """Sampler; `auto` is the one that comes with the model. By default `ddim`, and `auto` for flow-matching models,
+    which have no other."""
     steps: PositiveInt = 50
     """Denoising steps per image."""
     guidance: NonNegativeFloat = 7.5
@@ -93,6 +94,8 @@ class GenerateSpec(SamplingTable):
     """A LoRA to apply to the model: a file or folder in diffusers' or kohya's naming, or a hub id."""
     lora_scale: NonNegativeFloat = 1.0
     """Scale of the LoRA."""
+    embedding: ModelName | None = None
+    """A file of textual inversion, such as `learned_embeds.safetensors`, whose word the prompts may use."""
     output: Location = "pictures"
     """Folder of the images, on disk or at any fsspec URL."""
 

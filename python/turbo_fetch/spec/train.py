@@ -170,6 +170,9 @@ class TrainSpec(Table):
     """What is trained: `full` (all weights), `lora`, `token` (a new word), or `full+token`, `lora+token`."""
     text_encoder: bool = True
     """Whether `full` and `lora` also train the text encoders; a T5 is never trained."""
+    clip_skip: NonNegativeInt = 0
+    """Layers at the end of the text encoder that are passed over, for Stable Diffusion 1 and 2; 1 is what the web UIs
+    call a clip skip of 2."""
     resolution: PositiveInt = 512
     """Side of a square training image in pixels."""
     steps: PositiveInt = 800

@@ -119,7 +119,8 @@ def cached_captions(family: Family, captions: Sequence[str], folder: Path) -> Ca
             for name, value in encoded.items():
                 arrays[name][start : start + CAPTIONS_AT_ONCE] = value.float().cpu()
 
-    arrays = stored(folder / f"captions-{fingerprint(encoders, distinct)}", shapes, fill)
+    name = fingerprint(encoders, distinct, family.facts.zero_empty_prompt)
+    arrays = stored(folder / f"captions-{name}", shapes, fill)
     return Captions(family, arrays, {caption: row for row, caption in enumerate(distinct)})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,6 +30,8 @@ def save_folder(pipeline: Any, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             pipeline.save_pretrained(temporary)
+            for encoder in sorted(temporary.glob("text_encoder*")):
+                add_wrapper(encoder)
             mode = (temporary / MODEL_INDEX).stat().st_mode
             for weights in temporary.rglob("*.safetensors"):
                 # safetensors makes files that nobody else may read.
@@ -62,6 +65,20 @@ def add_vocabulary(folder: Path) -> None:
         _write_json(folder / "added_tokens.json", new)
 
 
+def add_wrapper(folder: Path) -> None:
+    """Name the weights of a CLIP text model with the `text_model.` that all versions of transformers read.
+
+    Version 5.6 and later save them without, which version 4 takes for weights that are missing: it draws them anew.
+    """
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names, header = list(file.keys()), file.metadata()
+            if not any(name.startswith("embeddings.") for name in names):
+                continue
+            weights = {f"text_model.{name}": file.get_tensor(name) for name in names}
+        save_file(weights, path, metadata=header)
+
+
 def _write_json(path: Path, content: dict[str, int]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
@@ -87,7 +104,10 @@ def save_single_file(
     layout is not known, and OutputError.
     """
     weights = {name: _as_dtype(weight, dtype) for name, weight in family.original_weights().items()}
-    write_safetensors(weights, path, {"format": "pt", "modelspec.sai_model_spec": "1.0.0", **metadata})
+    model = {name: value for name, value in family.header().items() if name.startswith("modelspec.")}
+    model["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
+    header = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", **model, **metadata}
+    write_safetensors(weights | family.facts.markers, path, header)
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

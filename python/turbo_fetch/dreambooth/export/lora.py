@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
+from safetensors.torch import save
 from torch import Tensor
 
 from turbo_fetch.dreambooth.export.files import write_safetensors
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.family import with_wrapper
+from turbo_fetch.dreambooth.families.lora_files import (
+    ALPHA,
+    DORA_SCALE,
+    DOWN,
+    KOHYA_DOWN,
+    KOHYA_UP,
+    MAGNITUDE,
+    UP,
+    magnitude_name,
+    module_weight,
+    scale_from_magnitude,
+    weight_change,
+)
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
-
-_KOHYA_PARTS: Final = {
-    ".lora_A.weight": ".lora_down.weight",
-    ".lora_B.weight": ".lora_up.weight",
-    ".lora_magnitude_vector": ".dora_scale",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,15 @@ class Adapter:
     def alpha(self) -> float:
         """Scale is alpha / rank."""
         return float(self.config["lora_alpha"])
+
+    @property
+    def modules(self) -> dict[str, dict[str, Tensor]]:
+        """The parts of each module."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, weight in self.weights.items():
+            part = next(part for part in (DOWN, UP, MAGNITUDE) if name.endswith(f".{part}"))
+            found.setdefault(name.removesuffix(f".{part}"), {})[part] = weight
+        return found
 
 
 def adapters_of(family: Family) -> dict[str, Adapter]:
@@ -56,18 +75,23 @@ def save_lora(family: Family, folder: Path, metadata: Mapping[str, str]) -> None
     write_safetensors(
         diffusers_weights(adapters), folder / DIFFUSERS_LORA, diffusers_metadata(adapters, metadata)
     )
-    write_safetensors(
-        kohya_weights(family, adapters), folder / KOHYA_LORA, kohya_metadata(adapters, metadata)
-    )
+    weights = kohya_weights(family, adapters)
+    header = kohya_metadata(family, adapters, metadata)
+    # By this hash of the weights alone the web UIs and civitai know a LoRA whose header was edited.
+    header["sshs_model_hash"] = weights_hash(weights)
+    write_safetensors(weights, folder / KOHYA_LORA, header)
 
 
 def diffusers_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """Return the weights as diffusers' `load_lora_weights` reads them."""
-    return {
-        f"{component}.{_diffusers_name(component, name)}": weight
-        for component, adapter in adapters.items()
-        for name, weight in adapter.weights.items()
-    }
+    """Return the weights as diffusers' `load_lora_weights` reads them, whatever the version of transformers."""
+    named: dict[str, Tensor] = {}
+    for component, adapter in adapters.items():
+        for module, parts in adapter.modules.items():
+            path = with_wrapper(component, module)
+            for part, weight in parts.items():
+                name = magnitude_name(component, path) if part == MAGNITUDE else f"{path}.{part}"
+                named[f"{component}.{name}"] = weight
+    return named
 
 
 def diffusers_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -82,48 +106,52 @@ def diffusers_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, s
 
 
 def kohya_weights(family: Family, adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """Return the weights as kohya's scripts name them, with one alpha per module."""
+    """Return the weights as ComfyUI and the web UIs read them.
+
+    That is kohya's naming, with one alpha per module; and for a family that they know by diffusers' names, those,
+    which have no place for alpha: it is in the weights.
+    """
     named: dict[str, Tensor] = {}
     for component, adapter in adapters.items():
-        for name, weight in adapter.weights.items():
-            module, part = _split(name)
-            key = f"{family.kohya_prefixes[component]}_{_with_wrapper(component, module).replace('.', '_')}"
-            named[key + part] = weight[:, None] if part == ".dora_scale" and weight.ndim == 1 else weight
-            named[f"{key}.alpha"] = torch.tensor(adapter.alpha)
+        for module, parts in adapter.modules.items():
+            name = family.lora_names(component, module)[0]
+            scale = adapter.alpha / len(parts[DOWN])
+            if family.kohya_prefixes:
+                named[f"{name}.{KOHYA_DOWN}"], named[f"{name}.{KOHYA_UP}"] = parts[DOWN], parts[UP]
+                named[f"{name}.{ALPHA}"] = torch.tensor(adapter.alpha)
+            else:
+                named[f"{name}.{DOWN}"], named[f"{name}.{UP}"] = parts[DOWN], parts[UP] * scale
+            if MAGNITUDE in parts:
+                weight = module_weight(family.pipeline, component, module).cpu()
+                change = weight_change(parts[DOWN], parts[UP], scale, weight)
+                named[f"{name}.{DORA_SCALE}"] = scale_from_magnitude(parts[MAGNITUDE], weight, change)
     return named
 
 
-def kohya_metadata(adapters: Mapping[str, Adapter], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the header that kohya's scripts write and the web UIs show."""
+def kohya_metadata(
+    family: Family, adapters: Mapping[str, Adapter], metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the header that kohya's scripts write, by which the web UIs sort, show and hide what there is."""
     first = next(iter(adapters.values()))
+    model = family.header()
+    dora = {"algo": "lora", "dora_wd": "True", "wd_on_out": "True"} if first.config["use_dora"] else {}
     return {
         "format": "pt",
-        "ss_network_module": "networks.lora",
+        "modelspec.sai_model_spec": "1.0.0",
+        **model,
+        "modelspec.architecture": f"{model['modelspec.architecture']}/lora",
+        "ss_network_module": "lycoris.kohya" if dora else "networks.lora",
         "ss_network_dim": str(first.config["r"]),
         "ss_network_alpha": f"{first.alpha:g}",
+        "ss_network_args": json.dumps(dora),
         **metadata,
     }
 
 
-def _diffusers_name(component: str, name: str) -> str:
-    # transformers, which loads the text encoder's part, wants a full parameter name where peft wants none.
-    magnitude = component.startswith("text_encoder") and name.endswith(".lora_magnitude_vector")
-    return f"{name}.weight" if magnitude else name
-
-
-def _split(name: str) -> tuple[str, str]:
-    for part, kohya in _KOHYA_PARTS.items():
-        module, found, _ = name.partition(part)
-        if found:
-            return module, kohya
-    raise KeyError(name)
-
-
-def _with_wrapper(component: str, module: str) -> str:
-    # transformers 5.6 took `text_model` out of the paths of CLIP's text model; the readers expect it.
-    if component.startswith("text_encoder") and not module.startswith("text_model."):
-        return f"text_model.{module}"
-    return module
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a safetensors file without its header."""
+    file = save(dict(weights))
+    return hashlib.sha256(memoryview(file)[8 + int.from_bytes(file[:8], "little") :]).hexdigest()
 
 
 def _stored(weight: Tensor) -> Tensor:

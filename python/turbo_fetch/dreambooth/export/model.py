@@ -11,8 +11,10 @@ from torch import Tensor
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
 from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
+from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
-from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens, token_names
+from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
 from turbo_fetch.dreambooth.sampling.sampler import add_lora
 from turbo_fetch.errors import OutputExists
@@ -33,7 +35,8 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
             return
         family.merge_lora()
     if learned:
-        _save_embeddings(family, learned, token_names(train), output / EMBEDDINGS)
+        _save_embedding(family, learned, train.identifier, output / EMBEDDINGS)
+    family.make_whole()
     for _, part in family.modules():
         if part.eval().dtype != torch.float32:
             part.to(torch.float32)
@@ -53,6 +56,7 @@ def convert(
     if lora is not None:
         add_lora(family, lora, lora_scale)
         family.merge_lora()
+    family.make_whole()
     if target.suffix == ".safetensors":
         metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": weights_of(model)}
         save_single_file(family, target, metadata, DTYPES[precision])
@@ -62,20 +66,42 @@ def convert(
 
 
 def _metadata(train: TrainSpec) -> dict[str, str]:
-    return {
-        "modelspec.title": Path(train.output).name,
+    """Return what a run was, in the words of the headers that kohya's scripts write."""
+    title = Path(train.output).name
+    side = train.resolution
+    facts = {
+        "modelspec.title": title,
         "modelspec.trigger_phrase": train.caption(),
+        "modelspec.resolution": f"{side}x{side}",
         "ss_base_model": train.base,
-        "ss_steps": str(train.steps),
-        "ss_network_dim": str(train.lora.rank),
-        "ss_network_alpha": str(train.lora.alpha or train.lora.rank),
+        "ss_sd_model_name": Path(train.base).name,
+        "ss_output_name": title,
+        "ss_resolution": f"({side}, {side})",
+        "ss_steps": train.steps,
+        "ss_max_train_steps": train.steps,
+        "ss_unet_lr": train.rates["denoiser"],
+        "ss_text_encoder_lr": train.rates["text_encoder"] if train.trains_text_encoder else None,
+        "ss_optimizer": train.optimiser.kind,
+        "ss_lr_scheduler": train.schedule.kind,
+        "ss_lr_warmup_steps": train.schedule.warmup_steps,
+        "ss_gradient_accumulation_steps": train.accumulation,
+        "ss_network_dropout": train.lora.dropout,
+        "ss_max_grad_norm": train.optimiser.clip,
+        "ss_caption_dropout_rate": train.pictures.caption_dropout,
+        "ss_prior_loss_weight": train.prior_weight,
+        "ss_min_snr_gamma": train.loss.snr_gamma,
+        "ss_noise_offset": train.loss.noise_offset,
+        "ss_seed": train.seed,
+        # Others count from 1, which is none.
+        "ss_clip_skip": train.clip_skip + 1 if train.clip_skip else None,
+        CLIP_SKIP_KEY: train.clip_skip or None,
+        PREDICTION_KEY: None if train.loss.kind == "auto" else train.loss.kind,
     }
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def _save_embeddings(family: Family, learned: dict[str, Tensor], names: list[str], path: Path) -> None:
-    """Write a new word as textual inversion is read: one tensor of all its tokens, per text encoder."""
-    word = names[0]
-    stored = {
-        family.embedding_keys.get(encoder, word): rows.contiguous().cpu() for encoder, rows in learned.items()
-    }
-    write_safetensors(stored, path, {"trigger": word})
+def _save_embedding(family: Family, learned: dict[str, Tensor], word: str, path: Path) -> None:
+    """Write a new word as textual inversion is read."""
+    architecture = family.header()["modelspec.architecture"]
+    header = {TRIGGER: word, "modelspec.architecture": f"{architecture}/textual-inversion"}
+    write_safetensors(stored_embedding(family, word, learned), path, header)

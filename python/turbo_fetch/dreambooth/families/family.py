@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
-from turbo_fetch.errors import ModelError
+from turbo_fetch.errors import ModelError, SpecError
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "fp32": torch.float32,
@@ -56,12 +57,12 @@ class Family(ABC):
     """Components that a model of the family may do without."""
     not_loaded: ClassVar[Mapping[str, Any]] = {}
     """Arguments with which the pipeline loads without what is of no use here."""
-    any_sampler: ClassVar[bool] = True
-    """Whether its noise is known to every sampler, and not to the one alone that a model came with."""
+    usual_sampler: ClassVar[Literal["ddim", "auto"]] = "ddim"
+    """What `scheduler` is where a spec says nothing; with `auto`, only the model's own scheduler knows the noise."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    kohya_prefixes: ClassVar[Mapping[str, str]]
-    """What names of LoRA weights begin with in kohya's naming, by component."""
+    kohya_prefixes: ClassVar[Mapping[str, str]] = {}
+    """What names of LoRA weights begin with in kohya's naming, by component; without any, diffusers' is written."""
     embedding_keys: ClassVar[Mapping[str, str]] = {}
     """The name of a text encoder in files of learned embeddings; without any, the one encoder's is the new word."""
 
@@ -134,6 +135,39 @@ class Family(ABC):
         """
         return prompts
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What is true of the model beside its weights."""
+        return ModelFacts.of(self.pipeline)
+
+    @abstractmethod
+    def settle_prediction(self, kind: str) -> None:
+        """Have the model predict what `train.loss.kind` says, from now on and in all that is saved of it.
+
+        Raises SpecError if it cannot.
+        """
+
+    def skip_layers(self, count: int) -> None:
+        """Pass over the last layers of the text encoder, from now on and in all that is saved. Raises SpecError."""
+        if count:
+            raise SpecError(
+                f"train.clip_skip = {count}, but a {self.name} model always reads the last layer but one; expected 0"
+            )
+
+    def make_whole(self) -> None:  # noqa: B027 # most families pass over nothing
+        """Put back the layers that are passed over, so that all of the model is saved; it then samples no more."""
+
+    @abstractmethod
+    def header(self) -> dict[str, str]:
+        """Return which model this is, in the words of the headers that kohya's scripts and modelspec have."""
+
+    def lora_names(self, component: str, module: str) -> tuple[str, ...]:
+        """Return the names that a module has in LoRA files of ComfyUI and the web UIs: what is written, then others."""
+        path = with_wrapper(component, module)
+        if not self.kohya_prefixes:
+            return (f"{component}.{path}",)
+        return (f"{self.kohya_prefixes[component]}_{path.replace('.', '_')}",)
+
     def merge_lora(self) -> None:
         """Put the LoRA that is on the pipeline into its weights."""
         self.pipeline.fuse_lora()
@@ -147,8 +181,8 @@ class Family(ABC):
         )
 
     @abstractmethod
-    def process(self, kind: str = "auto") -> NoiseProcess:
-        """Return how this model was trained to see noise; `kind` overrides what its scheduler says."""
+    def process(self) -> NoiseProcess:
+        """Return how this model was trained to see noise."""
 
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
@@ -161,6 +195,16 @@ class Family(ABC):
         `sizes` [B, 6] is per image: original height and width, top and left of the cut, height and width of
         the target, all in pixels.
         """
+
+
+def with_wrapper(component: str, module: str) -> str:
+    """Return the path of a module in a text encoder as other programs know it.
+
+    transformers 5.6 took `text_model` out of the paths of CLIP's text model.
+    """
+    if component.startswith("text_encoder") and not module.startswith(("text_model.", "text_projection")):
+        return f"text_model.{module}"
+    return module
 
 
 def tokens(tokenizer: Any, captions: Sequence[str], device: torch.device | str) -> Tensor:

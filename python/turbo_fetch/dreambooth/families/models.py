@@ -45,7 +45,12 @@ def load_model(model: str, dtype: torch.dtype = torch.float32) -> Family:
 
 def check_model(model: str) -> None:
     """Raise ModelError if there is no such model, or it is of no known family, without loading its weights."""
-    families.family_of(training_of(Path(model)).base if is_checkpoint(model) else model)
+    family_of(model)
+
+
+def family_of(model: str) -> type[Family]:
+    """Return the family of a model, or of the base of a checkpoint. Raises ModelError."""
+    return families.family_of(training_of(Path(model)).base if is_checkpoint(model) else model)
 
 
 def set_dtype(pipeline: Any, dtype: torch.dtype) -> None:

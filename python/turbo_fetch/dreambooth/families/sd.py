@@ -8,15 +8,17 @@ attribute paths these names are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
 import torch
-from diffusers import DDPMScheduler
-from torch import Tensor
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 
+from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
+from turbo_fetch.errors import SpecError
 
 
 class StableDiffusion(Family):
@@ -30,11 +32,63 @@ class StableDiffusion(Family):
     not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
-    def process(self, kind: str = "auto") -> Diffusion:
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        super().__init__(pipeline)
+        self._skipped: list[nn.Module] = []
+        if self.facts.clip_skip:
+            self.skip_layers(self.facts.clip_skip)
+
+    def skip_layers(self, count: int) -> None:
+        """See Family. Without its last layers the encoder is read in training, samples and prompts alike."""
+        if len(self.text_encoder_names) > 1:
+            super().skip_layers(count)
+            return
+        self.make_whole()
+        layers = self._text_layers
+        if count >= len(layers):
+            raise SpecError(f"train.clip_skip = {count}, but the text encoder has only {len(layers)} layers")
+        self._skipped = list(layers[len(layers) - count :])
+        del layers[len(layers) - count :]
+        self.pipeline.text_encoder.config.clip_skip = count
+
+    def make_whole(self) -> None:
         """See Family."""
-        schedule = DDPMScheduler.from_config(self.pipeline.scheduler.config)
-        prediction = schedule.config.prediction_type if kind == "auto" else kind
-        return Diffusion(schedule.alphas_cumprod, cast(Prediction, prediction))
+        if self._skipped:
+            self._text_layers.extend(self._skipped)
+            self._skipped = []
+
+    @property
+    def _text_layers(self) -> nn.ModuleList:
+        encoder = self.pipeline.text_encoder
+        layers: nn.ModuleList = getattr(encoder, "text_model", encoder).encoder.layers
+        return layers
+
+    @property
+    def is_second(self) -> bool:
+        """Whether its text model is by open_clip, as that of Stable Diffusion 2: its activation is the exact GELU."""
+        return bool(self.pipeline.text_encoder.config.hidden_act == "gelu")
+
+    def settle_prediction(self, kind: str) -> None:
+        """See Family."""
+        if kind != "auto":
+            settle(self.pipeline, prediction_type=kind)
+
+    def process(self) -> Diffusion:
+        """See Family."""
+        alphas_bar = noise_schedule(self.pipeline.scheduler).alphas_cumprod
+        return Diffusion(alphas_bar, cast(Prediction, self.facts.prediction))
+
+    def header(self) -> dict[str, str]:
+        """See Family."""
+        predicts_v = self.facts.prediction == "v_prediction"
+        second = "stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512"
+        return {
+            "modelspec.architecture": second if self.is_second else "stable-diffusion-v1",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+            "ss_base_model_version": f"sd_v{2 if self.is_second else 1}{'_v' if predicts_v else ''}",
+            "ss_v2": str(self.is_second),
+        }
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
@@ -51,13 +105,12 @@ class StableDiffusion(Family):
         """See Family."""
         unet, vae = self.pipeline.unet, self.pipeline.vae
         weights = _original_unet(unet.state_dict(), int(unet.config.layers_per_block))
-        weights |= _original_vae(vae.state_dict(), len(vae.config.block_out_channels))
+        weights |= original_vae(vae.state_dict(), len(vae.config.block_out_channels))
         return weights | self._original_text()
 
     def _original_text(self) -> dict[str, Tensor]:
         encoder = self.pipeline.text_encoder
-        # Stable Diffusion 2 has a text model by open_clip, whose activation is the exact GELU.
-        if encoder.config.hidden_act == "gelu":
+        if self.is_second:
             return original_open_clip(encoder.state_dict(), "cond_stage_model.model.")
         return original_clip(encoder.state_dict(), "cond_stage_model.transformer.")
 
@@ -111,7 +164,7 @@ def _original_unet(weights: Weights, resnets_per_block: int) -> dict[str, Tensor
     return {UNET + unet_name(name, resnets_per_block, weights): weight for name, weight in weights.items()}
 
 
-def unet_name(name: str, resnets_per_block: int, weights: Weights) -> str:
+def unet_name(name: str, resnets_per_block: int, weights: Collection[str]) -> str:
     """Return the original name, below `model.diffusion_model.`, of one weight of a UNet."""
     for end, original in _UNET_ENDS.items():
         if name.startswith(f"{end}."):
@@ -138,7 +191,7 @@ def unet_name(name: str, resnets_per_block: int, weights: Weights) -> str:
     return f"{place}.0.{_renamed(rest, _RESNET)}" if part == "resnets" else f"{place}.1.{rest}"
 
 
-def _original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
+def original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
     """Return a VAE's weights under their original names; its decoder counts `blocks` backwards there."""
     return {VAE + vae_name(name, blocks): _as_convolution(name, weight) for name, weight in weights.items()}
 

@@ -10,8 +10,11 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.noise import Flow
+from turbo_fetch.dreambooth.families.sd import original_vae
+from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
+from turbo_fetch.errors import SpecError
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
@@ -25,12 +28,7 @@ class StableDiffusion3(Family):
     denoiser_name = "transformer"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
-    any_sampler = False
-    kohya_prefixes: ClassVar[Mapping[str, str]] = {
-        "transformer": "lora_unet",
-        "text_encoder": "lora_te1",
-        "text_encoder_2": "lora_te2",
-    }
+    usual_sampler = "auto"
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
     @property
@@ -45,8 +43,50 @@ class StableDiffusion3(Family):
         )
         return whole
 
-    def process(self, kind: str = "auto") -> Flow:
-        """See Family; `kind` is always flow matching."""
+    def settle_prediction(self, kind: str) -> None:
+        """See Family: it is always flow matching."""
+        if kind != "auto":
+            raise SpecError(
+                f'train.loss.kind = {kind!r}, but a {self.name} model learns by flow matching; expected "auto"'
+            )
+
+    def header(self) -> dict[str, str]:
+        """See Family."""
+        config = self.pipeline.transformer.config
+        size = "medium"
+        if config.get("qk_norm"):
+            size = "5-medium" if config.get("dual_attention_layers") else "5-large"
+        return {
+            "modelspec.architecture": f"stable-diffusion-3-{size}",
+            "modelspec.implementation": "diffusers",
+            "ss_base_model_version": size,
+            "ss_v2": "False",
+        }
+
+    def lora_names(self, component: str, module: str) -> tuple[str, ...]:
+        """See Family: ComfyUI and AUTOMATIC1111 know this family by diffusers' names, ComfyUI also by OneTrainer's."""
+        path = with_wrapper(component, module).replace(".", "_")
+        prefix = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}.get(component, "lora_transformer")
+        return (*super().lora_names(component, module), f"{prefix}_{path}")
+
+    def original_weights(self) -> dict[str, Tensor]:
+        """See Family."""
+        pipeline = self.pipeline
+        weights = original_transformer(pipeline.transformer.state_dict())
+        weights |= original_vae(pipeline.vae.state_dict(), len(pipeline.vae.config.block_out_channels))
+        for name, key in self.embedding_keys.items():
+            encoder = getattr(pipeline, name).state_dict()
+            weights |= {f"text_encoders.{key}.transformer.{name}": weight for name, weight in encoder.items()}
+        t5 = {} if pipeline.text_encoder_3 is None else pipeline.text_encoder_3.state_dict()
+        # Its tables of tokens are one and the same.
+        return weights | {
+            f"text_encoders.t5xxl.transformer.{name}": weight
+            for name, weight in t5.items()
+            if name != "encoder.embed_tokens.weight"
+        }
+
+    def process(self) -> Flow:
+        """See Family."""
         scheduler = self.pipeline.scheduler
         fresh = type(scheduler).from_config(scheduler.config)
         return Flow(fresh.sigmas[: len(fresh.timesteps)], fresh.timesteps)

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, tokens
-from turbo_fetch.dreambooth.families.sd import StableDiffusion, original_clip, original_open_clip
+from turbo_fetch.dreambooth.families.sd import (
+    StableDiffusion,
+    original_clip,
+    original_open_clip,
+    unet_name,
+)
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -26,6 +31,31 @@ class StableDiffusionXL(StableDiffusion):
     }
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
+    def header(self) -> dict[str, str]:
+        """See Family."""
+        predicts_v = self.facts.prediction == "v_prediction"
+        return {
+            "modelspec.architecture": "stable-diffusion-xl-v1-base",
+            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+            "modelspec.prediction_type": "v" if predicts_v else "epsilon",
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_v2": "False",
+        }
+
+    def lora_names(self, component: str, module: str) -> tuple[str, ...]:
+        """See Family: kohya's scripts train XL in its original layout, and read no other."""
+        names = super().lora_names(component, module)
+        if component != "unet":
+            return names
+        unet = self.pipeline.unet
+        attending = [
+            f"up_blocks.{number}.attentions."
+            for number, block in enumerate(unet.up_blocks)
+            if hasattr(block, "attentions")
+        ]
+        original = unet_name(f"{module}.", int(unet.config.layers_per_block), attending)
+        return (f"lora_unet_{original.rstrip('.').replace('.', '_')}", *names)
+
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
         hidden = []
@@ -34,7 +64,14 @@ class StableDiffusionXL(StableDiffusion):
             output = encoder(ids, output_hidden_states=True)
             hidden.append(output.hidden_states[-2])
         # The second encoder's pooled projection is the one that the UNet was trained with.
-        return {"hidden": torch.cat(hidden, dim=-1), "pooled": output[0]}
+        text = {"hidden": torch.cat(hidden, dim=-1), "pooled": output[0]}
+        if not self.facts.zero_empty_prompt:
+            return text
+        said = torch.tensor([bool(caption) for caption in captions], device=output[0].device)
+        return {
+            name: value * said.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
+            for name, value in text.items()
+        }
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
         """See Family."""

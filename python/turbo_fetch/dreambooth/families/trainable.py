@@ -11,6 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.train import TrainSpec
@@ -62,6 +63,9 @@ class Trainable:
 
 def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
+    family.settle_prediction(train.loss.kind)
+    if train.clip_skip:
+        family.skip_layers(train.clip_skip)
     for _, module in family.modules():
         module.requires_grad_(False).eval()
     trainable = Trainable()
@@ -132,7 +136,7 @@ def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding
 
 def token_names(train: TrainSpec) -> list[str]:
     """Return the new tokens: the identifier, then the identifier with numbers as diffusers names them."""
-    return [train.identifier, *(f"{train.identifier}_{n}" for n in range(1, train.token.vectors))]
+    return with_numbers(train.identifier, train.token.vectors)
 
 
 def with_all_tokens(train: TrainSpec, caption: str) -> str:

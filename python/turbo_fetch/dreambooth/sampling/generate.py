@@ -11,11 +11,11 @@ from PIL import Image
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
-from turbo_fetch.dreambooth.families.models import weights_of
+from turbo_fetch.dreambooth.families.models import family_of, weights_of
 from turbo_fetch.dreambooth.run_folder import trained_model
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec
@@ -61,7 +61,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
         wanted,
         found.missing,
         generate,
-        lambda: open_model(model, generate, lora, generate.lora_scale),
+        lambda: open_model(model, generate, lora, generate.lora_scale, generate.embedding),
         RunControl(listener, stop),
     )
     if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
@@ -72,7 +72,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
 def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
     """Return the settings of every image by its name, prompt by prompt."""
     weights = weights_of(model)
+    scheduler = sampler_name(generate.scheduler, family_of(model), "generate.scheduler")
     lora_weights = None if lora is None else weights_of(lora)
+    word = None if generate.embedding is None else weights_of(generate.embedding)
     wanted = {}
     for row, prompt in enumerate(prompts):
         for number in range(generate.images):
@@ -80,7 +82,7 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 prompt=prompt,
                 negative=generate.negative,
                 seed=generate.seed + number + (0 if generate.fixed_code else row * generate.images),
-                scheduler=generate.scheduler,
+                scheduler=scheduler,
                 steps=generate.steps,
                 guidance=generate.guidance,
                 width=generate.width,
@@ -91,6 +93,8 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 lora_hash=lora_weights,
                 lora_scale=generate.lora_scale if lora is not None else 1.0,
                 precision=generate.precision,
+                embedding=generate.embedding,
+                embedding_hash=word,
             )
     return wanted
 

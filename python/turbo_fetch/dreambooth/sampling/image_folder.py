@@ -48,10 +48,14 @@ class Settings:
     lora_hash: str | None = None
     lora_scale: float = 1.0
     precision: str = "auto"
+    embedding: str | None = None
+    embedding_hash: str | None = None
 
     def differences(self, other: Settings) -> list[str]:
         """Return where the two would give other images: `steps was 50, is now 20`."""
-        told_apart = [field.name for field in fields(self) if field.name not in {"model", "lora"}]
+        told_apart = [
+            field.name for field in fields(self) if field.name not in {"model", "lora", "embedding"}
+        ]
         return [
             f"{name} was {getattr(self, name)!r}, is now {getattr(other, name)!r}"
             for name in told_apart
@@ -117,7 +121,7 @@ def fill(
     if not requests:
         return 0
     family = open_model()
-    sampler = known_as(sampling.scheduler, family.pipeline.scheduler)
+    sampler = known_as(sampling.scheduler, family)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))
     for done, (request, image) in enumerate(images, start=1):
         place.write_bytes(request.name, to_png(image, wanted[request.name], sampler))

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
-from turbo_fetch.dreambooth.families.models import model_hash
+from turbo_fetch.dreambooth.families.models import family_of, model_hash
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
-from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.dreambooth.sampling.sampler import check_samplers, open_model, sampler_name
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
@@ -56,6 +56,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
                 f'prior.source = {folder!r}: no such folder; expected "generate", or a folder or dataset of images'
             )
         return PriorReport(folder, 0, 0)
+    check_samplers(spec, train.base)
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
     place.probe(PROBE)
@@ -73,12 +74,13 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
 def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:
     """Return the settings of every class image by its name."""
     weights = model_hash(train.base)
+    scheduler = sampler_name(prior.scheduler, family_of(train.base), "prior.scheduler")
     return {
         f"{number:05d}.png": Settings(
             prompt=train.caption(prior.prompt),
             negative=prior.negative,
             seed=prior.seed + number,
-            scheduler=prior.scheduler,
+            scheduler=scheduler,
             steps=prior.steps,
             guidance=prior.guidance,
             width=prior.width,

@@ -15,15 +15,20 @@ import diffusers
 import torch
 from PIL import Image
 
-from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families import DTYPES, Family, family_of
+from turbo_fetch.dreambooth.families.embeddings import add_embedding
+from turbo_fetch.dreambooth.families.facts import has_zero_terminal_snr, zero_snr_betas
+from turbo_fetch.dreambooth.families.lora_files import read_header, read_lora, settle_training
 from turbo_fetch.dreambooth.families.models import load_model
+from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.errors import Interrupted, ModelError, SpecError
+from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import Precision, SamplingTable, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A scheduler class of diffusers with its options, and what other programs call it."""
+    """A scheduler class of diffusers with the options that make it what it is, and what other programs call it."""
 
     scheduler: str
     known_as: str
@@ -31,12 +36,10 @@ class Sampler:
 
 
 SAMPLERS: Final[Mapping[str, Sampler]] = {
-    "ddim": Sampler(
-        "DDIMScheduler", "DDIM", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-    ),
-    "ddpm": Sampler("DDPMScheduler", "DDPM", {"clip_sample": False}),
+    "ddim": Sampler("DDIMScheduler", "DDIM"),
+    "ddpm": Sampler("DDPMScheduler", "DDPM"),
     "pndm": Sampler("PNDMScheduler", "PNDM", {"skip_prk_steps": False}),
-    "plms": Sampler("PNDMScheduler", "PLMS", {"skip_prk_steps": True, "steps_offset": 1}),
+    "plms": Sampler("PNDMScheduler", "PLMS", {"skip_prk_steps": True}),
     "lms": Sampler("LMSDiscreteScheduler", "LMS"),
     "euler": Sampler("EulerDiscreteScheduler", "Euler"),
     "euler_a": Sampler("EulerAncestralDiscreteScheduler", "Euler a"),
@@ -51,42 +54,72 @@ SAMPLERS: Final[Mapping[str, Sampler]] = {
 }
 """Every sampler of the spec but `auto`."""
 
-_OF_SAMPLERS: Final = frozenset(
-    {
-        "clip_sample",
-        "set_alpha_to_one",
-        "steps_offset",
-        "skip_prk_steps",
-        "algorithm_type",
-        "use_karras_sigmas",
-    }
-)
-"""Options that belong to one sampler and must not leak from the model's own scheduler into another one."""
+_OF_ONE_SAMPLER: Final = ("skip_prk_steps", "algorithm_type", "use_karras_sigmas")
+"""Options by which samplers of one class differ, and which must not leak from the model's own into another one."""
+
+_OF_LATENTS: Final[Mapping[str, object]] = {
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+"""What Stable Diffusion's own scheduler says, for a model whose scheduler does not say it."""
 
 
-def scheduler_for(name: Scheduler, family: Family) -> Any:
-    """Return the sampler `name` with the noise schedule of the scheduler that a model came with.
+def sampler_name(
+    scheduler: Scheduler | None, family: type[Family], key: str = "scheduler", zero_terminal_snr: bool = False
+) -> Scheduler:
+    """Return the sampler that a spec means for a model of a family; `key` is the spec's.
 
-    Raises SpecError for a model whose noise only its own scheduler knows.
+    Raises SpecError for a sampler that the model cannot have.
     """
-    own = family.pipeline.scheduler
+    if scheduler is None:
+        return family.usual_sampler
+    if scheduler != "auto" and family.usual_sampler == "auto":
+        raise SpecError(
+            f"{key} = {scheduler!r}, but a {family.name} model has a sampler of its own; expected "
+            f'{key} = "auto", or none'
+        )
+    if zero_terminal_snr and scheduler == "dpm++2m_karras":
+        # Its first timesteps are all the last of the schedule, from the second of which diffusers would begin.
+        raise SpecError(
+            f'{key} = {scheduler!r}, but this model begins at pure noise, where it has no steps; expected "dpm++2m"'
+        )
+    return scheduler
+
+
+def check_samplers(spec: Spec, base: str) -> None:
+    """Raise SpecError before anything is made or trained if a stage names a sampler that the base cannot have."""
+    family, zero_terminal_snr = family_of(base), has_zero_terminal_snr(base)
+    named = {
+        "prior.scheduler": spec.prior and spec.prior.scheduler,
+        "generate.scheduler": spec.generate and spec.generate.model is None and spec.generate.scheduler,
+        "evaluate.scheduler": spec.evaluate and not spec.evaluate.models and spec.evaluate.scheduler,
+    }
+    for key, scheduler in named.items():
+        sampler_name(scheduler or None, family, key, zero_terminal_snr)
+
+
+def scheduler_for(name: Scheduler | None, family: Family) -> Any:
+    """Return the sampler `name` with the settings of the scheduler that a model came with; raises as `sampler_name`."""
+    own, zero_terminal_snr = family.pipeline.scheduler, family.facts.zero_terminal_snr
+    name = sampler_name(name, type(family), zero_terminal_snr=zero_terminal_snr)
     if name == "auto":
         return type(own).from_config(own.config)
-    if not family.any_sampler:
-        raise SpecError(
-            f"scheduler = {name!r}, but a {family.name} model has a sampler of its own ({type(own).__name__}); "
-            'expected scheduler = "auto"'
-        )
     sampler = SAMPLERS[name]
     scheduler = getattr(diffusers, sampler.scheduler)
-    accepted = inspect.signature(scheduler.__init__).parameters.keys() - _OF_SAMPLERS
-    shared = {key: value for key, value in own.config.items() if key in accepted}
-    return scheduler.from_config({**shared, **sampler.options})
+    unsaid = {*own.config.get("_use_default_values", ()), *_OF_ONE_SAMPLER, "_use_default_values"}
+    settings = {key: value for key, value in own.config.items() if key not in unsaid}
+    options = dict(sampler.options)
+    rescales = "rescale_betas_zero_snr" in inspect.signature(scheduler.__init__).parameters
+    if zero_terminal_snr and not rescales:
+        options["trained_betas"] = zero_snr_betas(own)
+    return scheduler.from_config({**_OF_LATENTS, **settings}, **options)
 
 
-def known_as(name: Scheduler, own: Any) -> str:
+def known_as(name: Scheduler | None, family: Family) -> str:
     """Return what other programs call the sampler."""
-    return type(own).__name__ if name == "auto" else SAMPLERS[name].known_as
+    name = sampler_name(name, type(family))
+    return type(family.pipeline.scheduler).__name__ if name == "auto" else SAMPLERS[name].known_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +132,38 @@ class SampleRequest:
 
 
 def open_model(
-    model: str, sampling: SamplingTable, lora: str | None = None, lora_scale: float = 1.0
+    model: str,
+    sampling: SamplingTable,
+    lora: str | None = None,
+    lora_scale: float = 1.0,
+    embedding: str | None = None,
 ) -> Family:
-    """Load a diffusers folder, hub id or checkpoint of a run with sampler and LoRA, on the best device there is.
+    """Load a model with sampler, LoRA and a file's new word, on the best device there is.
 
     Raises ModelError, and SpecError for a sampler that does not go with it.
     """
     device = best_device()
     family = load_model(model, _dtype(sampling.precision, device))
-    family.pipeline.scheduler = scheduler_for(sampling.scheduler, family)
-    family.pipeline.to(device)
+    if embedding is not None:
+        add_embedding(family, Path(embedding))
     if lora is not None:
         add_lora(family, lora, lora_scale)
+    family.pipeline.scheduler = scheduler_for(sampling.scheduler, family)
+    family.pipeline.to(device)
     return family
 
 
 def add_lora(family: Family, lora: str, scale: float) -> None:
     """Put a LoRA in diffusers' or kohya's naming on a model. Raises ModelError."""
     path, pipeline = Path(lora), family.pipeline
+    if (path / DIFFUSERS_LORA).is_file():
+        path = path / DIFFUSERS_LORA
     try:
         if path.is_file():
-            pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name="lora")
+            settle_training(family, read_header(path))
+            converted = read_lora(family, path)
+            where = {"weight_name": path.name} if converted is None else {}
+            pipeline.load_lora_weights(converted or path.parent, adapter_name="lora", **where)
         else:
             pipeline.load_lora_weights(lora, adapter_name="lora")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -158,7 +202,8 @@ def make_images(
         try:
             made = family.pipeline(
                 prompt=family.whole_prompts([request.prompt for request in batch]),
-                negative_prompt=[sampling.negative] * len(batch),
+                # Whether no prompt is zeros or an empty prompt is for the pipeline to know.
+                negative_prompt=[sampling.negative] * len(batch) if sampling.negative else None,
                 generator=[torch.Generator("cpu").manual_seed(request.seed) for request in batch],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,

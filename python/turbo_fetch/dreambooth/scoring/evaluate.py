@@ -15,10 +15,10 @@ from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import ImageFile, open_upright
 from turbo_fetch.dreambooth.data.sources import read_images, subject_place
-from turbo_fetch.dreambooth.families.models import check_model, model_hash, weights_of
+from turbo_fetch.dreambooth.families.models import check_model, family_of, model_hash, weights_of
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model
+from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model, sampler_name
 from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates
 from turbo_fetch.dreambooth.scoring.encoders import (
     distance_weights,
@@ -211,9 +211,8 @@ def plan(
     """
     lora = candidate.lora
     shared: dict[str, Any] = {
-        **evaluate.model_dump(
-            include={"negative", "scheduler", "steps", "guidance", "width", "height", "precision"}
-        ),
+        **evaluate.model_dump(include={"negative", "steps", "guidance", "width", "height", "precision"}),
+        "scheduler": sampler_name(evaluate.scheduler, family_of(candidate.model), "evaluate.scheduler"),
         "model": candidate.model,
         "model_hash": hash_of(candidate.model),
         "lora": lora,

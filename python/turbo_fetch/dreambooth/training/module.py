@@ -43,7 +43,7 @@ class DreamBooth(LightningModule):
         super().__init__()
         self.setup_ = setup
         self.parts = nn.ModuleDict(setup.trainable.modules)
-        self.process = setup.family.process(setup.train.loss.kind)
+        self.process = setup.family.process()
         ema = setup.train.ema
         self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
         self._random: Mapping[str, Any] | None = None

@@ -1,0 +1,108 @@
+"""A word that is learned by textual inversion is read by others, and by us, as what was learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tiny_models import TINY_MODELS
+from turbo_fetch import stages
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.export.model import export_model
+from turbo_fetch.dreambooth.families.embeddings import add_embedding
+from turbo_fetch.dreambooth.families.trainable import configure_trainable
+from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
+from turbo_fetch.errors import ModelError
+from turbo_fetch.spec.specfile import parse_spec
+
+PROMPT = "a <dog> <dog>_1 on the moon"
+KEYS = {"sd": {"<dog>"}, "sdxl": {"clip_l", "clip_g"}, "sd3": {"clip_l", "clip_g"}}
+"""What diffusers, ComfyUI (`sd1_clip.load_embed`) and AUTOMATIC1111 look for: the word, or one key per text encoder."""
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def learned(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Any]:
+    """Return a family's name, the folder of its base and export, and what the trained model makes of a caption."""
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    base = TINY_MODELS[name](folder / "base")
+    table = {"base": str(base), "subject": "photos", "class": "dog", "identifier": "<dog>", "method": "token"}
+    train = parse_spec({"train": {**table, "token": {"vectors": 2}}}).train
+    assert train is not None
+    family = families.load(str(base))
+    trainable = configure_trainable(family, train)
+    torch.manual_seed(1)
+    for table_of in trainable.embeddings.values():
+        torch.nn.init.normal_(table_of.rows, std=0.5)
+    export_model(train, family, trainable, folder / "model")
+    return name, folder, family.encode_captions([PROMPT])
+
+
+def test_the_file_has_what_each_program_looks_for(learned: tuple[str, Path, Any]) -> None:
+    name, folder, _ = learned
+    stored = load_file(folder / "model" / EMBEDDINGS)
+    assert stored.keys() == KEYS[name]
+    assert all(rows.shape == (2, 32) for rows in stored.values())
+
+
+def test_we_read_the_file_and_the_folder_as_what_was_learned(learned: tuple[str, Path, Any]) -> None:
+    _, folder, wanted = learned
+    with_word = families.load(str(folder / "base"))
+    assert add_embedding(with_word, folder / "model" / EMBEDDINGS) == "<dog>"
+    for family in (with_word, families.load(str(folder / "model"))):
+        made = family.encode_captions([PROMPT])
+        assert all(torch.allclose(made[key], value, atol=1e-5) for key, value in wanted.items())
+
+
+def test_diffusers_reads_the_file_as_what_was_learned(learned: tuple[str, Path, Any]) -> None:
+    name, folder, wanted = learned
+    if name == "sd3":
+        # diffusers has no textual inversion for it.
+        return
+    family = families.load(str(folder / "base"))
+    stored = load_file(folder / "model" / EMBEDDINGS)
+    for encoder in family.text_encoders:
+        family.pipeline.load_textual_inversion(
+            stored[family.embedding_keys.get(encoder, "<dog>")],
+            token="<dog>",
+            text_encoder=family.text_encoders[encoder],
+            tokenizer=family.tokenizers[encoder],
+        )
+    made = family.encode_captions([PROMPT])
+    assert all(torch.allclose(made[key], value, atol=1e-5) for key, value in wanted.items())
+
+
+def test_generate_takes_the_file(learned: tuple[str, Path, Any], tmp_path: Path) -> None:
+    name, folder, _ = learned
+    if name != "sd":
+        return
+    table = {"prompts": ["a <dog>"], "images": 1, "steps": 2, "width": 16, "height": 16}
+    word = {"model": str(folder / "base"), "embedding": str(folder / "model" / EMBEDDINGS)}
+    for output, model in (
+        ("file", word),
+        ("folder", {"model": str(folder / "model")}),
+        ("base", {"model": word["model"]}),
+    ):
+        stages.run(parse_spec({"generate": {**table, **model, "output": str(tmp_path / output)}}))
+    file, whole, base = (
+        (tmp_path / output / "grid.png").read_bytes() for output in ("file", "folder", "base")
+    )
+    assert file == whole
+    assert file != base
+
+
+def test_a_word_that_does_not_fit_is_refused(learned: tuple[str, Path, Any], tmp_path: Path) -> None:
+    name, folder, _ = learned
+    family = families.load(str(folder / "base"))
+    save_file({"<cat>": torch.zeros(1, 7)}, tmp_path / "cat.safetensors")
+    with pytest.raises(ModelError, match=rf"cat.safetensors: does not fit this {name} model"):
+        add_embedding(family, tmp_path / "cat.safetensors")
+    add_embedding(family, folder / "model" / EMBEDDINGS)
+    with pytest.raises(ModelError, match="'<dog>' is a token of the model already"):
+        add_embedding(family, folder / "model" / EMBEDDINGS)
