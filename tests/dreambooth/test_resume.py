@@ -17,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_models import tiny_sd
-from training import Child, Listener, assert_equal_bits, fit, history, learned, training_spec
+from training import Child, Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth.run_folder import newest_checkpoint, read_checkpoint
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import Interrupted, OutputError, OutputExists
-from turbo_fetch.stop import StopRequest
 
 VARIED: dict[str, dict[str, Any]] = {
     "cached": {"checkpoint_every": 8, "pictures": {"flip": True}},
@@ -55,25 +54,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sd(tmp_path_factory.mktemp("base"))
 
 
-class StopAfter(StopRequest):
-    """Asks to stop at the end of the given step; the trainer looks once a step."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def __bool__(self) -> bool:
-        self.steps -= 1
-        return self.steps <= 0
-
-
 @pytest.mark.parametrize("keys", VARIED.values(), ids=VARIED)
 def test_three_steps_and_five_are_bit_for_bit_eight(base: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
     whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
     fit(whole)
     parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
     with pytest.raises(Interrupted, match="after step 3 of 8, which is saved in"):
-        fit(parts, stop=StopAfter(3))
+        stopped_after(parts, 3)
     assert len(history(tmp_path / "parts")) == 3
     fit(parts)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")

@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.run_folder import tidy
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.train import train_here
 from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
@@ -41,6 +42,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     if train is None:
         raise SpecError("the spec has no table [train]")
     with locked(open_place(train.output)), quiet():
+        tidy(Path(train.output))
         if spec.engine.kind == "ray":
             # Needs an extra that a run on this machine does without.
             from turbo_fetch.dreambooth.training.on_ray import train_on_ray
@@ -94,7 +96,7 @@ def ddp_launcher(spec: Spec, train: TrainSpec) -> Iterator[TrainerFactory]:
 
 def _in_group(train: TrainSpec, port: int, rank: int) -> TrainerFactory:
     strategy = "ddp" if train.strategy == "auto" else train.strategy
-    return TrainerFactory(strategy, train.devices, (LocalGroup(port, rank),), rank)
+    return TrainerFactory(strategy, train.devices, (LocalGroup(port, rank),), rank, train.devices)
 
 
 def _free_port() -> int:
