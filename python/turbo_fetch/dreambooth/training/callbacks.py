@@ -89,16 +89,19 @@ class StopWhenAsked(AtStepEnd):
         """Take SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
         if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
             signal.signal(signal.SIGTERM, self._on_terminate)
+        trainer.should_stop = is_stopped(trainer, self._stop)
 
     def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
         """See AtStepEnd."""
-        asked = bool(self._stop)
-        if trainer.world_size > 1:
-            # Those that train together must end at the same step.
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+        if is_stopped(trainer, self._stop):
             self._checkpoints.save(trainer)
             trainer.should_stop = True
+
+
+def is_stopped(trainer: Trainer, stop: StopRequest) -> bool:
+    """Return whether any of those that train together is asked to stop: they must end at the same step."""
+    asked = bool(stop)
+    return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
 class Progress(Callback):
@@ -180,6 +183,7 @@ class Samples(AtStepEnd):
             with _undisturbed(trainer, module):
                 rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
         except Interrupted:
+            self._control.listener.note(f"train: the samples of step {trainer.global_step:,} are given up")
             return
         file = io.BytesIO()
         grid(rows, gap=0).save(file, "PNG")

@@ -5,9 +5,11 @@ As `python -m turbo_fetch.dreambooth.training.launch` it is one of the processes
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -90,7 +92,8 @@ def ddp_launcher(spec: Spec, train: TrainSpec) -> Iterator[TrainerFactory]:
         for rank in range(1, train.devices):
             command = [sys.executable, "-m", __name__, str(path), str(port), str(rank)]
             # Ctrl-C reaches the whole group of a terminal, but they stop when the first tells them to.
-            stack.callback(_end, subprocess.Popen(command, start_new_session=True))
+            process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE)
+            stack.callback(_end, process)
         yield _in_group(train, port, 0)
 
 
@@ -122,9 +125,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: it would wait for it, and keep its device."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
 def _main(path: str, port: str, rank: str) -> None:
     """Train on one device, together with the others; what there is to tell, the first tells."""
     leave_signals_to_parent()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     spec = load_spec(Path(path))
     assert spec.train is not None
     try:

@@ -189,7 +189,7 @@ def _use_final_weights(module: DreamBooth, output: Path, listener: ProgressListe
 
 
 def _callbacks(run: Run, concepts: Mapping[str, Concept]) -> list[Callback]:
-    """Return what happens at the end of a step, in this order: nothing that is saved waits for what takes long."""
+    """Return what happens at the end of a step, in this order: what has a checkpoint is done with."""
     train, control = run.train, run.control
     checkpoints = Checkpoints(train, run.begin)
     validations = [
@@ -199,7 +199,7 @@ def _callbacks(run: Run, concepts: Mapping[str, Concept]) -> list[Callback]:
     ]
     samples = [Samples(control, train, run.output / SAMPLES)] if train.sample_every else []
     stopping = StopWhenAsked(control.stop, checkpoints)
-    return [Progress(control.listener, train), *validations, checkpoints, *samples, stopping]
+    return [Progress(control.listener, train), *validations, *samples, checkpoints, stopping]
 
 
 def _readers(train: TrainSpec) -> int:

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from turbo_fetch.dreambooth.data.examples import Validation
 from turbo_fetch.dreambooth.run_folder import BEST, SUFFIX, best_checkpoint, read_checkpoint
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl
-from turbo_fetch.dreambooth.training.callbacks import AtStepEnd, Checkpoints
+from turbo_fetch.dreambooth.training.callbacks import AtStepEnd, Checkpoints, is_stopped
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import OutputError
 from turbo_fetch.spec.train import TrainSpec, ValidationSpec
@@ -78,13 +78,10 @@ class Validations(AtStepEnd):
                 batch = self._held_out[number]
                 losses.append(torch.stack([module.held_out_loss(batch, draw) for draw in draws]).mean())
                 self._control.listener.refresh()
-                if self._is_stopped(trainer):
+                # After the last step nothing resumes that could measure it.
+                if trainer.global_step < self._train.steps and is_stopped(trainer, self._control.stop):
                     return None
         return float(module.over_devices(torch.stack(losses).mean()))
-
-    def _is_stopped(self, trainer: Trainer) -> bool:
-        asked = bool(self._control.stop)
-        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
 def _best_before(path: Path, measured_on: list[str]) -> tuple[float | None, str]:
