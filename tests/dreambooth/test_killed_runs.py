@@ -22,13 +22,16 @@ _KILLED = """
 import os, random, signal, sys
 from pathlib import Path
 import torch
-from turbo_fetch.dreambooth.training import launch, train
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.specfile import load_spec
 from turbo_fetch.stop import StopRequest
 
 torch.set_num_threads(1)
-whole, *killed = sys.argv[1:]
+# What is imported when it is first used is so once, for all forks.
+families.load(sys.argv[1])
+whole, *killed = sys.argv[2:]
 WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 def trained(path, last):
@@ -85,6 +88,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.mark.timeout(600)
 def test_runs_killed_at_seeded_points_make_what_an_undisturbed_one_makes(tmp_path: Path) -> None:
     base, held_out = tiny_sd(tmp_path / "base"), write_images(tmp_path / "held out", 1, seed=5)
     keys: dict[str, Any] = {
@@ -104,7 +108,7 @@ def test_runs_killed_at_seeded_points_make_what_an_undisturbed_one_makes(tmp_pat
         output.parent.mkdir()
         specs.append(output.parent / "spec.toml")
         specs[-1].write_text(dump_spec(training_spec(base, tmp_path, output=str(output), **keys)))
-    command = [sys.executable, "-c", _KILLED, *map(str, specs)]
+    command = [sys.executable, "-c", _KILLED, str(base), *map(str, specs)]
     ended = subprocess.run(command, check=True, timeout=500, stdout=subprocess.PIPE)
     assert int(ended.stdout.split()[-1]) >= KILLS
     whole = outputs[0]
