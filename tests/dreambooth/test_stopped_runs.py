@@ -67,7 +67,8 @@ def test_stopped_in_its_first_samples_a_run_makes_no_step(base: Path, tmp_path: 
     with pytest.raises(Interrupted, match="interrupted before a step"):
         fit(training_spec(base, tmp_path, **keys), stopping, stopping.stop)
     assert "train: the samples of step 0 are given up" in stopping.notes
-    fit(training_spec(base, tmp_path, **keys, **{"samples": {"images": 1, "steps": 1}}))
+    keys["samples"] = {"images": 1, "steps": 1}
+    fit(training_spec(base, tmp_path, **keys))
     assert [path.name for path in (tmp_path / "model" / "samples").iterdir()] == ["step-000000.png"]
 
 
@@ -113,6 +114,8 @@ def test_stopped_while_scoring_all_images_stay(base: Path, tmp_path: Path) -> No
     }
     stopping = Stopping(2, redraws=3)
     spec = parse_spec({"evaluate": table})
-    with pytest.raises(Interrupted, match="stopped while scoring; the same command resumes, all images are there"):
+    with pytest.raises(
+        Interrupted, match="stopped while scoring; the same command resumes, all images are there"
+    ):
         stages.run(spec, stopping, stopping.stop)
     assert "; 0 images were made in this run" in stages.run(spec).text()

@@ -55,7 +55,7 @@ _descriptors: Final[set[int]] = set()
 
 
 def _let_go() -> None:
-    """Close them in a child: as long as it has one open the lock is held, though the process that took it was killed."""
+    """Close them in a child: while one of them is open there, the lock outlives the process that took it."""
     while _descriptors:
         os.close(_descriptors.pop())
 

@@ -214,7 +214,11 @@ def check_steps(output: Path, done: int, train: TrainSpec) -> None:
     if done <= train.steps:
         return
     kept = checkpoints(output).get(train.steps)
-    way = "" if kept is None else f". `turbo-fetch export-model {kept} …` writes the model after {train.steps:,}"
+    way = (
+        ""
+        if kept is None
+        else f". `turbo-fetch export-model {kept} …` writes the model after {train.steps:,}"
+    )
     raise OutputExists(
         f"{output}: train.steps = {train.steps}, but {done:,} steps are done; expected {done} or more, or another "
         f"train.output{way}"

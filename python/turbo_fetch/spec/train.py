@@ -24,7 +24,7 @@ ScheduleKind = Literal[
 ]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
-"""What `auto` is unless a family says otherwise: the DreamBooth paper's code, the LoRA of diffusers, textual inversion."""
+"""What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
 
 
 class PicturesSpec(Table):
@@ -288,7 +288,8 @@ class TrainSpec(Table):
             ),
             (
                 self.text_encoder_learning_rate is not None and not self.trains_text_encoder,
-                "text_encoder_learning_rate is given, but the text encoder is not trained; expected text_encoder = true too",
+                "text_encoder_learning_rate is given, but the text encoder is not trained; "
+                "expected text_encoder = true too",
             ),
             (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,

@@ -135,7 +135,9 @@ def write_spec(lesson: Lesson) -> Path:
     path = lesson.folder / SPEC
     with explained(str(path)):
         text = tomli_w.dumps({**tables_of(lesson), "generate": generate})
-        path.write_text(f"# turbo-fetch run {SPEC}\n# Change it as you like; for another run take another train.output.\n\n{text}")
+        path.write_text(
+            f"# turbo-fetch run {SPEC}\n# Change it as you like; for another run take another train.output.\n\n{text}"
+        )
     return path
 
 

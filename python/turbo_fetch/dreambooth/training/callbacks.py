@@ -57,7 +57,10 @@ class Checkpoints(AtStepEnd):
 
     def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
         """See AtStepEnd."""
-        if trainer.global_step % self._train.checkpoint_every == 0 or trainer.global_step == self._train.steps:
+        if (
+            trainer.global_step % self._train.checkpoint_every == 0
+            or trainer.global_step == self._train.steps
+        ):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -91,7 +91,7 @@ class DreamBooth(LightningModule):
         return errors, process.weights(timesteps, loss.snr_gamma)
 
     def held_out_loss(self, batch: Batch, draw: int) -> Tensor:
-        """Return the loss of an image that is not learned from, with the noise of a draw, the same at each validation."""
+        """Return the loss of an image that is not learned from, with the noise of a draw: the same each time."""
         return self.losses(batch.to(self.device), self._generator(5, batch.position, draw)).subject
 
     def configure_optimizers(self) -> Any:

@@ -164,7 +164,9 @@ def _train(run: Run) -> Entry | None:
         raise PicturesError(str(error).strip().rpartition("\n")[2]) from error
     if trainer.global_step < train.steps:
         done = trainer.global_step
-        where = f"after step {done:,} of {train.steps:,}, which is saved in {output}" if done else "before a step"
+        where = (
+            f"after step {done:,} of {train.steps:,}, which is saved in {output}" if done else "before a step"
+        )
         raise Interrupted(f"interrupted {where}. Run the same command again to resume")
     history.flush()
     if trainer.is_global_zero:

@@ -52,7 +52,9 @@ class Validations(AtStepEnd):
         if loss is None:
             return
         self._loss = loss
-        self._control.listener.step(trainer.global_step, self._train.steps, "steps", {"validation_loss": loss})
+        self._control.listener.step(
+            trainer.global_step, self._train.steps, "steps", {"validation_loss": loss}
+        )
         if self._options.keep_best and (self._best is None or loss < self._best):
             self._best = loss
             self._checkpoints.save_as(trainer, f"{BEST}{SUFFIX}")
