@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from turbo_fetch import stages
 from turbo_fetch.dreambooth.run_folder import best_checkpoint, read_checkpoint
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.spec.specfile import parse_spec
-from turbo_fetch.stop import StopRequest
+from turbo_fetch.stop import StopRequest, stop_on_signals
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ class Stopping(Listener):
     def __init__(self, after_step: int, redraws: int = 1, phase: str = "") -> None:
         super().__init__()
         self.stop = StopRequest()
+        self.ask = self.stop.ask
         self._after_step, self._redraws, self._phase = after_step, redraws, phase
         self._step = 0
 
@@ -42,7 +45,7 @@ class Stopping(Listener):
         if not self._phase and self._step == self._after_step:
             self._redraws -= 1
             if self._redraws == 0:
-                self.stop.ask()
+                self.ask()
             assert self._redraws > -8, "went on as if nothing had been said"
 
 
@@ -61,11 +64,12 @@ def test_stopped_while_encoding_a_run_leaves_nothing_and_binds_nobody(
     fit(training_spec(base, tmp_path, steps=1, seed=3))
 
 
-def test_stopped_in_its_first_samples_a_run_makes_no_step(base: Path, tmp_path: Path) -> None:
+def test_terminated_in_its_first_samples_a_run_makes_no_step(base: Path, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"steps": 2, "sample_every": 9, "samples": {"images": 1, "steps": 900}}
     stopping = Stopping(0)
-    with pytest.raises(Interrupted, match="interrupted before a step"):
-        fit(training_spec(base, tmp_path, **keys), stopping, stopping.stop)
+    stopping.ask = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with stop_on_signals() as stop, pytest.raises(Interrupted, match="interrupted before a step"):
+        fit(training_spec(base, tmp_path, **keys), stopping, stop)
     assert "train: the samples of step 0 are given up" in stopping.notes
     keys["samples"] = {"images": 1, "steps": 1}
     fit(training_spec(base, tmp_path, **keys))

@@ -46,6 +46,18 @@ class AtStepEnd(Callback):
         raise NotImplementedError
 
 
+class OwnSignals(Callback):
+    """Takes SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
+
+    def __init__(self) -> None:
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """See Lightning."""
+        if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
+            signal.signal(signal.SIGTERM, self._on_terminate)
+
+
 class Checkpoints(AtStepEnd):
     """Saves all that a run resumes from, every `checkpoint_every` steps and after the last one."""
 
@@ -57,10 +69,8 @@ class Checkpoints(AtStepEnd):
 
     def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
         """See AtStepEnd."""
-        if (
-            trainer.global_step % self._train.checkpoint_every == 0
-            or trainer.global_step == self._train.steps
-        ):
+        step = trainer.global_step
+        if step % self._train.checkpoint_every == 0 or step == self._train.steps:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
@@ -86,12 +96,9 @@ class StopWhenAsked(AtStepEnd):
     def __init__(self, stop: StopRequest, checkpoints: Checkpoints) -> None:
         self._stop = stop
         self._checkpoints = checkpoints
-        self._on_terminate = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Take SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
-        if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
-            signal.signal(signal.SIGTERM, self._on_terminate)
+        """Make no step if it was asked to stop before the first."""
         trainer.should_stop = is_stopped(trainer, self._stop)
 
     def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:

@@ -39,7 +39,13 @@ from turbo_fetch.dreambooth.run_folder import (
     write_record,
 )
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl
-from turbo_fetch.dreambooth.training.callbacks import Checkpoints, Progress, Samples, StopWhenAsked
+from turbo_fetch.dreambooth.training.callbacks import (
+    Checkpoints,
+    OwnSignals,
+    Progress,
+    Samples,
+    StopWhenAsked,
+)
 from turbo_fetch.dreambooth.training.checkpoint import seed_random_states
 from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
@@ -109,11 +115,11 @@ def train_here(
     output = Path(train.output)
     before = read_record(output)
     # What is complete has no need of its base any more.
-    pipeline = before.get("pipeline") or families.family_of(train.base).pipeline_name
-    train = families.FAMILIES[pipeline].with_defaults(train)
+    family = families.FAMILIES.get(before.get("pipeline", "")) or families.family_of(train.base)
+    train = family.with_defaults(train)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        now = {"essentials": essentials(train, data.digests(train)), "pipeline": pipeline}
+        now = {"essentials": essentials(train, data.digests(train)), "pipeline": family.pipeline_name}
         done = before.get("steps_done")
         if before:
             check_record(output, before, now["essentials"])
@@ -201,7 +207,8 @@ def _callbacks(run: Run, concepts: Mapping[str, Concept]) -> list[Callback]:
     ]
     samples = [Samples(control, train, run.output / SAMPLES)] if train.sample_every else []
     stopping = StopWhenAsked(control.stop, checkpoints)
-    return [Progress(control.listener, train), *validations, *samples, checkpoints, stopping]
+    progress = Progress(control.listener, train)
+    return [OwnSignals(), progress, *validations, *samples, checkpoints, stopping]
 
 
 def _readers(train: TrainSpec) -> int:
