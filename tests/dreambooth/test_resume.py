@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -182,6 +183,15 @@ def _change_weights(path: Path) -> None:
     torch.load(path, weights_only=True)
 
 
+def _of_a_later_version(path: Path) -> None:
+    held = torch.load(path, weights_only=True)
+    torch.save({**held, "format": held["format"] + 1}, path)
+
+
+def _of_another_step(path: Path) -> None:
+    path.write_bytes(path.with_name("step-000002.ckpt").read_bytes())
+
+
 KEPT: dict[str, Any] = {"checkpoint_every": 2, "checkpoints_kept": 9}
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut short": _cut_short,
@@ -189,6 +199,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "other content": lambda path: path.write_bytes(b"not a checkpoint"),
     "not there": Path.unlink,
+    "from a later version": _of_a_later_version,
+    "of another step": _of_another_step,
 }
 
 
@@ -218,7 +230,8 @@ def test_the_newest_checkpoint_that_is_not_damaged_is_found_and_told(
     assert told[-1] == "train: resumes after step 2"
     damaged = told[:-1]
     assert len(damaged) == newest.exists()
-    assert all(note.startswith(f"train: {newest}: a damaged checkpoint") for note in damaged)
+    why = "a damaged checkpoint|written by a later version|holds the weights of step 2; expected those of step 4"
+    assert all(re.match(f"train: {newest}: ({why})", note) for note in damaged)
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_learns_what_it_would_have(
@@ -228,6 +241,9 @@ def test_a_run_whose_newest_checkpoint_is_damaged_learns_what_it_would_have(
     listener = Listener()
     fit(training_spec(base, runs, steps=6, output=str(parts), **KEPT), listener)
     assert any("step-000004.ckpt: a damaged checkpoint" in note for note in listener.notes)
+    names = sorted(path.name for path in (parts / "checkpoints").iterdir())
+    whole = [f"step-00000{step}.ckpt" for step in (2, 4, 6)]
+    assert names == sorted([*whole, "step-000004.ckpt.unreadable"])
     assert history(parts) == history(runs / "whole")
     assert_equal_bits(learned(parts), learned(runs / "whole"))
 

@@ -53,7 +53,9 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize(("what", "told"), [("images", "while encoding images"), ("captions", "before a step")])
+@pytest.mark.parametrize(
+    ("what", "told"), [("images", "while encoding images"), ("captions", "before a step")]
+)
 def test_stopped_while_encoding_a_run_leaves_nothing_and_binds_nobody(
     base: Path, tmp_path: Path, what: str, told: str
 ) -> None:
