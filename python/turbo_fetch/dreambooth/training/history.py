@@ -34,6 +34,8 @@ class History:
         self._steps: list[tuple[Tensor, float]] = []
         kept = [entry for entry in read_history(path) if entry["step"] <= step]
         self.last = kept[-1] if kept else None
+        self.lost = step - len(kept)
+        """Steps that are done and not in the file, which is of another or was damaged."""
         self._writes = writes
         if not writes:
             return

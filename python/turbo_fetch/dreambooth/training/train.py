@@ -73,7 +73,7 @@ class Run:
     data: TrainingData
     factory: TrainerFactory
     control: RunControl
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     """For `train.json`, once there is something to lose."""
 
     @property
@@ -119,22 +119,20 @@ def train_here(
     train = family.with_defaults(train)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        now = {"essentials": essentials(train, data.digests(train)), "pipeline": family.pipeline_name}
+        now = essentials(train, data.digests(train))
         done = before.get("steps_done")
         if before:
-            check_record(output, before, now["essentials"])
+            check_record(output, before, now)
             check_steps(output, done or 0, train)
         if done == train.steps and has_model(output):
             return TrainReport(str(output), train.steps, None, was_complete=True)
-        run = Run(train, data, factory, RunControl(listener, stop), {**now, "steps_done": None})
+        record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
+        run = Run(train, data, factory, RunControl(listener, stop), record)
         device, precision = run.machine
-        run.record["ran_on"] = {
-            "accelerator": device.type,
-            "precision": precision,
-            "devices": factory.processes,
-        }
+        machine = {"accelerator": device.type, "precision": precision, "devices": factory.processes}
         if before:
-            check_machine(output, before, run.record["ran_on"])
+            check_machine(output, before, machine)
+        record["ran_on"] = machine
         return TrainReport(str(output), train.steps, _train(run), was_complete=False)
 
 
@@ -159,6 +157,8 @@ def _train(run: Run) -> Entry | None:
     if trainer.is_global_zero:
         set_aside(output, step)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
+    if history.lost:
+        listener.note(f"train: {HISTORY} lacks {history.lost:,} of the {step:,} steps that are done")
     module = DreamBooth(Setup(train, family, trainable, captions, history))
     if train.compile:
         family.denoiser.compile()
