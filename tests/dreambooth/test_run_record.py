@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tiny_models import TINY_MODELS, tiny_sd
 from training import Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
-from turbo_fetch.dreambooth.run_folder import checkpoints, steps_done
+from turbo_fetch.dreambooth.run_folder import checkpoints, steps_done, tidy
 from turbo_fetch.errors import Interrupted, ModelError, OutputExists, SpecError, TrainingFailed
 from turbo_fetch.spec.resume import BINDING, FREE, binding
 from turbo_fetch.spec.specfile import tables_of
@@ -254,3 +254,25 @@ def test_lora_targets_of_the_denoiser_leave_a_text_encoder_its_own(
         "v_proj",
         "out_proj",
     }
+
+
+def test_what_killed_runs_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    leftovers = (
+        "model/checkpoints/step-000004.ckpt.partial",
+        "model/cache/latents-ab.77.unfinished/64x64.npy",
+        "model/.train.json.77.tmp",
+        "model/samples/.step-000002.png.77.tmp",
+        ".model.77.tmp/unet/config.json",
+    )
+    others = (
+        "model/notes.tmp",
+        ".model.b.77.tmp/unet/config.json",
+        ".model.tmp",
+        "model/cache/latents-ab/64x64.npy",
+    )
+    for name in (*leftovers, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    tidy(output)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(others)

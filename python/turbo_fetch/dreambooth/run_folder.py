@@ -11,7 +11,6 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,15 +134,19 @@ def tidy(output: Path) -> None:
         *(output / CHECKPOINTS).glob(f"*{PARTIAL}"),
         *(output / CACHE).glob("*.unfinished"),
         *(output / CACHE).glob(f"*{PARTIAL}"),
-        *output.glob(".*.tmp"),
-        *(output / SAMPLES).glob(".*.tmp"),
-        *output.parent.glob(f".{escape(output.name)}.*.tmp"),
+        *(path for folder in (output, output / SAMPLES) for path in folder.glob(".*.tmp")),
+        # A model is put together beside its place. Folders of other runs may begin with the same name.
+        *(path for path in output.parent.glob(".*.tmp") if _is_of(path.name, output.name)),
     ]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _is_of(temporary: str, name: str) -> bool:
+    return re.fullmatch(rf"\.{re.escape(name)}\.\d+\.tmp", temporary) is not None
 
 
 def essentials(train: TrainSpec, images: Mapping[str, list[str]]) -> dict[str, Any]:
