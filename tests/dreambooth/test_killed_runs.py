@@ -17,7 +17,7 @@ from turbo_fetch.errors import OutputExists
 from turbo_fetch.spec.specfile import dump_spec
 
 KILLS = 20
-OUTPUTS = 8
+OUTPUTS = 12
 """Runs among which the kills are dealt out; fewer are enough."""
 
 _KILLED = """
@@ -76,7 +76,7 @@ assert status == 0
 draw, kills = random.Random(7), 0
 while kills < KILLS:
     path = killed.pop(0)
-    while status := trained(path, draw.randrange(1, int(happened) // 2))[0]:
+    while status := trained(path, draw.randrange(1, int(happened)) if kills < KILLS else 0)[0]:
         assert os.WTERMSIG(status) == signal.SIGKILL
         kills += 1
 """
