@@ -134,6 +134,24 @@ def test_the_panel_says_everything_at_any_width(width: int) -> None:
     assert "9.0 s left" in text
 
 
+def test_every_phase_of_a_stage_has_a_speed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Display(io.StringIO(), quiet=True) as display:
+        display.stage("train")
+        # Encoding, then the steps of a run that resumes; then models of which each makes the same number of images.
+        for phase, ends in (("encoded", 100), ("steps", 140), ("images", 8), ("images", 8)):
+            for place, done in enumerate((ends // 2, ends)):
+                now += 10.0 if place else 1000.0
+                if phase == "encoded":
+                    display.phase(done, ends, phase)
+                else:
+                    display.step(done, ends, phase, {})
+            steps = display._steps
+            assert steps is not None
+            assert steps.rate(now) == (ends - ends // 2) / 10.0
+
+
 def test_a_stage_that_goes_in_steps_shows_its_figures() -> None:
     steps = Steps("train", 0.0, done=30, total=100, values={"loss": 0.12345}, first=(10.0, 20))
     out = io.StringIO()

@@ -8,6 +8,9 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
+from turbo_fetch.errors import Interrupted
 from turbo_fetch.stop import StopRequest, stop_on_signals
 
 
@@ -26,6 +29,15 @@ def test_a_signal_asks_to_stop_and_wakes_whoever_waits() -> None:
         assert not _is_readable(stop)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.count == 2
+
+
+def test_a_second_signal_raises_where_it_may() -> None:
+    with stop_on_signals() as stop:
+        stop.second_raises = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.count == 1
+        with pytest.raises(Interrupted, match="stopped at once"):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_the_handlers_of_before_are_restored() -> None:

@@ -71,6 +71,20 @@ def fit(spec: Spec, listener: Listener | None = None, stop: StopRequest | None =
     return launch.run(spec, listener or Listener(), StopRequest() if stop is None else stop)
 
 
+def stopped_after(spec: Spec, step: int) -> None:
+    """Run the training stage until the end of a step, where it is asked to stop; needs `log_every = 1`."""
+    stop = StopRequest()
+
+    class Stops(Listener):
+        """Asks to stop when it is told of the step."""
+
+        def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
+            if done >= step:
+                stop.ask()
+
+    fit(spec, Stops(), stop)
+
+
 @dataclass(frozen=True)
 class Child:
     """`turbo-fetch run` in a process of its own; what it says on stderr is in a file."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from turbo_fetch.errors import Interrupted
+
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a supervisor, and a terminal that was closed."""
 
@@ -24,6 +26,9 @@ class StopRequest:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self.count = 0
+        self.second_raises = False
+        """Whether a second signal raises Interrupted wherever the main thread is: for what looks at requests now and
+        then only, and can bear to be killed."""
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -58,6 +63,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.ask()
+        if stop.count > 1 and stop.second_raises:
+            raise Interrupted("stopped at once. Run the same command again to resume")
 
     before = {number: signal.signal(number, handle) for number in stopping_signals()}
     try:

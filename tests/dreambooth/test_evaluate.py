@@ -366,6 +366,12 @@ def test_the_page_shows_all_without_a_network(
         page = tab.page
         page.wait_for_selector("#plot-drift .scatterlayer")
         assert page.locator(".js-plotly-plot").count() == 3
+        line = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--line').trim()")
+        axes = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => "
+            "[plot._fullLayout.xaxis.gridcolor, plot._fullLayout.yaxis.gridcolor])"
+        )
+        assert axes == [line] * 6
         assert page.locator("[data-model]:visible img").count() == 6
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         page.select_option("#model", "base")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,11 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_models import tiny_sd
-from training import Child, Listener, assert_equal_bits, fit, history, learned, training_spec
+from training import Child, Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth.run_folder import newest_checkpoint, read_checkpoint
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import Interrupted, OutputError, OutputExists
-from turbo_fetch.stop import StopRequest
 
 VARIED: dict[str, dict[str, Any]] = {
     "cached": {"checkpoint_every": 8, "pictures": {"flip": True}},
@@ -55,25 +55,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sd(tmp_path_factory.mktemp("base"))
 
 
-class StopAfter(StopRequest):
-    """Asks to stop at the end of the given step; the trainer looks once a step."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def __bool__(self) -> bool:
-        self.steps -= 1
-        return self.steps <= 0
-
-
 @pytest.mark.parametrize("keys", VARIED.values(), ids=VARIED)
 def test_three_steps_and_five_are_bit_for_bit_eight(base: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
     whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
     fit(whole)
     parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
     with pytest.raises(Interrupted, match="after step 3 of 8, which is saved in"):
-        fit(parts, stop=StopAfter(3))
+        stopped_after(parts, 3)
     assert len(history(tmp_path / "parts")) == 3
     fit(parts)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
@@ -195,6 +183,15 @@ def _change_weights(path: Path) -> None:
     torch.load(path, weights_only=True)
 
 
+def _of_a_later_version(path: Path) -> None:
+    held = torch.load(path, weights_only=True)
+    torch.save({**held, "format": held["format"] + 1}, path)
+
+
+def _of_another_step(path: Path) -> None:
+    path.write_bytes(path.with_name("step-000002.ckpt").read_bytes())
+
+
 KEPT: dict[str, Any] = {"checkpoint_every": 2, "checkpoints_kept": 9}
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut short": _cut_short,
@@ -202,6 +199,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "other content": lambda path: path.write_bytes(b"not a checkpoint"),
     "not there": Path.unlink,
+    "from a later version": _of_a_later_version,
+    "of another step": _of_another_step,
 }
 
 
@@ -231,7 +230,8 @@ def test_the_newest_checkpoint_that_is_not_damaged_is_found_and_told(
     assert told[-1] == "train: resumes after step 2"
     damaged = told[:-1]
     assert len(damaged) == newest.exists()
-    assert all(note.startswith(f"train: {newest}: a damaged checkpoint") for note in damaged)
+    why = "a damaged checkpoint|written by a later version|holds the weights of step 2; expected those of step 4"
+    assert all(re.match(f"train: {newest}: ({why})", note) for note in damaged)
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_learns_what_it_would_have(
@@ -241,6 +241,9 @@ def test_a_run_whose_newest_checkpoint_is_damaged_learns_what_it_would_have(
     listener = Listener()
     fit(training_spec(base, runs, steps=6, output=str(parts), **KEPT), listener)
     assert any("step-000004.ckpt: a damaged checkpoint" in note for note in listener.notes)
+    names = sorted(path.name for path in (parts / "checkpoints").iterdir())
+    whole = [f"step-00000{step}.ckpt" for step in (2, 4, 6)]
+    assert names == sorted([*whole, "step-000004.ckpt.unreadable"])
     assert history(parts) == history(runs / "whole")
     assert_equal_bits(learned(parts), learned(runs / "whole"))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dreambooth.toy.demo import Lesson, spec_of, write_spec
 from turbo_fetch.dreambooth.toy.judge import Judge
 from turbo_fetch.dreambooth.toy.shapes import SUBJECTS, Figure, draw, placed
+from turbo_fetch.spec.specfile import load_spec
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,19 @@ def test_the_judge_knows_each_subject_and_takes_none_for_another(judge: Judge) -
 
 def test_the_judge_is_not_fooled_by_a_plain_shape_of_the_same_colour(judge: Judge) -> None:
     assert np.mean(judge.probabilities(_drawn(Figure("circle", ("yellow", "blue"))), "target circle")) < 0.1
+
+
+def test_the_demo_leaves_a_spec_of_what_it_did_that_can_be_edited_and_moved(tmp_path: Path) -> None:
+    lesson = Lesson(tmp_path / "base", "target circle", tmp_path / "lesson")
+    lesson.folder.mkdir()
+    written = write_spec(lesson)
+    spec, done = load_spec(written), spec_of(lesson)
+    assert (spec.prior, spec.train) == (done.prior, done.train)
+    assert spec.generate is not None
+    assert spec.generate.output == str(lesson.folder / "images")
+    moved = load_spec(written.rename(tmp_path / "edited.toml"), ["train.steps=600"])
+    assert moved.train is not None
+    assert (moved.train.steps, moved.train.output) == (600, str(tmp_path / "model"))
 
 
 def test_demo_alone_lists_what_there_is() -> None:

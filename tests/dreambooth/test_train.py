@@ -130,7 +130,10 @@ def test_a_cache_is_not_used_for_another_image(base: Path, tmp_path: Path) -> No
     cache = tmp_path / "model" / CACHE
     before = {path.name for path in cache.iterdir()}
     write_images(tmp_path / "subject", 4, seed=9)
-    (tmp_path / "model" / "train.json").unlink()
+    kept = cache.rename(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    kept.rename(cache)
     fit(first)
     assert {path.name for path in cache.iterdir()} > before
 

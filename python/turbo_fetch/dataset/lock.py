@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.names import LOCK
@@ -31,6 +32,7 @@ def held(storage: Storage) -> Iterator[None]:
     path = storage.make_work() / LOCK
     with explained(str(path)):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _descriptors.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,4 +46,18 @@ def held(storage: Storage) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        _descriptors.discard(descriptor)
         os.close(descriptor)
+
+
+_descriptors: Final[set[int]] = set()
+"""Of the locks that this process holds."""
+
+
+def _let_go() -> None:
+    """Close them in a child: while one of them is open there, the lock outlives the process that took it."""
+    while _descriptors:
+        os.close(_descriptors.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)

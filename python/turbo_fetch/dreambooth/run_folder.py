@@ -1,12 +1,14 @@
 """What a training run keeps in its output folder: the names of its files, its checkpoints, and its record.
 
-The record, `train.json`, says what a run was begun with, so that it resumes only as what it was.
+The record, `train.json`, says what a run was begun with, so that it resumes only as what it was. It binds as soon as
+there is something to lose: a checkpoint, or a model.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 
 from turbo_fetch.errors import ModelError, OutputError, OutputExists, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
+from turbo_fetch.spec.resume import binding
 from turbo_fetch.spec.specfile import differences
 from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
@@ -29,25 +32,16 @@ CHECKPOINTS: Final = "checkpoints"
 BEST: Final = "best"
 SUFFIX: Final = ".ckpt"
 PARTIAL: Final = ".partial"
+UNREADABLE: Final = ".unreadable"
+"""At the end of the name of a checkpoint that could not be resumed from."""
+FORMAT: Final = 1
+"""Of checkpoints. A later version of turbo-fetch that keeps something else in them counts up."""
 MODEL_INDEX: Final = "model_index.json"
 DIFFUSERS_LORA: Final = "pytorch_lora_weights.safetensors"
 KOHYA_LORA: Final = "kohya_lora.safetensors"
 EMBEDDINGS: Final = "learned_embeds.safetensors"
 
 _NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
-_FREE: Final = frozenset(
-    {
-        "output",
-        "subject",
-        "checkpoint_every",
-        "checkpoints_kept",
-        "sample_every",
-        "log_every",
-        "samples",
-        "attention",
-    }
-)
-"""Keys that leave no trace in the weights. The subject is compared by its images, not by its place."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -84,7 +78,9 @@ def newest_checkpoint(output: Path, note: Callable[[str], None]) -> tuple[Path |
     damage: OutputError | None = None
     for step, path in reversed(checkpoints(output).items()):
         try:
-            read_checkpoint(path)
+            held = read_checkpoint(path).get("global_step")
+            if held != step:
+                raise OutputError(f"{path}: holds the weights of step {held}; expected those of step {step}")
         except OutputError as error:
             note(f"train: {error}")
             damage = error
@@ -97,7 +93,10 @@ def newest_checkpoint(output: Path, note: Callable[[str], None]) -> tuple[Path |
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds, its tensors mapped from the file. Raises OutputError if it is damaged."""
+    """Return what a checkpoint holds, its tensors mapped from the file.
+
+    Raises OutputError if it is damaged, or from a later version.
+    """
     try:
         # PyTorch's reader compares no checksums, so that changed bytes would pass for weights.
         with zipfile.ZipFile(path) as archive:
@@ -105,51 +104,141 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if changed is not None:
             raise zipfile.BadZipFile(f"{changed} does not match its checksum")
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        version = int(loaded.get("format", FORMAT))
     except Exception as error:
         raise OutputError(f"{path}: a damaged checkpoint ({type(error).__name__}: {error})") from error
+    if version > FORMAT:
+        raise OutputError(f"{path}: written by a later version of turbo-fetch, which can read it")
     return loaded
 
 
+def set_aside(output: Path, step: int) -> None:
+    """Rename the checkpoints of later steps than the one that a run resumes after: they could not be read.
+
+    They would count among those that are kept.
+    """
+    for later, path in checkpoints(output).items():
+        if later > step:
+            path.rename(path.with_name(f"{path.name}{UNREADABLE}"))
+
+
 def prune(output: Path, kept: int) -> None:
-    """Delete all but the newest `kept` checkpoints, and what a crash left unfinished."""
+    """Delete all but the newest `kept` checkpoints."""
     for path in list(checkpoints(output).values())[:-kept]:
         path.unlink(missing_ok=True)
-    for path in (output / CHECKPOINTS).glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+
+
+def tidy(output: Path) -> None:
+    """Delete what killed runs left unfinished. Nobody else may be at work in the folder."""
+    leftovers = [
+        *(output / CHECKPOINTS).glob(f"*{PARTIAL}"),
+        *(output / CACHE).glob("*.unfinished"),
+        *(output / CACHE).glob(f"*{PARTIAL}"),
+        *(path for folder in (output, output / SAMPLES) for path in folder.glob(".*.tmp")),
+        # A model is put together beside its place. Folders of other runs may begin with the same name.
+        *(path for path in output.parent.glob(".*.tmp") if _is_of(path.name, output.name)),
+    ]
+    for path in leftovers:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_of(temporary: str, name: str) -> bool:
+    return re.fullmatch(rf"\.{re.escape(name)}\.\d+\.tmp", temporary) is not None
 
 
 def essentials(train: TrainSpec, images: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return all that the weights depend on; `images` are digests of images and captions."""
-    table = train.model_dump(mode="json", by_alias=True, exclude=set(_FREE))
-    table["pictures"].pop("workers")
+    return {"train": _binding(train), "pictures": dict(images)}
+
+
+def _binding(train: TrainSpec) -> dict[str, Any]:
+    table = binding(train.model_dump(mode="json", by_alias=True))
     if train.schedule.kind in {"constant", "constant_with_warmup"}:
         # These do not know how long the run is, so that a longer one is the same run.
         table.pop("steps")
-    return {"train": table, "pictures": dict(images)}
+    return table
 
 
-def check_record(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `train.json` says, empty if there is none. Raises OutputExists with what differs."""
+def has_model(output: Path) -> bool:
+    """Return whether a folder holds a model that other programs read."""
+    return (output / MODEL_INDEX).is_file() or (output / DIFFUSERS_LORA).is_file()
+
+
+def read_record(output: Path) -> dict[str, Any]:
+    """Return what `train.json` says; empty if nothing came of the run that wrote it, which then binds nobody.
+
+    Raises OutputExists if there are checkpoints or a model, but no record, or a damaged one.
+    """
     path = output / RECORD
-    if not path.is_file():
+    if not (checkpoints(output) or best_checkpoint(output).is_file() or has_model(output)):
         return {}
     try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _recorded(record["essentials"]["train"])
+        dict(record["essentials"]["pictures"])
+    except FileNotFoundError:
         raise OutputExists(
-            f"{path}: damaged ({error}); expected the record of a run. Use another output"
+            f"{output}: holds checkpoints or a model, but no {RECORD}, which says what they came from; "
+            "expected another train.output"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
+        raise OutputExists(
+            f"{path}: damaged ({type(error).__name__}: {error}); expected the record of a run. Use another output"
         ) from error
+    return record
+
+
+def check_record(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise OutputExists with what differs if `now`, the essentials of a run, are not those of the record `before`."""
     changed = list(_changes(before["essentials"], now))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise OutputExists(
             f"{output}: holds a run of another spec; resume that one, or use another train.output:\n{listed}"
         )
-    return before
+
+
+def check_machine(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise OutputExists with what differs if a run would resume on a machine that computes otherwise."""
+    changed = list(differences(before.get("ran_on", now), now, "train."))
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise OutputExists(
+            f"{output}: holds a run on another kind of machine, which this one would not continue bit for bit; "
+            f"resume it there, or use another train.output:\n{listed}"
+        )
+
+
+def check_steps(output: Path, done: int, train: TrainSpec) -> None:
+    """Raise OutputExists if more steps are done than are wanted: the weights have gone on."""
+    if done <= train.steps:
+        return
+    kept = checkpoints(output).get(train.steps)
+    way = (
+        ""
+        if kept is None
+        else f". `turbo-fetch export-model {kept} …` writes the model after {train.steps:,}"
+    )
+    raise OutputExists(
+        f"{output}: train.steps = {train.steps}, but {done:,} steps are done; expected {done} or more, or another "
+        f"train.output{way}"
+    )
+
+
+def _recorded(table: Mapping[str, Any]) -> TrainSpec:
+    """Return the `[train]` of a record; what it leaves out has no influence on the weights."""
+    return TrainSpec.model_validate({"subject": ".", "steps": 2**31, **table})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    yield from differences(before["train"], now["train"], "train.")
+    # An earlier version may have written keys that no longer bind, and did not know those that came since.
+    known = _binding(_recorded(before["train"]))
+    if "steps" not in now["train"]:
+        known.pop("steps", None)
+    yield from differences(known, now["train"], "train.")
     for concept, images in now["pictures"].items():
         old = before["pictures"].get(concept, [])
         if len(images) != len(old):
@@ -179,9 +268,7 @@ def training_of(checkpoint: Path) -> TrainSpec:
     """Return the `[train]` that made a checkpoint, as far as weights depend on it. Raises ModelError."""
     path = checkpoint.parent.parent / RECORD
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["essentials"]["train"]
-        # What the record leaves out has no influence on the weights.
-        return TrainSpec.model_validate({"subject": ".", "steps": 2**31, **recorded})
+        return _recorded(json.loads(path.read_text(encoding="utf-8"))["essentials"]["train"])
     except FileNotFoundError:
         if not checkpoint.is_file():
             raise ModelError(f"{checkpoint}: no such checkpoint") from None

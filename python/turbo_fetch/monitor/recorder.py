@@ -179,6 +179,10 @@ class Recorder(ProgressListener):
         self._send("step", {"elapsed_s": round(time.monotonic() - self._started_s, 3), **line})
         self._inner.step(done, total, unit, values)
 
+    def phase(self, done: int, total: int, unit: str) -> None:
+        """See ProgressListener."""
+        self._inner.phase(done, total, unit)
+
     def picture(self, name: str, path: Path, step: int) -> None:
         """See ProgressListener."""
         self._send("picture", {"name": name, "path": str(path.absolute()), "step": step})

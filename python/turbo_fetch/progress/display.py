@@ -37,7 +37,7 @@ class Steps:
     total: int = 0
     unit: str = "steps"
     first: tuple[float, int] | None = None
-    """When the first count came, and what it was: a resumed stage does not begin at 0."""
+    """When the first count of what is being counted came, and what it was: a resumed stage does not begin at 0."""
     values: Mapping[str, float] = field(default_factory=dict)
 
     def rate(self, now_s: float) -> float:
@@ -97,10 +97,16 @@ class Display(ProgressListener):
         """See ProgressListener."""
         now = time.monotonic()
         steps = self._steps or Steps("work", now)
+        if steps.first is None or (steps.total, steps.unit) != (total, unit) or done < steps.done:
+            # What a stage does next has a speed of its own.
+            steps.first = (now, done)
         steps.done, steps.total, steps.unit, steps.values = done, total, unit, dict(values)
-        steps.first = steps.first or (now, done)
         self._steps = steps
         self.refresh()
+
+    def phase(self, done: int, total: int, unit: str) -> None:
+        """See ProgressListener."""
+        self.step(done, total, unit, {})
 
     def note(self, text: str) -> None:
         """Print a line that stays."""

@@ -33,6 +33,9 @@ class ProgressListener:
         step by name, such as `loss`.
         """
 
+    def phase(self, done: int, total: int, unit: str) -> None:
+        """Take how far a stage is with what comes before its steps, such as `images encoded`."""
+
     def picture(self, name: str, path: Path, step: int) -> None:
         """Take an image that a stage wrote to a file of this machine, such as its samples after a step."""
 

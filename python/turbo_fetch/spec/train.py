@@ -24,7 +24,7 @@ ScheduleKind = Literal[
 ]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
-"""What `auto` is: the DreamBooth paper's code, the LoRA of diffusers, textual inversion."""
+"""What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
 
 
 class PicturesSpec(Table):
@@ -104,7 +104,8 @@ class LoraSpec(Table):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout probability of the inputs."""
     targets: tuple[str, ...] = ()
-    """Suffixes of the names of the modules that get LoRA; by default the attention of the family."""
+    """Suffixes of the names of the modules that get LoRA; by default the attention of the family. A text encoder that
+    is trained, but has no module of these names, gets LoRA in its attention."""
     dora: bool = False
     """Also learn the magnitude of each row (arXiv 2402.09353)."""
 
@@ -168,13 +169,15 @@ class TrainSpec(Table):
     """Caption of images that have none."""
     method: str = "full"
     """What is trained: `full` (all weights), `lora`, `token` (a new word), or `full+token`, `lora+token`."""
-    text_encoder: bool = True
-    """Whether `full` and `lora` also train the text encoders; a T5 is never trained."""
+    text_encoder: bool | Literal["auto"] = "auto"
+    """Whether `full` and `lora` also train the text encoders; a T5 is never trained. `auto`: with `full` those of
+    Stable Diffusion 1 and 2, no others."""
     clip_skip: NonNegativeInt = 0
     """Layers at the end of the text encoder that are passed over, for Stable Diffusion 1 and 2; 1 is what the web UIs
     call a clip skip of 2."""
-    resolution: PositiveInt = 512
-    """Side of a square training image in pixels."""
+    resolution: NonNegativeInt = 0
+    """Side of a square training image in pixels; 0: what the family was trained with, 512 for Stable Diffusion 1 and 2,
+    1024 for the others."""
     steps: PositiveInt = 800
     """Optimiser steps."""
     batch_size: PositiveInt = 1
@@ -182,7 +185,8 @@ class TrainSpec(Table):
     accumulation: PositiveInt = 1
     """Gradient accumulation: forward passes per optimiser step."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Learning rate of the denoiser; `auto`: 1e-6 for `full`, 1e-4 for `lora`, and 1 for prodigy, which adapts it."""
+    """Learning rate of the denoiser; `auto`: 1e-6 for `full`, 4e-7 for SDXL, 1e-4 for `lora`, and 1 for prodigy, which
+    adapts it."""
     text_encoder_learning_rate: PositiveFloat | None = None
     """Learning rate of the text encoders; by default that of the denoiser."""
     token_learning_rate: PositiveFloat | None = None
@@ -287,7 +291,8 @@ class TrainSpec(Table):
             ),
             (
                 self.text_encoder_learning_rate is not None and not self.trains_text_encoder,
-                "text_encoder_learning_rate is given, but the text encoder is not trained",
+                "text_encoder_learning_rate is given, but the text encoder is not trained; "
+                "expected text_encoder = true too",
             ),
             (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,
@@ -324,7 +329,8 @@ class TrainSpec(Table):
     @property
     def trains_text_encoder(self) -> bool:
         """Whether weights of text encoders, or matrices beside them, learn."""
-        return self.text_encoder and self.trains_denoiser
+        wanted = self.trains("full") if self.text_encoder == "auto" else self.text_encoder
+        return wanted and self.trains_denoiser
 
     @property
     def rates(self) -> dict[str, float]:

@@ -92,6 +92,7 @@ def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Seque
     for name in names:
         if getattr(spec, name) is not None:
             listener.stage(name)
+            stop.second_raises = name != "fetch"
             stage, output = _stage(name), _records(spec, name)
             if output is None:
                 summary.reports[name] = stage(spec, listener, stop)

@@ -26,6 +26,8 @@ from turbo_fetch.storage.failures import explained
 CAPTIONS_AT_ONCE: Final = 16
 
 Arrays = dict[str, NDArray[np.float32]]
+Advance = Callable[[int, int], None]
+"""Is called with how many are encoded, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class CachedLatents:
         return Posterior(values[:, 0], values[:, 1])
 
 
-def cached_latents(family: Family, image_set: ImageSet, folder: Path) -> CachedLatents:
-    """Encode the image_set, or take what is in `folder`. Raises OutputError, Unreadable."""
+def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: Advance) -> CachedLatents:
+    """Encode the image_set, or take what is in `folder`. Raises OutputError, Unreadable, and what `advance` raises."""
     groups = {f"{width}x{height}": numbers for (width, height), numbers in image_set.groups.items()}
     channels, shrink = family.vae.config.latent_channels, family.vae_scale
     shapes = {
@@ -70,12 +72,15 @@ def cached_latents(family: Family, image_set: ImageSet, folder: Path) -> CachedL
     )
 
     def fill(arrays: Arrays) -> None:
+        done, total = 0, len(image_set.images) * image_set.variants
         for size, numbers in groups.items():
             for row, number in enumerate(numbers):
                 for variant in range(image_set.variants):
                     posterior = family.encode_images(image_set.pixels(number, variant)[None])
                     arrays[size][row, variant, 0] = posterior.mean[0].cpu()
                     arrays[size][row, variant, 1] = posterior.deviation[0].cpu()
+                    done += 1
+                    advance(done, total)
 
     arrays = stored(folder / f"latents-{name}", shapes, fill)
     rows = {number: (size, row) for size, numbers in groups.items() for row, number in enumerate(numbers)}
@@ -106,8 +111,8 @@ class Captions:
 
 
 @torch.no_grad()
-def cached_captions(family: Family, captions: Sequence[str], folder: Path) -> Captions:
-    """Encode the distinct captions, or take what is in `folder`. Raises OutputError."""
+def cached_captions(family: Family, captions: Sequence[str], folder: Path, advance: Advance) -> Captions:
+    """Encode the distinct captions, or take what is in `folder`. Raises OutputError, and what `advance` raises."""
     distinct = sorted(set(captions))
     encoders = {name: module_hash(module) for name, module in family.modules() if "text_encoder" in name}
     first = family.encode_captions(distinct[:1])
@@ -118,6 +123,7 @@ def cached_captions(family: Family, captions: Sequence[str], folder: Path) -> Ca
             encoded = family.encode_captions(distinct[start : start + CAPTIONS_AT_ONCE])
             for name, value in encoded.items():
                 arrays[name][start : start + CAPTIONS_AT_ONCE] = value.float().cpu()
+            advance(min(start + CAPTIONS_AT_ONCE, len(distinct)), len(distinct))
 
     name = fingerprint(encoders, distinct, family.facts.zero_empty_prompt)
     arrays = stored(folder / f"captions-{name}", shapes, fill)

@@ -8,14 +8,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 LABEL_HEIGHT: Final = 16
+"""In pixels, on a sheet of small images."""
+WIDEST: Final = 4096
+"""Pixels of a sheet from left to right: the images of longer lines are made smaller."""
+SMALLEST: Final = 192
+"""Side in pixels below which they are not made smaller; then a line goes on below."""
 _MASK: Final = ".mask"
 
 Size = tuple[int, int]
@@ -178,22 +183,48 @@ def grid(
 ) -> Image.Image:
     """Return the images on one sheet, line by line, each line under its label if there are any.
 
-    All get the size of the first one, or fit `side` pixels square; small ones are enlarged without smoothing.
+    All get the size of the first one, or fit `side` pixels square, or less where a line would be wider than WIDEST;
+    small ones are enlarged without smoothing.
     """
-    first = images[0][0]
-    cell = (side, side) if side else first.size
-    top = LABEL_HEIGHT if labels else 0
-    width = max(len(line) for line in images) * (cell[0] + gap) - gap
-    sheet = Image.new("RGB", (width, len(images) * (cell[1] + gap + top) - gap), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, line in enumerate(images):
-        y = row * (cell[1] + gap + top)
-        if labels:
-            pen.text((2, y + 2), labels[row], fill="black")
-        for column, image in enumerate(line):
+    cell, columns = cells((side, side) if side else images[0][0].size, max(map(len, images)), gap)
+    width = columns * (cell[0] + gap) - gap
+    height = max(LABEL_HEIGHT, min(cell) // 8)
+    font = ImageFont.load_default(height * 3 // 4)
+    texts = [_wrapped(label, width, font) for label in labels] or [[] for _ in images]
+    rows = [-(-len(line) // columns) for line in images]
+    total = sum(len(text) * height + count * (cell[1] + gap) for text, count in zip(texts, rows, strict=True))
+    sheet = Image.new("RGB", (width, total - gap), "white")
+    pen, y = ImageDraw.Draw(sheet), 0
+    for line, text, count in zip(images, texts, rows, strict=True):
+        for part in text:
+            pen.text((2, y + height // 8), part, fill="black", font=font)
+            y += height
+        for number, image in enumerate(line):
             smooth = Image.Resampling.NEAREST if image.width < cell[0] else Image.Resampling.LANCZOS
-            sheet.paste(image.convert("RGB").resize(cell, smooth), (column * (cell[0] + gap), y + top))
+            row, column = divmod(number, columns)
+            place = (column * (cell[0] + gap), y + row * (cell[1] + gap))
+            sheet.paste(image.convert("RGB").resize(cell, smooth), place)
+        y += count * (cell[1] + gap)
     return sheet
+
+
+def cells(size: Size, longest: int, gap: int) -> tuple[Size, int]:
+    """Return the size of each image on a sheet, and how many are beside each other, for lines of up to `longest`."""
+    scale = min(1.0, max((WIDEST + gap - longest * gap) / (longest * size[0]), SMALLEST / size[0]))
+    cell = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
+    return cell, max(1, min(longest, (WIDEST + gap) // (cell[0] + gap)))
+
+
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
+    """Return the lines of a text that is no wider than `width` pixels, if its words are not."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 4:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _text(path: Path) -> str:

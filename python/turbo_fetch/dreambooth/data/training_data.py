@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo_fetch.dreambooth.data.cache import Captions, cached_captions, cached_latents
+from turbo_fetch.dreambooth.data.cache import Advance, Captions, cached_captions, cached_latents
 from turbo_fetch.dreambooth.data.examples import Concept
 from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
 from turbo_fetch.dreambooth.data.images import ImageFile, Size, buckets
@@ -44,7 +44,7 @@ class TrainingData:
 
 def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]) -> TrainingData:
     """Read and check all images; says what is doubtful. Raises PicturesError, InputError, SpecError."""
-    work = Path(train.output) / CACHE
+    work = _cache(train)
     subject = read_images(subject_place(spec, train.subject, "train.subject"), "subject", work, note)
     for warning in image_warnings(train, subject, _captions_of(train, subject)):
         note(warning)
@@ -57,44 +57,62 @@ def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]
 
 
 def make_concepts(
-    train: TrainSpec, family: Family, data: TrainingData, note: Callable[[str], None]
+    train: TrainSpec,
+    family: Family,
+    data: TrainingData,
+    note: Callable[[str], None],
+    advance: Advance = lambda _done, _total: None,
 ) -> dict[str, Concept]:
     """Return the examples of each concept, `subject`, `prior`, `validation`, encoded if they are to be cached.
 
-    Raises SpecError if the model cannot make images of that resolution, OutputError.
+    `advance` is called for every variant of an image that was encoded, and may raise to stop. Raises SpecError if the
+    model cannot make images of that resolution, OutputError.
     """
     captions = _captions_of(train, data.subject)
     for warning in word_warnings(train, next(iter(family.tokenizers.values())), captions):
         note(warning)
     sizes = _sizes(train, family)
     subject = make_image_set(data.subject, captions, sizes, train.pictures, train.seed)
-    concepts = {"subject": _concept(train, family, subject, train.batch_size, train.pictures.repeats)}
+    concepts = {"subject": _concept(family, subject, train.batch_size, train.pictures.repeats)}
     if data.prior:
         captions = _captions_of(train, data.prior, data.class_prompt)
         prior = make_image_set(data.prior, captions, sizes, train.pictures, train.seed + 1)
-        concepts["prior"] = _concept(train, family, prior, train.batch_size)
+        concepts["prior"] = _concept(family, prior, train.batch_size)
     if data.validation:
         captions = _captions_of(train, data.validation)
         plain = train.pictures.model_copy(update={"flip": False, "crop": "center", "caption_dropout": 0.0})
-        concepts["validation"] = _concept(
-            train, family, make_image_set(data.validation, captions, sizes, plain, train.seed), 1
-        )
-    return concepts
+        held_out = make_image_set(data.validation, captions, sizes, plain, train.seed)
+        concepts["validation"] = _concept(family, held_out, 1)
+    if not train.cache:
+        return concepts
+    return {
+        name: replace(concept, latents=cached_latents(family, concept.image_set, _cache(train), advance))
+        for name, concept in concepts.items()
+    }
 
 
 def make_captions(
-    train: TrainSpec, family: Family, trainable: Trainable, concepts: dict[str, Concept]
+    train: TrainSpec,
+    family: Family,
+    trainable: Trainable,
+    concepts: dict[str, Concept],
+    advance: Advance = lambda _done, _total: None,
 ) -> Captions:
-    """Return the captions of all concepts as the denoiser is told them, encoded once if no encoder is trained."""
+    """Return the captions of all concepts as the denoiser is told them, encoded once if no encoder is trained.
+
+    `advance` is called for every caption that was encoded, and may raise to stop.
+    """
     if trainable.has_text_encoder or not train.cache:
         return Captions(family)
     captions = {caption for concept in concepts.values() for caption in concept.image_set.captions}
-    return cached_captions(family, [*captions, ""], Path(train.output) / CACHE)
+    return cached_captions(family, [*captions, ""], _cache(train), advance)
 
 
-def _concept(
-    train: TrainSpec, family: Family, image_set: ImageSet, batch_size: int, repeats: int = 1
-) -> Concept:
+def _cache(train: TrainSpec) -> Path:
+    return Path(train.output) / CACHE
+
+
+def _concept(family: Family, image_set: ImageSet, batch_size: int, repeats: int = 1) -> Concept:
     sequence = ExampleSequence(
         image_set.seed,
         tuple(group * repeats for group in image_set.groups.values()),
@@ -102,10 +120,7 @@ def _concept(
         image_set.variants,
         image_set.options.caption_dropout,
     )
-    concept = Concept(image_set, sequence, family.vae_scale)
-    if not train.cache:
-        return concept
-    return replace(concept, latents=cached_latents(family, image_set, Path(train.output) / CACHE))
+    return Concept(image_set, sequence, family.vae_scale)
 
 
 def _sizes(train: TrainSpec, family: Family) -> Sequence[Size]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.errors import ModelError, SpecError
+from turbo_fetch.spec.specfile import validated
+from turbo_fetch.spec.train import USUAL_LEARNING_RATE, Part, TrainSpec
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "fp32": torch.float32,
@@ -59,6 +61,12 @@ class Family(ABC):
     """Arguments with which the pipeline loads without what is of no use here."""
     usual_sampler: ClassVar[Literal["ddim", "auto"]] = "ddim"
     """What `scheduler` is where a spec says nothing; with `auto`, only the model's own scheduler knows the noise."""
+    resolution: ClassVar[int] = 1024
+    """Side in pixels of the images that models of the family are usually trained with."""
+    trains_text_encoders: ClassVar[bool] = False
+    """Whether the text encoders are usually trained with the denoiser, where all weights are."""
+    learning_rates: ClassVar[Mapping[Part, float]] = USUAL_LEARNING_RATE
+    """What is usual, by method."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     kohya_prefixes: ClassVar[Mapping[str, str]] = {}
@@ -68,6 +76,19 @@ class Family(ABC):
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline: Any = pipeline
+
+    @classmethod
+    def with_defaults(cls, train: TrainSpec) -> TrainSpec:
+        """Return `[train]` with what it leaves to the family filled in. Raises SpecError if that makes no sense."""
+        filled: dict[str, Any] = {}
+        if not train.resolution:
+            filled["resolution"] = cls.resolution
+        if train.text_encoder == "auto":
+            filled["text_encoder"] = train.trains("full") and cls.trains_text_encoders
+        if train.learning_rate == "auto" and train.trains_denoiser:
+            usual = cls.learning_rates["lora" if train.trains("lora") else "full"]
+            filled["learning_rate"] = 1.0 if train.optimiser.kind == "prodigy" else usual
+        return validated(TrainSpec, {**train.model_dump(by_alias=True), **filled}, "[train]")
 
     @property
     def denoiser(self) -> nn.Module:

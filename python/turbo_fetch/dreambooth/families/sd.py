@@ -28,6 +28,8 @@ class StableDiffusion(Family):
     pipeline_name = "StableDiffusionPipeline"
     denoiser_name = "unet"
     text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    resolution = 512
+    trains_text_encoders = True
     # A safety checker is of no use in training and costs a gigabyte.
     not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}

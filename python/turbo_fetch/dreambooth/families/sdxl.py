@@ -15,6 +15,7 @@ from turbo_fetch.dreambooth.families.sd import (
     original_open_clip,
     unet_name,
 )
+from turbo_fetch.spec.train import USUAL_LEARNING_RATE, Part
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -23,6 +24,10 @@ class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
     pipeline_name = "StableDiffusionXLPipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
+    resolution = 1024
+    trains_text_encoders = False
+    # With which SDXL itself was trained, as kohya's README of sdxl_train.py says.
+    learning_rates: ClassVar[Mapping[Part, float]] = {**USUAL_LEARNING_RATE, "full": 4e-7}
     not_loaded: ClassVar[Mapping[str, Any]] = {}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {
         "unet": "lora_unet",

@@ -78,8 +78,9 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
         parts[family.denoiser_name] = (family.denoiser, "denoiser")
     if train.trains_text_encoder:
         parts |= {name: (encoder, "text_encoder") for name, encoder in family.text_encoders.items()}
+    targets = _lora_targets(family, parts, train) if train.trains("lora") else {}
     for name, (module, group) in parts.items():
-        _make_trainable(module, group, family, train)
+        _make_trainable(module, group, targets.get(name, []), train)
         trainable.modules[name] = module
     _make_groups(trainable, parts, train)
     if train.gradient_checkpointing:
@@ -87,7 +88,38 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     return trainable
 
 
-def _make_trainable(module: Any, group: str, family: Family, train: TrainSpec) -> None:
+def _lora_targets(
+    family: Family, parts: dict[str, tuple[nn.Module, str]], train: TrainSpec
+) -> dict[str, list[str]]:
+    """Return the names of the modules that get LoRA, by component. Raises SpecError for one that is nowhere."""
+    wanted, found = train.lora.targets, {}
+    for name, (module, group) in parts.items():
+        usual = family.lora_targets if group == "denoiser" else family.text_lora_targets
+        there = [target for target in wanted if _has(module, target)]
+        # Names that were given for the denoiser are none of a text encoder.
+        found[name] = there or list(usual if group == "text_encoder" or not wanted else ())
+    nowhere = [target for target in wanted if not any(target in names for names in found.values())]
+    if nowhere or not found[family.denoiser_name]:
+        raise SpecError(
+            f"train.lora.targets = {list(wanted)}: the {family.denoiser_name} has no module {nowhere or list(wanted)}; "
+            f"expected ends of names such as {', '.join(sorted(_ends(family.denoiser)))}"
+        )
+    return found
+
+
+def _ends(module: nn.Module) -> set[str]:
+    """Return how names of modules with matrices end: `to_q`, `to_out.0`."""
+    names = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear | nn.Conv2d)]
+    parts = [name.split(".") for name in names]
+    return {".".join(each[-2:] if each[-1].isdecimal() else each[-1:]) for each in parts}
+
+
+def _has(module: nn.Module, target: str) -> bool:
+    """Return whether a module has one of that name, or whose name ends so after a dot."""
+    return any(name == target or name.endswith(f".{target}") for name, _ in module.named_modules())
+
+
+def _make_trainable(module: Any, group: str, targets: list[str], train: TrainSpec) -> None:
     """Have a component trained: its own weights, or a LoRA beside them."""
     module.train()
     if train.trains("full"):
@@ -96,25 +128,20 @@ def _make_trainable(module: Any, group: str, family: Family, train: TrainSpec) -
             # With the table, the identifier's meaning could move without the token being asked for.
             module.get_input_embeddings().requires_grad_(not train.trains("token"))
         return
-    usual = family.lora_targets if group == "denoiser" else family.text_lora_targets
     lora = train.lora
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type] # peft takes fractions
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets or usual),
+        target_modules=targets,
         use_dora=lora.dora,
         init_lora_weights="gaussian",
     )
     try:
         module.add_adapter(config)
     except ValueError as error:
-        if group == "text_encoder" and lora.targets:
-            # The names that were given are of the denoiser.
-            config.target_modules = list(usual)
-            module.add_adapter(config)
-            return
-        raise SpecError(f"train.lora.targets = {list(lora.targets)}: {error}") from error
+        # Such as a norm, which has no such matrices.
+        raise SpecError(f"train.lora.targets = {targets}: {error}") from error
 
 
 def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:

@@ -52,7 +52,7 @@ from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 IMAGES: Final = "pictures"
-_OPEN_AT_ONCE: Final = 16
+_SEEN_AT_ONCE: Final = 16
 CLASS: Final = "class"
 """What names of images of the class begin with."""
 
@@ -137,16 +137,14 @@ def _evaluate(
 ) -> EvaluateReport:
     place, facts, control = around
     encoders = _open_encoders(evaluate)
-    features, photos = _see_photos(encoders, real)
+    features, photos = _see_photos(encoders, real, control)
     photographs = Real(photos, real_scores(evaluate.metrics, features))
     texts = encoders.clip.texts(prompt_set.prompts) if encoders.clip and encoders.clip.texts else None
     subject = Subject(features, prompt_set.prompts, texts)
     made = sum(_make(evaluate, under_test, control) for under_test in tested)
     models, galleries = [], []
     for under_test in tested:
-        if control.stop:
-            raise Interrupted("stopped while scoring; the same command resumes, all images are there")
-        scores, gallery = _score(evaluate, under_test, subject, encoders)
+        scores, gallery = _score(evaluate, under_test, subject, (encoders, control))
         control.listener.note(f"evaluate: {under_test.candidate.name}: {scores.text()}")
         models.append(scores)
         galleries.append(gallery)
@@ -157,11 +155,21 @@ def _evaluate(
     return _report(place, models, verdict, made)
 
 
-def _see_photos(encoders: Encoders, real: Sequence[ImageFile]) -> tuple[Features, list[str]]:
+def _go_on(control: RunControl) -> None:
+    """Raise Interrupted if asked to stop."""
+    control.listener.refresh()
+    if control.stop:
+        raise Interrupted("stopped while scoring; the same command resumes, all images are there")
+
+
+def _see_photos(
+    encoders: Encoders, real: Sequence[ImageFile], control: RunControl
+) -> tuple[Features, list[str]]:
     """Return the features of the real images and small copies of them, with few of them open at a time."""
     seen, photos = [], []
-    for start in range(0, len(real), _OPEN_AT_ONCE):
-        opened = [open_upright(image.path) for image in real[start : start + _OPEN_AT_ONCE]]
+    for start in range(0, len(real), _SEEN_AT_ONCE):
+        _go_on(control)
+        opened = [open_upright(image.path) for image in real[start : start + _SEEN_AT_ONCE]]
         seen.append(see(encoders, opened))
         photos += thumbnails(opened)
     return joined(seen), photos
@@ -281,15 +289,24 @@ def _make(evaluate: EvaluateSpec, under_test: ModelUnderTest, control: RunContro
 
 
 def _score(
-    evaluate: EvaluateSpec, under_test: ModelUnderTest, subject: Subject, encoders: Encoders
+    evaluate: EvaluateSpec,
+    under_test: ModelUnderTest,
+    subject: Subject,
+    around: tuple[Encoders, RunControl],
 ) -> tuple[ModelScores, Gallery]:
+    encoders, control = around
     images, of_class = (
         [_opened(under_test.place, name) for name in under_test.wanted if name.startswith(CLASS) == is_class]
         for is_class in (False, True)
     )
-    prompts = prompt_scores(evaluate.metrics, see(encoders, images), subject) if images else []
+    seen = []
+    for start in range(0, len(images), _SEEN_AT_ONCE):
+        _go_on(control)
+        seen.append(see(encoders, images[start : start + _SEEN_AT_ONCE]))
+    prompts = prompt_scores(evaluate.metrics, joined(seen), subject) if images else []
     if encoders.lpips is not None:
         for row, prompt in enumerate(prompts):
+            _go_on(control)
             prompt.scores["lpips"] = encoders.lpips(
                 images[row * evaluate.images : (row + 1) * evaluate.images]
             )

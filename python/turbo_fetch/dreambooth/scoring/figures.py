@@ -88,7 +88,7 @@ def _curves(
             "xaxis": axis,
             "hovermode": "x unified",
             "showlegend": True,
-            "legend": {"orientation": "h", "y": 1.14, "x": 0},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         },
     }
 

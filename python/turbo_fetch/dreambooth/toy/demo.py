@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import tomli_w
 from PIL import Image
 
 from turbo_fetch.dreambooth.data.images import grid
@@ -27,10 +28,12 @@ from turbo_fetch.errors import Interrupted
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import SamplingTable
+from turbo_fetch.spec.specfile import parse_spec, rooted
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage.failures import explained
 
 SHEET: Final = "sheet.png"
+SPEC: Final = "spec.toml"
 JUDGED: Final = 32
 """Images per prompt that are judged."""
 SHOWN: Final = 10
@@ -82,11 +85,16 @@ class Lesson:
 
 
 def spec_of(lesson: Lesson) -> Spec:
-    """Return the spec of the lesson: what a user would write."""
+    """Return the spec of the lesson."""
+    return parse_spec(rooted(tables_of(lesson), lesson.folder))
+
+
+def tables_of(lesson: Lesson) -> dict[str, Any]:
+    """Return the spec of the lesson as a user would write it, who puts it into its folder."""
     tables: dict[str, Any] = {
         "train": {
-            "base": str(lesson.base),
-            "subject": str(lesson.folder / "photos"),
+            "base": str(lesson.base.absolute()),
+            "subject": "photos",
             "class": lesson.noun,
             "identifier": IDENTIFIER,
             "resolution": SIDE,
@@ -99,7 +107,7 @@ def spec_of(lesson: Lesson) -> Spec:
             "checkpoint_every": 1000,
             "sample_every": 0,
             "seed": lesson.seed,
-            "output": str(lesson.model),
+            "output": lesson.model.name,
         }
         | lesson.options
     }
@@ -111,7 +119,26 @@ def spec_of(lesson: Lesson) -> Spec:
             "batch_size": SAMPLING.batch_size,
             "seed": 1000 * (1 + lesson.seed),
         }
-    return Spec.model_validate(tables)
+    return tables
+
+
+def write_spec(lesson: Lesson) -> Path:
+    """Write a spec that does what was done, and makes images of it, for whoever wants to go on from there."""
+    generate = {
+        "prompts": ["a photo of {identifier} {class}", "a photo of a {class}"],
+        "images": SHOWN,
+        "steps": SAMPLING.steps,
+        "guidance": SAMPLING.guidance,
+        "batch_size": SAMPLING.batch_size,
+        "output": "images",
+    }
+    path = lesson.folder / SPEC
+    with explained(str(path)):
+        text = tomli_w.dumps({**tables_of(lesson), "generate": generate})
+        path.write_text(
+            f"# turbo-fetch run {SPEC}\n# Change it as you like; for another run take another train.output.\n\n{text}"
+        )
+    return path
 
 
 def take_photos(lesson: Lesson) -> list[Image.Image]:
@@ -138,11 +165,13 @@ def learn(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> None
     launch.run(spec, listener, stop)
 
 
-def images_of(model: Path, prompt: str, count: int, seed: int = 0) -> list[Image.Image]:
-    """Return images that a model makes of a prompt, from `count` seeds on."""
+def images_of(
+    model: Path, prompt: str, count: int, seed: int = 0, stopped: Callable[[], bool] = lambda: False
+) -> list[Image.Image]:
+    """Return images that a model makes of a prompt, from `count` seeds on. Raises Interrupted if it is stopped."""
     family = open_model(str(model), SAMPLING)
     requests = [SampleRequest(str(number), prompt, seed + number) for number in range(count)]
-    return [image for _, image in make_images(family, SAMPLING, requests)]
+    return [image for _, image in make_images(family, SAMPLING, requests, stopped)]
 
 
 def recognised(judge: Judge, images: Sequence[Image.Image], lesson: Lesson) -> float:
@@ -155,6 +184,7 @@ class DemoReport:
     """What the judge says: means of P(subject | image)."""
 
     sheet: Path
+    spec: Path
     identifier: str
     class_: str
     known_before: float
@@ -172,6 +202,7 @@ class DemoReport:
                 f"  {self.class_!r}, after training: {self.drift:.2f}",
                 f"  {self.class_!r}, trained without class images: {self.drift_without_prior:.2f}",
                 f"images    {self.sheet}",
+                f"spec      {self.spec}: edit it, and run it with turbo-fetch run",
             )
         )
 
@@ -212,13 +243,17 @@ def run(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> DemoRe
     learn(with_prior, listener, stop)
     learn(without, listener, stop)
     identifier, class_ = lesson.identifier_prompt, lesson.class_prompt
+
+    def images(model: Path, prompt: str) -> list[Image.Image]:
+        return images_of(model, prompt, JUDGED, stopped=lambda: bool(stop))
+
     lines = {
         f"the {len(photos)} photos of the subject": photos,
-        f"before: {identifier}": images_of(lesson.base, identifier, JUDGED),
-        f"after: {identifier}": images_of(with_prior.model, identifier, JUDGED),
-        f"before: {class_}": images_of(lesson.base, class_, JUDGED),
-        f"after: {class_}": images_of(with_prior.model, class_, JUDGED),
-        f"after, trained without class images: {class_}": images_of(without.model, class_, JUDGED),
+        f"before: {identifier}": images(lesson.base, identifier),
+        f"after: {identifier}": images(with_prior.model, identifier),
+        f"before: {class_}": images(lesson.base, class_),
+        f"after: {class_}": images(with_prior.model, class_),
+        f"after, trained without class images: {class_}": images(without.model, class_),
     }
     _, before, after, _, drift, drift_without = lines.values()
     judge = Judge()
@@ -230,5 +265,12 @@ def run(lesson: Lesson, listener: ProgressListener, stop: StopRequest) -> DemoRe
     with explained(str(sheet)):
         grid([line[:SHOWN] for line in lines.values()], list(lines), SIDE_SHOWN).save(sheet)
     return DemoReport(
-        sheet, identifier, class_, known(before), known(after), known(drift), known(drift_without)
+        sheet,
+        write_spec(with_prior),
+        identifier,
+        class_,
+        known(before),
+        known(after),
+        known(drift),
+        known(drift_without),
     )

@@ -1,7 +1,8 @@
-"""What happens beside the steps: stopping, progress, samples."""
+"""What happens beside the steps: checkpoints, stopping, progress, samples."""
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
@@ -12,48 +13,105 @@ from typing import Any, Final
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from turbo_fetch.dreambooth.data.images import grid
-from turbo_fetch.dreambooth.run_folder import BEST, CHECKPOINTS, checkpoint_name
+from turbo_fetch.dreambooth.run_folder import CHECKPOINTS, checkpoint_name, prune
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl
 from turbo_fetch.dreambooth.training.history import Entry
 from turbo_fetch.dreambooth.training.module import DreamBooth
+from turbo_fetch.errors import Interrupted
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
 
 REFRESH_EVERY_S: Final = 0.2
 TELL_EVERY_S: Final = 1.0
 
 
-class StopWhenAsked(Callback):
-    """Saves a checkpoint and ends the run at the end of the step in which it is asked to stop."""
-
-    def __init__(self, asked: Callable[[], bool], output: Path, accumulation: int) -> None:
-        self._asked = asked
-        self._output = output
-        self._accumulation = accumulation
-        self._on_terminate = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Take SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
-        if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
-            signal.signal(signal.SIGTERM, self._on_terminate)
+class AtStepEnd(Callback):
+    """Does something at the end of an optimiser step, whose passes may be several batches."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """See Lightning."""
-        if (batch_idx + 1) % self._accumulation:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.step_ended(trainer, pl_module)
+
+    def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
+        """Do it. Those that train together are all called."""
+        raise NotImplementedError
+
+
+class OwnSignals(Callback):
+    """Takes SIGTERM back from Lightning, which would end the process with code 0, maybe in mid-step."""
+
+    def __init__(self) -> None:
+        self._on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """See Lightning."""
+        if threading.current_thread() is threading.main_thread() and self._on_terminate is not None:
+            signal.signal(signal.SIGTERM, self._on_terminate)
+
+
+class Checkpoints(AtStepEnd):
+    """Saves all that a run resumes from, every `checkpoint_every` steps and after the last one."""
+
+    def __init__(self, train: TrainSpec, begin: Callable[[], None]) -> None:
+        """`begin` is called before anything is saved: from there on, the run is bound to what it was begun with."""
+        self._train = train
+        self._begin = begin
+        self._saved_step = 0
+
+    def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
+        """See AtStepEnd."""
+        step = trainer.global_step
+        if step % self._train.checkpoint_every == 0 or step == self._train.steps:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save a checkpoint of the present step, unless there is one."""
+        step, output = trainer.global_step, Path(self._train.output)
+        if step == self._saved_step:
             return
-        asked = self._asked()
-        if trainer.world_size > 1:
-            # Those that train together must end at the same step.
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            trainer.save_checkpoint(self._output / CHECKPOINTS / checkpoint_name(trainer.global_step))
+        self.save_as(trainer, checkpoint_name(step))
+        self._saved_step = step
+        if trainer.is_global_zero:
+            prune(output, self._train.checkpoints_kept)
+
+    def save_as(self, trainer: Trainer, name: str) -> None:
+        """Save a checkpoint of the present step under another name, by which it is not counted."""
+        if trainer.is_global_zero:
+            self._begin()
+        trainer.save_checkpoint(Path(self._train.output) / CHECKPOINTS / name)
+
+
+class StopWhenAsked(AtStepEnd):
+    """Saves a checkpoint and ends the run at the end of the step in which it is asked to stop."""
+
+    def __init__(self, stop: StopRequest, checkpoints: Checkpoints) -> None:
+        self._stop = stop
+        self._checkpoints = checkpoints
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Make no step if it was asked to stop before the first."""
+        trainer.should_stop = is_stopped(trainer, self._stop)
+
+    def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
+        """See AtStepEnd."""
+        if is_stopped(trainer, self._stop):
+            self._checkpoints.save(trainer)
             trainer.should_stop = True
+
+
+def is_stopped(trainer: Trainer, stop: StopRequest) -> bool:
+    """Return whether any of those that train together is asked to stop: they must end at the same step."""
+    asked = bool(stop)
+    return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
 class Progress(Callback):
@@ -95,75 +153,55 @@ class Progress(Callback):
             self._listener.step(entry["step"], self._train.steps, "steps", _values(entry))
 
 
-def checkpoint_writers(train: TrainSpec, output: Path) -> list[Callback]:
-    """Return what writes a checkpoint every `checkpoint_every` steps, and the best one by validation."""
-    folder = output / CHECKPOINTS
-    writers: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            filename="step-{step:06d}",
-            auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=train.checkpoints_kept,
-            every_n_train_steps=train.checkpoint_every,
-            enable_version_counter=False,
-        )
-    ]
-    if train.validation is not None and train.validation.keep_best:
-        writers.append(
-            ModelCheckpoint(
-                folder,
-                filename=BEST,
-                monitor="validation_loss",
-                mode="min",
-                save_top_k=1,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            )
-        )
-    return writers
-
-
 def _values(entry: Entry) -> dict[str, float]:
     return {name: value for name, value in entry.items() if name != "step"}
 
 
-class Samples(Callback):
-    """Makes a grid of images before the first step and every `sample_every` steps, always from the same noise."""
+class Samples(AtStepEnd):
+    """Makes a grid of images before the first step and every `sample_every` steps, always from the same noise.
 
-    def __init__(self, listener: ProgressListener, train: TrainSpec, folder: Path) -> None:
-        self._listener = listener
+    A grid that is being made when the run is asked to stop is given up; the run that resumes makes it.
+    """
+
+    def __init__(self, control: RunControl, train: TrainSpec, folder: Path) -> None:
+        self._control = control
         self._train = train
         self._folder = folder
-        self._sampled_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """See Lightning."""
-        if trainer.global_step == 0:
+        step = trainer.global_step
+        if step == 0 or (self._is_due(step) and not self._path(step).exists()):
             self._sample(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """See Lightning."""
-        step = trainer.global_step
-        if step % self._train.sample_every == 0 and step > self._sampled_step and step > 0:
-            self._sample(trainer, pl_module)
+    def step_ended(self, trainer: Trainer, module: DreamBooth) -> None:
+        """See AtStepEnd."""
+        if self._is_due(trainer.global_step):
+            self._sample(trainer, module)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._train.sample_every == 0
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}.png"
 
     def _sample(self, trainer: Trainer, module: DreamBooth) -> None:
-        self._sampled_step = trainer.global_step
         if not trainer.is_global_zero:
             return
         prompts = self._train.samples.prompts or (self._train.prompt,)
-        with _undisturbed(trainer, module):
-            rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
-        sheet = grid(rows, gap=0)
-        path = self._folder / f"step-{trainer.global_step:06d}.png"
+        try:
+            with _undisturbed(trainer, module):
+                rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
+        except Interrupted:
+            self._control.listener.note(f"train: the samples of step {trainer.global_step:,} are given up")
+            return
+        file = io.BytesIO()
+        grid(rows, gap=0).save(file, "PNG")
+        path = self._path(trainer.global_step)
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path)
-        self._listener.picture("samples", path, trainer.global_step)
+            replace_with(path, file.getvalue())
+        self._control.listener.picture("samples", path, trainer.global_step)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
         samples, family = self._train.samples, module.setup_.family
@@ -176,9 +214,17 @@ class Samples(Callback):
                 guidance_scale=samples.guidance,
                 height=self._train.resolution,
                 width=self._train.resolution,
+                callback_on_step_end=self._go_on,
             )
             images.append(made.images[0])
         return images
+
+    def _go_on(self, _pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """Raise Interrupted between two denoising steps."""
+        self._control.listener.refresh()
+        if self._control.stop:
+            raise Interrupted("stopped while making samples")
+        return values
 
 
 @contextmanager

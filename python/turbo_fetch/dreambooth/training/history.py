@@ -15,6 +15,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth.training.objectives import DualLoss
 from turbo_fetch.errors import TrainingFailed
+from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
 
 Entry = dict[str, Any]
@@ -33,12 +34,14 @@ class History:
         self._steps: list[tuple[Tensor, float]] = []
         kept = [entry for entry in read_history(path) if entry["step"] <= step]
         self.last = kept[-1] if kept else None
+        self.lost = step - len(kept)
+        """Steps that are done and not in the file, which is of another or was damaged."""
         self._writes = writes
         if not writes:
             return
         with explained(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), encoding="utf-8")
+            replace_with(path, "".join(f"{json.dumps(entry)}\n" for entry in kept).encode())
 
     def add(self, losses: DualLoss) -> None:
         """Take the losses of one forward pass."""
@@ -68,7 +71,7 @@ class History:
             if not math.isfinite(entry["loss"]):
                 raise TrainingFailed(
                     f"the loss of step {entry['step']} is not a number ({entry['loss']}). A lower learning "
-                    'rate or precision = "fp32" may help; the last checkpoint is from before'
+                    'rate or precision = "fp32" may help, in another train.output; the last checkpoint is from before'
                 )
         self.last = entries[-1]
         if self._writes:

@@ -5,9 +5,11 @@ As `python -m turbo_fetch.dreambooth.training.launch` it is one of the processes
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.run_folder import tidy
 from turbo_fetch.dreambooth.sampling.sampler import check_samplers
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.train import train_here
@@ -43,6 +46,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
         raise SpecError("the spec has no table [train]")
     check_samplers(spec, train.base)
     with locked(open_place(train.output)), quiet():
+        tidy(Path(train.output))
         if spec.engine.kind == "ray":
             # Needs an extra that a run on this machine does without.
             from turbo_fetch.dreambooth.training.on_ray import train_on_ray
@@ -90,13 +94,14 @@ def ddp_launcher(spec: Spec, train: TrainSpec) -> Iterator[TrainerFactory]:
         for rank in range(1, train.devices):
             command = [sys.executable, "-m", __name__, str(path), str(port), str(rank)]
             # Ctrl-C reaches the whole group of a terminal, but they stop when the first tells them to.
-            stack.callback(_end, subprocess.Popen(command, start_new_session=True))
+            process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE)
+            stack.callback(_end, process)
         yield _in_group(train, port, 0)
 
 
 def _in_group(train: TrainSpec, port: int, rank: int) -> TrainerFactory:
     strategy = "ddp" if train.strategy == "auto" else train.strategy
-    return TrainerFactory(strategy, train.devices, (LocalGroup(port, rank),), rank)
+    return TrainerFactory(strategy, train.devices, (LocalGroup(port, rank),), rank, train.devices)
 
 
 def _free_port() -> int:
@@ -120,11 +125,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: it would wait for it, and keep its device."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def _main(path: str, port: str, rank: str) -> None:
     """Train on one device, together with the others; what there is to tell, the first tells."""
     leave_signals_to_parent()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     spec = load_spec(Path(path))
     assert spec.train is not None
     try:

@@ -15,6 +15,7 @@ from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.data.image_set import draws
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.families.trainable import Trainable
+from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
 from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
 from turbo_fetch.dreambooth.training.history import History
@@ -89,14 +90,9 @@ class DreamBooth(LightningModule):
         )
         return errors, process.weights(timesteps, loss.snr_gamma)
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Log the mean loss of one image over evenly many random timesteps, the same at each validation."""
-        validation = self.setup_.train.validation
-        assert validation is not None
-        losses = [
-            self.losses(batch, self._generator(5, index, draw)).subject for draw in range(validation.draws)
-        ]
-        self.log("validation_loss", torch.stack(losses).mean(), batch_size=1, sync_dist=True)
+    def held_out_loss(self, batch: Batch, draw: int) -> Tensor:
+        """Return the loss of an image that is not learned from, with the noise of a draw: the same each time."""
+        return self.losses(batch.to(self.device), self._generator(5, batch.position, draw)).subject
 
     def configure_optimizers(self) -> Any:
         """Return optimiser and schedule."""
@@ -114,7 +110,7 @@ class DreamBooth(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
         optimizer.zero_grad()
-        self.setup_.history.end_step(rate, self._over_devices)
+        self.setup_.history.end_step(rate, self.over_devices)
         if self.ema is not None:
             self.ema.update()
 
@@ -153,6 +149,7 @@ class DreamBooth(LightningModule):
         checkpoint["state_dict"] = {
             name: value.detach() for name, value in self.named_parameters() if value.requires_grad
         }
+        checkpoint["format"] = FORMAT
         checkpoint["random"] = random_states()
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
@@ -167,7 +164,7 @@ class DreamBooth(LightningModule):
         """Return the place of a batch in the run, all devices together: with n of them, each n-th is ours."""
         return batch.position * self.trainer.world_size + self.global_rank
 
-    def _over_devices(self, losses: Tensor) -> Tensor:
+    def over_devices(self, losses: Tensor) -> Tensor:
         """Return the mean of the losses of all devices."""
         if self.trainer.world_size == 1:
             return losses

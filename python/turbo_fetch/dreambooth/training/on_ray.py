@@ -181,7 +181,9 @@ def _work(config: dict[str, Any]) -> None:
     assert spec.train is not None
     place = ray.train.get_context()
     strategy, environment = RayDDPStrategy(), RayLightningEnvironment()  # type: ignore[no-untyped-call]
-    factory = TrainerFactory(strategy, "auto", (environment,), place.get_local_rank(), prepare_trainer)
+    factory = TrainerFactory(
+        strategy, "auto", (environment,), place.get_local_rank(), place.get_world_size(), prepare_trainer
+    )
     listener = _RemoteListener(board) if place.get_world_rank() == 0 else ProgressListener()
     try:
         with quiet(), closing(_FarStop(board)) as stop:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader
 
 from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.data.cache import Advance
 from turbo_fetch.dreambooth.data.examples import Batches, Concept, Loader, Positions, Validation
 from turbo_fetch.dreambooth.data.images import Unreadable
 from turbo_fetch.dreambooth.data.training_data import (
@@ -23,14 +27,25 @@ from turbo_fetch.dreambooth.run_folder import (
     HISTORY,
     SAMPLES,
     best_checkpoint,
+    check_machine,
     check_record,
+    check_steps,
     essentials,
+    has_model,
     newest_checkpoint,
-    prune,
     read_checkpoint,
+    read_record,
+    set_aside,
     write_record,
 )
-from turbo_fetch.dreambooth.training.callbacks import Progress, Samples, StopWhenAsked, checkpoint_writers
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl
+from turbo_fetch.dreambooth.training.callbacks import (
+    Checkpoints,
+    OwnSignals,
+    Progress,
+    Samples,
+    StopWhenAsked,
+)
 from turbo_fetch.dreambooth.training.checkpoint import seed_random_states
 from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
@@ -43,10 +58,54 @@ from turbo_fetch.dreambooth.training.trainer import (
     precision_of,
     set_attention,
 )
+from turbo_fetch.dreambooth.training.validation import Validations
 from turbo_fetch.errors import Interrupted, PicturesError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is about to do: with what, from what, where, and who looks on and may stop it."""
+
+    train: TrainSpec
+    data: TrainingData
+    factory: TrainerFactory
+    control: RunControl
+    record: Mapping[str, Any]
+    """For `train.json`, once there is something to lose."""
+
+    @property
+    def output(self) -> Path:
+        """Where all of it goes."""
+        return Path(self.train.output)
+
+    @property
+    def machine(self) -> tuple[torch.device, str]:
+        """The device of this process and the precision in which it computes. Raises SpecError."""
+        device = device_of(self.train, self.factory.local_rank)
+        return device, precision_of(self.train, device)
+
+    def begin(self) -> None:
+        """Bind later runs to this one; called before anything is saved. Raises OutputError."""
+        write_record(self.output, self.record)
+
+    def end(self) -> None:
+        """Say that the model is there. Raises OutputError."""
+        write_record(self.output, {**self.record, "steps_done": self.train.steps})
+
+    def encoded(self, what: str) -> Advance:
+        """Return what tells how many images or captions are encoded; it raises Interrupted if asked to stop."""
+
+        def advance(done: int, total: int) -> None:
+            if self.control.stop:
+                raise Interrupted(
+                    f"interrupted while encoding {what}. Run the same command again to start over"
+                )
+            self.control.listener.phase(done, total, f"{what} encoded")
+
+        return advance
 
 
 def train_here(
@@ -54,31 +113,35 @@ def train_here(
 ) -> TrainReport:
     """Train in this process, maybe together with others; raises as `launch.run`."""
     output = Path(train.output)
+    before = read_record(output)
+    # What is complete has no need of its base any more.
+    family = families.FAMILIES.get(before.get("pipeline", "")) or families.family_of(train.base)
+    train = family.with_defaults(train)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        begun_with = essentials(train, data.digests(train))
-        before = check_record(output, begun_with)
-        if before.get("steps_done") == train.steps:
+        now = essentials(train, data.digests(train))
+        done = before.get("steps_done")
+        if before:
+            check_record(output, before, now)
+            check_steps(output, done or 0, train)
+        if done == train.steps and has_model(output):
             return TrainReport(str(output), train.steps, None, was_complete=True)
-        write_record(output, {"essentials": begun_with, "steps_done": None})
-        last, is_first = _train(train, data, (listener, stop), factory)
-        if is_first:
-            write_record(output, {"essentials": begun_with, "steps_done": train.steps})
-    return TrainReport(str(output), train.steps, last, was_complete=False)
+        record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
+        run = Run(train, data, factory, RunControl(listener, stop), record)
+        device, precision = run.machine
+        machine = {"accelerator": device.type, "precision": precision, "devices": factory.processes}
+        if before:
+            check_machine(output, before, machine)
+        record["ran_on"] = machine
+        return TrainReport(str(output), train.steps, _train(run), was_complete=False)
 
 
-def _train(
-    train: TrainSpec,
-    data: TrainingData,
-    control: tuple[ProgressListener, StopRequest],
-    factory: TrainerFactory,
-) -> tuple[Entry | None, bool]:
-    """Run the loop and export the model; return the last entry of the history, and whether this is the first device."""
-    listener, stop = control
-    output = Path(train.output)
+def _train(run: Run) -> Entry | None:
+    """Run the loop and export the model; return the last entry of the history."""
+    train, output, listener = run.train, run.output, run.control.listener
+    device, precision = run.machine
     resume, step = newest_checkpoint(output, listener.note)
-    device = device_of(train, factory.local_rank)
-    precision = precision_of(train, device)
+    check_steps(output, step, train)
     family = families.load(train.base)
     # The matrices of LoRA begin at random.
     seed_random_states(train.seed)
@@ -86,38 +149,37 @@ def _train(
     trainable = configure_trainable(family, train)
     place_model(family, device, precision, train)
     listener.note(set_attention(family, train.attention, device))
-    concepts = make_concepts(train, family, data, listener.note)
-    captions = make_captions(train, family, trainable, concepts)
+    concepts = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
+    captions = make_captions(train, family, trainable, concepts, run.encoded("captions"))
     if train.cache:
         offload(family, trainable)
-    trainer = factory.make(train, device, precision, _callbacks(train, listener, stop))
+    trainer = run.factory.make(train, device, precision, _callbacks(run, concepts))
+    if trainer.is_global_zero:
+        set_aside(output, step)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
+    if history.lost:
+        listener.note(f"train: {HISTORY} lacks {history.lost:,} of the {step:,} steps that are done")
     module = DreamBooth(Setup(train, family, trainable, captions, history))
     if train.compile:
         family.denoiser.compile()
     batches = Batches(concepts["subject"], concepts.get("prior"), trainer.global_rank, trainer.world_size)
     positions = Positions(step * train.accumulation, train.steps * train.accumulation)
     try:
-        trainer.fit(
-            module,
-            Loader(batches, positions, _readers(train)),
-            _validation(concepts),
-            ckpt_path=resume,
-            weights_only=True,
-        )
+        trainer.fit(module, Loader(batches, positions, _readers(train)), ckpt_path=resume, weights_only=True)
     except Unreadable as error:
         raise PicturesError(str(error).strip().rpartition("\n")[2]) from error
     if trainer.global_step < train.steps:
-        raise Interrupted(
-            f"interrupted after step {trainer.global_step:,} of {train.steps:,}, which is saved in {output}. "
-            "Run the same command again to resume"
+        done = trainer.global_step
+        where = (
+            f"after step {done:,} of {train.steps:,}, which is saved in {output}" if done else "before a step"
         )
+        raise Interrupted(f"interrupted {where}. Run the same command again to resume")
     history.flush()
     if trainer.is_global_zero:
         _use_final_weights(module, output, listener)
         export_model(train, family, trainable, output)
-        prune(output, train.checkpoints_kept)
-    return history.last, trainer.is_global_zero
+        run.end()
+    return history.last
 
 
 def _use_final_weights(module: DreamBooth, output: Path, listener: ProgressListener) -> None:
@@ -134,15 +196,19 @@ def _use_final_weights(module: DreamBooth, output: Path, listener: ProgressListe
         module.ema.copy_to_weights()
 
 
-def _callbacks(train: TrainSpec, listener: ProgressListener, stop: StopRequest) -> list[Callback]:
-    output = Path(train.output)
-    samples = [Samples(listener, train, output / SAMPLES)] if train.sample_every else []
-    return [
-        StopWhenAsked(lambda: bool(stop), output, train.accumulation),
-        Progress(listener, train),
-        *samples,
-        *checkpoint_writers(train, output),
+def _callbacks(run: Run, concepts: Mapping[str, Concept]) -> list[Callback]:
+    """Return what happens at the end of a step, in this order: what has a checkpoint is done with."""
+    train, control = run.train, run.control
+    checkpoints = Checkpoints(train, run.begin)
+    validations = [
+        Validations(train, Validation(concept), control, checkpoints)
+        for name, concept in concepts.items()
+        if name == "validation"
     ]
+    samples = [Samples(control, train, run.output / SAMPLES)] if train.sample_every else []
+    stopping = StopWhenAsked(control.stop, checkpoints)
+    progress = Progress(control.listener, train)
+    return [OwnSignals(), progress, *validations, *samples, checkpoints, stopping]
 
 
 def _readers(train: TrainSpec) -> int:
@@ -151,8 +217,3 @@ def _readers(train: TrainSpec) -> int:
     if wanted != "auto":
         return wanted
     return 0 if train.cache else min(4, max(0, (os.cpu_count() or 1) - 1))
-
-
-def _validation(concepts: dict[str, Concept]) -> DataLoader[object] | None:
-    concept = concepts.get("validation")
-    return None if concept is None else DataLoader(Validation(concept), batch_size=None)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import torch
@@ -15,8 +16,10 @@ from torch import nn
 
 from turbo_fetch.dreambooth.families import DTYPES, Family
 from turbo_fetch.dreambooth.families.trainable import Trainable
+from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
+from turbo_fetch.spec.resume import FREE
 from turbo_fetch.spec.train import TrainSpec
 
 Attention = Literal["auto", "xformers", "sdpa"]
@@ -34,6 +37,8 @@ class TrainerFactory:
     plugins: tuple[Any, ...] = ()
     local_rank: int = 0
     """Number of this process among those of its machine."""
+    processes: int = 1
+    """How many train together."""
     finish: Callable[[Trainer], Trainer] = field(default=lambda trainer: trainer)
     """Called with the Trainer before it is used, to return it as the cluster wants it."""
 
@@ -41,7 +46,6 @@ class TrainerFactory:
         self, train: TrainSpec, device: torch.device, precision: str, callbacks: list[Callback]
     ) -> Trainer:
         """Return the Trainer of a run."""
-        validation = train.validation
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=self.devices,
@@ -53,10 +57,9 @@ class TrainerFactory:
             gradient_clip_val=train.optimiser.clip or None,
             logger=False,
             callbacks=callbacks,
-            check_val_every_n_epoch=None,
-            val_check_interval=validation.every * train.accumulation if validation else None,
-            limit_val_batches=1.0 if validation else 0,
-            num_sanity_val_steps=0,
+            # Both are seen to by callbacks of our own.
+            enable_checkpointing=False,
+            limit_val_batches=0,
             # Batches are dealt to devices by their position.
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -162,10 +165,15 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
         (train.trains_text_encoder, "text_encoder = false"),
         (True, f"a resolution below {train.resolution}"),
     ]
-    options = ", ".join(text for applies, text in advice if applies)
+    options = [text for applies, text in advice if applies]
+    what = f"out of memory ({str(error).strip().partition(chr(10))[0]})"
+    if not checkpoints(Path(train.output)):
+        return TrainingFailed(f"{what}. In [train], in this order: {', '.join(options)}")
+    kept = [text for text in options if text.partition(" ")[0] in FREE]
+    resuming = "".join(f" {text} may be set, and the run resumes from it." for text in kept)
+    others = ", ".join(text for text in options if text not in kept)
     return TrainingFailed(
-        f"out of memory ({str(error).strip().partition(chr(10))[0]}); the last checkpoint is good. "
-        f"In [train], in this order: {options}"
+        f"{what}; the last checkpoint is good.{resuming} In another train.output, in this order: {others}"
     )
 
 

@@ -30,7 +30,8 @@
       font: { color: colour("text"), family: "system-ui, Liberation Sans, sans-serif", size: 12 },
       hoverlabel: { bgcolor: colour("box"), font: { color: colour("text") } },
       colorway: ["accent", "good", "bad", "muted"].map(colour),
-      ...given,
+      // Those that a figure says nothing of are drawn too.
+      xaxis: {}, yaxis: {}, ...given,
     };
     for (const name of Object.keys(whole)) if (/^[xy]axis/.test(name)) whole[name] = axis(whole[name]);
     return whole;
