@@ -233,12 +233,6 @@ def _for_numpy(name: str) -> Any:
     return convert
 
 
-def _backward(mode: _Functions, tensor: Tensor, gradient: Any = None, *args: Any, **kwargs: Any) -> None:
-    # What is computed again on the way back is to see the mode too.
-    with mode:
-        torch.autograd.backward(tensor, gradient, *args, **kwargs)
-
-
 def _pinned(_mode: Any, tensor: Tensor, *_: Any) -> Tensor:
     if _on_gpu(tensor):
         raise DeviceMismatch("cannot pin 'torch.cuda.FloatTensor'; only dense CPU tensors can be pinned")
@@ -254,10 +248,21 @@ _SPECIAL: dict[Any, Any] = {
     Tensor.cuda: lambda _, tensor, device=CUDA, *rest, **options: _moved(tensor, _device(device)),
     Tensor.cpu: lambda _, tensor, *rest, **options: _moved(tensor, CPU),
     Tensor.pin_memory: _pinned,
-    Tensor.backward: _backward,
     Tensor.numpy: _for_numpy("numpy"),
     Tensor.__array__: _for_numpy("__array__"),
 }
+
+
+_run_backward = torch.autograd._engine_run_backward
+
+
+def _with_functions(run: Any) -> Any:
+    # Whoever handles `backward` is without the mode, which is to see what is computed again on the way back.
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        with _Functions():
+            return run(*args, **kwargs)
+
+    return seen
 
 
 @contextmanager
@@ -270,6 +275,7 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
         for name, value in _ACCELERATOR.items():
             stack.enter_context(patch.object(torch.accelerator, name, value))
         stack.enter_context(patch.object(torch, "Generator", Generator))
+        stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", _with_functions(_run_backward)))
         # Compiled code is for the device that is really there.
         stance = torch.compiler.set_stance("force_eager")
         stack.enter_context(stance)

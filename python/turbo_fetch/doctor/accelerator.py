@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
+    import torch
+
+BF16_CAPABILITY: Final = (8, 0)
 PACKAGES: Final = ("torch", "diffusers", "transformers", "peft", "xformers", "bitsandbytes")
 
 
@@ -36,7 +40,7 @@ def probe() -> Accelerator:
         return Accelerator(None, "", 0, "fp32", "sdpa", False, versions)
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        precision = best_precision(torch.device("cuda", 0))
         attention = "xformers" if _xformers_works() else "sdpa"
         memory = int(properties.total_memory)
         return Accelerator(
@@ -45,6 +49,19 @@ def probe() -> Accelerator:
     if torch.backends.mps.is_available():
         return Accelerator("mps", "Apple GPU", 0, "fp32", "sdpa", False, versions)
     return Accelerator("cpu", "processor", 0, "fp32", "sdpa", _can_compile("cpu"), versions)
+
+
+def best_precision(device: torch.device) -> str:
+    """Return fp32, bf16 or fp16: the fastest type in which training is right on a device.
+
+    By compute capability: PyTorch says of every card that it can hold bf16, but those before Ampere have no arithmetic
+    for it, and are slower in it than in fp32.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp16"
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

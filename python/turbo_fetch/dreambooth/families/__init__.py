@@ -21,7 +21,8 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families.family import DTYPES, Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.precision import DTYPES
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL

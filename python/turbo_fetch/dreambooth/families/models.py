@@ -19,6 +19,7 @@ from torch import nn
 
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families.family import Family
+from turbo_fetch.dreambooth.families.precision import convert
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import (
     MODEL_INDEX,
@@ -54,7 +55,9 @@ def set_dtype(pipeline: Any, dtype: torch.dtype) -> None:
     # It warns of modules that must stay fp32, whether there are any or not.
     diffusers_logging.set_verbosity_error()
     try:
-        pipeline.to(dtype=dtype)
+        for component in pipeline.components.values():
+            if isinstance(component, nn.Module):
+                convert(component, dtype)
     finally:
         diffusers_logging.set_verbosity(verbosity)
 

@@ -26,6 +26,8 @@ class StableDiffusion3(Family):
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
     any_sampler = False
+    # A T5 overflows in fp16 but for the way in which transformers computes it.
+    own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {
         "transformer": "lora_unet",
         "text_encoder": "lora_te1",

@@ -13,7 +13,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from turbo_fetch.doctor.accelerator import best_precision
 from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.precision import round_parameters
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
@@ -106,9 +108,7 @@ def precision_of(train: TrainSpec, device: torch.device) -> str:
         )
     if train.precision != "auto":
         return train.precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return best_precision(device)
 
 
 def place_model(family: Family, device: torch.device, precision: str, train: TrainSpec) -> None:
@@ -120,7 +120,7 @@ def place_model(family: Family, device: torch.device, precision: str, train: Tra
     """
     for name, module in family.modules():
         if name != "vae" and (train.method == "lora" or name not in family.trained_names):
-            _shrink(module, DTYPES[precision])
+            round_parameters(module, DTYPES[precision])
         module.to(device)
     if device.type == "cuda":
         denoiser: nn.Module = family.denoiser
@@ -132,12 +132,6 @@ def offload(family: Family, trainable: Trainable) -> None:
     for name, module in family.modules():
         if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder):
             module.to("cpu")
-
-
-def _shrink(module: nn.Module, dtype: torch.dtype) -> None:
-    for parameter in module.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager
