@@ -8,7 +8,7 @@ generators and conversions refuse what they refuse there. Not rehearsed: kernels
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -16,11 +16,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
 
 from turbo_fetch.dreambooth.training.cuda_autocast import as_cuda_casts
 
@@ -72,7 +72,6 @@ MODELS = {
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "T5EncoderModel",
-    "CLIPModel",
     "ViTModel",
 }
 
@@ -103,7 +102,7 @@ def common_device(function: Any, args: Sequence[Any], kwargs: Any) -> torch.devi
         if wrong:
             raise DeviceMismatch(f"indices should be either on cpu or on the same device as the indexed tensor ({where})")
         args = (args[0], *args[2:])
-    tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = list(_tensors((*args, *kwargs.values())))
     if function in _ACROSS:
         return device_of(tensors[0])
     # A number in a tensor goes with everything, but not as the tensor that an operation changes.
@@ -116,17 +115,29 @@ def common_device(function: Any, args: Sequence[Any], kwargs: Any) -> torch.devi
     return devices.pop() if devices else CPU
 
 
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 class _Operations(TorchDispatchMode):
     """Holds each operation to the rules, and lets its result be where its inputs are."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # It takes much of the time, and nothing is compiled.
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = common_device(func, args, kwargs)
         result = func(*args, **kwargs)
         if device != CPU:
-            for leaf in tree_iter(result):
-                if isinstance(leaf, Tensor):
-                    put_on(leaf, device)
+            for made in _tensors((result,)):
+                put_on(made, device)
         return result
 
 
@@ -156,6 +167,9 @@ def _on_gpu(tensor: Tensor) -> bool:
     return device_of(tensor).type == "cuda"
 
 
+_GETTER = type(Tensor.dtype.__get__)
+
+
 class _Functions(TorchFunctionMode):
     """Answers what Python asks of devices."""
 
@@ -164,6 +178,8 @@ class _Functions(TorchFunctionMode):
         special = _SPECIAL.get(func)
         if special is not None:
             return special(self, *args, **kwargs)
+        if type(func) is _GETTER:
+            return func(*args)
         args, kwargs = as_cuda_casts(func, args, kwargs, _on_gpu)
         return _made_on_device(func, args, kwargs)
 
@@ -189,7 +205,8 @@ def _made_on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     made = func(*args, **kwargs, device=CPU)
     if not isinstance(made, Tensor) or device_of(made) == device:
         return made
-    return put_on(made.clone() if any(isinstance(leaf, Tensor) for leaf in tree_iter(args)) else made, device)
+    is_of_a_tensor = next(_tensors(args), None) is not None
+    return put_on(made.clone() if is_of_a_tensor else made, device)
 
 
 def _to(_mode: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -276,9 +293,10 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
             stack.enter_context(patch.object(torch.accelerator, name, value))
         stack.enter_context(patch.object(torch, "Generator", Generator))
         stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", _with_functions(_run_backward)))
+        checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
+        stack.enter_context(patch.dict(checks, {"default": lambda x: (x.shape, x.dtype, device_of(x))}))
         # Compiled code is for the device that is really there.
-        stance = torch.compiler.set_stance("force_eager")
-        stack.enter_context(stance)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         hooks = (
             register_module_forward_pre_hook(witness.enter),
             register_module_forward_hook(witness.leave),

@@ -128,36 +128,21 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _spec(case: Case, places: dict[str, Path], folder: Path) -> Spec:
-    images = {"steps": 1, "width": 32, "height": 32, "scheduler": "auto", "batch_size": 2}
-    return parse_spec(
-        {
-            "prior": {"images": 2, **images},
-            "train": {
-                "base": str(places[case.family]),
-                "subject": str(places["photos"]),
-                "class": "dog",
-                "resolution": 32,
-                "steps": 2,
-                "sample_every": 2,
-                "samples": {"images": 1, "steps": 1},
-                "checkpoint_every": 1,
-                "validation": {"pictures": str(places["photos"]), "every": 2, "draws": 1},
-                "pictures": {"workers": 0},
-                "output": str(folder / "model"),
-                **case.keys,
-            },
-            "generate": {"prompts": ["a dog"], "images": 1, "output": str(folder / "images"), **images},
-            "evaluate": {
-                "prompts": ["a dog"],
-                "images": 2,
-                "metrics": ["dino", "clip_t", "div"],
-                "clip": str(places["clip"]),
-                "dino": str(places["dino"]),
-                "output": str(folder / "scores"),
-                **images,
-            },
-        }
-    )
+    photos = str(places["photos"])
+    train = {
+        "base": str(places[case.family]),
+        "subject": photos,
+        "class": "dog",
+        "resolution": 32,
+        "steps": 2,
+        "sample_every": 2,
+        "samples": {"images": 1, "steps": 1},
+        "checkpoint_every": 1,
+        "validation": {"pictures": photos, "every": 2, "draws": 1},
+        "pictures": {"workers": 0},
+        "output": str(folder / "model"),
+    }
+    return parse_spec({"prior": {"source": photos}, "train": train | case.keys})
 
 
 @pytest.fixture
@@ -167,17 +152,49 @@ def gpu() -> Iterator[Witness]:
 
 
 @pytest.mark.parametrize("case", each_value_once(), ids=str)
-def test_all_stages_run_on_a_gpu(case: Case, places: dict[str, Path], tmp_path: Path, gpu: Witness) -> None:
+def test_a_run_trains_samples_stops_and_resumes_on_a_gpu(
+    case: Case, places: dict[str, Path], tmp_path: Path, gpu: Witness
+) -> None:
     spec = _spec(case, places, tmp_path)
-    stages.run(spec, Listener(), StopRequest(), names=("prior",))
-    gpu.computed.clear()
     with pytest.raises(Interrupted):
         stages.run(spec, Listener(), StopAtOnce(), names=("train",))
     stages.run(spec, Listener(), StopRequest(), names=("train",))
     _check_training(case, spec, gpu)
-    stages.run(spec, Listener(), StopRequest(), names=("generate", "evaluate"))
-    assert (tmp_path / "images" / "00000-000.png").is_file()
-    assert (tmp_path / "scores" / "scores.json").is_file()
+
+
+@pytest.mark.parametrize("family", ["sdxl"])
+def test_images_are_made_and_scored_on_a_gpu(
+    family: str, places: dict[str, Path], tmp_path: Path, gpu: Witness
+) -> None:
+    images = {"steps": 1, "width": 32, "height": 32, "scheduler": "auto", "batch_size": 2}
+    model = str(places[family])
+    tables = {
+        "generate": {
+            "model": model,
+            "prompts": ["a dog"],
+            "images": 2,
+            "output": str(tmp_path / "images"),
+            **images,
+        },
+        "evaluate": {
+            "models": [model],
+            "subject": str(places["photos"]),
+            "prompts": ["a dog"],
+            "images": 2,
+            "metrics": ["dino", "clip_t", "div"],
+            "clip": str(places["clip"]),
+            "dino": str(places["dino"]),
+            "output": str(tmp_path / "scores"),
+            **images,
+        },
+    }
+    stages.run(parse_spec(tables), Listener(), StopRequest())
+    dtypes = {model: {dtype for dtype, _ in made} for model, made in gpu.computed.items()}
+    assert dtypes.pop("Decoder") == {torch.float32 if family == "sdxl" else torch.float16}
+    assert dtypes.pop("ViTModel") == {torch.float32}
+    assert {device for made in gpu.computed.values() for _, device in made} == {CUDA.type}
+    (denoiser,) = DENOISERS & dtypes.keys()
+    assert dtypes[denoiser] == {torch.float16}
 
 
 def _check_training(case: Case, spec: Spec, gpu: Witness) -> None:

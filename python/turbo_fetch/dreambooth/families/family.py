@@ -52,6 +52,8 @@ class Family(ABC):
     """Whether its noise is known to every sampler, and not to the one alone that a model came with."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    fp32_vae: ClassVar[bool] = False
+    """Whether the VAE makes black images in fp16."""
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {"vae": ("encode", "decode")}
     """Methods of components that autocast does not reach; the VAE of some families is right in fp32 alone."""
     kohya_prefixes: ClassVar[Mapping[str, str]]

@@ -40,7 +40,8 @@ def load_model(model: str, dtype: torch.dtype = torch.float32) -> Family:
     if not is_checkpoint(model):
         return families.load(model, dtype)
     restored = restore(Path(model))
-    set_dtype(restored.pipeline, dtype)
+    for name, module in restored.modules():
+        convert(module, dtype if name != "vae" or not restored.fp32_vae else torch.float32)
     return restored
 
 
@@ -55,9 +56,7 @@ def set_dtype(pipeline: Any, dtype: torch.dtype) -> None:
     # It warns of modules that must stay fp32, whether there are any or not.
     diffusers_logging.set_verbosity_error()
     try:
-        for component in pipeline.components.values():
-            if isinstance(component, nn.Module):
-                convert(component, dtype)
+        pipeline.to(dtype=dtype)
     finally:
         diffusers_logging.set_verbosity(verbosity)
 

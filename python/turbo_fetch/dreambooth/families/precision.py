@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, Final
 
@@ -57,7 +58,9 @@ def in_own_type(module: Any, method: str) -> None:
             is_other = isinstance(value, Tensor) and value.is_floating_point()
             return value.to(module.dtype) if is_other else value
 
-        with torch.autocast(module.device.type, enabled=False):
+        kind = module.device.type
+        known = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if known else nullcontext():
             return run(*map(fitting, args), **{name: fitting(value) for name, value in kwargs.items()})
 
     setattr(module, method, in_type)

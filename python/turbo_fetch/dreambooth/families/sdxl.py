@@ -18,6 +18,7 @@ class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
     pipeline_name = "StableDiffusionXLPipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
+    fp32_vae = True
     not_loaded: ClassVar[Mapping[str, Any]] = {}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {
         "unet": "lora_unet",

@@ -127,11 +127,19 @@ def place_model(family: Family, device: torch.device, precision: str, train: Tra
         denoiser.to(memory_format=torch.channels_last)
 
 
+def not_needed_once_cached(family: Family, trainable: Trainable) -> tuple[str, ...]:
+    """Return the components that no step needs once all is cached: the VAE, and text encoders if none is trained."""
+    return tuple(
+        name
+        for name, _ in family.modules()
+        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder)
+    )
+
+
 def offload(family: Family, trainable: Trainable) -> None:
-    """Move what is not needed once all is cached to main memory: the VAE, and text encoders if none is trained."""
-    for name, module in family.modules():
-        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder):
-            module.to("cpu")
+    """Move what is not needed once all is cached to main memory."""
+    for name in not_needed_once_cached(family, trainable):
+        getattr(family.pipeline, name).to("cpu")
 
 
 @contextmanager
