@@ -6,7 +6,8 @@ memory nor types are those of a GPU. The lists are those of PyTorch's documentat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -71,29 +72,29 @@ def _widest(args: Iterable[Any], is_cast: Callable[[Tensor], bool]) -> torch.dty
     return torch.float32 if torch.float32 in found or len(set(found)) > 1 else next(iter(found), torch.float32)
 
 
-class CudaAutocast(TorchFunctionMode):
+@contextmanager
+def cuda_autocast(dtype: torch.dtype) -> Iterator[None]:
     """While it lasts, operations on tensors of any device have the types of a GPU's under autocast as `dtype`."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", dtype in HALF)
+    torch.set_autocast_dtype("cuda", dtype)
+    try:
+        with _Casts():
+            yield
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-        self._before: tuple[bool, torch.dtype] | None = None
 
-    def __enter__(self) -> CudaAutocast:
-        self._before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        torch.set_autocast_enabled("cuda", self._dtype in HALF)
-        torch.set_autocast_dtype("cuda", self._dtype)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        assert self._before is not None
-        torch.set_autocast_enabled("cuda", self._before[0])
-        torch.set_autocast_dtype("cuda", self._before[1])
-
+class _Casts(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See TorchFunctionMode."""
+        if func is Tensor.backward:
+            # What is computed again on the way back is to be cast too; PyTorch's own function would leave the mode.
+            with self:
+                torch.autograd.Variable._execution_engine.run_backward(
+                    args, tuple(map(torch.ones_like, args)), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
+            return None
         args, kwargs = as_cuda_casts(func, args, kwargs or {})
         if func is scaled_dot_product_attention and args[0].is_meta:
             return _fused_attention(*args, **kwargs)

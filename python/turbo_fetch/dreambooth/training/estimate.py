@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_iter
 from turbo_fetch.dreambooth.data.cache import CAPTIONS_AT_ONCE
 from turbo_fetch.dreambooth.families import DTYPES, Family, skeleton
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable
-from turbo_fetch.dreambooth.training.cuda_autocast import CudaAutocast
+from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
 from turbo_fetch.dreambooth.training.objectives import example_errors
 from turbo_fetch.dreambooth.training.trainer import not_needed_once_cached, place_model
 from turbo_fetch.spec import TrainSpec
@@ -87,7 +87,7 @@ def _step(
     """Return the bytes of activations and gradients at their most: a forward and a backward pass of a batch."""
     count = train.batch_size * (2 if with_prior else 1)
     side = train.resolution // family.vae_scale
-    with _counted(family) as live, CudaAutocast(dtype):
+    with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():
                 family.encode_images(torch.empty(count, 3, train.resolution, train.resolution, device=META))
@@ -107,7 +107,7 @@ def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:
     side = train.resolution // family.vae_scale
     latents = torch.empty(2, family.vae.config.latent_channels, side, side, device=META)
     with _counted(family) as live, torch.no_grad():
-        with CudaAutocast(dtype):
+        with cuda_autocast(dtype):
             text = family.encode_captions(["", ""])
             times = torch.zeros(2, dtype=torch.long, device=META)
             family.predict(latents, times, text, torch.empty(2, 6, device=META))

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from turbo_fetch.doctor.accelerator import best_precision
+from turbo_fetch.doctor.accelerator import best_precision, xformers_fault
 from turbo_fetch.dreambooth.families import DTYPES, Family
 from turbo_fetch.dreambooth.families.precision import round_parameters
 from turbo_fetch.dreambooth.families.trainable import Trainable
@@ -171,22 +171,6 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     )
 
 
-def _xformers_fault(device: torch.device) -> str | None:
-    """Return why xformers cannot run forward and backward on `device`; None if it can."""
-    try:
-        from xformers.ops import memory_efficient_attention
-    except ImportError as error:
-        return f"it is not installed ({error})"
-    query = torch.ones(1, 8, 2, 40, device=device, requires_grad=True)
-    try:
-        memory_efficient_attention(query, query, query).sum().backward()
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        if device.type == "cpu":
-            return "it has no operator for processors"
-        return str(error).strip().partition("\n")[0]
-    return None
-
-
 def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     """Use xformers where it runs, else scaled dot product attention; returns the line that says so.
 
@@ -194,7 +178,7 @@ def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     """
     if wish == "sdpa":
         return "attention: PyTorch's scaled dot product attention, as asked"
-    fault = _xformers_fault(device)
+    fault = xformers_fault(device)
     if fault is None and hasattr(family.denoiser, "enable_xformers_memory_efficient_attention"):
         denoiser: Any = family.denoiser
         denoiser.enable_xformers_memory_efficient_attention()
