@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.dreambooth_gpu import Plan, measured
 from fake_cuda import CUDA, Witness, fake_cuda
 from tiny_models import tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
 from training import Listener, history, write_images
 from turbo_fetch import stages
+from turbo_fetch.doctor.accelerator import best_precision
 from turbo_fetch.dreambooth.families import DTYPES
 from turbo_fetch.dreambooth.run_folder import checkpoints, read_checkpoint
 from turbo_fetch.errors import Interrupted
@@ -212,3 +215,25 @@ def _check_training(case: Case, spec: Spec, gpu: Witness) -> None:
     saved = read_checkpoint(checkpoints(Path(spec.train.output))[2])
     assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
     assert (saved.get("MixedPrecision") is not None) == (precision == "fp16")
+
+
+def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> None:
+    plan = Plan(small=True, families=("sdxl",), variants=("full, bf16", "full, bf16, xformers"))
+    result = measured(tmp_path, plan)
+    whole = result["correctness"]
+    assert whole["sdxl full"]["equal"], whole
+    assert whole["sdxl lora"]["equal"], whole
+    assert whole["sdxl fp16"]["not black"], whole
+    assert result["speed and memory"]["full, bf16"]["s_per_step"] > 0, result
+    # No kernel runs on a GPU that is not there, and what fails stops nothing else.
+    assert "xformers" in result["speed and memory"]["full, bf16, xformers"]["failed"]
+    json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")]
+)
+def test_bf16_is_taken_where_a_card_has_it(capability: tuple[int, int], precision: str) -> None:
+    with fake_cuda(capability):
+        assert torch.cuda.is_bf16_supported()
+        assert best_precision(torch.device("cuda", 0)) == precision
