@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -154,7 +155,9 @@ def gpu() -> Iterator[Witness]:
         yield witness
 
 
-@pytest.mark.parametrize("case", each_value_once(), ids=str)
+@pytest.mark.parametrize(
+    "case", each_pair_once() if "EVERY_PAIR" in os.environ else each_value_once(), ids=str
+)
 def test_a_run_trains_samples_stops_and_resumes_on_a_gpu(
     case: Case, places: dict[str, Path], tmp_path: Path, gpu: Witness
 ) -> None:
