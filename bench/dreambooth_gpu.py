@@ -234,7 +234,9 @@ def _peer(bench: Bench, script: Path) -> dict[str, Any]:
     """Measure the peer as its README says, in the precision that is fastest here."""
     precision = "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     folder = bench.folder
-    task = Task(str(bench.base), folder / "subject", folder / "class", bench.resolution, 1e-5, "gpu", precision)
+    task = Task(
+        str(bench.base), folder / "subject", folder / "class", bench.resolution, 1e-5, "gpu", precision
+    )
     program = the_peer("peer", script)
     runs = [one_run(program, task, steps, folder / "peer", {}) for steps in (bench.warm_up, bench.steps)]
     walls = [run["wall_s"] for run in runs]
@@ -249,7 +251,10 @@ def _attempt(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return run()
     except Exception as error:
-        return {"failed": "".join(traceback.format_exception_only(error)).strip(), "where": traceback.format_exc()}
+        return {
+            "failed": "".join(traceback.format_exception_only(error)).strip(),
+            "where": traceback.format_exc(),
+        }
 
 
 def _run(spec: Spec, listener: ProgressListener | None = None) -> None:
@@ -280,7 +285,9 @@ def _arguments() -> argparse.Namespace:
     if not torch.cuda.is_available():
         parser.error(f"this needs an NVIDIA GPU with CUDA; torch {torch.__version__} sees none here")
     if given.peer is not None and not given.peer.is_file():
-        parser.error(f"--peer {given.peer}: no such file; expected examples/dreambooth/train_dreambooth.py of diffusers")
+        parser.error(
+            f"--peer {given.peer}: no such file; expected examples/dreambooth/train_dreambooth.py of diffusers"
+        )
     return given
 
 

@@ -15,7 +15,7 @@ from turbo_fetch.dreambooth.toy.base import clip_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl  # noqa: E402
+from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 
 SMALL: Final[Mapping[str, Callable[[Path], Path]]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 

@@ -27,7 +27,12 @@ from turbo_fetch.dreambooth.training.cuda_autocast import as_cuda_casts
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 _aten = torch.ops.aten
-_ACROSS = {_aten.copy_.default, _aten._foreach_copy_.default, _aten._to_copy.default, _aten.set_.source_Storage}
+_ACROSS = {
+    _aten.copy_.default,
+    _aten._foreach_copy_.default,
+    _aten._to_copy.default,
+    _aten.set_.source_Storage,
+}
 """Operations that take tensors of several devices."""
 _INDEXING = {
     _aten.index.Tensor,
@@ -100,7 +105,9 @@ def common_device(function: Any, args: Sequence[Any], kwargs: Any) -> torch.devi
         where = device_of(args[0])
         wrong = [index for index in indices if device_of(index) not in (CPU, where)]
         if wrong:
-            raise DeviceMismatch(f"indices should be either on cpu or on the same device as the indexed tensor ({where})")
+            raise DeviceMismatch(
+                f"indices should be either on cpu or on the same device as the indexed tensor ({where})"
+            )
         args = (args[0], *args[2:])
     tensors = list(_tensors((*args, *kwargs.values())))
     if function in _ACROSS:
@@ -111,7 +118,9 @@ def common_device(function: Any, args: Sequence[Any], kwargs: Any) -> torch.devi
     changed = function._schema.is_mutable and tensors and tensors[0].dim() == 0
     if len(devices) > 1 or (changed and devices and device_of(tensors[0]) not in devices):
         found = sorted(str(device_of(tensor)) for tensor in tensors)
-        raise DeviceMismatch(f"{function}: expected all tensors to be on the same device, but found {', '.join(found)}")
+        raise DeviceMismatch(
+            f"{function}: expected all tensors to be on the same device, but found {', '.join(found)}"
+        )
     return devices.pop() if devices else CPU
 
 
@@ -220,7 +229,11 @@ def _to(_mode: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _moved(
-    tensor: Tensor, device: torch.device | None, dtype: torch.dtype | None = None, layout: Any = None, copy: bool = False
+    tensor: Tensor,
+    device: torch.device | None,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    copy: bool = False,
 ) -> Tensor:
     options: dict[str, Any] = {} if layout is None else {"memory_format": layout}
     if device is not None and device.type == "meta":
@@ -242,7 +255,7 @@ def _for_numpy(name: str) -> Any:
     def convert(_mode: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         if _on_gpu(tensor):
             raise TypeError(
-                f"can't convert {device_of(tensor)} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to "
+                f"can't convert {device_of(tensor)} device type tensor to numpy. Use Tensor.cpu() to copy it to "
                 "host memory first."
             )
         return plain(tensor, *args, **kwargs)
@@ -292,7 +305,9 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
         for name, value in _ACCELERATOR.items():
             stack.enter_context(patch.object(torch.accelerator, name, value))
         stack.enter_context(patch.object(torch, "Generator", Generator))
-        stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", _with_functions(_run_backward)))
+        stack.enter_context(
+            patch.object(torch.autograd, "_engine_run_backward", _with_functions(_run_backward))
+        )
         checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
         stack.enter_context(patch.dict(checks, {"default": lambda x: (x.shape, x.dtype, device_of(x))}))
         # Compiled code is for the device that is really there.

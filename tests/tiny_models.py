@@ -195,7 +195,9 @@ def _vae(**overrides: Any) -> AutoencoderKL:
     return AutoencoderKL(**options | overrides).eval()
 
 
-_T5_VOCABULARY = [(piece, -float(number)) for number, piece in enumerate(["<pad>", "</s>", "<unk>", "▁", *"etaoinshrdlu"])]
+_T5_VOCABULARY = [
+    (piece, -float(number)) for number, piece in enumerate(["<pad>", "</s>", "<unk>", "▁", *"etaoinshrdlu"])
+]
 
 
 def _t5() -> T5EncoderModel:

@@ -1,4 +1,4 @@
-"""The rules by which the rehearsal and the estimate stand for a GPU are PyTorch's own, as its fake tensors have them."""
+"""The rules by which the rehearsal and the estimate stand for a GPU are those of PyTorch's fake tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from fake_cuda import DeviceMismatch, device_of, fake_cuda
 from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
@@ -27,7 +27,7 @@ PAIRS: dict[str, Operation] = {
     "copy": lambda a, b: a.copy_(b),
     "clamp": lambda a, b: torch.minimum(a, b),
     "lerp": lambda a, b: torch.lerp(a, b, 0.5),
-    "embedding": lambda a, b: F.embedding((a * 0).long().reshape(-1), b.reshape(-1, 1)),
+    "embedding": lambda a, b: functional.embedding((a * 0).long().reshape(-1), b.reshape(-1, 1)),
 }
 SHAPES: tuple[tuple[int, ...], ...] = ((), (3,))
 
@@ -53,18 +53,20 @@ def test_devices_are_mixed_as_pytorch_allows(name: str) -> None:
 
 
 UNDER_AUTOCAST: dict[str, Operation] = {
-    "linear": lambda a: F.linear(a, a),
+    "linear": lambda a: functional.linear(a, a),
     "matmul": lambda a: a @ a,
     "bmm": lambda a: torch.bmm(a[None], a[None]),
     "baddbmm": lambda a: torch.baddbmm(a[None], a[None], a[None]),
     "einsum": lambda a: torch.einsum("ij,jk->ik", a, a),
-    "conv2d": lambda a: F.conv2d(a[None, None], a[None, None]),
-    "attention": lambda a: F.scaled_dot_product_attention(a[None, None], a[None, None], a[None, None]),
-    "layer_norm": lambda a: F.layer_norm(a, a.shape[-1:]),
-    "group_norm": lambda a: F.group_norm(a[None], 2),
-    "rms_norm": lambda a: F.rms_norm(a, a.shape[-1:]),
+    "conv2d": lambda a: functional.conv2d(a[None, None], a[None, None]),
+    "attention": lambda a: functional.scaled_dot_product_attention(
+        a[None, None], a[None, None], a[None, None]
+    ),
+    "layer_norm": lambda a: functional.layer_norm(a, a.shape[-1:]),
+    "group_norm": lambda a: functional.group_norm(a[None], 2),
+    "rms_norm": lambda a: functional.rms_norm(a, a.shape[-1:]),
     "softmax": lambda a: a.softmax(-1),
-    "functional softmax": lambda a: F.softmax(a, dim=-1),
+    "functional softmax": lambda a: functional.softmax(a, dim=-1),
     "power": lambda a: a**2,
     "pow": lambda a: a.pow(2),
     "exp": torch.exp,
@@ -73,23 +75,25 @@ UNDER_AUTOCAST: dict[str, Operation] = {
     "cumsum": lambda a: a.cumsum(0),
     "norm": lambda a: a.norm(),
     "vector norm": lambda a: torch.linalg.vector_norm(a),
-    "mse_loss": lambda a: F.mse_loss(a, a),
-    "interpolate": lambda a: F.interpolate(a[None, None], scale_factor=2.0, mode="nearest"),
-    "bilinear": lambda a: F.interpolate(a[None, None], scale_factor=2.0, mode="bilinear"),
-    "silu": F.silu,
-    "gelu": F.gelu,
+    "mse_loss": lambda a: functional.mse_loss(a, a),
+    "interpolate": lambda a: functional.interpolate(a[None, None], scale_factor=2.0, mode="nearest"),
+    "bilinear": lambda a: functional.interpolate(a[None, None], scale_factor=2.0, mode="bilinear"),
+    "silu": functional.silu,
+    "gelu": functional.gelu,
     "sigmoid": torch.sigmoid,
     "mean": lambda a: a.mean(),
     "cat": lambda a: torch.cat([a, a.float()]),
     "addcmul": lambda a: torch.addcmul(a, a, a.float()),
-    "embedding": lambda a: F.embedding(torch.zeros(2, dtype=torch.long, device=a.device), a),
+    "embedding": lambda a: functional.embedding(torch.zeros(2, dtype=torch.long, device=a.device), a),
 }
 
 
 @pytest.mark.parametrize("name", UNDER_AUTOCAST)
 def test_types_under_autocast_are_those_of_cuda(name: str) -> None:
     operation = UNDER_AUTOCAST[name]
-    for given, half in product((torch.float32, torch.float16, torch.bfloat16), (torch.float16, torch.bfloat16)):
+    for given, half in product(
+        (torch.float32, torch.float16, torch.bfloat16), (torch.float16, torch.bfloat16)
+    ):
         if given not in (torch.float32, half):
             continue
         with FakeTensorMode():

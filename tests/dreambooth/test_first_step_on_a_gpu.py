@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from bench.dreambooth_gpu import Plan, measured
+
 from fake_cuda import CUDA, Witness, fake_cuda
 from tiny_models import tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
 from training import Listener, history, write_images
@@ -88,9 +88,7 @@ class Case:
 def each_value_once() -> list[Case]:
     """Return cases in which every value occurs."""
     longest = max(map(len, VARIED.values()))
-    return [
-        Case(*(values[row % len(values)] for values in VARIED.values())) for row in range(longest)
-    ]
+    return [Case(*(values[row % len(values)] for values in VARIED.values())) for row in range(longest)]
 
 
 def each_pair_once() -> list[Case]:

@@ -35,7 +35,7 @@ def doctor(
         bool,
         typer.Option(
             "--train",
-            help="Say of the spec's [train] what it would use of this machine, and whether it fits into a GPU's memory.",
+            help="Say of the spec's [train] what it would use of this machine, and whether it fits.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -79,7 +79,9 @@ def doctor(
 def _training(spec: Path | None) -> list[Finding]:
     with clear_failures():
         if spec is None:
-            raise SpecError("--train looks at the [train] of a spec; expected one: turbo-fetch doctor --train SPEC.TOML")
+            raise SpecError(
+                "--train looks at the [train] of a spec; expected one: turbo-fetch doctor --train SPEC.TOML"
+            )
         job = load_job(spec, None)
         try:
             from turbo_fetch.dreambooth.training.requirements import training_findings

@@ -1,4 +1,4 @@
-"""Which parts of a model compute in which type: some are right in fp32 or in their own alone, whatever is around them."""
+"""Which parts of a model compute in which type: some are right in fp32 or in their own alone."""
 
 from __future__ import annotations
 

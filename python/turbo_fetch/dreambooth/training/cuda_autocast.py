@@ -18,24 +18,28 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 HALF: Final = frozenset({torch.float16, torch.bfloat16})
 
-_LOWER: Final = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LOWER: Final = _names(
     """conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu addmm addmv
     addr matmul einsum mm mv linear addbmm baddbmm bmm chain_matmul multi_dot vecdot rmatmul
-    scaled_dot_product_attention""".split()
+    scaled_dot_product_attention"""
 )
 """Run in the type of autocast."""
-_FP32: Final = frozenset(
+_FP32: Final = _names(
     """acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow softplus layer_norm
     native_layer_norm group_norm rms_norm cosine_similarity cosine_embedding_loss poisson_nll_loss nll_loss
     hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss
     multilabel_margin_loss soft_margin_loss triplet_margin_loss multi_margin_loss dist pdist cdist renorm logsumexp
     binary_cross_entropy_with_logits interpolate prod softmax log_softmax cumprod cumsum vector_norm matrix_norm sum
-    norm cross_entropy""".split()
+    norm cross_entropy"""
 )
 """Run in fp32."""
-_WIDEST: Final = frozenset(
-    """addcdiv addcmul atan2 bilinear cross dot vdot grid_sample grid_sampler index_put tensordot
-    scatter_add""".split()
+_WIDEST: Final = _names(
+    """addcdiv addcmul atan2 bilinear cross dot vdot grid_sample grid_sampler index_put tensordot scatter_add"""
 )
 """Run in the widest type among their inputs."""
 
@@ -68,8 +72,12 @@ def as_cuda_casts(
 
 def _widest(args: Iterable[Any], is_cast: Callable[[Tensor], bool]) -> torch.dtype:
     found: list[torch.dtype] = []
-    tree_map(lambda leaf: found.append(leaf.dtype) if isinstance(leaf, Tensor) and is_cast(leaf) else None, args)
-    return torch.float32 if torch.float32 in found or len(set(found)) > 1 else next(iter(found), torch.float32)
+    tree_map(
+        lambda leaf: found.append(leaf.dtype) if isinstance(leaf, Tensor) and is_cast(leaf) else None, args
+    )
+    return (
+        torch.float32 if torch.float32 in found or len(set(found)) > 1 else next(iter(found), torch.float32)
+    )
 
 
 @contextmanager
@@ -92,7 +100,13 @@ class _Casts(TorchFunctionMode):
             # What is computed again on the way back is to be cast too; PyTorch's own function would leave the mode.
             with self:
                 torch.autograd.Variable._execution_engine.run_backward(
-                    args, tuple(map(torch.ones_like, args)), False, False, (), allow_unreachable=True, accumulate_grad=True
+                    args,
+                    tuple(map(torch.ones_like, args)),
+                    False,
+                    False,
+                    (),
+                    allow_unreachable=True,
+                    accumulate_grad=True,
                 )
             return None
         args, kwargs = as_cuda_casts(func, args, kwargs or {})

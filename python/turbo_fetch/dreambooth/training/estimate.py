@@ -1,7 +1,7 @@
 """How much memory of a GPU a run would take, by the shapes of its tensors: no weights are read, no GPU is needed.
 
-The model is made from its configuration, and encodes, takes a step and makes a sample, on PyTorch's device `meta`, whose
-tensors have a shape and a type but no content, with CUDA's rules for types; the bytes that are alive are counted.
+The model is made from its configuration, and encodes, takes a step and makes a sample, on PyTorch's device `meta`,
+whose tensors have a shape and a type but no content, with CUDA's rules for types; the bytes that are alive are counted.
 """
 
 from __future__ import annotations

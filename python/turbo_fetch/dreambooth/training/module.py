@@ -176,7 +176,7 @@ class DreamBooth(LightningModule):
         return mean
 
     def _generator(self, purpose: int, *position: int) -> torch.Generator:
-        """Return the random numbers of a place in the run, the same on whatever device it is: a processor makes them."""
+        """Return the random numbers of a place in the run, the same on all devices: the processor makes them."""
         seed = draws(self.setup_.train.seed, purpose, *position).integers(1 << 62)
         return torch.Generator().manual_seed(int(seed))
 

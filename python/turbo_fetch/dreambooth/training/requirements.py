@@ -56,7 +56,10 @@ def _precision(train: TrainSpec, device: torch.device, precision: str) -> Findin
     found = f"{precision}, on compute capability {capability[0]}.{capability[1]}"
     if precision == "bf16" and capability < BF16_CAPABILITY:
         return Finding(
-            "precision", "warning", f"{found}, which has no bf16 and emulates it", 'set train.precision = "fp16"'
+            "precision",
+            "warning",
+            f"{found}, which has no bf16 and emulates it",
+            'set train.precision = "fp16"',
         )
     return Finding("precision", "good", found)
 
