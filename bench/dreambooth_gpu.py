@@ -73,6 +73,8 @@ class Plan:
     """After which no more is begun."""
     peer: Path | None = None
     families: tuple[str, ...] = tuple(SMALL)
+    methods: tuple[str, ...] = ("full", "lora")
+    precisions: tuple[str, ...] = ("fp16", "bf16")
     variants: tuple[str, ...] = tuple(VARIANTS)
 
 
@@ -157,18 +159,18 @@ def measured(folder: Path, plan: Plan) -> dict[str, Any]:
         "accelerator": str(probe()),
         "machine": describe_machine(),
         "versions": our_versions() | {name: metadata.version(name) for name in PACKAGES},
-        "correctness": dict(_correctness(bench, plan.families)),
+        "correctness": dict(_correctness(bench, plan)),
         "speed and memory": dict(_speed(bench, plan.variants)),
         "peer": _attempt(lambda: _peer(bench, plan.peer)) if plan.peer is not None else None,
     }
 
 
-def _correctness(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for family in names:
+def _correctness(bench: Bench, plan: Plan) -> Iterator[tuple[str, Any]]:
+    for family in plan.families:
         base = SMALL[family](bench.folder / f"small-{family}")
-        for method in ("full", "lora"):
+        for method in plan.methods:
             yield f"{family} {method}", _attempt(lambda: _same_as_the_processor(bench, base, method))  # noqa: B023
-        for precision in ("fp16", "bf16"):
+        for precision in plan.precisions:
             yield f"{family} {precision}", _attempt(lambda: _samples(bench, base, precision))  # noqa: B023
 
 

@@ -21,7 +21,7 @@ PAIRS: dict[str, Operation] = {
     "add": lambda a, b: a + b,
     "add to": lambda a, b: a.add_(b),
     "where": lambda a, b: torch.where(a > 0, a, b),
-    "index": lambda a, b: a[(b * 0).long()],
+    "index": lambda a, b: a[(b * 0).long().reshape(-1)],
     "cat": lambda a, b: torch.cat([a.reshape(-1), b.reshape(-1)]),
     "matmul": lambda a, b: a.reshape(1, -1)[:, :1] @ b.reshape(1, -1)[:, :1],
     "copy": lambda a, b: a.copy_(b),
