@@ -96,7 +96,7 @@ def _step(
         latents = torch.empty(count, family.vae.config.latent_channels, side, side, device=META)
         times = torch.zeros(count, dtype=torch.long, device=META)
         predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
-        example_errors(predicted, latents).mean().backward()
+        example_errors(predicted, latents).mean().backward()  # type: ignore[no-untyped-call]
         del predicted, text
     for _, parameter in trainable.named():
         parameter.grad = None
@@ -127,9 +127,9 @@ def _counted(family: Family) -> Iterator[_LiveBytes]:
         yield live
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, known: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known = known
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -114,7 +114,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     return f"even {', '.join(words)} takes about {least}: expected a GPU with more memory"
 
 
-def _changes(train: TrainSpec) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _changes(train: TrainSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     if train.batch_size > 1:
         accumulation = train.batch_size * train.accumulation
         yield (
