@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 # uv.lock names PyPI itself, whatever mirror this machine installs from.
 PYPI := https://pypi.org/simple
 
-.PHONY: help setup lock demo demo-dreambooth test lint format typecheck docs rust-test fuzz wheel wheel-manylinux bench ci clean
+.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: setup ## Run all tests, Rust and Python
 	$(MAKE) rust-test
 	$(BIN)/pytest --numprocesses auto -m "not cluster"
 	$(BIN)/pytest -m cluster
+
+rehearsal: setup ## Train on a GPU that is not there with every pair of options (some 5 CPU-minutes; tests have each option once)
+	EVERY_PAIR=1 $(BIN)/pytest tests/dreambooth/test_first_step_on_a_gpu.py
 
 rust-test: $(VENV)/.system ## Run the Rust tests
 	cargo test --release --quiet

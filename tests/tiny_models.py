@@ -31,6 +31,9 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -102,8 +105,8 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     return _saved(pipeline, folder)
 
 
-def tiny_sd3(folder: Path, seed: int = 0) -> Path:
-    """Save a Stable Diffusion 3 pipeline without T5; returns `folder`."""
+def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
+    """Save a Stable Diffusion 3 pipeline, by default without T5; returns `folder`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(folder / "vocabulary")
     projected = _text_config(projection_dim=HIDDEN)
@@ -127,8 +130,8 @@ def tiny_sd3(folder: Path, seed: int = 0) -> Path:
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(projected).eval(),
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=_t5() if with_t5 else None,
+        tokenizer_3=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0) if with_t5 else None,
     )
     return _saved(pipeline, folder)
 
@@ -190,6 +193,16 @@ def _vae(**overrides: Any) -> AutoencoderKL:
         "sample_size": 64,
     }
     return AutoencoderKL(**options | overrides).eval()
+
+
+_T5_VOCABULARY = [
+    (piece, -float(number)) for number, piece in enumerate(["<pad>", "</s>", "<unk>", "▁", *"etaoinshrdlu"])
+]
+
+
+def _t5() -> T5EncoderModel:
+    sizes = {"d_model": 2 * HIDDEN, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 4}
+    return T5EncoderModel(T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **sizes)).eval()
 
 
 def _text_config(**overrides: Any) -> CLIPTextConfig:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
+if TYPE_CHECKING:
+    import torch
+
+BF16_CAPABILITY: Final = (8, 0)
 PACKAGES: Final = ("torch", "diffusers", "transformers", "peft", "xformers", "bitsandbytes")
 
 
@@ -25,6 +30,8 @@ class Accelerator:
     compile: bool
     """Whether torch.compile can work: it needs a C compiler, and Triton on CUDA."""
     versions: dict[str, str]
+    xformers: str | None = None
+    """Why an installed xformers has no kernels of its own here."""
 
 
 def probe() -> Accelerator:
@@ -34,17 +41,31 @@ def probe() -> Accelerator:
         import torch
     except ImportError:
         return Accelerator(None, "", 0, "fp32", "sdpa", False, versions)
+    built = _xformers_build_fault() if "xformers" in versions else None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        attention = "xformers" if _xformers_works() else "sdpa"
+        precision = best_precision(torch.device("cuda", 0))
+        attention = "sdpa" if xformers_fault(torch.device("cuda", 0)) else "xformers"
         memory = int(properties.total_memory)
         return Accelerator(
-            "cuda", properties.name, memory, precision, attention, _can_compile("cuda"), versions
+            "cuda", properties.name, memory, precision, attention, _can_compile("cuda"), versions, built
         )
     if torch.backends.mps.is_available():
         return Accelerator("mps", "Apple GPU", 0, "fp32", "sdpa", False, versions)
-    return Accelerator("cpu", "processor", 0, "fp32", "sdpa", _can_compile("cpu"), versions)
+    return Accelerator("cpu", "processor", 0, "fp32", "sdpa", _can_compile("cpu"), versions, built)
+
+
+def best_precision(device: torch.device) -> str:
+    """Return fp32, bf16 or fp16: the fastest type in which training is right on a device.
+
+    By compute capability: PyTorch says of every card that it can hold bf16, but those before Ampere have no arithmetic
+    for it, and are slower in it than in fp32.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else "fp16"
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
@@ -56,18 +77,53 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _xformers_works() -> bool:
-    """Return whether xformers has an attention operator for this device: an installed one may have none."""
-    try:
-        import torch
-        from xformers.ops import memory_efficient_attention  # type: ignore[import-untyped,unused-ignore]
+def xformers_fault(device: torch.device) -> str | None:
+    """Return why xformers is not to be used on `device`; None if it runs there, by kernels of its own.
 
-        probe_input = torch.zeros(1, 1, 1, 8, device="cuda", dtype=torch.float16)
-        memory_efficient_attention(probe_input, probe_input, probe_input)
-    # A build for another CUDA fails in many ways, all of which mean no.
-    except Exception:
-        return False
-    return True
+    Where its kernels are for another PyTorch or CUDA, it calls PyTorch's, which are there without it.
+    """
+    if device.type == "cpu":
+        return "it has no operator for processors"
+    fault = _xformers_build_fault()
+    if fault is not None:
+        return fault
+    import torch
+    from xformers.ops import memory_efficient_attention
+
+    query = torch.ones(1, 8, 2, 40, device=device, requires_grad=True)
+    try:
+        memory_efficient_attention(query, query, query).sum().backward()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return str(error).strip().partition("\n")[0]
+    return None
+
+
+def _xformers_build_fault() -> str | None:
+    """Return why xformers has no kernels of its own here, if it has none: its wheels are for one CUDA."""
+    import torch
+
+    # What it says of that itself is several lines, at its import.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
+    try:
+        from xformers import _cpp_lib
+    except ImportError as error:
+        return f"it is not installed ({error})"
+    if _cpp_lib._cpp_library_load_exception is None:
+        return None
+    return (
+        f"its kernels are for {_built_for(_cpp_lib)}, and here is PyTorch {torch.__version__} "
+        f"with CUDA {torch.version.cuda}"
+    )
+
+
+def _built_for(library: Any) -> str:
+    built = getattr(library._cpp_library_load_exception, "build_info", None)
+    return "another PyTorch" if built is None else f"PyTorch {built.torch_version} with CUDA {_cuda(built)}"
+
+
+def _cuda(built: Any) -> str:
+    number = built.cuda_version
+    return f"{number // 100}.{number % 100}" if isinstance(number, int) else "?"
 
 
 def _can_compile(device: str) -> bool:

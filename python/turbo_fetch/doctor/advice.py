@@ -40,6 +40,8 @@ def findings(machine: Machine, accelerator: Accelerator | None) -> Iterator[Find
     yield disk(machine)
     if accelerator is not None:
         yield training(accelerator)
+        if accelerator.xformers is not None:
+            yield xformers(accelerator.xformers)
 
 
 def resolver(machine: Machine) -> Finding:
@@ -146,6 +148,16 @@ def disk(machine: Machine) -> Finding:
             "space for fewer than 500,000 images of 256 px; choose another fetch.output.path",
         )
     return Finding("disk", "good", found)
+
+
+def xformers(fault: str) -> Finding:
+    """Judge an xformers that has no kernels here."""
+    return Finding(
+        "xformers",
+        "warning",
+        f"installed, but {fault}",
+        "nothing is lost, PyTorch's own attention is used; to use xformers, install torch for the CUDA that it is for",
+    )
 
 
 def training(accelerator: Accelerator) -> Finding:

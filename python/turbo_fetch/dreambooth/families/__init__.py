@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -19,16 +21,18 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families.family import DTYPES, Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families.precision import DTYPES
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
 
-__all__ = ["DTYPES", "FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load"]
+__all__ = ["DTYPES", "FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load", "skeleton"]
 
 FAMILIES: Final[Mapping[str, type[Family]]] = {
     family.pipeline_name: family for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
@@ -57,7 +61,10 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     transformers_logging.disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            base, dtype=dtype, **_absent(base, adapter), **adapter.not_loaded
+            base,
+            dtype={"default": dtype, "vae": torch.float32} if adapter.fp32_vae else dtype,
+            **_absent(base, adapter),
+            **adapter.not_loaded,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
@@ -65,6 +72,35 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return adapter(pipeline)
+
+
+def skeleton(base: str) -> Family:
+    """Return the model at a path or hub id without its weights, on the device `meta`; only small files are read.
+
+    Raises ModelError.
+    """
+    adapter = family_of(base)
+    kinds = {name: kind for name, kind in _index(base).items() if isinstance(kind, list)}
+    try:
+        components = {
+            name: None if kind[0] is None or name in adapter.not_loaded else _made_empty(base, name, *kind)
+            for name, kind in kinds.items()
+        }
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{base}: its configuration cannot be read: {_first_line(error)}") from error
+    absent: dict[str, Any] = {name: None for name in adapter.optional if name not in components}
+    pipeline = getattr(diffusers, adapter.pipeline_name)
+    return adapter(pipeline(**{**absent, **components, **adapter.not_loaded}))
+
+
+def _made_empty(base: str, name: str, library: str, kind: str) -> Any:
+    made: Any = getattr(import_module(library), kind)
+    if not issubclass(made, nn.Module):
+        return made.from_pretrained(base, subfolder=name)
+    with torch.device("meta"):
+        if library == "diffusers":
+            return made.from_config(made.load_config(base, subfolder=name))
+        return made(made.config_class.from_pretrained(base, subfolder=name))
 
 
 def _absent(base: str, adapter: type[Family]) -> dict[str, None]:

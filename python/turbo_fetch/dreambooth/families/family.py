@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,16 +13,10 @@ from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
+from turbo_fetch.dreambooth.families.precision import in_own_type
 from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import validated
 from turbo_fetch.spec.train import USUAL_LEARNING_RATE, Part, TrainSpec
-
-DTYPES: Final[Mapping[str, torch.dtype]] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-"""What the spec calls precisions."""
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told of the captions; each tensor has one row per caption."""
@@ -37,10 +31,8 @@ class Posterior:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Return latents [B, C, h, w] drawn from it."""
-        normals = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
-        return self.mean + self.deviation * normals
+        normals = torch.randn(self.mean.shape, generator=generator, device=generator.device)
+        return self.mean + self.deviation * normals.to(self.mean)
 
 
 class Family(ABC):
@@ -69,6 +61,10 @@ class Family(ABC):
     """What is usual, by method."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    fp32_vae: ClassVar[bool] = False
+    """Whether the VAE makes black images in fp16."""
+    own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {"vae": ("encode", "decode")}
+    """Methods of components that autocast does not reach; the VAE of some families is right in fp32 alone."""
     kohya_prefixes: ClassVar[Mapping[str, str]] = {}
     """What names of LoRA weights begin with in kohya's naming, by component; without any, diffusers' is written."""
     embedding_keys: ClassVar[Mapping[str, str]] = {}
@@ -76,6 +72,9 @@ class Family(ABC):
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline: Any = pipeline
+        for component, methods in self.own_type.items():
+            for method in methods if getattr(pipeline, component, None) is not None else ():
+                in_own_type(getattr(pipeline, component), method)
 
     @classmethod
     def with_defaults(cls, train: TrainSpec) -> TrainSpec:

@@ -19,6 +19,7 @@ from torch import nn
 
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families.family import Family
+from turbo_fetch.dreambooth.families.precision import convert
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import (
     MODEL_INDEX,
@@ -39,7 +40,8 @@ def load_model(model: str, dtype: torch.dtype = torch.float32) -> Family:
     if not is_checkpoint(model):
         return families.load(model, dtype)
     restored = restore(Path(model))
-    set_dtype(restored.pipeline, dtype)
+    for name, module in restored.modules():
+        convert(module, dtype if name != "vae" or not restored.fp32_vae else torch.float32)
     return restored
 
 

@@ -29,6 +29,8 @@ class StableDiffusion3(Family):
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
     usual_sampler = "auto"
+    # A T5 overflows in fp16 but for the way in which transformers computes it.
+    own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
     @property

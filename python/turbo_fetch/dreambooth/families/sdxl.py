@@ -28,6 +28,7 @@ class StableDiffusionXL(StableDiffusion):
     trains_text_encoders = False
     # With which SDXL itself was trained, as kohya's README of sdxl_train.py says.
     learning_rates: ClassVar[Mapping[Part, float]] = {**USUAL_LEARNING_RATE, "full": 4e-7}
+    fp32_vae = True
     not_loaded: ClassVar[Mapping[str, Any]] = {}
     kohya_prefixes: ClassVar[Mapping[str, str]] = {
         "unet": "lora_unet",

@@ -76,11 +76,11 @@ class DreamBooth(LightningModule):
             assert examples.pixels is not None
             posterior = setup.family.encode_images(examples.pixels)
         latents = posterior.sample(generator)
-        timesteps = process.draw(len(latents), generator)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        timesteps = process.draw(len(latents), generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         if loss.noise_offset:
-            shifts = torch.randn(latents.shape[:2], generator=generator, device=latents.device)
-            noise = objectives.offset(noise, shifts, loss.noise_offset)
+            shifts = torch.randn(latents.shape[:2], generator=generator, device=generator.device)
+            noise = objectives.offset(noise, shifts.to(latents), loss.noise_offset)
         text = setup.captions.encode(examples.captions, latents.device)
         predicted = setup.family.predict(
             process.noisy(latents, noise, timesteps), process.model_times(timesteps), text, examples.sizes
@@ -173,9 +173,9 @@ class DreamBooth(LightningModule):
         return mean
 
     def _generator(self, purpose: int, *position: int) -> torch.Generator:
-        """Return the random numbers of a place in the run, the same on whatever device it is."""
+        """Return the random numbers of a place in the run, the same on all devices: the processor makes them."""
         seed = draws(self.setup_.train.seed, purpose, *position).integers(1 << 62)
-        return torch.Generator(self.device).manual_seed(int(seed))
+        return torch.Generator().manual_seed(int(seed))
 
 
 def _joined(parts: Any) -> Tensor:

@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
+from turbo_fetch.doctor.accelerator import best_precision, xformers_fault
 from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families.precision import round_parameters
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
@@ -109,9 +111,7 @@ def precision_of(train: TrainSpec, device: torch.device) -> str:
         )
     if train.precision != "auto":
         return train.precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return best_precision(device)
 
 
 def place_model(family: Family, device: torch.device, precision: str, train: TrainSpec) -> None:
@@ -123,24 +123,26 @@ def place_model(family: Family, device: torch.device, precision: str, train: Tra
     """
     for name, module in family.modules():
         if name != "vae" and (train.method == "lora" or name not in family.trained_names):
-            _shrink(module, DTYPES[precision])
+            round_parameters(module, DTYPES[precision])
         module.to(device)
     if device.type == "cuda":
         denoiser: nn.Module = family.denoiser
         denoiser.to(memory_format=torch.channels_last)
 
 
+def not_needed_once_cached(family: Family, trainable: Trainable) -> tuple[str, ...]:
+    """Return the components that no step needs once all is cached: the VAE, and text encoders if none is trained."""
+    return tuple(
+        name
+        for name, _ in family.modules()
+        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder)
+    )
+
+
 def offload(family: Family, trainable: Trainable) -> None:
-    """Move what is not needed once all is cached to main memory: the VAE, and text encoders if none is trained."""
-    for name, module in family.modules():
-        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder):
-            module.to("cpu")
-
-
-def _shrink(module: nn.Module, dtype: torch.dtype) -> None:
-    for parameter in module.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    """Move what is not needed once all is cached to main memory."""
+    for name in not_needed_once_cached(family, trainable):
+        getattr(family.pipeline, name).to("cpu")
 
 
 @contextmanager
@@ -177,22 +179,6 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     )
 
 
-def _xformers_fault(device: torch.device) -> str | None:
-    """Return why xformers cannot run forward and backward on `device`; None if it can."""
-    try:
-        from xformers.ops import memory_efficient_attention
-    except ImportError as error:
-        return f"it is not installed ({error})"
-    query = torch.ones(1, 8, 2, 40, device=device, requires_grad=True)
-    try:
-        memory_efficient_attention(query, query, query).sum().backward()
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        if device.type == "cpu":
-            return "it has no operator for processors"
-        return str(error).strip().partition("\n")[0]
-    return None
-
-
 def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     """Use xformers where it runs, else scaled dot product attention; returns the line that says so.
 
@@ -200,7 +186,7 @@ def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     """
     if wish == "sdpa":
         return "attention: PyTorch's scaled dot product attention, as asked"
-    fault = _xformers_fault(device)
+    fault = xformers_fault(device)
     if fault is None and hasattr(family.denoiser, "enable_xformers_memory_efficient_attention"):
         denoiser: Any = family.denoiser
         denoiser.enable_xformers_memory_efficient_attention()

@@ -1,0 +1,155 @@
+"""How much memory of a GPU a run would take, by the shapes of its tensors: no weights are read, no GPU is needed.
+
+The model is made from its configuration, and encodes, takes a step and makes a sample, on PyTorch's device `meta`,
+whose tensors have a shape and a type but no content, with CUDA's rules for types; the bytes that are alive are counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from turbo_fetch.dreambooth.data.cache import CAPTIONS_AT_ONCE
+from turbo_fetch.dreambooth.families import DTYPES, Family, skeleton
+from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable
+from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
+from turbo_fetch.dreambooth.training.objectives import example_errors
+from turbo_fetch.dreambooth.training.trainer import not_needed_once_cached, place_model
+from turbo_fetch.spec import TrainSpec
+
+META: Final = torch.device("meta")
+CONTEXT_BYTES: Final = 700_000_000
+"""What CUDA takes of a card for itself and for libraries, with what its allocator leaves between tensors."""
+_STATE_BYTES: Final = {"adamw": 8, "adamw8bit": 2, "lion": 4, "prodigy": 16, "adafactor": 0}
+"""Of an optimiser, for each number that it trains; Adafactor's are of the size of a row and a column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The most bytes of a GPU that are in use at once, by what the run is doing: `encode`, `step`, `sample`."""
+
+    peaks: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the whole run."""
+        return max(self.peaks.values())
+
+
+def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
+    """Return what a run would take. Raises ModelError, SpecError as the run does."""
+    family = skeleton(train.base)
+    trainable = configure_trainable(family, train)
+    place_model(family, META, precision, train)
+    resident = {name: _bytes_of(module) for name, module in family.modules()}
+    everything = CONTEXT_BYTES + sum(resident.values()) + _state_bytes(trainable, train)
+    offloaded = not_needed_once_cached(family, trainable) if train.cache else ()
+    dtype = DTYPES[precision]
+    peaks = {}
+    if train.cache:
+        peaks["encode"] = everything + _encoding(family, train)
+    step = _step(family, trainable, train, dtype, with_prior)
+    peaks["step"] = everything + step - sum(resident[name] for name in offloaded)
+    if train.sample_every:
+        peaks["sample"] = everything + _sampling(family, train, dtype)
+    return Estimate(peaks)
+
+
+def _bytes_of(module: nn.Module) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum({tensor.untyped_storage()._cdata: tensor.nbytes for tensor in tensors}.values())
+
+
+def _state_bytes(trainable: Trainable, train: TrainSpec) -> int:
+    """Return the bytes of the optimiser and of the running mean."""
+    numbers = sum(parameter.numel() for _, parameter in trainable.named())
+    return numbers * (_STATE_BYTES[train.optimiser.kind] + (4 if train.ema else 0))
+
+
+def _encoding(family: Family, train: TrainSpec) -> int:
+    with _counted(family) as live, torch.no_grad():
+        family.encode_images(torch.empty(1, 3, train.resolution, train.resolution, device=META))
+        family.encode_captions([""] * CAPTIONS_AT_ONCE)
+    return live.peak
+
+
+def _step(
+    family: Family, trainable: Trainable, train: TrainSpec, dtype: torch.dtype, with_prior: bool
+) -> int:
+    """Return the bytes of activations and gradients at their most: a forward and a backward pass of a batch."""
+    count = train.batch_size * (2 if with_prior else 1)
+    side = train.resolution // family.vae_scale
+    with _counted(family) as live, cuda_autocast(dtype):
+        if not train.cache:
+            with torch.no_grad():
+                family.encode_images(torch.empty(count, 3, train.resolution, train.resolution, device=META))
+        with torch.set_grad_enabled(trainable.has_text_encoder):
+            text = family.encode_captions([""] * count)
+        latents = torch.empty(count, family.vae.config.latent_channels, side, side, device=META)
+        times = torch.zeros(count, dtype=torch.long, device=META)
+        predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
+        example_errors(predicted, latents).mean().backward()  # type: ignore[no-untyped-call]
+        del predicted, text
+    for _, parameter in trainable.named():
+        parameter.grad = None
+    return live.peak
+
+
+def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:
+    side = train.resolution // family.vae_scale
+    latents = torch.empty(2, family.vae.config.latent_channels, side, side, device=META)
+    with _counted(family) as live, torch.no_grad():
+        with cuda_autocast(dtype):
+            text = family.encode_captions(["", ""])
+            times = torch.zeros(2, dtype=torch.long, device=META)
+            family.predict(latents, times, text, torch.empty(2, 6, device=META))
+        family.vae.decode(latents[:1])
+    return live.peak
+
+
+@contextmanager
+def _counted(family: Family) -> Iterator[_LiveBytes]:
+    """Count what is alive beside the model's weights, and the most of it."""
+    weights = {
+        tensor.untyped_storage()._cdata
+        for _, module in family.modules()
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    with _LiveBytes(weights) as live:
+        yield live
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known = known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(made):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return made
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
