@@ -47,6 +47,7 @@ class Estimate:
 def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
     """Return what a run would take. Raises ModelError, SpecError as the run does."""
     family = skeleton(train.base)
+    train = family.with_defaults(train)
     trainable = configure_trainable(family, train)
     place_model(family, META, precision, train)
     resident = {name: _bytes_of(module) for name, module in family.modules()}

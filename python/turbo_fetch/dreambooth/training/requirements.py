@@ -12,6 +12,7 @@ import torch
 from turbo_fetch.doctor.accelerator import BF16_CAPABILITY, xformers_fault
 from turbo_fetch.doctor.advice import Finding
 from turbo_fetch.dreambooth.data.sources import class_images_place
+from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
 from turbo_fetch.dreambooth.training.trainer import device_of, precision_of
@@ -102,7 +103,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     """Return the changes, from the least on, with which a run fits, or that none of them is enough."""
     words: list[str] = []
     needed = None
-    for text, keys in _changes(train):
+    for text, keys in _changes(family_of(train.base).with_defaults(train)):
         words.append(text)
         train = TrainSpec.model_validate(train.model_dump(by_alias=True, exclude_unset=True) | keys)
         needed = estimate(train, precision, with_prior)
