@@ -61,8 +61,9 @@ def best_checkpoint(output: Path) -> Path:
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether a model is a checkpoint of a training run, by its name."""
-    return model.endswith(SUFFIX)
+    """Return whether a model is a checkpoint of a training run, by its name; others end in `.ckpt` too."""
+    name = Path(model).name
+    return bool(_NAME.fullmatch(name)) or name == f"{BEST}{SUFFIX}"
 
 
 def checkpoints(output: Path) -> dict[int, Path]:
@@ -118,14 +119,14 @@ def prune(output: Path, kept: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def essentials(train: TrainSpec, images: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return all that the weights depend on; `images` are digests of images and captions."""
+def essentials(train: TrainSpec, images: Mapping[str, list[str]], base: str | None = None) -> dict[str, Any]:
+    """Return all that the weights depend on; `images` are digests of images and captions, `base` that of the model."""
     table = train.model_dump(mode="json", by_alias=True, exclude=set(_FREE))
     table["pictures"].pop("workers")
     if train.schedule.kind in {"constant", "constant_with_warmup"}:
         # These do not know how long the run is, so that a longer one is the same run.
         table.pop("steps")
-    return {"train": table, "pictures": dict(images)}
+    return {"train": table, "pictures": dict(images), "base": base}
 
 
 def check_record(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +151,9 @@ def check_record(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     yield from differences(before["train"], now["train"], "train.")
+    # An earlier version did not write it, and a complete run has no need of its base any more.
+    if None not in (before.get("base"), now["base"]) and before["base"] != now["base"]:
+        yield f"train.base: {now['train']['base']} holds other weights than it did"
     for concept, images in now["pictures"].items():
         old = before["pictures"].get(concept, [])
         if len(images) != len(old):

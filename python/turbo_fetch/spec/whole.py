@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
 from turbo_fetch.spec.engine import EngineSpec
 from turbo_fetch.spec.fetch import FetchSpec
+from turbo_fetch.spec.places import collisions
 from turbo_fetch.spec.table import Table
 from turbo_fetch.spec.track import TrackSpec
 from turbo_fetch.spec.train import TrainSpec
@@ -41,6 +42,12 @@ class Spec(Table):
     def _does_something(self) -> Spec:
         if all(getattr(self, stage) is None for stage in STAGES):
             raise ValueError(f"no stage; expected at least one of the tables {', '.join(STAGES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_places_apart(self) -> Spec:
+        if problems := list(collisions(self)):
+            raise ValueError("; ".join(problems))
         return self
 
     @property

@@ -40,6 +40,19 @@ class Posterior:
         return self.mean + self.deviation * normals
 
 
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Which widths and heights in pixels the images have that a model can make."""
+
+    multiple: int
+    largest: int | None = None
+
+    def nearest(self, side: int) -> int:
+        """Return the side nearest to one that is wanted."""
+        rounded = max(self.multiple, (side + self.multiple // 2) // self.multiple * self.multiple)
+        return rounded if self.largest is None else min(rounded, self.largest)
+
+
 class Family(ABC):
     """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains.
 
@@ -67,6 +80,8 @@ class Family(ABC):
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline: Any = pipeline
+        self.notes: tuple[str, ...] = ()
+        """What a person should know of how it was loaded."""
 
     @property
     def denoiser(self) -> nn.Module:
@@ -113,6 +128,11 @@ class Family(ABC):
         """Sides of an image in pixels are multiples of this."""
         blocks = getattr(self.denoiser.config, "down_block_types", ())
         return int(self.vae_scale * 2 ** max(len(blocks) - 1, 0))
+
+    @classmethod
+    def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
+        """Return which images a model with these configs of its components can make."""
+        return Sides(2 ** (len(vae["block_out_channels"]) - 1))
 
     @property
     def vae_scale(self) -> int:

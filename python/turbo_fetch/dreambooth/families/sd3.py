@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens
 from turbo_fetch.dreambooth.families.noise import Flow
 
 T5_TOKENS = 77
@@ -37,6 +37,12 @@ class StableDiffusion3(Family):
     def size_multiple(self) -> int:
         """See Family."""
         return self.vae_scale * int(self.pipeline.transformer.config.patch_size)
+
+    @classmethod
+    def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
+        """See Family: patches of latents, as many along a side as there are positions."""
+        patch = super().sides(denoiser, vae).multiple * int(denoiser["patch_size"])
+        return Sides(patch, patch * int(denoiser["pos_embed_max_size"]))
 
     def whole_prompts(self, prompts: list[str]) -> list[str]:
         """See Family: this pipeline alone reads only the first token of a new word."""

@@ -117,6 +117,8 @@ def fill(
     if not requests:
         return 0
     family = open_model()
+    for line in family.notes:
+        control.listener.note(line)
     sampler = known_as(sampling.scheduler, family.pipeline.scheduler)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))
     for done, (request, image) in enumerate(images, start=1):

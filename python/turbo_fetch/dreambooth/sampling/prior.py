@@ -15,7 +15,7 @@ from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
 from turbo_fetch.dreambooth.families.models import model_hash
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
-from turbo_fetch.dreambooth.sampling.sampler import open_model
+from turbo_fetch.dreambooth.sampling.sampler import check_sizes, open_model
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
@@ -56,6 +56,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
                 f'prior.source = {folder!r}: no such folder; expected "generate", or a folder or dataset of images'
             )
         return PriorReport(folder, 0, 0)
+    check_sizes(spec, train.base)
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
     place.probe(PROBE)

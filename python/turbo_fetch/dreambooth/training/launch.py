@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.sampling.sampler import check_sizes
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.train import train_here
 from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
@@ -40,6 +41,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
+    check_sizes(spec, train.base)
     with locked(open_place(train.output)), quiet():
         if spec.engine.kind == "ray":
             # Needs an extra that a run on this machine does without.

@@ -18,6 +18,7 @@ from turbo_fetch.dreambooth.data.training_data import (
     read_training_data,
 )
 from turbo_fetch.dreambooth.export.model import export_model
+from turbo_fetch.dreambooth.families.models import weights_there
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import (
     HISTORY,
@@ -56,7 +57,7 @@ def train_here(
     output = Path(train.output)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        begun_with = essentials(train, data.digests(train))
+        begun_with = essentials(train, data.digests(train), weights_there(train.base))
         before = check_record(output, begun_with)
         if before.get("steps_done") == train.steps:
             return TrainReport(str(output), train.steps, None, was_complete=True)
@@ -80,6 +81,8 @@ def _train(
     device = device_of(train, factory.local_rank)
     precision = precision_of(train, device)
     family = families.load(train.base)
+    for line in family.notes:
+        listener.note(line)
     # The matrices of LoRA begin at random.
     seed_random_states(train.seed)
     # Captions may name a new token, so what is trained is settled before anything is encoded.
