@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ import diffusers
 import torch
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers.utils import logging
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from turbo_fetch.dreambooth.families.architectures import ABSENT, ARCHITECTURES, EXTRAS
 from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
@@ -112,9 +111,12 @@ def described(pipeline: Any) -> str:
     return json.dumps(configs, default=list)
 
 
-def is_lora(path: Path) -> bool:
-    """Return whether a file holds a LoRA, and no whole model. Raises ModelError."""
-    return any(_LORA.search(name) for name in _contents(path).weights)
+def holds_model(path: Path) -> bool:
+    """Return whether a file holds a whole model, and not a LoRA or what cannot be read."""
+    try:
+        return _has(_contents(path).weights, _PARTS["UNet or transformer"])
+    except ModelError:
+        return False
 
 
 def _contents(path: Path) -> Contents:
@@ -132,10 +134,12 @@ def _contents(path: Path) -> Contents:
                 return Contents(weights, file.metadata() or {})
         with _nothing_run(path):
             loaded = torch.load(path, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(f"{path}: holds more than weights: {str(error).partition(chr(10))[0]}") from None
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: not a whole file of weights: {error}") from error
+    except ModelError:
+        raise
+    except Exception as error:
+        # Whatever a file that is no pickle makes PyTorch's reader raise.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{path}: not a whole file of weights: {reason}") from error
     while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):

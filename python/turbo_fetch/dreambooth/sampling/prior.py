@@ -14,7 +14,7 @@ from typing import Any, Final
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
 from turbo_fetch.dreambooth.families.models import model_hash
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, is_own
 from turbo_fetch.dreambooth.sampling.sampler import check_sizes, open_model
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
@@ -61,6 +61,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
     place = LocalStorage(Path(folder))
     place.probe(PROBE)
     found = compare(place, wanted)
+    retouched = [name for name in found.retouched if name in found.different]
+    found.refuse_others(place.url, "prior.output", [*found.foreign, *retouched])
+    found.tell_retouched(place.url, listener.note)
     for changes in found.different.values():
         listener.note(f"prior: the images in {folder} are made again, for {'; '.join(changes)}")
         break
@@ -96,7 +99,7 @@ def _drop_others(place: LocalStorage, wanted: dict[str, Settings]) -> None:
     """Delete images that an earlier run of more images made, by its record; nothing else is touched."""
     if place.exists(RECORD):
         for name in json.loads(place.read_bytes(RECORD))["pictures"]:
-            if name not in wanted:
+            if name not in wanted and place.exists(name) and is_own(place.read_bytes(name)):
                 place.delete(name)
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.data.images import grid
 from turbo_fetch.dreambooth.run_folder import BEST, CHECKPOINTS, checkpoint_name
+from turbo_fetch.dreambooth.sampling.image_folder import write_own
 from turbo_fetch.dreambooth.training.history import Entry
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.train import TrainSpec
-from turbo_fetch.storage.failures import explained
+from turbo_fetch.storage import LocalStorage
 
 REFRESH_EVERY_S: Final = 0.2
 TELL_EVERY_S: Final = 1.0
@@ -160,9 +161,8 @@ class Samples(Callback):
             rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
         sheet = grid(rows, gap=0)
         path = self._folder / f"step-{trainer.global_step:06d}.png"
-        with explained(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path)
+        if not write_own(LocalStorage(self._folder), path.name, sheet):
+            self._listener.note(f"train: {path} is not one that turbo-fetch made, and left as it is")
         self._listener.picture("samples", path, trainer.global_step)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
