@@ -124,7 +124,9 @@ def _absent(base: str, adapter: type[Family]) -> dict[str, None]:
 def _index(base: str) -> Mapping[str, Any]:
     path = Path(base)
     if path.is_dir() and not (path / MODEL_INDEX).is_file():
-        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved")
+        files = sorted(file.name for file in path.iterdir() if file.suffix in single_file.SUFFIXES)
+        hint = f", or one of its files: {', '.join(files[:8])}" if files else ""
+        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved{hint}")
     return _json(base, MODEL_INDEX)
 
 
@@ -136,7 +138,7 @@ def _json(base: str, name: str) -> Mapping[str, Any]:
         loaded: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return loaded
     except HFValidationError:
-        raise ModelError(f"{base}: no such folder, and no hub id either; expected one of the two") from None
+        raise ModelError(f"{base}: no such folder or file, and no hub id either; expected one of them") from None
     except GatedRepoError:
         raise ModelError(
             f"{base}: gated; accept its terms on the hub and log in with `hf auth login`"

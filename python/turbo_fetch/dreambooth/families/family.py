@@ -71,6 +71,8 @@ class Family(ABC):
     """Arguments with which the pipeline loads without what is of no use here."""
     any_sampler: ClassVar[bool] = True
     """Whether its noise is known to every sampler, and not to the one alone that a model came with."""
+    weighs_by_snr: ClassVar[bool] = True
+    """Whether its loss can be weighed by the signal-to-noise ratio, which flow matching has no use for."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     kohya_prefixes: ClassVar[Mapping[str, str]]

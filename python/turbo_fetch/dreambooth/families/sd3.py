@@ -26,6 +26,7 @@ class StableDiffusion3(Family):
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
     any_sampler = False
+    weighs_by_snr = False
     kohya_prefixes: ClassVar[Mapping[str, str]] = {
         "transformer": "lora_unet",
         "text_encoder": "lora_te1",

@@ -37,12 +37,7 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
         from transformers.optimization import Adafactor
 
         return Adafactor(groups, scale_parameter=False, relative_step=False, warmup_init=False)
-    module, name = _PACKAGES[spec.kind]
-    package = module.partition(".")[0]
-    try:
-        kind = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(package, "optimisers", f"train.optimiser.kind = {spec.kind!r}") from error
+    kind = optimiser_class(spec.kind)
     if spec.kind == "lion":
         return kind(groups, betas=spec.betas)
     if spec.kind == "prodigy":
@@ -50,6 +45,18 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
             groups, betas=spec.betas, eps=spec.epsilon, safeguard_warmup=True, use_bias_correction=True
         )
     return kind(groups, betas=spec.betas, eps=spec.epsilon)
+
+
+def optimiser_class(kind: OptimiserKind) -> Any:
+    """Return the class of an optimiser that comes with a package of its own, None for others. Raises MissingExtra."""
+    if kind not in _PACKAGES:
+        return None
+    module, name = _PACKAGES[kind]
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise MissingExtra(package, "optimisers", f"train.optimiser.kind = {kind!r}") from error
 
 
 def make_schedule(train: TrainSpec, optimiser: Any) -> Any:
