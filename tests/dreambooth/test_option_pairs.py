@@ -17,8 +17,9 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 STEPS = 2
-AT_ONCE = 10
+AT_ONCE = 6
 """Choices of options that are trained with in each run of the suite, those with the most pairs; `slow` takes all."""
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "method": ("full", "lora", "token", "full+token", "lora+token"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def _class_images(spec: Spec) -> str | None:
     return None if spec.train is None else f"{spec.train.output.rstrip('/')}-class"
 
 
-def _resolved(named: dict[str, str | bool | None]) -> dict[str, Path]:
+def _resolved(named: Mapping[str, object]) -> dict[str, Path]:
     found = {key: _local(place) for key, place in named.items() if isinstance(place, str)}
     return {key: path for key, path in found.items() if path is not None}
 

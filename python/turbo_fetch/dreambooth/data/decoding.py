@@ -132,7 +132,7 @@ def _with_libheif(content: bytes) -> Image.Image:
         from pillow_heif import HeifImageFile
     except ModuleNotFoundError as error:
         raise MissingExtra("pillow-heif", "heic", "an image in HEIC, the format of phones,") from error
-    opened: Image.Image = HeifImageFile(io.BytesIO(content))
+    opened: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
     return opened
 
 

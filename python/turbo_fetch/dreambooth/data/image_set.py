@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbo_fetch.dreambooth.data.images import Cut, ImageFile, Size, cut, mirrored, nearest, render
+from turbo_fetch.dreambooth.data.decoding import Size
+from turbo_fetch.dreambooth.data.images import Cut, ImageFile, cut, mirrored, nearest, render
 from turbo_fetch.spec.train import PicturesSpec
 
 _CENTER: Final = (0.5, 0.5)

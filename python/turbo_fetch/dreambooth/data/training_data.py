@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo_fetch.dreambooth.data.cache import Captions, cached_captions, cached_latents
+from turbo_fetch.dreambooth.data.decoding import Size
 from turbo_fetch.dreambooth.data.examples import Concept
 from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
-from turbo_fetch.dreambooth.data.images import ImageFile, Size, buckets
+from turbo_fetch.dreambooth.data.images import ImageFile, buckets
 from turbo_fetch.dreambooth.data.sources import (
     class_images_place,
     image_warnings,

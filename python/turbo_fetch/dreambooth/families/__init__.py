@@ -138,7 +138,7 @@ def _json(base: str, name: str) -> Mapping[str, Any]:
         loaded: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return loaded
     except HFValidationError:
-        raise ModelError(f"{base}: no such folder or file, and no hub id either; expected one of them") from None
+        raise ModelError(f"{base}: no such folder, and no hub id either; expected one of the two") from None
     except GatedRepoError:
         raise ModelError(
             f"{base}: gated; accept its terms on the hub and log in with `hf auth login`"
