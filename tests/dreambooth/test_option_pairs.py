@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from PIL import Image
+from safetensors.torch import load_file
 
 from tiny_models import TINY_MODELS
 from training import Listener, fit, history, training_spec, write_images
+from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
@@ -144,7 +146,9 @@ def _covering() -> list[Chosen]:
         if any(row.get(key, value) != value for key, value in pair.items()):
             return False
         added = {str(item) for item in pair.items() if item[0] not in row}
-        return not any(frozenset({new, str(old)}) in refused for new in added for old in row.items())
+        if any(frozenset({new, str(old)}) in refused for new in added for old in row.items()):
+            return False
+        return not added or _problem({**row, **pair}) is None
 
     rows = []
     while waiting:
@@ -233,6 +237,14 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
     }
     fit(training_spec(base, tmp_path, **{**keys, **tables}), Listener())
     assert len(history(tmp_path / "model")) == STEPS
+
+
+def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, Path], tmp_path: Path) -> None:
+    lora = {"method": "lora+token", "text_encoder": True, "identifier": "<sks>"}
+    fit(training_spec(bases["sdxl"], tmp_path, steps=1, **lora))
+    names = load_file(tmp_path / "model" / DIFFUSERS_LORA)
+    assert {name.partition(".")[0] for name in names} == {"unet", "text_encoder", "text_encoder_2"}
+    assert not any("token_embedding" in name for name in names)
 
 
 @pytest.mark.parametrize(
