@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tiny_models import TINY_MODELS
 from training import Listener, fit, history, training_spec, write_images
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
+from turbo_fetch.dreambooth.training.optimisers import make_optimiser, make_schedule
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
@@ -237,6 +239,31 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
     }
     fit(training_spec(base, tmp_path, **{**keys, **tables}), Listener())
     assert len(history(tmp_path / "model")) == STEPS
+
+
+@pytest.mark.parametrize("schedule", OPTIONS["schedule.kind"])
+@pytest.mark.parametrize("kind", OPTIONS["optimiser.kind"])
+def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, schedule: str) -> None:
+    train = training_spec(
+        tmp_path,
+        tmp_path,
+        steps=4,
+        learning_rate="auto",
+        optimiser={"kind": kind},
+        schedule={"kind": schedule},
+    ).train
+    layer = torch.nn.Linear(8, 8)
+    group = {"params": list(layer.parameters()), "lr": train.rates["denoiser"], "weight_decay": 0.0}
+    optimiser = make_optimiser(train.optimiser, [group])
+    follower = make_schedule(train, optimiser)
+    rates = []
+    for _ in range(train.steps):
+        layer(torch.ones(1, 8)).sum().backward()
+        optimiser.step()
+        rates.append(optimiser.param_groups[0]["lr"])
+        follower.step()
+    assert rates[0] == train.rates["denoiser"]
+    assert (rates[-1] < rates[0]) == (not schedule.startswith("constant"))
 
 
 def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, Path], tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ _PACKAGES: Final[Mapping[OptimiserKind, tuple[str, str]]] = {
     "prodigy": ("prodigyopt", "Prodigy"),
 }
 
+_USUAL_RATE: Final = 1e-3
+"""That of PyTorch's optimisers."""
+
 
 def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bool = False) -> Any:
     """Return the optimiser of parameter groups, which bring their learning rates.
@@ -62,6 +65,8 @@ def optimiser_class(kind: OptimiserKind) -> Any:
 def make_schedule(train: TrainSpec, optimiser: Any) -> Any:
     """Return the learning rate schedule, which counts optimiser steps."""
     schedule = train.schedule
+    # The polynomial asks it how far it falls; Adafactor has none, and the rates are those of the groups.
+    optimiser.defaults["lr"] = optimiser.defaults["lr"] or _USUAL_RATE
     return get_scheduler(
         schedule.kind,
         optimizer=optimiser,
