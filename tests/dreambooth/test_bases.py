@@ -284,6 +284,7 @@ def test_swapped_weights_of_the_base_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["base", "base/", "./base", "link", "base/inside", ".", "link/../base"])
 def test_an_output_that_would_replace_the_base_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model_index.json").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "base")
     with pytest.raises(SpecError, match=r"train\.output is .*where train\.base lies"):
         training_spec(tmp_path / "base", tmp_path, output=f"{tmp_path}/{place}")

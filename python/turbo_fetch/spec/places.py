@@ -24,13 +24,19 @@ def collisions(spec: Spec) -> Iterator[str]:
                     f"expected another {key}"
                 )
     base = None if train is None else _local(train.base)
-    if base is not None and base.exists() and train is not None:
-        output = written.get("train.output")
-        if output is not None and (output.is_relative_to(base) or base.is_relative_to(output)):
-            yield (
-                f"train.output is {output}, where train.base lies ({base}): the base would be replaced; "
-                "expected another train.output"
-            )
+    output = written.get("train.output")
+    if base is not None and output is not None and _overlap(base, output):
+        yield (
+            f"train.output is {output}, where train.base lies ({base}): the base would be replaced; "
+            "expected another train.output"
+        )
+
+
+def _overlap(base: Path, output: Path) -> bool:
+    """Whether a model, a folder or a single file, would be touched by what is written to a folder."""
+    if not (base / "model_index.json").is_file():
+        return base == output
+    return output.is_relative_to(base) or base.is_relative_to(output)
 
 
 def _written(spec: Spec) -> dict[str, Path]:

@@ -116,7 +116,7 @@ def _concept(
 
 def _sizes(train: TrainSpec, family: Family) -> Sequence[Size]:
     multiple = family.size_multiple
-    largest = family.sides(family.denoiser.config, family.vae.config).largest
+    largest = family.own_sides.largest
     possible = Sides(multiple, None if largest is None else largest // multiple * multiple)
     near, most = possible.nearest(train.resolution), f" up to {largest:,}" if largest else ""
     if near != train.resolution:

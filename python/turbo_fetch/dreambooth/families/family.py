@@ -137,6 +137,12 @@ class Family(ABC):
         return Sides(2 ** (len(vae["block_out_channels"]) - 1))
 
     @property
+    def own_sides(self) -> Sides:
+        """Which images this model can make."""
+        config: Any = self.denoiser.config
+        return self.sides(config, self.vae.config)
+
+    @property
     def vae_scale(self) -> int:
         """Pixels per latent along a side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))

@@ -110,7 +110,9 @@ class RunControl:
 def compare(place: Storage, wanted: Mapping[str, Settings]) -> ImageDiff:
     """Compare the images of a folder with those that are wanted, by name."""
     there = {entry.name for entry in place.list()}
-    missing, different, retouched, foreign = [], {}, [], []
+    missing: list[str] = []
+    foreign: list[str] = []
+    different, retouched = {}, []
     for name, settings in wanted.items():
         content = place.read_bytes(name) if name in there else b""
         try:

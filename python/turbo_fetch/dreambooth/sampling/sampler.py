@@ -176,7 +176,7 @@ def make_images(
     and ModelError when memory runs out.
     """
     width, height = sampling.width or family.image_side, sampling.height or family.image_side
-    _check_sides({"width": width, "height": height}, family.sides(family.denoiser.config, family.vae.config))
+    _check_sides({"width": width, "height": height}, family.own_sides)
 
     def check(_pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         if stopped():
