@@ -14,9 +14,11 @@ import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from peft import LoraConfig
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from tiny_models import tiny_sd, tiny_sd3
+from training import Listener
 from turbo_fetch import stages
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth import families
@@ -124,6 +126,41 @@ def test_images_of_other_settings_are_not_replaced(model: Path, tmp_path: Path) 
     assert (tmp_path / "00000-000.png").read_bytes() == before
 
 
+def test_a_image_of_somebody_else_is_never_written_over(model: Path, tmp_path: Path) -> None:
+    spec = generate(model, tmp_path, prompts=["a dog"])
+    Image.new("RGB", (16, 16)).save(tmp_path / "00000-001.png")
+    before = (tmp_path / "00000-001.png").read_bytes()
+    with pytest.raises(OutputExists, match=r"not as turbo-fetch made them.*: 00000-001\.png"):
+        stages.run(spec)
+    assert (tmp_path / "00000-001.png").read_bytes() == before
+    assert not (tmp_path / "00000-000.png").exists()
+
+
+@pytest.mark.parametrize("keeps_texts", [True, False])
+def test_a_retouched_image_stays_as_it_is(model: Path, tmp_path: Path, keeps_texts: bool) -> None:
+    spec = generate(model, tmp_path, prompts=["a dog"])
+    stages.run(spec)
+    path = tmp_path / "00000-000.png"
+    with Image.open(path) as image:
+        texts = PngInfo()
+        for name, text in image.info.items():
+            texts.add_itxt(name, text)
+        image.putpixel((0, 0), (1, 2, 3))
+        image.save(path, pnginfo=texts if keeps_texts else None)
+    (tmp_path / "grid.png").write_bytes(path.read_bytes())
+    (tmp_path / "00000-001.png").unlink()
+    before, listener = path.read_bytes(), Listener()
+    if keeps_texts:
+        stages.run(spec, listener)
+        told = "\n".join(listener.notes)
+        assert "changed since they were made, and left as they are: 00000-000.png" in told
+        assert "grid.png is not one that turbo-fetch made, and left as it is" in told
+    else:
+        with pytest.raises(OutputExists, match=r"00000-000\.png"):
+            stages.run(spec)
+    assert path.read_bytes() == (tmp_path / "grid.png").read_bytes() == before
+
+
 def test_a_stopped_run_goes_on_with_what_is_missing(model: Path, tmp_path: Path, stop: StopRequest) -> None:
     class StopAtTwo(ProgressListener):
         def step(self, done: int, *_: object) -> None:
@@ -205,6 +242,26 @@ def test_fewer_class_images_leave_no_old_ones(model: Path, tmp_path: Path, stop:
     (tmp_path / "model-class" / "mine.png").write_bytes(b"mine")
     assert made(class_spec(model, tmp_path / "model", images=1), stop) == 0
     assert sorted(path.name for path in (tmp_path / "model-class").glob("*.png")) == ["00000.png", "mine.png"]
+
+
+def test_class_images_of_somebody_else_are_never_written_over_nor_deleted(
+    model: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    folder = tmp_path / "model-class"
+    made(class_spec(model, tmp_path / "model"), stop)
+    names = sorted(path.name for path in folder.glob("*.png"))
+    with Image.open(folder / names[-1]) as image:
+        texts = PngInfo()
+        texts.add_itxt("turbo-fetch", image.info["turbo-fetch"])
+        Image.new("RGB", image.size, "red").save(folder / names[-1], pnginfo=texts)
+    retouched = (folder / names[-1]).read_bytes()
+    with pytest.raises(OutputExists, match=rf"not as turbo-fetch made them.*{names[-1]}"):
+        made(class_spec(model, tmp_path / "model", steps=3), stop)
+    made(class_spec(model, tmp_path / "model", images=1), stop)
+    assert (folder / names[-1]).read_bytes() == retouched
+    Image.new("RGB", (16, 16)).save(folder / names[0])
+    with pytest.raises(OutputExists, match=rf"not as turbo-fetch made them.*{names[0]}"):
+        made(class_spec(model, tmp_path / "model", images=1), stop)
 
 
 def test_a_missing_source_of_class_images_is_named(model: Path, tmp_path: Path, stop: StopRequest) -> None:

@@ -18,7 +18,9 @@ from turbo_fetch.spec.train import PicturesSpec
 
 
 def _image_set(path: Path, size: tuple[int, int], **options: object) -> ImageSet:
-    return make_image_set([inspect(path)], ["a"], [size], PicturesSpec.model_validate(options), seed=0)
+    mask = path.with_name(f"{path.stem}.mask.png")
+    image = inspect(path, mask=mask if mask.exists() else None)
+    return make_image_set([image], ["a"], [size], PicturesSpec.model_validate(options), seed=0)
 
 
 def _gradient(path: Path, width: int = 96, height: int = 64) -> Path:
@@ -91,7 +93,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     _gradient(tmp_path / "a.png")
     Image.new("L", (10, 10)).save(tmp_path / "a.mask.png")
     with pytest.raises(Unreadable, match=r"10x10 pixels; expected 96x64"):
-        inspect(tmp_path / "a.png")
+        inspect(tmp_path / "a.png", mask=tmp_path / "a.mask.png")
 
 
 @given(

@@ -55,8 +55,9 @@ def best_checkpoint(output: Path) -> Path:
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether a model is a checkpoint of a training run, by its name."""
-    return model.endswith(SUFFIX)
+    """Return whether a model is a checkpoint of a training run, by its name; others end in `.ckpt` too."""
+    name = Path(model).name
+    return bool(_NAME.fullmatch(name)) or name == f"{BEST}{SUFFIX}"
 
 
 def checkpoints(output: Path) -> dict[int, Path]:
@@ -149,9 +150,9 @@ def _is_of(temporary: str, name: str) -> bool:
     return re.fullmatch(rf"\.{re.escape(name)}\.\d+\.tmp", temporary) is not None
 
 
-def essentials(train: TrainSpec, images: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return all that the weights depend on; `images` are digests of images and captions."""
-    return {"train": _binding(train), "pictures": dict(images)}
+def essentials(train: TrainSpec, images: Mapping[str, list[str]], base: str | None = None) -> dict[str, Any]:
+    """Return all that the weights depend on; `images` are digests of images and captions, `base` that of the model."""
+    return {"train": _binding(train), "pictures": dict(images), "base": base}
 
 
 def _binding(train: TrainSpec) -> dict[str, Any]:
@@ -239,6 +240,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
     if "steps" not in now["train"]:
         known.pop("steps", None)
     yield from differences(known, now["train"], "train.")
+    # An earlier version did not write it, and a complete run has no need of its base any more.
+    if None not in (before.get("base"), now["base"]) and before["base"] != now["base"]:
+        yield f"train.base: {now['train']['base']} holds other weights than it did"
     for concept, images in now["pictures"].items():
         old = before["pictures"].get(concept, [])
         if len(images) != len(old):

@@ -80,7 +80,8 @@ class GenerateSpec(SamplingTable):
     """`[generate]`: from prompts to images."""
 
     model: ModelName | None = None
-    """A diffusers folder or hub id; by default the model that this spec trains."""
+    """A diffusers folder, a single file, a hub id, or a checkpoint of `[train]`; by default the model that this spec
+    trains."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place()]
     """A list of prompts, or a text file with one prompt per line. `{identifier}` and `{class}` are those of
     `[train]`."""

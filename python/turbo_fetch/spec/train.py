@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import (
@@ -23,6 +23,8 @@ ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
 
@@ -31,8 +33,9 @@ class PicturesSpec(Table):
     """`[train.pictures]`: how images and captions become training examples."""
 
     captions: Literal["auto", "prompt"] = "auto"
-    """`auto`: a sidecar `photo.txt` or the caption of the dataset, otherwise `train.prompt`;
-    `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in all of them."""
+    """`auto`: a file such as `photo.txt` beside the image, a table of captions in the folder, or the caption of the
+    dataset, otherwise `train.prompt`; `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in
+    all of them."""
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of examples trained with an empty caption, which keeps guidance working on long runs."""
     repeats: PositiveInt = 1
@@ -73,7 +76,7 @@ class OptimiserSpec(Table):
     """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay; not used for token embeddings."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay rates of the running means; `adafactor` has none."""
     epsilon: PositiveFloat = 1e-8
     """Avoids division by zero."""
@@ -89,7 +92,7 @@ class ScheduleSpec(Table):
     warmup_steps: NonNegativeInt = 0
     """Steps in which the rate rises from 0; not for `constant`."""
     cycles: PositiveInt = 1
-    """Restarts of `cosine_with_restarts`."""
+    """Restarts of `cosine_with_restarts`; of no other."""
     power: PositiveFloat = 1.0
     """Exponent of `polynomial`."""
 
@@ -158,7 +161,7 @@ class TrainSpec(Table):
     """`[train]`: from a few images of a subject to a personalised model."""
 
     base: ModelName
-    """The base model: a diffusers folder or a hub id."""
+    """The base model: a diffusers folder, a single file (`.safetensors`, `.ckpt`), or a hub id."""
     subject: Annotated[Location, Place(words=("fetch",))]
     """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
     class_: Annotated[str, Field(alias="class", min_length=1)]
@@ -276,7 +279,38 @@ class TrainSpec(Table):
         return self
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        return (*self._unused(), *self._conflicts())
+
+    def _unused(self) -> Iterator[tuple[bool, str]]:
+        """Yield what is given beside a choice that makes no use of it."""
+        pictures, optimiser, schedule = self.pictures, self.optimiser, self.schedule
+        kind, shape = optimiser.kind, f'schedule.kind is "{schedule.kind}"'
+        for name, is_used, reason in (
+            ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
+            ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
+            ("pictures.mask_floor", pictures.masks, "pictures.masks is false"),
+            ("optimiser.betas", kind != "adafactor", f"{kind} has none"),
+            ("optimiser.epsilon", kind not in {"adafactor", "lion"}, f"{kind} has none"),
+            ("schedule.cycles", schedule.kind == "cosine_with_restarts", shape),
+            ("schedule.power", schedule.kind == "polynomial", shape),
+        ):
+            table, key = name.split(".")
+            options = getattr(self, table)
+            is_given = getattr(options, key) != type(options).model_fields[key].default
+            yield is_given and not is_used, f"{name} is given, but {reason}"
+
+    def _conflicts(self) -> tuple[tuple[bool, str], ...]:
+        rates = {self.rates[group] for group in self._trained_groups}
         return (
+            (
+                self.optimiser.kind == "prodigy" and len(rates) > 1,
+                f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
+                "learning_rate alone, or another optimiser.kind",
+            ),
+            (
+                self.strategy != "auto" and self.devices == 1,
+                f'strategy = "{self.strategy}" is for several devices, but devices = 1',
+            ),
             (
                 self.lora != LoraSpec() and not self.trains("lora"),
                 f"[train.lora] is given, but method = {self.method!r} has no lora",
@@ -303,10 +337,6 @@ class TrainSpec(Table):
                 'schedule.kind = "constant" has no warm-up; expected "constant_with_warmup"',
             ),
             (
-                self.pictures.crop == "center" and self.pictures.random_crops != PicturesSpec().random_crops,
-                'pictures.random_crops is given, but pictures.crop is "center"',
-            ),
-            (
                 self.validation is not None and self.validation.every > self.steps,
                 f"validation.every is more than the {self.steps} steps, so validation never runs",
             ),
@@ -320,6 +350,16 @@ class TrainSpec(Table):
     def trains(self, part: Part) -> bool:
         """Whether `part` is in the method."""
         return part in self.parts
+
+    @property
+    def _trained_groups(self) -> Iterator[str]:
+        """The names in `rates` of what learns."""
+        if self.trains_denoiser:
+            yield "denoiser"
+        if self.trains_text_encoder:
+            yield "text_encoder"
+        if self.trains("token"):
+            yield "token"
 
     @property
     def trains_denoiser(self) -> bool:

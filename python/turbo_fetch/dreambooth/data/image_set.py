@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbo_fetch.dreambooth.data.images import Cut, ImageFile, Size, cut, mirrored, nearest, render
+from turbo_fetch.dreambooth.data.decoding import Size
+from turbo_fetch.dreambooth.data.images import Cut, ImageFile, cut, mirrored, nearest, render
 from turbo_fetch.spec.train import PicturesSpec
 
 _CENTER: Final = (0.5, 0.5)
@@ -86,7 +87,7 @@ class ImageSet:
         if path is None:
             return torch.ones(1, height // shrink, width // shrink)
         window, flip = self.window(number, variant)
-        values = torch.from_numpy(render(path, window, flip, "L").astype(np.float32) / 255)
+        values = torch.from_numpy(render(path, window, flip, is_mask=True).astype(np.float32) / 255)
         weights = torch.nn.functional.avg_pool2d(values[None, None], shrink)[0]
         return self.options.mask_floor + (1 - self.options.mask_floor) * weights
 

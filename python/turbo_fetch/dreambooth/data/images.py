@@ -1,30 +1,26 @@
-"""Images on disk: found with their captions and masks, opened upright as RGB, cut to size; and many on one sheet."""
+"""Images on disk: opened with their masks, cut to size; and many on one sheet."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+from turbo_fetch.dreambooth.data.decoding import Decoded, Size, Undecodable, decode, decode_mask
+
 LABEL_HEIGHT: Final = 16
 """In pixels, on a sheet of small images."""
 WIDEST: Final = 4096
 """Pixels of a sheet from left to right: the images of longer lines are made smaller."""
 SMALLEST: Final = 192
 """Side in pixels below which they are not made smaller; then a line goes on below."""
-_MASK: Final = ".mask"
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 class Unreadable(Exception):
@@ -38,74 +34,66 @@ class ImageFile:
     path: Path
     size: Size
     digest: str
-    """Of the bytes of the image and of its mask."""
+    """Of the bytes of the image and of its mask, and of what is done to them beyond decoding."""
     caption: str | None = None
     mask: Path | None = None
+    notes: tuple[str, ...] = ()
+    """What was done to it beyond decoding, each a part of a sentence."""
 
 
-def files(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield each visible file of a folder in the order of names, and whether it is to be an image.
-
-    Captions (`photo.txt`), masks (`photo.mask.png`) and records (JSON) are not images, and not yielded.
-    """
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith(".") or path.suffix.lower() in {".txt", ".json", ".jsonl"}:
-            continue
-        if path.is_file() and not path.stem.endswith(_MASK):
-            yield path, path.suffix.lower() in SUFFIXES
-        elif path.is_dir():
-            yield path, False
-
-
-def inspect(path: Path, caption: str | None = None) -> ImageFile:
-    """Open an image, its sidecar caption and its mask, all of it. Raises Unreadable."""
-    content = path.read_bytes()
-    size = open_upright(path).size
-    sidecar, mask = path.with_suffix(".txt"), path.with_name(f"{path.stem}{_MASK}.png")
-    if sidecar.is_file():
-        caption = _text(sidecar)
-    if not mask.is_file():
-        return ImageFile(path, size, hashlib.sha256(content).hexdigest(), caption)
-    mask_size = open_upright(mask, "L").size
-    if mask_size != size:
-        raise Unreadable(f"{mask}: {_times(mask_size)} pixels; expected {_times(size)}, as the image has")
-    digest = hashlib.sha256(content + mask.read_bytes()).hexdigest()
-    return ImageFile(path, size, digest, caption, mask)
+def inspect(path: Path, caption: str | None = None, mask: Path | None = None) -> ImageFile:
+    """Open an image and its mask, all of it. Raises Unreadable, MissingExtra."""
+    content = _content(path)
+    opened = _opened(path, content)
+    # What is read otherwise than its bytes say is told apart from the same bytes read plainly.
+    told = "".join(opened.notes).encode()
+    if mask is None:
+        digest = hashlib.sha256(content + told).hexdigest()
+        return ImageFile(path, opened.size, digest, caption, notes=opened.notes)
+    weights = _content(mask)
+    seen = _opened(mask, weights, is_mask=True)
+    if seen.size != opened.size:
+        raise Unreadable(
+            f"{mask}: {_times(seen.size)} pixels; expected {_times(opened.size)}, as the image has"
+        )
+    digest = hashlib.sha256(content + weights + told).hexdigest()
+    black = () if seen.image.getextrema()[1] else ("with a mask that is black all over",)
+    return ImageFile(path, opened.size, digest, caption, mask, (*opened.notes, *black))
 
 
-def open_upright(path: Path, mode: str = "RGB") -> Image.Image:
-    """Return the first frame in `mode`, turned as EXIF says, what is transparent on white. Raises Unreadable."""
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Broken metadata around a good image is no fault of the image.
-            warnings.filterwarnings("ignore", category=UserWarning)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise Unreadable(f"{path}: not an image of a known format") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise Unreadable(f"{path}: {error}") from error
-    if upright.mode.startswith("I;16") or upright.mode in {"I", "F"}:
-        upright = Image.fromarray((np.asarray(upright, np.float32) / 257).clip(0, 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return upright.convert(mode)
+def open_upright(path: Path) -> Image.Image:
+    """Return the first frame, RGB in sRGB, turned as EXIF says, what is transparent on white. Raises Unreadable."""
+    return _opened(path, _content(path)).image
 
 
-def render(path: Path, window: Cut, flip: bool, mode: str = "RGB") -> NDArray[np.uint8]:
-    """Return the window of an image at its target size, [H, W, 3], or [H, W] for mode L. Raises Unreadable."""
-    image = open_upright(path, mode).resize(
-        window.target, Image.Resampling.LANCZOS, box=window.box, reducing_gap=3.0
+def render(path: Path, window: Cut, flip: bool, is_mask: bool = False) -> NDArray[np.uint8]:
+    """Return the window of an image at its target size, [H, W, 3], or [H, W] of a mask. Raises Unreadable."""
+    opened = _opened(path, _content(path), is_mask)
+    scale = opened.image.width / opened.size[0], opened.image.height / opened.size[1]
+    left, top, right, bottom = window.box
+    # Rounding must not bring the window beyond the edge of an image that is smaller than its file says.
+    box = (
+        left * scale[0],
+        top * scale[1],
+        min(right * scale[0], opened.image.width),
+        min(bottom * scale[1], opened.image.height),
     )
+    image = opened.image.resize(window.target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     return np.asarray(ImageOps.mirror(image) if flip else image)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
+
+
+def _opened(path: Path, content: bytes, is_mask: bool = False) -> Decoded:
+    try:
+        return decode_mask(content) if is_mask else decode(content)
+    except Undecodable as error:
+        raise Unreadable(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +213,6 @@ def _wrapped(text: str, width: int, font: Any) -> list[str]:
         else:
             lines[-1] = longer
     return lines
-
-
-def _text(path: Path) -> str:
-    try:
-        return " ".join(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unreadable(f"{path}: {error}; expected a caption in UTF-8") from error
 
 
 def _times(size: Size) -> str:

@@ -15,15 +15,16 @@ from typing import Any, Final
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.description import read_job
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.dreambooth.data.images import SUFFIXES, ImageFile, Unreadable, files, inspect
-from turbo_fetch.errors import PicturesError, SpecError
+from turbo_fetch.dreambooth.data.captions import shown
+from turbo_fetch.dreambooth.data.folder import kohya_name, read_folder
+from turbo_fetch.dreambooth.data.images import ImageFile
+from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage.failures import explained
 
 FETCHED: Final = "fetch"
 FEW: Final = 3
 """The DreamBooth paper uses three to five images; fewer are learned by heart."""
-SHOWN: Final = 8
 RARE_AFTER: Final = 15_000
 """CLIP's vocabulary goes from common to rare; the paper takes rare ones, and `sks` is number 48,136."""
 
@@ -87,53 +88,31 @@ def train_spec_of(spec: Spec) -> TrainSpec:
     return spec.train
 
 
-def read_folder(folder: Path, what: str, note: Callable[[str], None]) -> list[ImageFile]:
-    """Open every image of a folder; `what` names it in messages.
-
-    Raises PicturesError that lists every file that is broken, or says that there is none.
-    """
-    if not folder.is_dir():
-        raise PicturesError(f"{folder}: no such folder; expected one with images of the {what}")
-    images, broken, strays = [], [], []
-    for path, is_image in files(folder):
-        if not is_image:
-            strays.append(path.name + ("/" if path.is_dir() else ""))
-            continue
-        try:
-            images.append(inspect(path))
-        except Unreadable as error:
-            broken.append(str(error))
-    if broken:
-        listed = "\n".join(f"  {line}" for line in broken[:SHOWN])
-        more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        raise PicturesError(f"{folder}: {len(broken)} broken file(s); fix or remove them:\n{listed}{more}")
-    if not images:
-        raise PicturesError(
-            f"{folder}: no images of the {what}; expected files that end in {', '.join(sorted(SUFFIXES))}"
-        )
-    if strays:
-        note(f"{folder}: left out, not images: {_list(strays)}")
-    return images
-
-
 def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequence[str]) -> Iterator[str]:
     """Yield what may spoil the result although it can be learned from."""
     if len(images) < FEW:
         yield f"{train.subject}: {len(images)} image(s) of the subject; three to five or more learn better"
+    named = kohya_name(Path(train.subject).name)
+    if named is not None and named[0] != train.pictures.repeats:
+        yield (
+            f"{train.subject}: to kohya's scripts the name means {named[0]} repeats of {named[1]!r}, but "
+            f"train.pictures.repeats = {train.pictures.repeats}, identifier = {train.identifier!r} and "
+            f"class = {train.class_!r}"
+        )
     small = [image for image in images if min(image.size) < train.resolution]
     if small:
         smallest = min(min(image.size) for image in small)
         yield (
             f"{train.subject}: {len(small)} of {len(images)} images are smaller than "
             f"resolution = {train.resolution} and are enlarged up to {train.resolution / smallest:.1f} times: "
-            f"{_list([image.path.name for image in small])}"
+            f"{shown([image.path.name for image in small])}"
         )
     for word, key in ((train.identifier, "identifier"), (train.class_, "class")):
         without = [caption for caption in captions if word.lower() not in caption.lower()]
         if without:
             yield (
                 f"{len(without)} of {len(captions)} captions lack the {key} {word!r}, "
-                f"which is then not learned from them: {_list([repr(caption) for caption in without])}"
+                f"which is then not learned from them: {shown([repr(caption) for caption in without])}"
             )
 
 
@@ -143,16 +122,11 @@ def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> 
     if train.trains("token"):
         pass
     elif len(numbers) != 1:
-        parts = _list([repr(token) for token in tokenizer.convert_ids_to_tokens(numbers)])
+        parts = shown([repr(token) for token in tokenizer.convert_ids_to_tokens(numbers)])
         yield f"identifier {train.identifier!r} is {len(numbers)} tokens ({parts}); one rare token learns better: sks"
     elif numbers[0] < RARE_AFTER:
         yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one: sks"
     limit = tokenizer.model_max_length
     long = [caption for caption in captions if len(tokenizer(caption).input_ids) > limit]
     if long:
-        yield f"{len(long)} captions are longer than the {limit} tokens that are read: {_list(long)}"
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+        yield f"{len(long)} captions are longer than the {limit} tokens that are read: {shown(long)}"

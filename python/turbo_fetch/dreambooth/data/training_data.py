@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo_fetch.dreambooth.data.cache import Advance, Captions, cached_captions, cached_latents
+from turbo_fetch.dreambooth.data.decoding import Size
 from turbo_fetch.dreambooth.data.examples import Concept
 from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
-from turbo_fetch.dreambooth.data.images import ImageFile, Size, buckets
+from turbo_fetch.dreambooth.data.images import ImageFile, buckets
 from turbo_fetch.dreambooth.data.sources import (
     class_images_place,
     image_warnings,
@@ -17,7 +18,7 @@ from turbo_fetch.dreambooth.data.sources import (
     subject_place,
     word_warnings,
 )
-from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families import Family, Sides
 from turbo_fetch.dreambooth.families.trainable import Trainable, with_all_tokens
 from turbo_fetch.dreambooth.run_folder import CACHE
 from turbo_fetch.errors import SpecError
@@ -72,6 +73,11 @@ def make_concepts(
     for warning in word_warnings(train, next(iter(family.tokenizers.values())), captions):
         note(warning)
     sizes = _sizes(train, family)
+    if not family.image_side / 1.5 < train.resolution < family.image_side * 1.5:
+        note(
+            f"train.resolution = {train.resolution}, but this model was made for images of {family.image_side} pixels "
+            f"a side, and far from them it makes worse ones; expected train.resolution = {family.image_side}"
+        )
     subject = make_image_set(data.subject, captions, sizes, train.pictures, train.seed)
     concepts = {"subject": _concept(family, subject, train.batch_size, train.pictures.repeats)}
     if data.prior:
@@ -125,15 +131,18 @@ def _concept(family: Family, image_set: ImageSet, batch_size: int, repeats: int 
 
 def _sizes(train: TrainSpec, family: Family) -> Sequence[Size]:
     multiple = family.size_multiple
-    if train.resolution % multiple:
-        near = round(train.resolution / multiple) * multiple or multiple
+    largest = family.own_sides.largest
+    possible = Sides(multiple, None if largest is None else largest // multiple * multiple)
+    near, most = possible.nearest(train.resolution), f" up to {largest:,}" if largest else ""
+    if near != train.resolution:
         raise SpecError(
             f"train.resolution = {train.resolution}: sides of this model's images are multiples of {multiple} "
-            f"pixels; expected for instance {near}"
+            f"pixels{most}; expected {near}"
         )
     if not train.pictures.buckets:
         return [(train.resolution, train.resolution)]
-    return buckets(train.resolution, multiple, train.pictures.max_aspect)
+    sizes = buckets(train.resolution, multiple, train.pictures.max_aspect)
+    return [size for size in sizes if largest is None or max(size) <= largest]
 
 
 def _captions_of(train: TrainSpec, images: Sequence[ImageFile], template: str | None = None) -> list[str]:

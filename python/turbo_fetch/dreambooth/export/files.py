@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.storage.disk import sync, sync_one
 from turbo_fetch.storage.failures import explained
@@ -103,6 +104,7 @@ def save_single_file(
     ComfyUI, AUTOMATIC1111's web UI and diffusers' `from_single_file` read it. Raises ModelError for a family whose
     layout is not known, and OutputError.
     """
+    metadata = {DESCRIPTION_KEY: described(family.pipeline), **metadata}
     weights = {name: _as_dtype(weight, dtype) for name, weight in family.original_weights().items()}
     model = {name: value for name, value in family.header().items() if name.startswith("modelspec.")}
     model["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"

@@ -62,6 +62,7 @@ def adapters_of(family: Family) -> dict[str, Adapter]:
         module = getattr(family.pipeline, component)
         config = getattr(module, "peft_config", {}).get("default")
         if config is not None:
+            # A table that a new word made longer is saved with the word, and is no part of the LoRA.
             weights = get_peft_model_state_dict(module, adapter_name="default", save_embedding_layers=False)
             found[component] = Adapter(
                 {key: _stored(weight) for key, weight in weights.items()}, config.to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,8 @@ from huggingface_hub.errors import (
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior
+from turbo_fetch.dreambooth.families import single_file
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior, Sides
 from turbo_fetch.dreambooth.families.precision import DTYPES
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
@@ -32,12 +34,28 @@ from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
 
-__all__ = ["DTYPES", "FAMILIES", "Conditioning", "Family", "Posterior", "family_of", "load", "skeleton"]
+__all__ = [
+    "DTYPES",
+    "FAMILIES",
+    "Conditioning",
+    "Family",
+    "Posterior",
+    "Sides",
+    "family_of",
+    "load",
+    "skeleton",
+]
 
 FAMILIES: Final[Mapping[str, type[Family]]] = {
     family.pipeline_name: family for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
 }
 """The adapter of each pipeline class that a `model_index.json` may name. A new family is a module and a word here."""
+
+_WEIGHTS: Final = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)(-\d{5}-of-\d{5})?"
+    r"(\.(?P<variant>[^.-]+))?(-\d{5}-of-\d{5})?\.(safetensors|bin)"
+)
+"""Names of files with weights, in parts or not."""
 
 
 def family_of(base: str) -> type[Family]:
@@ -45,8 +63,8 @@ def family_of(base: str) -> type[Family]:
 
     Raises ModelError if there is none, or it names a pipeline of no known family.
     """
-    index = _index(base)
-    name = str(index.get("_class_name"))
+    path = Path(base)
+    name = single_file.pipeline_of(path) if path.is_file() else str(_index(base).get("_class_name"))
     if name not in FAMILIES:
         raise ModelError(
             f"{base}: a {name}, which is of no known family; expected one of {', '.join(FAMILIES)}"
@@ -54,24 +72,62 @@ def family_of(base: str) -> type[Family]:
     return FAMILIES[name]
 
 
+def sides_of(base: str) -> Sides:
+    """Return which images the model at a path or hub id can make, by its configs. Raises ModelError."""
+    adapter = family_of(base)
+    if Path(base).is_file():
+        configs = single_file.configs_of(Path(base))
+        return adapter.sides(configs[adapter.denoiser_name], configs["vae"])
+    return adapter.sides(*(_json(base, f"{part}/config.json") for part in (adapter.denoiser_name, "vae")))
+
+
 def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     """Load all components of the model at a path or hub id, on the CPU. Raises ModelError."""
     adapter = family_of(base)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    notes: tuple[str, ...] = ()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            base,
-            dtype={"default": dtype, "vae": torch.float32} if adapter.fp32_vae else dtype,
-            **_absent(base, adapter),
-            **adapter.not_loaded,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if Path(base).is_file():
+            pipeline, notes = single_file.load_pipeline(Path(base), dtype, adapter.not_loaded)
+        else:
+            pipeline = _from_folder(base, dtype, adapter)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
         raise ModelError(
             f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    return adapter(pipeline)
+    family = adapter(pipeline)
+    family.notes = notes
+    return family
+
+
+def _from_folder(base: str, dtype: torch.dtype, adapter: type[Family]) -> Any:
+    """Load a diffusers folder or hub id, in whichever variant its weights are there."""
+    given = {"dtype": dtype, **_absent(base, adapter), **adapter.not_loaded}
+    folder = Path(base)
+    if folder.is_dir():
+        return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, _index(base)), **given)
+    try:
+        return DiffusionPipeline.from_pretrained(base, **given)
+    except (OSError, ValueError) as error:
+        if "no file named" not in str(error):
+            raise
+        return DiffusionPipeline.from_pretrained(base, variant="fp16", **given)
+
+
+def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
+    """Return the variant of the weights in a diffusers folder, as in `model.fp16.safetensors`; None for plain names.
+
+    A component that has plain names is loaded from those, whatever the variant of the others.
+    """
+    variants = set()
+    for name in index:
+        found = {_WEIGHTS.fullmatch(path.name) for path in (folder / name).glob("*") if path.is_file()}
+        kinds = {match["variant"] for match in found if match is not None}
+        if kinds and None not in kinds:
+            variants |= kinds
+    return min(variants, default=None)
 
 
 def skeleton(base: str) -> Family:
@@ -110,16 +166,19 @@ def _absent(base: str, adapter: type[Family]) -> dict[str, None]:
 
 def _index(base: str) -> Mapping[str, Any]:
     path = Path(base)
-    if path.is_file():
-        raise ModelError(
-            f"{base}: a single file; expected a diffusers folder or a hub id "
-            "(diffusers' `from_single_file(…).save_pretrained(…)` makes the folder)"
-        )
     if path.is_dir() and not (path / MODEL_INDEX).is_file():
-        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved")
+        files = sorted(file.name for file in path.iterdir() if file.suffix in single_file.SUFFIXES)
+        hint = f", or one of its files: {', '.join(files[:8])}" if files else ""
+        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved{hint}")
+    return _json(base, MODEL_INDEX)
+
+
+def _json(base: str, name: str) -> Mapping[str, Any]:
+    """Return a file of a diffusers folder or hub id. Raises ModelError."""
+    path = Path(base)
     try:
-        index = path / MODEL_INDEX if path.is_dir() else Path(hf_hub_download(base, MODEL_INDEX))
-        loaded: Mapping[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        file = path / name if path.is_dir() else Path(hf_hub_download(base, name))
+        loaded: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return loaded
     except HFValidationError:
         raise ModelError(f"{base}: no such folder, and no hub id either; expected one of the two") from None
@@ -134,7 +193,7 @@ def _index(base: str) -> Mapping[str, Any]:
     except (OfflineModeIsEnabled, ConnectionError) as error:
         raise _unreachable(base, error) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{base}: {MODEL_INDEX} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{base}: {name} cannot be read: {_first_line(error)}") from error
 
 
 def _unreachable(base: str, error: Exception) -> ModelError:

@@ -35,6 +35,19 @@ class Posterior:
         return self.mean + self.deviation * normals.to(self.mean)
 
 
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Which widths and heights in pixels the images have that a model can make."""
+
+    multiple: int
+    largest: int | None = None
+
+    def nearest(self, side: int) -> int:
+        """Return the side nearest to one that is wanted."""
+        rounded = max(self.multiple, (side + self.multiple // 2) // self.multiple * self.multiple)
+        return rounded if self.largest is None else min(rounded, self.largest)
+
+
 class Family(ABC):
     """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains.
 
@@ -59,6 +72,8 @@ class Family(ABC):
     """Whether the text encoders are usually trained with the denoiser, where all weights are."""
     learning_rates: ClassVar[Mapping[Part, float]] = USUAL_LEARNING_RATE
     """What is usual, by method."""
+    weighs_by_snr: ClassVar[bool] = True
+    """Whether its loss can be weighed by the signal-to-noise ratio, which flow matching has no use for."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     fp32_vae: ClassVar[bool] = False
@@ -72,6 +87,8 @@ class Family(ABC):
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
         self.pipeline: Any = pipeline
+        self.notes: tuple[str, ...] = ()
+        """What a person should know of how it was loaded."""
         for component, methods in self.own_type.items():
             for method in methods if getattr(pipeline, component, None) is not None else ():
                 in_own_type(getattr(pipeline, component), method)
@@ -134,6 +151,17 @@ class Family(ABC):
         """Sides of an image in pixels are multiples of this."""
         blocks = getattr(self.denoiser.config, "down_block_types", ())
         return int(self.vae_scale * 2 ** max(len(blocks) - 1, 0))
+
+    @classmethod
+    def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
+        """Return which images a model with these configs of its components can make."""
+        return Sides(2 ** (len(vae["block_out_channels"]) - 1))
+
+    @property
+    def own_sides(self) -> Sides:
+        """Which images this model can make."""
+        config: Any = self.denoiser.config
+        return self.sides(config, self.vae.config)
 
     @property
     def vae_scale(self) -> int:

@@ -101,6 +101,11 @@ def _take(trainable: Trainable, saved: dict[str, Any], path: Path) -> None:
 
 def model_hash(model: str) -> str:
     """Return the hash of a model at a path, or of a hub id that is in the local cache, as 64 hex digits."""
+    return weights_there(model) or hashlib.sha256(f"{model}@unknown".encode()).hexdigest()
+
+
+def weights_there(model: str) -> str | None:
+    """Return the hash of a model; None if it is neither a path nor in the local cache of the hub."""
     path = Path(model)
     index = path / MODEL_INDEX
     if path.is_dir():
@@ -117,9 +122,9 @@ def model_hash(model: str) -> str:
         found = [try_to_load_from_cache(model, name) for name in (MODEL_INDEX, "config.json")]
     except HFValidationError:
         # Neither a path nor a hub id: for whoever loads it to say.
-        found = []
-    commit = next((Path(cached).parent.name for cached in found if isinstance(cached, str)), "unknown")
-    return hashlib.sha256(f"{model}@{commit}".encode()).hexdigest()
+        return None
+    commit = next((Path(cached).parent.name for cached in found if isinstance(cached, str)), None)
+    return None if commit is None else hashlib.sha256(f"{model}@{commit}".encode()).hexdigest()
 
 
 def weights_of(model: str, hash_of: Callable[[str], str] = model_hash) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.noise import Flow
 from turbo_fetch.dreambooth.families.sd import original_vae
 from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
@@ -29,6 +29,7 @@ class StableDiffusion3(Family):
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
     usual_sampler = "auto"
+    weighs_by_snr = False
     # A T5 overflows in fp16 but for the way in which transformers computes it.
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -37,6 +38,12 @@ class StableDiffusion3(Family):
     def size_multiple(self) -> int:
         """See Family."""
         return self.vae_scale * int(self.pipeline.transformer.config.patch_size)
+
+    @classmethod
+    def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
+        """See Family: patches of latents, as many along a side as there are positions."""
+        patch = super().sides(denoiser, vae).multiple * int(denoiser["patch_size"])
+        return Sides(patch, patch * int(denoiser["pos_embed_max_size"]))
 
     def whole_prompts(self, prompts: list[str]) -> list[str]:
         """See Family: this pipeline alone reads only the first token of a new word."""

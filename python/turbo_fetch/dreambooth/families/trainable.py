@@ -195,7 +195,9 @@ def _checkpoint_gradients(family: Family, trainable: Trainable) -> None:
     denoiser.train()
     for name, encoder in family.text_encoders.items():
         if name in trainable.modules:
-            encoder.gradient_checkpointing_enable()
+            # Its name since transformers 5.23, which warns of the one before.
+            newer = getattr(encoder, "activation_checkpointing_enable", None)
+            (newer or encoder.gradient_checkpointing_enable)()
 
 
 def merge_tokens(family: Family, trainable: Trainable) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
 from turbo_fetch.dreambooth.families.models import family_of, weights_of
 from turbo_fetch.dreambooth.run_folder import trained_model
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, write_own
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
 from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
 from turbo_fetch.errors import SpecError
@@ -56,6 +56,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
     wanted = plan(generate, prompts, model, lora)
     found = compare(place, wanted)
     found.refuse_different(place.url, "generate.output")
+    found.refuse_others(place.url, "generate.output", found.foreign)
+    found.tell_retouched(place.url, listener.note)
     made = fill(
         place,
         wanted,
@@ -64,8 +66,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
         lambda: open_model(model, generate, lora, generate.lora_scale, generate.embedding),
         RunControl(listener, stop),
     )
-    if generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID)):
-        place.write_bytes(GRID, _sheet(place, wanted))
+    wants_grid = generate.grid and len(wanted) <= LARGEST_GRID and (made or not place.exists(GRID))
+    if wants_grid and not write_own(place, GRID, _sheet(place, wanted)):
+        listener.note(f"{place.url}: {GRID} is not one that turbo-fetch made, and left as it is")
     return GenerateReport(place.url, len(wanted), made)
 
 
@@ -99,13 +102,11 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
     return wanted
 
 
-def _sheet(place: Storage, wanted: Mapping[str, Settings]) -> bytes:
+def _sheet(place: Storage, wanted: Mapping[str, Settings]) -> Image.Image:
     lines: dict[str, list[Image.Image]] = {}
     labels: dict[str, str] = {}
     for name, settings in wanted.items():
         row = name.partition("-")[0]
         lines.setdefault(row, []).append(Image.open(io.BytesIO(place.read_bytes(name))))
         labels[row] = settings.prompt
-    file = io.BytesIO()
-    grid(list(lines.values()), list(labels.values())).save(file, "PNG")
-    return file.getvalue()
+    return grid(list(lines.values()), list(labels.values()))

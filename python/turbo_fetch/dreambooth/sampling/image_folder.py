@@ -5,9 +5,10 @@ The settings are embedded in the PNG: for ourselves as JSON, and for other progr
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, known_as, make_images
 from turbo_fetch.errors import InputError, OutputExists
@@ -24,6 +26,8 @@ from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 OWN_CHUNK: Final = "turbo-fetch"
+_SEAL: Final = "pixels"
+"""In it: a digest of the pixels, by which a retouched image is told from one that is as it was made."""
 SHARED_CHUNK: Final = "parameters"
 """Text chunk that AUTOMATIC1111's web UI writes and ComfyUI, Civitai and others read."""
 
@@ -71,6 +75,10 @@ class ImageDiff:
     """Names of images that are not there, or not whole."""
     different: Mapping[str, list[str]]
     """Names of images that were made with other settings, and what differs."""
+    retouched: tuple[str, ...]
+    """Names of images that turbo-fetch made and somebody changed since."""
+    foreign: tuple[str, ...]
+    """Names of images that turbo-fetch did not make."""
 
     def refuse_different(self, url: str, key: str) -> None:
         """Raise OutputExists for an image of other settings; `key` is the spec's, which names the folder."""
@@ -79,6 +87,20 @@ class ImageDiff:
                 f"{url}: {name} was made with other settings ({'; '.join(changes)}); "
                 f"expected another {key}, or an empty one"
             )
+
+    def refuse_others(self, url: str, key: str, others: Sequence[str]) -> None:
+        """Raise OutputExists for images that are somebody's work and would be written over."""
+        if others:
+            raise OutputExists(
+                f"{url}: not as turbo-fetch made them, and so not written over: {shown(others)}; expected another "
+                f"{key}, or that you move these files"
+            )
+
+    def tell_retouched(self, url: str, note: Callable[[str], None]) -> None:
+        """Say which images were changed since they were made, and stay so."""
+        kept = [name for name in self.retouched if name not in self.different]
+        if kept:
+            note(f"{url}: changed since they were made, and left as they are: {shown(kept)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +114,23 @@ class RunControl:
 def compare(place: Storage, wanted: Mapping[str, Settings]) -> ImageDiff:
     """Compare the images of a folder with those that are wanted, by name."""
     there = {entry.name for entry in place.list()}
-    missing, different = [], {}
+    missing: list[str] = []
+    foreign: list[str] = []
+    different, retouched = {}, []
     for name, settings in wanted.items():
+        content = place.read_bytes(name) if name in there else b""
         try:
-            found = settings_in(place.read_bytes(name), name) if name in there else None
+            found = settings_in(content, name)
         except InputError:
-            found = None
-        if found is None:
-            missing.append(name)
-        elif found.differences(settings):
-            different[name] = found.differences(settings)
-    return ImageDiff(tuple(missing), different)
+            # An image of ours may be damaged; what never was one is somebody else's.
+            is_lost = not content or (OWN_CHUNK.encode() in content and not _is_whole(content))
+            (missing if is_lost else foreign).append(name)
+            continue
+        if not is_own(content):
+            retouched.append(name)
+        if changes := found.differences(settings):
+            different[name] = changes
+    return ImageDiff(tuple(missing), different, tuple(retouched), tuple(foreign))
 
 
 def fill(
@@ -121,6 +149,8 @@ def fill(
     if not requests:
         return 0
     family = open_model()
+    for line in family.notes:
+        control.listener.note(line)
     sampler = known_as(sampling.scheduler, family)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))
     for done, (request, image) in enumerate(images, start=1):
@@ -149,13 +179,59 @@ def as_parameters(settings: Settings, sampler: str, size: tuple[int, int]) -> st
 
 def to_png(image: Image.Image, settings: Settings, sampler: str) -> bytes:
     """Return the image as PNG with its settings inside."""
+    parameters = as_parameters(settings, sampler, image.size)
+    return sealed(image, asdict(settings), {SHARED_CHUNK: parameters})
+
+
+def sealed(
+    image: Image.Image, facts: Mapping[str, object] | None = None, texts: Mapping[str, str] | None = None
+) -> bytes:
+    """Return an image as PNG that says of itself that turbo-fetch made it, as long as nobody changes it.
+
+    `facts` are kept with it for ourselves, `texts` for other programs.
+    """
     chunks = PngInfo()
     # International text, since prompts are in any language and plain text chunks are Latin-1.
-    chunks.add_itxt(SHARED_CHUNK, as_parameters(settings, sampler, image.size))
-    chunks.add_itxt(OWN_CHUNK, json.dumps(asdict(settings), ensure_ascii=False))
+    for name, text in (texts or {}).items():
+        chunks.add_itxt(name, text)
+    own = {**(facts or {}), _SEAL: _digest(image)}
+    chunks.add_itxt(OWN_CHUNK, json.dumps(own, ensure_ascii=False))
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
+
+
+def write_own(place: Storage, name: str, image: Image.Image) -> bool:
+    """Publish an image unless what is there is somebody else's; return whether it was. Raises OutputError."""
+    if place.exists(name) and not is_own(place.read_bytes(name)):
+        return False
+    place.write_bytes(name, sealed(image))
+    return True
+
+
+def is_own(png: bytes) -> bool:
+    """Return whether turbo-fetch made an image, and its pixels are what they were."""
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            image.load()
+            own = json.loads(image.info[OWN_CHUNK])
+            # Earlier versions did not seal what they made.
+            return bool(own.get(_SEAL, "") in {"", _digest(image)})
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+
+
+def _is_whole(png: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
 
 
 def settings_in(png: bytes, name: str) -> Settings:
@@ -164,11 +240,13 @@ def settings_in(png: bytes, name: str) -> Settings:
         with Image.open(io.BytesIO(png)) as image:
             image.load()
             text = image.info.get(OWN_CHUNK)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{name}: not a whole image: {error}") from error
     if text is None:
         raise InputError(f"{name}: holds no settings of turbo-fetch; expected a PNG that it made")
     try:
-        return Settings(**json.loads(text))
-    except (ValueError, TypeError) as error:
+        facts = json.loads(text)
+        facts.pop(_SEAL, None)
+        return Settings(**facts)
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: its settings cannot be read: {error}") from error

@@ -14,8 +14,8 @@ from typing import Any, Final
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
 from turbo_fetch.dreambooth.families.models import family_of, model_hash
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
-from turbo_fetch.dreambooth.sampling.sampler import check_samplers, open_model, sampler_name
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, is_own
+from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes, open_model, sampler_name
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
@@ -57,10 +57,14 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
             )
         return PriorReport(folder, 0, 0)
     check_samplers(spec, train.base)
+    check_sizes(spec, train.base)
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
     place.probe(PROBE)
     found = compare(place, wanted)
+    retouched = [name for name in found.retouched if name in found.different]
+    found.refuse_others(place.url, "prior.output", [*found.foreign, *retouched])
+    found.tell_retouched(place.url, listener.note)
     for changes in found.different.values():
         listener.note(f"prior: the images in {folder} are made again, for {'; '.join(changes)}")
         break
@@ -97,7 +101,7 @@ def _drop_others(place: LocalStorage, wanted: dict[str, Settings]) -> None:
     """Delete images that an earlier run of more images made, by its record; nothing else is touched."""
     if place.exists(RECORD):
         for name in json.loads(place.read_bytes(RECORD))["pictures"]:
-            if name not in wanted:
+            if name not in wanted and place.exists(name) and is_own(place.read_bytes(name)):
                 place.delete(name)
 
 

@@ -15,7 +15,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from turbo_fetch.dreambooth.families import DTYPES, Family, family_of
+from turbo_fetch.dreambooth.families import DTYPES, Family, Sides, family_of, sides_of
 from turbo_fetch.dreambooth.families.embeddings import add_embedding
 from turbo_fetch.dreambooth.families.facts import has_zero_terminal_snr, zero_snr_betas
 from turbo_fetch.dreambooth.families.lora_files import read_header, read_lora, settle_training
@@ -122,6 +122,36 @@ def known_as(name: Scheduler | None, family: Family) -> str:
     return type(family.pipeline.scheduler).__name__ if name == "auto" else SAMPLERS[name].known_as
 
 
+def check_sizes(spec: Spec, base: str) -> None:
+    """Raise SpecError before anything is made or trained if a stage asks for images that the base cannot make."""
+    tables = {
+        "prior": spec.prior if spec.prior and spec.prior.source == "generate" else None,
+        "generate": spec.generate if spec.generate and spec.generate.model is None else None,
+        "evaluate": spec.evaluate if spec.evaluate and not spec.evaluate.models else None,
+    }
+    asked = {
+        f"{stage}.{key}": side
+        for stage, table in tables.items()
+        for key in ("width", "height")
+        if table is not None and (side := getattr(table, key)) is not None
+    }
+    if asked:
+        _check_sides(asked, sides_of(base))
+
+
+def _check_sides(asked: Mapping[str, int], possible: Sides) -> None:
+    wrong = [
+        f"{key} = {side}, expected {possible.nearest(side)}"
+        for key, side in asked.items()
+        if possible.nearest(side) != side
+    ]
+    if wrong:
+        most = "" if possible.largest is None else f" up to {possible.largest:,}"
+        raise SpecError(
+            f"{'; '.join(wrong)}: sides of this model's images are multiples of {possible.multiple} pixels{most}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One image to make; `name` is for whoever asks for it."""
@@ -189,6 +219,7 @@ def make_images(
     and ModelError when memory runs out.
     """
     width, height = sampling.width or family.image_side, sampling.height or family.image_side
+    _check_sides({"width": width, "height": height}, family.own_sides)
 
     def check(_pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         if stopped():

@@ -8,6 +8,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Final
 
+from turbo_fetch.dreambooth.families.single_file import holds_model
 from turbo_fetch.dreambooth.run_folder import (
     DIFFUSERS_LORA,
     best_checkpoint,
@@ -76,7 +77,8 @@ def _matches(given: str) -> list[str]:
 def _with_base(place: str, base: str | None) -> tuple[str, str | None]:
     """Return model and LoRA of a place."""
     path = Path(place)
-    if path.suffix == ".safetensors" or (path / DIFFUSERS_LORA).is_file():
+    is_lora = path.suffix == ".safetensors" and not (path.is_file() and holds_model(path))
+    if is_lora or (path / DIFFUSERS_LORA).is_file():
         if base is None:
             raise SpecError(f"evaluate.models: {place!r} is a LoRA, but evaluate.base is missing")
         return base, place

@@ -206,6 +206,8 @@ def _under_test(place: Storage, candidate: Candidate, wanted: Mapping[str, Setti
     own = place.inside(f"{IMAGES}/{candidate.name}", place.work)
     found = compare(own, wanted)
     found.refuse_different(own.url, "evaluate.output")
+    # An image that somebody changed would be scored as the model's.
+    found.refuse_others(own.url, "evaluate.output", [*found.foreign, *found.retouched])
     return ModelUnderTest(candidate, wanted, own, found.missing)
 
 

@@ -6,14 +6,12 @@ are the plain shapes of :mod:`turbo_fetch.dreambooth.toy.shapes`.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +26,11 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
 from turbo_fetch.dreambooth.toy.shapes import COLOURS, PATTERNS, SIDE, caption, draw, random_figure
-from turbo_fetch.errors import MissingExtra
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase of the training, the steps done and the steps of the phase."""
-
-_MERGES: Final = 49_152 - 256 - 2
-"""Of the 16e6 vocabulary, CLIP uses as many merges as give 49,408 tokens together with the bytes and two marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +71,6 @@ def train_base(folder: Path, recipe: Recipe, progress: Progress = lambda *_: Non
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-
-
-def clip_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write CLIP's own vocabulary to `folder` and return its tokenizer. Raises MissingExtra."""
-    try:
-        packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    except ModuleNotFoundError as error:
-        raise MissingExtra("open_clip_torch", "demo", "the vocabulary of the toy base") from error
-    merges = gzip.decompress(packed).decode().split("\n")[1 : 1 + _MERGES]
-    symbols = _byte_symbols()
-    words = [
-        *symbols,
-        *(f"{symbol}</w>" for symbol in symbols),
-        *(merge.replace(" ", "") for merge in merges),
-    ]
-    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-    return tokenizer
-
-
-def _byte_symbols() -> list[str]:
-    """Return the 256 printable symbols with which byte-level BPE (GPT-2, CLIP) writes bytes, in its order."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    return [*map(chr, printable), *(chr(256 + number) for number in range(256 - len(printable)))]
 
 
 def _new_text_encoder() -> CLIPTextModel:

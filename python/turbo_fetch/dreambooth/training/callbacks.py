@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import threading
 import time
@@ -17,15 +16,14 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.data.images import grid
 from turbo_fetch.dreambooth.run_folder import CHECKPOINTS, checkpoint_name, prune
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl
+from turbo_fetch.dreambooth.sampling.image_folder import RunControl, write_own
 from turbo_fetch.dreambooth.training.history import Entry
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage.disk import replace_with
-from turbo_fetch.storage.failures import explained
+from turbo_fetch.storage import LocalStorage
 
 REFRESH_EVERY_S: Final = 0.2
 TELL_EVERY_S: Final = 1.0
@@ -195,12 +193,9 @@ class Samples(AtStepEnd):
         except Interrupted:
             self._control.listener.note(f"train: the samples of step {trainer.global_step:,} are given up")
             return
-        file = io.BytesIO()
-        grid(rows, gap=0).save(file, "PNG")
         path = self._path(trainer.global_step)
-        with explained(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_with(path, file.getvalue())
+        if not write_own(LocalStorage(path.parent), path.name, grid(rows, gap=0)):
+            self._control.listener.note(f"train: {path} is not one that turbo-fetch made, and left as it is")
         self._control.listener.picture("samples", path, trainer.global_step)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -21,9 +22,11 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.run_folder import tidy
-from turbo_fetch.dreambooth.sampling.sampler import check_samplers
+from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes
 from turbo_fetch.dreambooth.training.history import TrainReport
+from turbo_fetch.dreambooth.training.optimisers import optimiser_class
 from turbo_fetch.dreambooth.training.train import train_here
 from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
 from turbo_fetch.errors import SpecError, TurboFetchError
@@ -45,6 +48,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     if train is None:
         raise SpecError("the spec has no table [train]")
     check_samplers(spec, train.base)
+    check_sizes(spec, train.base)
+    _check_options(train)
     with locked(open_place(train.output)), quiet():
         tidy(Path(train.output))
         if spec.engine.kind == "ray":
@@ -54,6 +59,21 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
             return train_on_ray(spec, train, listener, stop)
         with ddp_launcher(spec, train) as factory:
             return train_here(spec, train, listener, stop, factory)
+
+
+def _check_options(train: TrainSpec) -> None:
+    """Refuse what the base or this installation cannot do, before anything is read. Raises SpecError, MissingExtra."""
+    optimiser_class(train.optimiser.kind)
+    family = family_of(train.base)
+    if train.loss.snr_gamma is not None and not family.weighs_by_snr:
+        raise SpecError(
+            f"train.loss.snr_gamma = {train.loss.snr_gamma}: a {family.name} model learns by flow matching, whose loss "
+            "is not weighed so; expected none"
+        )
+    if train.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
+        raise SpecError(
+            f"train.strategy = {train.strategy!r} needs the package 'deepspeed'. Install it with: pip install deepspeed"
+        )
 
 
 class LocalGroup(LightningEnvironment):

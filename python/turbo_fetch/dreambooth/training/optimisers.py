@@ -24,6 +24,9 @@ _PACKAGES: Final[Mapping[OptimiserKind, tuple[str, str]]] = {
     "prodigy": ("prodigyopt", "Prodigy"),
 }
 
+_USUAL_RATE: Final = 1e-3
+"""That of PyTorch's optimisers."""
+
 
 def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bool = False) -> Any:
     """Return the optimiser of parameter groups, which bring their learning rates.
@@ -37,12 +40,7 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
         from transformers.optimization import Adafactor
 
         return Adafactor(groups, scale_parameter=False, relative_step=False, warmup_init=False)
-    module, name = _PACKAGES[spec.kind]
-    package = module.partition(".")[0]
-    try:
-        kind = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(package, "optimisers", f"train.optimiser.kind = {spec.kind!r}") from error
+    kind = optimiser_class(spec.kind)
     if spec.kind == "lion":
         return kind(groups, betas=spec.betas)
     if spec.kind == "prodigy":
@@ -52,9 +50,23 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
     return kind(groups, betas=spec.betas, eps=spec.epsilon)
 
 
+def optimiser_class(kind: OptimiserKind) -> Any:
+    """Return the class of an optimiser that comes with a package of its own, None for others. Raises MissingExtra."""
+    if kind not in _PACKAGES:
+        return None
+    module, name = _PACKAGES[kind]
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise MissingExtra(package, "optimisers", f"train.optimiser.kind = {kind!r}") from error
+
+
 def make_schedule(train: TrainSpec, optimiser: Any) -> Any:
     """Return the learning rate schedule, which counts optimiser steps."""
     schedule = train.schedule
+    # The polynomial asks it how far it falls; Adafactor has none, and the rates are those of the groups.
+    optimiser.defaults["lr"] = optimiser.defaults["lr"] or _USUAL_RATE
     return get_scheduler(
         schedule.kind,
         optimizer=optimiser,

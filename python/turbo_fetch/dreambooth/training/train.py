@@ -22,6 +22,7 @@ from turbo_fetch.dreambooth.data.training_data import (
     read_training_data,
 )
 from turbo_fetch.dreambooth.export.model import export_model
+from turbo_fetch.dreambooth.families.models import weights_there
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import (
     HISTORY,
@@ -119,7 +120,7 @@ def train_here(
     train = family.with_defaults(train)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        now = essentials(train, data.digests(train))
+        now = essentials(train, data.digests(train), weights_there(train.base))
         done = before.get("steps_done")
         if before:
             check_record(output, before, now)
@@ -143,6 +144,8 @@ def _train(run: Run) -> Entry | None:
     resume, step = newest_checkpoint(output, listener.note)
     check_steps(output, step, train)
     family = families.load(train.base)
+    for line in family.notes:
+        listener.note(line)
     # The matrices of LoRA begin at random.
     seed_random_states(train.seed)
     # Captions may name a new token, so what is trained is settled before anything is encoded.

@@ -1,0 +1,344 @@
+"""Base models as people have them: variants, single files, pickles; and a base that must not be lost or swapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+import transformers
+from accelerate import init_empty_weights
+from diffusers import EulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+from test_model_export import image, unequal_sdxl
+
+from tiny_models import tiny_sd, tiny_sd3
+from training import Listener, fit, training_spec
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.export.files import save_single_file
+from turbo_fetch.dreambooth.families import FAMILIES, Family, single_file
+from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
+from turbo_fetch.dreambooth.sampling.sampler import check_sizes
+from turbo_fetch.errors import ModelError, OutputExists, SpecError
+from turbo_fetch.spec.specfile import parse_spec
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "sd": tiny_sd(folder / "sd"),
+        "sdxl": unequal_sdxl(folder / "sdxl"),
+        "sd3": tiny_sd3(folder / "sd3"),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The models as single files of ours."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("sd", "sdxl"):
+        save_single_file(families.load(str(models[name])), folder / f"{name}.safetensors", {})
+    return {name: folder / f"{name}.safetensors" for name in ("sd", "sdxl")}
+
+
+@pytest.mark.parametrize(
+    ("parts", "suffix"),
+    [(("unet", "vae", "text_encoder"), "safetensors"), (("unet",), "bin")],
+    ids=["all", "mixed"],
+)
+def test_a_folder_with_one_variant_only_is_loaded(
+    models: dict[str, Path], tmp_path: Path, parts: tuple[str, ...], suffix: str
+) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(models["sd"], folder)
+    for part in parts:
+        (path,) = (folder / part).glob("*.safetensors")
+        weights = {name: weight.half() for name, weight in load_file(path).items()}
+        path.unlink()
+        stem = "pytorch_model" if suffix == "bin" and part == "text_encoder" else path.stem
+        target = path.with_name(f"{stem}.fp16.{suffix}")
+        if suffix == "bin":
+            torch.save(weights, target)
+        else:
+            save_file(weights, target, metadata={"format": "pt"})
+    found, expected = families.load(str(folder)), families.load(str(models["sd"]))
+    assert found.denoiser.dtype == torch.float32
+    for (name, one), (_, other) in zip(found.modules(), expected.modules(), strict=True):
+        for weight, wanted in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(weight, wanted.half().float() if name in parts else wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.safetensors"], None),
+        (["model.safetensors", "model.fp16.safetensors"], None),
+        (["model.fp16.safetensors"], "fp16"),
+        (["model-00001-of-00002.fp16.safetensors", "model-00002-of-00002.fp16.safetensors"], "fp16"),
+        (["diffusion_pytorch_model.fp16-00001-of-00002.safetensors"], "fp16"),
+        (["diffusion_pytorch_model-00001-of-00002.safetensors"], None),
+        (["model.non_ema.safetensors", "model.fp16.bin"], "fp16"),
+        (["config.json"], None),
+    ],
+)
+def test_the_variant_of_weights_is_read_from_their_names(
+    tmp_path: Path, names: list[str], expected: str | None
+) -> None:
+    (tmp_path / "unet").mkdir()
+    for name in names:
+        (tmp_path / "unet" / name).touch()
+    assert families.variant_of(tmp_path, {"unet": ["diffusers", "UNet2DConditionModel"]}) == expected
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_a_single_file_of_ours_makes_the_same_image_without_a_hub(
+    models: dict[str, Path], files: dict[str, Path], name: str
+) -> None:
+    found = families.load(str(files[name]))
+    assert np.array_equal(image(found.pipeline), image(families.load(str(models[name])).pipeline))
+
+
+def test_a_pickle_of_old_is_read_past_what_its_trainer_left_in_it(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    # As the first Stable Diffusion was published: with the trainer's state, and objects of its packages.
+    state = {pytorch_lightning.callbacks.ModelCheckpoint: {"best": np.float64(0.1)}}
+    torch.save(
+        {"state_dict": load_file(files["sd"]), "callbacks": state, "global_step": 5}, tmp_path / "sd.ckpt"
+    )
+    assert families.family_of(str(tmp_path / "sd.ckpt")).name == "sd"
+    # The tiny model's weights do not fit the published one, which a file without our header is taken for.
+    with pytest.raises(ModelError, match=r"cannot be loaded as a sd model"):
+        families.load(str(tmp_path / "sd.ckpt"))
+
+
+def test_what_a_model_is_beside_its_weights_survives_a_single_file(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    family = families.load(str(models["sd"]))
+    scheduler = EulerDiscreteScheduler.from_config(
+        family.pipeline.scheduler.config, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    family.pipeline.scheduler = scheduler
+    save_single_file(family, tmp_path / "v.safetensors", {})
+    found = families.load(str(tmp_path / "v.safetensors")).pipeline
+    assert type(found.scheduler) is EulerDiscreteScheduler
+    assert dict(found.scheduler.config) == dict(scheduler.config)
+
+
+def test_a_single_file_is_a_base_like_any_other(files: dict[str, Path], tmp_path: Path) -> None:
+    spec = training_spec(files["sd"], tmp_path, steps=1)
+    fit(spec)
+    assert families.family_of(spec.train.output).name == "sd"
+
+
+class _Program:
+    """What a pickle does that is no weights."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/run-by-a-pickle",)
+
+
+def test_a_pickle_that_could_run_a_program_is_refused_and_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": _Program()}, path)
+    with pytest.raises(ModelError, match=r"holds more than weights \(posix\.system\).*\.safetensors"):
+        families.load(str(path))
+    assert not Path("/tmp/run-by-a-pickle").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("broken.safetensors", b"broken", "not a whole file of weights"),
+        ("broken.ckpt", b"broken", "holds more than weights|not a whole file of weights"),
+        ("empty.ckpt", b"", "not a whole file of weights"),
+        ("photo.png", b"", "not a file of weights; expected a diffusers folder"),
+        ("model.gguf", b"GGUF", "not a file of weights"),
+    ],
+)
+def test_a_file_that_is_no_model_is_told(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=expected):
+        families.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA; expected a whole model here"),
+        (["unet.down_blocks.0.attn1.to_q.lora_A.weight"], "a LoRA"),
+        (
+            ["model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale"],
+            "of the kind 'flux-schnell'",
+        ),
+        (["model.diffusion_model.input_blocks.0.0.weight"], "no VAE and no text encoder"),
+        (["first_stage_model.encoder.conv_in.weight"], "no UNet or transformer and no text encoder"),
+        (["something.else"], "no whole model"),
+    ],
+)
+def test_a_file_of_another_kind_says_of_which(tmp_path: Path, names: list[str], expected: str) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file({name: torch.zeros(2, 2, 1, 1) for name in names}, path)
+    with pytest.raises(ModelError, match=expected):
+        families.load(str(path))
+
+
+PARAMETERS = {
+    "v1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "v2": {"unet": 865_910_724, "text_encoder": 340_387_840},
+    "xl_base": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder_2": 694_659_840},
+    "sd3": {"transformer": 2_028_328_000, "vae": 83_819_683},
+}
+"""Numbers of parameters of the published models, as their cards and papers give them."""
+
+
+def _on_meta(kind: str) -> dict[str, Any]:
+    """Return the components of a published model without values."""
+    parts = {}
+    for name, written in ARCHITECTURES[kind][1].items():
+        config = json.loads(json.dumps(written))
+        with init_empty_weights():
+            if "architectures" in config:
+                made = getattr(transformers, config["architectures"][0])
+                parts[name] = made(made.config_class(**config))
+            elif name in {"unet", "transformer", "vae"}:
+                parts[name] = getattr(diffusers, config["_class_name"]).from_config(config)
+    return parts
+
+
+@pytest.mark.parametrize("kind", PARAMETERS)
+def test_published_models_have_the_sizes_that_are_known_of_them(kind: str) -> None:
+    parts = _on_meta(kind)
+    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+    assert PARAMETERS[kind].items() <= counts.items()
+
+
+def _published_file(path: Path, kind: str, extra: tuple[str, ...] = (), **header: str) -> Path:
+    """Write a file with the names and shapes of a published model, and zeros that take no room."""
+    family: Family = FAMILIES[ARCHITECTURES[kind][0]](SimpleNamespace(**_on_meta(kind)))  # type: ignore[arg-type]
+    shapes = {name: list(weight.shape) for name, weight in family.original_weights().items()}
+    table: dict[str, Any] = {"__metadata__": header} if header else {}
+    end = 0
+    for name, shape in (shapes | {name: [0] for name in extra}).items():
+        size = 2 * int(np.prod(shape))
+        table[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    head = json.dumps(table).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        file.truncate(8 + len(head) + end)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "header", "yaml", "prediction"),
+    [
+        ("v1", (), {}, None, "epsilon"),
+        ("v1", ("v_pred",), {}, None, "v_prediction"),
+        ("v2", (), {}, None, "v_prediction"),
+        ("v2", (), {"modelspec.prediction_type": "epsilon"}, None, "epsilon"),
+        ("v2", (), {}, "model:\n  params:\n    linear_start: 0.00085\n", "epsilon"),
+        ("v2", (), {}, 'model:\n  params:\n    parameterization: "v"\n', "v_prediction"),
+        ("xl_base", (), {}, None, "epsilon"),
+        ("xl_base", ("v_pred", "ztsnr"), {}, None, "v_prediction"),
+    ],
+)
+def test_a_published_file_is_known_by_its_weights_and_the_marks_of_other_programs(
+    tmp_path: Path,
+    kind: str,
+    extra: tuple[str, ...],
+    header: dict[str, str],
+    yaml: str | None,
+    prediction: str,
+) -> None:
+    path = _published_file(tmp_path / "model.safetensors", kind, extra, **header)
+    if yaml is not None:
+        path.with_suffix(".yaml").write_text(yaml)
+    configs = single_file.configs_of(path)
+    assert configs["model_index"]["_class_name"] == ARCHITECTURES[kind][0]
+    assert configs["scheduler"]["prediction_type"] == prediction
+    assert configs["scheduler"].get("rescale_betas_zero_snr", False) == ("ztsnr" in extra)
+
+
+def test_swapped_weights_of_the_base_are_noticed(tmp_path: Path) -> None:
+    base = tiny_sd(tmp_path / "base", seed=0)
+    fit(training_spec(base, tmp_path, steps=1))
+    tiny_sd(base, seed=1)
+    with pytest.raises(OutputExists, match=r"train\.base: .*base holds other weights than it did"):
+        fit(training_spec(base, tmp_path, steps=2))
+
+
+@pytest.mark.parametrize("place", ["base", "base/", "./base", "link", "base/inside", ".", "link/../base"])
+def test_an_output_that_would_replace_the_base_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model_index.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    with pytest.raises(SpecError, match=r"train\.output is .*where train\.base lies"):
+        training_spec(tmp_path / "base", tmp_path, output=f"{tmp_path}/{place}")
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (
+            {"generate": {"prompts": ["a"], "output": "photos"}},
+            r"generate\.output and train\.subject are both",
+        ),
+        (
+            {"generate": {"prompts": ["a"], "output": "model-class"}, "prior": {}},
+            r"generate\.output and prior\.output",
+        ),
+        ({"prior": {"output": "photos/"}}, r"prior\.output and train\.subject are both"),
+        ({"evaluate": {"output": "photos"}}, r"evaluate\.output and train\.subject are both"),
+        (
+            {"prior": {"source": "dogs"}, "generate": {"prompts": ["a"], "output": "dogs"}},
+            r"generate\.output and prior\.source",
+        ),
+    ],
+)
+def test_what_a_stage_writes_is_not_what_another_learns_from(tables: dict[str, Any], expected: str) -> None:
+    train = {"base": "some/model", "subject": "photos", "class": "dog", "output": "model"}
+    with pytest.raises(SpecError, match=expected):
+        parse_spec({"train": train, **tables})
+    parse_spec({"train": train, "prior": {}, "generate": {"prompts": ["a"]}, "evaluate": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "expected"),
+    [("sd", 65, None), ("sd3", 72, None), ("sd3", 66, "expected 68"), ("sd3", 400, "expected 128")],
+)
+def test_sizes_that_the_family_cannot_make_are_refused_with_the_nearest(
+    models: dict[str, Path], name: str, side: int, expected: str | None
+) -> None:
+    sides = families.sides_of(str(models[name]))
+    assert (sides.multiple, sides.largest) == {"sd": (2, None), "sd3": (4, 128)}[name]
+    spec = parse_spec({"generate": {"prompts": ["a"], "width": 8 * side}})
+    nearest = sides.nearest(8 * side)
+    if nearest == 8 * side:
+        check_sizes(spec, str(models[name]))
+    else:
+        with pytest.raises(SpecError, match=rf"generate\.width = {8 * side}, expected {nearest}"):
+            check_sizes(spec, str(models[name]))
+
+
+def test_a_resolution_far_from_that_of_the_model_is_told(models: dict[str, Path], tmp_path: Path) -> None:
+    listener = Listener()
+    fit(training_spec(models["sd"], tmp_path, steps=1, resolution=32), listener)
+    assert any(
+        "train.resolution = 32, but this model was made for images of 64" in note for note in listener.notes
+    )
+    with pytest.raises(SpecError, match=r"multiples of 4 pixels up to 128; expected 128"):
+        fit(training_spec(models["sd3"], tmp_path / "sd3", resolution=256))
