@@ -50,20 +50,20 @@ class Comparison:
 COMPARISONS: Final = {
     comparison.row: comparison
     for comparison in (
-        Comparison("http", "cpu", 1 / 2),
+        Comparison("http", "cpu", 0.28),
         Comparison("http-area", "cpu", 1 / 2, downscale="area"),
-        Comparison("https", "cpu", 1 / 6, server="https", rows=1_500, quick_rows=400, samples_per_shard=250),
+        Comparison("https", "cpu", 0.10, server="https", rows=1_500, quick_rows=400, samples_per_shard=250),
         Comparison(
             "https-3.12",
             "cpu",
-            1 / 2,
+            0.28,
             server="https",
             rows=1_500,
             quick_rows=400,
             samples_per_shard=250,
             python="3.12",
         ),
-        Comparison("original", "cpu", 1 / 4, reencode=False),
+        Comparison("original", "cpu", 0.30, reencode=False),
         # Shards of 500, so that both processes of the peer have work.
         Comparison("small", "wall", 1 / 4, rows=1_000, quick_rows=1_000, samples_per_shard=500, repeats=5),
         Comparison("faulty", "wall", 1 / 3, server="faulty", timeout_s=30, retries=2, run_timeout_s=600),

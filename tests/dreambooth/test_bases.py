@@ -17,7 +17,7 @@ import pytorch_lightning
 import torch
 import transformers
 from accelerate import init_empty_weights
-from diffusers import EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
@@ -228,7 +228,9 @@ def test_published_models_have_the_sizes_that_are_known_of_them(kind: str) -> No
 
 def _published_file(path: Path, kind: str, extra: tuple[str, ...] = (), **header: str) -> Path:
     """Write a file with the names and shapes of a published model, and zeros that take no room."""
-    family: Family = FAMILIES[ARCHITECTURES[kind][0]](SimpleNamespace(**_on_meta(kind)))  # type: ignore[arg-type]
+    family: Family = FAMILIES[ARCHITECTURES[kind][0]](
+        SimpleNamespace(config={}, scheduler=DDIMScheduler(), **_on_meta(kind))
+    )  # type: ignore[arg-type]
     shapes = {name: list(weight.shape) for name, weight in family.original_weights().items()}
     table: dict[str, Any] = {"__metadata__": header} if header else {}
     end = 0
