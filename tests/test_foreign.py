@@ -48,7 +48,7 @@ print(*sorted({"cv2", "PIL"} & set(sys.modules)))
     ("kind", "imported"),
     [("JPEG", ""), ("BMP", ""), ("ICO", ""), ("GIF", ""), ("TIFF", "cv2"), ("AVIF", "PIL")],
 )
-def test_decoders_are_imported_when_a_image_asks_for_them(kind: str, imported: str) -> None:
+def test_decoders_are_imported_when_an_image_asks_for_them(kind: str, imported: str) -> None:
     body = encoded(scene(32, 32), kind)
     command = [sys.executable, "-c", IMPORTS, body.hex()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

@@ -234,7 +234,7 @@ def test_a_broken_profile_is_ignored() -> None:
     assert difference(pixels(encoded(SCENE, "PNG", icc_profile=swapped_profile()[:200])), SCENE) == 0
 
 
-def test_a_image_with_another_profile_is_not_kept_as_it_is() -> None:
+def test_an_image_with_another_profile_is_not_kept_as_it_is() -> None:
     body = encoded(SCENE, "JPEG", icc_profile=swapped_profile())
     record = transformed(body, encode="jpg", quality=95, skip_reencode=True)
     assert record["image"] != body

@@ -169,7 +169,7 @@ def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str |
     assert _status(f"{address}{path}", host) == status
 
 
-async def test_a_image_may_be_the_first_thing_asked_for(folder: Path) -> None:
+async def test_an_image_may_be_the_first_thing_asked_for(folder: Path) -> None:
     application = Viewer(open_place(str(folder))).application()
     async with TestClient(TestServer(application)) as client, client.get("/picture/0/0") as answer:
         assert answer.status == 200

@@ -188,7 +188,11 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"models": []}, SpecError, r"evaluate.models is missing, and the spec has no \[train\]"),
         ({"models": ["nowhere/*.ckpt"]}, InputError, r"nothing matches 'nowhere/\*.ckpt'"),
         ({"models": ["nowhere/at/all"]}, ModelError, "nowhere/at/all: no such folder"),
-        ({"subject": "nowhere"}, PicturesError, "nowhere: no such folder; expected one with images"),
+        (
+            {"subject": "nowhere"},
+            PicturesError,
+            "nowhere: no such folder; expected a folder with images of the subject",
+        ),
         ({"subject": None}, SpecError, "evaluate.subject is missing"),
         ({"prompts": "nowhere.txt"}, InputError, "evaluate.prompts = 'nowhere.txt': no such file"),
         ({"class": None}, InputError, r"evaluate.prompts: .* speaks of the subject"),
@@ -196,7 +200,7 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"dino": "/nowhere/dino"}, ModelError, r"evaluate.dino = '/nowhere/dino': .* 'efficientnet-lite0'"),
     ],
 )
-def test_what_is_missing_is_said_before_a_image_is_made(
+def test_what_is_missing_is_said_before_an_image_is_made(
     places: dict[str, Path],
     tmp_path: Path,
     changes: dict[str, Any],

@@ -90,6 +90,9 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     try:
         if Path(base).is_file():
             pipeline, notes = single_file.load_pipeline(Path(base), dtype, adapter.not_loaded)
+            if adapter.fp32_vae:
+                # As published files hold it, in half, but computed in fp32.
+                pipeline.vae.to(torch.float32)
         else:
             pipeline = _from_folder(base, dtype, adapter)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
@@ -104,7 +107,8 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
 
 def _from_folder(base: str, dtype: torch.dtype, adapter: type[Family]) -> Any:
     """Load a diffusers folder or hub id, in whichever variant its weights are there."""
-    given = {"dtype": dtype, **_absent(base, adapter), **adapter.not_loaded}
+    types = {"default": dtype, "vae": torch.float32} if adapter.fp32_vae else dtype
+    given = {"dtype": types, **_absent(base, adapter), **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
         return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, _index(base)), **given)
