@@ -26,6 +26,8 @@ ELSEWHERE = {
     # What is sent with a job, and what the command line gives a process.
     ("runners/ray/submission.py", "spec.toml"),
     ("dreambooth/training/launch.py", "spec.toml"),
+    # What the demonstration leaves to edit.
+    ("dreambooth/toy/demo.py", "spec.toml"),
 }
 
 

@@ -168,6 +168,11 @@ def has_model(output: Path) -> bool:
     return (output / MODEL_INDEX).is_file() or (output / DIFFUSERS_LORA).is_file()
 
 
+def is_complete(output: Path, steps: int) -> bool:
+    """Return whether a run has made its model of so many steps. Raises as `read_record`."""
+    return has_model(output) and read_record(output).get("steps_done") == steps
+
+
 def read_record(output: Path) -> dict[str, Any]:
     """Return what `train.json` says; empty if nothing came of the run that wrote it, which then binds nobody.
 

@@ -72,8 +72,8 @@ class Family(ABC):
     """Whether the text encoders are usually trained with the denoiser, where all weights are."""
     learning_rates: ClassVar[Mapping[Part, float]] = USUAL_LEARNING_RATE
     """What is usual, by method."""
-    weighs_by_snr: ClassVar[bool] = True
-    """Whether its loss can be weighed by the signal-to-noise ratio, which flow matching has no use for."""
+    skips_layers: ClassVar[bool] = False
+    """Whether its prompts can be read without the last layers of the text encoder."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     fp32_vae: ClassVar[bool] = False
@@ -105,6 +105,15 @@ class Family(ABC):
             usual = cls.learning_rates["lora" if train.trains("lora") else "full"]
             filled["learning_rate"] = 1.0 if train.optimiser.kind == "prodigy" else usual
         return validated(TrainSpec, {**train.model_dump(by_alias=True), **filled}, "[train]")
+
+    @classmethod
+    def check_options(cls, train: TrainSpec) -> None:
+        """Refuse what no model of the family can do, before one is loaded. Raises SpecError."""
+        if train.clip_skip and not cls.skips_layers:
+            raise SpecError(
+                f"train.clip_skip = {train.clip_skip}, but a {cls.name} model always reads the last layer but one; "
+                "expected 0"
+            )
 
     @property
     def denoiser(self) -> nn.Module:
@@ -195,12 +204,8 @@ class Family(ABC):
         Raises SpecError if it cannot.
         """
 
-    def skip_layers(self, count: int) -> None:
+    def skip_layers(self, count: int) -> None:  # noqa: B027 # those that cannot are told by `check_options`
         """Pass over the last layers of the text encoder, from now on and in all that is saved. Raises SpecError."""
-        if count:
-            raise SpecError(
-                f"train.clip_skip = {count}, but a {self.name} model always reads the last layer but one; expected 0"
-            )
 
     def make_whole(self) -> None:  # noqa: B027 # most families pass over nothing
         """Put back the layers that are passed over, so that all of the model is saved; it then samples no more."""

@@ -29,6 +29,7 @@ class StableDiffusion(Family):
     denoiser_name = "unet"
     text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
     resolution = 512
+    skips_layers = True
     trains_text_encoders = True
     # A safety checker is of no use in training and costs a gigabyte.
     not_loaded: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
@@ -42,8 +43,7 @@ class StableDiffusion(Family):
 
     def skip_layers(self, count: int) -> None:
         """See Family. Without its last layers the encoder is read in training, samples and prompts alike."""
-        if len(self.text_encoder_names) > 1:
-            super().skip_layers(count)
+        if not self.skips_layers:
             return
         self.make_whole()
         layers = self._text_layers

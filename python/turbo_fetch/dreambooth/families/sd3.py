@@ -15,6 +15,7 @@ from turbo_fetch.dreambooth.families.noise import Flow
 from turbo_fetch.dreambooth.families.sd import original_vae
 from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
 from turbo_fetch.errors import SpecError
+from turbo_fetch.spec.train import TrainSpec
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
@@ -29,7 +30,6 @@ class StableDiffusion3(Family):
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
     usual_sampler = "auto"
-    weighs_by_snr = False
     # A T5 overflows in fp16 but for the way in which transformers computes it.
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -52,12 +52,23 @@ class StableDiffusion3(Family):
         )
         return whole
 
+    @classmethod
+    def check_options(cls, train: TrainSpec) -> None:
+        """See Family: it learns by flow matching, whose loss is of one kind and not weighed."""
+        super().check_options(train)
+        if train.loss.snr_gamma is not None:
+            raise SpecError(
+                f"train.loss.snr_gamma = {train.loss.snr_gamma}: a {cls.name} model learns by flow matching, whose "
+                "loss is not weighed so; expected none"
+            )
+        if train.loss.kind != "auto":
+            raise SpecError(
+                f"train.loss.kind = {train.loss.kind!r}, but a {cls.name} model learns by flow matching; "
+                'expected "auto"'
+            )
+
     def settle_prediction(self, kind: str) -> None:
         """See Family: it is always flow matching."""
-        if kind != "auto":
-            raise SpecError(
-                f'train.loss.kind = {kind!r}, but a {self.name} model learns by flow matching; expected "auto"'
-            )
 
     def header(self) -> dict[str, str]:
         """See Family."""

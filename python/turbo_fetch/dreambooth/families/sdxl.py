@@ -25,6 +25,7 @@ class StableDiffusionXL(StableDiffusion):
     pipeline_name = "StableDiffusionXLPipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     resolution = 1024
+    skips_layers = False
     trains_text_encoders = False
     # With which SDXL itself was trained, as kohya's README of sdxl_train.py says.
     learning_rates: ClassVar[Mapping[Part, float]] = {**USUAL_LEARNING_RATE, "full": 4e-7}

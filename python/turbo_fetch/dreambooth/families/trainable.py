@@ -63,6 +63,7 @@ class Trainable:
 
 def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
+    family.check_options(train)
     family.settle_prediction(train.loss.kind)
     if train.clip_skip:
         family.skip_layers(train.clip_skip)

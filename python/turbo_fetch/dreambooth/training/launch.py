@@ -23,7 +23,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.families import family_of
-from turbo_fetch.dreambooth.run_folder import tidy
+from turbo_fetch.dreambooth.run_folder import is_complete, tidy
 from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.optimisers import optimiser_class
@@ -47,9 +47,11 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
-    check_samplers(spec, train.base)
-    check_sizes(spec, train.base)
-    _check_options(train)
+    # What is complete has no need of its base any more.
+    if not is_complete(Path(train.output), train.steps):
+        check_samplers(spec, train.base)
+        check_sizes(spec, train.base)
+        _check_options(train)
     with locked(open_place(train.output)), quiet():
         tidy(Path(train.output))
         if spec.engine.kind == "ray":
@@ -64,12 +66,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
 def _check_options(train: TrainSpec) -> None:
     """Refuse what the base or this installation cannot do, before anything is read. Raises SpecError, MissingExtra."""
     optimiser_class(train.optimiser.kind)
-    family = family_of(train.base)
-    if train.loss.snr_gamma is not None and not family.weighs_by_snr:
-        raise SpecError(
-            f"train.loss.snr_gamma = {train.loss.snr_gamma}: a {family.name} model learns by flow matching, whose loss "
-            "is not weighed so; expected none"
-        )
+    family_of(train.base).check_options(train)
     if train.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
         raise SpecError(
             f"train.strategy = {train.strategy!r} needs the package 'deepspeed'. Install it with: pip install deepspeed"
