@@ -106,6 +106,6 @@ $(VENV)/.installed: uv.lock | $(VENV)/.uv
 	$(call install,$(DEPENDENCIES))
 
 $(VENV)/.built: $(VENV)/.fetching $(RUST_SOURCES)
-	$(BIN)/maturin develop --uv --release --quiet
+	$(BIN)/maturin develop --uv --release --quiet --group example
 	$(BIN)/python -m compileall -q python/turbo_fetch
 	touch $@
