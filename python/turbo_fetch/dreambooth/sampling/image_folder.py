@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from turbo_fetch.dreambooth.data.captions import shown
@@ -120,13 +120,18 @@ def compare(place: Storage, wanted: Mapping[str, Settings]) -> ImageDiff:
     for name, settings in wanted.items():
         content = place.read_bytes(name) if name in there else b""
         try:
-            found = settings_in(content, name)
-        except InputError:
+            image = _loaded(content)
+        except _BROKEN:
             # An image of ours may be damaged; what never was one is somebody else's.
-            is_lost = not content or (OWN_CHUNK.encode() in content and not _is_whole(content))
+            is_lost = not content or OWN_CHUNK.encode() in content
             (missing if is_lost else foreign).append(name)
             continue
-        if not is_own(content):
+        try:
+            found = _settings_of(image, name)
+        except InputError:
+            foreign.append(name)
+            continue
+        if not _is_sealed(image):
             retouched.append(name)
         if changes := found.differences(settings):
             different[name] = changes
@@ -212,22 +217,29 @@ def write_own(place: Storage, name: str, image: Image.Image) -> bool:
 def is_own(png: bytes) -> bool:
     """Return whether turbo-fetch made an image, and its pixels are what they were."""
     try:
-        with Image.open(io.BytesIO(png)) as image:
-            image.load()
-            own = json.loads(image.info[OWN_CHUNK])
-            # Earlier versions did not seal what they made.
-            return bool(own.get(_SEAL, "") in {"", _digest(image)})
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, KeyError, AttributeError, TypeError):
+        return _is_sealed(_loaded(png))
+    except _BROKEN:
         return False
 
 
-def _is_whole(png: bytes) -> bool:
+_BROKEN: Final = (OSError, SyntaxError, ValueError)
+"""What Pillow raises for a file that is not a whole image."""
+
+
+def _loaded(png: bytes) -> Image.Image:
+    """Return an image, all of it decoded. Raises one of _BROKEN."""
+    with Image.open(io.BytesIO(png)) as image:
+        image.load()
+    return image
+
+
+def _is_sealed(image: Image.Image) -> bool:
     try:
-        with Image.open(io.BytesIO(png)) as image:
-            image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        own = json.loads(image.info[OWN_CHUNK])
+        # Earlier versions did not seal what they made.
+        return bool(own.get(_SEAL, "") in {"", _digest(image)})
+    except (ValueError, KeyError, AttributeError, TypeError):
         return False
-    return True
 
 
 def _digest(image: Image.Image) -> str:
@@ -237,11 +249,14 @@ def _digest(image: Image.Image) -> str:
 def settings_in(png: bytes, name: str) -> Settings:
     """Return the settings inside a PNG that `to_png` made. Raises InputError, naming it `name`."""
     try:
-        with Image.open(io.BytesIO(png)) as image:
-            image.load()
-            text = image.info.get(OWN_CHUNK)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        image = _loaded(png)
+    except _BROKEN as error:
         raise InputError(f"{name}: not a whole image: {error}") from error
+    return _settings_of(image, name)
+
+
+def _settings_of(image: Image.Image, name: str) -> Settings:
+    text = image.info.get(OWN_CHUNK)
     if text is None:
         raise InputError(f"{name}: holds no settings of turbo-fetch; expected a PNG that it made")
     try:

@@ -32,7 +32,7 @@ from turbo_fetch.dreambooth.run_folder import (
     check_record,
     check_steps,
     essentials,
-    has_model,
+    is_complete,
     newest_checkpoint,
     read_checkpoint,
     read_record,
@@ -125,7 +125,7 @@ def train_here(
         if before:
             check_record(output, before, now)
             check_steps(output, done or 0, train)
-        if done == train.steps and has_model(output):
+        if is_complete(output, train.steps):
             return TrainReport(str(output), train.steps, None, was_complete=True)
         record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
         run = Run(train, data, factory, RunControl(listener, stop), record)
