@@ -79,8 +79,8 @@ ci: lint typecheck test wheel ## Everything that must pass
 clean: ## Remove what was built, keep downloads
 	rm -rf $(VENV) target dist
 
-$(VENV)/.system: ; @bash .ci/system build && mkdir -p $(VENV) && touch $@
-$(VENV)/.system-tests: ; @bash .ci/system build tests && mkdir -p $(VENV) && touch $@
+$(VENV)/.system: ; @bash .ci/system && mkdir -p $(VENV) && touch $@
+$(VENV)/.system-tests: ; @bash .ci/system tests && mkdir -p $(VENV) && touch $@
 
 $(VENV)/.uv: | $(VENV)/.system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
