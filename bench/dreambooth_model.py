@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from turbo_fetch.dreambooth.toy.base import clip_tokenizer
+from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
 
 RESOLUTION: Final = 256
 _TEXT_WIDTH: Final = 96
@@ -27,11 +27,18 @@ _GROUPS: Final = 8
 def write_model(folder: Path, seed: int = 0) -> Path:
     """Save the model as a diffusers pipeline; returns `folder`."""
     torch.manual_seed(seed)
+    return save_pipeline(folder, _vae(), _text_encoder(), _unet())
+
+
+def save_pipeline(
+    folder: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, unet: UNet2DConditionModel
+) -> Path:
+    """Save a pipeline of these parts with CLIP's tokenizer and Stable Diffusion's noise; returns `folder`."""
     pipeline: Any = StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(),
+        vae=vae,
+        text_encoder=text_encoder,
         tokenizer=clip_tokenizer(folder / "tokenizer"),
-        unet=_unet(),
+        unet=unet,
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

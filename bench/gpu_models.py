@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from turbo_fetch.dreambooth.toy.base import clip_tokenizer
+from bench.dreambooth_model import save_pipeline
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -23,8 +23,9 @@ SMALL: Final[Mapping[str, Callable[[Path], Path]]] = {"sd": tiny_sd, "sdxl": tin
 def write_sd15(folder: Path) -> Path:
     """Save a pipeline of the shape of Stable Diffusion 1.5, 4.3 GB of random weights; returns `folder`."""
     torch.manual_seed(0)
-    pipeline: Any = StableDiffusionPipeline(
-        vae=AutoencoderKL(
+    return save_pipeline(
+        folder,
+        AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,
             latent_channels=4,
@@ -32,7 +33,7 @@ def write_sd15(folder: Path) -> Path:
             up_block_types=("UpDecoderBlock2D",) * 4,
             sample_size=512,
         ),
-        text_encoder=CLIPTextModel(
+        CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=49_408,
                 hidden_size=768,
@@ -44,20 +45,6 @@ def write_sd15(folder: Path) -> Path:
                 pad_token_id=49_407,
             )
         ),
-        tokenizer=clip_tokenizer(folder / "tokenizer"),
         # The defaults of the class are its shape but for the width of the text.
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
     )
-    pipeline.save_pretrained(folder)
-    return folder
