@@ -2,12 +2,13 @@
 //!
 //! `cargo run --release -p turbo-fetch-image --example bare_limit -- <folder of pictures> [threads]`
 
+mod usual;
+
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use turbo_fetch_image::batch::Transformer;
-use turbo_fetch_image::options::{DigestKind, Encoding, Filter, Limits, Mode, Options};
 
 const BATCH: usize = 64;
 const ROUNDS: usize = 5;
@@ -22,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut bodies = Vec::new();
     collect(Path::new(&folder), &mut bodies)?;
     let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
-    let transformer = Transformer::new(options(), threads)?;
+    let transformer = Transformer::new(usual::options(256), threads)?;
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
         let began = Instant::now();
@@ -50,26 +51,4 @@ fn collect(folder: &Path, bodies: &mut Vec<Vec<u8>>) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn options() -> Options {
-    Options {
-        width: 256,
-        height: 256,
-        mode: Mode::Border,
-        only_if_bigger: false,
-        downscale: Filter::Lanczos,
-        upscale: Filter::Lanczos,
-        encode: Encoding::Jpeg,
-        quality: 95,
-        skip_reencode: false,
-        limits: Limits {
-            min_side: 0,
-            max_pixels: 100_000_000,
-            max_aspect: 0.0,
-        },
-        digest: DigestKind::Sha256,
-        exif: true,
-        phash: false,
-    }
 }

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p turbo-fetch-image --example jpeg_fidelity -- <folder of JPEG files>`
 
+mod usual;
+
 use std::fs;
 use std::time::Instant;
 
@@ -9,7 +11,7 @@ use turbo_fetch_image::decode::jpeg::{Oversampling, read_reduced};
 use turbo_fetch_image::decode::{Demand, decode};
 use turbo_fetch_image::geometry::{Resampling, Size, plan};
 use turbo_fetch_image::header::{self, Header};
-use turbo_fetch_image::options::{DigestKind, Encoding, Filter, Limits, Mode, Options};
+use turbo_fetch_image::options::{Mode, Options};
 use turbo_fetch_image::raster::{Picture, Raster};
 use turbo_fetch_image::resize::resize;
 use turbo_fetch_image::scratch::Scratch;
@@ -120,22 +122,7 @@ fn similarity(left: &Raster, right: &Raster) -> f64 {
 
 fn options(side: u32) -> Options {
     Options {
-        width: side,
-        height: side,
         mode: Mode::KeepRatioLargest,
-        only_if_bigger: false,
-        downscale: Filter::Lanczos,
-        upscale: Filter::Lanczos,
-        encode: Encoding::Jpeg,
-        quality: 95,
-        skip_reencode: false,
-        limits: Limits {
-            min_side: 0,
-            max_pixels: 100_000_000,
-            max_aspect: 0.0,
-        },
-        digest: DigestKind::None,
-        exif: false,
-        phash: false,
+        ..usual::options(side)
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p turbo-fetch-image --example transform_stages -- <folder of JPEG files> [side]`
 
+mod usual;
+
 use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -11,7 +13,6 @@ use turbo_fetch_image::encode::encode_planes;
 use turbo_fetch_image::exif;
 use turbo_fetch_image::geometry::{Size, plan};
 use turbo_fetch_image::header;
-use turbo_fetch_image::options::{DigestKind, Encoding, Filter, Limits, Mode, Options};
 use turbo_fetch_image::planar::{Layout, halve};
 use turbo_fetch_image::raster::Picture;
 use turbo_fetch_image::scratch::Scratch;
@@ -66,7 +67,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn stages(body: &[u8], side: u32, scratch: &mut Scratch) -> Result<[f64; STAGES.len()], Failure> {
-    let options = options(side);
+    let options = usual::options(side);
     let mut spent = [0.0; STAGES.len()];
     let mut began_ms = now_ms();
     let mut stage = 0;
@@ -106,26 +107,4 @@ fn stages(body: &[u8], side: u32, scratch: &mut Scratch) -> Result<[f64; STAGES.
 fn now_ms() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-}
-
-fn options(side: u32) -> Options {
-    Options {
-        width: side,
-        height: side,
-        mode: Mode::Border,
-        only_if_bigger: false,
-        downscale: Filter::Lanczos,
-        upscale: Filter::Lanczos,
-        encode: Encoding::Jpeg,
-        quality: 95,
-        skip_reencode: false,
-        limits: Limits {
-            min_side: 0,
-            max_pixels: 100_000_000,
-            max_aspect: 0.0,
-        },
-        digest: DigestKind::Sha256,
-        exif: true,
-        phash: false,
-    }
 }
