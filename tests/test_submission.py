@@ -119,7 +119,7 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
     folder.mkdir()
     bundle(job_spec(urls, tmp_path / "out"), folder)
     sent = tomllib.loads((folder / "spec.toml").read_text())
-    assert sent["fetch"]["input"]["urls"] == "lists"
+    assert sent["fetch"]["input"]["urls"] == ["lists/000000-list.parquet"]
     assert sent["engine"]["kind"] == "ray"
     assert (folder / "lists" / "000000-list.parquet").read_bytes() == urls.read_bytes()
     code = "import json, turbo_fetch; print(json.dumps([turbo_fetch.__file__, turbo_fetch.__version__]))"

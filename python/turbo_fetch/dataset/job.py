@@ -137,14 +137,18 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
 
 
 def _reading(spec: InputSpec) -> dict[str, Any]:
-    """Return which columns are kept, in which order and under which names; and how rows are read, if not as usual."""
+    """Return which columns are kept, in order, under which names; how rows are read and chosen, if not as usual."""
     keep = [name if name == new else f"{name} = {new}" for name, new in spec.kept.items()]
-    unusual = {"quoting": spec.quoting} if spec.quoting != "auto" else {}
-    return {
-        "keep_columns": keep,
-        **unusual,
-        **({"column_types": spec.column_types} if spec.column_types else {}),
+    usual = {
+        "quoting": "auto",
+        "column_types": {},
+        "column_names": [],
+        "where": None,
+        "sample": 1.0,
+        "rows": None,
     }
+    given = spec.model_dump(mode="json", include=set(usual))
+    return {"keep_columns": keep, **{key: value for key, value in given.items() if value != usual[key]}}
 
 
 def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> dict[str, Any]:

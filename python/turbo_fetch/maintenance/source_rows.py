@@ -103,11 +103,9 @@ def _files(recorded: Sequence[Mapping[str, Any]], fetch: FetchSpec, why: str) ->
     """Return the files of a list that a dataset was made from."""
     names = ", ".join(str(file["url"]) for file in recorded[:3])
     problem = "it has changed since, or is another one"
-    for urls in ([fetch.input.urls], [str(file["url"]) for file in recorded]):
+    for urls in (fetch.input.urls, tuple(str(file["url"]) for file in recorded)):
         try:
-            files = [
-                file for each in urls for file in find_lists(fetch.input.model_copy(update={"urls": each}))
-            ]
+            files = find_lists(fetch.input.model_copy(update={"urls": urls}))
         except InputError as error:
             problem = str(error)
             continue

@@ -34,13 +34,18 @@ def open_parquet(source: ListFile) -> pq.ParquetFile:
 
 
 def read_parquet(
-    parquet: pq.ParquetFile, columns: Columns, schema: pa.Schema, notes: ListNotes
+    parquet: pq.ParquetFile,
+    columns: Columns,
+    schema: pa.Schema,
+    notes: ListNotes,
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of an open Parquet file at flat memory, kept columns with the types of `schema`.
+    """Yield the rows of an open Parquet file, or of some of its row groups, at flat memory.
 
-    Raises InputError for a missing column or a damaged file.
+    Kept columns have the types of `schema`. Raises InputError for a missing column or a damaged file.
     """
-    for batch in _parquet_batches(parquet, columns, range(parquet.num_row_groups), notes.file):
+    groups = range(parquet.num_row_groups) if row_groups is None else row_groups
+    for batch in _parquet_batches(parquet, columns, groups, notes.file):
         yield columns.rows(batch, schema, notes)
 
 

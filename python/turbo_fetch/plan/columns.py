@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import pyarrow as pa
@@ -13,12 +13,15 @@ import pyarrow.compute as pc
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_utf8
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes
 from turbo_fetch.plan.text_values import as_text
 from turbo_fetch.plan.type_inference import DECLARED, typed_column
 from turbo_fetch.spec import InputSpec, Quoting
 
 SHOWN_NAMES = 20
+HIDDEN = "where "
+"""Starts the name, in the rows, of a column that is read for `fetch.input.where` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Columns:
     """Types of kept columns that the spec names, by the names in the list."""
     quoting: Quoting = "auto"
     is_strict: bool = False
+    header: tuple[str, ...] = ()
+    """Names of all columns of csv and tsv files that have no line with them."""
 
     @staticmethod
     def of(spec: InputSpec) -> Columns:
@@ -50,12 +55,16 @@ class Columns:
             {name: DECLARED[kind] for name, kind in spec.column_types.items()},
             spec.quoting,
             spec.strict,
+            spec.column_names,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
         refuse_clashes(
             columns.keep, {*names, BOXES, *EXPECTED_HASH, *(f.name for f in IMG2DATASET_RESULT_COLUMNS)}
         )
-        return columns
+        if spec.where is None:
+            return columns
+        asked = [name for name in Condition(spec.where).columns if name not in columns.named]
+        return replace(columns, keep={**columns.keep, **{name: f"{HIDDEN}{name}" for name in asked}})
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -71,6 +80,11 @@ class Columns:
             BOXES: self.boxes,
         }
         return ("url", *(name for name, column in named.items() if column is not None))
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The names that columns of the list have in the rows; of one with several, the one with its own type."""
+        return {**dict(zip(self.texts, self.text_fields, strict=True)), **self.keep}
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
 from turbo_fetch.errors import InputError, TurboFetchError
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import InputFormat, InputSpec
 from turbo_fetch.storage.filesystems import is_local, open_filesystem, path_of, protocols, why_unreached
 
 ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
@@ -65,30 +65,46 @@ class ListFile:
 
 
 def find_lists(spec: InputSpec) -> list[ListFile]:
-    """Return the files that `urls` of the spec names: one file, a folder's, or those of a glob, sorted.
+    """Return the files that `urls` of the spec names: of each entry one file, a folder's, or those of a glob, sorted.
 
     Of a folder, the files with a suffix of the format count, but none whose name starts with `.` or `_`;
     a glob matches none that starts with `.`. Raises InputError if there are none, if a name does not tell
-    its format, or if a folder holds several; MissingExtra if the protocol needs another package.
+    its format, if a folder holds several, or if a file is named twice; MissingExtra if the protocol needs another
+    package.
     """
-    local = path_of(spec.urls)
+    entries = [spec.urls] if isinstance(spec.urls, str) else spec.urls
+    files = [file for urls in entries for file in _find(urls, spec.format)]
+    names = [file.url for file in files]
+    if twice := sorted({name for name in names if names.count(name) > 1}) if len(entries) > 1 else []:
+        raise InputError(f"{twice[0]}: fetch.input.urls names this file more than once; expected each once")
+    if spec.column_names and (other := [file for file in files if file.format not in {"csv", "tsv"}]):
+        raise InputError(
+            f"{other[0].url}: fetch.input.column_names is for csv and tsv without a header, and this is "
+            f"{other[0].format}"
+        )
+    return files
+
+
+def _find(urls: str, wanted: InputFormat) -> list[ListFile]:
+    local = path_of(urls)
     if local is not None and local.is_file():
-        return [_local_file(local, spec.format)]
-    filesystem, path = open_filesystem(spec.urls, READING, InputError)
-    with readable(spec.urls):
+        return [_local_file(local, wanted)]
+    filesystem, path = open_filesystem(urls, READING, InputError)
+    with readable(urls):
         # A long-lived process may have listed this place before.
         filesystem.invalidate_cache()
-        paths = _find_paths(filesystem, path, spec)
-    is_chained = "::" in spec.urls
-    urls = [spec.urls if is_chained else _url_of(filesystem, each) for each in paths]
-    formats = [_format_of(url, spec.format) for url in urls]
+        paths = _find_paths(filesystem, path, urls, wanted)
+    is_chained = "::" in urls
+    found = [urls if is_chained else _url_of(filesystem, each) for each in paths]
+    formats = [_format_of(url, wanted) for url in found]
     if len(kinds := sorted({kind for kind, _ in formats})) > 1:
         raise InputError(
-            f"{spec.urls}: the files have several formats: {', '.join(kinds)}; "
+            f"{urls}: the files have several formats: {', '.join(kinds)}; "
             "expected one: set fetch.input.format, or use a glob"
         )
     return [
-        _list_file(filesystem, path, url, *kind) for path, url, kind in zip(paths, urls, formats, strict=True)
+        _list_file(filesystem, path, url, *kind)
+        for path, url, kind in zip(paths, found, formats, strict=True)
     ]
 
 
@@ -110,7 +126,7 @@ def readable(url: str) -> Iterator[None]:
         raise InputError(f"{url}: cannot be read: {reason[:500]}") from error
 
 
-def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
+def _find_paths(filesystem: Any, path: str, urls: str, wanted: InputFormat) -> list[str]:
     is_web = "http" in protocols(filesystem)
     if is_web or filesystem.isfile(path):
         return [path]
@@ -118,18 +134,18 @@ def _find_paths(filesystem: Any, path: str, spec: InputSpec) -> list[str]:
         found = filesystem.ls(path, detail=True)
         files = [entry["name"] for entry in found if entry["type"] == "file"]
         names = [name for name in files if not _name(name).startswith((".", "_"))]
-        paths = [name for name in names if _is_of_format(name, spec.format)]
+        paths = [name for name in names if _is_of_format(name, wanted)]
         if not paths:
-            expected = "of a known format" if spec.format == "auto" else f"named *.{spec.format}"
-            raise InputError(f"{spec.urls}: this folder has no file {expected}")
+            expected = "of a known format" if wanted == "auto" else f"named *.{wanted}"
+            raise InputError(f"{urls}: this folder has no file {expected}")
     elif any(character in path for character in "*?["):
         found = filesystem.glob(path, detail=True).values()
         files = [entry["name"] for entry in found if entry["type"] == "file"]
         paths = [name for name in files if not _name(name).startswith(".")]
         if not paths:
-            raise InputError(f"{spec.urls}: no file matches this glob")
+            raise InputError(f"{urls}: no file matches this glob")
     elif filesystem.exists(path):
-        raise InputError(f"{spec.urls}: this is neither a file nor a folder")
+        raise InputError(f"{urls}: this is neither a file nor a folder")
     else:
         raise FileNotFoundError(path)
     return sorted(paths)

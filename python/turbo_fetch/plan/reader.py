@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.json_lists import read_json
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
+from turbo_fetch.plan.selection import Selection, visible
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.survey import survey
 from turbo_fetch.plan.text_lists import BATCH_ROWS, DELIMITERS, read_cells, read_lines
@@ -26,21 +28,31 @@ class ListReader:
     """Iterates over the rows of one file as batches of at most `BATCH_ROWS` rows, in order, once.
 
     A batch has the columns of `schema`: `url` (string), `caption` (string, if the spec names a caption column) and the
-    kept columns, in which values that do not fit their type become null. No row of the file is left out: one that is
-    not well-formed has the text of the list behind `MALFORMED_MARK` in `url`. What was odd is counted in `notes`.
+    kept columns, in which values that do not fit their type become null. No row of the file is left out but by the
+    selection: one that is not well-formed has the text of the list behind `MALFORMED_MARK` in `url`. What was odd is
+    counted in `notes`.
 
-    `rows_read` and `fraction_read` (0 to 1; by rows if their number is known, else by bytes of the file)
-    tell how far it has come. A context manager. Raises InputError, naming the file, if it cannot be read or
+    `rows_read`, those that are taken, and `fraction_read` (0 to 1; by rows if their number is known, else by bytes of
+    the file) tell how far it has come. A context manager. Raises InputError, naming the file, if it cannot be read or
     lacks a column, or, if the spec is strict, if anything is odd.
     """
 
-    def __init__(self, source: ListFile, columns: Columns, schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        source: ListFile,
+        columns: Columns,
+        schema: pa.Schema,
+        selection: Selection | None = None,
+        most: int | None = None,
+    ) -> None:
         self.source = source
-        self.schema = schema
         self.notes = ListNotes(source.url)
         self.rows_read = 0
         self.fraction_read = 0.0
         self._columns = columns
+        self._schema = schema
+        self._selection = selection
+        self._most = sys.maxsize if most is None else most
         self._stream: ByteStream | None = None
         self._parquet: pq.ParquetFile | None = None
         if source.format == "parquet":
@@ -67,15 +79,35 @@ class ListReader:
         for batch in self._batches():
             if self._columns.is_strict:
                 self.notes.refuse()
-            self.rows_read += batch.num_rows
-            self.notes.rows_before = self.rows_read
+            self.notes.rows_before += batch.num_rows
             self.fraction_read = self._fraction_read()
-            yield batch
+            taken = batch if self._selection is None else self._selection.taken(batch)
+            taken = taken.slice(0, self._most - self.rows_read)
+            self.rows_read += taken.num_rows
+            if taken.num_rows:
+                yield taken
+            if self.rows_read == self._most:
+                break
         self.fraction_read = 1.0
 
     @property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows."""
+        return visible(self._schema)
+
+    @property
     def total_rows(self) -> int | None:
-        """How many rows the file has; None if only reading tells."""
+        """How many rows of the file are taken; None if only reading tells."""
+        rows = self._rows_in_file
+        return None if self._selection is not None or rows is None else min(rows, self._most)
+
+    @property
+    def left_out(self) -> int:
+        """How many rows the selection has left out so far."""
+        return 0 if self._selection is None else self._selection.left_out
+
+    @property
+    def _rows_in_file(self) -> int | None:
         return int(self._parquet.metadata.num_rows) if self._parquet else None
 
     @property
@@ -88,14 +120,14 @@ class ListReader:
         return max(sizes, default=0)
 
     def _fraction_read(self) -> float:
-        if self.total_rows:
-            return self.rows_read / self.total_rows
+        if self._rows_in_file:
+            return self.notes.rows_before / self._rows_in_file
         return self._stream.fraction_read if self._stream else 1.0
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        columns, schema, notes = self._columns, self.schema, self.notes
+        columns, schema, notes = self._columns, self._schema, self.notes
         if self._stream is None:
-            return read_parquet(self._parquet, columns, schema, notes)
+            return self._row_groups()
         stream = self._stream
         match self.source.format:
             case "txt":
@@ -106,6 +138,22 @@ class ListReader:
                 return read_arrow(stream, columns, schema, notes)
             case _:
                 return read_json(stream, self.source.format == "jsonl", columns, schema, notes)
+
+    def _row_groups(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a Parquet file, past the row groups that have none to take."""
+        parquet, selection = self._parquet, self._selection
+        assert parquet is not None
+        possible = None if selection is None else selection.possible_row_groups(self.source)
+        if selection is None or possible is None:
+            yield from read_parquet(parquet, self._columns, self._schema, self.notes)
+            return
+        for group in range(parquet.num_row_groups):
+            if group in possible:
+                yield from read_parquet(parquet, self._columns, self._schema, self.notes, [group])
+            else:
+                rows = parquet.metadata.row_group(group).num_rows
+                selection.passed_over(rows)
+                self.notes.rows_before += rows
 
 
 def read_rows(spec: InputSpec) -> Iterator[pa.RecordBatch]:

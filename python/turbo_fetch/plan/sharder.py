@@ -16,9 +16,11 @@ import pyarrow as pa
 from turbo_fetch import _native
 from turbo_fetch.plan.columnar_lists import read_parquet_range
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
+from turbo_fetch.plan.selection import Selection, visible
 from turbo_fetch.plan.survey import survey
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
@@ -95,6 +97,8 @@ class Plan:
         self.samples_per_shard = samples_per_shard
         self.columns = Columns.of(spec)
         self._spec = spec
+        self.left_out = 0
+        """Rows, of those that were read for the shards, that `where` and `sample` did not take."""
         self._schema: pa.Schema | None = None
         self._count = RowCount([file.size for file in self.files])
 
@@ -102,6 +106,11 @@ class Plan:
     def of(cls, spec: InputSpec, samples_per_shard: int) -> Self:
         """Find the files of a list; raises InputError or MissingExtra as `find_lists` does."""
         return cls(find_lists(spec), spec, samples_per_shard)
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether only reading tells how many rows of a file are taken."""
+        return self._spec.where is not None or self._spec.sample < 1.0
 
     @property
     def fingerprint(self) -> list[dict[str, str | int | None]]:
@@ -118,25 +127,45 @@ class Plan:
         return plan
 
     def schema(self) -> pa.Schema:
-        """Return the columns of the rows, after a look at all files: see `survey`, which raises InputError."""
+        """Return the columns of the rows, after a look at all files: see `survey`, which raises InputError.
+
+        Raises SpecError if the condition on rows does not fit them.
+        """
+        return visible(self._read_schema())
+
+    def _read_schema(self) -> pa.Schema:
         if self._schema is None:
-            self._schema = survey(self.files, self.columns)
+            schema = survey(self.files, self.columns)
+            if self._spec.where is not None:
+                Condition(self._spec.where).check(schema, self.columns.named)
+            self._schema = schema
         return self._schema
 
+    def reading(self, number: int, most: int | None = None) -> ListReader:
+        """Open a file of the list, by its number, for the rows that are taken of it, at most so many."""
+        selection = Selection.of(self._spec, self.columns, number)
+        return ListReader(self.files[number], self.columns, self._read_schema(), selection, most)
+
     def total_rows(self) -> tuple[int | None, bool]:
-        """Return how many rows the list has, None if nothing tells yet, and whether that is an estimate."""
-        return self._count.total()
+        """Return how many rows are taken, None if nothing tells yet, and whether that is an estimate."""
+        rows, is_estimate = self._count.total()
+        most = self._spec.rows
+        return (rows, is_estimate) if most is None or rows is None or rows < most else (most, False)
 
     def shards(self, first_shard: int = 0, skip: Container[int] = ()) -> Generator[Shard, None, None]:
         """Yield the shards in order, numbered from `first_shard`; those in `skip` are left out.
 
         To be iterated once. Raises InputError when it comes to a file that cannot be read.
         """
-        schema = self.schema()
-        shard = first_shard
-        for source in self.files:
-            with ListReader(source, self.columns, schema) as reader, self._count.reading(reader):
+        shard, left = first_shard, self._spec.rows
+        for number in range(len(self.files)):
+            if left == 0:
+                return
+            with self.reading(number, left) as reader, self._count.reading(reader):
                 shard = yield from self._file_shards(reader, shard, skip)
+                self.left_out += reader.left_out
+                if left is not None:
+                    left -= reader.rows_read if reader.total_rows is None else reader.total_rows
 
     def _file_shards(
         self, reader: ListReader, first: int, skip: Container[int]
@@ -144,7 +173,7 @@ class Plan:
         """Yield the shards of a file, and return the id after its last one."""
         if self._spec.order == "spread":
             return (yield from self._spread_shards(reader, first, skip))
-        if reader.largest_row_group is not None:
+        if reader.largest_row_group is not None and not self.is_selective:
             most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
             if reader.largest_row_group <= most:
                 return (yield from self._ranges(reader, first, skip))

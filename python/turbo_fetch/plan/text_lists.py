@@ -77,6 +77,8 @@ def cell_batches(
     """Yield batches of the wanted columns as strings."""
     reader = _native.CsvReader(delimiter, columns.quoting)
     indices: list[int] | None = None
+    if columns.header:
+        reader.feed(f"{delimiter.join(columns.header)}\n".encode(), is_last=False)
     for block, is_last in _with_last(stream.text_blocks()):
         reader.feed(block, is_last=is_last)
         if indices is None:
@@ -87,7 +89,7 @@ def cell_batches(
             indices = columns.locate(names, stream.url)
         while (cells := _read(reader, indices, columns, stream.url)).num_rows:
             for oddity, rows, line in reader.take_notes():
-                notes.add(oddity, rows, line)
+                notes.add(oddity, rows, line - bool(columns.header))
             yield cells
 
 

@@ -39,6 +39,8 @@ class Summary:
     run_rows: int = 0
     """Rows that this run ended."""
     wall_s: float = 0.0
+    left_out: int = 0
+    """Rows of the list that this run read and was not to take."""
     was_complete: bool = False
     """Whether there was nothing left to do."""
 
@@ -114,6 +116,8 @@ class Summary:
             hosts = self.failing_hosts.most_common(TOP)
             lines.append("failing   " + ", ".join(f"{host} {count:,}" for host, count in hosts))
         lines += [f"cause     {cause}" for cause in self.causes]
+        if self.left_out:
+            lines.append(f"list      {self.left_out:,} rows left out by fetch.input.where and sample")
         lines += [f"list      {sentence}" for sentence in sentences(self.list_notes.counts)]
         return "\n".join(lines)
 

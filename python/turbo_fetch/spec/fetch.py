@@ -45,10 +45,13 @@ def _sendable(headers: dict[str, str]) -> dict[str, str]:
 class InputSpec(Table):
     """`[fetch.input]`: the list of image URLs."""
 
-    urls: Location
-    """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …)."""
+    urls: Location | Annotated[tuple[Location, ...], Field(min_length=1)]
+    """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …); or several of
+    them, read one after the other."""
     format: InputFormat = "auto"
     """Format of the list; `auto` infers it from the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
+    column_names: tuple[str, ...] = ()
+    """Names of the columns of csv and tsv files that have no header; by default their first line has the names."""
     url_column: str = "url"
     """Column that holds the URL; `txt` lists have only one."""
     caption_column: str | None = None
@@ -75,10 +78,17 @@ class InputSpec(Table):
     boxes_column: str | None = None
     """Column of boxes to blur: lists of `[left, top, right, bottom]`, relative to the sides of the upright image,
     0 to 1. Null or an empty list: no boxes."""
+    where: str | None = None
+    """Which rows to take: a condition on columns of the list, such as `similarity > 0.3 and width >= 256`. Rows where
+    it is false or null are left out."""
+    sample: float = Field(default=1.0, gt=0, le=1)
+    """Share of the rows to take, drawn at random by `seed`."""
+    rows: PositiveInt | None = None
+    """Most rows to take, the first of those that `where` and `sample` let through."""
     order: Order = "position"
     """`position`: shards follow the list. `spread`: hosts are interleaved, so that none gets a burst of requests."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the `spread` order; the same list and seed give the same shards."""
+    """Seed of `sample` and of the `spread` order; the same list and seed give the same shards."""
 
     @property
     def kept(self) -> dict[str, str]:
@@ -96,6 +106,21 @@ class InputSpec(Table):
         if stray := sorted(self.column_types.keys() - self.kept.keys()):
             raise ValueError(
                 f"column_types names {stray[0]!r}, which is not in keep_columns; expected a kept column"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _column_names_can_be_read(self) -> InputSpec:
+        names = self.column_names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"column_names has {twice[0]!r} more than once; expected distinct names")
+        if odd := [name for name in names if not name or re.search(r'[\x00-\x1f",]', name)]:
+            raise ValueError(
+                f"column_names has {odd[0]!r}; expected names without quotes, commas and control characters"
+            )
+        if names and self.format not in {"auto", "csv", "tsv"}:
+            raise ValueError(
+                f"column_names is set, but only csv and tsv have headers, and format is {self.format!r}"
             )
         return self
 

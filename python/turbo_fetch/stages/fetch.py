@@ -114,6 +114,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             raise
         finally:
             summary.wall_s = time.monotonic() - started_s
+            summary.left_out = plan.left_out
         dataset.complete()
     write_card(storage)
     return _sufficient(summary, fetch.min_success)

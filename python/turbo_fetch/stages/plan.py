@@ -7,13 +7,13 @@ time from :mod:`turbo_fetch.stages.time_estimate`.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
 from turbo_fetch.errors import SpecError
-from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.plan.urls import parse_urls
@@ -124,23 +124,24 @@ def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
     sampled = set(range(0, len(files), math.ceil(len(files) / SAMPLED_FILES)))
     share = math.ceil(SAMPLE_ROWS / max(1, len(sampled)))
     known_rows = known_bytes = 0
-    unknown: list[ListFile] = []
+    rows_of: dict[int, int] = {}
     for number, source in enumerate(files):
-        if source.format != "parquet" and number not in sampled:
-            unknown.append(source)
+        if number not in sampled and (source.format != "parquet" or plan.is_selective):
             continue
-        with ListReader(source, plan.columns, plan.schema()) as reader:
+        with plan.reading(number) as reader:
             if number in sampled:
                 _sample(reader, share, domains, planned)
-            rows = _rows(reader, planned)
+            rows_of[number] = _rows(reader, planned)
+        known_rows, known_bytes = known_rows + rows_of[number], known_bytes + (source.size or 0)
+    left = sys.maxsize if fetch.input.rows is None else fetch.input.rows
+    for number, source in enumerate(files):
+        guess = round((source.size or 0) * known_rows / max(1, known_bytes))
+        rows = min(rows_of.get(number, guess), left)
+        left -= rows
         planned.rows += rows
         planned.shards += math.ceil(rows / fetch.output.samples_per_shard)
-        known_rows, known_bytes = known_rows + rows, known_bytes + (source.size or 0)
-    for source in unknown:
-        rows = round((source.size or 0) * known_rows / max(1, known_bytes))
-        planned.rows += rows
-        planned.shards += math.ceil(rows / fetch.output.samples_per_shard)
-        planned.rows_are_estimated = True
+    planned.rows_are_estimated |= len(rows_of) < len(files)
+    planned.rows_are_estimated &= left > 0
     return domains
 
 

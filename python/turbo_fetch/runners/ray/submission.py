@@ -133,18 +133,22 @@ def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
     local = [file.local_path for file in files]
     if all(path is None for path in local):
         return fetch
-    size = sum(file.size or 0 for file in files)
+    size = sum(file.size or 0 for file, path in zip(files, local, strict=True) if path is not None)
     if size > MAX_LIST_BYTES:
         raise ClusterError(
-            f"the list {fetch.input.urls} has {size:,} bytes, too many to send along (at most {MAX_LIST_BYTES:,}); "
+            f"the list {', '.join(file.url for file in files[:3])} has {size:,} bytes, too many to send along "
+            f"(at most {MAX_LIST_BYTES:,}); "
             "expected a larger one in an object store, with its URL in fetch.input.urls"
         )
     lists = folder / LISTS
     lists.mkdir()
-    for number, path in enumerate(local):
-        assert path is not None
-        shutil.copyfile(path, lists / f"{number:06d}-{path.name}")
-    return fetch.model_copy(update={"input": fetch.input.model_copy(update={"urls": LISTS})})
+    urls = []
+    for number, (file, path) in enumerate(zip(files, local, strict=True)):
+        name = f"{LISTS}/{number:06d}-{path.name if path is not None else ''}"
+        if path is not None:
+            shutil.copyfile(path, folder / name)
+        urls.append(file.url if path is None else name)
+    return fetch.model_copy(update={"input": fetch.input.model_copy(update={"urls": tuple(urls)})})
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+"""`fetch.input.where`: a condition on the columns of a list, written as Python writes them, as an Arrow expression.
+
+Null as in SQL: what is compared with null is null, and a row whose condition is null is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from turbo_fetch.errors import SpecError
+
+KEY: Final = "fetch.input.where"
+
+_COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
+    ast.Eq: lambda left, right: left == right,
+    ast.NotEq: lambda left, right: left != right,
+    ast.Lt: lambda left, right: left < right,
+    ast.LtE: lambda left, right: left <= right,
+    ast.Gt: lambda left, right: left > right,
+    ast.GtE: lambda left, right: left >= right,
+}
+_ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: lambda left, right: left + right,
+    ast.Sub: lambda left, right: left - right,
+    ast.Mult: lambda left, right: left * right,
+    # As in Python: Arrow divides integers without their fractions.
+    ast.Div: lambda left, right: left.cast(pa.float64()) / right,
+}
+_FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "abs": lambda value: pc.abs(value),
+    "lower": lambda text: pc.utf8_lower(text),
+    "length": lambda text: pc.utf8_length(text),
+    "contains": lambda text, part: pc.match_substring(text, _constant(part)),
+    "startswith": lambda text, part: pc.starts_with(text, _constant(part)),
+    "endswith": lambda text, part: pc.ends_with(text, _constant(part)),
+    "matches": lambda text, pattern: pc.match_substring_regex(text, _constant(pattern)),
+}
+_EXPECTED: Final = (
+    'expected a condition such as "similarity > 0.3 and width >= 256": column names, numbers, quoted texts, '
+    '+ - * /, == != < <= > >=, in, is None, and, or, not, column("odd name"), '
+    f"{', '.join(sorted(_FUNCTIONS))}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Literal:
+    """A constant of the condition."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on rows; it can be pickled."""
+
+    text: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it asks for, each once. Raises SpecError if it is none."""
+        names: dict[str, None] = {}
+
+        def field(name: str) -> pc.Expression:
+            names[name] = None
+            return pc.field(name)
+
+        _Translation(self.text, field).whole()
+        if not names:
+            raise SpecError(f"{KEY} = {self.text!r} names no column; {_EXPECTED}")
+        return tuple(names)
+
+    def expression(self, named: Mapping[str, str]) -> pc.Expression:
+        """Return it on columns that have other names in the table than in the list. Raises SpecError."""
+        return _Translation(self.text, lambda name: pc.field(named[name])).whole()
+
+    def check(self, schema: pa.Schema, named: Mapping[str, str]) -> None:
+        """Raise SpecError if it cannot be told of rows with these columns."""
+        try:
+            schema.empty_table().filter(self.expression(named))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            types = ", ".join(f"{name} is {schema.field(named[name]).type}" for name in self.columns)
+            reason = str(error).splitlines()[0]
+            raise SpecError(f"{KEY} = {self.text!r} does not fit the columns ({types}): {reason}") from error
+
+
+class _Translation:
+    """From Python's syntax tree to Arrow's expression."""
+
+    def __init__(self, text: str, column: Callable[[str], pc.Expression]) -> None:
+        self._text = text
+        self._column = column
+
+    def whole(self) -> pc.Expression:
+        try:
+            return _expression(self._of(ast.parse(self._text.strip(), mode="eval").body))
+        except SyntaxError as error:
+            raise self._refused(f"is no condition ({error.msg})") from None
+        except (ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise self._refused(f"cannot be read ({error})") from None
+
+    def _of(self, node: ast.expr) -> Any:
+        match node:
+            case ast.BoolOp(op, values):
+                parts = [_expression(self._of(value)) for value in values]
+                if isinstance(op, ast.And):
+                    return reduce(lambda left, right: left & right, parts)
+                return reduce(lambda left, right: left | right, parts)
+            case ast.UnaryOp(ast.Not(), operand):
+                return ~_expression(self._of(operand))
+            case ast.UnaryOp(ast.USub(), ast.Constant(value)) if isinstance(value, int | float):
+                return _Literal(-value)
+            case ast.Compare(left, operators, others):
+                sides = [left, *others]
+                parts = [self._compared(*each) for each in zip(sides, operators, others, strict=False)]
+                return reduce(lambda left, right: left & right, parts)
+            case ast.BinOp(left, operator, right) if type(operator) in _ARITHMETIC:
+                return _ARITHMETIC[type(operator)](_expression(self._of(left)), _expression(self._of(right)))
+            case ast.Call(ast.Name(function), arguments, []):
+                return self._called(function, arguments)
+            case ast.Name(name):
+                return self._column(name)
+            case ast.Constant(value) if isinstance(value, str | int | float) or value is None:
+                return _Literal(value)
+            case _:
+                raise self._refused(f"has {ast.unparse(node)[:40]!r}, which is not understood")
+
+    def _compared(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> pc.Expression:
+        if isinstance(operator, ast.In | ast.NotIn):
+            if not isinstance(right, ast.List | ast.Tuple | ast.Set):
+                raise self._refused("has `in` without a list of constants")
+            values = [self._of(each) for each in right.elts]
+            if not all(isinstance(each, _Literal) for each in values):
+                raise self._refused("has `in` without a list of constants")
+            among = reduce(
+                lambda found, each: found | each,
+                [_expression(self._of(left)) == each.value for each in values],
+                pc.scalar(False),
+            )
+            return ~among if isinstance(operator, ast.NotIn) else among
+        first, second = self._of(left), self._of(right)
+        is_null = isinstance(second, _Literal) and second.value is None
+        if isinstance(operator, ast.Is | ast.IsNot):
+            if not is_null:
+                raise self._refused("has `is` with something else than None")
+            null = _expression(first).is_null()
+            return ~null if isinstance(operator, ast.IsNot) else null
+        if is_null:
+            raise self._refused("compares with None, which is never true; write `is None` or `is not None`")
+        return _COMPARISONS[type(operator)](_expression(first), _expression(second))
+
+    def _called(self, function: str, arguments: list[ast.expr]) -> Any:
+        if function == "column":
+            match arguments:
+                case [ast.Constant(str(name))]:
+                    return self._column(name)
+            raise self._refused("has column() without one quoted name")
+        if function not in _FUNCTIONS:
+            raise self._refused(f"has the function {function!r}, which is not known")
+        given = [self._of(each) for each in arguments]
+        try:
+            return _FUNCTIONS[function](_expression(given[0]), *given[1:])
+        except (TypeError, IndexError, ValueError):
+            raise self._refused(f"has {function}() with other arguments than it takes") from None
+
+    def _refused(self, why: str) -> SpecError:
+        return SpecError(f"{KEY} = {self._text!r} {why}; {_EXPECTED}")
+
+
+def _expression(value: Any) -> pc.Expression:
+    return pc.scalar(value.value) if isinstance(value, _Literal) else value
+
+
+def _constant(value: Any) -> str:
+    if not isinstance(value, _Literal) or not isinstance(value.value, str):
+        raise ValueError("not a quoted text")
+    return value.value

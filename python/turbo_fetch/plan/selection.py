@@ -1,0 +1,73 @@
+"""Which rows of a list are taken: those that a condition lets through, and a share of them drawn at random."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Self
+
+import pyarrow as pa
+
+from turbo_fetch.plan.columns import HIDDEN, Columns
+from turbo_fetch.plan.condition import Condition
+from turbo_fetch.plan.lists import ListFile
+from turbo_fetch.spec import InputSpec
+
+
+class Selection:
+    """Chooses among the rows of one file: `number` is that of the file in its list.
+
+    What it takes depends on the files, the condition and the seed alone, however the rows come in batches.
+    """
+
+    def __init__(self, spec: InputSpec, columns: Columns, number: int) -> None:
+        import numpy as np
+
+        self.left_out = 0
+        """Rows that were not taken."""
+        self._columns = columns
+        self._condition = None if spec.where is None else Condition(spec.where)
+        self._expression = None if self._condition is None else self._condition.expression(columns.named)
+        self._share = spec.sample
+        self._random = np.random.default_rng([spec.seed, number])
+
+    @classmethod
+    def of(cls, spec: InputSpec, columns: Columns, number: int) -> Self | None:
+        """Return what the spec asks for, None if every row is to be taken."""
+        return None if spec.where is None and spec.sample == 1.0 else cls(spec, columns, number)
+
+    def taken(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of the next batch that are taken, without the columns that only the condition needs."""
+        rows = batch.num_rows
+        if self._share < 1.0:
+            batch = batch.filter(pa.array(self._random.random(rows) < self._share))
+        if self._expression is not None:
+            batch = batch.filter(self._expression)
+        self.left_out += rows - batch.num_rows
+        return batch.select(visible(batch.schema).names)
+
+    def passed_over(self, rows: int) -> None:
+        """Leave out rows that were not read."""
+        if self._share < 1.0:
+            self._random.random(rows)
+        self.left_out += rows
+
+    def possible_row_groups(self, source: ListFile) -> frozenset[int] | None:
+        """Return the row groups of a Parquet file that may have rows to take, by its statistics; None for all."""
+        if self._condition is None:
+            return None
+        from pyarrow import dataset
+
+        expression = self._condition.expression({name: name for name in self._condition.columns})
+        with closing(source.open()) as file:
+            fragment = dataset.ParquetFileFormat().make_fragment(file)
+            try:
+                parts = fragment.split_by_row_group(expression)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+                # Of a type that files before or after this one do not have: see the types of kept columns.
+                return None
+            return frozenset(group.id for part in parts for group in part.row_groups)
+
+
+def visible(schema: pa.Schema) -> pa.Schema:
+    """Return the columns of the rows that are not there for the condition alone."""
+    return pa.schema([field for field in schema if not field.name.startswith(HIDDEN)])
