@@ -17,6 +17,7 @@ from turbo_fetch.cli.export_model import export_model
 from turbo_fetch.cli.failure import clear_failures
 from turbo_fetch.cli.generate import generate
 from turbo_fetch.cli.img2dataset import CONTEXT, img2dataset
+from turbo_fetch.cli.init import init
 from turbo_fetch.cli.ledger import ledger
 from turbo_fetch.cli.migrate import migrate
 from turbo_fetch.cli.plan import plan
@@ -67,23 +68,25 @@ def _root(
     """Turn image URL lists into training datasets, and a few images into a personalised model."""
 
 
-app.command()(run)
-app.command()(schema)
-app.command()(report)
-app.command()(view)
-app.command()(doctor)
-app.command()(submit)
-app.command()(export)
-app.command(context_settings=CONTEXT)(img2dataset)
+# In the order in which they are used.
+app.command()(init)
 app.command()(plan)
+app.command()(run)
+app.command()(view)
+app.command()(report)
+app.command()(ledger)
 app.command()(retry)
 app.command()(refresh)
 app.command()(verify)
-app.command()(ledger)
-app.command()(migrate)
+app.command()(export)
+app.command(context_settings=CONTEXT)(img2dataset)
+app.command()(submit)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(export_model)
+app.command()(doctor)
+app.command()(schema)
+app.command()(migrate)
 app.add_typer(demo, name="demo")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -22,6 +22,9 @@ from turbo_fetch.spec import InputSpec, Quoting
 SHOWN_NAMES = 20
 HIDDEN = "where "
 """Starts the name, in the rows, of a column that is read for `fetch.input.where` alone."""
+
+TAKEN = frozenset({BOXES, *EXPECTED_HASH, *(column.name for column in IMG2DATASET_RESULT_COLUMNS)})
+"""Names of columns that every dataset has already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,7 @@ class Columns:
             spec.column_names,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
-        refuse_clashes(
-            columns.keep, {*names, BOXES, *EXPECTED_HASH, *(f.name for f in IMG2DATASET_RESULT_COLUMNS)}
-        )
+        refuse_clashes(columns.keep, {*names, *TAKEN})
         if spec.where is None:
             return columns
         asked = [name for name in Condition(spec.where).columns if name not in columns.named]
@@ -154,12 +155,18 @@ class Columns:
 def refuse_clashes(keep: Mapping[str, str], taken: set[str]) -> None:
     """Raise InputError if a kept column would have a name that the dataset has already, and say how to rename it."""
     if clashes := [new for new in keep.values() if new in taken]:
-        renamed = {name: f"list_{new}" if new in taken else new for name, new in keep.items()}
-        table = ", ".join(f"{_key(name)} = {_quoted(new)}" for name, new in renamed.items())
         raise InputError(
             f"keep_columns has {', '.join(map(repr, clashes))}, which the dataset has already; expected other names, "
-            f"such as keep_columns = {{ {table} }}"
+            f"such as keep_columns = {without_clashes(keep, taken)}"
         )
+
+
+def without_clashes(keep: Mapping[str, str], taken: Container[str]) -> str:
+    """Return `keep_columns` as TOML, in which no column has a name that the dataset has already."""
+    if not any(new in taken for new in keep.values()) and all(name == new for name, new in keep.items()):
+        return f"[{', '.join(map(_quoted, keep))}]"
+    renamed = {name: f"list_{new}" if new in taken else new for name, new in keep.items()}
+    return f"{{ {', '.join(f'{_key(name)} = {_quoted(new)}' for name, new in renamed.items())} }}"
 
 
 def _key(name: str) -> str:

@@ -1,0 +1,127 @@
+"""`turbo-fetch init`: a spec to start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from turbo_fetch.plan.first_look import FirstLook
+
+SCHEMA = "turbo-fetch.schema.json"
+
+
+def init(
+    urls: Annotated[str, typer.Argument(help="The list: a file, folder, glob or URL.", metavar="LIST")],
+    spec: Annotated[Path, typer.Option(help="Where to write the spec.", metavar="SPEC.TOML")] = Path(
+        "spec.toml"
+    ),
+    output: Annotated[str, typer.Option(help="Where the dataset is to be.", metavar="DATASET")] = "dataset",
+    contact: Annotated[
+        str, typer.Option(help="Your web page or mail address, for the owners of the sites you fetch from.")
+    ] = "",
+) -> None:
+    """Look at a list, and write a commented spec for it; no file is overwritten.
+
+    Beside it the JSON Schema of specs is written, with which editors complete and check it.
+    """
+    from turbo_fetch.errors import OutputError, OutputExists
+    from turbo_fetch.plan.first_look import first_look
+    from turbo_fetch.spec import Spec
+    from turbo_fetch.storage.filesystems import path_of
+
+    local = path_of(urls)
+    look = first_look(str(local) if local is not None else urls)
+    text = _spec(look, str(local.absolute()) if local is not None else urls, output, contact)
+    try:
+        spec.parent.mkdir(parents=True, exist_ok=True)
+        with spec.open("x", encoding="utf-8") as file:
+            file.write(text)
+        schema = json.dumps(Spec.model_json_schema(), indent=2)
+        (spec.parent / SCHEMA).write_text(f"{schema}\n", encoding="utf-8")
+    except FileExistsError:
+        raise OutputExists(f"{spec} is there already; expected a new file: --spec NAME.toml") from None
+    except OSError as error:
+        raise OutputError(f"{spec} cannot be written: {error.strerror}") from error
+    rows = "" if look.rows is None else f", {look.rows:,} rows"
+    typer.echo(
+        f"list      {len(look.files):,} {'file' if len(look.files) == 1 else 'files'} in the format "
+        f"{look.files[0].format}{rows}; columns: {', '.join(look.names)}\n"
+        f"URLs      in {look.url!r}, captions {'in ' + repr(look.caption) if look.caption else 'in none'}\n"
+        f"spec      {spec}; look at it, then\n"
+        f"          turbo-fetch plan {spec}    # what it would take\n"
+        f"          turbo-fetch run {spec}     # make the dataset"
+    )
+
+
+def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
+    agent = f"turbo-fetch/{{version}} (+{contact})" if contact else "turbo-fetch/{version} (contact unset)"
+    others = look.others
+    lines = [
+        f"#:schema ./{SCHEMA}",
+        "# What `turbo-fetch run` does with this file. Keys that are left out have defaults; all of them are in",
+        "# docs/reference/spec.md. Relative paths begin at the folder of this file.",
+        "",
+        "[fetch.input]",
+        f"urls = {_toml(urls)}",
+        *(
+            []
+            if look.has_header
+            else [f"column_names = {_toml(look.names)}    # the files have no header: name them"]
+        ),
+        *([] if look.url == "url" else [f"url_column = {_toml(look.url)}"]),
+        *(
+            [f"caption_column = {_toml(look.caption)}"]
+            if look.caption
+            else ['# caption_column = "…"    # no column looks like captions']
+        ),
+        *([f"# keep_columns = {_kept(others)}    # copied into the dataset"] if others else []),
+        *(
+            [
+                f"# hash_column = {_toml(look.hash[0])}    # keep only images whose bytes are those",
+                f"# hash_kind = {_toml(look.hash[1])}",
+            ]
+            if look.hash
+            else []
+        ),
+        *([f"# where = {_toml(_example(others[0]))}    # which rows to take"] if others else []),
+        "# rows = 1000    # a small trial first, into another dataset",
+        "",
+        "[fetch.http]",
+        "# Who you are and how site owners reach you; without a contact many block you.",
+        f"user_agent = {_toml(agent)}",
+        "per_domain = 8    # most requests to a domain at once",
+        "",
+        "[fetch.image]",
+        "size = 256",
+        'mode = "center_crop"    # or keep_ratio, keep_ratio_largest, border, stretch, no',
+        'encode = "jpg"    # or png, webp, original',
+        "# min_side = 200    # drop images that are smaller",
+        "",
+        "[fetch.output]",
+        f"path = {_toml(output)}",
+        'format = "webdataset"    # or files, parquet, lmdb, tfrecord, dummy',
+        "samples_per_shard = 10_000",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _kept(names: Sequence[str]) -> str:
+    from turbo_fetch.plan.columns import TAKEN, without_clashes
+
+    return without_clashes({name: name for name in names}, TAKEN | {"url", "caption"})
+
+
+def _example(name: str) -> str:
+    return f"{name if name.isidentifier() else f'column({json.dumps(name)})'} is not None"
+
+
+def _toml(value: str | Sequence[str]) -> str:
+    """Return a text, or a list of them, as TOML: its basic strings are those of JSON."""
+    return json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )

@@ -1,0 +1,179 @@
+"""A first look at a list of which nothing is known: its columns, and what they seem to hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+
+from turbo_fetch import _native
+from turbo_fetch.errors import InputError
+from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.json_lists import row_batches
+from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.lists import ListFile, find_lists, readable
+from turbo_fetch.plan.stream import ByteStream
+from turbo_fetch.plan.text_lists import DELIMITERS
+from turbo_fetch.spec import InputSpec
+
+ROWS: Final = 1000
+"""How many rows are looked at."""
+
+_URL: Final = re.compile(r"\s*(https?:)?//[^\s/]+\S*\s*", re.IGNORECASE)
+_HEX: Final = {32: "md5", 64: "sha256", 128: "sha512"}
+_URL_NAMES: Final = re.compile(r"(image|img|picture|photo)?[_ ]?(url|link|uri|href|src)", re.IGNORECASE)
+_CAPTION_NAMES: Final = re.compile(r"caption|text|alt|title|description|prompt|label", re.IGNORECASE)
+
+Values = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What a list seems to be: names of columns, None for what it does not have."""
+
+    files: tuple[ListFile, ...]
+    names: tuple[str, ...]
+    """All columns, in the order of the list."""
+    rows: int | None
+    """Rows of all files, None if only reading tells."""
+    url: str
+    caption: str | None
+    hash: tuple[str, str] | None
+    """A column of hashes, and their kind."""
+    has_header: bool = True
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Columns that are neither URL, caption nor hash."""
+        used = {self.url, self.caption, None if self.hash is None else self.hash[0]}
+        return tuple(name for name in self.names if name not in used)
+
+
+def first_look(urls: str) -> FirstLook:
+    """Look at the start of a list. Raises InputError if it cannot be read, or no column holds URLs."""
+    files = tuple(find_lists(InputSpec(urls=urls)))
+    source = files[0]
+    values, has_header = _start(source)
+    found = _share_of(values, lambda value: isinstance(value, str) and _URL.fullmatch(value) is not None)
+    likely = [name for name, share in found.items() if share > 0.5] or [
+        name for name in found if found[name] > 0
+    ]
+    if not likely:
+        shown = "; ".join(f"{name!r}: {str(_first(column))[:40]}" for name, column in values.items())
+        raise InputError(f"{source.url}: no column holds URLs ({shown or 'it has no rows'})")
+    url = min(likely, key=lambda name: (_URL_NAMES.fullmatch(name) is None, -found[name]))
+    return FirstLook(
+        files=files,
+        names=tuple(values),
+        rows=_rows(files),
+        url=url,
+        caption=_caption({name: column for name, column in values.items() if name not in likely}),
+        hash=_hash(values),
+        has_header=has_header,
+    )
+
+
+def _start(source: ListFile) -> tuple[Values, bool]:
+    """Return the first rows of a file by column, and whether it says what its columns are called."""
+    if source.format == "parquet":
+        parquet = open_parquet(source)
+        try:
+            with readable(source.url):
+                batch = next(parquet.iter_batches(ROWS, use_threads=False), None)
+        finally:
+            parquet.close(force=True)
+        return _by_column(parquet.schema_arrow, batch), True
+    stream = ByteStream(source)
+    try:
+        match source.format:
+            case "arrow":
+                reader = open_arrow(stream)
+                with readable(source.url):
+                    return _by_column(reader.schema, next(iter(reader), None)), True
+            case "txt":
+                text = next(stream.text_blocks(), b"").decode("utf-8", "replace")
+                return {"url": [line for line in text.splitlines()[:ROWS] if line.strip()]}, True
+            case "csv" | "tsv":
+                return _cells(stream, DELIMITERS[source.format])
+            case _:
+                rows = next(row_batches(stream, source.format == "jsonl", Columns("url"), ListNotes()), [])[
+                    :ROWS
+                ]
+                names = dict.fromkeys(name for row in rows for name in row)
+                return {name: [row.get(name) for row in rows] for name in names}, True
+    finally:
+        stream.close()
+
+
+def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None) -> Values:
+    if batch is None:
+        return {name: [] for name in schema.names}
+    return {name: batch.column(name).slice(0, ROWS).to_pylist() for name in schema.names}
+
+
+def _cells(stream: ByteStream, delimiter: str) -> tuple[Values, bool]:
+    reader = _native.CsvReader(delimiter, "auto")
+    block = next(stream.text_blocks(), b"")
+    reader.feed(block, is_last=len(block) == 0 or stream.fraction_read >= 1.0)
+    with readable(stream.url):
+        names = reader.header() or []
+        batch = reader.read(list(range(len(names))), ROWS) if names else None
+    columns = [] if batch is None else [column.to_pylist() for column in batch.columns]
+    if any(_URL.fullmatch(name) for name in names):
+        rows = [[name, *column] for name, column in zip(names, columns, strict=True)]
+        return {f"column_{number}": values for number, values in enumerate(rows, 1)}, False
+    return dict(zip(names, columns, strict=True)), True
+
+
+def _share_of(values: Values, is_such: Callable[[Any], bool]) -> dict[str, float]:
+    """Return for each column which share of its values, those apart that are null, is such."""
+    shares = {}
+    for name, column in values.items():
+        known = [value for value in column if value is not None]
+        shares[name] = sum(map(is_such, known)) / max(1, len(known))
+    return shares
+
+
+def _caption(values: Values) -> str | None:
+    """Return the column that is named like a caption, or has texts of several words; the longest texts first."""
+    words = {
+        name: sum(len(value.split()) for value in column if isinstance(value, str)) / max(1, len(column))
+        for name, column in values.items()
+    }
+    likely = [
+        name for name in words if words[name] >= 1 and (_CAPTION_NAMES.search(name) or words[name] >= 2)
+    ]
+    return max(likely, key=lambda name: (_CAPTION_NAMES.search(name) is not None, words[name]), default=None)
+
+
+def _hash(values: Values) -> tuple[str, str] | None:
+    for length, kind in _HEX.items():
+        shares = _share_of(values, partial(_is_hex, length))
+        for name, share in shares.items():
+            if share == 1.0 and kind in name.lower():
+                return name, kind
+    return None
+
+
+def _is_hex(length: int, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"[0-9a-fA-F]{{{length}}}", value) is not None
+
+
+def _rows(files: Sequence[ListFile]) -> int | None:
+    if any(file.format != "parquet" for file in files):
+        return None
+    total = 0
+    for file in files:
+        parquet = open_parquet(file)
+        total += int(parquet.metadata.num_rows)
+        parquet.close(force=True)
+    return total
+
+
+def _first(column: Sequence[Any]) -> Any:
+    return next((value for value in column if value is not None), None)

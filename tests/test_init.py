@@ -1,0 +1,165 @@
+"""`turbo-fetch init`: a spec for a list of which nothing is known, that runs as it is."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from turbo_fetch.cli.commands import app
+from turbo_fetch.cli.init import SCHEMA
+from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.spec.specfile import load_spec
+
+TABLE = pa.table(
+    {
+        "id": [1, 2, 3],
+        "image link": ["http://example.org/1.jpg", None, "https://example.org/3.jpg"],
+        "page_url": ["http://example.org/1", "http://example.org/2", "http://example.org/3"],
+        "alt_text": ["a cat", "the dog of the neighbours", None],
+        "width": [100, 200, 300],
+        "sha256": ["0" * 64, "a" * 64, "B" * 64],
+    }
+)
+
+
+def _init(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["init", *map(str, arguments)])
+
+
+def _made(path: Path, table: pa.Table) -> Path:
+    rows = table.to_pylist()
+    match path.suffix:
+        case ".parquet":
+            pq.write_table(table, path)
+        case ".arrow":
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case suffix:
+            delimiter = "," if suffix == ".csv" else "\t"
+            lines = [
+                list(table.column_names),
+                *(["" if v is None else str(v) for v in row.values()] for row in rows),
+            ]
+            path.write_text("\n".join(map(delimiter.join, lines)))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv", "tsv", "json", "jsonl"])
+def test_the_spec_of_a_list_reads_its_urls_and_captions(tmp_path: Path, suffix: str) -> None:
+    path = _made(tmp_path / f"list.{suffix}", TABLE)
+    spec = tmp_path / "jobs" / "spec.toml"
+    ended = _init(path, "--spec", spec, "--contact", "https://example.org/bot")
+    assert ended.exit_code == 0, ended.output
+    assert "'image link'" in ended.output
+    tables = tomllib.loads(spec.read_text())
+    schema = json.loads((spec.parent / SCHEMA).read_text())
+    assert spec.read_text().startswith(f"#:schema ./{SCHEMA}\n")
+    jsonschema.validate(tables, schema)
+    assert tables["fetch"]["input"] == {
+        "urls": str(path),
+        "url_column": "image link",
+        "caption_column": "alt_text",
+    }
+    fetch = load_spec(spec).fetch
+    assert fetch is not None
+    assert fetch.http.has_contact
+    [shard] = Plan.of(fetch.input, 10).shards()
+    assert shard.load().column("caption").to_pylist()[:2] == ["a cat", "the dog of the neighbours"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_what_the_spec_only_proposes_holds_as_well(tmp_path: Path, suffix: str) -> None:
+    path = _made(tmp_path / f"list.{suffix}", TABLE)
+    assert _init(path, "--spec", tmp_path / "spec.toml").exit_code == 0
+    proposed = "\n".join(
+        line.removeprefix("# ") if " = " in line else line
+        for line in (tmp_path / "spec.toml").read_text().splitlines()
+    )
+    (tmp_path / "all.toml").write_text(proposed)
+    fetch = load_spec(tmp_path / "all.toml").fetch
+    assert fetch is not None
+    assert fetch.input.hash_column == "sha256"
+    assert fetch.input.kept["width"] == "list_width"
+    [shard] = Plan.of(fetch.input, 10).shards()
+    assert shard.count == 3
+
+
+def test_files_without_a_header_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text('http://example.org/1.jpg,"a cat, asleep"\nhttp://example.org/2.jpg,a dog\n')
+    assert _init(path, "--spec", tmp_path / "spec.toml").exit_code == 0
+    fetch = load_spec(tmp_path / "spec.toml").fetch
+    assert fetch is not None
+    [shard] = Plan.of(fetch.input, 10).shards()
+    assert shard.load().to_pylist() == [
+        {"url": "http://example.org/1.jpg", "caption": "a cat, asleep"},
+        {"url": "http://example.org/2.jpg", "caption": "a dog"},
+    ]
+
+
+def test_a_list_of_lines_has_urls_alone(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://example.org/1.jpg\n\nhttp://example.org/2.jpg\n")
+    ended = _init(tmp_path / "list.txt", "--spec", tmp_path / "spec.toml", "--output", "s3://bucket/cats")
+    assert ended.exit_code == 0, ended.output
+    tables = tomllib.loads((tmp_path / "spec.toml").read_text())
+    assert tables["fetch"]["input"] == {"urls": str(tmp_path / "list.txt")}
+    assert tables["fetch"]["output"]["path"] == "s3://bucket/cats"
+
+
+@given(name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_columns_may_have_any_name(tmp_path: Path, name: str) -> None:
+    table = pa.table({name: ["http://example.org/1.jpg"], f"{name}'\"\\": ["a few words here"]})
+    path = _made(tmp_path / "list.parquet", table)
+    spec = tmp_path / "spec.toml"
+    spec.unlink(missing_ok=True)
+    ended = _init(path, "--spec", spec)
+    assert ended.exit_code == 0, ended.output
+    fetch = load_spec(spec).fetch
+    assert fetch is not None
+    assert fetch.input.url_column == name
+    [shard] = Plan.of(fetch.input, 10).shards()
+    assert shard.load().to_pylist() == [{"url": "http://example.org/1.jpg", "caption": "a few words here"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "no column holds URLs"),
+        ("name,width\ncat,3\n", "no column holds URLs ('name': cat; 'width': 3)"),
+        (None, "there is no such file"),
+    ],
+)
+def test_what_is_no_list_of_urls_is_told_in_a_sentence(
+    tmp_path: Path, content: str | None, expected: str
+) -> None:
+    path = tmp_path / "list.csv"
+    if content is not None:
+        path.write_text(content)
+    ended = _init(path, "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 2
+    assert expected in ended.output
+    assert not (tmp_path / "spec.toml").exists()
+
+
+def test_no_spec_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://example.org/1.jpg\n")
+    (tmp_path / "spec.toml").write_text("mine")
+    ended = _init(tmp_path / "list.txt", "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 2
+    assert "is there already" in ended.output
+    assert (tmp_path / "spec.toml").read_text() == "mine"
