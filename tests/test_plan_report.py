@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def test_a_list_of_ten_million_rows_takes_a_moment(tmp_path: Path) -> None:
     planned = plan_run(spec)
     assert time.process_time() - started_s < 5
     assert (planned.rows, planned.shards, planned.domains) == (10_000_000, 200_000, 977)
+
+
+def test_a_plan_tells_the_space_that_is_free_and_whether_it_is_enough(tmp_path: Path) -> None:
+    urls = write_list(tmp_path / "l.parquet", ["http://h.example/1.jpg"] * 1000)
+    small = plan_run(job_spec(urls, tmp_path / "new" / "out"))
+    assert small.free_bytes.keys() == {str(tmp_path / "new" / "out")}
+    assert abs(small.free_bytes[small.path] - shutil.disk_usage(tmp_path).free) < 10**9
+    assert "shortage" not in small.text()
+    spool = tmp_path / "spool"
+    remote = job_spec(urls, tmp_path / "out", output={"path": "memory://bucket/out", "spool": str(spool)})
+    assert [Path(name).parent for name in plan_run(remote).free_bytes] == [spool]
+    large = dataclasses.replace(small, dataset_bytes=10**15)
+    assert "shortage  the dataset needs about 1.0 PB" in large.text()
 
 
 def test_a_long_text_list_is_estimated_from_its_start(tmp_path: Path) -> None:

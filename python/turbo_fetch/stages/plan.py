@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
-from turbo_fetch.spec import FetchSpec, ImageSpec, Spec
+from turbo_fetch.spec import FetchSpec, ImageSpec, OutputSpec, Spec
 from turbo_fetch.stages.time_estimate import IMAGE_TIMES, REQUEST_S, measure_machine, tightest, time_limits
+from turbo_fetch.storage.disk import free_bytes
 
 SAMPLE_ROWS: Final = 100_000
 SAMPLED_FILES: Final = 50
@@ -53,6 +55,8 @@ class Planned:
     limited_by: str = ""
     download_bytes: int = 0
     dataset_bytes: int = 0
+    free_bytes: dict[str, int] = field(default_factory=dict)
+    """Bytes that are free, by folder: that of the dataset, if it is on this machine, and that of work in progress."""
     assumptions: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -68,10 +72,21 @@ class Planned:
             f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}",
             f"size      about {human_bytes(self.download_bytes)} to download, "
             f"{human_bytes(self.dataset_bytes)} on disk",
+            *(f"space     {human_bytes(free)} free for {place}" for place, free in self.free_bytes.items()),
+            *self._shortages(),
             "assumed   " + "; ".join(self.assumptions),
             "no request was sent to any host of the list",
         ]
         return "\n".join(lines)
+
+    def _shortages(self) -> list[str]:
+        free = self.free_bytes.get(self.path)
+        if free is None or free >= self.dataset_bytes:
+            return []
+        return [
+            f"shortage  the dataset needs about {human_bytes(self.dataset_bytes)}, and {human_bytes(free)} are free: "
+            "choose another fetch.output.path, a smaller fetch.image.size or fewer rows"
+        ]
 
 
 def plan_run(spec: Spec) -> Planned:
@@ -96,6 +111,7 @@ def plan_run(spec: Spec) -> Planned:
     planned.download_bytes = round(kept * BODY_BYTES)
     if format_of(fetch.output.format).has_images:
         planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
+    planned.free_bytes = _free_bytes(fetch.output)
     planned.assumptions = [
         f"{REQUEST_S.least:g} to {REQUEST_S.most:g} s per request",
         f"{1 / speed.image_s:,.0f} photos of 0.8 megapixels per second, as measured on this machine just now, "
@@ -107,6 +123,14 @@ def plan_run(spec: Spec) -> Planned:
         "domains are distributed as in the sample, the start of the files of the list",
     ]
     return planned
+
+
+def _free_bytes(output: OutputSpec) -> dict[str, int]:
+    storage = open_place(output.path, output.spool)
+    folders = {output.path: storage.path, str(storage.work): storage.work}
+    if storage.path is not None and storage.work.is_relative_to(storage.path):
+        del folders[str(storage.work)]
+    return {name: free_bytes(folder) for name, folder in folders.items() if folder is not None}
 
 
 def picture_bytes(image: ImageSpec) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,6 +20,12 @@ def unfinished(target: Path) -> Path:
     The same name each time: what a killed process left there is replaced when the write is done again.
     """
     return target.with_name(f".{target.name}.tmp")
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes are free where a path is, or would be."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(there).free
 
 
 def replace_with(target: Path, content: bytes) -> None:

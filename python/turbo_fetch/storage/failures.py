@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from turbo_fetch.errors import InputError, OutputError, OutputExists, TurboFetchError
+from turbo_fetch.storage.disk import free_bytes
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -52,7 +52,7 @@ def write_error(error: Exception, place: str, needed_bytes: int) -> OutputError:
         needed = f", {needed_bytes:,} bytes needed" if needed_bytes else ""
         limit = "the file size limit" if number == errno.EFBIG else "the disk space or quota"
         return OutputError(
-            f"{place}: {limit} is used up{needed}, {_free_bytes(place):,} bytes free. "
+            f"{place}: {limit} is used up{needed}, {free_bytes(Path(place)):,} bytes free. "
             "Make room and run again: it resumes where it stopped"
         )
     if isinstance(error, NotADirectoryError | FileExistsError) and (file := _file_of(place)) is not None:
@@ -75,10 +75,3 @@ def _file_of(place: str) -> Path | None:
     """Return what of a path is a file, though a folder is needed, itself or one that it would be in."""
     path = Path(place)
     return next((each for each in (path, *path.parents) if each.is_file()), None)
-
-
-def _free_bytes(place: str) -> int:
-    path = Path(place)
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
