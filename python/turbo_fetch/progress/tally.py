@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.causes import Reason
+from turbo_fetch.causes import Cause, Reason
 
 SECONDS_EDGES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper edges of the classes in which the durations of requests are counted, in seconds."""
@@ -73,6 +73,10 @@ class Tally:
     """Rows that are deferred now, by reason: they failed for a cause on this side while nobody answered."""
     deferred_domains: int = 0
     """Domains that those are of."""
+    held: int = 0
+    """Rows that wait now until it is known whose fault it was that they failed, or until an outage is over."""
+    outage: tuple[Cause, float] | None = None
+    """What is out of order on the worker's machine, and for how many seconds; None if there is no outage."""
     in_flight: int = 0
     """Requests under way now."""
     waiting: int = 0

@@ -206,10 +206,12 @@ class Worker:
     async def _send_tally(self) -> None:
         tally = self._tools.tally
         self._tools.tally = Tally()
-        deferred = self._pool.deferred
-        tally.answers, self._answers = deferred.answers - self._answers, deferred.answers
-        tally.deferred = deferred.reasons()
-        tally.deferred_domains = deferred.domains()
+        network = self._pool.network
+        tally.answers, self._answers = network.answers - self._answers, network.answers
+        tally.deferred = network.reasons()
+        tally.deferred_domains = network.domains()
+        tally.held = network.held
+        tally.outage = network.outage()
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
         tally.open_shards = len(self._open)

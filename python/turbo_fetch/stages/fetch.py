@@ -25,8 +25,8 @@ from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report import reported
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.outage import PATIENCE_S, Outage
-from turbo_fetch.progress.summary import Summary
+from turbo_fetch.progress.outage import BEGAN, PATIENCE_S, Outage
+from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
@@ -84,7 +84,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         summary = Summary(storage.url)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
-        guard = OutageGuard(stop, listener)
+        guard = OutageGuard(stop, listener, fetch.http.network_patience_s)
         if not fetch.http.has_contact:
             listener.note(NO_CONTACT)
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
@@ -164,32 +164,50 @@ class Total(Protocol):
 
 
 class OutageGuard:
-    """Stops a run that reaches nobody."""
+    """Tells of outages, and stops a run that reaches nobody."""
 
-    def __init__(self, stop: StopRequest, listener: ProgressListener) -> None:
-        self.outage = Outage()
+    def __init__(self, stop: StopRequest, listener: ProgressListener, patience_s: float) -> None:
+        self.outage = Outage(patience_s)
         self.verdict: str | None = None
         """Why it stopped the run, if it did."""
         self._stop = stop
         self._listener = listener
         self._has_told = False
+        self._began_s: float | None = None
 
     def heard(self, worker: int, tally: Tally) -> None:
         """Take what a worker tells, and stop the run if it is hopeless."""
         now_s = time.monotonic()
         self.outage.heard(worker, tally, now_s)
-        if self._stop or self.outage.cause() is None:
-            self._has_told &= not tally.answers
+        self._tell(now_s)
+        if self._stop:
             return
         if self.outage.is_hopeless(now_s):
             self.verdict = self.outage.text()
             self._stop.ask()
+        elif self.outage.cause() is None or self.outage.workers_down:
+            self._has_told &= not tally.answers
         elif not self._has_told:
             self._has_told = True
             self._listener.note(
                 f"no server responds any more; if that lasts for {PATIENCE_S:g} s, the run stops. Rows that fail "
                 "meanwhile will be requested again"
             )
+
+    def _tell(self, now_s: float) -> None:
+        """Say that an outage begins, or is over."""
+        cause = self.outage.down_cause()
+        if cause is not None and self._began_s is None:
+            self._began_s = now_s
+            workers = self.outage.workers_down
+            where = "" if workers == len(self.outage.down) else f" ({workers} of {len(self.outage.down)} workers)"
+            self._listener.note(
+                f"outage: {BEGAN[cause]}{where}. No request starts until that is over; rows that failed by it are "
+                f"requested again. After {human_time(self.outage.patience_s)} the run stops, to be resumed"
+            )
+        elif cause is None and self._began_s is not None:
+            self._listener.note(f"the outage is over, after {human_time(now_s - self._began_s)}")
+            self._began_s = None
 
 
 class Account:
