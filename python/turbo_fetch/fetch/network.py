@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from time import monotonic
@@ -63,12 +63,13 @@ def is_silent(fetched: Fetched) -> bool:
 
 @dataclass(slots=True)
 class HeldRow:
-    """A row, how it failed, and when: by the clock, and by how many attempts of all rows had begun."""
+    """A row, how it failed, and when: by how many attempts of all rows had begun."""
 
     row: Row
     fetched: Fetched
-    since_s: float
     begun: int
+    was_quiet: bool
+    """Whether nobody had answered for a while, so that what is heard later may have come through at a second try."""
 
     @property
     def cause(self) -> Cause | None:
@@ -133,7 +134,8 @@ class Service:
         if self.down_since_s is not None:
             self._returned.set()
             return
-        count = sum(1 for _ in takewhile(lambda held: held.begun < begun, self.held))
+        settled = takewhile(lambda held: held.begun < begun and not held.was_quiet, self.held)
+        count = sum(1 for _ in settled)
         self._network.settle(self.take(count))
 
     def take(self, count: int) -> list[HeldRow]:
@@ -155,7 +157,7 @@ class Service:
             elif works and (was_unknown or monotonic() - began_s >= SLOW_S):
                 self._network.over(self)
             elif works:
-                self._network.settle(self.take(seen))
+                self._network.settle(self.take(len(self.held) if is_burst(self.held) else seen))
             else:
                 self._network.settle(self._take_those_of_hosts())
             if self.held:
@@ -244,7 +246,8 @@ class Network:
                 self._pool.ask_again(row)
                 return True
             service = self._resolver if fetched.outcome is Outcome.DNS else self._reachable
-            service.hold(HeldRow(row, fetched, monotonic(), self._begun))
+            was_quiet = monotonic() - self._heard_s >= QUIET_S / 2
+            service.hold(HeldRow(row, fetched, self._begun, was_quiet))
             return True
         if fetched.outcome not in _UNASKED:
             self.answers += 1
@@ -263,7 +266,7 @@ class Network:
 
     def settle(self, batch: list[HeldRow]) -> None:
         """Let failures count, for the network works; but not a burst of a kind that hosts do not fail in together."""
-        if len({held.row.request.domain for held in batch if held.cause is not None}) >= BURST_DOMAINS:
+        if is_burst(batch):
             self._pool.returned()
             for held in batch:
                 if held.cause is not None and not held.row.was_spared:
@@ -354,6 +357,11 @@ class Network:
         if not self.answers:
             return PROBE_EVERY_S
         return 15.0 if self._pool.is_last and self.held < MANY else 90.0
+
+
+def is_burst(rows: Iterable[HeldRow]) -> bool:
+    """Whether rows of so many domains failed for a cause on this side that it was not their hosts'."""
+    return len({held.row.request.domain for held in rows if held.cause is not None}) >= BURST_DOMAINS
 
 
 async def _wait_for(event: asyncio.Event, seconds: float) -> bool:

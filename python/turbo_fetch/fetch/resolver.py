@@ -140,6 +140,8 @@ class Resolver(AbstractResolver):
         """Forget the names that could not be looked up."""
         for key in [key for key, (answer, _) in self._answers.items() if answer.error is not None]:
             del self._answers[key]
+        # Those under way may fail yet, which says nothing any more.
+        self._running.clear()
 
     async def close(self) -> None:
         """End the idle threads; those with a running lookup end after it."""
@@ -164,6 +166,8 @@ class Resolver(AbstractResolver):
         return future
 
     def _end(self, key: tuple[str, int], future: asyncio.Future[Answer]) -> None:
+        if self._running.get(key) is not future:
+            return
         del self._running[key]
         if future.cancelled() or future.exception() is not None:
             return

@@ -28,8 +28,8 @@ from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.resolver import Resolver
 
 PROBE_S: Final = 2.5
-"""How long a witness is waited for: longer than a lost packet takes to be sent again."""
-STAGGER_S: Final = 0.3
+"""How long all witnesses are waited for: longer than a lost packet takes to be sent again."""
+STAGGER_S: Final = 0.2
 """How much later each further witness is asked, so that mostly one is enough."""
 WITNESSES: Final = 4
 """Witnesses of a kind that are asked at once."""
@@ -137,13 +137,12 @@ async def any_true(questions: Sequence[Callable[[], Awaitable[bool]]]) -> bool:
 
     async def ask(question: Callable[[], Awaitable[bool]], delay_s: float) -> bool:
         await asyncio.sleep(delay_s)
-        async with asyncio.timeout(PROBE_S):
-            return await question()
+        return await question()
 
     asked = [asyncio.ensure_future(ask(each, STAGGER_S * number)) for number, each in enumerate(questions)]
     try:
-        for answer in asyncio.as_completed(asked):
-            with suppress(TimeoutError):
+        with suppress(TimeoutError):
+            for answer in asyncio.as_completed(asked, timeout=PROBE_S):
                 if await answer:
                     return True
     finally:
