@@ -18,9 +18,10 @@ from dnslib import QTYPE, RCODE, RR, A, DNSError
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 T = TypeVar("T")
-Cut = Literal["silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses"]
+Cut = Literal["silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"]
 """`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable of
-the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone."""
+the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone. `two hosts`: packets to the first
+two hosts vanish, and no others."""
 
 WEB = "10.79.1.1"
 _CLONE_NEWNET = 0x4000_0000
@@ -132,6 +133,12 @@ class Web:
             case "interface":
                 self._ip("node", "link", "set", "to-router", "down")
                 self._mend = self._interface_up
+            case "two hosts":
+                for number in range(2):
+                    self._ip("router", "route", "add", "blackhole", address(number))
+                self._mend = lambda: [
+                    self._ip("router", "route", "delete", "blackhole", address(number)) for number in range(2)
+                ]
             case "resolver silent":
                 self.names.is_silent = True
                 self._mend = lambda: setattr(self.names, "is_silent", False)
@@ -149,7 +156,7 @@ class Web:
 
     def _start_dns(self) -> None:
         def start() -> DNSServer:
-            server = DNSServer(self.names, address=WEB, port=53, logger=DNSLogger("-"))
+            server = DNSServer(self.names, address=WEB, port=53, logger=DNSLogger("-request,-reply,-truncated,-error", prefix=False))
             server.start_thread()
             return server
 

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not may_use_namespaces(), reason="network namespaces need root"),
 ]
 
-ROWS = 1200
+ROWS = 600
 ALBUM = album(40, side=48)
 
 
@@ -84,29 +84,55 @@ def check(process: subprocess.Popen[str], folder: Path, rows: int = ROWS) -> str
     [
         ("silent", 1.0, 300, False),
         ("silent", 3.0, 300, True),
-        ("silent", 9.0, 300, False),
-        ("unreachable", 4.0, 300, False),
-        ("carrier", 6.0, 300, False),
-        ("interface", 1.0, 300, False),
-        ("interface", 4.0, 1, False),
+        ("unreachable", 5.0, 300, False),
+        ("interface", 2.0, 1, False),
         ("silent", 6.0, 1, True),
-        ("resolver refuses", 4.0, 1200, True),
-        ("resolver silent", 8.0, 1200, True),
+        ("resolver refuses", 4.0, ROWS, True),
+        ("resolver silent", 8.0, ROWS, True),
     ],
 )
 def test_a_cut_loses_no_row_and_the_run_goes_on(
     web: Web, origin: Origin, tmp_path: Path, kind: Cut, seconds: float, hosts: int, named: bool
 ) -> None:
     process = start(web, addresses(origin, hosts, named=named), tmp_path)
-    wait_for_hits(process, origin, 300)
+    wait_for_hits(process, origin, 150)
     web.cut(kind)
     time.sleep(seconds)
     web.mend()
     mended_s = time.monotonic()
     wait_for_hits(process, origin, 20)
-    went_on_s = time.monotonic() - mended_s
-    print(f"{kind} {seconds} s: went on after {went_on_s:.1f} s")
+    assert time.monotonic() - mended_s < 8
     told = check(process, tmp_path)
-    assert went_on_s < 7
     if seconds >= 4:
         assert re.search(r"outage: .*the outage is over", " ".join(told.split()))
+
+
+def test_a_run_stops_when_its_patience_is_over_and_resumes_without_loss(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    urls = addresses(origin, 300, named=False)
+    process = start(web, urls, tmp_path, network_patience_s=4)
+    wait_for_hits(process, origin, 150)
+    web.cut("silent")
+    _, err = process.communicate(timeout=60)
+    web.mend()
+    assert process.returncode == 1, err
+    assert "This machine reaches no host" in err
+    assert "run the same command again to resume" in " ".join(err.split())
+    check(start(web, urls, tmp_path, network_patience_s=4), tmp_path)
+
+
+def test_hosts_that_die_of_their_own_end_their_rows_and_the_run(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    """The only two hosts of a list fall silent for good, but their names can still be looked up."""
+    process = start(web, addresses(origin, 2, rows=300, named=True), tmp_path, timeout_s=1, connect_timeout_s=1)
+    wait_for_hits(process, origin, 100)
+    web.cut("two hosts")
+    out, err = process.communicate(timeout=80)
+    web.mend()
+    assert process.returncode == 0, err
+    outcomes = Counter(row["outcome"] for row in ledger(tmp_path / "out"))
+    assert outcomes.total() == 300
+    assert outcomes["timeout"] > 100
+    assert "outage" not in out + err

@@ -64,6 +64,7 @@ class FetchPool:
         self._awaiting_rules: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
         self.network = Network(client.witnesses, self)
+        self._is_paused = False
         self.is_last = False
         """Whether no further rows will be submitted."""
         self._wake = asyncio.Event()
@@ -122,6 +123,12 @@ class FetchPool:
         self.is_last = True
         self._wake.set()
 
+    def pause(self, is_paused: bool) -> None:
+        """Start no request until told otherwise."""
+        if self._is_paused and not is_paused:
+            self._wake.set()
+        self._is_paused = is_paused
+
     def apply_grant(self, grant: Grant) -> None:
         """Obey what the parent of all workers says; there is a limiter."""
         assert self._limiter is not None
@@ -164,7 +171,7 @@ class FetchPool:
         """Give the eldest row that may start a slot; put those before it aside that may not."""
         if self.in_flight >= self._http.concurrency:
             return None
-        if self.network.is_down and not self.network.may_one_ask():
+        if self._is_paused or (self.network.is_down and not self.network.may_one_ask()):
             return None
         while self._fresh or self._returned:
             # Rows that come back were submitted before any fresh one.

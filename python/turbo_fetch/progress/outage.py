@@ -108,7 +108,7 @@ class Outage:
         )
 
 
-BEGAN: Final[dict[Cause, str]] = {
+OUTAGES: Final[dict[Cause, str]] = {
     "proxy": "the proxy does not respond",
     "tunnel": "nothing gets through the proxy",
     "resolver": "names cannot be resolved",

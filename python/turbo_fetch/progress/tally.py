@@ -81,8 +81,8 @@ class Tally:
     """Requests under way now."""
     waiting: int = 0
     """Rows that wait for a busy domain or for their next attempt now."""
-    open_shards: int = 0
-    """Shards begun and not committed now."""
+    open_shards: dict[int, int] = field(default_factory=dict)
+    """Shards begun and not committed now, each with its rows that have ended."""
     memory_bytes: int = 0
     """Resident memory of the worker now."""
     cpu_s: float = 0.0

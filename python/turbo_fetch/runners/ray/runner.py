@@ -16,9 +16,11 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.messages import Stop, ToWorker
-from turbo_fetch.runners.ray.cluster import Slot, alive_nodes, connected, slots, start_worker
+from turbo_fetch.runners.ray.cluster import Slot, alive_nodes, connected, shortage, slots, start_worker
 from turbo_fetch.runners.ray.worker import Ended
+from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
+from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -52,6 +54,9 @@ class RayRunner:
         self._begun_s = 0.0
         self._looked_s = -math.inf
         self._next_number = 0
+        self._waiting = Waiting(listener.note, stop)
+        self._asked_s = -math.inf
+        self._shortage = ""
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards.
@@ -61,7 +66,7 @@ class RayRunner:
         getting anywhere.
         """
         supervisor = Supervisor(map(portable, tasks), self._driver, self._driver.http)
-        with connected(self._engine.address):
+        with connected(self._engine.address, self._waiting):
             self._driver.begin()
             try:
                 self._supervise(supervisor)
@@ -88,7 +93,20 @@ class RayRunner:
                 kill_at = 0.0 if stops_seen > 1 else self._ask_to_stop()
             if supervisor.failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
+            self._tell_shortage(supervisor)
             self._driver.tick()
+
+    def _tell_shortage(self, supervisor: Supervisor) -> None:
+        """Say what workers that do not start wait for."""
+        unchecked = [worker for worker in self._workers.values() if not worker.is_checked]
+        if supervisor.stopping or not supervisor.has_work or not (unchecked or not self._workers):
+            self._waiting.over()
+            return
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= LOOK_FOR_NODES_EVERY_S:
+            self._asked_s = now_s
+            self._shortage = shortage(self._engine, len(unchecked)) or "workers to start on the cluster"
+        self._waiting.tell(self._shortage)
 
     def _fill(self, supervisor: Supervisor) -> None:
         """Start a worker in every place that has none, nodes that joined since included."""
@@ -196,7 +214,9 @@ class RayRunner:
 
 
 def _reason(error: RayError) -> str:
-    """Return what Ray knows of a worker's death: its first sentence, for the next ones are of possible causes."""
+    """Return what Ray knows of a worker's death: the error of a worker, or the first sentence of a death without one."""
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return cause_in(str(error))
     text = " ".join(str(error).split())
     _, _, detail = text.partition("Worker exit detail: ")
     sentence, _, _ = (detail or text).partition(". ")
