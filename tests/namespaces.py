@@ -1,4 +1,4 @@
-"""Machines as network namespaces: a web of thousands of addresses and names, a router, and a node that loses its way there.
+"""Machines as network namespaces: a web of many addresses and names, a router, and a node that loses its way there.
 
 The servers of the web run in threads of the test; the node runs commands. Needs root.
 """
@@ -18,10 +18,12 @@ from dnslib import QTYPE, RCODE, RR, A, DNSError
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 T = TypeVar("T")
-Cut = Literal["silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"]
-"""`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable of
-the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone. `two hosts`: packets to the first
-two hosts vanish, and no others."""
+Cut = Literal[
+    "silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"
+]
+"""`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable
+of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone.
+`two hosts`: packets to the first two hosts vanish, and no others."""
 
 WEB = "10.79.1.1"
 _CLONE_NEWNET = 0x4000_0000
@@ -109,7 +111,7 @@ class Web:
         result: list[T] = []
 
         def call() -> None:
-            with open(f"/run/netns/{self._prefix}-web", "rb") as namespace:
+            with Path(f"/run/netns/{self._prefix}-web").open("rb") as namespace:
                 assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) == 0
             result.append(function())
 
@@ -156,7 +158,8 @@ class Web:
 
     def _start_dns(self) -> None:
         def start() -> DNSServer:
-            server = DNSServer(self.names, address=WEB, port=53, logger=DNSLogger("-request,-reply,-truncated,-error", prefix=False))
+            quiet = DNSLogger("-request,-reply,-truncated,-error", prefix=False)
+            server = DNSServer(self.names, address=WEB, port=53, logger=quiet)
             server.start_thread()
             return server
 

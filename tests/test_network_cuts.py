@@ -1,4 +1,4 @@
-"""A node that loses the network, in every way and for as long as it may be: no row is lost, and the run goes on by itself."""
+"""A node that loses the network, in every way: no row is lost, and the run goes on by itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def origin(web: Web) -> Iterator[Origin]:
-    origin = Origin(ALBUM, latency_s=0.05, address="0.0.0.0")  # noqa: S104 - of a namespace
+    origin = Origin(ALBUM, latency_s=0.05, address="0.0.0.0")
     web.inside(origin.__enter__)
     yield origin
     origin.__exit__(None, None, None)
@@ -126,7 +126,9 @@ def test_hosts_that_die_of_their_own_end_their_rows_and_the_run(
     web: Web, origin: Origin, tmp_path: Path
 ) -> None:
     """The only two hosts of a list fall silent for good, but their names can still be looked up."""
-    process = start(web, addresses(origin, 2, rows=300, named=True), tmp_path, timeout_s=1, connect_timeout_s=1)
+    process = start(
+        web, addresses(origin, 2, rows=300, named=True), tmp_path, timeout_s=1, connect_timeout_s=1
+    )
     wait_for_hits(process, origin, 100)
     web.cut("two hosts")
     out, err = process.communicate(timeout=80)

@@ -1,7 +1,7 @@
 """Whether the network and the resolver of this side work, as the attempts of a pool show.
 
-An attempt that ends in silence (no connection, no name, no more bytes) says nothing of its host as long as nobody else is
-heard. So its row is held until somebody answers who was asked after it had failed, or until witnesses are found that
+An attempt that ends in silence (no connection, no name, no more bytes) says nothing of its host as long as nobody else
+is heard. So its row is held until somebody answers who was asked after it had failed, or until witnesses are found that
 say whose fault it was (:mod:`turbo_fetch.fetch.witnesses`). If it was the host's, the attempt counts. If it was the
 network's, there is an outage: no request starts, witnesses are asked again and again, and when one answers, all rows
 that met the outage are asked again as if nothing had been.

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult

@@ -147,7 +147,9 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
             guard = OutageGuard(stop, fetch.http.network_patience_s)
-            account = Account(manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard)
+            account = Account(
+                manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
+            )
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)

@@ -66,6 +66,10 @@ class Outage:
         """Return for how many seconds all workers have had an outage, 0 if one has none."""
         return min((0.0 if each is None else each[1] for each in self.down.values()), default=0.0)
 
+    def longest_s(self) -> float:
+        """Return for how many seconds a worker has had an outage, at most."""
+        return max((each[1] for each in self.down.values() if each is not None), default=0.0)
+
     def cause(self) -> Cause | None:
         """Return the cause for which so many rows are held back that it must be that of all, if there is one."""
         causes: Counter[Cause] = Counter()
@@ -103,9 +107,7 @@ class Outage:
         what = f"{reasons.total():,} rows failed in a row, and no server responded meanwhile: {often}"
         if not reasons:
             what = f"no server has responded for {human_time(self.down_s())}"
-        return (
-            f"stopped: {what}. {REMEDIES[cause]} These rows are not recorded; run the same command again to resume"
-        )
+        return f"stopped: {what}. {REMEDIES[cause]} These rows are not recorded; run the same command again to resume"
 
 
 OUTAGES: Final[dict[Cause, str]] = {

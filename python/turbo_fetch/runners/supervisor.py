@@ -135,8 +135,8 @@ class Supervisor:
     def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
         """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
 
-        `is_its_fault` is false where the worker's machine is gone, so that its shards are above suspicion, and its
-        requests may go on unseen.
+        `is_its_fault` is false where the worker's machine is gone, which the runner tells, so that its shards are above
+        suspicion, and its requests may go on unseen until it finds itself cut off.
         """
         assigned = self._workers.pop(worker)
         lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
@@ -158,7 +158,8 @@ class Supervisor:
                 f"(open shards: {names}); what arrived is saved"
             )
             return False
-        self._listener.worker_died(worker, why)
+        if is_its_fault:
+            self._listener.worker_died(worker, why)
         return True
 
     def _next_task(self, assigned: _Assigned) -> ToWorker | None:

@@ -37,6 +37,8 @@ from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
+TOLD_FROM_S: Final = 1.5
+"""How long an outage lasts at least that is told; a resolver that is asked too much makes many short ones."""
 NO_CONTACT: Final = (
     "fetch.http.user_agent has no contact: add a web page or an email address, so that site owners can reach you "
     "before they block you"
@@ -200,10 +202,12 @@ class OutageGuard:
     def _tell(self, now_s: float, listener: ProgressListener) -> None:
         """Say that an outage begins, or is over."""
         cause = self.outage.down_cause()
-        if cause is not None and self._began_s is None:
-            self._began_s = now_s
+        if cause is not None and self._began_s is None and self.outage.longest_s() >= TOLD_FROM_S:
+            self._began_s = now_s - self.outage.longest_s()
             workers = self.outage.workers_down
-            where = "" if workers == len(self.outage.down) else f" ({workers} of {len(self.outage.down)} workers)"
+            where = (
+                "" if workers == len(self.outage.down) else f" ({workers} of {len(self.outage.down)} workers)"
+            )
             listener.note(
                 f"outage: {OUTAGES[cause]}{where}. No request starts until that is over; rows that failed by it are "
                 f"requested again. After {human_time(self.outage.patience_s)} the run stops, to be resumed"

@@ -43,7 +43,7 @@ class Slot:
 
 @contextmanager
 def connected(address: str | None, waiting: Waiting) -> Iterator[None]:
-    """Be connected to the cluster while the context lasts; raises ClusterError if there is none, Interrupted if stopped.
+    """Be connected to the cluster while the context lasts; raises ClusterError if there is none, or Interrupted.
 
     A connection that the caller has already is used, and left as it is.
     """
@@ -51,7 +51,7 @@ def connected(address: str | None, waiting: Waiting) -> Iterator[None]:
         yield
         return
     wanted = address or "the one that RAY_ADDRESS or this machine tells"
-    begin = partial(ray.init, address, logging_level=logging.WARNING, log_to_driver=False)
+    begin = partial(ray.init, address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         with handlers_kept():
@@ -61,7 +61,7 @@ def connected(address: str | None, waiting: Waiting) -> Iterator[None]:
         raise
     # Ray raises ConnectionError, ValueError, RuntimeError and errors of grpc for what is one thing to a user.
     except Exception as error:
-        reason = cause_in(str(error) or type(error).__name__)
+        reason, _, _ = cause_in(str(error) or type(error).__name__).partition(". ")
         raise ClusterError(
             f"no Ray cluster at {wanted}: {reason}; expected one that runs (`ray status`), and, if it uses "
             "tokens, its token in RAY_AUTH_TOKEN or ~/.ray/auth_token with RAY_AUTH_MODE=token"
@@ -136,6 +136,11 @@ def shortage(engine: EngineSpec, started: int) -> str | None:
 def alive_nodes() -> dict[str, int]:
     """Return the ids of the nodes that are alive, with their cores."""
     return {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in _nodes() if node["Alive"]}
+
+
+def node_name(node: str | None) -> str:
+    """Return the address of a node, whether or not it is alive."""
+    return next((str(each["NodeManagerAddress"]) for each in _nodes() if each["NodeID"] == node), "unknown")
 
 
 def cluster_resources() -> dict[str, float]:

@@ -16,7 +16,15 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.messages import Stop, ToWorker
-from turbo_fetch.runners.ray.cluster import Slot, alive_nodes, connected, shortage, slots, start_worker
+from turbo_fetch.runners.ray.cluster import (
+    Slot,
+    alive_nodes,
+    connected,
+    node_name,
+    shortage,
+    slots,
+    start_worker,
+)
 from turbo_fetch.runners.ray.worker import Ended
 from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
@@ -56,6 +64,7 @@ class RayRunner:
         self._next_number = 0
         self._waiting = Waiting(listener.note, stop)
         self._asked_s = -math.inf
+        self._lost_nodes: set[str | None] = set()
         self._shortage = ""
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
@@ -200,6 +209,13 @@ class RayRunner:
         del self._workers[worker.number]
         ray.kill(worker.actor)
         is_gone = worker.slot.node is not None and worker.slot.node not in alive_nodes()
+        if is_gone and worker.slot.node not in self._lost_nodes:
+            self._lost_nodes.add(worker.slot.node)
+            others = sum(1 for other in self._workers.values() if other.slot.node == worker.slot.node)
+            name = node_name(worker.slot.node)
+            self._driver.note(
+                f"node {name} left ({others + 1} of the workers); their shards are resumed elsewhere"
+            )
         supervisor.ended(worker.number, "was on a node that left" if is_gone else why, not is_gone)
         self._looked_s = -math.inf
 
@@ -214,7 +230,7 @@ class RayRunner:
 
 
 def _reason(error: RayError) -> str:
-    """Return what Ray knows of a worker's death: the error of a worker, or the first sentence of a death without one."""
+    """Return what Ray knows of a worker's death: its error, or the first sentence, for the next ones are guesses."""
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return cause_in(str(error))
     text = " ".join(str(error).split())
