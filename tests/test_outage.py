@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from turbo_fetch.causes import cause_of, local_cause
 from turbo_fetch.errors import Unreachable
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.deferred_rows import FEW, QUIET_S
+from turbo_fetch.fetch.network import FEW, QUIET_S
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.request import Request
 from turbo_fetch.fetch.resolver import Lookup, Resolver
@@ -64,7 +65,7 @@ PROXY = "connect: proxy: connection refused"
 def test_a_run_is_given_up_when_so_many_rows_meet_a_fault_on_this_side_and_nobody_answers(
     tallies: list[Tally], now_s: float, hopeless: bool
 ) -> None:
-    outage = Outage()
+    outage = Outage(PATIENCE_S)
     for worker, each in enumerate(tallies):
         outage.heard(worker, each, 0.0)
     assert outage.is_hopeless(now_s) is hopeless
@@ -124,11 +125,11 @@ def test_a_dead_proxy_stops_the_run_and_the_rows_are_asked_for_when_it_lives(tmp
     assert (again.rows, again.successes) == (1500, 1500)
 
 
-def test_a_short_list_runs_to_its_end_behind_a_dead_proxy(tmp_path: Path) -> None:
+def test_no_row_of_a_short_list_is_recorded_behind_a_dead_proxy(tmp_path: Path) -> None:
     urls = write_list(tmp_path / "list.parquet", names(150))
-    summary = turbo_fetch.run(dead_proxy_spec(urls, tmp_path / "out")).fetch
-    assert summary.outcomes == {"connect": 150}
-    assert {row["detail"] for row in ledger(tmp_path / "out")} == {"proxy: connection refused"}
+    with pytest.raises(Unreachable, match="proxy: connection refused"):
+        turbo_fetch.run(dead_proxy_spec(urls, tmp_path / "out"))
+    assert ledger(tmp_path / "out") == []
 
 
 def run_pool(lookup: Lookup, requests: list[Request], http: dict[str, Any]) -> dict[int, Fetched]:
@@ -159,29 +160,23 @@ def run_pool(lookup: Lookup, requests: list[Request], http: dict[str, Any]) -> d
     return ended
 
 
-def test_rows_that_failed_in_an_outage_are_asked_once_more_when_somebody_answers() -> None:
-    asked: Counter[str] = Counter()
-    with Origin({"a.jpg": b"x"}, latency_s=QUIET_S + 0.3) as slow, Origin({"a.jpg": b"y"}) as origin:
+def test_rows_that_met_a_resolver_that_was_down_are_asked_again_and_no_attempt_counts() -> None:
+    began_s = monotonic()
 
-        def lookup(host: str, family: int) -> tuple[str, ...]:
-            asked[host] += 1
-            if asked[host] == 1 or host.startswith("gone"):
-                raise socket.gaierror(socket.EAI_AGAIN, "failed")
-            return ("127.0.0.1",)
+    def lookup(host: str, family: int) -> tuple[str, ...]:
+        if host.startswith("gone") or 0.5 < monotonic() - began_s < 0.5 + 3 * QUIET_S:
+            raise socket.gaierror(socket.EAI_AGAIN, "failed")
+        return ("127.0.0.1",)
 
-        hosts = ["one", "two", "gone"]
+    with Origin({"a.jpg": b"y"}, latency_s=0.05) as origin:
         requests = [
-            Request(row, f"http://{host}.example:{origin.port}/a.jpg", host) for row, host in enumerate(hosts)
+            Request(row, f"http://n{row}.example:{origin.port}/a.jpg", f"d{row}") for row in range(40)
         ]
-        requests.append(Request(9, slow.url("a.jpg"), "slow"))
-        ended = run_pool(lookup, requests, {"retries": 0, "timeout_s": 10})
-    assert {row: fetched.outcome for row, fetched in ended.items()} == {
-        0: Outcome.SUCCESS,
-        1: Outcome.SUCCESS,
-        2: Outcome.DNS,
-        9: Outcome.SUCCESS,
-    }
-    assert [ended[row].attempts for row in (0, 1, 2, 9)] == [2, 2, 2, 1]
+        requests.append(Request(40, f"http://gone.example:{origin.port}/a.jpg", "gone"))
+        ended = run_pool(lookup, requests, {"retries": 0, "concurrency": 2, "per_domain": 1})
+    assert ended.pop(40).outcome is Outcome.DNS
+    assert {(fetched.outcome, fetched.attempts) for fetched in ended.values()} == {(Outcome.SUCCESS, 1)}
+    assert monotonic() - began_s > 3 * QUIET_S
 
 
 def test_while_there_is_nothing_else_to_do_a_row_asks_whether_anybody_answers() -> None:

@@ -29,8 +29,12 @@ class Book:
     def done(self, message: ShardDone) -> None:
         self.done_shards.append(message.shard)
 
+    def worker_ended(self, worker: int, open_rows: int) -> None: ...
+
     def worker_died(self, worker: int, why: str) -> None:
         self.deaths.append(f"{worker} {why}")
+
+    def note(self, text: str) -> None: ...
 
     def tick(self) -> None: ...
 

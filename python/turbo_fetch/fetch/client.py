@@ -29,6 +29,7 @@ from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import Session, is_secret, make_ready, request_headers, tls_context
+from turbo_fetch.fetch.witnesses import Witnesses
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import HttpSpec
@@ -90,6 +91,9 @@ class Client:
         self._asks_hosts = self.hosts.are_asked
         self._proxies = Proxies.of(http.proxy, {}) if proxies is None else proxies
         make_ready(self._proxies)
+        self.witnesses = Witnesses(
+            self._resolver, self._proxies, any_socket if http.allow_private_addresses else self.gate
+        )
         self._session: Session
         self._loop: asyncio.AbstractEventLoop
 
@@ -105,6 +109,12 @@ class Client:
         await self.hosts.close()
         await self._session.close()
         await self._resolver.close()
+
+    def outage_ended(self) -> None:
+        """Forget what was learnt while the network was gone, and the connections of before."""
+        self.hosts.forget_failures()
+        self._resolver.forget_trouble()
+        self._session.close_idle()
 
     async def get(self, url: str, headers: Mapping[str, str] | None = None, domain: str = "") -> Fetched:
         """Make one attempt at a normalised http or https URL; every failure is an outcome.

@@ -254,6 +254,12 @@ class BoundedConnector(aiohttp.TCPConnector):
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError from error
 
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses now."""
+        for protocol in self._idle:
+            protocol.close()
+        self._idle.clear()
+
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         ours = cast(ResponseProtocol, protocol)
         if ours.has_unsolicited:

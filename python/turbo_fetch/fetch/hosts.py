@@ -95,6 +95,11 @@ class Hosts:
         # One waiter's cancellation must not end the question for the others.
         return await asyncio.shield(task)
 
+    def forget_failures(self) -> None:
+        """Forget the hosts whose rules could not be had: the network was to blame."""
+        for origin in [origin for origin, host in self._known.items() if host.failure is not None]:
+            del self._known[origin]
+
     async def close(self) -> None:
         """End all questions."""
         for task in self._asking.values():

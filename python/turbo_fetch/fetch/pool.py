@@ -16,14 +16,14 @@ from random import Random
 from time import monotonic, time
 from typing import Final
 
-from turbo_fetch.causes import GIVEN_UP, local_cause
+from turbo_fetch.causes import GIVEN_UP
 from turbo_fetch.fetch.allocations import DeadHost, Grant
 from turbo_fetch.fetch.breaker import Breaker, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.deferred_rows import PROBE_EVERY_S, QUIET_S, DeferredRows
 from turbo_fetch.fetch.domains import Domains
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.network import Network
 from turbo_fetch.fetch.origins import origin_of
 from turbo_fetch.fetch.request import Done, Draft, Request, Row
 from turbo_fetch.fetch.retry_policy import Retry, next_step
@@ -63,10 +63,10 @@ class FetchPool:
         self._delays: dict[int, asyncio.TimerHandle] = {}
         self._awaiting_rules: dict[str, list[Row]] = {}
         self._breakers: dict[str, Breaker] = {}
-        self._deferred = DeferredRows()
-        self._idle_since_s: float | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._is_last = False
+        self.network = Network(client.witnesses, self)
+        self._is_paused = False
+        self.is_last = False
+        """Whether no further rows will be submitted."""
         self._wake = asyncio.Event()
         self._capacity = asyncio.Event()
         self._capacity.set()
@@ -87,12 +87,8 @@ class FetchPool:
         return len(self._delays)
 
     @property
-    def deferred(self) -> DeferredRows:
-        """Rows that failed for a cause on this side while nobody answered."""
-        return self._deferred
-
-    @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and no row could start."""
         return not (self.in_flight or self.ready or self.delayed or self.parked)
 
     @property
@@ -124,8 +120,14 @@ class FetchPool:
 
     def expect_no_more(self) -> None:
         """Take note that no further rows will be submitted."""
-        self._is_last = True
+        self.is_last = True
         self._wake.set()
+
+    def pause(self, is_paused: bool) -> None:
+        """Start no request until told otherwise."""
+        if self._is_paused and not is_paused:
+            self._wake.set()
+        self._is_paused = is_paused
 
     def apply_grant(self, grant: Grant) -> None:
         """Obey what the parent of all workers says; there is a limiter."""
@@ -144,14 +146,13 @@ class FetchPool:
         """
         try:
             async with asyncio.TaskGroup() as requests:
+                requests.create_task(self.network.watch())
                 while True:
                     row = self._take() if self._budget.has_room else None
                     if row is not None:
                         requests.create_task(self._attempt(row))
                         continue
                     self._update_capacity()
-                    if self._deferred and self._idle_timer is None and self._is_idle:
-                        self._wait_for_answers()
                     self._wake.clear()
                     if self._budget.has_room:
                         await self._wake.wait()
@@ -169,6 +170,8 @@ class FetchPool:
     def _take(self) -> Row | None:
         """Give the eldest row that may start a slot; put those before it aside that may not."""
         if self.in_flight >= self._http.concurrency:
+            return None
+        if self._is_paused or (self.network.is_down and not self.network.may_one_ask()):
             return None
         while self._fresh or self._returned:
             # Rows that come back were submitted before any fresh one.
@@ -197,7 +200,6 @@ class FetchPool:
             self._delay(row, breaker.cooldown_ends_s - now_s)
         else:
             outcome, detail = breaker.last
-            row.answers = row.answers if row.attempts else self._deferred.answers
             self._refuse(row, (outcome, f"{detail}{GIVEN_UP}"))
         return False
 
@@ -234,22 +236,48 @@ class FetchPool:
             self._domains.give_up(name)
             self._wake.set()
             return
-        if not row.attempts:
-            row.answers = self._deferred.answers
         row.attempts += 1
+        begun = self.network.begin()
         fetched = await self._client.get(row.request.url, row.request.headers, name)
         now_s = time()
-        step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         self.in_flight -= 1
+        is_held = self.network.ended(row, fetched, begun)
+        # What took long because the network was gone says nothing of the host.
+        is_judged = self.network.is_judged(begun)
+        self._domains.end(name, fetched if is_judged else replace(fetched, first_byte_ms=None), now_s)
+        if is_held:
+            row.attempts -= 1
+        else:
+            self._follow_up(row, fetched, now_s)
+        self._wake.set()
+
+    def settle(self, row: Row, fetched: Fetched) -> None:
+        """See Network: take the failure of a row that was held."""
+        row.attempts += 1
+        self._follow_up(row, fetched, time())
+        self._wake.set()
+
+    def ask_again(self, row: Row) -> None:
+        """See Network."""
+        self._return(row)
+
+    def let_one_ask(self) -> None:
+        """See Network."""
+        self._wake.set()
+
+    def returned(self) -> None:
+        """See Network."""
+        self._client.outage_ended()
+        self._wake.set()
+
+    def _follow_up(self, row: Row, fetched: Fetched, now_s: float) -> None:
+        """Do what follows an attempt."""
         self._note_host(row, fetched)
-        self._domains.end(name, fetched, now_s)
-        if self._deferred.heard(fetched) and self._deferred:
-            self._ask_again()
+        step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
         else:
             self._end(row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts))
-        self._wake.set()
 
     async def _must_wait(self, row: Row) -> bool:
         """Ask the host of a row for its rules, if it is the row to do so, and let go those that wait for them.
@@ -287,43 +315,6 @@ class FetchPool:
         self._end(row, replace(Draft().end(*failure), attempts=row.attempts))
 
     def _end(self, row: Row, fetched: Fetched) -> None:
-        if not self._deferred.defers(row, fetched, monotonic()):
-            self._conclude(row, fetched)
-
-    def _ask_again(self) -> None:
-        """Let the deferred rows go, since somebody answers: those for whom that took long are asked once more."""
-        now_s = monotonic()
-        self._breakers = {
-            origin: breaker
-            for origin, breaker in self._breakers.items()
-            if local_cause(*breaker.last) is None
-        }
-        self._idle_since_s = None
-        for each in self._deferred.release():
-            if now_s - each.since_s >= QUIET_S:
-                self._return(each.row)
-            else:
-                self._conclude(each.row, each.fetched)
-
-    def _wait_for_answers(self) -> None:
-        """Wait while rows are deferred and nothing else is under way; one of them asks now and then."""
-        if self._idle_since_s is None:
-            self._idle_since_s = monotonic()
-        if monotonic() - self._idle_since_s >= self._deferred.patience_s(self._is_last):
-            self._idle_since_s = None
-            for each in self._deferred.release():
-                self._conclude(each.row, each.fetched)
-        else:
-            self._idle_timer = asyncio.get_running_loop().call_later(PROBE_EVERY_S, self._probe)
-
-    def _probe(self) -> None:
-        """Let one of the deferred rows ask whether anybody answers now."""
-        self._idle_timer = None
-        if self._is_idle and self._deferred:
-            self._return(self._deferred.pop())
-        self._wake.set()
-
-    def _conclude(self, row: Row, fetched: Fetched) -> None:
         row.done(row.request.row, fetched)
         if self._limiter is not None:
             self._limiter.row_ended(row.request.domain)
@@ -345,9 +336,7 @@ class FetchPool:
         for timer in self._delays.values():
             timer.cancel()
         self._domains.clear()
-        self._deferred.release()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        self.network.clear()
         for rows in (
             self._announced,
             self._fresh,

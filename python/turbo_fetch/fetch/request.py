@@ -143,9 +143,8 @@ class Row:
     request: Request
     done: Done
     attempts: int = 0
-    answers: int = 0
-    """How often anybody had answered when the row was first asked for."""
-    was_deferred: bool = False
+    was_spared: bool = False
+    """Whether it was asked again once as if nothing had been, though no outage was seen."""
 
     def __lt__(self, other: Row) -> bool:
         # Heaps compare rows a dozen times each; what dataclasses generate is ten times slower.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -25,6 +26,9 @@ MAX_THREADS: Final = 64
 MAX_NAMES: Final = 65_536
 FOUND_S: Final = 600.0
 NOT_FOUND_S: Final = 60.0
+PROBE_THREADS: Final = 16
+"""Of their own, for the others may all wait for a resolver that is gone."""
+HOSTS_FILE: Final = Path("/etc/hosts")
 TROUBLE_S: Final = 1.0
 """Short, so that a retry asks again; long enough that the rows of one broken host do not queue up."""
 
@@ -74,6 +78,7 @@ class Resolver(AbstractResolver):
         self._clock = clock
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(MAX_THREADS, "resolver")
+        self._probe_threads = ThreadPoolExecutor(PROBE_THREADS, "resolver probe")
         self._answers: OrderedDict[tuple[str, int], tuple[Answer, float]] = OrderedDict()
         self._running: dict[tuple[str, int], asyncio.Future[Answer]] = {}
 
@@ -104,9 +109,44 @@ class Resolver(AbstractResolver):
         """Whether a name is being looked up."""
         return any(name == host for name, _ in self._running)
 
+    async def look_up(self, host: str) -> tuple[str, ...]:
+        """Return the addresses of a name as the system has them now; raises socket.gaierror."""
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._probe_threads, self._answer, host, socket.AF_UNSPEC)
+        if answer.error is not None:
+            raise socket.gaierror(*answer.error.args)
+        return answer.addresses
+
+    def last_addresses(self, host: str) -> tuple[str, ...]:
+        """Return the addresses that a name had when it was last looked up, however long ago, if they are remembered."""
+        for family in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+            found = self._answers.get((host, family))
+            if found is not None and found[0].addresses:
+                return found[0].addresses
+        return ()
+
+    async def found_names(self, most: int) -> list[str]:
+        """Return names that were found last, by a resolver and not in the hosts file of this machine."""
+        local = await asyncio.get_running_loop().run_in_executor(self._probe_threads, _hosts_file)
+        found: dict[str, None] = {}
+        for (host, _), (answer, _) in reversed(self._answers.items()):
+            if answer.addresses and "." in host.rstrip(".") and host.lower() not in local:
+                found[host] = None
+            if len(found) == most:
+                break
+        return list(found)
+
+    def forget_trouble(self) -> None:
+        """Forget the names that could not be looked up."""
+        for key in [key for key, (answer, _) in self._answers.items() if answer.error is not None]:
+            del self._answers[key]
+        # Those under way may fail yet, which says nothing any more.
+        self._running.clear()
+
     async def close(self) -> None:
         """End the idle threads; those with a running lookup end after it."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._probe_threads.shutdown(wait=False, cancel_futures=True)
 
     def _remembered(self, key: tuple[str, int]) -> Answer | None:
         found = self._answers.get(key)
@@ -126,6 +166,8 @@ class Resolver(AbstractResolver):
         return future
 
     def _end(self, key: tuple[str, int], future: asyncio.Future[Answer]) -> None:
+        if self._running.get(key) is not future:
+            return
         del self._running[key]
         if future.cancelled() or future.exception() is not None:
             return
@@ -141,3 +183,12 @@ class Resolver(AbstractResolver):
             return Answer((), error)
         except OSError as error:
             return Answer((), socket.gaierror(socket.EAI_FAIL, str(error)))
+
+
+def _hosts_file() -> frozenset[str]:
+    """Return the names that this machine knows without a resolver."""
+    try:
+        lines = HOSTS_FILE.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(name.lower() for line in lines for name in line.partition("#")[0].split()[1:])

@@ -99,6 +99,11 @@ class Session:
             raise KnownFailure(proxy_refusal(response.status, response.reason))
         return response
 
+    def close_idle(self) -> None:
+        """Close the connections over which no request is under way."""
+        for connector in self._connectors.values():
+            connector.close_idle()
+
     async def close(self) -> None:
         """Close all connections."""
         for connector in self._connectors.values():

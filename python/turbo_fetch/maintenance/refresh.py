@@ -41,7 +41,7 @@ from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import Spool
-from turbo_fetch.stages.fetch import Account
+from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -204,13 +204,15 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         if choice.apply:
             manifest.withdraw(each.shard.number for each in known)
         sink = manifest if choice.apply else _NoCommits()
-        account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known))
+        guard = OutageGuard(stop, fetch.http.network_patience_s)
+        account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard)
         try:
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
             if choice.apply:
                 contents.drop(fetch, storage, manifest, listener, stop)
         except Interrupted as error:
+            guard.check(error)
             raise Interrupted(
                 "interrupted; what has arrived is saved. Run the same command again to resume"
             ) from error

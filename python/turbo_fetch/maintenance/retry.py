@@ -37,7 +37,7 @@ from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import spool_identity
-from turbo_fetch.stages.fetch import Account
+from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -146,12 +146,16 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 )
             manifest.withdraw(affected)
             known = [_known(dataset, record) for record in affected.values()] + begun
-            account = Account(manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known))
+            guard = OutageGuard(stop, fetch.http.network_patience_s)
+            account = Account(
+                manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
+            )
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             try:
                 LocalRunner(fetch, spec.engine, account, stop).run(shards)
                 contents.drop(fetch, storage, manifest, listener, stop)
             except Interrupted as error:
+                guard.check(error)
                 raise Interrupted(
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
                     "again to resume"

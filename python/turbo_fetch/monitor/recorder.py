@@ -168,6 +168,11 @@ class Recorder(ProgressListener):
         self._progress.add(worker, tally, time.monotonic())
         self._inner.add(worker, tally)
 
+    def worker_gone(self, worker: int, open_rows: int) -> None:
+        """See ProgressListener."""
+        self._progress.worker_gone(worker, open_rows)
+        self._inner.worker_gone(worker, open_rows)
+
     def shard_done(self, rows: int, resumed: bool) -> None:
         """See ProgressListener."""
         self._progress.shard_done(rows, resumed)

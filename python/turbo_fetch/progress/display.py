@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.outage import OUTAGES
 from turbo_fetch.progress.run_progress import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.progress.tally import Tally
@@ -89,6 +90,10 @@ class Display(ProgressListener):
         """See ProgressListener."""
         self.progress.add(worker, tally, time.monotonic())
 
+    def worker_gone(self, worker: int, open_rows: int) -> None:
+        """See ProgressListener."""
+        self.progress.worker_gone(worker, open_rows)
+
     def shard_done(self, rows: int, resumed: bool) -> None:
         """See ProgressListener."""
         self.progress.shard_done(rows, resumed)
@@ -144,7 +149,8 @@ class Display(ProgressListener):
             f"{human_bytes(bytes_per_s)}/s, success {progress.success_share:.1%}, "
             f"failures: {', '.join(_failures(progress)) or 'none'}, "
             f"in flight {progress.sum('in_flight'):,}, memory {human_bytes(self._memory_bytes())}, "
-            f"ETA {_eta(progress.eta_s())}"
+            + (f"{outage}, " if (outage := _outage(progress)) else "")
+            + f"ETA {_eta(progress.eta_s())}"
         )
 
     def _memory_bytes(self) -> int:
@@ -161,13 +167,15 @@ def _fetch_panel(progress: Progress, elapsed_s: float, memory_bytes: int, width:
     success.append(f" of {progress.run_rows:,} in this run", style="default")
     if progress.retries:
         success.append(f", {progress.retries:,} retries", style="default")
+    outage = _outage(progress)
     lines = {
+        **({"outage": Text(outage, style="yellow")} if outage else {}),
         "speed": Text(f"{rows_per_s:,.0f} rows/s · {human_bytes(bytes_per_s)}/s"),
         "success": success if progress.run_rows else Text("none yet"),
         "failures": failures if failures else Text("none"),
         "now": _joined(_present(progress)),
         "memory": Text(
-            f"{human_bytes(memory_bytes)} in {_counted(len(progress.workers) + 1, 'process', 'es')}"
+            f"{human_bytes(memory_bytes)} in {_counted(progress.present_workers + 1, 'process', 'es')}"
         ),
     }
     times = f"{human_time(elapsed_s)} elapsed · {_eta(progress.eta_s())} left"
@@ -221,8 +229,18 @@ def _present(progress: Progress) -> list[str]:
     parts = [f"{progress.sum('in_flight'):,} in flight"]
     if progress.sum("waiting"):
         parts.append(f"{progress.sum('waiting'):,} waiting")
-    parts.append(f"{_counted(progress.sum('open_shards'), 'shard', 's')} open")
+    parts.append(f"{_counted(progress.open_shards, 'shard', 's')} open")
     return [*parts, f"{progress.shards_done:,} done"]
+
+
+def _outage(progress: Progress) -> str:
+    """Say that nothing is asked for, and since when; nothing if that is not so."""
+    outages = progress.outages()
+    if not outages:
+        return ""
+    cause, seconds = outages[0]
+    workers = "" if len(outages) == progress.present_workers else f" of {len(outages)} workers"
+    return f"outage{workers} for {human_time(seconds)}: {OUTAGES[cause]}, {progress.sum('held'):,} rows held"
 
 
 def _position(progress: Progress) -> str:

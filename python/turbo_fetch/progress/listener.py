@@ -23,6 +23,9 @@ class ProgressListener:
     def add(self, worker: int, tally: Tally) -> None:
         """Take the progress of a worker."""
 
+    def worker_gone(self, worker: int, open_rows: int) -> None:
+        """Take note that a worker ended; so many rows that it added are in open shards, and will be added again."""
+
     def shard_done(self, rows: int, resumed: bool) -> None:
         """Take note of a committed shard, one of an earlier run if `resumed`."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from turbo_fetch.causes import Cause
 from turbo_fetch.progress.tally import Histogram, Tally, body_sizes, request_seconds
 
 RATE_WINDOW_S: Final = 10.0
@@ -19,6 +20,7 @@ class WorkerProgress:
     tally: Tally
     rows: int = 0
     body_bytes: int = 0
+    is_gone: bool = False
 
     def add(self, tally: Tally) -> None:
         """Count a tally."""
@@ -91,7 +93,28 @@ class Progress:
 
     def sum(self, name: str) -> int:
         """Return the sum over the workers of a present figure of their tallies."""
-        return sum(int(getattr(worker.tally, name)) for worker in self.workers.values())
+        return sum(int(getattr(worker.tally, name)) for worker in self.workers.values() if not worker.is_gone)
+
+    def worker_gone(self, worker: int, open_rows: int) -> None:
+        """Take note that a worker ended: how it stood is past, and rows of shards that it left open will be done again."""
+        self.done_rows -= open_rows
+        if worker in self.workers:
+            self.workers[worker].is_gone = True
+
+    @property
+    def open_shards(self) -> int:
+        """Shards begun and not committed."""
+        return sum(len(worker.tally.open_shards) for worker in self.workers.values() if not worker.is_gone)
+
+    @property
+    def present_workers(self) -> int:
+        """Workers that work now."""
+        return sum(1 for worker in self.workers.values() if not worker.is_gone)
+
+    def outages(self) -> list[tuple[Cause, float]]:
+        """Return what is out of order for workers that have an outage now, and for how many seconds, longest first."""
+        down = [worker.tally.outage for worker in self.workers.values() if not worker.is_gone]
+        return sorted((each for each in down if each is not None), key=lambda each: -each[1])
 
 
 def figures(progress: Progress, before: Mapping[str, Any] | None, now_s: float) -> dict[str, Any]:
@@ -101,7 +124,11 @@ def figures(progress: Progress, before: Mapping[str, Any] | None, now_s: float) 
     `shards`; histograms have one count per class, with the edges of :mod:`turbo_fetch.progress.tally`.
     """
     elapsed = max(now_s - (before["elapsed_s"] if before else 0.0), 1e-9)
-    workers = [_worker_figures(number, worker) for number, worker in sorted(progress.workers.items())]
+    workers = [
+        _worker_figures(number, worker)
+        for number, worker in sorted(progress.workers.items())
+        if not worker.is_gone
+    ]
     return {
         "elapsed_s": round(now_s, 3),
         "rows_total": progress.total_rows,
@@ -117,7 +144,9 @@ def figures(progress: Progress, before: Mapping[str, Any] | None, now_s: float) 
         "sizes": progress.sizes.as_list(),
         "in_flight": progress.sum("in_flight"),
         "waiting": progress.sum("waiting"),
-        "open_shards": progress.sum("open_shards"),
+        "held": progress.sum("held"),
+        "outages": len(progress.outages()),
+        "open_shards": progress.open_shards,
         "shards": progress.shards_done,
         "workers": workers,
     }

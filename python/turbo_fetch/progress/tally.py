@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.causes import Reason
+from turbo_fetch.causes import Cause, Reason
 
 SECONDS_EDGES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper edges of the classes in which the durations of requests are counted, in seconds."""
@@ -73,12 +73,16 @@ class Tally:
     """Rows that are deferred now, by reason: they failed for a cause on this side while nobody answered."""
     deferred_domains: int = 0
     """Domains that those are of."""
+    held: int = 0
+    """Rows that wait now until it is known whose fault it was that they failed, or until an outage is over."""
+    outage: tuple[Cause, float] | None = None
+    """What is out of order on the worker's machine, and for how many seconds; None if there is no outage."""
     in_flight: int = 0
     """Requests under way now."""
     waiting: int = 0
     """Rows that wait for a busy domain or for their next attempt now."""
-    open_shards: int = 0
-    """Shards begun and not committed now."""
+    open_shards: dict[int, int] = field(default_factory=dict)
+    """Shards begun and not committed now, each with its rows that have ended."""
     memory_bytes: int = 0
     """Resident memory of the worker now."""
     cpu_s: float = 0.0

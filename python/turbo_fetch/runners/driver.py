@@ -44,6 +44,8 @@ class Driver:
         self._moving: dict[Future[None], ShardDone] = {}
         self.tally = listener.tally
         self.worker_died = listener.worker_died
+        self.worker_ended = listener.worker_ended
+        self.note = listener.note
 
     def begin(self) -> None:
         """Make it possible for workers to see that they see the output; raises OutputError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
@@ -38,6 +38,12 @@ class NoMoreShards:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """Parent → worker, every few seconds: the parent is there. A worker that hears nothing for `CUT_OFF_S` starts no
+    request until it does, for the parent may have given its permits to others."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Parent → worker: save what has arrived, then end, within seconds."""
 
@@ -60,5 +66,10 @@ class JobError:
     message: str
 
 
-ToWorker = Setup | ShardTask | NoMoreShards | Grant | Stop
+ALIVE_EVERY_S: Final = 5.0
+CUT_OFF_S: Final = 30.0
+GIVEN_UP_S: Final = 600.0
+"""A worker that has heard nothing for so long saves what it has, and ends."""
+
+ToWorker = Setup | ShardTask | NoMoreShards | Grant | Alive | Stop
 ToParent = WantShard | Demand | Tally | ShardDone | JobError

@@ -15,7 +15,17 @@ from typing import Final, Protocol
 from turbo_fetch import errors
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.progress.tally import Tally
-from turbo_fetch.runners.messages import JobError, NoMoreShards, ShardDone, ToParent, ToWorker, WantShard
+from turbo_fetch.runners.messages import (
+    ALIVE_EVERY_S,
+    CUT_OFF_S,
+    Alive,
+    JobError,
+    NoMoreShards,
+    ShardDone,
+    ToParent,
+    ToWorker,
+    WantShard,
+)
 from turbo_fetch.runners.rate_limiter import LINGER_S, RateLimiter
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import HttpSpec
@@ -39,6 +49,12 @@ class Listener(Protocol):
     def worker_died(self, worker: int, why: str) -> None:
         """Take note that a worker died and is replaced."""
 
+    def worker_ended(self, worker: int, open_rows: int) -> None:
+        """Take note that a worker ended, for whatever reason; so many rows were counted of shards that it left open."""
+
+    def note(self, text: str) -> None:
+        """Take a line that a person should see."""
+
     def tick(self) -> None:
         """Take the chance to refresh, a few times a second."""
 
@@ -47,6 +63,8 @@ class Listener(Protocol):
 class _Assigned:
     tasks: dict[int, ShardTask] = field(default_factory=dict)
     rows_done: int = 0
+    open_rows: dict[int, int] = field(default_factory=dict)
+    """Rows of open shards that were counted."""
 
 
 class Supervisor:
@@ -65,6 +83,7 @@ class Supervisor:
         self._request_s = http.timeout_s
         self._limiter = RateLimiter(http)
         self._ticked_s = 0.0
+        self._greeted_s = 0.0
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[ShardTask] = deque()
         self._fruitless_deaths = 0
@@ -81,13 +100,17 @@ class Supervisor:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
 
-    def pending_messages(self) -> Iterable[tuple[int, Grant]]:
+    def pending_messages(self) -> Iterable[tuple[int, Grant | Alive]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
         if now_s - self._ticked_s >= TICK_S:
             self._ticked_s = now_s
             self._limiter.tick(now_s)
-        return self._limiter.grants().items()
+        grants: list[tuple[int, Grant | Alive]] = list(self._limiter.grants().items())
+        if now_s - self._greeted_s >= ALIVE_EVERY_S:
+            self._greeted_s = now_s
+            grants += [(worker, Alive()) for worker in self._workers]
+        return grants
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
         """Take what a worker says; return what to send it, if anything."""
@@ -99,6 +122,7 @@ class Supervisor:
                 self._limiter.take(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
+                assigned.open_rows = message.open_shards
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
                 self._listener.tally(worker, message)
             case ShardDone():
@@ -111,13 +135,14 @@ class Supervisor:
     def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
         """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
 
-        `is_its_fault` is false where the worker's machine is gone, so that its shards are above suspicion, and its
-        requests may go on unseen.
+        `is_its_fault` is false where the worker's machine is gone, which the runner tells, so that its shards are above
+        suspicion, and its requests may go on unseen until it finds itself cut off.
         """
         assigned = self._workers.pop(worker)
-        lingers_s = LINGER_S if is_its_fault else self._request_s
+        lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
         is_through = why is None and not assigned.tasks
         self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        self._listener.worker_ended(worker, sum(assigned.open_rows.get(shard, 0) for shard in assigned.tasks))
         if self.stopping or self.failure is not None or is_through:
             return False
         self._orphaned.extend(assigned.tasks.values())
@@ -133,7 +158,8 @@ class Supervisor:
                 f"(open shards: {names}); what arrived is saved"
             )
             return False
-        self._listener.worker_died(worker, why)
+        if is_its_fault:
+            self._listener.worker_died(worker, why)
         return True
 
     def _next_task(self, assigned: _Assigned) -> ToWorker | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import Final, Protocol
 
 import psutil
@@ -30,6 +31,9 @@ from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
+    CUT_OFF_S,
+    GIVEN_UP_S,
+    Alive,
     JobError,
     NoMoreShards,
     Setup,
@@ -48,6 +52,7 @@ from turbo_fetch.storage import Storage
 """What hosts said in robots.txt and the like; in the work folder."""
 
 TALLY_EVERY_S: Final = 0.5
+LOOK_FOR_PARENT_EVERY_S: Final = 1.0
 DEMAND_EVERY_S: Final = 0.02
 """What comes up meanwhile travels together."""
 
@@ -85,6 +90,7 @@ class Worker:
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._answers = 0
+        self._heard_s = monotonic()
 
     @cached_property
     def _process(self) -> psutil.Process:
@@ -99,6 +105,8 @@ class Worker:
             reporting = [background.create_task(self._report())]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
+            if self._attempt is not None:
+                reporting.append(background.create_task(self._watch_parent()))
             async with asyncio.TaskGroup() as shards:
                 stopper = shards.create_task(self._suspend_on_stop(fetching))
                 await self._pull(shards)
@@ -120,7 +128,10 @@ class Worker:
                     message = self._channel.recv()
                 except (EOFError, OSError):
                     message = Stop()
+                self._heard_s = monotonic()
                 match message:
+                    case Alive():
+                        pass
                     case ShardTask():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
@@ -193,6 +204,20 @@ class Worker:
         for opened in self._open.values():
             opened.suspend()
 
+    async def _watch_parent(self) -> None:
+        """Start no request while the parent is not heard of; end if that lasts, or if the network is gone for too long.
+
+        The shards are left to workers that are in touch.
+        """
+        patience_s = self._tools.fetch.http.network_patience_s + CUT_OFF_S
+        while True:
+            await asyncio.sleep(LOOK_FOR_PARENT_EVERY_S)
+            silent_s = monotonic() - self._heard_s
+            self._pool.pause(silent_s >= CUT_OFF_S)
+            outage = self._pool.network.outage()
+            if silent_s >= GIVEN_UP_S or (outage is not None and outage[1] >= patience_s):
+                self.stop()
+
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(TALLY_EVERY_S)
@@ -206,13 +231,15 @@ class Worker:
     async def _send_tally(self) -> None:
         tally = self._tools.tally
         self._tools.tally = Tally()
-        deferred = self._pool.deferred
-        tally.answers, self._answers = deferred.answers - self._answers, deferred.answers
-        tally.deferred = deferred.reasons()
-        tally.deferred_domains = deferred.domains()
+        network = self._pool.network
+        tally.answers, self._answers = network.answers - self._answers, network.answers
+        tally.deferred = network.reasons()
+        tally.deferred_domains = network.domains()
+        tally.held = network.held
+        tally.outage = network.outage()
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
-        tally.open_shards = len(self._open)
+        tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
         with self._process.oneshot():
             tally.pid = self._process.pid
             tally.memory_bytes = self._process.memory_info().rss

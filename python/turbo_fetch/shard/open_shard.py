@@ -89,6 +89,11 @@ class OpenShard:
         self._batches: set[asyncio.Task[None]] = set()
         self._suspects: set[int] = set()
 
+    @property
+    def rows_ended(self) -> int:
+        """Rows that have ended, those of an earlier run included."""
+        return self.shard.count - self._left
+
     async def run(self) -> dict[str, Any] | None:
         """Run the shard; return its commit record, or None if it was suspended.
 

@@ -208,6 +208,9 @@ class HttpSpec(Table):
     """Seconds before the first retry; doubles each time, with jitter, unless Retry-After says otherwise."""
     max_backoff_s: PositiveFloat = 30
     """Most seconds before a retry; rows of a server that asks for more end as `rate-limited`."""
+    network_patience_s: PositiveFloat = 3600
+    """Longest outage of the network or the resolver of this side, in seconds, that a run waits for; then it stops, and
+    the same command resumes it. No row ends and no attempt counts meanwhile."""
     max_redirects: int = Field(default=5, ge=0, le=20)
     """Redirects to follow before giving up."""
     max_body_mb: PositiveFloat = 50

@@ -25,8 +25,8 @@ from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report import reported
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.outage import PATIENCE_S, Outage
-from turbo_fetch.progress.summary import Summary
+from turbo_fetch.progress.outage import OUTAGES, PATIENCE_S, Outage
+from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
@@ -37,6 +37,8 @@ from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
+TOLD_FROM_S: Final = 1.5
+"""How long an outage lasts at least that is told; a resolver that is asked too much makes many short ones."""
 NO_CONTACT: Final = (
     "fetch.http.user_agent has no contact: add a web page or an email address, so that site owners can reach you "
     "before they block you"
@@ -84,7 +86,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         summary = Summary(storage.url)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
-        guard = OutageGuard(stop, listener)
+        guard = OutageGuard(stop, fetch.http.network_patience_s)
         if not fetch.http.has_contact:
             listener.note(NO_CONTACT)
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
@@ -107,9 +109,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                 if contents.drop(fetch, storage, dataset, listener, stop):
                     _recount(summary, dataset)
         except TurboFetchError as error:
-            if isinstance(error, Interrupted) and guard.verdict is not None:
-                raise Unreachable(guard.verdict) from error
             if isinstance(error, Interrupted):
+                guard.check(error)
                 raise Interrupted(_how_to_resume(summary)) from error
             raise
         finally:
@@ -165,32 +166,56 @@ class Total(Protocol):
 
 
 class OutageGuard:
-    """Stops a run that reaches nobody."""
+    """Tells of outages, and stops a run that reaches nobody."""
 
-    def __init__(self, stop: StopRequest, listener: ProgressListener) -> None:
-        self.outage = Outage()
+    def __init__(self, stop: StopRequest, patience_s: float) -> None:
+        self.outage = Outage(patience_s)
         self.verdict: str | None = None
         """Why it stopped the run, if it did."""
         self._stop = stop
-        self._listener = listener
         self._has_told = False
+        self._began_s: float | None = None
 
-    def heard(self, worker: int, tally: Tally) -> None:
-        """Take what a worker tells, and stop the run if it is hopeless."""
+    def check(self, error: Interrupted) -> None:
+        """Raise Unreachable if that is why the run was stopped."""
+        if self.verdict is not None:
+            raise Unreachable(self.verdict) from error
+
+    def heard(self, worker: int, tally: Tally, listener: ProgressListener) -> None:
+        """Take what a worker tells, pass on what a person should know, and stop the run if it is hopeless."""
         now_s = time.monotonic()
         self.outage.heard(worker, tally, now_s)
-        if self._stop or self.outage.cause() is None:
-            self._has_told &= not tally.answers
+        self._tell(now_s, listener)
+        if self._stop:
             return
         if self.outage.is_hopeless(now_s):
             self.verdict = self.outage.text()
             self._stop.ask()
+        elif self.outage.cause() is None or self.outage.workers_down:
+            self._has_told &= not tally.answers
         elif not self._has_told:
             self._has_told = True
-            self._listener.note(
+            listener.note(
                 f"no server responds any more; if that lasts for {PATIENCE_S:g} s, the run stops. Rows that fail "
                 "meanwhile will be requested again"
             )
+
+    def _tell(self, now_s: float, listener: ProgressListener) -> None:
+        """Say that an outage begins, or is over."""
+        cause = self.outage.down_cause()
+        if cause is not None and self._began_s is None and self.outage.longest_s() >= TOLD_FROM_S:
+            self._began_s = now_s - self.outage.longest_s()
+            workers = self.outage.workers_down
+            where = (
+                "" if workers == len(self.outage.down) else f" ({workers} of {len(self.outage.down)} workers)"
+            )
+            listener.note(
+                f"outage: {OUTAGES[cause]}{where}. No request starts until that is over; rows that failed by it are "
+                f"requested again. After {human_time(self.outage.patience_s)} the run stops, to be resumed"
+            )
+        elif cause is None and self._began_s is not None:
+            listener.note(f"the outage is over, after {human_time(now_s - self._began_s)}")
+            self._began_s = None
 
 
 class Account:
@@ -202,7 +227,7 @@ class Account:
         summary: Summary,
         listener: ProgressListener,
         plan: Total,
-        guard: OutageGuard | None = None,
+        guard: OutageGuard,
     ) -> None:
         self.summary = summary
         self._guard = guard
@@ -220,8 +245,7 @@ class Account:
         self.summary.run_rows += tally.rows
         self.summary.downloaded_bytes += tally.body_bytes
         self._listener.add(worker, tally)
-        if self._guard is not None:
-            self._guard.heard(worker, tally)
+        self._guard.heard(worker, tally, self._listener)
 
     def done(self, message: ShardDone) -> None:
         """See Listener."""
@@ -231,9 +255,16 @@ class Account:
 
     def worker_died(self, worker: int, why: str) -> None:
         """See Listener."""
-        if self._guard is not None:
-            self._guard.outage.gone(worker)
         self._listener.note(f"worker {worker} {why}; a new worker resumes its shards")
+
+    def worker_ended(self, worker: int, open_rows: int) -> None:
+        """See Listener."""
+        self._guard.outage.gone(worker)
+        self._listener.worker_gone(worker, open_rows)
+
+    def note(self, text: str) -> None:
+        """See Listener."""
+        self._listener.note(text)
 
     def tick(self) -> None:
         """See Listener."""

@@ -24,6 +24,8 @@ from turbo_fetch.dreambooth.training.train import train_here
 from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.runners.ray.cluster import cluster_resources, connected
+from turbo_fetch.runners.remote_errors import cause_in
+from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.spec import EngineSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 
@@ -46,7 +48,7 @@ _FINAL: Final = (
 
 def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop: StopRequest) -> TrainReport:
     """Train on the workers of `[engine]`; blocks until done. Raises ClusterError, and what `train.run` does."""
-    with connected(spec.engine.address):
+    with connected(spec.engine.address, Waiting(listener.note, stop)):
         board: Any = ray.remote(Board).options(num_cpus=0).remote()
         trainer = TorchTrainer(
             _work,
@@ -71,7 +73,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
         raise getattr(errors, failure[0])(failure[1])
     if fitting.error is not None:
         raise errors.TrainingFailed(
-            f"training on the cluster failed: {_first_line(fitting.error)}"
+            f"training on the cluster failed: {_what_failed(fitting.error)}"
         ) from fitting.error
     shutil.rmtree(_storage(train), ignore_errors=True)
     last = list(read_history(Path(train.output) / HISTORY))[-1]
@@ -236,5 +238,13 @@ def _absolute(place: str) -> str:
     return str(Path(place).absolute()) if os.path.exists(place) else place  # noqa: PTH110 - also of hub ids
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:500]
+def _what_failed(error: Exception) -> str:
+    """Return what happened on a worker, which Ray wraps several times, and what that often means."""
+    reasons = [str(each) for each in (getattr(error, "worker_failures", None) or {}).values()]
+    cause = cause_in("\n".join([str(error), *reasons]))
+    if "gloo" in cause.lower() or "connectFullMesh" in cause:
+        cause += (
+            "; the workers do not reach each other: expected one network for all nodes, and GLOO_SOCKET_IFNAME set to "
+            "its interface where a node has several"
+        )
+    return cause

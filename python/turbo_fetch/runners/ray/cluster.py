@@ -8,12 +8,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
-from turbo_fetch.errors import ClusterError, MissingExtra
+from turbo_fetch.errors import ClusterError, Interrupted, MissingExtra
 from turbo_fetch.runners.cpu_allocation import CORES_PER_WORKER, thread_count, worker_count
 from turbo_fetch.runners.processes import SETTINGS
 from turbo_fetch.runners.ray.worker import RayWorker
+from turbo_fetch.runners.remote_errors import cause_in
+from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import handlers_kept
 
@@ -25,6 +28,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("ray", "ray", 'engine.kind = "ray"') from error
 
 CONNECT_S: Final = 8.0
+INIT_S: Final = 60.0
 SPREAD: Final = "SPREAD"
 
 
@@ -38,8 +42,8 @@ class Slot:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Be connected to the cluster while the context lasts; raises ClusterError if there is none.
+def connected(address: str | None, waiting: Waiting) -> Iterator[None]:
+    """Be connected to the cluster while the context lasts; raises ClusterError if there is none, or Interrupted.
 
     A connection that the caller has already is used, and left as it is.
     """
@@ -47,13 +51,17 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     wanted = address or "the one that RAY_ADDRESS or this machine tells"
+    begin = partial(ray.init, address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         with handlers_kept():
-            ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
+            # What is no Ray may keep Ray for a quarter of an hour, deaf to signals.
+            waiting.run(begin, f"the Ray cluster at {wanted}", INIT_S)
+    except Interrupted:
+        raise
     # Ray raises ConnectionError, ValueError, RuntimeError and errors of grpc for what is one thing to a user.
     except Exception as error:
-        reason = " ".join(str(error).split())[:500]
+        reason, _, _ = cause_in(str(error) or type(error).__name__).partition(". ")
         raise ClusterError(
             f"no Ray cluster at {wanted}: {reason}; expected one that runs (`ray status`), and, if it uses "
             "tokens, its token in RAY_AUTH_TOKEN or ~/.ray/auth_token with RAY_AUTH_MODE=token"
@@ -99,9 +107,40 @@ def slots(engine: EngineSpec) -> list[Slot]:
     ]
 
 
+def shortage(engine: EngineSpec, started: int) -> str | None:
+    """Say what workers wait for of which `started` wait for a place, None if it is their start alone."""
+    nodes = alive_nodes()
+    largest = max(nodes.values(), default=0)
+    if largest < 1:
+        return (
+            "nodes with cores: the cluster has none, only a head or nodes without any (`ray start --address` on "
+            "another machine adds one)"
+        )
+    if engine.workers == "auto":
+        return None
+    threads = _threads_anywhere(engine, engine.workers, nodes)
+    if threads > largest:
+        return (
+            f"a node with {threads} cores for each worker (engine.threads): the largest has {largest}; lower "
+            "engine.threads, or add larger nodes"
+        )
+    places = sum(cores // threads for cores in nodes.values())
+    if places < engine.workers:
+        return (
+            f"{engine.workers - places} more places of {threads} cores: engine.workers is {engine.workers}, and the "
+            f"cluster has room for {places}; the run goes on with those meanwhile"
+        )
+    return f"room for {started} workers of {threads} cores, which other programs on the cluster take"
+
+
 def alive_nodes() -> dict[str, int]:
     """Return the ids of the nodes that are alive, with their cores."""
     return {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in _nodes() if node["Alive"]}
+
+
+def node_name(node: str | None) -> str:
+    """Return the address of a node, whether or not it is alive."""
+    return next((str(each["NodeManagerAddress"]) for each in _nodes() if each["NodeID"] == node), "unknown")
 
 
 def cluster_resources() -> dict[str, float]:

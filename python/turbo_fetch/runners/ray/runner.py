@@ -16,9 +16,19 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.messages import Stop, ToWorker
-from turbo_fetch.runners.ray.cluster import Slot, alive_nodes, connected, slots, start_worker
+from turbo_fetch.runners.ray.cluster import (
+    Slot,
+    alive_nodes,
+    connected,
+    node_name,
+    shortage,
+    slots,
+    start_worker,
+)
 from turbo_fetch.runners.ray.worker import Ended
+from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.supervisor import TICK_S, Listener, Supervisor
+from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -52,6 +62,10 @@ class RayRunner:
         self._begun_s = 0.0
         self._looked_s = -math.inf
         self._next_number = 0
+        self._waiting = Waiting(listener.note, stop)
+        self._asked_s = -math.inf
+        self._lost_nodes: set[str | None] = set()
+        self._shortage = ""
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards.
@@ -61,7 +75,7 @@ class RayRunner:
         getting anywhere.
         """
         supervisor = Supervisor(map(portable, tasks), self._driver, self._driver.http)
-        with connected(self._engine.address):
+        with connected(self._engine.address, self._waiting):
             self._driver.begin()
             try:
                 self._supervise(supervisor)
@@ -88,7 +102,20 @@ class RayRunner:
                 kill_at = 0.0 if stops_seen > 1 else self._ask_to_stop()
             if supervisor.failure is not None and kill_at == math.inf:
                 kill_at = self._ask_to_stop()
+            self._tell_shortage(supervisor)
             self._driver.tick()
+
+    def _tell_shortage(self, supervisor: Supervisor) -> None:
+        """Say what workers that do not start wait for."""
+        unchecked = [worker for worker in self._workers.values() if not worker.is_checked]
+        if supervisor.stopping or not supervisor.has_work or not (unchecked or not self._workers):
+            self._waiting.over()
+            return
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= LOOK_FOR_NODES_EVERY_S:
+            self._asked_s = now_s
+            self._shortage = shortage(self._engine, len(unchecked)) or "workers to start on the cluster"
+        self._waiting.tell(self._shortage)
 
     def _fill(self, supervisor: Supervisor) -> None:
         """Start a worker in every place that has none, nodes that joined since included."""
@@ -182,6 +209,13 @@ class RayRunner:
         del self._workers[worker.number]
         ray.kill(worker.actor)
         is_gone = worker.slot.node is not None and worker.slot.node not in alive_nodes()
+        if is_gone and worker.slot.node not in self._lost_nodes:
+            self._lost_nodes.add(worker.slot.node)
+            others = sum(1 for other in self._workers.values() if other.slot.node == worker.slot.node)
+            name = node_name(worker.slot.node)
+            self._driver.note(
+                f"node {name} left ({others + 1} of the workers); their shards are resumed elsewhere"
+            )
         supervisor.ended(worker.number, "was on a node that left" if is_gone else why, not is_gone)
         self._looked_s = -math.inf
 
@@ -196,7 +230,9 @@ class RayRunner:
 
 
 def _reason(error: RayError) -> str:
-    """Return what Ray knows of a worker's death: its first sentence, for the next ones are of possible causes."""
+    """Return what Ray knows of a worker's death: its error, or the first sentence, for the next ones are guesses."""
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return cause_in(str(error))
     text = " ".join(str(error).split())
     _, _, detail = text.partition("Worker exit detail: ")
     sentence, _, _ = (detail or text).partition(". ")

@@ -23,6 +23,7 @@ from typing import Any, Final
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
 from turbo_fetch.runners.driver import Driver, portable
+from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.spark.worker import WorkerTask
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
@@ -39,7 +40,6 @@ except ModuleNotFoundError as error:
 GROUP: Final = "turbo-fetch"
 CONNECT_S: Final = 8.0
 
-_ERROR: Final = re.compile(r"[A-Za-z_.]+(Error|Exception): ")
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
 
 
@@ -131,7 +131,7 @@ class _Job:
 
     def failure(self) -> TurboFetchError:
         """Return what to tell of a job that ended too early."""
-        reason = _cause(str(self._error or "its tasks ended"))
+        reason = cause_in(str(self._error or "its tasks ended"))
         if reason.startswith(_LACKS):
             return ClusterError(
                 f"an executor lacks a package: {reason}; expected turbo-fetch {__version__} and all that it needs on "
@@ -154,13 +154,6 @@ class _Job:
         # Spark and py4j raise what has no common base; it is told if the shards are not done.
         except Exception as error:
             self._error = error
-
-
-def _cause(text: str) -> str:
-    """Return the line of a Java or Python traceback that says what happened."""
-    lines = [line.strip() for line in text.splitlines()]
-    causes = [line for line in lines if _ERROR.match(line)]
-    return (causes[-1] if causes else " ".join(lines))[:500]
 
 
 @contextmanager

@@ -1,0 +1,194 @@
+"""Machines as network namespaces: a web of many addresses and names, a router, and a node that loses its way there.
+
+The servers of the web run in threads of the test; the node runs commands. Needs root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from dnslib import QTYPE, RCODE, RR, A, DNSError
+from dnslib.server import BaseResolver, DNSLogger, DNSServer
+
+T = TypeVar("T")
+Cut = Literal[
+    "silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"
+]
+"""`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable
+of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone.
+`two hosts`: packets to the first two hosts vanish, and no others."""
+
+WEB = "10.79.1.1"
+_CLONE_NEWNET = 0x4000_0000
+
+
+def may_use_namespaces() -> bool:
+    """Return whether network namespaces can be made here."""
+    if os.geteuid() != 0:
+        return False
+    name = f"tf{os.getpid()}-probe"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return False
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+    return True
+
+
+class Names(BaseResolver):
+    """Every name under example has an address of the web, until it is silent."""
+
+    def __init__(self) -> None:
+        self.is_silent = False
+        self.asked = 0
+
+    def resolve(self, request: Any, handler: Any) -> Any:
+        """See dnslib."""
+        self.asked += 1
+        reply = request.reply()
+        name = str(request.q.qname).rstrip(".")
+        host = name.removesuffix(".example").removeprefix("h")
+        if self.is_silent:
+            raise DNSError("silent")
+        if not host.isdigit():
+            reply.header.rcode = RCODE.NXDOMAIN
+        elif request.q.qtype == QTYPE.A:
+            reply.add_answer(RR(name, QTYPE.A, rdata=A(address(int(host))), ttl=60))
+        return reply
+
+
+def address(number: int) -> str:
+    """Return an address of the web."""
+    return f"10.78.{number // 250}.{number % 250 + 1}"
+
+
+class Web:
+    """Three namespaces and the links between them; a context manager."""
+
+    def __init__(self) -> None:
+        self._prefix = f"tf{os.getpid()}"
+        self._stack = ExitStack()
+        self._mend: Callable[[], object] = lambda: None
+        self.names = Names()
+        self._dns: DNSServer
+
+    @property
+    def node(self) -> list[str]:
+        """How a command begins that the node runs."""
+        return ["ip", "netns", "exec", f"{self._prefix}-node"]
+
+    def __enter__(self) -> Self:
+        for name in ("web", "router", "node"):
+            _run("ip", "netns", "add", f"{self._prefix}-{name}")
+            self._stack.callback(_run, "ip", "netns", "delete", f"{self._prefix}-{name}")
+        self._link("router", "10.79.1.2", "web", WEB)
+        self._link("router", "10.79.2.1", "node", "10.79.2.2")
+        self._ip("web", "route", "add", "local", "10.78.0.0/16", "dev", "lo")
+        self._ip("web", "route", "add", "default", "via", "10.79.1.2")
+        self._ip("router", "route", "add", "10.78.0.0/16", "via", WEB)
+        self._ip("node", "route", "add", "default", "via", "10.79.2.1")
+        self._forward(1)
+        folder = Path(f"/etc/netns/{self._prefix}-node")
+        folder.mkdir(parents=True)
+        self._stack.callback(folder.rmdir)
+        resolv = folder / "resolv.conf"
+        resolv.write_text(f"nameserver {WEB}\noptions timeout:1 attempts:2\n")
+        self._stack.callback(resolv.unlink)
+        self._start_dns()
+        self._stack.callback(lambda: self._stop_dns())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """Call a function in the web; threads that it starts stay there."""
+        result: list[T] = []
+
+        def call() -> None:
+            with Path(f"/run/netns/{self._prefix}-web").open("rb") as namespace:
+                assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) == 0
+            result.append(function())
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return result[0]
+
+    def cut(self, kind: Cut) -> None:
+        """Take the node off the web, in one of several ways."""
+        match kind:
+            case "silent":
+                self._forward(0)
+                self._mend = lambda: self._forward(1)
+            case "unreachable":
+                self._ip("router", "route", "replace", "unreachable", "10.78.0.0/16")
+                self._mend = lambda: self._ip("router", "route", "replace", "10.78.0.0/16", "via", WEB)
+            case "carrier":
+                self._ip("router", "link", "set", "to-node", "down")
+                self._mend = lambda: self._ip("router", "link", "set", "to-node", "up")
+            case "interface":
+                self._ip("node", "link", "set", "to-router", "down")
+                self._mend = self._interface_up
+            case "two hosts":
+                for number in range(2):
+                    self._ip("router", "route", "add", "blackhole", address(number))
+                self._mend = lambda: [
+                    self._ip("router", "route", "delete", "blackhole", address(number)) for number in range(2)
+                ]
+            case "resolver silent":
+                self.names.is_silent = True
+                self._mend = lambda: setattr(self.names, "is_silent", False)
+            case "resolver refuses":
+                self._stop_dns()
+                self._mend = self._start_dns
+
+    def mend(self) -> None:
+        """Undo the cut."""
+        self._mend()
+
+    def _interface_up(self) -> None:
+        self._ip("node", "link", "set", "to-router", "up")
+        self._ip("node", "route", "add", "default", "via", "10.79.2.1")
+
+    def _start_dns(self) -> None:
+        def start() -> DNSServer:
+            quiet = DNSLogger("-request,-reply,-truncated,-error", prefix=False)
+            server = DNSServer(self.names, address=WEB, port=53, logger=quiet)
+            server.start_thread()
+            return server
+
+        self._dns = self.inside(start)
+
+    def _stop_dns(self) -> None:
+        self._dns.stop()
+        self._dns.server.server_close()
+
+    def _forward(self, value: int) -> None:
+        router = f"{self._prefix}-router"
+        _run("ip", "netns", "exec", router, "sysctl", "-qw", f"net.ipv4.ip_forward={value}")
+
+    def _link(self, one: str, one_address: str, other: str, other_address: str) -> None:
+        ends = {one: f"to-{other}", other: f"to-{one}"}
+        spaces = {name: f"{self._prefix}-{name}" for name in ends}
+        _run(
+            *("ip", "link", "add", ends[one], "netns", spaces[one], "type", "veth"),
+            *("peer", "name", ends[other], "netns", spaces[other]),
+        )
+        for name, at in ((one, one_address), (other, other_address)):
+            self._ip(name, "address", "add", f"{at}/24", "dev", ends[name])
+            self._ip(name, "link", "set", ends[name], "up")
+            self._ip(name, "link", "set", "lo", "up")
+
+    def _ip(self, name: str, *arguments: str) -> None:
+        _run("ip", "-n", f"{self._prefix}-{name}", *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)

@@ -1,0 +1,140 @@
+"""A node that loses the network, in every way: no row is lost, and the run goes on by itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from album import album
+from jobs import job_spec, ledger, wait_for_hits, write_list
+from namespaces import Cut, Web, address, may_use_namespaces
+from origin import Origin
+from turbo_fetch.spec.specfile import dump_spec
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not may_use_namespaces(), reason="network namespaces need root"),
+]
+
+ROWS = 600
+ALBUM = album(40, side=48)
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Web]:
+    with Web() as web:
+        yield web
+
+
+@pytest.fixture
+def origin(web: Web) -> Iterator[Origin]:
+    origin = Origin(ALBUM, latency_s=0.05, address="0.0.0.0")
+    web.inside(origin.__enter__)
+    yield origin
+    origin.__exit__(None, None, None)
+
+
+def start(web: Web, urls: list[str], folder: Path, **http: Any) -> subprocess.Popen[str]:
+    """Start a run on the node that allows no retries, so that each failure would be a row's last."""
+    list_of_urls = write_list(folder / "list.parquet", urls)
+    http = {"concurrency": 16, "timeout_s": 4, "connect_timeout_s": 2, "retries": 0, **http}
+    spec = job_spec(
+        list_of_urls,
+        folder / "out",
+        http=http,
+        output={"samples_per_shard": 200},
+        engine={"workers": 1, "threads": 1},
+        image={"encode": "original", "mode": "no"},
+    )
+    job = folder / "job.toml"
+    job.write_text(dump_spec(spec))
+    command = [*web.node, sys.executable, "-m", "turbo_fetch", "run", str(job)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def addresses(origin: Origin, hosts: int, rows: int = ROWS, *, named: bool) -> list[str]:
+    names = list(ALBUM)
+    host = "h{}.example".format if named else address
+    return [
+        f"http://{host(row % hosts)}:{origin.port}/{names[row % len(names)]}?{row}" for row in range(rows)
+    ]
+
+
+def check(process: subprocess.Popen[str], folder: Path, rows: int = ROWS) -> str:
+    """Check that every row is there, once, as if nothing had been; return what was told."""
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err + out
+    found = ledger(folder / "out")
+    assert len(found) == rows
+    assert Counter((row["outcome"], row["detail"]) for row in found) == {("success", None): rows}, err
+    assert {row["attempts"] for row in found} == {1}
+    return out + err
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds", "hosts", "named"),
+    [
+        ("silent", 1.0, 300, False),
+        ("silent", 3.0, 300, True),
+        ("unreachable", 5.0, 300, False),
+        ("interface", 2.0, 1, False),
+        ("silent", 6.0, 1, True),
+        ("resolver refuses", 4.0, ROWS, True),
+        ("resolver silent", 8.0, ROWS, True),
+    ],
+)
+def test_a_cut_loses_no_row_and_the_run_goes_on(
+    web: Web, origin: Origin, tmp_path: Path, kind: Cut, seconds: float, hosts: int, named: bool
+) -> None:
+    process = start(web, addresses(origin, hosts, named=named), tmp_path)
+    wait_for_hits(process, origin, 150)
+    web.cut(kind)
+    time.sleep(seconds)
+    web.mend()
+    mended_s = time.monotonic()
+    wait_for_hits(process, origin, 20)
+    assert time.monotonic() - mended_s < 8
+    told = check(process, tmp_path)
+    if seconds >= 4:
+        assert re.search(r"outage: .*the outage is over", " ".join(told.split()))
+
+
+def test_a_run_stops_when_its_patience_is_over_and_resumes_without_loss(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    urls = addresses(origin, 300, named=False)
+    process = start(web, urls, tmp_path, network_patience_s=4)
+    wait_for_hits(process, origin, 150)
+    web.cut("silent")
+    _, err = process.communicate(timeout=60)
+    web.mend()
+    assert process.returncode == 1, err
+    assert "This machine reaches no host" in err
+    assert "run the same command again to resume" in " ".join(err.split())
+    check(start(web, urls, tmp_path, network_patience_s=4), tmp_path)
+
+
+def test_hosts_that_die_of_their_own_end_their_rows_and_the_run(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    """The only two hosts of a list fall silent for good, but their names can still be looked up."""
+    process = start(
+        web, addresses(origin, 2, rows=300, named=True), tmp_path, timeout_s=1, connect_timeout_s=1
+    )
+    wait_for_hits(process, origin, 100)
+    web.cut("two hosts")
+    out, err = process.communicate(timeout=80)
+    web.mend()
+    assert process.returncode == 0, err
+    outcomes = Counter(row["outcome"] for row in ledger(tmp_path / "out"))
+    assert outcomes.total() == 300
+    assert outcomes["timeout"] > 100
+    assert "outage" not in out + err
