@@ -76,7 +76,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         refuse_other_types(storage, columns)
     with (
         reported(spec.track, storage, listener),
-        locked(storage),
+        locked(storage, listener.note, stop),
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
         for record in attempts.recover(storage, dataset.committed):

@@ -6,10 +6,10 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from turbo_fetch.storage.failures import explained
 
@@ -34,6 +34,9 @@ class Storage(ABC):
     path: Path | None = None
     work: Path
     is_local: bool
+    fence: Callable[[], None] | None = None
+    """Called before anything is changed; raises where the one who writes may not any more. What an object store can
+    refuse by itself, a file that another one wrote meanwhile, is then left to it."""
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -54,6 +57,13 @@ class Storage(ABC):
     @abstractmethod
     def write_bytes(self, name: str, content: bytes) -> None:
         """Publish a file with this content, replacing one of that name."""
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> bool:
+        """Publish a file with this content if there is none of that name, and return whether there was none.
+
+        Of several that do so at once, on whatever machines, one succeeds.
+        """
 
     @abstractmethod
     def publish(self, local_path: Path, name: str) -> None:
@@ -80,6 +90,15 @@ class Storage(ABC):
     @abstractmethod
     def probe(self, name: str) -> None:
         """Prove with a file of this name that files can be written, read back and found: raises OutputError if not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the fence here: what it looks at is this process's."""
+        return {name: value for name, value in self.__dict__.items() if name != "fence"}
+
+    def check_fence(self) -> None:
+        """Raise what the fence raises, if there is one."""
+        if self.fence is not None:
+            self.fence()
 
     def make_work(self) -> Path:
         """Return the work folder, made if absent."""
