@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
@@ -26,6 +28,10 @@ Record = dict[str, Any]
 
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
+PUT_SHARE: Final = 0.02
+"""Share of the time that putting a large manifest may take."""
+RECORDS_AT_ONCE: Final = 1000
+"""That are compared with what is there."""
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
@@ -47,6 +53,7 @@ class Manifest:
         self._in_order = True
         self._is_put = True
         self._put_s = time.monotonic()
+        self._put_took_s = 0.0
         self._descriptor = -1
 
     @classmethod
@@ -61,7 +68,9 @@ class Manifest:
         listing = _Listing(_entries(storage))
         with explained(str(path)):
             _fetch(storage, path)
-            manifest._rewrite(manifest._backed(listing))
+            if not manifest._is_sound(listing):
+                manifest._committed, manifest._last, manifest._in_order = set(), -1, True
+                manifest._rewrite(manifest._backed(listing))
         return manifest
 
     def __enter__(self) -> Manifest:
@@ -91,7 +100,7 @@ class Manifest:
             self._append(line)
         self._note(record["shard"])
         self._is_put = False
-        if time.monotonic() - self._put_s >= PUT_EVERY_S:
+        if time.monotonic() - self._put_s >= max(PUT_EVERY_S, self._put_took_s / PUT_SHARE):
             self._put()
 
     def withdraw(self, shards: Iterable[int]) -> None:
@@ -123,11 +132,24 @@ class Manifest:
             self._in_order = True
         self._put()
 
+    def _is_sound(self, listing: _Listing) -> bool:
+        """Note the shards of the file, and return whether its lines are the records of all shards, in order."""
+        with self._path.open("rb") as file:
+            for lines in iter(lambda: list(islice(file, RECORDS_AT_ONCE)), []):
+                records = [_parse(line) for line in lines if line.endswith(b"\n")]
+                found = [record for record in records if record is not None]
+                if len(found) < len(lines) or not all(listing.back(found)):
+                    return False
+                for record in found:
+                    self._note(record["shard"])
+        return self._in_order and self._committed == listing.shards.keys()
+
     def _backed(self, listing: _Listing) -> Iterator[Record]:
         """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
-        for record in _read(self._path):
-            if record["shard"] not in self._committed and listing.backs(record):
-                yield record
+        for records in _batched(_read(self._path)):
+            for record, is_backed in zip(records, listing.back(records), strict=True):
+                if record["shard"] not in self._committed and is_backed:
+                    yield record
         yield from self._adopted(listing, listing.shards.keys() - self._committed)
 
     def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
@@ -135,7 +157,7 @@ class Manifest:
         for shard in sorted(shards):
             name = listing.shards.get(shard)
             adopted = None if name is None else _parse(self._storage.read_bytes(name))
-            if adopted is not None and listing.backs(adopted):
+            if adopted is not None and listing.back([adopted])[0]:
                 yield adopted
 
     def _rewrite(self, records: Iterable[Record]) -> None:
@@ -180,11 +202,13 @@ class Manifest:
     def _put(self) -> None:
         if self._storage.is_local or self._is_put:
             return
+        begun_s = time.monotonic()
         copy = self._path.with_name(names.staged(self._path.name))
         with explained(str(copy)):
             shutil.copyfile(self._path, copy)
         self._storage.publish(copy, names.MANIFEST)
         self._put_s = time.monotonic()
+        self._put_took_s = self._put_s - begun_s
         self._is_put = True
 
 
@@ -195,23 +219,31 @@ class _Listing:
         self.shards: dict[int, str] = {}
         self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
 
-    def backs(self, record: Record) -> bool:
-        """Return whether the commit record and all its files are there; folders are not looked into."""
-        return record["shard"] in self.shards and all(
-            self._has(file["name"], file["bytes"]) or self._has(file["name"], None)
-            for file in record["files"]
-        )
+    def back(self, records: Sequence[Record]) -> list[bool]:
+        """Return of each record whether it is published, and all its files are there; folders are not looked into."""
+        files = [(file["name"], file["bytes"]) for record in records for file in record["files"]]
+        has = self._have(files)
+        if not has.all():
+            has |= self._have([(name, None) for name, _ in files])
+        ends = np.cumsum([len(record["files"]) for record in records])
+        missing = np.concatenate([[0], np.cumsum(~has)])
+        starts = np.concatenate([[0], ends[:-1]])
+        whole = (missing[ends] == missing[starts]).tolist()
+        return [good and record["shard"] in self.shards for good, record in zip(whole, records, strict=True)]
 
     def _enter(self, entry: Entry) -> int:
         shard = names.shard_of_stats(entry.name)
         if shard is not None and entry.bytes:
             self.shards[int(shard)] = entry.name
-        return hash((entry.name, entry.bytes))
+        return hash(entry)
 
-    def _has(self, name: str, size: int | None) -> bool:
-        sought = hash((name, size))
-        place = int(np.searchsorted(self._hashes, sought))
-        return place < self._hashes.size and int(self._hashes[place]) == sought
+    def _have(self, files: Sequence[tuple[str, int | None]]) -> npt.NDArray[np.bool_]:
+        sought = np.fromiter(map(hash, files), np.int64, len(files))
+        if not self._hashes.size:
+            return np.zeros(len(files), bool)
+        places = np.searchsorted(self._hashes, sought).clip(max=self._hashes.size - 1)
+        found: npt.NDArray[np.bool_] = self._hashes[places] == sought
+        return found
 
 
 def _entries(storage: Storage) -> Iterator[Entry]:
@@ -219,6 +251,11 @@ def _entries(storage: Storage) -> Iterator[Entry]:
     yield from storage.list()
     for entry in storage.list(names.LEDGERS):
         yield Entry(f"{names.LEDGERS}/{entry.name}", entry.bytes)
+
+
+def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
+    source = iter(records)
+    return iter(lambda: list(islice(source, RECORDS_AT_ONCE)), [])
 
 
 def read_manifest(storage: Storage) -> Iterator[Record]:

@@ -152,7 +152,7 @@ def deny_lock(what: str) -> str:
 
 def shard_of_stats(name: str) -> str | None:
     """Return the name of the shard whose commit record has this name, None if it is none."""
-    return _first(_STATS, name)
+    return _first(_STATS, name) if name.endswith(_STATS_SUFFIX) else None
 
 
 def shard_of_metadata(name: str) -> str | None:

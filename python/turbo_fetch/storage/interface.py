@@ -6,17 +6,15 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from turbo_fetch.storage.failures import explained
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file or folder directly in a place; `bytes` is None for a folder."""
+class Entry(NamedTuple):
+    """A file or folder directly in a place; `bytes` is None for a folder. There may be millions."""
 
     name: str
     bytes: int | None
@@ -77,11 +75,16 @@ class Storage(ABC):
         """Delete a file or a folder with all that is in it, if it is there."""
 
     @abstractmethod
-    def move(self, name: str, target: str) -> None:
+    def move(self, name: str, target: str, is_left: bool = False) -> None:
         """Move a published file or folder within the place, replacing one of the name `target`.
 
-        A local place renames; an object store copies on its side. FileNotFoundError if it is not there.
+        A local place renames; an object store copies on its side, where with `is_left` a file stays, too, under its
+        old name. FileNotFoundError if it is not there.
         """
+
+    @abstractmethod
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Delete files, those of them that are there."""
 
     @abstractmethod
     def inside(self, folder: str, work: Path) -> Storage:

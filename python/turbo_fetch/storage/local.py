@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -87,7 +87,12 @@ class LocalStorage(Storage):
         with explained(str(target)):
             remove(target)
 
-    def move(self, name: str, target: str) -> None:
+    def delete_files(self, names: Sequence[str]) -> None:
+        """See Storage."""
+        for name in names:
+            self.delete(name)
+
+    def move(self, name: str, target: str, is_left: bool = False) -> None:
         """See Storage."""
         source, goal = self._at(name), self._at(target)
         self.check_fence()

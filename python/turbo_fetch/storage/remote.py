@@ -7,7 +7,7 @@ one that was there when the fence was looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
@@ -107,10 +107,18 @@ class RemoteStorage(Storage):
             if self._filesystem.exists(self._at(name)):
                 self._filesystem.rm(self._at(name), recursive=True)
 
-    def move(self, name: str, target: str) -> None:
+    def delete_files(self, names: Sequence[str]) -> None:
+        """See Storage."""
+        self.check_fence()
+        with explained(self.url):
+            self._filesystem.rm([self._at(name) for name in names])
+
+    def move(self, name: str, target: str, is_left: bool = False) -> None:
         """See Storage."""
         self.check_fence()
         with explained(f"{self.url}/{target}", missing_is_error=False):
+            if is_left and "s3" in self._protocols and self._copy(name, target):
+                return
             self._filesystem.invalidate_cache()
             is_folder = self._filesystem.isdir(self._at(name))
             if is_folder:
@@ -136,6 +144,29 @@ class RemoteStorage(Storage):
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{checked_name(name)}"
+
+    def _copy(self, name: str, target: str) -> bool:
+        """Copy a file by one request; return False where there is no file, or one too large for that.
+
+        The client's own copy asks for the size before, and its move for what there may be below the name.
+        """
+        bucket, _, key = self._at(name).partition("/")
+        goal = self._at(target).partition("/")[2]
+
+        def copy(mode: str = "", **condition: str) -> None:
+            if mode:
+                condition["IfNoneMatch"] = "*"
+            source = {"Bucket": bucket, "Key": key}
+            self._filesystem.call_s3("copy_object", Bucket=bucket, Key=goal, CopySource=source, **condition)
+
+        try:
+            self._put(target, 0, copy)
+        except OSError as error:
+            if _is_refused(error):
+                raise
+            return False
+        self._filesystem.invalidate_cache()
+        return True
 
     def _put_file(self, local_path: Path, name: str) -> None:
         self._make_parent(name)
