@@ -176,7 +176,7 @@ def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def _spec(urls: Path, output: str) -> Spec:
     return job_spec(
         urls,
-        Path("."),
+        Path(),
         http={"concurrency": 2},
         output={"path": output, "samples_per_shard": 20},
         engine={"workers": 2, "threads": 1},
@@ -237,7 +237,9 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
     assert len(found) == found.total() == len(ALBUM)
     for path in (tmp_path / "out").glob("*_stats.json"):
         for file in json.loads(path.read_bytes())["files"]:
-            assert hashlib.sha256((tmp_path / "out" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
+            assert (
+                hashlib.sha256((tmp_path / "out" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
+            )
 
 
 def _token(name: str) -> int:

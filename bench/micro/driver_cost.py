@@ -57,8 +57,8 @@ def main() -> None:
 def measure_commits() -> dict[str, float]:
     """Return requests, CPU and wall time per shard, of shards that are committed as the driver of a cluster does."""
     import fsspec
-    from object_store import configured, empty_bucket, s3_server
 
+    from object_store import configured, empty_bucket, s3_server
     from turbo_fetch.dataset.attempts import light_beacon, new_attempt
     from turbo_fetch.dataset.lock import locked
     from turbo_fetch.dataset.place import open_place
@@ -153,7 +153,9 @@ def measure_spread() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "list.parquet"
         urls = [f"http://host{row * 7919 % 5000}.example/{row}.jpg" for row in range(SPREAD_ROWS)]
-        pq.write_table(pa.table({"url": urls, "caption": ["a caption of some length " * 4] * SPREAD_ROWS}), path)
+        pq.write_table(
+            pa.table({"url": urls, "caption": ["a caption of some length " * 4] * SPREAD_ROWS}), path
+        )
         spec = InputSpec(urls=str(path), caption_column="caption", order="spread")
         begun_s = time.process_time()
         sent = [len(pickle.dumps(shard)) for shard in plan_shards(spec, 10_000)]
@@ -184,8 +186,6 @@ def _published(aside: Any, shard: int) -> dict[str, Any]:
         aside.write_bytes(file["name"], bytes(file["bytes"]))
     aside.write_bytes(f"{made['name']}_stats.json", json.dumps(made).encode())
     return made
-
-
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from turbo_fetch.dreambooth.training.trainer import memory_explained, precision_
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,
-    OutputExists,
     OutputHeld,
     PicturesError,
     SpecError,

@@ -17,7 +17,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,8 +27,8 @@ import orjson
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.process_identity import ProcessIdentity
 from turbo_fetch.errors import Interrupted, OutputError, OutputHeld
-from turbo_fetch.storage import Storage
 from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
 
 SILENCE_S: Final = 60.0
 """After so long without a sign of its holder a lease may be taken."""
@@ -54,6 +54,8 @@ class Holder:
     silence_s: float
     beats: int = 0
     is_released: bool = False
+    is_complete: bool = False
+    """Whether it has done all that is to be done in its scope."""
 
     @classmethod
     def new(cls) -> Holder:
@@ -129,6 +131,11 @@ class Lease:
                     self.stop.ask()
                 return
 
+    def complete(self) -> None:
+        """Note that all is done in its scope; others see that when it is released."""
+        with self._renewing:
+            self.holder = replace(self.holder, is_complete=True)
+
     def release(self) -> None:
         """Let it go, so that the next one need not wait."""
         self._ended.set()
@@ -171,8 +178,7 @@ def take(
     bare, holder = _bare(storage), Holder.new()
     while True:
         newest = _newest(bare)
-        for rival in sorted(_rivals(newest, scope)):
-            _free(bare, Claim(rival, newest[rival]), note, stop)
+        _free(bare, [Claim(rival, newest[rival]) for rival in _rivals(newest, scope)], note, stop)
         begun_s, newest = _now_s(), _newest(bare)
         if any(not _is_free(bare, Claim(rival, newest[rival])) for rival in _rivals(newest, scope)):
             continue
@@ -217,6 +223,13 @@ def claim_on(storage: Storage) -> Claim | None:
     return kept[storage.url].claim if storage.url in kept else None
 
 
+def are_complete(storage: Storage, scopes: Iterable[str]) -> bool:
+    """Return whether the last holders of all these scopes have done all that is to be done, and let go."""
+    newest = _newest(storage)
+    holders = (_read(storage, Claim(scope, newest.get(scope, 0))) for scope in scopes)
+    return all(holder is not None and holder.is_released and holder.is_complete for holder in holders)
+
+
 def _rivals(newest: Mapping[str, int], scope: str) -> set[str]:
     """Return the scopes, of those that ever were, that must be free: one with rows in common with `scope`.
 
@@ -224,21 +237,26 @@ def _rivals(newest: Mapping[str, int], scope: str) -> set[str]:
     """
     _, _, count = scope.partition("-of-")
     return {
-        each for each in newest if each == scope or WHOLE in (each, scope) or each.partition("-of-")[2] != count
+        each
+        for each in newest
+        if each == scope or WHOLE in (each, scope) or each.partition("-of-")[2] != count
     }
 
 
-def _free(storage: Storage, claim: Claim, note: Callable[[str], None], stop: StopRequest | None) -> None:
-    """Return when a lease is free, by itself or since it was taken from a holder that is gone or silent.
+def _free(
+    storage: Storage, claims: Sequence[Claim], note: Callable[[str], None], stop: StopRequest | None
+) -> None:
+    """Return when leases are free, by themselves or since they were taken from holders that are gone or silent.
 
-    Raises OutputHeld when its holder gives a sign of life.
+    Raises OutputHeld when one of the holders gives a sign of life.
     """
-    first = _read(storage, claim)
-    if first is not None and first.is_released:
-        return
-    if first is None or not _is_gone(storage, first):
-        who = "an unknown process" if first is None else first.text
-        silence_s = SILENCE_S if first is None else first.silence_s
+    first = {claim: _read(storage, claim) for claim in claims}
+    waiting = {claim: holder for claim, holder in first.items() if holder is None or not holder.is_released}
+    silent = {claim for claim, holder in waiting.items() if holder is None or not _is_gone(storage, holder)}
+    if silent:
+        holder = first[min(silent, key=str)]
+        silence_s = SILENCE_S if holder is None else holder.silence_s
+        who = "an unknown process" if holder is None else holder.text
         note(
             f"{storage.url}: another run ({who}) has this output; if it gives no sign of life for {silence_s:g} s, "
             "this one takes over"
@@ -248,15 +266,21 @@ def _free(storage: Storage, claim: Claim, note: Callable[[str], None], stop: Sto
             if stop:
                 raise Interrupted("stopped while waiting for another run; nothing was begun")
             time.sleep(silence_s / LOOKS)
-            holder = _read(storage, claim)
-            if holder is not None and holder.is_released:
-                return
-            if holder != first:
-                raise _busy(storage, holder)
-            if holder is not None and _is_gone(storage, holder):
+            for claim in list(silent):
+                holder = _read(storage, claim)
+                if holder is not None and holder.is_released:
+                    del waiting[claim]
+                    silent.remove(claim)
+                elif holder != first[claim]:
+                    raise _busy(storage, holder)
+                elif holder is not None and _is_gone(storage, holder):
+                    silent.remove(claim)
+            if not silent:
                 break
     # What was silent must see that it has lost the lease, whichever scope is taken in its place.
-    storage.create(names.lease(claim.scope, claim.token + 1), _content(replace(Holder.new(), is_released=True)))
+    gone = _content(replace(Holder.new(), is_released=True))
+    for claim in waiting:
+        storage.create(names.lease(claim.scope, claim.token + 1), gone)
 
 
 def _is_gone(storage: Storage, holder: Holder) -> bool:
@@ -286,7 +310,9 @@ def _confirm(storage: Storage, claim: Claim) -> None:
     if newest == claim.token:
         return
     if newest < claim.token:
-        raise OutputHeld(f"{storage.url}: {names.lease(claim.scope, claim.token)} is gone; expected it to be there")
+        raise OutputHeld(
+            f"{storage.url}: {names.lease(claim.scope, claim.token)} is gone; expected it to be there"
+        )
     holder = _read(storage, Claim(claim.scope, newest))
     who = "it" if holder is None else f"it ({holder.text})"
     raise OutputHeld(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from turbo_fetch.dataset.description import refuse_old_layout
-from turbo_fetch.dataset.lease import WHOLE, behind_lease, kept, take
+from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
 from turbo_fetch.errors import Interrupted, OutputError
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -23,11 +23,11 @@ def locked(
     note: Callable[[str], None] = _tell,
     stop: StopRequest | None = None,
     scope: str = WHOLE,
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold the lock of an output as `held` does, unless it has the layout of an earlier version: InputError then."""
     refuse_old_layout(storage)
-    with held(storage, note, stop, scope):
-        yield
+    with held(storage, note, stop, scope) as lease:
+        yield lease
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def held(
     note: Callable[[str], None] = _tell,
     stop: StopRequest | None = None,
     scope: str = WHOLE,
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold the lease on an output, or a part of it, while the context lasts; every change to it then checks it.
 
     If it is lost, `stop` is asked to stop, and OutputHeld is raised. Raises what `lease.take` raises.
@@ -46,7 +46,7 @@ def held(
     kept[storage.url] = lease
     behind_lease(storage)
     try:
-        yield
+        yield lease
         lease.check()
     except Interrupted:
         if lease.loss is not None:

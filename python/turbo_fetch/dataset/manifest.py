@@ -20,6 +20,7 @@ import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
 from turbo_fetch.storage.failures import explained
 
@@ -44,9 +45,10 @@ class Manifest:
     one id per shard, however many there are.
     """
 
-    def __init__(self, storage: Storage, path: Path) -> None:
+    def __init__(self, storage: Storage, path: Path, part: Part | None) -> None:
         self._storage = storage
         self._path = path
+        self._part = part
         self._committed: set[int] = set()
         self._withdrawn: frozenset[int] = frozenset()
         self._last = -1
@@ -57,17 +59,19 @@ class Manifest:
         self._descriptor = -1
 
     @classmethod
-    def open(cls, storage: Storage) -> Manifest:
+    def open(cls, storage: Storage, part: Part | None = None) -> Manifest:
         """Read the manifest, drop what is not there, adopt what it lacks, and write it anew if it changed.
 
         A record counts only if its `NNNNN_stats.json` is there and each of its files has the recorded size.
+        Of a part of the shards it has those alone, and stays in the work folder: the commit records say it all.
         Raises OutputError if the place cannot be read, or the manifest not be written.
         """
-        path = _local_path(storage)
-        manifest = cls(storage, path)
+        path = _local_path(storage, part)
+        manifest = cls(storage, path, part)
         listing = _Listing(_entries(storage))
         with explained(str(path)):
-            _fetch(storage, path)
+            if part is None or not path.exists():
+                _fetch(storage, path, part)
             if not manifest._is_sound(listing):
                 manifest._committed, manifest._last, manifest._in_order = set(), -1, True
                 manifest._rewrite(manifest._backed(listing))
@@ -142,15 +146,20 @@ class Manifest:
                     return False
                 for record in found:
                     self._note(record["shard"])
-        return self._in_order and self._committed == listing.shards.keys()
+        return self._in_order and self._committed == set(filter(self._is_of_part, listing.shards))
 
     def _backed(self, listing: _Listing) -> Iterator[Record]:
         """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
         for records in _batched(_read(self._path)):
             for record, is_backed in zip(records, listing.back(records), strict=True):
-                if record["shard"] not in self._committed and is_backed:
+                shard = record["shard"]
+                if shard not in self._committed and is_backed and self._is_of_part(shard):
                     yield record
-        yield from self._adopted(listing, listing.shards.keys() - self._committed)
+        missing = listing.shards.keys() - self._committed
+        yield from self._adopted(listing, filter(self._is_of_part, missing))
+
+    def _is_of_part(self, shard: int) -> bool:
+        return self._part is None or self._part.has(shard)
 
     def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
         """Yield the commit records of those of `shards` that are published whole."""
@@ -200,7 +209,7 @@ class Manifest:
             raise
 
     def _put(self) -> None:
-        if self._storage.is_local or self._is_put:
+        if self._storage.is_local or self._is_put or self._part is not None:
             return
         begun_s = time.monotonic()
         copy = self._path.with_name(names.staged(self._path.name))
@@ -279,16 +288,18 @@ def read_record(storage: Storage, name: str) -> Record | None:
         return None
 
 
-def _local_path(storage: Storage) -> Path:
+def _local_path(storage: Storage, part: Part | None) -> Path:
+    if part is not None:
+        return storage.make_work() / names.part_manifest(part.scope)
     path = (storage.path or storage.make_work()) / names.MANIFEST
     with explained(storage.url):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _fetch(storage: Storage, path: Path) -> None:
+def _fetch(storage: Storage, path: Path, part: Part | None) -> None:
     """Bring the manifest of a remote place here: what an earlier run left here may be out of date."""
-    if storage.is_local:
+    if storage.is_local and part is None:
         path.touch()
         return
     try:

@@ -124,6 +124,16 @@ def staged(name: str) -> str:
     return f"{name.rpartition('/')[2]}{_STAGED_SUFFIX}"
 
 
+def part_work(work: Path, scope: str) -> Path:
+    """Return the folder for what one of several runs has in progress."""
+    return work / f"part-{scope}"
+
+
+def part_manifest(scope: str) -> str:
+    """Return the name of the manifest of a part, in its work folder."""
+    return f"manifest-{scope}"
+
+
 def lease(scope: str, token: int) -> str:
     """Return the name of the lease with this number on `scope`, the whole dataset or a part of it."""
     return f"{LEASES}/{scope}.{token:06d}"

@@ -139,7 +139,11 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
             good = {record["shard"]: record for record in manifest.records() if _is_good(record, wanted)}
             manifest.withdraw(manifest.committed - good.keys())
             bare = source.without_shards()
-            steps = (_Work(job, bare, output, target, claim_on(storage)) for target in targets if target.number not in good)
+            steps = (
+                _Work(job, bare, output, target, claim_on(storage))
+                for target in targets
+                if target.number not in good
+            )
             progress.advance(sum(record["rows"] for record in good.values()))
             for record in run_steps(_convert, steps, job.processes, progress, stop):
                 manifest.commit(record)

@@ -319,7 +319,8 @@ def main() -> None:
 
 
 def _stop_on_sigterm(worker: Worker) -> None:
-    """End cleanly on a SIGTERM of our own. Ctrl-C reaches the whole process group; there the parent decides."""
+    """End cleanly on a SIGTERM of our own. Ctrl-C and a batch system reach the whole group; there the parent decides."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        loop.add_signal_handler(number, lambda: None)

@@ -110,7 +110,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             if isinstance(error, Interrupted) and guard.verdict is not None:
                 raise Unreachable(guard.verdict) from error
             if isinstance(error, Interrupted):
-                raise Interrupted(_how_to_resume(summary)) from error
+                raise Interrupted(how_to_resume(summary)) from error
             raise
         finally:
             summary.wall_s = time.monotonic() - started_s
@@ -249,7 +249,8 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
         setattr(summary, name, getattr(counted, name))
 
 
-def _how_to_resume(summary: Summary) -> str:
+def how_to_resume(summary: Summary) -> str:
+    """Return the sentence for a run that was interrupted."""
     return (
         f"interrupted after {summary.run_rows:,} rows; everything that arrived is saved in {summary.path}. "
         "Run the same command again to resume"

@@ -70,7 +70,9 @@ class RemoteStorage(Storage):
         """See Storage."""
         with explained(f"{self.url}/{name}", len(content)):
             self._make_parent(name)
-            self._put(name, len(content), lambda **how: self._filesystem.pipe_file(self._at(name), content, **how))
+            self._put(
+                name, len(content), lambda **how: self._filesystem.pipe_file(self._at(name), content, **how)
+            )
 
     def create(self, name: str, content: bytes) -> bool:
         """See Storage. Where the store, or fsspec's client of it, has no such request, it is looked for before."""
