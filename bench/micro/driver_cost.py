@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import secrets
+import shlex
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ def main() -> None:
     result = {
         "micro": "driver-cost",
         "date": now(),
-        "command": "python bench/micro/driver_cost.py",
+        "command": shlex.join(["python", "bench/micro/driver_cost.py", *sys.argv[1:]]),
         "machine": describe_machine(),
         "versions": our_versions(),
         "figures": figures,
@@ -141,7 +142,7 @@ def _touched(path: Path) -> Path:
 
 
 def measure_spread() -> dict[str, float]:
-    """Return what cutting a Parquet list in the order `spread` costs for a shard, and how much is sent to its worker."""
+    """Return what cutting a Parquet list in the order `spread` costs for a shard, and what is sent to its worker."""
     import pickle
 
     import pyarrow as pa

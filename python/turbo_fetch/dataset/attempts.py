@@ -87,7 +87,8 @@ def close_attempt(place: Storage) -> None:
 def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> list[str]:
     """Give the files of a shard their final names, its commit record last; may be repeated.
 
-    Returns what an object store still has under the old names, which is of no use any more. Raises OutputError if a file is neither in the attempt nor, from an earlier try, where it belongs.
+    Returns what an object store still has under the old names, which is of no use any more. Raises OutputError if a
+    file is neither in the attempt nor, from an earlier try, where it belongs.
     """
     moved = {
         f"{names.attempt(attempt)}/{name}": name

@@ -43,7 +43,7 @@ class Part:
         return _Skipped(self, committed)
 
     def share(self, fetch: FetchSpec, spool: str) -> FetchSpec:
-        """Return what one of all the runs at once may do, so that hosts are asked as by one; with a spool of its own."""
+        """Return what one of the runs may do so that hosts are asked as by one run; with a spool of its own."""
         output = fetch.output.model_copy(update={"spool": spool})
         return fetch.model_copy(update={"http": self._polite(fetch.http), "output": output})
 

@@ -15,7 +15,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import ParquetRange, inline
+from turbo_fetch.plan.sharder import ParquetRange, SpreadRange, inline
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.task import ShardTask
@@ -101,7 +101,7 @@ def portable(task: ShardTask) -> ShardTask:
     Raises InputError if the file cannot be read any more.
     """
     shard = task.shard
-    if isinstance(shard.rows, ParquetRange) and shard.rows.source.local_path is not None:
+    if isinstance(shard.rows, ParquetRange | SpreadRange) and shard.rows.source.local_path is not None:
         notes = ListNotes()
         table = shard.load(notes)
         return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))

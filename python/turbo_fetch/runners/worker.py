@@ -319,7 +319,7 @@ def main() -> None:
 
 
 def _stop_on_sigterm(worker: Worker) -> None:
-    """End cleanly on a SIGTERM of our own. Ctrl-C and a batch system reach the whole group; there the parent decides."""
+    """End cleanly on a SIGTERM of our own. What reaches the whole group, as Ctrl-C does, is for the parent."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     for number in (signal.SIGINT, signal.SIGUSR1):

@@ -79,7 +79,10 @@ class RemoteStorage(Storage):
         with explained(f"{self.url}/{name}", len(content)):
             self._make_parent(name)
             if not self._protocols & _CONDITIONAL:
-                return not self.exists(name) and self._filesystem.pipe_file(self._at(name), content) is None
+                if self.exists(name):
+                    return False
+                self._filesystem.pipe_file(self._at(name), content)
+                return True
             try:
                 self._filesystem.pipe_file(self._at(name), content, mode="create")
             except OSError as error:
@@ -193,7 +196,7 @@ class RemoteStorage(Storage):
             self.check_fence()
 
     def _condition(self, name: str, size: int) -> Mapping[str, str]:
-        """Return the condition that a file is replaced as it is now, or made if there is none; empty if there is no way."""
+        """Return the condition that a file is as it is now, or not there; empty where it cannot be had."""
         self._filesystem.invalidate_cache()
         try:
             version = self._filesystem.info(self._at(name)).get("ETag")
