@@ -26,7 +26,7 @@ class Costs:
     loop_ms_per_row: float
     """CPU time of a row whose image is no work: an upper bound of what the one Python interpreter of a worker does."""
     driver_ms_per_shard: float
-    """Time of the driver's one thread to hand out a shard and commit it."""
+    """CPU time of the driver, which is one process, to hand out a shard and commit it to an object store."""
     driver_bytes_per_shard: float
     """Memory that the driver keeps for a committed shard."""
     driver_base_bytes: float

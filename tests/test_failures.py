@@ -178,8 +178,7 @@ def test_a_file_where_a_folder_is_to_be_made_is_told(lair: Path, key: str, below
 def test_a_dataset_that_may_not_be_written_is_told(dataset: Path, tmp_path: Path, command: str) -> None:
     place = tmp_path / "out"
     shutil.copytree(dataset, place)
-    (place / ".turbo-fetch" / "lock").unlink()
-    for folder in (place / ".turbo-fetch", place):
+    for folder in (place / ".turbo-fetch" / "lease", place / ".turbo-fetch", place):
         folder.chmod(0o555)
     # Root may write everywhere, unless it gives that up.
     humble = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"] if os.geteuid() == 0 else []
@@ -190,7 +189,7 @@ def test_a_dataset_that_may_not_be_written_is_told(dataset: Path, tmp_path: Path
         check=False,
         timeout=60,
     )
-    for folder in (place, place / ".turbo-fetch"):
+    for folder in (place, place / ".turbo-fetch", place / ".turbo-fetch" / "lease"):
         folder.chmod(0o755)
     assert done.returncode == 1, done
     assert "no permission" in done.stderr

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan import sharder
-from turbo_fetch.plan.sharder import InlineRows, ParquetRange, Plan, Shard, cut, plan_shards
+from turbo_fetch.plan.sharder import InlineRows, ParquetRange, Plan, Shard, SpreadRange, cut, plan_shards
 from turbo_fetch.spec import InputSpec, Order
 
 Format = Literal["txt", "csv", "jsonl", "parquet", "arrow"]
@@ -137,6 +137,19 @@ def test_rows_of_a_parquet_list_are_references(tmp_path: Path) -> None:
     assert len(pickle.dumps(shards[0])) < 2000
     copies = pickle.loads(pickle.dumps(shards))
     assert [urls_of(shard) for shard in copies] == [numbered(30)[:10], numbered(30)[20:]]
+
+
+def test_rows_of_a_parquet_list_in_spread_order_are_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharder, "WINDOW_ROWS", 20)
+    urls = numbered(50)
+    shards = plan(make_list(tmp_path / "list.parquet", urls), 10, order="spread")
+    assert {type(shard.rows) for shard in shards} == {SpreadRange}
+    assert max(len(pickle.dumps(shard)) for shard in shards) < 2000
+    backwards = {shard.id: urls_of(shard) for shard in reversed(pickle.loads(pickle.dumps(shards)))}
+    expected = plan(make_list(tmp_path / "list.txt", urls), 10, order="spread")
+    assert backwards == {shard.id: urls_of(shard) for shard in expected}
 
 
 def test_vast_row_groups_are_read_once(tmp_path: Path) -> None:

@@ -140,15 +140,19 @@ def test_a_spool_of_other_work_is_refused_with_the_difference(tmp_path: Path, ro
         _open(tmp_path / "s", rows, digest)
 
 
-def test_a_held_spool_is_refused_and_opens_once_released(
+def test_a_spool_that_is_held_for_too_long_is_taken_with_all_that_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "LOCK_WAIT_S", 0.1)
     held = _open(tmp_path / "s")
-    with pytest.raises(OutputError, match="held by another process"):
-        _open(tmp_path / "s")
-    held.close()
-    _open(tmp_path / "s").close()
+    held.append(results([3]))
+    taken = _open(tmp_path / "s")
+    assert taken.done.nonzero()[0].tolist() == [3]
+    held.append(results([4]))
+    held.delete()
+    taken.append(results([5]))
+    taken.close()
+    assert _open(tmp_path / "s").done.nonzero()[0].tolist() == [3, 5]
 
 
 def test_delete_removes_the_file_and_a_new_one_starts_empty(tmp_path: Path) -> None:

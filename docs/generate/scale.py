@@ -21,7 +21,8 @@ PAGE = """\
 # Billions of URLs
 
 What to provision, where the limits are, and how certain that is. The figures come from `python
-bench/scaling.py`, which measures one machine and feeds a model of a large cluster (`bench/scale_model.py`).
+bench/scaling.py` and `python bench/micro/driver_cost.py`, which measure one machine and feed a model of a large
+cluster (`bench/scale_model.py`).
 
 Hours that each resource alone needs for 5 billion rows (500,000 shards), and the resulting total:
 
@@ -58,7 +59,8 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
 - **Name resolution** is spread over the workers, 64 lookups at a time in each, and cached. Run a caching
   resolver on every node (unbound, dnsmasq, systemd-resolved): a shared cloud resolver refuses thousands of
   queries per second.
-- **The driver** hands out and commits shards: {driver_ms:.1f} ms each. It holds one number per shard in memory.
+- **The driver** hands out and commits shards. A commit to an object store is {commit_requests:.0f} requests, 16 shards at
+  a time, and {commit_ms:.0f} ms of CPU. It holds one number per shard in memory.
 - **The busiest host** is the limit that no hardware lifts. A registrable domain with 1 % of 5 billion rows has
   50 million of them; at 8 requests in flight and half a second each that takes {tail:.0f} days, whatever the
   cluster. Everything else may finish on the first day. The order `spread` starts such hosts early. The only way
@@ -84,6 +86,9 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
   assumption of the model: workers share only the driver, whose cost per shard is measured on 20,000 shards.
 - Latency, body sizes, hosts and their distribution (Zipf) are assumptions about the list, in `World` in
   `bench/scale_model.py`. Change them there and run it again.
+- A commit is measured against a server on loopback, which answers at once; the time that a real store takes to answer
+  is not in it, and 16 commits wait at a time.
+- A run that resumes reads the manifest and lists the output: {resumed_s:.0f} s for {records:,} shards in a folder.
 - Object stores limit requests per prefix; four puts and four copies per shard of 10,000 are far below that
   limit.
 """
@@ -94,6 +99,7 @@ def scale_page() -> str:
     scaling, steady = (
         json.loads((RESULTS / f"{row}.json").read_text()) for row in ("scaling", "steady-cost")
     )
+    driver = json.loads((RESULTS / "micro-driver-cost.json").read_text())["figures"]
     costs, forecasts = scaling["costs"], scaling["forecast"]
     ten, figures = forecasts["10"], steady["figures"]["turbo-fetch"]
     return PAGE.format(
@@ -116,7 +122,10 @@ def scale_page() -> str:
         cpu_ms=costs["cpu_ms_per_row"],
         node_images=16_000 / costs["cpu_ms_per_row"],
         node_rows=2_000 / costs["loop_ms_per_row"],
-        driver_ms=costs["driver_ms_per_shard"],
+        commit_requests=driver["commit"]["requests"],
+        commit_ms=driver["commit"]["cpu_ms"],
+        resumed_s=driver["manifest"]["resumed_s"],
+        records=driver["manifest"]["records"],
         tail=ten["busiest_host_days"],
     )
 

@@ -9,7 +9,8 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     ├── ModelError           a model is missing, broken, or of no known family   exit code 2
     ├── TrainingFailed       out of memory, or the loss is no number             exit code 1
     ├── OutputError          the output cannot be written, or is full            exit code 1
-    │   └── OutputExists     the output holds something this job must not touch  exit code 2
+    │   ├── OutputExists     the output holds something this job must not touch  exit code 2
+    │   └── OutputHeld       another run has the output, or took it over         exit code 75
     ├── DatasetError         a finished dataset is damaged, or not one        exit code 1
     ├── MissingExtra         an optional package is needed and not installed     exit code 2
     ├── ClusterError         no cluster, or one that cannot do this job            exit code 2
@@ -72,6 +73,12 @@ class OutputExists(OutputError):
     """The output place holds a dataset that this job may not continue or replace."""
 
     exit_code = 2
+
+
+class OutputHeld(OutputError):
+    """Another run works on the output: it has it, or took it over while this one was silent. Try again later."""
+
+    exit_code = 75
 
 
 class DatasetError(TurboFetchError):

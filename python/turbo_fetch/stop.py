@@ -12,8 +12,8 @@ from typing import Final
 
 from turbo_fetch.errors import Interrupted
 
-STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a supervisor, and a terminal that was closed."""
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C, a supervisor, a terminal that was closed, and a batch system whose time limit is near."""
 
 
 class StopRequest:
@@ -54,7 +54,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a StopRequest while the context lasts.
+    """Turn SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a StopRequest while the context lasts.
 
     A SIGHUP that is ignored stays so: that is what `nohup` is for. In a thread other than the main one, where Python
     allows no handlers, signals stay as they are.

@@ -13,7 +13,7 @@ from tiny_models import tiny_sd
 from training import assert_equal_bits, history, learned, training_spec, write_images
 from turbo_fetch.dataset.lock import held
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import OutputExists
+from turbo_fetch.errors import OutputHeld
 from turbo_fetch.spec.specfile import dump_spec
 
 KILLS = 20
@@ -137,7 +137,7 @@ def test_a_lock_goes_with_the_process_that_took_it_and_not_with_its_children(tmp
         assert process.stdout is not None
         child = int(process.stdout.readline())
         place = open_place(str(tmp_path))
-        with pytest.raises(OutputExists, match="another run"), held(place):
+        with pytest.raises(OutputHeld, match="another run"), held(place):
             pass
         process.kill()
         process.wait()

@@ -120,7 +120,7 @@ def test_what_changes_numbers_is_refused_with_both_values(
 
 
 def test_fewer_steps_than_are_done_are_refused_and_nothing_is_touched(base: Path, run: Path) -> None:
-    files = (path for path in (run / "model").rglob("*") if path.is_file() and path.name != "lock")
+    files = (path for path in (run / "model").rglob("*") if path.is_file() and path.parent.name != "lease")
     before = {path: path.stat().st_mtime_ns for path in files}
     with pytest.raises(
         OutputExists, match=r"train\.steps = 2, but 4 steps are done.*export-model .*step-000002\.ckpt"

@@ -21,7 +21,7 @@ from turbo_fetch.dreambooth.training.trainer import memory_explained, precision_
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,
-    OutputExists,
+    OutputHeld,
     PicturesError,
     SpecError,
     TrainingFailed,
@@ -368,7 +368,7 @@ def test_two_runs_into_one_folder_do_not_mix(base: Path, tmp_path: Path) -> None
         """Starts the same run again while the first is under way."""
 
         def note(self, text: str) -> None:
-            with pytest.raises(OutputExists, match="another run"):
+            with pytest.raises(OutputHeld, match="another run"):
                 fit(spec)
             self.notes.append(text)
 

@@ -20,18 +20,23 @@ Overrides = Annotated[
 def run(
     spec: SpecPath,
     overrides: Overrides = None,
+    shards: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--shards", metavar="I/N", help="Make one of N parts only, from 0: `--shards 0/8`."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
     """Run the job that SPEC.TOML describes; run it again to resume where it stopped.
 
-    Exit codes: 0 done; 1 a failure that needs your attention; 2 bad spec or usage; 130 interrupted, resumable by
-    the same command.
+    Exit codes: 0 done; 1 a failure that needs your attention; 2 bad spec or usage; 75 another run has the output, or
+    took it over; 130 interrupted, resumable by the same command.
     """
     from turbo_fetch.runners.processes import start_ahead
     from turbo_fetch.startup import importing, with_few_threads, with_late_modules, without_pandas
 
     with importing():
-        loaded = load_job(spec, overrides)
+        part = [] if shards is None else [f"engine.shards={shards}"]
+        loaded = load_job(spec, [*(overrides or ()), *part])
         if loaded.fetch is not None and loaded.engine.kind == "local":
             from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 

@@ -84,20 +84,26 @@ def close_attempt(place: Storage) -> None:
         place.work.parent.rmdir()
 
 
-def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> None:
+def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> list[str]:
     """Give the files of a shard their final names, its commit record last; may be repeated.
 
-    Raises OutputError if a file is neither in the attempt nor, from an earlier try, where it belongs.
+    Returns what an object store still has under the old names, which is of no use any more. Raises OutputError if a
+    file is neither in the attempt nor, from an earlier try, where it belongs.
     """
-    for name in [*(file["name"] for file in record["files"]), names.stats(record["name"])]:
+    moved = {
+        f"{names.attempt(attempt)}/{name}": name
+        for name in (*(file["name"] for file in record["files"]), names.stats(record["name"]))
+    }
+    for old, name in moved.items():
         try:
-            storage.move(f"{names.attempt(attempt)}/{name}", name)
+            storage.move(old, name, is_left=True)
         except FileNotFoundError as error:
             if not storage.exists(name):
                 raise OutputError(
                     f"{storage.url}: {name} of the attempt {attempt} is gone; expected nobody but turbo-fetch "
                     f"to touch {names.ATTEMPTS}"
                 ) from error
+    return [] if storage.is_local else list(moved)
 
 
 def recover(storage: Storage, committed: Container[int]) -> Iterator[Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
 from turbo_fetch.errors import DatasetError, InputError, OutputExists
+from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import differences, dump_spec_for_others
@@ -32,15 +33,15 @@ Lists = Sequence[Mapping[str, Any]]
 class Dataset:
     """A dataset that this job works on; a context manager."""
 
-    def __init__(self, storage: Storage, job: Job, entry: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, job: Job, entry: dict[str, Any], part: Part | None) -> None:
         self._storage = storage
         self._job = job
         self._entry = entry
-        self._manifest = Manifest.open(storage)
+        self._manifest = Manifest.open(storage, part)
 
     @classmethod
-    def open(cls, storage: Storage, spec: Spec, lists: Lists, version: str) -> Self:
-        """Begin a dataset, or go on with one, as `fetch.output.if_exists` says.
+    def open(cls, storage: Storage, spec: Spec, lists: Lists, version: str, part: Part | None = None) -> Self:
+        """Begin a dataset, or go on with one or a part of it, as `fetch.output.if_exists` says.
 
         Raises OutputExists, naming the differences, if what is there is not to be continued or replaced.
         """
@@ -59,7 +60,7 @@ class Dataset:
         if found is not None:
             _refuse_changes(storage, found["essentials"], _essentials(fetch))
         entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
-        dataset = cls(storage, {**job, "version": version}, entry)
+        dataset = cls(storage, {**job, "version": version}, entry, part)
         dataset._write_job()
         storage.write_bytes(names.SPEC, dump_spec_for_others(spec).encode())
         return dataset
@@ -173,7 +174,8 @@ def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> di
             f"{storage.url} is not complete yet for the list before ({names}); finish that first, for where its "
             "shards end is not known before"
         )
-    committed = Manifest.open(storage).committed
+    # A dataset that is begun has none; nor has another part, then, written any that would be in the way.
+    committed = Manifest.open(storage).committed if job["lists"] else ()
     entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
     job["lists"].append(entry)
     return entry

@@ -1,63 +1,60 @@
-"""The lock of an output: no two processes of this machine change one dataset at the same time."""
+"""The lock of an output: no two runs, wherever they are, change one dataset at the same time."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from turbo_fetch.dataset.description import refuse_old_layout
-from turbo_fetch.dataset.names import LOCK
-from turbo_fetch.errors import OutputExists
+from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
+from turbo_fetch.errors import Interrupted, OutputError
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.failures import explained
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"turbo-fetch: {text}\n")
 
 
 @contextmanager
-def locked(storage: Storage) -> Iterator[None]:
+def locked(
+    storage: Storage,
+    note: Callable[[str], None] = _tell,
+    stop: StopRequest | None = None,
+    scope: str = WHOLE,
+) -> Iterator[Lease]:
     """Hold the lock of an output as `held` does, unless it has the layout of an earlier version: InputError then."""
     refuse_old_layout(storage)
-    with held(storage):
-        yield
+    with held(storage, note, stop, scope) as lease:
+        yield lease
 
 
 @contextmanager
-def held(storage: Storage) -> Iterator[None]:
-    """Hold the lock of the work folder while the context lasts; OutputExists if another process holds it.
+def held(
+    storage: Storage,
+    note: Callable[[str], None] = _tell,
+    stop: StopRequest | None = None,
+    scope: str = WHOLE,
+) -> Iterator[Lease]:
+    """Hold the lease on an output, or a part of it, while the context lasts; every change to it then checks it.
 
-    Raises OutputError if this user may not write there.
+    If it is lost, `stop` is asked to stop, and OutputHeld is raised. Raises what `lease.take` raises.
     """
-    path = storage.make_work() / LOCK
-    with explained(str(path)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    _descriptors.add(descriptor)
+    storage.make_work()
+    lease = take(storage, scope, note, stop)
+    kept[storage.url] = lease
+    behind_lease(storage)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise OutputExists(
-                f"{storage.url}: another run (process {holder}) is working on this output; "
-                "wait for it, or stop it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield lease
+        lease.check()
+    except Interrupted:
+        if lease.loss is not None:
+            raise lease.loss from None
+        raise
     finally:
-        _descriptors.discard(descriptor)
-        os.close(descriptor)
-
-
-_descriptors: Final[set[int]] = set()
-"""Of the locks that this process holds."""
-
-
-def _let_go() -> None:
-    """Close them in a child: while one of them is open there, the lock outlives the process that took it."""
-    while _descriptors:
-        os.close(_descriptors.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
+        storage.fence = None
+        kept.pop(storage.url, None)
+        # A place that cannot be written to any more says so where it matters; the lease then ends by its silence.
+        with suppress(OutputError):
+            lease.release()

@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
 from turbo_fetch.storage.failures import explained
 
@@ -26,6 +29,10 @@ Record = dict[str, Any]
 
 PUT_EVERY_S: Final = 30.0
 """An object store takes whole objects only, so there the manifest is put anew at most this often."""
+PUT_SHARE: Final = 0.02
+"""Share of the time that putting a large manifest may take."""
+RECORDS_AT_ONCE: Final = 1000
+"""That are compared with what is there."""
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
@@ -38,30 +45,36 @@ class Manifest:
     one id per shard, however many there are.
     """
 
-    def __init__(self, storage: Storage, path: Path) -> None:
+    def __init__(self, storage: Storage, path: Path, part: Part | None) -> None:
         self._storage = storage
         self._path = path
+        self._part = part
         self._committed: set[int] = set()
         self._withdrawn: frozenset[int] = frozenset()
         self._last = -1
         self._in_order = True
         self._is_put = True
         self._put_s = time.monotonic()
+        self._put_took_s = 0.0
         self._descriptor = -1
 
     @classmethod
-    def open(cls, storage: Storage) -> Manifest:
+    def open(cls, storage: Storage, part: Part | None = None) -> Manifest:
         """Read the manifest, drop what is not there, adopt what it lacks, and write it anew if it changed.
 
         A record counts only if its `NNNNN_stats.json` is there and each of its files has the recorded size.
+        Of a part of the shards it has those alone, and stays in the work folder: the commit records say it all.
         Raises OutputError if the place cannot be read, or the manifest not be written.
         """
-        path = _local_path(storage)
-        manifest = cls(storage, path)
+        path = _local_path(storage, part)
+        manifest = cls(storage, path, part)
         listing = _Listing(_entries(storage))
         with explained(str(path)):
-            _fetch(storage, path)
-            manifest._rewrite(manifest._backed(listing))
+            if part is None or not path.exists():
+                _fetch(storage, path, part)
+            if not manifest._is_sound(listing):
+                manifest._committed, manifest._last, manifest._in_order = set(), -1, True
+                manifest._rewrite(manifest._backed(listing))
         return manifest
 
     def __enter__(self) -> Manifest:
@@ -91,7 +104,7 @@ class Manifest:
             self._append(line)
         self._note(record["shard"])
         self._is_put = False
-        if time.monotonic() - self._put_s >= PUT_EVERY_S:
+        if time.monotonic() - self._put_s >= max(PUT_EVERY_S, self._put_took_s / PUT_SHARE):
             self._put()
 
     def withdraw(self, shards: Iterable[int]) -> None:
@@ -123,19 +136,37 @@ class Manifest:
             self._in_order = True
         self._put()
 
+    def _is_sound(self, listing: _Listing) -> bool:
+        """Note the shards of the file, and return whether its lines are the records of all shards, in order."""
+        with self._path.open("rb") as file:
+            for lines in iter(lambda: list(islice(file, RECORDS_AT_ONCE)), []):
+                records = [_parse(line) for line in lines if line.endswith(b"\n")]
+                found = [record for record in records if record is not None]
+                if len(found) < len(lines) or not all(listing.back(found)):
+                    return False
+                for record in found:
+                    self._note(record["shard"])
+        return self._in_order and self._committed == set(filter(self._is_of_part, listing.shards))
+
     def _backed(self, listing: _Listing) -> Iterator[Record]:
         """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
-        for record in _read(self._path):
-            if record["shard"] not in self._committed and listing.backs(record):
-                yield record
-        yield from self._adopted(listing, listing.shards.keys() - self._committed)
+        for records in _batched(_read(self._path)):
+            for record, is_backed in zip(records, listing.back(records), strict=True):
+                shard = record["shard"]
+                if shard not in self._committed and is_backed and self._is_of_part(shard):
+                    yield record
+        missing = listing.shards.keys() - self._committed
+        yield from self._adopted(listing, filter(self._is_of_part, missing))
+
+    def _is_of_part(self, shard: int) -> bool:
+        return self._part is None or self._part.has(shard)
 
     def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
         """Yield the commit records of those of `shards` that are published whole."""
         for shard in sorted(shards):
             name = listing.shards.get(shard)
             adopted = None if name is None else _parse(self._storage.read_bytes(name))
-            if adopted is not None and listing.backs(adopted):
+            if adopted is not None and listing.back([adopted])[0]:
                 yield adopted
 
     def _rewrite(self, records: Iterable[Record]) -> None:
@@ -178,13 +209,15 @@ class Manifest:
             raise
 
     def _put(self) -> None:
-        if self._storage.is_local or self._is_put:
+        if self._storage.is_local or self._is_put or self._part is not None:
             return
+        begun_s = time.monotonic()
         copy = self._path.with_name(names.staged(self._path.name))
         with explained(str(copy)):
             shutil.copyfile(self._path, copy)
         self._storage.publish(copy, names.MANIFEST)
         self._put_s = time.monotonic()
+        self._put_took_s = self._put_s - begun_s
         self._is_put = True
 
 
@@ -195,23 +228,31 @@ class _Listing:
         self.shards: dict[int, str] = {}
         self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
 
-    def backs(self, record: Record) -> bool:
-        """Return whether the commit record and all its files are there; folders are not looked into."""
-        return record["shard"] in self.shards and all(
-            self._has(file["name"], file["bytes"]) or self._has(file["name"], None)
-            for file in record["files"]
-        )
+    def back(self, records: Sequence[Record]) -> list[bool]:
+        """Return of each record whether it is published, and all its files are there; folders are not looked into."""
+        files = [(file["name"], file["bytes"]) for record in records for file in record["files"]]
+        has = self._have(files)
+        if not has.all():
+            has |= self._have([(name, None) for name, _ in files])
+        ends = np.cumsum([len(record["files"]) for record in records])
+        missing = np.concatenate([[0], np.cumsum(~has)])
+        starts = np.concatenate([[0], ends[:-1]])
+        whole = (missing[ends] == missing[starts]).tolist()
+        return [good and record["shard"] in self.shards for good, record in zip(whole, records, strict=True)]
 
     def _enter(self, entry: Entry) -> int:
         shard = names.shard_of_stats(entry.name)
         if shard is not None and entry.bytes:
             self.shards[int(shard)] = entry.name
-        return hash((entry.name, entry.bytes))
+        return hash(entry)
 
-    def _has(self, name: str, size: int | None) -> bool:
-        sought = hash((name, size))
-        place = int(np.searchsorted(self._hashes, sought))
-        return place < self._hashes.size and int(self._hashes[place]) == sought
+    def _have(self, files: Sequence[tuple[str, int | None]]) -> npt.NDArray[np.bool_]:
+        sought = np.fromiter(map(hash, files), np.int64, len(files))
+        if not self._hashes.size:
+            return np.zeros(len(files), bool)
+        places = np.searchsorted(self._hashes, sought).clip(max=self._hashes.size - 1)
+        found: npt.NDArray[np.bool_] = self._hashes[places] == sought
+        return found
 
 
 def _entries(storage: Storage) -> Iterator[Entry]:
@@ -219,6 +260,11 @@ def _entries(storage: Storage) -> Iterator[Entry]:
     yield from storage.list()
     for entry in storage.list(names.LEDGERS):
         yield Entry(f"{names.LEDGERS}/{entry.name}", entry.bytes)
+
+
+def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
+    source = iter(records)
+    return iter(lambda: list(islice(source, RECORDS_AT_ONCE)), [])
 
 
 def read_manifest(storage: Storage) -> Iterator[Record]:
@@ -242,16 +288,18 @@ def read_record(storage: Storage, name: str) -> Record | None:
         return None
 
 
-def _local_path(storage: Storage) -> Path:
+def _local_path(storage: Storage, part: Part | None) -> Path:
+    if part is not None:
+        return storage.make_work() / names.part_manifest(part.scope)
     path = (storage.path or storage.make_work()) / names.MANIFEST
     with explained(storage.url):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _fetch(storage: Storage, path: Path) -> None:
+def _fetch(storage: Storage, path: Path, part: Part | None) -> None:
     """Bring the manifest of a remote place here: what an earlier run left here may be out of date."""
-    if storage.is_local:
+    if storage.is_local and part is None:
         path.touch()
         return
     try:

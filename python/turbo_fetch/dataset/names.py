@@ -42,8 +42,11 @@ LOGS: Final = f"{FOLDER}/logs"
 ATTEMPTS: Final = f"{FOLDER}/attempts"
 BEACON: Final = f"{FOLDER}/beacon"
 PROBE: Final = f"{FOLDER}/probe"
+LEASES: Final = f"{FOLDER}/lease"
+"""Who works on the dataset: one file for each that ever took it, or a part of it."""
 
 LOCK: Final = "lock"
+"""In the work folder of a worker of a cluster."""
 DOCUMENTS: Final = "documents.sqlite"
 MONITOR_LOG: Final = "monitor.log"
 URL_KEYS: Final = "urls.keys"
@@ -64,6 +67,7 @@ _LEDGER_SUFFIX: Final = ".ledger"
 _REFRESH_SUFFIX: Final = ".refresh"
 _SPOOL_SUFFIX: Final = ".spool"
 _STAGED_SUFFIX: Final = ".part"
+_LEASE: Final = re.compile(r"([\w-]+)\.(\d{6,})")
 _SPOOL: Final = re.compile(rf"(\d+)({re.escape(_REFRESH_SUFFIX)})?{re.escape(_SPOOL_SUFFIX)}")
 _STATS: Final = re.compile(rf"(\d+){re.escape(_STATS_SUFFIX)}")
 _METADATA: Final = re.compile(rf"(\d+){re.escape(METADATA_SUFFIX)}")
@@ -120,6 +124,27 @@ def staged(name: str) -> str:
     return f"{name.rpartition('/')[2]}{_STAGED_SUFFIX}"
 
 
+def part_work(work: Path, scope: str) -> Path:
+    """Return the folder for what one of several runs has in progress."""
+    return work / f"part-{scope}"
+
+
+def part_manifest(scope: str) -> str:
+    """Return the name of the manifest of a part, in its work folder."""
+    return f"manifest-{scope}"
+
+
+def lease(scope: str, token: int) -> str:
+    """Return the name of the lease with this number on `scope`, the whole dataset or a part of it."""
+    return f"{LEASES}/{scope}.{token:06d}"
+
+
+def scope_of_lease(name: str) -> tuple[str, int] | None:
+    """Return the scope and the number of the lease that has this name in LEASES, None if it is none."""
+    match = _LEASE.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]))
+
+
 def attempt(name: str) -> str:
     """Return the folder into which a worker publishes."""
     return f"{ATTEMPTS}/{name}"
@@ -137,7 +162,7 @@ def deny_lock(what: str) -> str:
 
 def shard_of_stats(name: str) -> str | None:
     """Return the name of the shard whose commit record has this name, None if it is none."""
-    return _first(_STATS, name)
+    return _first(_STATS, name) if name.endswith(_STATS_SUFFIX) else None
 
 
 def shard_of_metadata(name: str) -> str | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.lease import behind_lease
 from turbo_fetch.storage import Storage, cache_folder, open_storage, url_digest
 
 
 def open_place(url: str, spool: str | None = None) -> Storage:
-    """Return the place at `url`, without touching it.
+    """Return the place at `url`, without touching it; if this process has the lease on it, behind its fence.
 
     Its work folder is inside it if it is local, else in this user's caches; or in `spool`. Raises what
     :func:`open_storage` raises.
@@ -19,7 +20,7 @@ def open_place(url: str, spool: str | None = None) -> Storage:
         storage.work = storage.path / names.FOLDER
     else:
         storage.work = spool_folder(spool) / url_digest(storage.url)
-    return storage
+    return behind_lease(storage)
 
 
 def spool_folder(spool: str | None) -> Path:

@@ -23,6 +23,7 @@ from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import read_job, read_spec
 from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.place import open_place
@@ -88,6 +89,7 @@ class _Work:
     """Without its shards: those of the target are what it is about."""
     output: OutputSpec
     target: Target
+    claim: Claim | None
 
 
 def plan_targets(shards: Sequence[StoredShard], rows_per_shard: int | None) -> Iterator[Target]:
@@ -129,7 +131,7 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
         check_columns(job.format, _list_columns(source), source.image)
     storage.probe(names.PROBE)
     summary = Summary(storage.url)
-    with locked(storage):
+    with locked(storage, stop=stop):
         _begin(job, source, storage, output)
         targets = list(plan_targets(source.shards, job.samples_per_shard))
         with Manifest.open(storage) as manifest:
@@ -137,7 +139,11 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
             good = {record["shard"]: record for record in manifest.records() if _is_good(record, wanted)}
             manifest.withdraw(manifest.committed - good.keys())
             bare = source.without_shards()
-            steps = (_Work(job, bare, output, target) for target in targets if target.number not in good)
+            steps = (
+                _Work(job, bare, output, target, claim_on(storage))
+                for target in targets
+                if target.number not in good
+            )
             progress.advance(sum(record["rows"] for record in good.values()))
             for record in run_steps(_convert, steps, job.processes, progress, stop):
                 manifest.commit(record)
@@ -154,7 +160,7 @@ def _convert(work: _Work) -> Record:
     """Make one destination shard; return its commit record."""
     export, source, output, target = work.export, work.source, work.output, work.target
     started_s = time.time()
-    storage = open_place(export.destination)
+    storage = behind_claim(open_place(export.destination), work.claim)
     files = ShardFiles(
         target.number, names.shard_name(target.number, output.shard_digits), export.format, source.image
     )

@@ -59,7 +59,7 @@ def merge(
         )
     source = StoredDataset.open(open_place(source_url))
     storage = open_place(folder or ".")
-    with locked(storage):
+    with locked(storage, stop=stop):
         path = storage.make_work() / name
         samples = kind.merge(path, _identity(source), source.image, _shards(source, progress, stop))
         size = path.stat().st_size

@@ -67,7 +67,7 @@ def migrate(url: str, progress: Progress, stop: StopRequest) -> Migrated:
         result.was_done = True
         return result
     published: list[str] = []
-    with held(storage):
+    with held(storage, stop=stop):
         for place in (storage, *_attempts(storage)):
             for record in _shards(place, stop):
                 if place is storage:

@@ -191,7 +191,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     started_s = time.monotonic()
     check_packages(fetch.output.format)
     storage = open_place(fetch.output.path, fetch.output.spool)
-    with locked(storage), Manifest.open(storage) as manifest:
+    with locked(storage, listener.note, stop), Manifest.open(storage) as manifest:
         refuse_changes(storage, fetch)
         _refuse_open_shards(storage)
         finished = _begin(storage, choice)

@@ -126,7 +126,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
     check_packages(fetch.output.format)
     storage = open_place(fetch.output.path, fetch.output.spool)
     result = Retried(storage.url)
-    with locked(storage):
+    with locked(storage, listener.note, stop):
         refuse_changes(storage, fetch)
         with Manifest.open(storage) as manifest:
             for record in attempts.recover(storage, manifest.committed):

@@ -73,6 +73,54 @@ class ParquetRange:
 
 
 @dataclass(frozen=True, slots=True)
+class SpreadRange:
+    """The rows of a shard by reference: those from `first` on, in the order `spread`, of a window of a Parquet file."""
+
+    window: ParquetRange
+    seed: int
+    first: int
+    count: int
+
+    @property
+    def source(self) -> ListFile:
+        """The file."""
+        return self.window.source
+
+    def load(self, notes: ListNotes) -> pa.Table:
+        """See Rows; InputError as for a range. What was odd in a window is told with the first shard of it."""
+        window = _Window.of(self.window, self.seed)
+        if self.first == 0:
+            notes.merge(window.counts)
+        return window.rows.take(window.order.slice(self.first, self.count))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window of a list, and the order of its rows."""
+
+    rows: pa.Table
+    order: pa.Array
+    counts: Mapping[str, tuple[int, str]]
+
+    @classmethod
+    def of(cls, window: ParquetRange, seed: int) -> _Window:
+        """Read a window, unless it is the one that this process read last: its shards come one after the other."""
+        global _last
+        last = _last
+        if last is None or last[0] != (window, seed):
+            # Gone before the next one is read, so that memory holds one, not two.
+            last = _last = None
+            notes = ListNotes()
+            rows = window.load(notes).combine_chunks()
+            order = spread_order(rows.column("url"), seed)
+            last = _last = (window, seed), cls(rows, order, notes.counts)
+        return last[1]
+
+
+_last: tuple[tuple[ParquetRange, int], _Window] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A unit of work: `count` rows, at least one, of one file of the list. It can be pickled."""
 
@@ -171,12 +219,13 @@ class Plan:
         self, reader: ListReader, first: int, skip: Container[int]
     ) -> Generator[Shard, None, int]:
         """Yield the shards of a file, and return the id after its last one."""
-        if self._spec.order == "spread":
-            return (yield from self._spread_shards(reader, first, skip))
+        is_spread = self._spec.order == "spread"
         if reader.largest_row_group is not None and not self.is_selective:
             most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
             if reader.largest_row_group <= most:
-                return (yield from self._ranges(reader, first, skip))
+                return (yield from (self._spread_ranges if is_spread else self._ranges)(reader, first, skip))
+        if is_spread:
+            return (yield from self._spread_shards(reader, first, skip))
         shard = first
         for table in cut(reader, self.samples_per_shard):
             counts = reader.notes.take()
@@ -196,12 +245,29 @@ class Plan:
             shard += 1
         return shard
 
+    def _spread_ranges(
+        self, reader: ListReader, first: int, skip: Container[int]
+    ) -> Generator[Shard, None, int]:
+        rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
+        assert rows is not None
+        window_rows = _window_rows(size)
+        shard = first
+        for start in range(0, rows, size):
+            if shard not in skip:
+                count = min(size, rows - start)
+                begin = start - start % window_rows
+                held = min(window_rows, rows - begin)
+                window = ParquetRange(reader.source, begin, held, self.columns, schema)
+                yield Shard(shard, count, SpreadRange(window, self._spec.seed, start - begin, count))
+            shard += 1
+        return shard
+
     def _spread_shards(
         self, reader: ListReader, first: int, skip: Container[int]
     ) -> Generator[Shard, None, int]:
         size = self.samples_per_shard
         shard = first
-        for window in cut(reader, max(1, WINDOW_ROWS // size) * size):
+        for window in cut(reader, _window_rows(size)):
             starts = range(0, window.num_rows, size)
             # Notes are those of the window: its first shard has them all.
             counts, first_of_window = reader.notes.take(), shard
@@ -219,6 +285,10 @@ class Plan:
             del window
             pa.default_memory_pool().release_unused()
         return shard
+
+
+def _window_rows(samples_per_shard: int) -> int:
+    return max(1, WINDOW_ROWS // samples_per_shard) * samples_per_shard
 
 
 def plan_shards(

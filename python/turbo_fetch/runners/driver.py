@@ -15,7 +15,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import ParquetRange, inline
+from turbo_fetch.plan.sharder import ParquetRange, SpreadRange, inline
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.task import ShardTask
@@ -23,6 +23,8 @@ from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 
 MOVES_AT_ONCE: Final = 16
+DELETED_AT_ONCE: Final = 400
+"""Files that an object store keeps under the old names, until one request deletes them."""
 
 
 class Driver:
@@ -41,7 +43,9 @@ class Driver:
         self._listener = listener
         self._beacon = ""
         self._threads = ThreadPoolExecutor(MOVES_AT_ONCE, "moves")
-        self._moving: dict[Future[None], ShardDone] = {}
+        self._moving: dict[Future[list[str]], ShardDone] = {}
+        self._left: list[str] = []
+        self._deleting: set[Future[None]] = set()
         self.tally = listener.tally
         self.worker_died = listener.worker_died
         self.worker_ended = listener.worker_ended
@@ -83,8 +87,14 @@ class Driver:
     def _collect(self) -> None:
         for moving in [moving for moving in self._moving if moving.done()]:
             message = self._moving.pop(moving)
-            moving.result()
+            self._left += moving.result()
             self._listener.done(message)
+        for deleting in [deleting for deleting in self._deleting if deleting.done()]:
+            self._deleting.remove(deleting)
+            deleting.result()
+        if len(self._left) >= DELETED_AT_ONCE:
+            self._deleting.add(self._threads.submit(self._storage.delete_files, self._left))
+            self._left = []
 
 
 def portable(task: ShardTask) -> ShardTask:
@@ -93,7 +103,7 @@ def portable(task: ShardTask) -> ShardTask:
     Raises InputError if the file cannot be read any more.
     """
     shard = task.shard
-    if isinstance(shard.rows, ParquetRange) and shard.rows.source.local_path is not None:
+    if isinstance(shard.rows, ParquetRange | SpreadRange) and shard.rows.source.local_path is not None:
         notes = ListNotes()
         table = shard.load(notes)
         return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+from turbo_fetch.dataset.lease import claim_on
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.runners.cpu_allocation import available_cores, thread_count, worker_count
 from turbo_fetch.runners.messages import Setup
@@ -27,7 +29,11 @@ class LocalRunner:
         self._count = worker_count(engine, cores)
         proxies = Proxies.of(fetch.http.proxy, os.environ)
         self._setup = Setup(
-            fetch, thread_count(engine, cores), shares_limits=self._count > 1, proxies=proxies
+            fetch,
+            thread_count(engine, cores),
+            shares_limits=self._count > 1,
+            claim=claim_on(open_place(fetch.output.path)),
+            proxies=proxies,
         )
         self._listener = listener
         self._stop = stop

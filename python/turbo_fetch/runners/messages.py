@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from turbo_fetch.dataset.lease import Claim
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.progress.tally import Tally
@@ -23,6 +24,8 @@ class Setup:
     attempt: str | None = None
     """Name under which the worker publishes its shards, for the parent to move them to where they belong; None
     if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""
+    claim: Claim | None = None
+    """The parent's lease on the output, where the worker publishes straight there."""
     proxies: Proxies = NO_PROXIES
     """The proxies that lead to hosts, as the parent's environment or the spec names them."""
 

@@ -21,8 +21,9 @@ import uvloop
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.errors import OutputHeld, TurboFetchError
 from turbo_fetch.fetch.allocations import Grant
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
@@ -55,6 +56,8 @@ TALLY_EVERY_S: Final = 0.5
 LOOK_FOR_PARENT_EVERY_S: Final = 1.0
 DEMAND_EVERY_S: Final = 0.02
 """What comes up meanwhile travels together."""
+
+LEASE_EVERY_S: Final = 5.0
 
 MAX_OPEN_ROWS: Final = 100_000
 MAX_OPEN_SHARDS: Final = 64
@@ -102,7 +105,7 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = background.create_task(self._pool.run())
-            reporting = [background.create_task(self._report())]
+            reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
             if self._attempt is not None:
@@ -223,6 +226,20 @@ class Worker:
             await asyncio.sleep(TALLY_EVERY_S)
             await self._send_tally()
 
+    async def _watch_lease(self) -> None:
+        """Stop when another run has taken the output over: open shards are its to go on with."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            await asyncio.sleep(LEASE_EVERY_S)
+            try:
+                await loop.run_in_executor(self._tools.files, self._tools.storage.check_fence)
+            except OutputHeld as error:
+                await self._send(JobError(type(error).__name__, str(error)))
+                self.stop()
+            except TurboFetchError:
+                # Told by what has something to publish.
+                continue
+
     async def _exchange_permits(self, limiter: LimiterClient) -> None:
         while True:
             await self._send(await limiter.next_demand())
@@ -283,7 +300,7 @@ def _output(setup: Setup) -> Iterator[Storage]:
     output = setup.fetch.output
     storage = open_place(output.path, output.spool)
     if setup.attempt is None:
-        yield storage
+        yield behind_claim(storage, setup.claim)
         return
     attempt = open_attempt(storage, setup.attempt, output.spool)
     try:
@@ -329,7 +346,8 @@ def main() -> None:
 
 
 def _stop_on_sigterm(worker: Worker) -> None:
-    """End cleanly on a SIGTERM of our own. Ctrl-C reaches the whole process group; there the parent decides."""
+    """End cleanly on a SIGTERM of our own. What reaches the whole group, as Ctrl-C does, is for the parent."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        loop.add_signal_handler(number, lambda: None)

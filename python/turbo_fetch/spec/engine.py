@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import AfterValidator, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Table
+
+
+def _part(text: str) -> str:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ValueError(f"{text!r} is no part; expected i/n with i from 0 to n - 1, such as 0/8 or 7/8")
+    return text
 
 
 class EngineSpec(Table):
@@ -23,6 +31,17 @@ class EngineSpec(Table):
     """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine
     belongs to; by default that one if it exists, otherwise a new one on this machine. Spark: the master, such as
     `spark://host:7077`; by default what `spark-submit` or the Spark configuration says."""
+
+    shards: Annotated[str, AfterValidator(_part)] | None = None
+    """`i/n`: make only every n-th shard, from the i-th on, counted from 0, while other runs make the others into the
+    same dataset, as the tasks of a job array do. Each has an n-th part of `per_domain`. Stages after `[fetch]` are left
+    out."""
+
+    @model_validator(mode="after")
+    def _shards_are_made_here(self) -> EngineSpec:
+        if self.shards is not None and self.kind != "local":
+            raise ValueError(f'shards is {self.shards!r}, but kind is {self.kind!r}; expected kind = "local"')
+        return self
 
     @model_validator(mode="after")
     def _address_has_a_use(self) -> EngineSpec:

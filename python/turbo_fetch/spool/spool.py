@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +26,8 @@ from turbo_fetch.spool import frames
 from turbo_fetch.spool.batch import batch_pieces, parse_batch
 from turbo_fetch.spool.index import Index
 from turbo_fetch.spool.reader import sorted_batches
-from turbo_fetch.storage.failures import write_error
+from turbo_fetch.storage.disk import unfinished
+from turbo_fetch.storage.failures import explained, write_error
 
 FORMAT: Final = 2
 LOCK_WAIT_S: Final = 10.0
@@ -60,8 +62,9 @@ class Spool:
         """Create the spool, or recover it: what follows its last whole frame is cut off.
 
         Raises OutputExists if the spool is of another shard or of other rows or image options than
-        `rows_digest` stands for, OutputError if it cannot be written or another process still holds it
-        after 10 seconds.
+        `rows_digest` stands for, OutputError if it cannot be written. From a process that still holds it after 10
+        seconds it is taken: who works on an output has the lease on it, so the other one is held still, and has lost
+        it.
         """
         identity = {"format": FORMAT, "shard": shard, "rows": rows, "rows_digest": rows_digest}
         descriptor = _open_locked(path)
@@ -122,8 +125,9 @@ class Spool:
         self._release()
 
     def delete(self) -> None:
-        """Remove the file and release its lock."""
-        self.path.unlink()
+        """Remove the file, unless another process took it over, and release its lock."""
+        if _is_at(self.path, self._descriptor):
+            self.path.unlink()
         self._release()
 
     def _release(self) -> None:
@@ -171,17 +175,29 @@ def _open_locked(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The holder before may have deleted the file while this process waited for it.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            if _is_at(path, descriptor):
                 return descriptor
         except BlockingIOError:
             if time.monotonic() > give_up:
-                os.close(descriptor)
-                raise OutputError(
-                    f"{path} is held by another process, still after {LOCK_WAIT_S:g} s; "
-                    "expected that no other run works on this output"
-                ) from None
-            time.sleep(0.05)
+                _take_over(path)
+            else:
+                time.sleep(0.05)
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _take_over(path: Path) -> None:
+    """Put a copy, which nobody holds, in the place of a file; what its holder writes from then on is nowhere."""
+    copy = unfinished(path)
+    with explained(str(copy)):
+        shutil.copyfile(path, copy)
+        copy.replace(path)
 
 
 def _create(path: Path, descriptor: int, identity: dict[str, object]) -> Spool:

@@ -89,11 +89,12 @@ async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSumma
 
 def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Sequence[str]) -> RunSummary:
     summary = RunSummary()
-    for name in names:
+    # What follows needs all of the dataset, of which this is to make a part.
+    for name in names if spec.engine.shards is None else ("fetch",):
         if getattr(spec, name) is not None:
             listener.stage(name)
             stop.second_raises = name != "fetch"
-            stage, output = _stage(name), _records(spec, name)
+            stage, output = _stage(name, spec), _records(spec, name)
             if output is None:
                 summary.reports[name] = stage(spec, listener, stop)
             else:
@@ -114,7 +115,11 @@ def _records(spec: Spec, name: str) -> str | None:
     return str(getattr(spec, name).output or ".")
 
 
-def _stage(name: str) -> Stage:
+def _stage(name: str, spec: Spec) -> Stage:
+    if name == "fetch" and spec.engine.shards is not None:
+        from turbo_fetch.stages import part
+
+        return part.run
     if name == "fetch":
         # Here, since it imports Arrow, which training has no use for: 70 MB.
         from turbo_fetch.stages import fetch as job

@@ -78,7 +78,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         refuse_other_types(storage, columns)
     with (
         reported(spec.track, storage, listener),
-        locked(storage),
+        locked(storage, listener.note, stop),
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
         for record in attempts.recover(storage, dataset.committed):
@@ -110,8 +110,12 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                     _recount(summary, dataset)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
+<<<<<<< HEAD
                 guard.check(error)
                 raise Interrupted(_how_to_resume(summary)) from error
+=======
+                raise Interrupted(how_to_resume(summary)) from error
+>>>>>>> lease
             raise
         finally:
             summary.wall_s = time.monotonic() - started_s
@@ -281,7 +285,8 @@ def _recount(summary: Summary, dataset: Dataset) -> None:
         setattr(summary, name, getattr(counted, name))
 
 
-def _how_to_resume(summary: Summary) -> str:
+def how_to_resume(summary: Summary) -> str:
+    """Return the sentence for a run that was interrupted."""
     return (
         f"interrupted after {summary.run_rows:,} rows; everything that arrived is saved in {summary.path}. "
         "Run the same command again to resume"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 SYNCS_AT_ONCE: Final = 8
+_NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
 def unfinished(target: Path) -> Path:
@@ -45,6 +48,36 @@ def replace_with(target: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     sync_one(target.parent)
+
+
+def create(target: Path, content: bytes) -> bool:
+    """Make the file `target` with this content if there is none, and return whether there was none.
+
+    A hard link is made by one only, on network file systems too, where the answer can be lost: links are counted.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary.write_bytes(content)
+    try:
+        sync_one(temporary)
+        try:
+            target.hardlink_to(temporary)
+        except OSError as error:
+            if temporary.stat().st_nlink < 2:
+                return error.errno in _NO_LINKS and _create_without_links(target, content)
+    finally:
+        temporary.unlink()
+    sync_one(target.parent)
+    return True
+
+
+def _create_without_links(target: Path, content: bytes) -> bool:
+    try:
+        with target.open("xb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

@@ -6,17 +6,15 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from turbo_fetch.storage.failures import explained
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file or folder directly in a place; `bytes` is None for a folder."""
+class Entry(NamedTuple):
+    """A file or folder directly in a place; `bytes` is None for a folder. There may be millions."""
 
     name: str
     bytes: int | None
@@ -34,6 +32,9 @@ class Storage(ABC):
     path: Path | None = None
     work: Path
     is_local: bool
+    fence: Callable[[], None] | None = None
+    """Called before anything is changed; raises where the one who writes may not any more. What an object store can
+    refuse by itself, a file that another one wrote meanwhile, is then left to it."""
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -56,6 +57,13 @@ class Storage(ABC):
         """Publish a file with this content, replacing one of that name."""
 
     @abstractmethod
+    def create(self, name: str, content: bytes) -> bool:
+        """Publish a file with this content if there is none of that name, and return whether there was none.
+
+        Of several that do so at once, on whatever machines, one succeeds.
+        """
+
+    @abstractmethod
     def publish(self, local_path: Path, name: str) -> None:
         """Publish a finished local file or folder, which is gone afterwards, replacing one of that name.
 
@@ -67,11 +75,16 @@ class Storage(ABC):
         """Delete a file or a folder with all that is in it, if it is there."""
 
     @abstractmethod
-    def move(self, name: str, target: str) -> None:
+    def move(self, name: str, target: str, is_left: bool = False) -> None:
         """Move a published file or folder within the place, replacing one of the name `target`.
 
-        A local place renames; an object store copies on its side. FileNotFoundError if it is not there.
+        A local place renames; an object store copies on its side, where with `is_left` a file stays, too, under its
+        old name. FileNotFoundError if it is not there.
         """
+
+    @abstractmethod
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Delete files, those of them that are there."""
 
     @abstractmethod
     def inside(self, folder: str, work: Path) -> Storage:
@@ -80,6 +93,15 @@ class Storage(ABC):
     @abstractmethod
     def probe(self, name: str) -> None:
         """Prove with a file of this name that files can be written, read back and found: raises OutputError if not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the fence here: what it looks at is this process's."""
+        return {name: value for name, value in self.__dict__.items() if name != "fence"}
+
+    def check_fence(self) -> None:
+        """Raise what the fence raises, if there is one."""
+        if self.fence is not None:
+            self.fence()
 
     def make_work(self) -> Path:
         """Return the work folder, made if absent."""

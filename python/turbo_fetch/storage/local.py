@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from turbo_fetch.storage.disk import replace_with, sync, sync_one, unfinished
+from turbo_fetch.storage.disk import create, replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry, Storage, checked_name
 
@@ -53,9 +53,17 @@ class LocalStorage(Storage):
     def write_bytes(self, name: str, content: bytes) -> None:
         """See Storage."""
         target = self._at(name)
+        self.check_fence()
         with explained(str(target), len(content)):
             target.parent.mkdir(parents=True, exist_ok=True)
             replace_with(target, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See Storage."""
+        target = self._at(name)
+        with explained(str(target), len(content)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return create(target, content)
 
     def publish(self, local_path: Path, name: str) -> None:
         """See Storage."""
@@ -63,6 +71,7 @@ class LocalStorage(Storage):
         with explained(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             sync(local_path)
+            self.check_fence()
             try:
                 _put_in_place(local_path, target)
             except OSError as error:
@@ -74,12 +83,19 @@ class LocalStorage(Storage):
     def delete(self, name: str) -> None:
         """See Storage."""
         target = self._at(name)
+        self.check_fence()
         with explained(str(target)):
             remove(target)
 
-    def move(self, name: str, target: str) -> None:
+    def delete_files(self, names: Sequence[str]) -> None:
+        """See Storage."""
+        for name in names:
+            self.delete(name)
+
+    def move(self, name: str, target: str, is_left: bool = False) -> None:
         """See Storage."""
         source, goal = self._at(name), self._at(target)
+        self.check_fence()
         with explained(str(goal), missing_is_error=False):
             goal.parent.mkdir(parents=True, exist_ok=True)
             _put_in_place(source, goal)
@@ -88,7 +104,7 @@ class LocalStorage(Storage):
     def inside(self, folder: str, work: Path) -> LocalStorage:
         """See Storage."""
         place = LocalStorage(self._at(folder))
-        place.work = work
+        place.work, place.fence = work, self.fence
         return place
 
     def probe(self, name: str) -> None:

@@ -112,7 +112,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateRe
             "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
         )
     place = open_place(evaluate.output)
-    with locked(place):
+    with locked(place, listener.note, stop):
         place.probe(PROBE)
         real = _real_images(spec, evaluate, place, listener)
         hash_of = partial(weights_of, hash_of=cache(model_hash))

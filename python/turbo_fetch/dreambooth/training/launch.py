@@ -52,7 +52,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
         check_samplers(spec, train.base)
         check_sizes(spec, train.base)
         _check_options(train)
-    with locked(open_place(train.output)), quiet():
+    with locked(open_place(train.output), listener.note, stop), quiet():
         tidy(Path(train.output))
         if spec.engine.kind == "ray":
             # Needs an extra that a run on this machine does without.

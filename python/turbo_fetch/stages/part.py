@@ -1,0 +1,104 @@
+"""The fetch stage of one of several runs that make one dataset side by side, as the tasks of a job array do.
+
+Each has the lease on a part of the shards, a work folder of its own, and publishes straight into the dataset; what is
+committed are the commit records. The last one to end its part does, as a run of the whole, what comes after all shards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import closing
+
+from turbo_fetch import __version__
+from turbo_fetch.dataset import names
+from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.job import Dataset
+from turbo_fetch.dataset.lease import are_complete
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.duplicates import urls
+from turbo_fetch.errors import Interrupted, OutputHeld, SpecError, Unreachable
+from turbo_fetch.plan.part import Part
+from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.summary import Summary
+from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.shard.task import ShardTask
+from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.stages import fetch as whole
+from turbo_fetch.stop import StopRequest
+
+
+def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
+    """Run the part of `[fetch]` that `engine.shards` names; return its account, or that of all if it was the last.
+
+    Raises what a run of the whole raises.
+    """
+    fetch = spec.fetch
+    assert fetch is not None
+    assert spec.engine.shards is not None
+    if fetch.output.if_exists != "resume":
+        raise SpecError(
+            f'engine.shards = "{spec.engine.shards}" and fetch.output.if_exists = "{fetch.output.if_exists}": other '
+            'runs write there at the same time; expected "resume"'
+        )
+    part = Part.of(spec.engine.shards)
+    spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"shards": None})})
+    summary, is_last = _run_part(spec, fetch, part, listener, stop)
+    if not is_last:
+        return summary
+    try:
+        return whole.run(spec, listener, stop)
+    except OutputHeld:
+        listener.note("another part has ended at the same time, and does what comes after the last shard")
+        return summary
+
+
+def _run_part(
+    spec: Spec, fetch: FetchSpec, part: Part, listener: ProgressListener, stop: StopRequest
+) -> tuple[Summary, bool]:
+    """Run a part; return its account, and whether all parts are complete."""
+    started_s = time.monotonic()
+    check_packages(fetch.output.format)
+    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
+    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    outer = open_place(fetch.output.path, fetch.output.spool)
+    fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
+    storage = open_place(fetch.output.path, fetch.output.spool)
+    summary, guard = Summary(storage.url), whole.OutageGuard(stop, listener)
+    try:
+        with locked(storage, listener.note, stop, part.scope) as lease:
+            with Dataset.open(storage, spec, plan.fingerprint, __version__, part) as dataset:
+                DenyList.open(fetch.deny, storage.make_work())
+                known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
+                account = whole.Account(dataset, summary, listener, _Share(plan, part), guard)
+                for record in dataset.records():
+                    account.resume(record)
+                skip = part.skipped(dataset.committed)
+                with closing(plan.shards(dataset.first_shard, skip)) as shards:
+                    LocalRunner(fetch, spec.engine, account, stop).run(
+                        map(ShardTask, urls.marked(shards, known))
+                    )
+            lease.complete()
+            # All of it is this part's, and is in the dataset now.
+            shutil.rmtree(storage.work.parent)
+    except Interrupted as error:
+        if guard.verdict is not None:
+            raise Unreachable(guard.verdict) from error
+        raise Interrupted(whole.how_to_resume(summary)) from error
+    summary.wall_s = time.monotonic() - started_s
+    return summary, are_complete(storage, part.all_scopes)
+
+
+class _Share:
+    """How many rows a part has, about: a Total."""
+
+    def __init__(self, plan: Plan, part: Part) -> None:
+        self._plan, self._part = plan, part
+
+    def total_rows(self) -> tuple[int | None, bool]:
+        """See Total."""
+        rows, _ = self._plan.total_rows()
+        return None if rows is None else rows // self._part.count, True

@@ -1,0 +1,245 @@
+"""The lease of an output: whoever else tries, is held still or dies, every row is there, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import turbo_fetch
+from album import album
+from jobs import content_hashes, job_spec, wait_for_hits, write_list
+from leases import SILENCE_S, start_on
+from object_store import configured, empty_bucket, filesystem, s3_server
+from origin import Origin
+from turbo_fetch.dataset import lease as lease_module
+from turbo_fetch.dataset import names, process_identity
+from turbo_fetch.dataset.lock import held
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.errors import OutputHeld
+from turbo_fetch.spec import Spec
+from turbo_fetch.storage import Storage
+
+ALBUM = album(200, side=48)
+ELSEWHERE = "another machine"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address, configured(address):
+        yield address
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return open_place(str(tmp_path / "out"))
+    empty_bucket(request.getfixturevalue("server"))
+    return open_place("s3://data/set", str(tmp_path / "spool"))
+
+
+def _again(place: Storage, tmp_path: Path) -> Storage:
+    """Return the same place as another process opens it, which has no lease."""
+    other = open_place(place.url, str(tmp_path / "other"))
+    other.fence = None
+    return other
+
+
+def _from_elsewhere(monkeypatch: pytest.MonkeyPatch, silence_s: float = SILENCE_S) -> None:
+    """Make the leases that are taken from now on those of another machine."""
+    monkeypatch.setattr(process_identity, "_HERE", ELSEWHERE)
+    monkeypatch.setattr(lease_module, "SILENCE_S", silence_s)
+
+
+def test_of_many_who_create_a_file_at_once_one_does(place: Storage) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda number: place.create("dir/file", f"{number}".encode()), range(8)))
+    assert made.count(True) == 1
+    assert place.read_bytes("dir/file") == f"{made.index(True)}".encode()
+    assert [entry.name for entry in place.list("dir")] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "is_refused"),
+    [
+        ("all", "all", True),
+        ("all", "1-of-4", True),
+        ("1-of-4", "all", True),
+        ("1-of-4", "1-of-4", True),
+        ("1-of-4", "2-of-4", False),
+        ("1-of-4", "1-of-2", True),
+    ],
+)
+def test_leases_that_have_rows_in_common_exclude_each_other(
+    place: Storage, tmp_path: Path, mine: str, other: str, is_refused: bool
+) -> None:
+    notes: list[str] = []
+    with held(place, notes.append, scope=mine):
+        who = rf"another run \(process {os.getpid()} on {os.uname().nodename}, since 20"
+        refused = pytest.raises(OutputHeld, match=who) if is_refused else nullcontext()
+        with refused, held(_again(place, tmp_path), notes.append, scope=other):
+            pass
+    with held(_again(place, tmp_path), notes.append, scope=other):
+        pass
+    assert not notes
+
+
+def test_a_holder_elsewhere_that_gives_signs_of_life_keeps_the_lease(
+    place: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    with monkeypatch.context() as elsewhere:
+        _from_elsewhere(elsewhere, 1.0)
+        holder = held(place, notes.append)
+        holder.__enter__()
+    with pytest.raises(OutputHeld, match="another run"), held(_again(place, tmp_path), notes.append):
+        pass
+    assert ["if it gives no sign of life for 1 s" in note for note in notes] == [True]
+    holder.__exit__(None, None, None)
+
+
+def test_what_a_holder_had_begun_when_it_lost_the_lease_is_refused_by_the_store(
+    server: str, tmp_path: Path
+) -> None:
+    empty_bucket(server)
+    mine, other = (open_place("s3://data/set", str(tmp_path / name)) for name in ("mine", "other"))
+    mine.write_bytes("old", b"before")
+
+    def another_writes() -> None:
+        for name in ("old", "new"):
+            if not taken:
+                other.write_bytes(name, b"theirs")
+        if taken:
+            raise OutputHeld("lost")
+        taken.append(True)
+
+    taken: list[bool] = []
+    for name in ("old", "new"):
+        taken.clear()
+        mine.fence = another_writes
+        with pytest.raises(OutputHeld):
+            mine.write_bytes(name, b"mine")
+        assert other.read_bytes(name) == b"theirs"
+
+
+_KILLED = """
+import os, signal, sys
+from turbo_fetch.dataset.lock import held
+from turbo_fetch.dataset.place import open_place
+
+with held(open_place(sys.argv[1], sys.argv[2])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_lease_of_a_process_that_was_killed_here_is_taken_at_once(place: Storage, tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, place.url, str(tmp_path / "spool")], check=False, timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    begun_s = time.monotonic()
+    notes: list[str] = []
+    with held(place, notes.append):
+        assert time.monotonic() - begun_s < 5
+    assert not notes
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM, latency_s=0.05) as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The list, and what an uninterrupted run makes of it."""
+    folder = tmp_path_factory.mktemp("quiet")
+    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
+    turbo_fetch.run(_spec(urls, str(folder / "out")))
+    return urls, content_hashes(folder / "out")
+
+
+def _spec(urls: Path, output: str) -> Spec:
+    return job_spec(
+        urls,
+        Path(),
+        http={"concurrency": 2},
+        output={"path": output, "samples_per_shard": 20},
+        engine={"workers": 2, "threads": 1},
+    )
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("kind", "machine", "whole_group"),
+    [("s3", ELSEWHERE, True), ("disk", ELSEWHERE, False), ("disk", "", True)],
+    ids=["machine on an object store", "driver on a shared disk", "run on this machine"],
+)
+def test_who_was_held_still_for_too_long_commits_nothing_any_more(
+    quiet: tuple[Path, dict[str, str]],
+    origin: Origin,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    kind: str,
+    machine: str,
+    whole_group: bool,
+) -> None:
+    urls, expected = quiet
+    output = str(tmp_path / "out")
+    if kind == "s3":
+        empty_bucket(request.getfixturevalue("server"))
+        output = "s3://data/set"
+    spec = _spec(urls, output)
+    first = start_on(machine, spec, tmp_path, clock_ahead_s=86_400 if machine else 0)
+    wait_for_hits(first, origin, 60)
+    send = os.killpg if whole_group else os.kill
+    send(first.pid, signal.SIGSTOP)
+    second = start_on("", spec, tmp_path)
+    place = open_place(output)
+    try:
+        # Until the second one has it, and has begun.
+        hits = origin.hits.total() if whole_group else 0
+        while not any(_token(entry.name) > 1 for entry in place.list(".turbo-fetch/lease")):
+            with suppress(subprocess.TimeoutExpired):
+                second.wait(timeout=0.05)
+                pytest.fail(f"ended before it had the lease: {second.communicate()}")
+        if whole_group:
+            wait_for_hits(second, origin, origin.hits.total() - hits + 1)
+    finally:
+        send(first.pid, signal.SIGCONT)
+    _, told = second.communicate(timeout=60)
+    assert second.returncode == 0, told
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 75, err
+    assert "another run took over" in err
+    if kind == "s3":
+        filesystem(request.getfixturevalue("server")).get("data/set/", str(tmp_path / "out"), recursive=True)
+    assert content_hashes(tmp_path / "out") == expected
+    found = Counter(
+        key
+        for path in (tmp_path / "out").glob("*.parquet")
+        for key in pq.read_table(path, columns=["key"]).column("key").to_pylist()
+    )
+    assert len(found) == found.total() == len(ALBUM)
+    for path in (tmp_path / "out").glob("*_stats.json"):
+        for file in json.loads(path.read_bytes())["files"]:
+            assert (
+                hashlib.sha256((tmp_path / "out" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
+            )
+
+
+def _token(name: str) -> int:
+    named = names.scope_of_lease(name)
+    return 0 if named is None else named[1]
