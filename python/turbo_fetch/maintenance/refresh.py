@@ -230,9 +230,9 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         except Interrupted as error:
             raise _interrupted() from error
     _discard_spools(storage)
-    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     if choice.apply:
         write_card(storage)
+    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     result = Refreshed(storage.url, f"{storage.url}/{names.refresh_report('*')}", choice.apply)
     result.drift = _count(storage)
     result.asked = result.drift.total()
