@@ -26,7 +26,7 @@ from turbo_fetch.spec.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
 
 Lists = Sequence[Mapping[str, Any]]
-"""What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
+"""What a list is made of: for each of its files `url`, `size`, `fingerprint` and `state`."""
 
 
 class Dataset:
@@ -99,6 +99,28 @@ class Dataset:
         self._manifest.flush()
 
     @property
+    def committed_of_list(self) -> frozenset[int]:
+        """The ids of the committed shards of this job's list."""
+        later = [entry["first_shard"] for entry in self._job["lists"]]
+        end = min((first for first in later if first > self.first_shard), default=math.inf)
+        return frozenset(shard for shard in self.committed if self.first_shard <= shard < end)
+
+    def is_planned_from(self, lists: Lists) -> bool:
+        """Whether the files of the list are in the state in which they were when shards were last made of them.
+
+        Earlier versions did not note the state; what they made is taken to be so.
+        """
+        return all(
+            "state" not in before or before["state"] == now["state"] is not None
+            for before, now in zip(self._entry["files"], lists, strict=True)
+        )
+
+    def note_files(self, lists: Lists) -> None:
+        """Note that the committed shards are those of the list with its files in this state."""
+        self._entry["files"] = list(lists)
+        self._write_job()
+
+    @property
     def is_complete(self) -> bool:
         """Whether all shards of this job's list are committed, and all is done that comes after."""
         # Datasets of before `shards` was noted do not know.
@@ -109,9 +131,7 @@ class Dataset:
 
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""
-        later = [entry["first_shard"] for entry in self._job["lists"]]
-        end = min((first for first in later if first > self.first_shard), default=math.inf)
-        found = {"complete": True, "shards": sum(self.first_shard <= shard < end for shard in self.committed)}
+        found = {"complete": True, "shards": len(self.committed_of_list)}
         if not found.items() <= self._entry.items():
             self._entry.update(found)
             self._write_job()

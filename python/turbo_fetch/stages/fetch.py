@@ -34,6 +34,7 @@ from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
+from turbo_fetch.stages.unchanged_list import refuse_changed_list
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -82,6 +83,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
         summary = Summary(storage.url)
+        if not dataset.is_planned_from(plan.fingerprint):
+            refuse_changed_list(plan, dataset, fetch, listener, stop)
+            dataset.note_files(plan.fingerprint)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, listener)
@@ -114,6 +118,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             raise
         finally:
             summary.wall_s = time.monotonic() - started_s
+        if not plan.is_as_found:
+            refuse_changed_list(plan, dataset, fetch, listener, stop)
         dataset.complete()
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
