@@ -123,7 +123,8 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     found = _state(place)
     if found != quiet.state:
         differing = sorted(name for name in {*found, *quiet.state} if found.get(name) != quiet.state.get(name))
-        return f"after {killed} kills other than undisturbed: {differing}"
+        shown = {name: found.get(name) for name in differing}
+        return f"after {killed} kills other than undisturbed: {shown}"
     return None
 
 

@@ -15,11 +15,11 @@ from turbo_fetch.arrow.kept_types import type_in_parquet
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import discard_attempts
 from turbo_fetch.dataset.card import delete_card
-from turbo_fetch.dataset.description import Job, read_job, refuse_old_layout
+from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old_layout
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
-from turbo_fetch.errors import DatasetError, InputError, OutputExists
+from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import differences, dump_spec_for_others
@@ -47,7 +47,7 @@ class Dataset:
         fetch = spec.fetch
         assert fetch is not None
         policy = fetch.output.if_exists
-        found = None if policy == "overwrite" else _read_job(storage)
+        found = None if policy == "overwrite" else _found_job(storage, lists)
         if policy == "overwrite":
             refuse_old_layout(storage)
             _delete_shards(storage, _shard_file(fetch.output))
@@ -197,7 +197,7 @@ def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> di
 
 def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
     """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise."""
-    found = _read_job(storage)
+    found = read_job(storage)
     if found is None:
         raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
     _refuse_changes(storage, found["essentials"], _essentials(fetch))
@@ -219,17 +219,30 @@ def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:
 
 def is_complete(storage: Storage) -> bool:
     """Return whether all lists of the dataset have been worked through."""
-    job = _read_job(storage)
+    job = read_job(storage)
     return job is not None and all(entry["complete"] for entry in job["lists"])
 
 
-def _read_job(storage: Storage) -> Job | None:
+def _found_job(storage: Storage, lists: Lists) -> Job | None:
+    """Return the job of the dataset that is there; a garbled one is made again from the spec as run.
+
+    It then stands for this list alone, in a state that is not known, so that the finished shards are compared with it.
+    """
     try:
         return read_job(storage)
     except DatasetError as error:
-        raise OutputExists(
-            f'{error}; choose another path, or set fetch.output.if_exists = "overwrite"'
-        ) from error
+        try:
+            spec = read_spec(storage)
+        except SpecError:
+            spec = None
+        if spec is None or spec.fetch is None:
+            raise OutputExists(
+                f"{storage.url}: neither {names.JOB} nor {names.SPEC} can be read ({error}); choose another path, or "
+                'set fetch.output.if_exists = "overwrite"'
+            ) from error
+        files = [{**file, "state": None} for file in lists]
+        entry = {"files": files, "first_shard": 0, "complete": False}
+        return {"format": 1, "essentials": _essentials(spec.fetch), "lists": [entry]}
 
 
 def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:

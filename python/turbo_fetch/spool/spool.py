@@ -128,7 +128,7 @@ class Spool:
 
     def delete(self) -> None:
         """Remove the file and release its lock."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
         self._release()
 
     def _release(self) -> None:

@@ -15,7 +15,7 @@ from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.lock import locked
-from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.manifest import Record, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
@@ -82,6 +82,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     ):
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
+        _discard_published_spools(storage, dataset.committed)
         summary = Summary(storage.url)
         if not dataset.is_planned_from(plan.fingerprint):
             refuse_changed_list(plan, dataset, fetch, listener, stop)
@@ -123,6 +124,17 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         dataset.complete()
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
+
+
+def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> None:
+    """Delete the spools of shards that were published from them: whoever did so was killed before it came to that.
+
+    A spool that has grown since its shard was published is that of a retry, which goes on with it.
+    """
+    for name, path in names.spools(storage.make_work()):
+        record = read_record(storage, name) if int(name) in committed else None
+        if record is not None and record["end_time"] >= path.stat().st_mtime:
+            path.unlink()
 
 
 def _sufficient(summary: Summary, min_success: float) -> Summary:
