@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -155,6 +157,51 @@ def test_a_changed_list_is_refused(origin: Origin, tmp_path: Path) -> None:
     write_list(urls, [origin.url(name) for name in names[1:61]])
     with pytest.raises(OutputExists, match=r"list\.parquet"):
         turbo_fetch.run(job_spec(urls, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_list_that_changed_in_its_middle_is_refused(
+    origin: Origin, tmp_path: Path, suffix: str, is_complete: bool
+) -> None:
+    """Of the same length, and with the same bytes at its start and end."""
+    listed = tmp_path / f"list.{suffix}"
+    padding = ["x" * 6000] * len(ALBUM)
+    table = pa.table({"before": padding, "url": [origin.url(name) for name in ALBUM], "after": padding})
+    if suffix == "csv":
+        pacsv.write_csv(table, listed)
+    else:
+        pq.write_table(table, listed, compression="none", use_dictionary=False, write_statistics=False)
+    spec = job_spec(listed, tmp_path / "out", input={"caption_column": None})
+    turbo_fetch.run(spec)
+    if not is_complete:
+        (tmp_path / "out" / "00002_stats.json").unlink()
+    content = listed.read_bytes()
+    # Read elsewhere and never changed, it is the same list.
+    listed.unlink()
+    listed.write_bytes(content)
+    summary = turbo_fetch.run(spec).fetch
+    assert (summary.rows, summary.was_complete) == (130, is_complete)
+    whole = content_hashes(tmp_path / "out")
+    name = list(ALBUM)[len(ALBUM) // 2].encode()
+    assert content.count(name) == 1
+    listed.write_bytes(content.replace(name, b"9" + name[1:]))
+    with pytest.raises(OutputExists, match="shard 1 was made from other rows"):
+        turbo_fetch.run(spec)
+    assert content_hashes(tmp_path / "out") == whole
+
+
+def test_a_list_that_changes_while_it_is_read_is_told(origin: Origin, tmp_path: Path) -> None:
+    listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
+    other = write_list(tmp_path / "other.parquet", [origin.url(name) for name in reversed(ALBUM)])
+
+    class Meddler(ProgressListener):
+        def shard_done(self, rows: int, resumed: bool) -> None:
+            if other.exists():
+                other.replace(listed)
+
+    with pytest.raises(OutputExists, match="the list has changed since"):
+        turbo_fetch.run(job_spec(listed, tmp_path / "out"), Meddler())
 
 
 def test_a_list_with_a_column_of_another_type_does_not_extend_a_dataset(

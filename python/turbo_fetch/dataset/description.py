@@ -24,16 +24,27 @@ def read_job(storage: Storage) -> Job | None:
     """
     try:
         job: Job = orjson.loads(storage.read_bytes(names.JOB))
-        job["essentials"]["fetch"]["output"]["format"]
-        all(entry["complete"] or entry["files"] for entry in job["lists"])
+        _look_through(job)
     except FileNotFoundError:
         refuse_old_layout(storage)
         return None
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"{storage.url}/{names.JOB} is garbled ({error}), so what the dataset was made from is not known"
+            f"{storage.url}/{names.JOB} is garbled ({error}), so what the dataset was made from is not known; "
+            "`turbo-fetch run` with its spec, and the list as it was, makes it again"
         ) from error
     return job
+
+
+def _look_through(job: Job) -> None:
+    """Raise KeyError, TypeError or AttributeError if a job has not the shape of one."""
+    fetch = job["essentials"]["fetch"]
+    for table in ("input", "output", "image"):
+        fetch[table].keys()
+    fetch["output"]["format"].islower()
+    for entry in job["lists"]:
+        range(entry["first_shard"])
+        [entry["complete"], *(file["fingerprint"].islower() for file in entry["files"])]
 
 
 def has_old_layout(storage: Storage) -> bool:

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import Format, format_of
 from turbo_fetch.dataset.manifest import read_manifest
+from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 
@@ -72,6 +72,6 @@ class Facts:
 
 
 def stored_schema(storage: Storage, record: dict[str, Any]) -> pa.Schema:
-    """Return the columns of `NNNNN.parquet` of a committed shard."""
-    with storage.open_file(names.metadata(record["name"])) as file:
-        return pq.read_schema(file)
+    """Return the columns of `NNNNN.parquet` of a committed shard; DatasetError if it is damaged."""
+    with opened(storage, names.metadata(record["name"])) as table:
+        return table.schema_arrow

@@ -15,11 +15,11 @@ from turbo_fetch.arrow.kept_types import type_in_parquet
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import discard_attempts
 from turbo_fetch.dataset.card import delete_card
-from turbo_fetch.dataset.description import Job, read_job, refuse_old_layout
+from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old_layout
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
-from turbo_fetch.errors import DatasetError, InputError, OutputExists
+from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
@@ -27,7 +27,7 @@ from turbo_fetch.spec.specfile import differences, dump_spec_for_others
 from turbo_fetch.storage import Storage
 
 Lists = Sequence[Mapping[str, Any]]
-"""What a list is made of: for each of its files `url`, `size` and `fingerprint`."""
+"""What a list is made of: for each of its files `url`, `size`, `fingerprint` and `state`."""
 
 
 class Dataset:
@@ -48,7 +48,7 @@ class Dataset:
         fetch = spec.fetch
         assert fetch is not None
         policy = fetch.output.if_exists
-        found = None if policy == "overwrite" else _read_job(storage)
+        found = None if policy == "overwrite" else _found_job(storage, lists)
         if policy == "overwrite":
             refuse_old_layout(storage)
             _delete_shards(storage, _shard_file(fetch.output))
@@ -100,6 +100,28 @@ class Dataset:
         self._manifest.flush()
 
     @property
+    def committed_of_list(self) -> frozenset[int]:
+        """The ids of the committed shards of this job's list."""
+        later = [entry["first_shard"] for entry in self._job["lists"]]
+        end = min((first for first in later if first > self.first_shard), default=math.inf)
+        return frozenset(shard for shard in self.committed if self.first_shard <= shard < end)
+
+    def is_planned_from(self, lists: Lists) -> bool:
+        """Whether the files of the list are in the state in which they were when shards were last made of them.
+
+        Earlier versions did not note the state; what they made is taken to be so.
+        """
+        return all(
+            "state" not in before or before["state"] == now["state"] is not None
+            for before, now in zip(self._entry["files"], lists, strict=True)
+        )
+
+    def note_files(self, lists: Lists) -> None:
+        """Note that the committed shards are those of the list with its files in this state."""
+        self._entry["files"] = list(lists)
+        self._write_job()
+
+    @property
     def is_complete(self) -> bool:
         """Whether all shards of this job's list are committed, and all is done that comes after."""
         # Datasets of before `shards` was noted do not know.
@@ -110,9 +132,7 @@ class Dataset:
 
     def complete(self) -> None:
         """Note that all shards of this job's list are committed, so that another list may follow."""
-        later = [entry["first_shard"] for entry in self._job["lists"]]
-        end = min((first for first in later if first > self.first_shard), default=math.inf)
-        found = {"complete": True, "shards": sum(self.first_shard <= shard < end for shard in self.committed)}
+        found = {"complete": True, "shards": len(self.committed_of_list)}
         if not found.items() <= self._entry.items():
             self._entry.update(found)
             self._write_job()
@@ -183,7 +203,7 @@ def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> di
 
 def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
     """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise."""
-    found = _read_job(storage)
+    found = read_job(storage)
     if found is None:
         raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
     _refuse_changes(storage, found["essentials"], _essentials(fetch))
@@ -205,17 +225,30 @@ def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:
 
 def is_complete(storage: Storage) -> bool:
     """Return whether all lists of the dataset have been worked through."""
-    job = _read_job(storage)
+    job = read_job(storage)
     return job is not None and all(entry["complete"] for entry in job["lists"])
 
 
-def _read_job(storage: Storage) -> Job | None:
+def _found_job(storage: Storage, lists: Lists) -> Job | None:
+    """Return the job of the dataset that is there; a garbled one is made again from the spec as run.
+
+    It then stands for this list alone, in a state that is not known, so that the finished shards are compared with it.
+    """
     try:
         return read_job(storage)
     except DatasetError as error:
-        raise OutputExists(
-            f'{error}; choose another path, or set fetch.output.if_exists = "overwrite"'
-        ) from error
+        try:
+            spec = read_spec(storage)
+        except SpecError:
+            spec = None
+        if spec is None or spec.fetch is None:
+            raise OutputExists(
+                f"{storage.url}: neither {names.JOB} nor {names.SPEC} can be read ({error}); choose another path, or "
+                'set fetch.output.if_exists = "overwrite"'
+            ) from error
+        files = [{**file, "state": None} for file in lists]
+        entry = {"files": files, "first_shard": 0, "complete": False}
+        return {"format": 1, "essentials": _essentials(spec.fetch), "lists": [entry]}
 
 
 def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:

@@ -7,6 +7,7 @@ nothing: the next one adopts the record. Lines are in the order of shards once a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -286,6 +287,12 @@ def read_record(storage: Storage, name: str) -> Record | None:
         return _parse(storage.read_bytes(names.stats(name)))
     except FileNotFoundError:
         return None
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """Return what stands for all that a manifest keeps of a commit record."""
+    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
+    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _local_path(storage: Storage, part: Part | None) -> Path:

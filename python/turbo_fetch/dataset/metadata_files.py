@@ -15,6 +15,7 @@ from turbo_fetch.errors import DatasetError
 from turbo_fetch.storage import Storage
 
 ROWS_PER_BATCH: Final = 256
+_HELP: Final = "; `turbo-fetch verify --repair` takes such shards out, and the next run makes them again"
 
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
@@ -34,9 +35,9 @@ def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         ):
             yield table
     except FileNotFoundError as error:
-        raise DatasetError(f"{storage.url}/{name}: missing, though its shard is committed") from error
+        raise DatasetError(f"{storage.url}/{name}: missing, though its shard is committed{_HELP}") from error
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{storage.url}/{name}: damaged: {error}") from error
+        raise DatasetError(f"{storage.url}/{name}: damaged: {error}{_HELP}") from error
 
 
 def metadata_batches(

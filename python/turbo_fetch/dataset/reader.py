@@ -21,7 +21,7 @@ from turbo_fetch.dataset.formats.images import (
     image_type,
     type_extension,
 )
-from turbo_fetch.dataset.manifest import Record, read_manifest, read_record
+from turbo_fetch.dataset.manifest import Record, read_manifest, read_record, record_digest
 from turbo_fetch.dataset.metadata_files import ROWS_PER_BATCH, metadata_batches, opened, with_seconds
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples
@@ -54,13 +54,15 @@ class Sample(NamedTuple):
 class StoredShard:
     """A committed shard: its number, the name of its files without suffix, and how many rows it has.
 
-    `digest` stands for the contents of its files; it is empty for a dataset of img2dataset.
+    `digest` stands for the contents of its files, `record` for all that its record says; both are empty for a dataset
+    of img2dataset.
     """
 
     number: int
     name: str
     rows: int
     digest: str = ""
+    record: str = ""
 
 
 class StoredDataset:
@@ -87,6 +89,10 @@ class StoredDataset:
             # A manifest that is lost or empty is made from the commit records, as a run would.
             records = found or {shard.number: shard for shard in _published_shards(storage)}
             shards = [records[number] for number in sorted(records)]
+        if not shards and job is not None:
+            raise InputError(
+                f"{storage.url}: no shard of this dataset is finished yet; `turbo-fetch run` with its spec resumes it"
+            )
         if not shards:
             raise InputError(
                 f"{storage.url}: there is no dataset; expected a folder in which turbo-fetch or img2dataset "
@@ -139,13 +145,25 @@ class StoredDataset:
         """Return the commit record of a shard, None for img2dataset's."""
         return read_record(self.storage, shard.name)
 
-    def samples(self, shards: Iterable[StoredShard] | None = None) -> Iterator[Sample]:
-        """Yield the samples of the shards (default: all), in order; about 16 MB are in memory at a time."""
-        for shard in self.shards if shards is None else shards:
+    def samples(self, shards: Iterable[StoredShard | str] | None = None) -> Iterator[Sample]:
+        """Yield the samples of shards (default: all), in order; about 16 MB are in memory at a time.
+
+        A shard may be given by its name, `00042`. Raises InputError if there is none of that name.
+        """
+        for shard in self.shards if shards is None else map(self._shard, shards):
             for batch in self.batches(shard):
                 for metadata, image in zip(batch.metadata.to_pylist(), batch.image, strict=True):
                     if image.is_valid:
                         yield Sample(metadata["key"], image.as_py(), metadata)
+
+    def _shard(self, shard: StoredShard | str) -> StoredShard:
+        if isinstance(shard, StoredShard):
+            return shard
+        found = next((each for each in self.shards if each.name == shard), None)
+        if found is None:
+            known = ", ".join(each.name for each in self.shards[:3])
+            raise InputError(f"{self.storage.url}: there is no shard {shard!r}; expected one of {known} …")
+        return found
 
     def batches(self, shard: StoredShard, most_rows: int = ROWS_PER_BATCH) -> Iterator[Samples]:
         """Yield all rows of a shard in order, those without an image too, in batches of so many and 16 MB at most.
@@ -271,9 +289,8 @@ def _samples(metadata: pa.RecordBatch, images: Sequence[bytes | None]) -> Sample
 def stored_shard(record: Record) -> StoredShard:
     """Return the shard of a commit record."""
     hashes = "\n".join(file["sha256"] for file in record["files"])
-    return StoredShard(
-        record["shard"], record["name"], record["rows"], hashlib.sha256(hashes.encode()).hexdigest()
-    )
+    digest = hashlib.sha256(hashes.encode()).hexdigest()
+    return StoredShard(record["shard"], record["name"], record["rows"], digest, record_digest(record))
 
 
 def _published_shards(storage: Storage) -> Iterator[StoredShard]:

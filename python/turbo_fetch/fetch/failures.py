@@ -40,6 +40,7 @@ _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 NAME_UNKNOWN: Final = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 )
+_CLOSED_IN_HANDSHAKE: Final = (Outcome.CONNECT, "connection closed during the TLS handshake")
 _CLOSED_DURING_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -117,7 +118,7 @@ def _certificate_detail(error: Exception) -> str:
 
 def _handshake_failure(error: OSError) -> Failure:
     if isinstance(error, _CLOSED_DURING_HANDSHAKE):
-        return Outcome.CONNECT, "connection closed during the TLS handshake"
+        return _CLOSED_IN_HANDSHAKE
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return Outcome.TLS, f"TLS handshake failed: {(reason or 'unknown reason').replace('_', ' ').lower()}"
 
@@ -127,6 +128,9 @@ def _connect_failure(error: OSError) -> Failure:
         return Outcome.ADDRESS, "not a public address"
     if error.errno == errno.ETIMEDOUT:
         return Outcome.TIMEOUT, "connection timed out"
+    if isinstance(error, ConnectionResetError) and error.errno is None:
+        # Not of the system: asyncio's own, when a connection ends before TLS is agreed on.
+        return _CLOSED_IN_HANDSHAKE
     if error.errno is None or error.errno <= 0:
         return Outcome.CONNECT, "connection failed"
     return Outcome.CONNECT, os.strerror(error.errno).lower()

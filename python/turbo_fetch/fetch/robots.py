@@ -133,6 +133,9 @@ MAX_WILDCARDS: Final = 2_000
 """Wildcards in all rules, each of which is looked for in every path, beyond which a file is not weighed: its host
 counts as one that does not want to be asked."""
 
+MAX_WILDCARD_CHARACTERS: Final = 1_000_000
+"""Wildcards in all rules times characters of a path, a few milliseconds' work, beyond which the path is not weighed."""
+
 LONGEST_RULE_SHOWN: Final = 200
 
 FEW_PATTERNS: Final = 200
@@ -158,7 +161,8 @@ class Robots:
         """Seconds that the host asks to leave between two requests."""
         usage = _usage_rules(lines)
         patterns = [pattern for pattern, _ in (*rules, *usage)]
-        self.is_beyond_bounds = sum(each.count("*") + each.endswith("$") for each in patterns) > MAX_WILDCARDS
+        self._wildcards = sum(each.count("*") + each.endswith("$") for each in patterns)
+        self.is_beyond_bounds = self._wildcards > MAX_WILDCARDS
         """Whether there are too many wildcards to be weighed."""
         if self.is_beyond_bounds:
             rules, usage, patterns = [], [], []
@@ -177,6 +181,8 @@ class Robots:
         """Return the rule that disallows a path with its query, None if it may be asked."""
         if self.is_beyond_bounds:
             return f"robots.txt: more than {MAX_WILDCARDS:,} wildcards"
+        if self._wildcards * len(path) > MAX_WILDCARD_CHARACTERS:
+            return f"robots.txt: {self._wildcards:,} wildcards are too many for so long a path"
         if not self._filter.may_match(path):
             return None
         said = self._rules.said(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +13,19 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.shard.commit import commit_shard
+from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
-from turbo_fetch.spool.spool import Spool
+from turbo_fetch.spool.spool import Spool, spool_identity
+from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one
 
 _LABELS: Final = pa.array(list(BY_LABEL), pa.string())
@@ -53,6 +57,59 @@ class RowsOf:
     def total_rows(self) -> tuple[int, bool]:
         """See Total."""
         return self._rows, False
+
+
+@dataclass(frozen=True, slots=True)
+class UnpublishedShard:
+    """An existing shard that is not published, or not whole, though its spool has all that is to be kept of it."""
+
+    shard: StoredShard
+    facts: Mapping[str, Any]
+    """What its record says of the list."""
+
+    @property
+    def rows_digest(self) -> str:
+        """See ExistingShard."""
+        return str(self.facts["rows_digest"])
+
+    def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
+        """See ShardWork."""
+        return work / names.spool(self.shard.name), self.rows_digest
+
+    def headers(self) -> Mapping[int, Mapping[str, str]]:
+        """See ShardWork."""
+        return {}
+
+    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
+        """See ShardWork."""
+        return commit_shard(fetch, storage, replace(complete, facts=dict(self.facts)))
+
+
+def unpublished_shards(
+    storage: Storage, committed: Container[int], but: Container[int] = ()
+) -> Iterator[UnpublishedShard]:
+    """Yield the shards, but for some, that a command was publishing when it was killed: their spools tell.
+
+    To publish one again that is committed changes nothing, if its spool is whole; one that is not is left to `retry`.
+    Spools of shards that have never been published are left to `run`.
+    """
+    for name, path in names.spools(storage.make_work()):
+        identity = spool_identity(path)
+        if identity is None or int(name) in but or not storage.exists(names.metadata(name)):
+            continue
+        shard = StoredShard(int(name), name, identity["rows"])
+        digest = identity["rows_digest"]
+        if shard.number not in committed or _is_whole(path, shard, digest):
+            yield UnpublishedShard(shard, {**identity.get("facts", {}), "rows_digest": digest})
+
+
+def _is_whole(path: Path, shard: StoredShard, rows_digest: str) -> bool:
+    """Return whether a spool has all rows of its shard."""
+    spool = Spool.open(path, shard.number, shard.rows, rows_digest)
+    try:
+        return bool(spool.done.all())
+    finally:
+        spool.close()
 
 
 def shards_again(
@@ -116,11 +173,13 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
         )
 
 
-def write_spool(path: Path, shard: StoredShard, rows_digest: str, batches: Iterable[pa.RecordBatch]) -> None:
-    """Make a spool at `path` that holds the batches, whole or not at all."""
+def write_spool(
+    path: Path, shard: StoredShard, facts: Mapping[str, Any], batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record."""
     begun = path.with_name(names.staged(path.name))
     begun.unlink(missing_ok=True)
-    spool = Spool.open(begun, shard.number, shard.rows, rows_digest)
+    spool = Spool.open(begun, shard.number, shard.rows, facts["rows_digest"], facts)
     try:
         for batch in batches:
             if batch.num_rows:

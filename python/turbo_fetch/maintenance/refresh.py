@@ -31,7 +31,13 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where, source_rows
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import Interrupted, OutputExists, SpecError
-from turbo_fetch.maintenance.existing_shard import RowsOf, shards_again, stored_results, write_spool
+from turbo_fetch.maintenance.existing_shard import (
+    RowsOf,
+    shards_again,
+    stored_results,
+    unpublished_shards,
+    write_spool,
+)
 from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.progress.listener import ProgressListener
@@ -84,8 +90,14 @@ class RefreshedShard:
     dataset: StoredDataset
     """As `bare` opens it."""
     shard: StoredShard
-    rows_digest: str
+    facts: Mapping[str, Any]
+    """What its record says of the list."""
     choice: Choice
+
+    @property
+    def rows_digest(self) -> str:
+        """See ExistingShard."""
+        return str(self.facts.get("rows_digest"))
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
@@ -95,7 +107,7 @@ class RefreshedShard:
                 rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
                 for batch in stored_results(self.dataset, self.shard)
             )
-            write_spool(path, self.shard, self.rows_digest, failed)
+            write_spool(path, self.shard, {"rows_digest": self.rows_digest}, failed)
         return path, self.rows_digest
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
@@ -107,7 +119,10 @@ class RefreshedShard:
         }
 
     def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
-        """See ShardWork: the report of the shard is published, and the shard anew if something is applied."""
+        """See ShardWork: the report of the shard is published, and the shard anew if something is applied.
+
+        A shard that has a report and a spool is finished by the next call, from the spool alone.
+        """
         dataset = self.dataset
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
         report = TableFile(work / names.staged(names.refresh_report(name)), REPORT)
@@ -115,19 +130,20 @@ class RefreshedShard:
         merged = self._merged(pairs, dataset.ledger(self.shard), report, counts)
         record = dataset.record(self.shard)
         assert record is not None
+        path = work / names.spool(name)
         if self.choice.apply:
-            path = work / names.spool(name)
-            write_spool(path, self.shard, self.rows_digest, merged)
-            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
-            if any(counts[drift] for drift in self.choice.applied):
-                refreshed = replace(complete, spool=whole, facts=list_facts(record))
-                record = commit_shard(fetch, storage, refreshed)
-            whole.delete()
+            write_spool(path, self.shard, self.facts, merged)
         else:
             for _ in merged:
                 pass
         finished = report.finish(names.refresh_report(name))
         storage.publish(finished.path, finished.name)
+        if any(counts[drift] for drift in self.choice.applied):
+            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
+            refreshed = replace(complete, spool=whole, facts=dict(self.facts))
+            record = commit_shard(fetch, storage, refreshed)
+            whole.close()
+        path.unlink(missing_ok=True)
         return record
 
     def _merged(
@@ -193,11 +209,12 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     storage = open_place(fetch.output.path, fetch.output.spool)
     with locked(storage, listener.note, stop), Manifest.open(storage) as manifest:
         refuse_changes(storage, fetch)
-        _refuse_open_shards(storage)
-        finished = _begin(storage, choice)
         dataset = StoredDataset.bare(storage)
+        _publish_rest(spec, dataset, manifest, listener, stop)
+        _refuse_open_shards(storage, manifest.committed)
+        finished = _begin(storage, choice)
         known = [
-            RefreshedShard(dataset, stored_shard(record), str(record.get("rows_digest")), choice)
+            RefreshedShard(dataset, stored_shard(record), list_facts(record), choice)
             for record in manifest.records()
             if stored_shard(record).name not in finished
         ]
@@ -213,12 +230,11 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
                 contents.drop(fetch, storage, manifest, listener, stop)
         except Interrupted as error:
             guard.check(error)
-            raise Interrupted(
-                "interrupted; what has arrived is saved. Run the same command again to resume"
-            ) from error
-    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
+            raise _interrupted() from error
+    _discard_spools(storage)
     if choice.apply:
         write_card(storage)
+    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     result = Refreshed(storage.url, f"{storage.url}/{names.refresh_report('*')}", choice.apply)
     result.drift = _count(storage)
     result.asked = result.drift.total()
@@ -262,27 +278,66 @@ def _state(choice: Choice) -> dict[str, bool]:
     return {"apply": choice.apply, "drop_gone": choice.drop_gone}
 
 
+def _interrupted() -> Interrupted:
+    return Interrupted("interrupted; what has arrived is saved. Run the same command again to resume")
+
+
 def _begin(storage: Storage, choice: Choice) -> set[str]:
     """Begin a report, or go on with one; return the names of the shards that it has already."""
     begun = {**_state(choice), "complete": False}
-    try:
-        state = orjson.loads(storage.read_bytes(names.REFRESH_STATE))
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        state = None
-    if state == begun:
+    if _stored_state(storage) == begun:
         return _reports(storage)
     storage.delete(names.REFRESH)
-    for _, path in names.spools(storage.make_work(), of_refresh=True):
-        path.unlink()
+    _discard_spools(storage)
     storage.write_bytes(names.REFRESH_STATE, orjson.dumps(begun))
     return set()
 
 
-def _refuse_open_shards(storage: Storage) -> None:
-    open_shards = [path.name for _, path in names.spools(storage.make_work())]
-    if open_shards:
+def _stored_state(storage: Storage) -> Any:
+    """Return what the last refresh was and whether it came to its end, None if that is not known."""
+    try:
+        return orjson.loads(storage.read_bytes(names.REFRESH_STATE))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+
+
+def _discard_spools(storage: Storage) -> None:
+    for _, path in names.spools(storage.make_work(), of_refresh=True):
+        path.unlink()
+
+
+def _publish_rest(
+    spec: Spec, dataset: StoredDataset, manifest: Manifest, listener: ProgressListener, stop: StopRequest
+) -> None:
+    """Publish the shards that an earlier command was publishing when it was killed.
+
+    A refresh publishes none before its report. A spool of one that has no report is made anew.
+    """
+    storage, fetch = dataset.storage, spec.fetch
+    assert fetch is not None
+    state, reports = _stored_state(storage), _reports(storage)
+    if isinstance(state, dict) and state.get("apply") and not state.get("complete"):
+        for name, path in names.spools(storage.make_work()):
+            if int(name) in manifest.committed and name not in reports:
+                path.unlink()
+    rest = {each.shard.number: (each.shard, each) for each in unpublished_shards(storage, manifest.committed)}
+    if not rest:
+        return
+    manifest.withdraw(rest)
+    account = Account(manifest, Summary(storage.url), listener, RowsOf(shard for shard, _ in rest.values()))
+    try:
+        LocalRunner(fetch, spec.engine, account, stop).run(shards_again(dataset, fetch, rest))
+    except Interrupted as error:
+        raise _interrupted() from error
+
+
+def _refuse_open_shards(storage: Storage, committed: frozenset[int]) -> None:
+    spools = names.spools(storage.make_work())
+    if spools:
+        command = "retry" if int(spools[0][0]) in committed else "run"
+        listed = ", ".join(path.name for _, path in spools[:3])
         raise OutputExists(
-            f"{storage.url}: a run or a retry was interrupted ({', '.join(open_shards[:3])}); finish it first"
+            f"{storage.url}: `turbo-fetch {command}` was interrupted ({listed}); run it again first, to its end"
         )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,52 +23,45 @@ from turbo_fetch.dataset.job import is_complete, refuse_changes
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
+from turbo_fetch.dataset.reader import StoredDataset, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
-from turbo_fetch.maintenance.existing_shard import RowsOf, shards_again, stored_results, write_spool
+from turbo_fetch.maintenance.existing_shard import (
+    RowsOf,
+    UnpublishedShard,
+    shards_again,
+    stored_results,
+    unpublished_shards,
+    write_spool,
+)
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
-from turbo_fetch.shard.commit import commit_shard, list_facts
-from turbo_fetch.shard.complete_shard import CompleteShard
+from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.spec import FetchSpec, Spec
-from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import Storage
 
 RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
 _RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if outcome.retryable], pa.uint8())
 
 
 @dataclass(frozen=True, slots=True)
-class RetriedShard:
+class RetriedShard(UnpublishedShard):
     """An existing shard whose rows with a retryable failure are asked for again."""
 
     dataset: StoredDataset
     """As `bare` opens it."""
-    shard: StoredShard
-    rows_digest: str
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         path = work / names.spool(self.shard.name)
         if not path.exists():
             kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
-            write_spool(path, self.shard, self.rows_digest, kept)
+            write_spool(path, self.shard, self.facts, kept)
         return path, self.rows_digest
-
-    def headers(self) -> Mapping[int, Mapping[str, str]]:
-        """See ShardWork."""
-        return {}
-
-    def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
-        """See ShardWork."""
-        facts = list_facts(self.dataset.record(self.shard)) | {"rows_digest": self.rows_digest}
-        return commit_shard(fetch, storage, replace(complete, facts=facts))
 
 
 @dataclass(slots=True)
@@ -137,15 +129,15 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 result.asked += _asked(record)
             result.shards = len(affected)
             dataset = StoredDataset.bare(storage)
-            begun = list(_begun_shards(dataset, manifest))
+            unpublished = list(unpublished_shards(storage, manifest.committed, but=affected))
             result.is_unfinished = not is_complete(storage)
-            if not manifest.committed and not begun:
+            if not manifest.committed and not unpublished:
                 raise InputError(
                     f"{storage.url}: no shard is finished yet, so there is nothing to retry; `turbo-fetch run` with "
                     "its spec resumes where it stopped"
                 )
-            manifest.withdraw(affected)
-            known = [_known(dataset, record) for record in affected.values()] + begun
+            known = [*unpublished, *(_known(dataset, record) for record in affected.values())]
+            manifest.withdraw(each.shard.number for each in known)
             guard = OutageGuard(stop, fetch.http.network_patience_s)
             account = Account(
                 manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
@@ -183,21 +175,7 @@ def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
             f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
             "as after an export into other shards; retry the dataset that it was exported from"
         )
-    return RetriedShard(dataset, stored_shard(record), digest)
-
-
-def _begun_shards(dataset: StoredDataset, manifest: Manifest) -> Iterator[RetriedShard]:
-    """Yield the shards that an earlier retry was publishing when it was killed: their spools are complete.
-
-    Spools of a run that was interrupted are left to the next run: their shards have not been published yet.
-    """
-    for name, path in names.spools(dataset.storage.make_work()):
-        if int(name) in manifest.committed:
-            continue
-        identity = spool_identity(path)
-        if identity is not None and dataset.storage.exists(names.metadata(name)):
-            shard = StoredShard(int(name), name, identity["rows"])
-            yield RetriedShard(dataset, shard, identity["rows_digest"])
+    return RetriedShard(stored_shard(record), list_facts(record), dataset)
 
 
 def _final(batch: pa.RecordBatch) -> pa.RecordBatch:

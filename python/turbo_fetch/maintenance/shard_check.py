@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import pyarrow.compute as pc
+
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import format_of
-from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.manifest import Record, record_digest
 from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples
@@ -68,9 +70,7 @@ def check_shard(level: Level, step: tuple[StoredDataset, StoredShard]) -> ShardP
 
 
 def _record_problems(shard: StoredShard, record: Record) -> Iterator[Problem]:
-    hashes = "\n".join(file["sha256"] for file in record["files"])
-    is_same = hashlib.sha256(hashes.encode()).hexdigest() == shard.digest
-    if (record["shard"], record["rows"]) != (shard.number, shard.rows) or not is_same:
+    if record_digest(record) != shard.record:
         yield Problem(
             shard.name, names.stats(shard.name), "the commit record and the line of the manifest do not agree"
         )
@@ -112,9 +112,14 @@ def _row_problems(
                 yield Problem(shard.name, name, what)
     if level == "quick":
         return
-    outcomes = Counter(dataset.ledger(shard).column("outcome").to_pylist())
+    ledger = dataset.ledger(shard)
+    outcomes = Counter(ledger.column("outcome").to_pylist())
     if dict(outcomes) != record["outcomes"]:
         what = f"has the outcomes {dict(outcomes)}; expected {record['outcomes']}"
+        yield Problem(shard.name, names.ledger(shard.name), what)
+    body_bytes = pc.sum(ledger.column("body_bytes")).as_py() or 0
+    if body_bytes != record.get("body_bytes", body_bytes):
+        what = f"has bodies of {body_bytes:,} bytes; expected {record['body_bytes']:,}"
         yield Problem(shard.name, names.ledger(shard.name), what)
     samples = 0
     decoder = _Decoder(dataset.image) if level == "deep" else None

@@ -38,7 +38,8 @@ class ListFile:
 
     `url` is a path of this machine or an fsspec URL. `size` is in bytes, None where the server does not
     say. `compression` is what the name says; readers go by the contents. `fingerprint` is over size and
-    entity tag, or size and the first and last 256 KiB, so that a changed list is noticed.
+    entity tag, or size and the first and last 256 KiB, and tells one list from another. `state` is what the
+    file system says of a file of this machine: while it is the same, so are all bytes.
     """
 
     url: str
@@ -46,6 +47,11 @@ class ListFile:
     format: ListFormat
     compression: str | None
     fingerprint: str
+    state: str | None = None
+
+    def current_state(self) -> str | None:
+        """Return `state` as it is now, None where it is not known."""
+        return None if self.local_path is None else _state(self.local_path)
 
     def open(self) -> IO[bytes]:
         """Open for reading, seekable where the place allows it; InputError if it cannot be."""
@@ -192,7 +198,8 @@ def _local_file(path: Path, wanted: str) -> ListFile:
     kind, compression = _format_of(str(path), wanted)
     with readable(str(path)), path.open("rb") as file:
         size = path.stat().st_size
-        return ListFile(str(path), size, kind, compression, _fingerprint(file, size))
+        state = _state(path)
+        return ListFile(str(path), size, kind, compression, _fingerprint(file, size), state)
 
 
 def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compression: str | None) -> ListFile:
@@ -205,7 +212,18 @@ def _list_file(filesystem: Any, path: str, url: str, kind: ListFormat, compressi
         else:
             with filesystem.open(path, "rb") as file:
                 fingerprint = _fingerprint(file, size)
-    return ListFile(url, size, kind, compression, fingerprint)
+        state = _state(Path(path)) if is_local(filesystem) else None
+    return ListFile(url, size, kind, compression, fingerprint, state)
+
+
+def _state(path: Path) -> str | None:
+    """Return which file it is and when its bytes or its description last changed, None if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # The time of the description too: unlike that of the bytes, no program can set it back.
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _fingerprint(file: IO[bytes], size: int | None) -> str:

@@ -162,11 +162,21 @@ class Plan:
 
     @property
     def fingerprint(self) -> list[dict[str, str | int | None]]:
-        """What the list is made of: `url`, `size` and `fingerprint` of each file, in order."""
+        """What the list is made of: `url`, `size`, `fingerprint` and `state` of each file, in order."""
         return [
-            {"url": redact(file.url), "size": file.size, "fingerprint": file.fingerprint}
+            {
+                "url": redact(file.url),
+                "size": file.size,
+                "fingerprint": file.fingerprint,
+                "state": file.state,
+            }
             for file in self.files
         ]
+
+    @property
+    def is_as_found(self) -> bool:
+        """Whether all files are in the state in which they were found, as far as is known."""
+        return all(file.current_state() == file.state for file in self.files)
 
     def again(self) -> Plan:
         """Return a plan of the same files, whose shards can be asked for independently."""

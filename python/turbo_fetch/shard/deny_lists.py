@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +127,7 @@ def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path]) -> None:
                     found[kind].append(of_batch)
     for kind, path in paths.items():
         keys = np.frombuffer(b"".join(found.pop(kind)), _SORTABLE)
-        temporary = path.with_name(names.staged(f"{path.name}.{os.getpid()}"))
+        temporary = path.with_name(names.staged(path.name))
         temporary.write_bytes(np.unique(keys).tobytes())
         temporary.replace(path)
 

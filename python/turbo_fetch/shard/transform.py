@@ -131,12 +131,17 @@ class Transform:
                 places, records, held = [], [], 0
 
     def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
-        try:
-            found = foreign.decode(reader, record["original_format"][0].as_py(), body)
-        except foreign.DecodeError as error:
-            return _rejected(record, error)
-        shape = (found.width, found.height, found.layout, found.bits)
-        return self._native.run_pixels([body], [found.samples], [shape], [boxes])
+        pixels = record["original_width"][0].as_py() * record["original_height"][0].as_py()
+        with foreign.MEMORY.holding(pixels):
+            try:
+                found = foreign.decode(reader, record["original_format"][0].as_py(), body)
+            except foreign.DecodeError as error:
+                return _rejected(record, error)
+            shape = (found.width, found.height, found.layout, found.bits)
+            finished: pa.RecordBatch = self._native.run_pixels([body], [found.samples], [shape], [boxes])
+            # Gone before the next one is decoded.
+            del found
+            return finished
 
 
 def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from turbo_fetch.storage.failures import explained, write_error
 
 FORMAT: Final = 2
 LOCK_WAIT_S: Final = 10.0
-IDENTITY_BYTES: Final = 4096
+IDENTITY_BYTES: Final = 64 << 10
 UNMAP_EVERY_BYTES: Final = 32 << 20
 
 _IDENTITY: Final = 1
@@ -58,9 +58,12 @@ class Spool:
         self._index = index
 
     @classmethod
-    def open(cls, path: Path, shard: int, rows: int, rows_digest: str) -> Spool:
+    def open(
+        cls, path: Path, shard: int, rows: int, rows_digest: str, facts: Mapping[str, Any] | None = None
+    ) -> Spool:
         """Create the spool, or recover it: what follows its last whole frame is cut off.
 
+        `facts` are kept in a spool that is created, for whoever publishes its shard; see `spool_identity`.
         Raises OutputExists if the spool is of another shard or of other rows or image options than
         `rows_digest` stands for, OutputError if it cannot be written. From a process that still holds it after 10
         seconds it is taken: who works on an output has the lease on it, so the other one is held still, and has lost
@@ -69,7 +72,9 @@ class Spool:
         identity = {"format": FORMAT, "shard": shard, "rows": rows, "rows_digest": rows_digest}
         descriptor = _open_locked(path)
         try:
-            spool = _recover(path, descriptor, identity) or _create(path, descriptor, identity)
+            spool = _recover(path, descriptor, identity) or _create(
+                path, descriptor, {**identity, **({"facts": facts} if facts else {})}
+            )
         except BaseException:
             os.close(descriptor)
             raise
@@ -151,7 +156,7 @@ class Spool:
 
 
 def spool_identity(path: Path) -> dict[str, Any] | None:
-    """Return what a spool says of itself (`shard`, `rows`, `rows_digest`), None if the file is no spool."""
+    """Return what a spool says of itself (`shard`, `rows`, `rows_digest`, maybe `facts`), None if it is no spool."""
     with path.open("rb") as file:
         head = file.read(IDENTITY_BYTES)
     if len(head) <= frames.PREAMBLE.size:

@@ -15,7 +15,7 @@ from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.lock import locked
-from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.manifest import Record, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
@@ -34,6 +34,7 @@ from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
+from turbo_fetch.stages.unchanged_list import refuse_changed_list
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -83,7 +84,11 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     ):
         for record in attempts.recover(storage, dataset.committed):
             dataset.commit(dict(record))
+        _discard_published_spools(storage, dataset.committed)
         summary = Summary(storage.url)
+        if not dataset.is_planned_from(plan.fingerprint):
+            refuse_changed_list(plan, dataset, fetch, listener, stop)
+            dataset.note_files(plan.fingerprint)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
@@ -110,19 +115,28 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                     _recount(summary, dataset)
         except TurboFetchError as error:
             if isinstance(error, Interrupted):
-<<<<<<< HEAD
                 guard.check(error)
-                raise Interrupted(_how_to_resume(summary)) from error
-=======
                 raise Interrupted(how_to_resume(summary)) from error
->>>>>>> lease
             raise
         finally:
             summary.wall_s = time.monotonic() - started_s
             summary.left_out = plan.left_out
+        if not plan.is_as_found:
+            refuse_changed_list(plan, dataset, fetch, listener, stop)
         dataset.complete()
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
+
+
+def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> None:
+    """Delete the spools of shards that were published from them: whoever did so was killed before it came to that.
+
+    A spool that has grown since its shard was published is that of a retry, which goes on with it.
+    """
+    for name, path in names.spools(storage.make_work()):
+        record = read_record(storage, name) if int(name) in committed else None
+        if record is not None and record["end_time"] >= path.stat().st_mtime:
+            path.unlink()
 
 
 def _sufficient(summary: Summary, min_success: float) -> Summary:

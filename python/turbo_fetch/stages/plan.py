@@ -69,7 +69,9 @@ class Planned:
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",
             f"largest   {top or 'none'}",
-            f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}",
+            f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}"
+            if self.rows
+            else "time      none: the list has no rows",
             f"size      about {human_bytes(self.download_bytes)} to download, "
             f"{human_bytes(self.dataset_bytes)} on disk",
             *(f"space     {human_bytes(free)} free for {place}" for place, free in self.free_bytes.items()),
@@ -105,8 +107,9 @@ def plan_run(spec: Spec) -> Planned:
     cores = available_cores()
     speed = measure_machine(fetch.image, cores)
     workers = worker_count(spec.engine, cores)
-    limits = time_limits(fetch, planned.rows, planned.top_domains, workers, cores, speed)
-    planned.limited_by, (planned.least_s, planned.most_s) = tightest(limits)
+    if planned.rows:
+        limits = time_limits(fetch, planned.rows, planned.top_domains, workers, cores, speed)
+        planned.limited_by, (planned.least_s, planned.most_s) = tightest(limits)
     kept = planned.rows * SUCCESS_SHARE
     planned.download_bytes = round(kept * BODY_BYTES)
     if format_of(fetch.output.format).has_images:

@@ -24,6 +24,9 @@ pub enum Rejection {
     /// More pixels than allowed, by the header.
     #[error("image area too large")]
     TooManyPixels,
+    /// More pixels than there is memory for.
+    #[error("takes more memory than there is")]
+    OutOfMemory,
     /// A side shorter than allowed.
     #[error("image too small")]
     TooSmall,
@@ -55,7 +58,7 @@ impl Rejection {
             Self::NotAnImage(_) => 32,
             Self::Unsupported(_) => 33,
             Self::Corrupt(_) => 34,
-            Self::TooManyPixels => 35,
+            Self::TooManyPixels | Self::OutOfMemory => 35,
             Self::TooSmall => 36,
             Self::Aspect => 37,
             Self::Foreign(Reader::OpenCv) => FOREIGN_OPENCV,

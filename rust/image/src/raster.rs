@@ -80,6 +80,10 @@ pub enum Picture {
     Planes(Planes),
 }
 
+/// What a panic says where an image takes more memory than there is.
+#[derive(Debug, Clone, Copy)]
+pub struct OutOfMemory;
+
 /// Buffers kept for the next image of the same thread, so that large ones are not mapped and cleared each time.
 #[derive(Debug, Default)]
 pub struct Buffers {
@@ -92,13 +96,20 @@ const MAX_KEPT: usize = 8;
 
 impl Buffers {
     /// Return a buffer of `bytes` bytes with unspecified contents.
+    ///
+    /// # Panics
+    /// With `OutOfMemory` where there is no memory for it: otherwise the process would be aborted.
     pub fn take(&mut self, bytes: usize) -> Vec<u8> {
         let fitting = (0..self.free.len()).filter(|&index| self.free[index].capacity() >= bytes);
         let best = fitting.min_by_key(|&index| self.free[index].capacity());
         let mut buffer = match best {
             Some(index) => self.free.swap_remove(index),
-            None => Vec::with_capacity(bytes),
+            None => Vec::new(),
         };
+        let missing = bytes.saturating_sub(buffer.len());
+        if buffer.try_reserve_exact(missing).is_err() {
+            std::panic::panic_any(OutOfMemory);
+        }
         buffer.resize(bytes, 0);
         buffer
     }

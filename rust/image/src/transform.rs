@@ -16,7 +16,7 @@ use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
 use crate::phash::{SIDE, phash};
 use crate::planar::{Halved, Layout, halve};
-use crate::raster::{Model, Picture, Raster};
+use crate::raster::{Model, OutOfMemory, Picture, Raster};
 use crate::resize::resize;
 use crate::scratch::Scratch;
 use crate::sniff::{Format, sniff};
@@ -144,8 +144,11 @@ fn contained<T>(
     scratch: &mut Scratch,
     work: impl FnOnce(&mut Scratch) -> Result<T, Rejection>,
 ) -> Result<T, Rejection> {
-    catch_unwind(AssertUnwindSafe(|| work(scratch))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| work(scratch))).unwrap_or_else(|panic| {
         *scratch = Scratch::default();
+        if panic.is::<OutOfMemory>() {
+            return Err(Rejection::OutOfMemory);
+        }
         Err(Rejection::corrupt("decoder gave up"))
     })
 }

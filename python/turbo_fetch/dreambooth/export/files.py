@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
-from turbo_fetch.storage.disk import sync, sync_one
+from turbo_fetch.storage.disk import sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 
 
@@ -26,7 +25,7 @@ def save_folder(pipeline: Any, folder: Path) -> None:
 
     Raises OutputError when the disk is full or may not be written.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = unfinished(folder)
     with explained(str(folder)):
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -114,7 +113,7 @@ def save_single_file(
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Publish a safetensors file: written beside, synced, renamed. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished(path)
     with explained(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -28,6 +28,7 @@ from turbo_fetch.storage import Storage
 ADDRESS: Final = "127.0.0.1"
 PAGE_ROWS: Final = 60
 MOST_ROWS: Final = 200
+LARGEST_SIDE: Final = 2**31 - 1
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -88,7 +89,7 @@ class Viewer:
     async def _page(self, request: web.Request) -> web.Response:
         try:
             asked = request.query
-            query = Query(asked.get("outcome", ""), asked.get("text", ""), int(asked.get("min_side") or 0))
+            query = Query(asked.get("outcome", ""), asked.get("text", ""), _side(asked.get("min_side")))
             start = Cursor.parse(asked.get("from") or "0:0")
             limit = min(MOST_ROWS, max(1, int(asked.get("limit") or PAGE_ROWS)))
         except ValueError as error:
@@ -177,6 +178,11 @@ def _counts(storage: Storage, dataset: StoredDataset) -> dict[str, Any]:
         "shards": len(dataset.shards),
         "outcomes": dict(outcomes.most_common()),
     }
+
+
+def _side(text: str | None) -> int:
+    """Return a number of pixels, as large as columns of sides can be at most."""
+    return max(0, min(LARGEST_SIDE, int(text or 0)))
 
 
 def _fingerprint(storage: Storage) -> object:

@@ -1,0 +1,1 @@
+"""Attacks that are made again and again: see `campaign`."""

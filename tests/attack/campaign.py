@@ -1,0 +1,123 @@
+"""The campaign behind `make attack`: every attack in turn until the time is over, and a table of what came of them.
+
+    python -m attack.campaign FOLDER SECONDS SEED [NAME ...]
+
+A trial is a function of its seed, which is made of the campaign's, the attack's name and a number. What failed is kept
+in FOLDER/found, a line for each trial, and is tried first by the next campaign.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack: `attempt` makes it once, in an empty folder, and returns what failed."""
+
+    name: str
+    attempt: Callable[[Random, Path], str | None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of the trials of an attack."""
+
+    tried: int = 0
+    seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What failed, by seed."""
+
+
+def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
+    """Make one trial, and note what came of it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+        try:
+            failure = attack.attempt(Random(seed), Path(folder))
+        except Exception as error:  # noqa: BLE001 - whatever an attack ends with is what is looked for
+            failure = f"{type(error).__name__}: {error}"
+    outcome.tried += 1
+    outcome.seconds += time.monotonic() - began
+    if failure is not None:
+        outcome.failed[seed] = failure
+
+
+def make_war(attacks: Iterable[Attack], found: Path, seconds: float, seed: int) -> dict[str, Outcome]:
+    """Try what failed before, then every attack in turn until the time is over, each at least once."""
+    by_name = {attack.name: attack for attack in attacks}
+    outcomes = {name: Outcome() for name in by_name}
+    ends = time.monotonic() + seconds
+    for name, known in read_found(found):
+        if name in by_name:
+            attempt(by_name[name], known, outcomes[name])
+    for number in count():
+        for name, attack in by_name.items():
+            if number and time.monotonic() > ends:
+                keep_found(found, outcomes)
+                return outcomes
+            attempt(attack, f"{seed} {name} {number}", outcomes[name])
+    raise AssertionError("unreachable")
+
+
+def read_found(found: Path) -> list[tuple[str, str]]:
+    """Return name and seed of the trials that failed in earlier campaigns."""
+    if not found.exists():
+        return []
+    lines = map(json.loads, found.read_text().splitlines())
+    return [(line["attack"], line["seed"]) for line in lines]
+
+
+def keep_found(found: Path, outcomes: dict[str, Outcome]) -> None:
+    """Write what failed, and nothing else: what was found before and holds now is mended."""
+    found.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"attack": name, "seed": seed, "failure": failure})
+        for name, outcome in outcomes.items()
+        for seed, failure in outcome.failed.items()
+    ]
+    found.write_text("".join(f"{line}\n" for line in lines))
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """Return the outcomes as a table of Markdown, with what failed below it."""
+    lines = ["| Attack | Tried | Failed | Seconds |", "|---|---|---|---|"]
+    for name, outcome in outcomes.items():
+        lines.append(f"| {name} | {outcome.tried} | {len(outcome.failed)} | {outcome.seconds:.0f} |")
+    failed = [
+        f"{name}\n  seed: {seed}\n  {failure}"
+        for name, outcome in outcomes.items()
+        for seed, failure in outcome.failed.items()
+    ]
+    return "\n".join([*lines, "", *failed]).rstrip()
+
+
+def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
+    """Run a campaign; return the exit code."""
+    from attack import books, hosts, images, kills, machine
+
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
+        attacks = [
+            attack
+            for module in (images, hosts, books, machine, kills)
+            for attack in module.attacks(stack, place)
+            if not wanted or any(word in attack.name for word in wanted)
+        ]
+        outcomes = make_war(attacks, Path(folder) / "found", float(seconds), int(seed))
+    print(f"seed {seed}\n\n{table(outcomes)}")
+    return int(any(outcome.failed for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    raise SystemExit(main(*sys.argv[1:]))
