@@ -213,6 +213,20 @@ def test_prodigy_with_two_learning_rates_is_refused_before_the_start(
         training_spec(tmp_path, tmp_path, optimiser={"kind": "prodigy"}, **rates)
 
 
+@pytest.mark.parametrize(
+    ("prior", "keys", "expected"),
+    [
+        (False, {"prior_weight": 0.5}, r"train\.prior_weight = 0\.5 is given, but there is no table \[prior\]"),
+        (True, {"samples": {"images": 1}}, r"\[train\.samples\] is given, but sample_every = 0"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, prior: bool, keys: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(SpecError, match=expected):
+        training_spec(tmp_path, tmp_path, prior, **keys)
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in TINY_MODELS.items()}
@@ -233,11 +247,11 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
             **tables["validation"],
             "pictures": str(write_images(tmp_path / "held out", 1)),
         }
-    samples = {"images": 1, "steps": 1}
+    samples = {"samples": {"images": 1, "steps": 1}} if tables.get("sample_every") else {}
     keys = {
         "resolution": 32,
         "text_encoder": False,
-        "samples": samples,
+        **samples,
         "identifier": "<sks>",
         "steps": STEPS,
     }

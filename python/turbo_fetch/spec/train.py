@@ -216,8 +216,8 @@ class TrainSpec(Table):
     """Distributed strategy; `auto` is ddp."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which training resumes exactly."""
-    checkpoints_kept: PositiveInt = 1
-    """Number of newest checkpoints to keep."""
+    checkpoints_kept: PositiveInt = 2
+    """Number of newest checkpoints to keep. With 1 there is none to fall back on if its file is damaged."""
     sample_every: NonNegativeInt = 100
     """Steps between sample grids, plus one grid before the first step; 0: none."""
     log_every: PositiveInt = 10
@@ -306,6 +306,10 @@ class TrainSpec(Table):
                 self.optimiser.kind == "prodigy" and len(rates) > 1,
                 f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
                 "learning_rate alone, or another optimiser.kind",
+            ),
+            (
+                self.samples != SamplesSpec() and not self.sample_every,
+                "[train.samples] is given, but sample_every = 0, so none are made",
             ),
             (
                 self.strategy != "auto" and self.devices == 1,

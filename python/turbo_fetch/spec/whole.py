@@ -48,6 +48,17 @@ class Spec(Table):
         return self
 
     @model_validator(mode="after")
+    def _weighs_what_is_there(self) -> Spec:
+        train = self.train
+        usual = TrainSpec.model_fields["prior_weight"].default
+        if train is not None and self.prior is None and train.prior_weight != usual:
+            raise ValueError(
+                f"train.prior_weight = {train.prior_weight:g} is given, but there is no table [prior], from which "
+                "class images come"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_places_apart(self) -> Spec:
         if problems := list(collisions(self)):
             raise ValueError("; ".join(problems))

@@ -47,6 +47,9 @@ class DreamBooth(LightningModule):
         self.process = setup.family.process()
         ema = setup.train.ema
         self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self.skipped_steps = 0
+        """Steps of this process whose gradients overflowed in fp16: they count as steps, but nothing is learned."""
+        self._is_skipped = False
         self._random: Mapping[str, Any] | None = None
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -107,12 +110,27 @@ class DreamBooth(LightningModule):
     ) -> None:
         """Take an optimiser step, which ends one step of the history and of the running mean."""
         rate = float(optimizer.param_groups[0]["lr"])
+        scale = self._gradient_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # It is lowered where a gradient overflowed, and then the weights stay as they are.
+        self._is_skipped = self._gradient_scale() < scale
         # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
         optimizer.zero_grad()
         self.setup_.history.end_step(rate, self.over_devices)
-        if self.ema is not None:
+        if self._is_skipped:
+            self.skipped_steps += 1
+        elif self.ema is not None:
             self.ema.update()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the schedule on, unless the step was skipped."""
+        if not self._is_skipped:
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _gradient_scale(self) -> float:
+        """Return by what gradients are scaled, in fp16; otherwise 1."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def configure_gradient_clipping(
         self,

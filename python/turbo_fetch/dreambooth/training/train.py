@@ -178,6 +178,10 @@ def _train(run: Run) -> Entry | None:
         )
         raise Interrupted(f"interrupted {where}. Run the same command again to resume")
     history.flush()
+    if module.skipped_steps:
+        listener.note(
+            f"train: in {module.skipped_steps:,} step(s) a gradient overflowed in fp16, and nothing was learned from them"
+        )
     if trainer.is_global_zero:
         _use_final_weights(module, output, listener)
         export_model(train, family, trainable, output)
