@@ -19,7 +19,15 @@ from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.training.optimisers import make_optimiser, make_schedule
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
-from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
+from turbo_fetch.spec.train import (
+    LoraSpec,
+    LossSpec,
+    OptimiserSpec,
+    PicturesSpec,
+    ScheduleSpec,
+    TimestepsSpec,
+    TokenSpec,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 STEPS = 2
@@ -58,6 +66,11 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "loss.kind": ("auto", "epsilon", "v_prediction"),
     "loss.snr_gamma": (None, 5.0),
     "loss.noise_offset": (0.0, 0.1),
+    "timesteps.distribution": ("auto", "uniform", "logit_normal", "mode"),
+    "timesteps.mean": (0.0, 0.5),
+    "timesteps.deviation": (1.0, 0.5),
+    "timesteps.mode_scale": (1.29, -0.5),
+    "timesteps.shift": ("auto", 2.0, "resolution"),
     "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
     "optimiser.weight_decay": (0.01, 0.0),
     "optimiser.betas": ((0.9, 0.999), (0.0, 0.9)),
@@ -94,6 +107,7 @@ NOT_PAIRED = {
         "samples",
         "pictures",
         "loss",
+        "timesteps",
         "optimiser",
         "schedule",
         "lora",
@@ -174,12 +188,13 @@ def _not_here(pair: Chosen) -> bool:
     flows = pair.get("base") == "sd3" and (
         pair.get("loss.snr_gamma") or pair.get("loss.kind", "auto") != "auto"
     )
+    shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips) or bool({"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()})
+    return bool(flows or skips or shifts) or bool({"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()})
 
 
 def test_every_option_is_paired() -> None:
-    tables = {"pictures": PicturesSpec, "loss": LossSpec, "optimiser": OptimiserSpec}
+    tables = {"pictures": PicturesSpec, "loss": LossSpec, "timesteps": TimestepsSpec, "optimiser": OptimiserSpec}
     tables |= {"schedule": ScheduleSpec, "lora": LoraSpec, "token": TokenSpec}
     inner = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert OPTIONS.keys() | NOT_PAIRED == TrainSpec.model_fields.keys() | inner
@@ -296,6 +311,7 @@ def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, P
     ("name", "keys", "expected"),
     [
         ("sd3", {"loss": {"snr_gamma": 5.0}}, "learns by flow matching"),
+        ("sd", {"timesteps": {"shift": 2.0}}, "is for models of flow matching, and a sd model is none"),
         ("sd", {"devices": 2, "strategy": "deepspeed_stage_2"}, "needs the package 'deepspeed'"),
     ],
 )

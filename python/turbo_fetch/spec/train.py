@@ -69,6 +69,24 @@ class LossSpec(Table):
     """Noise that is constant over each channel, for darker and brighter images; 0.05 to 0.1 is usual."""
 
 
+class TimestepsSpec(Table):
+    """`[train.timesteps]`: from which noise levels is learned how often."""
+
+    distribution: Literal["auto", "uniform", "logit_normal", "mode"] = "auto"
+    """`auto`: `uniform` for models of diffusion, `logit_normal` for those of flow matching, as they were trained.
+    `logit_normal` is the sigmoid of normal numbers, and `mode` prefers the middle less strongly (both arXiv 2403.03206,
+    section 3.1)."""
+    mean: float = 0.0
+    """Mean of the normal numbers of `logit_normal`: above 0 more noise, below 0 less."""
+    deviation: PositiveFloat = 1.0
+    """Standard deviation of the normal numbers of `logit_normal`."""
+    mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
+    """How much `mode` prefers the middle; below 0 it prefers both ends."""
+    shift: PositiveFloat | Literal["auto", "resolution"] = "auto"
+    """For flow matching: how far levels are shifted towards noise; 1: not at all; `auto`: as the model's scheduler
+    says; `resolution`: further the larger an image is, as Flux is sampled."""
+
+
 class OptimiserSpec(Table):
     """`[train.optimiser]`: the optimiser."""
 
@@ -229,6 +247,8 @@ class TrainSpec(Table):
     """How images and captions become training examples."""
     loss: LossSpec = Field(default_factory=LossSpec)
     """What is minimised."""
+    timesteps: TimestepsSpec = Field(default_factory=TimestepsSpec)
+    """From which noise levels is learned how often."""
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
     """The optimiser."""
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
@@ -285,6 +305,8 @@ class TrainSpec(Table):
         """Yield what is given beside a choice that makes no use of it."""
         pictures, optimiser, schedule = self.pictures, self.optimiser, self.schedule
         kind, shape = optimiser.kind, f'schedule.kind is "{schedule.kind}"'
+        drawn = self.timesteps.distribution
+        is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
             ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
@@ -293,6 +315,9 @@ class TrainSpec(Table):
             ("optimiser.epsilon", kind not in {"adafactor", "lion"}, f"{kind} has none"),
             ("schedule.cycles", schedule.kind == "cosine_with_restarts", shape),
             ("schedule.power", schedule.kind == "polynomial", shape),
+            ("timesteps.mean", drawn == "logit_normal", is_drawn),
+            ("timesteps.deviation", drawn == "logit_normal", is_drawn),
+            ("timesteps.mode_scale", drawn == "mode", is_drawn),
         ):
             table, key = name.split(".")
             options = getattr(self, table)

@@ -14,6 +14,7 @@ from turbo_fetch.dreambooth.data.cache import Captions
 from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.data.image_set import draws
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.timesteps import draw, process_at
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
@@ -73,13 +74,15 @@ class DreamBooth(LightningModule):
 
     def _errors(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw noise and a timestep for each example, let the model predict, and compare."""
-        setup, process, loss = self.setup_, self.process, self.setup_.train.loss
+        setup, loss = self.setup_, self.setup_.train.loss
         posterior = examples.posterior
         if posterior is None:
             assert examples.pixels is not None
             posterior = setup.family.encode_images(examples.pixels)
         latents = posterior.sample(generator)
-        timesteps = process.draw(len(latents), generator).to(latents.device)
+        wanted = setup.train.timesteps
+        process = process_at(setup.family, self.process, wanted, latents)
+        timesteps = draw(process, len(latents), generator, wanted).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         if loss.noise_offset:
             shifts = torch.randn(latents.shape[:2], generator=generator, device=generator.device)
