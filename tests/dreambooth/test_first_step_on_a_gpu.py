@@ -47,9 +47,12 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "optimiser": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
     "cache": (False, True),
     "text_encoder": (True, False),
-    "more": ("nothing", "gradient_checkpointing", "compile", "accumulation", "dora"),
+    "more": ("nothing", "gradient_checkpointing", "compile", "accumulation", "dora", "lokr", "loha"),
 }
 """What a run is made of."""
+
+
+LORA: dict[str, dict[str, Any]] = {"dora": {"dora": True}, "lokr": {"kind": "lokr"}, "loha": {"kind": "loha"}}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Case:
             "cache": self.cache,
             "text_encoder": self.text_encoder,
             **({"identifier": "<sks>"} if "token" in self.method else {}),
-            **({"lora": {"rank": 2, "dora": self.more == "dora"}} if with_lora else {}),
+            **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
             **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family != "sd3" else {}),
             **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
             **({"compile": True} if self.more == "compile" else {}),

@@ -87,7 +87,9 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "schedule.warmup_steps": (0, 1),
     "schedule.cycles": (1, 2),
     "schedule.power": (1.0, 2.0),
+    "lora.kind": ("lora", "lokr", "loha"),
     "lora.rank": (16, 2),
+    "lora.factor": (None, 4),
     "lora.alpha": (None, 1.5),
     "lora.dropout": (0.0, 0.1),
     "lora.targets": ((), ("to_q", "to_v")),
@@ -190,11 +192,18 @@ def _not_here(pair: Chosen) -> bool:
     )
     shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips or shifts) or bool({"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()})
+    return bool(flows or skips or shifts) or bool(
+        {"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()}
+    )
 
 
 def test_every_option_is_paired() -> None:
-    tables = {"pictures": PicturesSpec, "loss": LossSpec, "timesteps": TimestepsSpec, "optimiser": OptimiserSpec}
+    tables = {
+        "pictures": PicturesSpec,
+        "loss": LossSpec,
+        "timesteps": TimestepsSpec,
+        "optimiser": OptimiserSpec,
+    }
     tables |= {"schedule": ScheduleSpec, "lora": LoraSpec, "token": TokenSpec}
     inner = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert OPTIONS.keys() | NOT_PAIRED == TrainSpec.model_fields.keys() | inner
@@ -231,7 +240,11 @@ def test_prodigy_with_two_learning_rates_is_refused_before_the_start(
 @pytest.mark.parametrize(
     ("prior", "keys", "expected"),
     [
-        (False, {"prior_weight": 0.5}, r"train\.prior_weight = 0\.5 is given, but there is no table \[prior\]"),
+        (
+            False,
+            {"prior_weight": 0.5},
+            r"train\.prior_weight = 0\.5 is given, but there is no table \[prior\]",
+        ),
         (True, {"samples": {"images": 1}}, r"\[train\.samples\] is given, but sample_every = 0"),
     ],
 )

@@ -39,6 +39,7 @@ FORMAT: Final = 1
 MODEL_INDEX: Final = "model_index.json"
 DIFFUSERS_LORA: Final = "pytorch_lora_weights.safetensors"
 KOHYA_LORA: Final = "kohya_lora.safetensors"
+"""Of a LoKr or LoHa, which diffusers does not read, the only one."""
 EMBEDDINGS: Final = "learned_embeds.safetensors"
 
 _NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
@@ -165,7 +166,13 @@ def _binding(train: TrainSpec) -> dict[str, Any]:
 
 def has_model(output: Path) -> bool:
     """Return whether a folder holds a model that other programs read."""
-    return (output / MODEL_INDEX).is_file() or (output / DIFFUSERS_LORA).is_file()
+    return (output / MODEL_INDEX).is_file() or lora_in(output) is not None
+
+
+def lora_in(folder: Path) -> Path | None:
+    """Return the file of the LoRA in a folder; None if there is none."""
+    paths = (folder / DIFFUSERS_LORA, folder / KOHYA_LORA)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def is_complete(output: Path, steps: int) -> bool:
@@ -304,6 +311,6 @@ def trained_model(spec: Spec, named: str | None, lora: str | None, key: str) -> 
     folder = Path(spec.train.output)
     if (folder / MODEL_INDEX).is_file():
         return str(folder), lora
-    if (folder / DIFFUSERS_LORA).is_file():
-        return spec.train.base, lora or str(folder / DIFFUSERS_LORA)
+    if (trained := lora_in(folder)) is not None:
+        return spec.train.base, lora or str(trained)
     raise ModelError(f"{folder}: holds no trained model yet; expected train.output after the stage [train]")

@@ -18,6 +18,7 @@ from pydantic import (
 from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
+LoraKind = Literal["lora", "lokr", "loha"]
 OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
 ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
@@ -118,17 +119,23 @@ class ScheduleSpec(Table):
 class LoraSpec(Table):
     """`[train.lora]`: low-rank matrices beside frozen weights (arXiv 2106.09685)."""
 
+    kind: LoraKind = "lora"
+    """What is beside them: `lora`, the product of two matrices; `lokr`, a Kronecker product (arXiv 2309.14859), which
+    is smaller; `loha`, two such products, multiplied element by element (arXiv 2108.06098)."""
     rank: PositiveInt = 16
     """Rank of the matrices."""
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; by default alpha is the rank."""
+    factor: PositiveInt | None = None
+    """Of a `lokr`: size of the smaller factor, where the sides of a weight can be divided by it; smaller ones train more
+    numbers. By default about the square root of each side."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout probability of the inputs."""
+    """Dropout probability of the inputs of a `lora`."""
     targets: tuple[str, ...] = ()
     """Suffixes of the names of the modules that get LoRA; by default the attention of the family. A text encoder that
     is trained, but has no module of these names, gets LoRA in its attention."""
     dora: bool = False
-    """Also learn the magnitude of each row (arXiv 2402.09353)."""
+    """Also learn the magnitude of each row of a `lora` (arXiv 2402.09353)."""
 
 
 class TokenSpec(Table):
@@ -306,6 +313,7 @@ class TrainSpec(Table):
         pictures, optimiser, schedule = self.pictures, self.optimiser, self.schedule
         kind, shape = optimiser.kind, f'schedule.kind is "{schedule.kind}"'
         drawn = self.timesteps.distribution
+        lora = f'lora.kind is "{self.lora.kind}"'
         is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
@@ -315,6 +323,9 @@ class TrainSpec(Table):
             ("optimiser.epsilon", kind not in {"adafactor", "lion"}, f"{kind} has none"),
             ("schedule.cycles", schedule.kind == "cosine_with_restarts", shape),
             ("schedule.power", schedule.kind == "polynomial", shape),
+            ("lora.factor", self.lora.kind == "lokr", lora),
+            ("lora.dropout", self.lora.kind == "lora", lora),
+            ("lora.dora", self.lora.kind == "lora", lora),
             ("timesteps.mean", drawn == "logit_normal", is_drawn),
             ("timesteps.deviation", drawn == "logit_normal", is_drawn),
             ("timesteps.mode_scale", drawn == "mode", is_drawn),

@@ -49,9 +49,7 @@ def draw(process: NoiseProcess, count: int, generator: torch.Generator, spec: Ti
     if kind == AS_THE_MODEL:
         kind = "logit_normal" if is_flow else "uniform"
     if kind == "uniform":
-        return torch.randint(
-            process.timestep_count, (count,), generator=generator, device=generator.device
-        )
+        return torch.randint(process.timestep_count, (count,), generator=generator, device=generator.device)
     remaining = _signal(kind, count, generator, spec)
     # Flow matching counts from noise to image, diffusion from image to noise.
     places = (remaining if is_flow else 1 - remaining) * process.timestep_count

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
-from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train import LoraSpec, TrainSpec
 
 
 class TokenEmbedding(nn.Module):
@@ -129,20 +129,30 @@ def _make_trainable(module: Any, group: str, targets: list[str], train: TrainSpe
             # With the table, the identifier's meaning could move without the token being asked for.
             module.get_input_embeddings().requires_grad_(not train.trains("token"))
         return
-    lora = train.lora
-    config = LoraConfig(
+    try:
+        module.add_adapter(_adapter_config(train.lora, targets))
+    except ValueError as error:
+        # Such as a norm, which has no such matrices.
+        raise SpecError(f"train.lora.targets = {targets}: {error}") from error
+
+
+def _adapter_config(lora: LoraSpec, targets: list[str]) -> PeftConfig:
+    """Return what is beside the weights of modules, in the words of peft."""
+    alpha: Any = lora.alpha or lora.rank
+    if lora.kind == "loha":
+        return LoHaConfig(r=lora.rank, alpha=alpha, target_modules=targets)
+    if lora.kind == "lokr":
+        return LoKrConfig(
+            r=lora.rank, alpha=alpha, target_modules=targets, decompose_factor=lora.factor or -1
+        )
+    return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type] # peft takes fractions
+        lora_alpha=alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_dora=lora.dora,
         init_lora_weights="gaussian",
     )
-    try:
-        module.add_adapter(config)
-    except ValueError as error:
-        # Such as a norm, which has no such matrices.
-        raise SpecError(f"train.lora.targets = {targets}: {error}") from error
 
 
 def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
