@@ -1,8 +1,11 @@
 """How other programs read a LoRA file, stated from their source as facts: names of modules, alpha, DoRA, header.
 
-Below `READERS`, the same of LoKr and LoHa. Sources: ComfyUI comfy/lora.py (`model_lora_keys_unet`, `model_lora_keys_clip`) and comfy/weight_adapter/ (`lora.py`,
-`base.weight_decompose`); Forge backend/patcher/lora.py and extensions-builtin/sd_forge_lora/network.py; AUTOMATIC1111
-extensions-builtin/Lora/ (`network.py`, `networks.py`, `network_lora.py`); kohya-ss/sd-scripts networks/lora.py,
+Below `READERS`, the same of LoKr and LoHa.
+
+Sources: ComfyUI comfy/lora.py (`model_lora_keys_unet`, `model_lora_keys_clip`) and comfy/weight_adapter/ (`lora.py`,
+`lokr.py`, `loha.py`, `base.weight_decompose`); Forge backend/patcher/lora.py and
+extensions-builtin/sd_forge_lora/network.py; AUTOMATIC1111 extensions-builtin/Lora/ (`network.py`, `networks.py`,
+`network_lora.py`, `network_lokr.py`, `network_hada.py`); kohya-ss/sd-scripts networks/lora.py,
 library/sai_model_spec.py and library/model_util.py.
 """
 

@@ -127,8 +127,8 @@ class LoraSpec(Table):
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; by default alpha is the rank."""
     factor: PositiveInt | None = None
-    """Of a `lokr`: size of the smaller factor, where the sides of a weight can be divided by it; smaller ones train more
-    numbers. By default about the square root of each side."""
+    """Of a `lokr`: size of the smaller factor, where the sides of a weight can be divided by it; a smaller one trains
+    more numbers. By default about the square root of each side."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout probability of the inputs of a `lora`."""
     targets: tuple[str, ...] = ()

@@ -180,7 +180,7 @@ def _train(run: Run) -> Entry | None:
     history.flush()
     if module.skipped_steps:
         listener.note(
-            f"train: in {module.skipped_steps:,} step(s) a gradient overflowed in fp16, and nothing was learned from them"
+            f"train: in {module.skipped_steps:,} step(s) a gradient overflowed in fp16, and nothing was learned"
         )
     if trainer.is_global_zero:
         _use_final_weights(module, output, listener)
