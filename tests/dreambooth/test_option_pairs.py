@@ -102,7 +102,18 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 """Values of each option, the usual one first."""
 NOT_PAIRED = {
-    *("subject", "class_", "identifier", "prompt", "resolution", "steps", "seed", "output", "devices"),
+    *(
+        "subject",
+        "subjects",
+        "class_",
+        "identifier",
+        "prompt",
+        "resolution",
+        "steps",
+        "seed",
+        "output",
+        "devices",
+    ),
     *(
         "checkpoints_kept",
         "log_every",

@@ -45,6 +45,12 @@ EMBEDDINGS: Final = "learned_embeds.safetensors"
 _NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
 
 
+def embeddings_name(identifier: str = "") -> str:
+    """Return the name of the file of a learned word; of several, each has its identifier in it."""
+    word = re.sub(r"[^\w-]", "", identifier)
+    return EMBEDDINGS if not word else EMBEDDINGS.replace(".", f"-{word}.", 1)
+
+
 def checkpoint_name(step: int) -> str:
     """Return the file name of a checkpoint."""
     return f"step-{step:06d}{SUFFIX}"
@@ -243,7 +249,11 @@ def check_steps(output: Path, done: int, train: TrainSpec) -> None:
 
 def _recorded(table: Mapping[str, Any]) -> TrainSpec:
     """Return the `[train]` of a record; what it leaves out has no influence on the weights."""
-    return TrainSpec.model_validate({"subject": ".", "steps": 2**31, **table})
+    free = {"steps": 2**31, **table}
+    if not free.get("subjects"):
+        return TrainSpec.model_validate({"subject": ".", **free})
+    subjects = [{"images": ".", **each} for each in free["subjects"]]
+    return TrainSpec.model_validate({**free, "subjects": subjects})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,23 @@ USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, 
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
 
 
+class SubjectSpec(Table):
+    """`[[train.subjects]]`: one of several subjects that a run learns."""
+
+    images: Annotated[Location, Place(words=("fetch",))]
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
+    class_: Annotated[str, Field(alias="class", min_length=1)]
+    """Noun of the subject's class. With `[prior]`, each class has images of its own."""
+    identifier: Annotated[str, Field(min_length=1)]
+    """Rare word that will stand for the subject, and for no other."""
+    prompt: str | None = None
+    """Caption of images that have none; by default `train.prompt`."""
+    weight: PositiveInt = 1
+    """How many batches are of this subject, in relation to the others, however many images it has."""
+    validation: Location | None = None
+    """Held-out images of the subject, for `[train.validation]`."""
+
+
 class PicturesSpec(Table):
     """`[train.pictures]`: how images and captions become training examples."""
 
@@ -172,8 +189,8 @@ class SamplesSpec(Table):
 class ValidationSpec(Table):
     """`[train.validation]`: the loss over held-out images, with the same noise each time."""
 
-    pictures: Location
-    """A folder or dataset of images of the subject."""
+    pictures: Location = ""
+    """A folder or dataset of images of the subject; of several, `validation` of each."""
     every: PositiveInt = 100
     """Steps between validations."""
     draws: PositiveInt = 8
@@ -187,9 +204,10 @@ class TrainSpec(Table):
 
     base: ModelName
     """The base model: a diffusers folder, a single file (`.safetensors`, `.ckpt`), or a hub id."""
-    subject: Annotated[Location, Place(words=("fetch",))]
-    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
-    class_: Annotated[str, Field(alias="class", min_length=1)]
+    subject: Annotated[Location, Place(words=("fetch",))] = ""
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage. Required, and so is
+    `class`, unless there are `subjects`."""
+    class_: Annotated[str, Field(alias="class")] = ""
     """Noun of the subject's class, such as `dog`."""
     identifier: Annotated[str, Field(min_length=1)] = "sks"
     """Rare word that will stand for the subject."""
@@ -250,6 +268,8 @@ class TrainSpec(Table):
     every step."""
     output: Location = "model"
     """Folder of checkpoints, samples and the trained model."""
+    subjects: tuple[SubjectSpec, ...] = ()
+    """Several subjects that are learned together, instead of `subject`, `class` and `identifier`."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)
     """How images and captions become training examples."""
     loss: LossSpec = Field(default_factory=LossSpec)
@@ -287,6 +307,36 @@ class TrainSpec(Table):
             )
         return method
 
+    @property
+    def each_subject(self) -> tuple[TrainSpec, ...]:
+        """The same for each subject alone, with its images, words, and prompt, as if it were the only one."""
+        if not self.subjects:
+            return (self,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "subject": each.images,
+                    "class_": each.class_,
+                    "identifier": each.identifier,
+                    "prompt": self.prompt if each.prompt is None else each.prompt,
+                    "subjects": (),
+                }
+            )
+            for each in self.subjects
+        )
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How often each subject comes, in relation to the others."""
+        return tuple(each.weight for each in self.subjects) or (1,)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Where the held-out images of each subject are; empty where it has none."""
+        if self.validation is None:
+            return ("",) * len(self.weights)
+        return tuple(each.validation or "" for each in self.subjects) or (self.validation.pictures,)
+
     @field_validator("prompt")
     @classmethod
     def _has_identifier(cls, prompt: str) -> str:
@@ -306,7 +356,42 @@ class TrainSpec(Table):
         return self
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
-        return (*self._unused(), *self._conflicts())
+        return (*self._unnamed(), *self._unused(), *self._conflicts())
+
+    def _unnamed(self) -> Iterator[tuple[bool, str]]:
+        """Yield what is missing of the subjects, or said twice."""
+        fields = type(self).model_fields
+        for name in ("subject", "class_", "identifier"):
+            key, value = fields[name].alias or name, getattr(self, name)
+            yield not value and not self.subjects, f"{key} is missing; expected it, or [[train.subjects]]"
+            is_given = value != fields[name].default
+            yield (
+                is_given and bool(self.subjects),
+                f"{key} is given beside [[train.subjects]], which each have their own",
+            )
+        words = [each.identifier for each in self.subjects]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        yield bool(twice), f"subjects have the same identifier {twice}; expected one for each"
+        if len(classes := {each.class_ for each in self.subjects}) > 1:
+            odd = sorted(name for name in classes if "/" in name or name.startswith("."))
+            yield (
+                bool(odd),
+                f"subjects have classes {odd}, which cannot be the names of folders of class images",
+            )
+        pictures = "" if self.validation is None else self.validation.pictures
+        given = [each.identifier for each in self.subjects if each.validation]
+        yield (
+            self.validation is not None and not any(self.held_out),
+            "[train.validation] has no images; expected validation.pictures, or of several subjects their validation",
+        )
+        yield (
+            bool(pictures and self.subjects),
+            "validation.pictures is given, but each subject has its own validation",
+        )
+        yield (
+            bool(given) and self.validation is None,
+            f"subjects {given} have validation, but no [train.validation]",
+        )
 
     def _unused(self) -> Iterator[tuple[bool, str]]:
         """Yield what is given beside a choice that makes no use of it."""

@@ -72,7 +72,7 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     trainable = Trainable()
     if train.trains("token"):
         for name, encoder in family.text_encoders.items():
-            trainable.embeddings[name] = _add_token(encoder, family.tokenizers[name], train)
+            trainable.embeddings[name] = _add_tokens(encoder, family.tokenizers[name], train)
             trainable.modules[name] = encoder
     parts: dict[str, tuple[nn.Module, str]] = {}
     if train.trains_denoiser:
@@ -155,19 +155,23 @@ def _adapter_config(lora: LoraSpec, targets: list[str]) -> PeftConfig:
     )
 
 
-def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
-    """Teach tokenizer and encoder the identifier as new tokens that begin as a known word."""
+def _add_tokens(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
+    """Teach tokenizer and encoder the identifier of each subject as new tokens that begin as a known word."""
     table: nn.Embedding = encoder.get_input_embeddings()
-    numbers = tokenizer(train.token.initial or train.class_, add_special_tokens=False).input_ids
-    start = table.weight[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
-    names = token_names(train)
-    added = tokenizer.add_tokens(names)
-    if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != table.num_embeddings:
-        raise SpecError(
-            f"train.identifier = {train.identifier!r} is a token of the model already; "
-            'expected a new word for method = "token", for instance "<sks>"'
-        )
-    learned = TokenEmbedding(table, start.clone())
+    starts = []
+    for each in train.each_subject:
+        numbers = tokenizer(train.token.initial or each.class_, add_special_tokens=False).input_ids
+        start = table.weight.detach()[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
+        names = token_names(each)
+        wanted = table.num_embeddings + sum(map(len, starts))
+        added = tokenizer.add_tokens(names)
+        if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != wanted:
+            raise SpecError(
+                f"train.identifier = {each.identifier!r} is a token of the model already; "
+                'expected a new word for method = "token", for instance "<sks>"'
+            )
+        starts.append(start)
+    learned = TokenEmbedding(table, torch.cat(starts).clone())
     encoder.set_input_embeddings(learned)
     return learned
 
