@@ -45,6 +45,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "prior_weight": (1.0, 0.0),
     "precision": ("auto", "bf16", "fp16"),
     "compile": (False,),
+    "tf32": ("auto", False, True),
+    "cudnn_benchmark": (False, True),
     "gradient_checkpointing": (False, True),
     "attention": ("auto", "sdpa", "xformers"),
     "cache": (True, False),
@@ -203,7 +205,8 @@ def _not_here(pair: Chosen) -> bool:
     )
     shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips or shifts) or bool(
+    is_for_a_gpu = pair.get("tf32") is True or bool(pair.get("cudnn_benchmark"))
+    return bool(flows or skips or shifts or is_for_a_gpu) or bool(
         {"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()}
     )
 

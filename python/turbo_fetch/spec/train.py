@@ -241,8 +241,15 @@ class TrainSpec(Table):
     """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
-    compile: bool = False
-    """Compile the denoiser: takes minutes at the start, then steps are faster."""
+    tf32: bool | Literal["auto"] = "auto"
+    """On NVIDIA GPUs since Ampere: compute what is in fp32 with 10 of its 23 bits, which is several times faster.
+    `auto`: not with `precision = "fp32"`, and otherwise for what stays in fp32, such as the VAE."""
+    cudnn_benchmark: bool = False
+    """On NVIDIA GPUs: measure which kernels are fastest for each size of images. A run may then resume with other
+    roundings."""
+    compile: bool | Literal["blocks"] = False
+    """Compile the denoiser: takes minutes at the start, then steps are faster. `blocks` compiles the block that it is
+    made of once, which takes a fraction of that."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"

@@ -28,14 +28,11 @@ _USUAL_RATE: Final = 1e-3
 """That of PyTorch's optimisers."""
 
 
-def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bool = False) -> Any:
-    """Return the optimiser of parameter groups, which bring their learning rates.
-
-    `scaled` says that gradients are scaled (fp16), which fused kernels do not clip. Raises MissingExtra.
-    """
+def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> Any:
+    """Return the optimiser of parameter groups, which bring their learning rates. Raises MissingExtra."""
     if spec.kind == "adamw":
         # Fused runs on processors too, at about half the cost of the loop.
-        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=not scaled)
+        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=True)
     if spec.kind == "adafactor":
         from transformers.optimization import Adafactor
 
