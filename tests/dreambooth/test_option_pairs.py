@@ -30,6 +30,7 @@ from turbo_fetch.spec.train import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
 AT_ONCE = 6
 """Choices of options that are trained with in each run of the suite, those with the most pairs; `slow` takes all."""
@@ -55,6 +56,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "sample_every": (0, 1),
     "checkpoint_every": (100, 1),
     "pictures.captions": ("auto", "prompt"),
+    "pictures.annotator": (None, str(ROOT / "examples" / "annotator.py")),
     "pictures.caption_dropout": (0.0, 0.3),
     "pictures.repeats": (1, 2),
     "pictures.flip": (False, True),

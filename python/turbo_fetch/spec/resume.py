@@ -92,6 +92,8 @@ FREE: Final = frozenset(
         "checkpoints_kept",
         "sample_every",
         "log_every",
+        # What it makes is compared with the images.
+        "pictures.annotator",
         "pictures.workers",
         "samples.prompts",
         "samples.images",

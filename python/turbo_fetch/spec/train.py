@@ -54,6 +54,9 @@ class PicturesSpec(Table):
     """`auto`: a file such as `photo.txt` beside the image, a table of captions in the folder, or the caption of the
     dataset, otherwise `train.prompt`; `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in
     all of them."""
+    annotator: Annotated[str, Place(or_name=True)] | None = None
+    """A Python file or installed module whose functions `captions` and `masks` make them for images that have none; its
+    code is run."""
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of examples trained with an empty caption, which keeps guidance working on long runs."""
     repeats: PositiveInt = 1
@@ -408,6 +411,11 @@ class TrainSpec(Table):
         lora = f'lora.kind is "{self.lora.kind}"'
         is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
+            (
+                "pictures.annotator",
+                pictures.captions == "auto" or pictures.masks,
+                'pictures.captions is "prompt" and pictures.masks is false',
+            ),
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
             ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
             ("pictures.mask_floor", pictures.masks, "pictures.masks is false"),
