@@ -46,7 +46,7 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "family": tuple(FAMILIES),
     "method": ("full", "lora", "token", "full+token", "lora+token"),
     "precision": ("bf16", "fp16", "fp32", "auto"),
-    "optimiser": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
+    "optimiser": ("adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"),
     "cache": (False, True),
     "text_encoder": (True, False),
     "more": (

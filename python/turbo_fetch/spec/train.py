@@ -19,10 +19,13 @@ from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
-OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
+OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"]
 ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
+
+FIND_THEIR_RATE: Final[frozenset[OptimiserKind]] = frozenset({"prodigy", "prodigy_schedulefree"})
+"""Optimisers that adapt one learning rate for all that is trained."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -112,7 +115,9 @@ class OptimiserSpec(Table):
     """`[train.optimiser]`: the optimiser."""
 
     kind: OptimiserKind = "adamw"
-    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
+    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` prodigyopt, and
+    `prodigy_schedulefree`, which averages the weights instead of following a schedule (arXiv 2405.15682),
+    prodigy-plus-schedule-free: the extra `optimisers`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay; not used for token embeddings."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -437,10 +442,24 @@ class TrainSpec(Table):
 
     def _conflicts(self) -> tuple[tuple[bool, str], ...]:
         rates = {self.rates[group] for group in self._trained_groups}
+        kind = self.optimiser.kind
+        averages, named = kind == "prodigy_schedulefree", f'optimiser.kind = "{kind}"'
         return (
             (
-                self.optimiser.kind == "prodigy" and len(rates) > 1,
-                f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
+                averages and self.schedule.kind != "constant",
+                f'schedule.kind = "{self.schedule.kind}", but {named} needs no schedule; expected "constant"',
+            ),
+            (
+                averages and self.ema is not None,
+                f"[train.ema] is given, but {named} averages the weights itself",
+            ),
+            (
+                averages and not self.optimiser.betas[0],
+                f"optimiser.betas begins with 0, but {named} averages by it; expected more",
+            ),
+            (
+                kind in FIND_THEIR_RATE and len(rates) > 1,
+                f"{kind} finds one learning rate for all that is trained, but {len(rates)} are given; expected "
                 "learning_rate alone, or another optimiser.kind",
             ),
             (
@@ -515,7 +534,7 @@ class TrainSpec(Table):
     @property
     def rates(self) -> dict[str, float]:
         """The learning rates of `denoiser`, `text_encoder` and `token`, defaults filled in."""
-        own = self.optimiser.kind == "prodigy"
+        own = self.optimiser.kind in FIND_THEIR_RATE
         usual = USUAL_LEARNING_RATE["lora" if self.trains("lora") else "full"]
         denoiser = self.learning_rate if self.learning_rate != "auto" else 1.0 if own else usual
         token = self.learning_rate if self.method == "token" and self.learning_rate != "auto" else None

@@ -20,7 +20,13 @@ from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
 from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
 from turbo_fetch.dreambooth.training.history import History
-from turbo_fetch.dreambooth.training.optimisers import Ema, make_optimiser, make_schedule
+from turbo_fetch.dreambooth.training.optimisers import (
+    Ema,
+    ScheduleFree,
+    WeightMean,
+    make_optimiser,
+    make_schedule,
+)
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -47,11 +53,15 @@ class DreamBooth(LightningModule):
         self.parts = nn.ModuleDict(setup.trainable.modules)
         self.process = setup.family.process()
         ema = setup.train.ema
-        self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self.ema: WeightMean | None = Ema(self._learning(), ema.decay) if ema else None
         self.skipped_steps = 0
         """Steps of this process whose gradients overflowed in fp16: they count as steps, but nothing is learned."""
         self._is_skipped = False
         self._random: Mapping[str, Any] | None = None
+
+    def _learning(self) -> list[Tensor]:
+        """Return what is trained, always in the same order."""
+        return [parameter for _, parameter in self.setup_.trainable.named()]
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one pass."""
@@ -104,6 +114,8 @@ class DreamBooth(LightningModule):
         """Return optimiser and schedule."""
         train = self.setup_.train
         optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups)
+        if train.optimiser.kind == "prodigy_schedulefree":
+            self.ema = ScheduleFree(self._learning(), optimiser)
         schedule = make_schedule(train, optimiser)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
