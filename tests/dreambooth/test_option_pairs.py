@@ -19,9 +19,18 @@ from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.training.optimisers import make_optimiser, make_schedule
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
-from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
+from turbo_fetch.spec.train import (
+    LoraSpec,
+    LossSpec,
+    OptimiserSpec,
+    PicturesSpec,
+    ScheduleSpec,
+    TimestepsSpec,
+    TokenSpec,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
 AT_ONCE = 6
 """Choices of options that are trained with in each run of the suite, those with the most pairs; `slow` takes all."""
@@ -37,6 +46,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "prior_weight": (1.0, 0.0),
     "precision": ("auto", "bf16", "fp16"),
     "compile": (False,),
+    "tf32": ("auto", False, True),
+    "cudnn_benchmark": (False, True),
     "gradient_checkpointing": (False, True),
     "attention": ("auto", "sdpa", "xformers"),
     "cache": (True, False),
@@ -45,6 +56,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "sample_every": (0, 1),
     "checkpoint_every": (100, 1),
     "pictures.captions": ("auto", "prompt"),
+    "pictures.annotator": (None, str(ROOT / "examples" / "annotator.py")),
     "pictures.caption_dropout": (0.0, 0.3),
     "pictures.repeats": (1, 2),
     "pictures.flip": (False, True),
@@ -58,7 +70,12 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "loss.kind": ("auto", "epsilon", "v_prediction"),
     "loss.snr_gamma": (None, 5.0),
     "loss.noise_offset": (0.0, 0.1),
-    "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
+    "timesteps.distribution": ("auto", "uniform", "logit_normal", "mode"),
+    "timesteps.mean": (0.0, 0.5),
+    "timesteps.deviation": (1.0, 0.5),
+    "timesteps.mode_scale": (1.29, -0.5),
+    "timesteps.shift": ("auto", 2.0, "resolution"),
+    "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"),
     "optimiser.weight_decay": (0.01, 0.0),
     "optimiser.betas": ((0.9, 0.999), (0.0, 0.9)),
     "optimiser.epsilon": (1e-8, 1e-6),
@@ -74,7 +91,9 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "schedule.warmup_steps": (0, 1),
     "schedule.cycles": (1, 2),
     "schedule.power": (1.0, 2.0),
+    "lora.kind": ("lora", "lokr", "loha"),
     "lora.rank": (16, 2),
+    "lora.factor": (None, 4),
     "lora.alpha": (None, 1.5),
     "lora.dropout": (0.0, 0.1),
     "lora.targets": ((), ("to_q", "to_v")),
@@ -87,13 +106,25 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 """Values of each option, the usual one first."""
 NOT_PAIRED = {
-    *("subject", "class_", "identifier", "prompt", "resolution", "steps", "seed", "output", "devices"),
+    *(
+        "subject",
+        "subjects",
+        "class_",
+        "identifier",
+        "prompt",
+        "resolution",
+        "steps",
+        "seed",
+        "output",
+        "devices",
+    ),
     *(
         "checkpoints_kept",
         "log_every",
         "samples",
         "pictures",
         "loss",
+        "timesteps",
         "optimiser",
         "schedule",
         "lora",
@@ -174,12 +205,21 @@ def _not_here(pair: Chosen) -> bool:
     flows = pair.get("base") == "sd3" and (
         pair.get("loss.snr_gamma") or pair.get("loss.kind", "auto") != "auto"
     )
+    shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips) or bool({"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()})
+    is_for_a_gpu = pair.get("tf32") is True or bool(pair.get("cudnn_benchmark"))
+    return bool(flows or skips or shifts or is_for_a_gpu) or bool(
+        {"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()}
+    )
 
 
 def test_every_option_is_paired() -> None:
-    tables = {"pictures": PicturesSpec, "loss": LossSpec, "optimiser": OptimiserSpec}
+    tables = {
+        "pictures": PicturesSpec,
+        "loss": LossSpec,
+        "timesteps": TimestepsSpec,
+        "optimiser": OptimiserSpec,
+    }
     tables |= {"schedule": ScheduleSpec, "lora": LoraSpec, "token": TokenSpec}
     inner = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert OPTIONS.keys() | NOT_PAIRED == TrainSpec.model_fields.keys() | inner
@@ -213,6 +253,24 @@ def test_prodigy_with_two_learning_rates_is_refused_before_the_start(
         training_spec(tmp_path, tmp_path, optimiser={"kind": "prodigy"}, **rates)
 
 
+@pytest.mark.parametrize(
+    ("prior", "keys", "expected"),
+    [
+        (
+            False,
+            {"prior_weight": 0.5},
+            r"train\.prior_weight = 0\.5 is given, but there is no table \[prior\]",
+        ),
+        (True, {"samples": {"images": 1}}, r"\[train\.samples\] is given, but sample_every = 0"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, prior: bool, keys: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(SpecError, match=expected):
+        training_spec(tmp_path, tmp_path, prior, **keys)
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in TINY_MODELS.items()}
@@ -233,11 +291,11 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
             **tables["validation"],
             "pictures": str(write_images(tmp_path / "held out", 1)),
         }
-    samples = {"images": 1, "steps": 1}
+    samples = {"samples": {"images": 1, "steps": 1}} if tables.get("sample_every") else {}
     keys = {
         "resolution": 32,
         "text_encoder": False,
-        "samples": samples,
+        **samples,
         "identifier": "<sks>",
         "steps": STEPS,
     }
@@ -245,8 +303,15 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
     assert len(history(tmp_path / "model")) == STEPS
 
 
-@pytest.mark.parametrize("schedule", OPTIONS["schedule.kind"])
-@pytest.mark.parametrize("kind", OPTIONS["optimiser.kind"])
+FOLLOWED = [
+    (kind, schedule)
+    for kind in OPTIONS["optimiser.kind"]
+    for schedule in OPTIONS["schedule.kind"]
+    if _problem({"optimiser.kind": kind, "schedule.kind": schedule}) is None
+]
+
+
+@pytest.mark.parametrize(("kind", "schedule"), FOLLOWED)
 def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, schedule: str) -> None:
     train = training_spec(
         tmp_path,
@@ -282,6 +347,7 @@ def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, P
     ("name", "keys", "expected"),
     [
         ("sd3", {"loss": {"snr_gamma": 5.0}}, "learns by flow matching"),
+        ("sd", {"timesteps": {"shift": 2.0}}, "is for models of flow matching, and a sd model is none"),
         ("sd", {"devices": 2, "strategy": "deepspeed_stage_2"}, "needs the package 'deepspeed'"),
     ],
 )

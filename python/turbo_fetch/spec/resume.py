@@ -20,13 +20,19 @@ BINDING: Final = frozenset(
         "resolution",
         # With a constant schedule more are welcome, see `run_folder.essentials`.
         "steps",
+        "subjects.class",
+        "subjects.identifier",
+        "subjects.prompt",
+        "subjects.weight",
         "batch_size",
         "accumulation",
         "learning_rate",
         "text_encoder_learning_rate",
         "token_learning_rate",
         "prior_weight",
-        # These three compute the same with other roundings.
+        # These compute the same with other roundings.
+        "tf32",
+        "cudnn_benchmark",
         "compile",
         "attention",
         "cache",
@@ -46,6 +52,11 @@ BINDING: Final = frozenset(
         "loss.kind",
         "loss.snr_gamma",
         "loss.noise_offset",
+        "timesteps.distribution",
+        "timesteps.mean",
+        "timesteps.deviation",
+        "timesteps.mode_scale",
+        "timesteps.shift",
         "optimiser.kind",
         "optimiser.weight_decay",
         "optimiser.betas",
@@ -55,7 +66,9 @@ BINDING: Final = frozenset(
         "schedule.warmup_steps",
         "schedule.cycles",
         "schedule.power",
+        "lora.kind",
         "lora.rank",
+        "lora.factor",
         "lora.alpha",
         "lora.dropout",
         "lora.targets",
@@ -69,6 +82,8 @@ FREE: Final = frozenset(
     {
         # Compared by what is in it, and by what they come to on this machine: see `run_folder`.
         "subject",
+        "subjects.images",
+        "subjects.validation",
         "accelerator",
         "precision",
         "output",
@@ -77,6 +92,8 @@ FREE: Final = frozenset(
         "checkpoints_kept",
         "sample_every",
         "log_every",
+        # What it makes is compared with the images.
+        "pictures.annotator",
         "pictures.workers",
         "samples.prompts",
         "samples.images",
@@ -100,6 +117,8 @@ def binding(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             inner = binding(value, f"{key}.")
             if inner or not value:
                 found[name] = inner
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            found[name] = [binding(each, f"{key}.") for each in value]
         elif key not in FREE and not _is_free_table(key):
             found[name] = value
     return found

@@ -18,15 +18,36 @@ from pydantic import (
 from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
-OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
+LoraKind = Literal["lora", "lokr", "loha"]
+OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"]
 ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
+
+FIND_THEIR_RATE: Final[frozenset[OptimiserKind]] = frozenset({"prodigy", "prodigy_schedulefree"})
+"""Optimisers that adapt one learning rate for all that is trained."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
+
+
+class SubjectSpec(Table):
+    """`[[train.subjects]]`: one of several subjects that a run learns."""
+
+    images: Annotated[Location, Place(words=("fetch",))]
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
+    class_: Annotated[str, Field(alias="class", min_length=1)]
+    """Noun of the subject's class. With `[prior]`, each class has images of its own."""
+    identifier: Annotated[str, Field(min_length=1)]
+    """Rare word that will stand for the subject, and for no other."""
+    prompt: str | None = None
+    """Caption of images that have none; by default `train.prompt`."""
+    weight: PositiveInt = 1
+    """How many batches are of this subject, in relation to the others, however many images it has."""
+    validation: Location | None = None
+    """Held-out images of the subject, for `[train.validation]`."""
 
 
 class PicturesSpec(Table):
@@ -36,6 +57,9 @@ class PicturesSpec(Table):
     """`auto`: a file such as `photo.txt` beside the image, a table of captions in the folder, or the caption of the
     dataset, otherwise `train.prompt`; `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in
     all of them."""
+    annotator: Annotated[str, Place(or_name=True)] | None = None
+    """A Python file or installed module whose functions `captions` and `masks` make them for images that have none; its
+    code is run."""
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of examples trained with an empty caption, which keeps guidance working on long runs."""
     repeats: PositiveInt = 1
@@ -69,11 +93,31 @@ class LossSpec(Table):
     """Noise that is constant over each channel, for darker and brighter images; 0.05 to 0.1 is usual."""
 
 
+class TimestepsSpec(Table):
+    """`[train.timesteps]`: from which noise levels is learned how often."""
+
+    distribution: Literal["auto", "uniform", "logit_normal", "mode"] = "auto"
+    """`auto`: `uniform` for models of diffusion, `logit_normal` for those of flow matching, as they were trained.
+    `logit_normal` is the sigmoid of normal numbers, and `mode` prefers the middle less strongly (both arXiv 2403.03206,
+    section 3.1)."""
+    mean: float = 0.0
+    """Mean of the normal numbers of `logit_normal`: above 0 more noise, below 0 less."""
+    deviation: PositiveFloat = 1.0
+    """Standard deviation of the normal numbers of `logit_normal`."""
+    mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
+    """How much `mode` prefers the middle; below 0 it prefers both ends."""
+    shift: PositiveFloat | Literal["auto", "resolution"] = "auto"
+    """For flow matching: how far levels are shifted towards noise; 1: not at all; `auto`: as the model's scheduler
+    says; `resolution`: further the larger an image is, as Flux is sampled."""
+
+
 class OptimiserSpec(Table):
     """`[train.optimiser]`: the optimiser."""
 
     kind: OptimiserKind = "adamw"
-    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
+    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` prodigyopt, and
+    `prodigy_schedulefree`, which averages the weights instead of following a schedule (arXiv 2405.15682),
+    prodigy-plus-schedule-free: the extra `optimisers`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay; not used for token embeddings."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -100,17 +144,23 @@ class ScheduleSpec(Table):
 class LoraSpec(Table):
     """`[train.lora]`: low-rank matrices beside frozen weights (arXiv 2106.09685)."""
 
+    kind: LoraKind = "lora"
+    """What is beside them: `lora`, the product of two matrices; `lokr`, a Kronecker product (arXiv 2309.14859), which
+    is smaller; `loha`, two such products, multiplied element by element (arXiv 2108.06098)."""
     rank: PositiveInt = 16
     """Rank of the matrices."""
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; by default alpha is the rank."""
+    factor: PositiveInt | None = None
+    """Of a `lokr`: size of the smaller factor, where the sides of a weight can be divided by it; a smaller one trains
+    more numbers. By default about the square root of each side."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout probability of the inputs."""
+    """Dropout probability of the inputs of a `lora`."""
     targets: tuple[str, ...] = ()
     """Suffixes of the names of the modules that get LoRA; by default the attention of the family. A text encoder that
     is trained, but has no module of these names, gets LoRA in its attention."""
     dora: bool = False
-    """Also learn the magnitude of each row (arXiv 2402.09353)."""
+    """Also learn the magnitude of each row of a `lora` (arXiv 2402.09353)."""
 
 
 class TokenSpec(Table):
@@ -147,8 +197,8 @@ class SamplesSpec(Table):
 class ValidationSpec(Table):
     """`[train.validation]`: the loss over held-out images, with the same noise each time."""
 
-    pictures: Location
-    """A folder or dataset of images of the subject."""
+    pictures: Location = ""
+    """A folder or dataset of images of the subject; of several, `validation` of each."""
     every: PositiveInt = 100
     """Steps between validations."""
     draws: PositiveInt = 8
@@ -162,9 +212,10 @@ class TrainSpec(Table):
 
     base: ModelName
     """The base model: a diffusers folder, a single file (`.safetensors`, `.ckpt`), or a hub id."""
-    subject: Annotated[Location, Place(words=("fetch",))]
-    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
-    class_: Annotated[str, Field(alias="class", min_length=1)]
+    subject: Annotated[Location, Place(words=("fetch",))] = ""
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage. Required, and so is
+    `class`, unless there are `subjects`."""
+    class_: Annotated[str, Field(alias="class")] = ""
     """Noun of the subject's class, such as `dog`."""
     identifier: Annotated[str, Field(min_length=1)] = "sks"
     """Rare word that will stand for the subject."""
@@ -198,8 +249,15 @@ class TrainSpec(Table):
     """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
-    compile: bool = False
-    """Compile the denoiser: takes minutes at the start, then steps are faster."""
+    tf32: bool | Literal["auto"] = "auto"
+    """On NVIDIA GPUs since Ampere: compute what is in fp32 with 10 of its 23 bits, which is several times faster.
+    `auto`: not with `precision = "fp32"`, and otherwise for what stays in fp32, such as the VAE."""
+    cudnn_benchmark: bool = False
+    """On NVIDIA GPUs: measure which kernels are fastest for each size of images. A run may then resume with other
+    roundings."""
+    compile: bool | Literal["blocks"] = False
+    """Compile the denoiser: takes minutes at the start, then steps are faster. `blocks` compiles the block that it is
+    made of once, which takes a fraction of that."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
@@ -216,8 +274,8 @@ class TrainSpec(Table):
     """Distributed strategy; `auto` is ddp."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which training resumes exactly."""
-    checkpoints_kept: PositiveInt = 1
-    """Number of newest checkpoints to keep."""
+    checkpoints_kept: PositiveInt = 2
+    """Number of newest checkpoints to keep. With 1 there is none to fall back on if its file is damaged."""
     sample_every: NonNegativeInt = 100
     """Steps between sample grids, plus one grid before the first step; 0: none."""
     log_every: PositiveInt = 10
@@ -225,10 +283,14 @@ class TrainSpec(Table):
     every step."""
     output: Location = "model"
     """Folder of checkpoints, samples and the trained model."""
+    subjects: tuple[SubjectSpec, ...] = ()
+    """Several subjects that are learned together, instead of `subject`, `class` and `identifier`."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)
     """How images and captions become training examples."""
     loss: LossSpec = Field(default_factory=LossSpec)
     """What is minimised."""
+    timesteps: TimestepsSpec = Field(default_factory=TimestepsSpec)
+    """From which noise levels is learned how often."""
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
     """The optimiser."""
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
@@ -260,6 +322,36 @@ class TrainSpec(Table):
             )
         return method
 
+    @property
+    def each_subject(self) -> tuple[TrainSpec, ...]:
+        """The same for each subject alone, with its images, words, and prompt, as if it were the only one."""
+        if not self.subjects:
+            return (self,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "subject": each.images,
+                    "class_": each.class_,
+                    "identifier": each.identifier,
+                    "prompt": self.prompt if each.prompt is None else each.prompt,
+                    "subjects": (),
+                }
+            )
+            for each in self.subjects
+        )
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How often each subject comes, in relation to the others."""
+        return tuple(each.weight for each in self.subjects) or (1,)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Where the held-out images of each subject are; empty where it has none."""
+        if self.validation is None:
+            return ("",) * len(self.weights)
+        return tuple(each.validation or "" for each in self.subjects) or (self.validation.pictures,)
+
     @field_validator("prompt")
     @classmethod
     def _has_identifier(cls, prompt: str) -> str:
@@ -279,13 +371,56 @@ class TrainSpec(Table):
         return self
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
-        return (*self._unused(), *self._conflicts())
+        return (*self._unnamed(), *self._unused(), *self._conflicts())
+
+    def _unnamed(self) -> Iterator[tuple[bool, str]]:
+        """Yield what is missing of the subjects, or said twice."""
+        fields = type(self).model_fields
+        for name in ("subject", "class_", "identifier"):
+            key, value = fields[name].alias or name, getattr(self, name)
+            yield not value and not self.subjects, f"{key} is missing; expected it, or [[train.subjects]]"
+            is_given = value != fields[name].default
+            yield (
+                is_given and bool(self.subjects),
+                f"{key} is given beside [[train.subjects]], which each have their own",
+            )
+        words = [each.identifier for each in self.subjects]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        yield bool(twice), f"subjects have the same identifier {twice}; expected one for each"
+        if len(classes := {each.class_ for each in self.subjects}) > 1:
+            odd = sorted(name for name in classes if "/" in name or name.startswith("."))
+            yield (
+                bool(odd),
+                f"subjects have classes {odd}, which cannot be the names of folders of class images",
+            )
+        pictures = "" if self.validation is None else self.validation.pictures
+        given = [each.identifier for each in self.subjects if each.validation]
+        yield (
+            self.validation is not None and not any(self.held_out),
+            "[train.validation] has no images; expected validation.pictures, or of several subjects their validation",
+        )
+        yield (
+            bool(pictures and self.subjects),
+            "validation.pictures is given, but each subject has its own validation",
+        )
+        yield (
+            bool(given) and self.validation is None,
+            f"subjects {given} have validation, but no [train.validation]",
+        )
 
     def _unused(self) -> Iterator[tuple[bool, str]]:
         """Yield what is given beside a choice that makes no use of it."""
         pictures, optimiser, schedule = self.pictures, self.optimiser, self.schedule
         kind, shape = optimiser.kind, f'schedule.kind is "{schedule.kind}"'
+        drawn = self.timesteps.distribution
+        lora = f'lora.kind is "{self.lora.kind}"'
+        is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
+            (
+                "pictures.annotator",
+                pictures.captions == "auto" or pictures.masks,
+                'pictures.captions is "prompt" and pictures.masks is false',
+            ),
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
             ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
             ("pictures.mask_floor", pictures.masks, "pictures.masks is false"),
@@ -293,6 +428,12 @@ class TrainSpec(Table):
             ("optimiser.epsilon", kind not in {"adafactor", "lion"}, f"{kind} has none"),
             ("schedule.cycles", schedule.kind == "cosine_with_restarts", shape),
             ("schedule.power", schedule.kind == "polynomial", shape),
+            ("lora.factor", self.lora.kind == "lokr", lora),
+            ("lora.dropout", self.lora.kind == "lora", lora),
+            ("lora.dora", self.lora.kind == "lora", lora),
+            ("timesteps.mean", drawn == "logit_normal", is_drawn),
+            ("timesteps.deviation", drawn == "logit_normal", is_drawn),
+            ("timesteps.mode_scale", drawn == "mode", is_drawn),
         ):
             table, key = name.split(".")
             options = getattr(self, table)
@@ -301,11 +442,29 @@ class TrainSpec(Table):
 
     def _conflicts(self) -> tuple[tuple[bool, str], ...]:
         rates = {self.rates[group] for group in self._trained_groups}
+        kind = self.optimiser.kind
+        averages, named = kind == "prodigy_schedulefree", f'optimiser.kind = "{kind}"'
         return (
             (
-                self.optimiser.kind == "prodigy" and len(rates) > 1,
-                f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
+                averages and self.schedule.kind != "constant",
+                f'schedule.kind = "{self.schedule.kind}", but {named} needs no schedule; expected "constant"',
+            ),
+            (
+                averages and self.ema is not None,
+                f"[train.ema] is given, but {named} averages the weights itself",
+            ),
+            (
+                averages and not self.optimiser.betas[0],
+                f"optimiser.betas begins with 0, but {named} averages by it; expected more",
+            ),
+            (
+                kind in FIND_THEIR_RATE and len(rates) > 1,
+                f"{kind} finds one learning rate for all that is trained, but {len(rates)} are given; expected "
                 "learning_rate alone, or another optimiser.kind",
+            ),
+            (
+                self.samples != SamplesSpec() and not self.sample_every,
+                "[train.samples] is given, but sample_every = 0, so none are made",
             ),
             (
                 self.strategy != "auto" and self.devices == 1,
@@ -375,7 +534,7 @@ class TrainSpec(Table):
     @property
     def rates(self) -> dict[str, float]:
         """The learning rates of `denoiser`, `text_encoder` and `token`, defaults filled in."""
-        own = self.optimiser.kind == "prodigy"
+        own = self.optimiser.kind in FIND_THEIR_RATE
         usual = USUAL_LEARNING_RATE["lora" if self.trains("lora") else "full"]
         denoiser = self.learning_rate if self.learning_rate != "auto" else 1.0 if own else usual
         token = self.learning_rate if self.method == "token" and self.learning_rate != "auto" else None

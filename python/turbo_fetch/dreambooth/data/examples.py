@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from turbo_fetch.dreambooth.data.image_set import Example, ExampleSequence, ImageSet
+from turbo_fetch.dreambooth.data.image_set import Example, ExampleSequence, ImageSet, Turns
 from turbo_fetch.dreambooth.families import Posterior
 
 
@@ -35,14 +36,17 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """Return the same on a device."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Examples:
+        """Return the same with all tensors changed."""
+        known = self.posterior
         return replace(
             self,
-            sizes=_to(self.sizes, device),
-            pixels=None if self.pixels is None else _to(self.pixels, device),
-            mask=None if self.mask is None else _to(self.mask, device),
-            posterior=None
-            if self.posterior is None
-            else Posterior(_to(self.posterior.mean, device), _to(self.posterior.deviation, device)),
+            sizes=change(self.sizes),
+            pixels=None if self.pixels is None else change(self.pixels),
+            mask=None if self.mask is None else change(self.mask),
+            posterior=None if known is None else Posterior(change(known.mean), change(known.deviation)),
         )
 
 
@@ -58,6 +62,11 @@ class Batch:
         """Return the same on a device."""
         prior = None if self.prior is None else self.prior.to(device)
         return Batch(self.position, self.subject.to(device), prior)
+
+    def pin_memory(self) -> Batch:
+        """Return the same in memory from which a GPU copies by itself; PyTorch's loader asks for it."""
+        prior = None if self.prior is None else self.prior.each(Tensor.pin_memory)
+        return Batch(self.position, self.subject.each(Tensor.pin_memory), prior)
 
     def passes(self) -> Iterator[Examples]:
         """Yield subject and class as one if they have the same size, else one after the other."""
@@ -106,31 +115,61 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[Batch]):
-    """The batches of one device: number `rank` of each `world`."""
+class SubjectExamples:
+    """All examples of one subject: its own, those of its class, and those that are held out."""
 
+    identifier: str
     subject: Concept
-    prior: Concept | None
+    prior: Concept | None = None
+    validation: Concept | None = None
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """All that there are."""
+        return tuple(filter(None, (self.subject, self.prior, self.validation)))
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Batch]):
+    """The batches of one device, number `rank` of each `world`: each of one subject, as `turns` says."""
+
+    subjects: Sequence[SubjectExamples]
+    turns: Turns
     rank: int = 0
     world: int = 1
 
     def __getitem__(self, position: int) -> Batch:
-        place = position * self.world + self.rank
-        prior = self.prior.examples(place) if self.prior else None
-        return Batch(position, self.subject.examples(place), prior)
+        chosen, place = self.turns.at(position * self.world + self.rank)
+        examples = self.subjects[chosen]
+        prior = examples.prior.examples(place) if examples.prior else None
+        return Batch(position, examples.subject.examples(place), prior)
 
 
 @dataclass(frozen=True)
 class Validation(Dataset[Batch]):
-    """Images that are held out, each as it is, one per batch."""
+    """Images that are held out, each as it is, one per batch, subject after subject."""
 
-    concept: Concept
+    concepts: Mapping[str, Concept]
+    """By identifier."""
 
     def __getitem__(self, number: int) -> Batch:
-        return Batch(number, self.concept.load([Example(number, 0, False)]), None)
+        concept, image = self._places[number][1:]
+        return Batch(number, concept.load([Example(image, 0, False)]), None)
 
     def __len__(self) -> int:
-        return len(self.concept.image_set.images)
+        return len(self._places)
+
+    def identifier(self, number: int) -> str:
+        """Return of which subject a batch is."""
+        return self._places[number][0]
+
+    @cached_property
+    def _places(self) -> list[tuple[str, Concept, int]]:
+        return [
+            (identifier, concept, image)
+            for identifier, concept in self.concepts.items()
+            for image in range(len(concept.image_set.images))
+        ]
 
 
 @dataclass(frozen=True)
@@ -150,12 +189,14 @@ class Positions(Sampler[int]):
 class Loader(DataLoader[Batch]):
     """A loader that begins where its run does, which is how Lightning knows that it can be resumed."""
 
-    def __init__(self, batches: Batches, positions: Positions, workers: int) -> None:
+    def __init__(self, batches: Batches, positions: Positions, workers: int, pinned: bool = False) -> None:
+        """`pinned` puts batches where a GPU fetches them beside its work, which is worth it for one alone."""
         super().__init__(
             batches,
             batch_size=None,
             sampler=positions,
             num_workers=workers,
+            pin_memory=pinned,
             # Of its own, so that making an iterator draws nothing from the generator of the model.
             generator=torch.Generator().manual_seed(0),
             persistent_workers=False,
@@ -194,7 +235,3 @@ def _masks(halves: tuple[Examples, Examples]) -> Tensor | None:
     return torch.cat(
         [ones if half.mask is None else half.mask for half, ones in zip(halves, plain, strict=True)]
     )
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)

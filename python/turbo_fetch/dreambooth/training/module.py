@@ -14,12 +14,19 @@ from turbo_fetch.dreambooth.data.cache import Captions
 from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.data.image_set import draws
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.timesteps import draw, process_at
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
 from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
 from turbo_fetch.dreambooth.training.history import History
-from turbo_fetch.dreambooth.training.optimisers import Ema, make_optimiser, make_schedule
+from turbo_fetch.dreambooth.training.optimisers import (
+    Ema,
+    ScheduleFree,
+    WeightMean,
+    make_optimiser,
+    make_schedule,
+)
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -46,8 +53,15 @@ class DreamBooth(LightningModule):
         self.parts = nn.ModuleDict(setup.trainable.modules)
         self.process = setup.family.process()
         ema = setup.train.ema
-        self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self.ema: WeightMean | None = Ema(self._learning(), ema.decay) if ema else None
+        self.skipped_steps = 0
+        """Steps of this process whose gradients overflowed in fp16: they count as steps, but nothing is learned."""
+        self._is_skipped = False
         self._random: Mapping[str, Any] | None = None
+
+    def _learning(self) -> list[Tensor]:
+        """Return what is trained, always in the same order."""
+        return [parameter for _, parameter in self.setup_.trainable.named()]
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one pass."""
@@ -70,13 +84,15 @@ class DreamBooth(LightningModule):
 
     def _errors(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw noise and a timestep for each example, let the model predict, and compare."""
-        setup, process, loss = self.setup_, self.process, self.setup_.train.loss
+        setup, loss = self.setup_, self.setup_.train.loss
         posterior = examples.posterior
         if posterior is None:
             assert examples.pixels is not None
             posterior = setup.family.encode_images(examples.pixels)
         latents = posterior.sample(generator)
-        timesteps = process.draw(len(latents), generator).to(latents.device)
+        wanted = setup.train.timesteps
+        process = process_at(setup.family, self.process, wanted, latents)
+        timesteps = draw(process, len(latents), generator, wanted).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         if loss.noise_offset:
             shifts = torch.randn(latents.shape[:2], generator=generator, device=generator.device)
@@ -97,8 +113,9 @@ class DreamBooth(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return optimiser and schedule."""
         train = self.setup_.train
-        scaled = self.trainer.precision == "16-mixed"
-        optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups, scaled)
+        optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups)
+        if train.optimiser.kind == "prodigy_schedulefree":
+            self.ema = ScheduleFree(self._learning(), optimiser)
         schedule = make_schedule(train, optimiser)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -107,12 +124,30 @@ class DreamBooth(LightningModule):
     ) -> None:
         """Take an optimiser step, which ends one step of the history and of the running mean."""
         rate = float(optimizer.param_groups[0]["lr"])
+        scale = self._gradient_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # It is lowered where a gradient overflowed, and then the weights stay as they are.
+        self._is_skipped = self._gradient_scale() < scale
         # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
         optimizer.zero_grad()
         self.setup_.history.end_step(rate, self.over_devices)
-        if self.ema is not None:
+        if self._is_skipped:
+            self.skipped_steps += 1
+        elif self.ema is not None:
             self.ema.update()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the schedule on, unless the step was skipped."""
+        if not self._is_skipped:
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _gradient_scale(self) -> float:
+        """Return by what gradients are scaled, in fp16; otherwise 1."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def configure_gradient_clipping(
         self,
@@ -120,10 +155,13 @@ class DreamBooth(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Cut the norm of the gradient; Lightning refuses to with fused AdamW under bf16, where nothing is scaled."""
-        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val:
+        """Cut the norm of the gradient; Lightning refuses to with fused AdamW in half precision."""
+        if not gradient_clip_val or "mixed" not in str(self.trainer.precision):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Of others Lightning has done so, and a fused optimiser would do it after the norm is cut.
+            self._scaler.unscale_(optimizer)
         learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(learning, gradient_clip_val)
 
