@@ -138,8 +138,8 @@ class SamplesSpec(Table):
     """Images per prompt."""
     steps: PositiveInt = 25
     """Denoising steps per image."""
-    guidance: NonNegativeFloat = 7.5
-    """Classifier-free guidance scale."""
+    guidance: NonNegativeFloat | None = None
+    """Classifier-free guidance scale; by default what is usual for the family."""
     seed: NonNegativeInt = 0
     """Seed of the first image; the next ones count up."""
 

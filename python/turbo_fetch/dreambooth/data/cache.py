@@ -52,16 +52,8 @@ class CachedLatents:
 def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: Advance) -> CachedLatents:
     """Encode the image_set, or take what is in `folder`. Raises OutputError, Unreadable, and what `advance` raises."""
     groups = {f"{width}x{height}": numbers for (width, height), numbers in image_set.groups.items()}
-    channels, shrink = family.vae.config.latent_channels, family.vae_scale
     shapes = {
-        f"{width}x{height}": (
-            len(numbers),
-            image_set.variants,
-            2,
-            channels,
-            height // shrink,
-            width // shrink,
-        )
+        f"{width}x{height}": (len(numbers), image_set.variants, 2, *family.latent_shape(width, height))
         for (width, height), numbers in image_set.groups.items()
     }
     name = fingerprint(

@@ -70,7 +70,7 @@ def make_concepts(
     model cannot make images of that resolution, OutputError.
     """
     captions = _captions_of(train, data.subject)
-    for warning in word_warnings(train, next(iter(family.tokenizers.values())), captions):
+    for warning in word_warnings(train, family.prompt_tokenizer, captions):
         note(warning)
     sizes = _sizes(train, family)
     if not family.image_side / 1.5 < train.resolution < family.image_side * 1.5:

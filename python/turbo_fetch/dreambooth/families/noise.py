@@ -6,7 +6,8 @@ timestep per example [B]: an integer below `timestep_count`, which counts places
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -75,6 +76,9 @@ def at(schedule: Tensor, timesteps: Tensor) -> Tensor:
 class NoiseProcess(Protocol):
     """From latents, noise and timesteps to the model's input and its target."""
 
+    def of_size(self, height: int, width: int) -> NoiseProcess:
+        """Return the process for latents of a size, which some models see noisier the larger they are."""
+
     @property
     def timestep_count(self) -> int:
         """How many timesteps there are."""
@@ -107,6 +111,10 @@ class Diffusion:
         """See NoiseProcess."""
         return len(self.alphas_bar)
 
+    def of_size(self, height: int, width: int) -> Diffusion:
+        """Return itself: it is the same for all sizes."""
+        return self
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return uniform timesteps."""
         return torch.randint(self.timestep_count, (count,), generator=generator, device=generator.device)
@@ -138,6 +146,12 @@ class Flow:
 
     sigmas: Tensor
     times: Tensor
+    shifted: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
+    """From height and width of latents to their sigmas and times, for a model whose schedule depends on them."""
+
+    def of_size(self, height: int, width: int) -> Flow:
+        """See NoiseProcess."""
+        return self if self.shifted is None else replace(self, *self.shifted(height, width))
 
     @property
     def timestep_count(self) -> int:

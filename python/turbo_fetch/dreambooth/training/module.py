@@ -76,6 +76,7 @@ class DreamBooth(LightningModule):
             assert examples.pixels is not None
             posterior = setup.family.encode_images(examples.pixels)
         latents = posterior.sample(generator)
+        process = process.of_size(*latents.shape[-2:])
         timesteps = process.draw(len(latents), generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         if loss.noise_offset:
