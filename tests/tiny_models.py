@@ -12,9 +12,14 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -31,6 +36,9 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -136,6 +144,68 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
     return _saved(pipeline, folder)
 
 
+def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:
+    """Save a Flux.1 pipeline, by default one that is told guidance, as `dev` is; returns `folder`."""
+    torch.manual_seed(seed)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
+        vae=_vae(shift_factor=0.06, scaling_factor=0.36),
+        text_encoder=CLIPTextModel(_text_config()).eval(),
+        tokenizer=clip_tokenizer(folder / "vocabulary"),
+        text_encoder_2=_t5(),
+        tokenizer_2=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0),
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2 * HIDDEN,
+            pooled_projection_dim=HIDDEN,
+            guidance_embeds=guided,
+            axes_dims_rope=(4, 4, 8),
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_flux2(folder: Path, seed: int = 0) -> Path:
+    """Save a Flux.2 Klein pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**_QWEN, num_hidden_layers=27)).eval(),
+        tokenizer=qwen_tokenizer(),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * _QWEN["hidden_size"],
+            axes_dims_rope=(4, 4, 4, 4),
+            timestep_guidance_channels=16,
+            guidance_embeds=False,
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """Return a tokenizer of Qwen's kind, whose words are bytes, with a template of chats."""
+    letters = [*_byte_letters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    return Qwen2Tokenizer(
+        vocab={letter: number for number, letter in enumerate(letters)},
+        merges=[],
+        chat_template=_CHAT,
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+
+
 def tiny_clip(folder: Path) -> Path:
     """Save a CLIP for images of 32 pixels; returns `folder`."""
     torch.manual_seed(3)
@@ -161,6 +231,23 @@ def tiny_dino(folder: Path) -> Path:
 
 TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 
+TINY_TRANSFORMERS: dict[str, Callable[[Path], Path]] = {"flux": tiny_flux, "flux2": tiny_flux2}
+"""Families whose text encoders are language models, in part or whole."""
+
+_QWEN: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+
 _UNET: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 4,
@@ -183,16 +270,18 @@ _VISION: dict[str, Any] = {
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+_VAE: dict[str, Any] = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "sample_size": 64,
+}
+
+
 def _vae(**overrides: Any) -> AutoencoderKL:
-    options: dict[str, Any] = {
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "sample_size": 64,
-    }
-    return AutoencoderKL(**options | overrides).eval()
+    return AutoencoderKL(**_VAE | overrides).eval()
 
 
 _T5_VOCABULARY = [
