@@ -151,7 +151,10 @@ class Flow:
 
     def of_size(self, height: int, width: int) -> Flow:
         """See NoiseProcess."""
-        return self if self.shifted is None else replace(self, *self.shifted(height, width))
+        if self.shifted is None:
+            return self
+        sigmas, times = self.shifted(height, width)
+        return replace(self, sigmas=sigmas, times=times)
 
     @property
     def timestep_count(self) -> int:
