@@ -12,14 +12,19 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.utils import logging as diffusers_logging
 from transformers import (
@@ -31,6 +36,11 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -136,6 +146,73 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
     return _saved(pipeline, folder)
 
 
+def tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
+    """Save a Qwen-Image pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    text = {
+        **_QWEN,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": HIDDEN,
+    }
+    no_images = dict.fromkeys(("image_token_id", "video_token_id", "vision_start_token_id"), 259)
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **no_images)
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            max_image_seq_len=8192, max_shift=0.9, shift_terminal=0.02, use_dynamic_shifting=True
+        ),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.8, 1.2, 2.0],
+        ).eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=HIDDEN,
+            axes_dims_rope=(2, 2, 4),
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_z_image(folder: Path, seed: int = 0) -> Path:
+    """Save a Z-Image pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(shift_factor=0.1159, scaling_factor=0.3611),
+        text_encoder=Qwen3Model(Qwen3Config(**_QWEN)).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=4,
+            n_kv_heads=4,
+            cap_feat_dim=HIDDEN,
+            axes_dims=[2, 2, 4],
+            axes_lens=[1024, 64, 64],
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
 def tiny_clip(folder: Path) -> Path:
     """Save a CLIP for images of 32 pixels; returns `folder`."""
     torch.manual_seed(3)
@@ -203,6 +280,36 @@ _T5_VOCABULARY = [
 def _t5() -> T5EncoderModel:
     sizes = {"d_model": 2 * HIDDEN, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 4}
     return T5EncoderModel(T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **sizes)).eval()
+
+
+_QWEN: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 256,
+    "eos_token_id": 258,
+    "pad_token_id": 256,
+}
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """Return Qwen's tokenizer with a token for each byte, and its template of a chat."""
+    turns = ["<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: number for number, word in enumerate([*_byte_letters(), "<|endoftext|>", *turns])}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary, merges=[], additional_special_tokens=turns, model_max_length=4096
+    )
+    tokenizer.chat_template = _CHAT
+    return tokenizer
 
 
 def _text_config(**overrides: Any) -> CLIPTextConfig:
