@@ -248,7 +248,9 @@ class Family(ABC):
                 f"{key} = {negative!r}, but the pipeline of a {cls.name} model reads no negative prompt; expected none"
             )
 
-    def call_arguments(self, prompts: list[str], guidance: float | None, negative: str = "") -> dict[str, Any]:
+    def call_arguments(
+        self, prompts: list[str], guidance: float | None, negative: str = ""
+    ) -> dict[str, Any]:
         """Return with which words and guidance the pipeline is called; a guidance of None is the family's.
 
         Raises SpecError for a negative prompt that would not be read.
@@ -306,12 +308,16 @@ class Family(ABC):
     def process(self) -> NoiseProcess:
         """Return how this model was trained to see noise."""
 
+    def token_count(self, caption: str) -> int:
+        """Return a number that is the larger the more tokens the denoiser is told of a caption."""
+        return 0
+
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Return what the denoiser is told of the captions; gradients flow if the encoders are trained.
 
-        All captions make tensors of one shape, whatever their length, as they are cached together; what is padding
-        in them a mask says, which is a tensor of numbers as well.
+        A caption makes tensors of as many tokens whatever it is; or as the longest of `captions`, and a tensor [B],
+        which stays in main memory, says how many each has: see `token_count`.
         """
 
     @abstractmethod

@@ -127,3 +127,32 @@ def chats(tokenizer: Any, captions: Sequence[str], **options: Any) -> list[str]:
         )
         for caption in captions
     ]
+
+
+def padded_tokens(
+    tokenizer: Any, texts: Sequence[str], most: int, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids and attention mask [B, longest] of texts, each cut to `most`, and their lengths [B].
+
+    What shapes depend on is needed where they are made: the lengths are in main memory.
+    """
+    encoded = tokenizer(
+        list(texts), padding=True, padding_side="right", max_length=most, truncation=True, return_tensors="pt"
+    )
+    mask: Tensor = encoded.attention_mask
+    return encoded.input_ids.to(device), mask.to(device), mask.sum(1)
+
+
+def generic_lora_names(component: str, module: str) -> tuple[str, ...]:
+    """Return the names that a module of a transformer has in LoRA files, where others call it as diffusers does.
+
+    As diffusers writes them, then musubi-tuner, ai-toolkit, DiffSynth and SimpleTuner.
+    """
+    flat = module.replace(".", "_")
+    return (
+        f"{component}.{module}",
+        f"lora_unet_{flat}",
+        f"diffusion_model.{module}",
+        module,
+        f"lycoris_{flat}",
+    )
