@@ -1,4 +1,4 @@
-"""Qwen-Image and Z-Image: what is learned, made and exported is what diffusers' pipelines and recipes say."""
+"""Families of flow matching whose text encoders are language models: what is learned, made and exported is what diffusers' pipelines and recipes say."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny_models import tiny_qwen_image, tiny_z_image
+from tiny_models import tiny_flux, tiny_flux2, tiny_qwen_image, tiny_z_image
 from training import assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.cache import Captions, cached_captions
@@ -26,7 +27,14 @@ from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
-MODELS: dict[str, Callable[[Path], Path]] = {"qwen-image": tiny_qwen_image, "z-image": tiny_z_image}
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "flux": tiny_flux,
+    "flux2": tiny_flux2,
+    "qwen-image": tiny_qwen_image,
+    "z-image": tiny_z_image,
+}
+OF_ANY_LENGTH = ("qwen-image", "z-image")
+"""Families that are told of a caption as many tokens as it has."""
 CAPTIONS = ("a sks dog", "a dog that sleeps on a red sofa", "")
 SIDE = 32
 
@@ -57,8 +65,11 @@ def _told(pipeline: Any, captions: tuple[str, ...]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def test_the_denoiser_is_told_of_captions_as_by_the_pipeline(base: Path, tmp_path: Path) -> None:
-    family = families.load(str(base))
+@pytest.mark.parametrize("name", OF_ANY_LENGTH)
+def test_the_denoiser_is_told_of_captions_as_by_the_pipeline(
+    bases: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    family = families.load(str(bases[name]))
     cached = cached_captions(family, CAPTIONS, tmp_path, lambda _done, _total: None)
     expected = _told(family.pipeline, CAPTIONS)
     for text in (family.encode_captions(CAPTIONS), cached.encode(CAPTIONS, torch.device("cpu"))):
@@ -121,6 +132,76 @@ def _z_loss(pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Call
     return (-torch.stack(predicted).squeeze(2) - (noise - latents)).square().mean()
 
 
+def _noisy(
+    latents: Tensor, mu: float, draw: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return noisy latents, noise level and target by the noise levels that a pipeline samples 1,000 steps with."""
+    place = (torch.sigmoid(draw((len(latents),))) * 1000).long().clamp(max=999)
+    noise = draw(latents.shape)
+    levels = torch.linspace(1, 0.001, 1000, dtype=torch.float64)
+    levels = math.exp(mu) / (math.exp(mu) + 1 / levels - 1)
+    sigma = levels[place].float().view(-1, 1, 1, 1)
+    return (1 - sigma) * latents + sigma * noise, sigma.flatten(), noise - latents
+
+
+def _flux_loss(
+    pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Callable[..., Tensor]
+) -> Tensor:
+    """As examples/dreambooth/train_dreambooth_lora_flux.py of diffusers; noise levels as in the pipeline."""
+    vae, transformer = pipeline.vae.config, pipeline.transformer
+    posterior = pipeline.vae.encode(pixels).latent_dist
+    latents = posterior.mean + posterior.std * draw(posterior.mean.shape)
+    latents = (latents - vae.shift_factor) * vae.scaling_factor
+    batch, channels, height, width = latents.shape
+    mu = 0.5 + (1.15 - 0.5) * (height * width / 4 - 256) / (4096 - 256)
+    noisy, sigma, target = _noisy(latents, mu, draw)
+    hidden, pooled, text_ids = pipeline.encode_prompt(list(captions), device=torch.device("cpu"))
+    predicted = transformer(
+        hidden_states=pipeline._pack_latents(noisy, batch, channels, height, width),
+        timestep=sigma,
+        guidance=torch.ones(batch),
+        pooled_projections=pooled,
+        encoder_hidden_states=hidden,
+        txt_ids=text_ids,
+        img_ids=pipeline._prepare_latent_image_ids(
+            batch, height // 2, width // 2, torch.device("cpu"), torch.float32
+        ),
+        return_dict=False,
+    )[0]
+    return (pipeline._unpack_latents(predicted, 2 * height, 2 * width, 2) - target).square().mean()
+
+
+def _flux2_loss(
+    pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Callable[..., Tensor]
+) -> Tensor:
+    """As examples/dreambooth/train_dreambooth_lora_flux2_klein.py of diffusers; noise levels as in the pipeline."""
+    vae = pipeline.vae
+    posterior = vae.encode(pixels).latent_dist
+    latents = pipeline._patchify_latents(posterior.mean + posterior.std * draw(posterior.mean.shape))
+    mean = vae.bn.running_mean.view(1, -1, 1, 1)
+    latents = (latents - mean) / (vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).sqrt()
+    mu = compute_empirical_mu(latents.shape[2] * latents.shape[3], 50)
+    plain = pipeline._unpatchify_latents(latents)
+    noisy, sigma, target = (
+        pipeline._patchify_latents(value) if value.ndim == 4 else value for value in _noisy(plain, mu, draw)
+    )
+    hidden, text_ids = pipeline.encode_prompt(list(captions), device=torch.device("cpu"))
+    ids = pipeline._prepare_latent_ids(noisy)
+    predicted = pipeline.transformer(
+        hidden_states=pipeline._pack_latents(noisy),
+        timestep=sigma,
+        guidance=None,
+        encoder_hidden_states=hidden,
+        txt_ids=text_ids,
+        img_ids=ids,
+        return_dict=False,
+    )[0]
+    return (pipeline._unpack_latents_with_ids(predicted, ids) - target).square().mean()
+
+
+RECIPES = {"flux": _flux_loss, "flux2": _flux2_loss, "qwen-image": _qwen_loss, "z-image": _z_loss}
+
+
 @torch.no_grad()
 def test_the_loss_of_a_step_is_that_of_diffusers_own_recipe(base: Path, tmp_path: Path) -> None:
     train = _spec(base, tmp_path, prior=False, method="lora").train
@@ -132,14 +213,15 @@ def test_the_loss_of_a_step_is_that_of_diffusers_own_recipe(base: Path, tmp_path
     batch = Batch(0, Examples(CAPTIONS, torch.zeros(3, 6), pixels=pixels), None)
     ours = module.losses(batch, torch.Generator().manual_seed(7)).total
     random = torch.Generator().manual_seed(7)
-    recipe = _qwen_loss if family.name == "qwen-image" else _z_loss
     pipeline = DiffusionPipeline.from_pretrained(base)
-    expected = recipe(pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random))
+    expected = RECIPES[family.name](pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random))
     assert ours.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("guidance", "negative"), [(4.0, ""), (2.0, "a red sofa"), (0.0, "")])
 def test_images_are_those_of_diffusers(base: Path, guidance: float, negative: str) -> None:
+    has_negative = families.family_of(str(base)).has_negative_prompt
+    negative = negative if has_negative else ""
     sampling = SamplingTable(steps=3, width=SIDE, height=48, guidance=guidance, negative=negative)
     requests = [SampleRequest(caption, caption, seed) for seed, caption in enumerate(CAPTIONS)]
     made = [image for _, image in make_images(open_model(str(base), sampling), sampling, requests)]
@@ -148,11 +230,13 @@ def test_images_are_those_of_diffusers(base: Path, guidance: float, negative: st
     if "Qwen" in type(pipeline).__name__:
         how = {"true_cfg_scale": guidance, "negative_prompt": (negative or " ") if guidance > 1 else None}
     else:
-        how = {"guidance_scale": guidance, "negative_prompt": negative or None}
+        how = {"guidance_scale": guidance}
+    if negative:
+        how["negative_prompt"] = negative
     for request, image in zip(requests, made, strict=True):
         random = torch.Generator().manual_seed(request.seed)
         size = {"width": SIDE, "height": 48, "num_inference_steps": 3}
-        (expected,) = pipeline(request.prompt, generator=random, **size, **how).images
+        (expected,) = pipeline(prompt=request.prompt, generator=random, **size, **how).images
         assert np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1
 
 
@@ -194,7 +278,9 @@ def test_a_whole_model_is_exported_as_a_folder_that_diffusers_and_we_read(base: 
         assert torch.equal(weight, trained.denoiser.state_dict()[name])
 
 
-def test_a_lora_of_musubi_tuner_is_read(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["flux2", "qwen-image", "z-image"])
+def test_a_lora_of_musubi_tuner_is_read(bases: dict[str, Path], name: str, tmp_path: Path) -> None:
+    base = bases[name]
     lora = {"rank": 2, "alpha": 1.0}
     fit(_spec(base, tmp_path, method="lora", lora=lora, learning_rate=0.05))
     theirs: dict[str, Tensor] = {}
@@ -214,6 +300,10 @@ def test_a_lora_of_musubi_tuner_is_read(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [{"text_encoder": True}, {"method": "lora+token", "identifier": "<sks>"}])
-def test_a_language_model_is_not_trained(base: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["flux2", "qwen-image", "z-image"])
+def test_a_language_model_is_not_trained(
+    bases: dict[str, Path], name: str, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    base = bases[name]
     with pytest.raises(SpecError, match=r"language model|learns no new token"):
         fit(_spec(base, tmp_path, **keys))

@@ -10,7 +10,15 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Posterior
-from turbo_fetch.dreambooth.families.flow import FlowFamily, chats, language_tokens, packed, places, unpacked
+from turbo_fetch.dreambooth.families.flow import (
+    FlowFamily,
+    chats,
+    generic_lora_names,
+    language_tokens,
+    packed,
+    places,
+    unpacked,
+)
 
 QWEN_TOKENS = 512
 """As many as the pipeline of diffusers reads."""
@@ -55,8 +63,8 @@ class Flux2Klein(FlowFamily):
         }
 
     def lora_names(self, component: str, module: str) -> tuple[str, ...]:
-        """See Family: ComfyUI knows this family by diffusers' names, and by OneTrainer's."""
-        return (*super().lora_names(component, module), f"lora_transformer_{module.replace('.', '_')}")
+        """See Family: ComfyUI knows this family by diffusers' names; the others are other trainers'."""
+        return (*generic_lora_names(component, module), f"lora_transformer_{module.replace('.', '_')}")
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Posterior:
