@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -40,6 +45,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -142,6 +148,57 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
         tokenizer_2=tokenizer,
         text_encoder_3=_t5() if with_t5 else None,
         tokenizer_3=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0) if with_t5 else None,
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:
+    """Save a Flux.1 pipeline, by default one that is told guidance, as `dev` is; returns `folder`."""
+    torch.manual_seed(seed)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
+        vae=_vae(shift_factor=0.06, scaling_factor=0.36),
+        text_encoder=CLIPTextModel(_text_config()).eval(),
+        tokenizer=clip_tokenizer(folder / "vocabulary"),
+        text_encoder_2=_t5(),
+        tokenizer_2=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0),
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2 * HIDDEN,
+            pooled_projection_dim=HIDDEN,
+            guidance_embeds=guided,
+            axes_dims_rope=(4, 4, 8),
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_flux2(folder: Path, seed: int = 0) -> Path:
+    """Save a Flux.2 Klein pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**_QWEN, "num_hidden_layers": 27})).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * _QWEN["hidden_size"],
+            axes_dims_rope=(4, 4, 4, 4),
+            timestep_guidance_channels=16,
+            guidance_embeds=False,
+        ),
     )
     return _saved(pipeline, folder)
 
@@ -260,16 +317,18 @@ _VISION: dict[str, Any] = {
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+_VAE: dict[str, Any] = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "sample_size": 64,
+}
+
+
 def _vae(**overrides: Any) -> AutoencoderKL:
-    options: dict[str, Any] = {
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "sample_size": 64,
-    }
-    return AutoencoderKL(**options | overrides).eval()
+    return AutoencoderKL(**_VAE | overrides).eval()
 
 
 _T5_VOCABULARY = [

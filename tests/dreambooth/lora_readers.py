@@ -1,8 +1,11 @@
 """How other programs read a LoRA file, stated from their source as facts: names of modules, alpha, DoRA, header.
 
+Below `READERS`, the same of LoKr and LoHa.
+
 Sources: ComfyUI comfy/lora.py (`model_lora_keys_unet`, `model_lora_keys_clip`) and comfy/weight_adapter/ (`lora.py`,
-`base.weight_decompose`); Forge backend/patcher/lora.py and extensions-builtin/sd_forge_lora/network.py; AUTOMATIC1111
-extensions-builtin/Lora/ (`network.py`, `networks.py`, `network_lora.py`); kohya-ss/sd-scripts networks/lora.py,
+`lokr.py`, `loha.py`, `base.weight_decompose`); Forge backend/patcher/lora.py and
+extensions-builtin/sd_forge_lora/network.py; AUTOMATIC1111 extensions-builtin/Lora/ (`network.py`, `networks.py`,
+`network_lora.py`, `network_lokr.py`, `network_hada.py`); kohya-ss/sd-scripts networks/lora.py,
 library/sai_model_spec.py and library/model_util.py.
 """
 
@@ -166,6 +169,28 @@ ARCHITECTURES = {
     "sd3": "stable-diffusion-3-medium",
 }
 """sd-scripts: `modelspec.architecture`; a LoRA's ends in `/lora`."""
+
+
+def lycoris_change(file: dict[str, Tensor], name: str, weight: Tensor) -> Tensor | None:
+    """ComfyUI comfy/weight_adapter/lokr.py and loha.py, AUTOMATIC1111 network_lokr.py and network_hada.py.
+
+    What a LoKr or LoHa of a module adds to a weight, by which its keys are used up; None if there is none. The scale is
+    alpha by the rank, which is the rows of a second matrix; of a LoKr without matrices of low rank it is 1.
+    """
+    parts = {key.removeprefix(f"{name}."): file.pop(key) for key in list(file) if key.startswith(f"{name}.")}
+    if "hada_w1_a" in parts:
+        change = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+        return change.reshape(weight.shape) * (parts["alpha"] / parts["hada_w1_b"].shape[0])
+    if not parts:
+        return None
+    scale = torch.tensor(1.0)
+    if "lokr_w2" not in parts:
+        parts["lokr_w2"] = parts["lokr_w2_a"] @ parts["lokr_w2_b"]
+        scale = parts["alpha"] / parts["lokr_w2_b"].shape[0]
+    first, second = parts["lokr_w1"], parts["lokr_w2"]
+    if second.ndim == 4:
+        first = first[:, :, None, None]
+    return scale * torch.kron(first, second).reshape(weight.shape)
 
 
 def equal(one: Tensor, other: Tensor) -> bool:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
+from hub import hub_of
 from tiny_models import tiny_sd, tiny_sd3
 from training import Listener, fit, training_spec
 from turbo_fetch.dreambooth import families
@@ -51,6 +54,51 @@ def files(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     for name in ("sd", "sdxl"):
         save_single_file(families.load(str(models[name])), folder / f"{name}.safetensors", {})
     return {name: folder / f"{name}.safetensors" for name in ("sd", "sdxl")}
+
+
+def in_half(folder: Path) -> Path:
+    """Have all weights of a diffusers folder in fp16, under names that say so."""
+    for path in folder.rglob("*.safetensors"):
+        weights = {name: weight.half() for name, weight in load_file(path).items()}
+        path.unlink()
+        save_file(weights, path.with_name(f"{path.stem}.fp16.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def test_the_header_of_a_single_file_is_read_once(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(files["sd"], tmp_path / "model.safetensors"))
+    read, opened = [], single_file.safe_open
+    monkeypatch.setattr(single_file, "safe_open", lambda *given: (read.append(given), opened(*given))[1])
+    families.family_of(str(path))
+    families.sides_of(str(path))
+    families.load(str(path))
+    assert len(read) == 1
+    os.utime(path, ns=(1, 1))
+    families.family_of(str(path))
+    assert len(read) == 2
+
+
+_LOADED_FROM_A_HUB = """
+import sys
+from turbo_fetch.dreambooth import families
+family = families.load(sys.argv[1])
+print(type(family).__name__, family.denoiser.dtype, float(next(family.denoiser.parameters()).sum()))
+"""
+
+
+def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = in_half(shutil.copytree(models["sd"], tmp_path / "half"))
+    with hub_of({"someone/half": folder}) as address:
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
+        command = [sys.executable, "-c", _LOADED_FROM_A_HUB, "someone/half"]
+        loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert loaded.returncode == 0, loaded.stderr
+    kind, dtype, total = loaded.stdout.split()
+    first = next(families.load(str(models["sd"])).denoiser.parameters()).detach()
+    assert (kind, dtype) == ("StableDiffusion", "torch.float32")
+    assert float(total) == pytest.approx(float(first.half().float().sum()))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from turbo_fetch.dreambooth.run_folder import checkpoints, read_checkpoint
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import parse_spec
+from turbo_fetch.spec.train import EmaSpec, SamplesSpec, ScheduleSpec
 from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -46,9 +47,12 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "optimiser": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
     "cache": (False, True),
     "text_encoder": (True, False),
-    "more": ("nothing", "gradient_checkpointing", "compile", "accumulation", "dora"),
+    "more": ("nothing", "gradient_checkpointing", "compile", "accumulation", "dora", "lokr", "loha"),
 }
 """What a run is made of."""
+
+
+LORA: dict[str, dict[str, Any]] = {"dora": {"dora": True}, "lokr": {"kind": "lokr"}, "loha": {"kind": "loha"}}
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Case:
             "cache": self.cache,
             "text_encoder": self.text_encoder,
             **({"identifier": "<sks>"} if "token" in self.method else {}),
-            **({"lora": {"rank": 2, "dora": self.more == "dora"}} if with_lora else {}),
+            **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
             **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family != "sd3" else {}),
             **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
             **({"compile": True} if self.more == "compile" else {}),
@@ -216,6 +220,32 @@ def _check_training(case: Case, spec: Spec, gpu: Witness) -> None:
     saved = read_checkpoint(checkpoints(Path(spec.train.output))[2])
     assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
     assert (saved.get("MixedPrecision") is not None) == (precision == "fp16")
+
+
+def test_a_step_whose_gradient_overflows_moves_neither_schedule_nor_mean(
+    places: dict[str, Path], tmp_path: Path, gpu: Witness
+) -> None:
+    case = Case("sd", "lora", "fp16", "adamw", True, False, "nothing")
+    spec = _spec(case, places, tmp_path)
+    assert spec.train is not None
+    changes = {
+        # Its gradient is beyond fp16 for any scale that the first steps try.
+        "prior_weight": 1e9,
+        "ema": EmaSpec(decay=0.9),
+        "schedule": ScheduleSpec(kind="linear", warmup_steps=1),
+        "steps": 3,
+        "sample_every": 0,
+        "samples": SamplesSpec(),
+        "validation": None,
+    }
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update=changes)})
+    listener = Listener()
+    stages.run(spec, listener, StopRequest(), names=("train",))
+    assert "train: in 3 step(s) a gradient overflowed in fp16" in "\n".join(listener.notes)
+    saved = read_checkpoint(checkpoints(Path(spec.train.output))[3])
+    assert saved["ema"]["steps"] == 0
+    assert saved["lr_schedulers"][0]["last_epoch"] == 0
+    assert [entry["learning_rate"] for entry in history(spec.train.output)] == [0.0] * 3
 
 
 def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> None:

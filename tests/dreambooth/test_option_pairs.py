@@ -19,7 +19,15 @@ from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.training.optimisers import make_optimiser, make_schedule
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
-from turbo_fetch.spec.train import LoraSpec, LossSpec, OptimiserSpec, PicturesSpec, ScheduleSpec, TokenSpec
+from turbo_fetch.spec.train import (
+    LoraSpec,
+    LossSpec,
+    OptimiserSpec,
+    PicturesSpec,
+    ScheduleSpec,
+    TimestepsSpec,
+    TokenSpec,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 STEPS = 2
@@ -58,6 +66,11 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "loss.kind": ("auto", "epsilon", "v_prediction"),
     "loss.snr_gamma": (None, 5.0),
     "loss.noise_offset": (0.0, 0.1),
+    "timesteps.distribution": ("auto", "uniform", "logit_normal", "mode"),
+    "timesteps.mean": (0.0, 0.5),
+    "timesteps.deviation": (1.0, 0.5),
+    "timesteps.mode_scale": (1.29, -0.5),
+    "timesteps.shift": ("auto", 2.0, "resolution"),
     "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
     "optimiser.weight_decay": (0.01, 0.0),
     "optimiser.betas": ((0.9, 0.999), (0.0, 0.9)),
@@ -74,7 +87,9 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "schedule.warmup_steps": (0, 1),
     "schedule.cycles": (1, 2),
     "schedule.power": (1.0, 2.0),
+    "lora.kind": ("lora", "lokr", "loha"),
     "lora.rank": (16, 2),
+    "lora.factor": (None, 4),
     "lora.alpha": (None, 1.5),
     "lora.dropout": (0.0, 0.1),
     "lora.targets": ((), ("to_q", "to_v")),
@@ -87,13 +102,25 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 """Values of each option, the usual one first."""
 NOT_PAIRED = {
-    *("subject", "class_", "identifier", "prompt", "resolution", "steps", "seed", "output", "devices"),
+    *(
+        "subject",
+        "subjects",
+        "class_",
+        "identifier",
+        "prompt",
+        "resolution",
+        "steps",
+        "seed",
+        "output",
+        "devices",
+    ),
     *(
         "checkpoints_kept",
         "log_every",
         "samples",
         "pictures",
         "loss",
+        "timesteps",
         "optimiser",
         "schedule",
         "lora",
@@ -174,12 +201,20 @@ def _not_here(pair: Chosen) -> bool:
     flows = pair.get("base") == "sd3" and (
         pair.get("loss.snr_gamma") or pair.get("loss.kind", "auto") != "auto"
     )
+    shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips) or bool({"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()})
+    return bool(flows or skips or shifts) or bool(
+        {"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()}
+    )
 
 
 def test_every_option_is_paired() -> None:
-    tables = {"pictures": PicturesSpec, "loss": LossSpec, "optimiser": OptimiserSpec}
+    tables = {
+        "pictures": PicturesSpec,
+        "loss": LossSpec,
+        "timesteps": TimestepsSpec,
+        "optimiser": OptimiserSpec,
+    }
     tables |= {"schedule": ScheduleSpec, "lora": LoraSpec, "token": TokenSpec}
     inner = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert OPTIONS.keys() | NOT_PAIRED == TrainSpec.model_fields.keys() | inner
@@ -213,6 +248,24 @@ def test_prodigy_with_two_learning_rates_is_refused_before_the_start(
         training_spec(tmp_path, tmp_path, optimiser={"kind": "prodigy"}, **rates)
 
 
+@pytest.mark.parametrize(
+    ("prior", "keys", "expected"),
+    [
+        (
+            False,
+            {"prior_weight": 0.5},
+            r"train\.prior_weight = 0\.5 is given, but there is no table \[prior\]",
+        ),
+        (True, {"samples": {"images": 1}}, r"\[train\.samples\] is given, but sample_every = 0"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, prior: bool, keys: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(SpecError, match=expected):
+        training_spec(tmp_path, tmp_path, prior, **keys)
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in TINY_MODELS.items()}
@@ -233,11 +286,11 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
             **tables["validation"],
             "pictures": str(write_images(tmp_path / "held out", 1)),
         }
-    samples = {"images": 1, "steps": 1}
+    samples = {"samples": {"images": 1, "steps": 1}} if tables.get("sample_every") else {}
     keys = {
         "resolution": 32,
         "text_encoder": False,
-        "samples": samples,
+        **samples,
         "identifier": "<sks>",
         "steps": STEPS,
     }
@@ -282,6 +335,7 @@ def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, P
     ("name", "keys", "expected"),
     [
         ("sd3", {"loss": {"snr_gamma": 5.0}}, "learns by flow matching"),
+        ("sd", {"timesteps": {"shift": 2.0}}, "is for models of flow matching, and a sd model is none"),
         ("sd", {"devices": 2, "strategy": "deepspeed_stage_2"}, "needs the package 'deepspeed'"),
     ],
 )

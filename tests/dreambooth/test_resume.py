@@ -46,6 +46,7 @@ VARIED: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "pictures": {"buckets": True},
         "loss": {"snr_gamma": 5, "noise_offset": 0.1},
+        "timesteps": {"distribution": "mode"},
     },
 }
 

@@ -55,16 +55,18 @@ def test_every_key_of_train_says_whether_it_binds() -> None:
 def test_only_keys_that_bind_are_compared() -> None:
     whole = {
         "ema": {"decay": 0.5},
-        "validation": {"pictures": "there"},
+        "validation": {},
         "lora": {"rank": 3},
         "method": "lora",
+        "subjects": [{"images": "s", "class": "dog", "identifier": "sks", "validation": "there"}],
     }
-    train = TrainSpec.model_validate({"base": "b", "subject": "s", "class": "dog", **whole})
+    train = TrainSpec.model_validate({"base": "b", **whole})
     found = binding(train.model_dump(mode="json", by_alias=True))
 
     def leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
         for name, value in table.items():
-            yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+            inner = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
+            yield from leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) else [f"{prefix}{name}"]
 
     assert set(leaves(found)) == BINDING
     none = train.model_copy(update={"ema": None, "validation": None}).model_dump(mode="json", by_alias=True)

@@ -254,14 +254,15 @@ def test_captions_come_from_sidecars_and_the_template(base: Path, tmp_path: Path
     spec = training_spec(base, tmp_path)
     (tmp_path / "subject" / "1.txt").write_text("{identifier} asleep\n on a sofa")
     read = read_training_data(spec, spec.train, lambda line: None)
-    concepts = make_concepts(spec.train, families.load(str(base)), read, lambda line: None)
-    assert concepts["subject"].image_set.captions == (
+    (examples,) = make_concepts(spec.train, families.load(str(base)), read, lambda line: None)
+    assert examples.subject.image_set.captions == (
         "a photo of sks dog",
         "sks asleep on a sofa",
         "a photo of sks dog",
         "a photo of sks dog",
     )
-    assert set(concepts["prior"].image_set.captions) == {"a photo of a dog"}
+    assert examples.prior is not None
+    assert set(examples.prior.image_set.captions) == {"a photo of a dog"}
 
 
 def test_what_looks_wrong_is_said_before_training(base: Path, tmp_path: Path) -> None:

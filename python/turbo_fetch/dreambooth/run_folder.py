@@ -39,9 +39,16 @@ FORMAT: Final = 1
 MODEL_INDEX: Final = "model_index.json"
 DIFFUSERS_LORA: Final = "pytorch_lora_weights.safetensors"
 KOHYA_LORA: Final = "kohya_lora.safetensors"
+"""Of a LoKr or LoHa, which diffusers does not read, the only one."""
 EMBEDDINGS: Final = "learned_embeds.safetensors"
 
 _NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
+
+
+def embeddings_name(identifier: str = "") -> str:
+    """Return the name of the file of a learned word; of several, each has its identifier in it."""
+    word = re.sub(r"[^\w-]", "", identifier)
+    return EMBEDDINGS if not word else EMBEDDINGS.replace(".", f"-{word}.", 1)
 
 
 def checkpoint_name(step: int) -> str:
@@ -165,7 +172,13 @@ def _binding(train: TrainSpec) -> dict[str, Any]:
 
 def has_model(output: Path) -> bool:
     """Return whether a folder holds a model that other programs read."""
-    return (output / MODEL_INDEX).is_file() or (output / DIFFUSERS_LORA).is_file()
+    return (output / MODEL_INDEX).is_file() or lora_in(output) is not None
+
+
+def lora_in(folder: Path) -> Path | None:
+    """Return the file of the LoRA in a folder; None if there is none."""
+    paths = (folder / DIFFUSERS_LORA, folder / KOHYA_LORA)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def is_complete(output: Path, steps: int) -> bool:
@@ -236,7 +249,11 @@ def check_steps(output: Path, done: int, train: TrainSpec) -> None:
 
 def _recorded(table: Mapping[str, Any]) -> TrainSpec:
     """Return the `[train]` of a record; what it leaves out has no influence on the weights."""
-    return TrainSpec.model_validate({"subject": ".", "steps": 2**31, **table})
+    free = {"steps": 2**31, **table}
+    if not free.get("subjects"):
+        return TrainSpec.model_validate({"subject": ".", **free})
+    subjects = [{"images": ".", **each} for each in free["subjects"]]
+    return TrainSpec.model_validate({**free, "subjects": subjects})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -304,6 +321,6 @@ def trained_model(spec: Spec, named: str | None, lora: str | None, key: str) -> 
     folder = Path(spec.train.output)
     if (folder / MODEL_INDEX).is_file():
         return str(folder), lora
-    if (folder / DIFFUSERS_LORA).is_file():
-        return spec.train.base, lora or str(folder / DIFFUSERS_LORA)
+    if (trained := lora_in(folder)) is not None:
+        return spec.train.base, lora or str(trained)
     raise ModelError(f"{folder}: holds no trained model yet; expected train.output after the stage [train]")

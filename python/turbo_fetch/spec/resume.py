@@ -20,6 +20,10 @@ BINDING: Final = frozenset(
         "resolution",
         # With a constant schedule more are welcome, see `run_folder.essentials`.
         "steps",
+        "subjects.class",
+        "subjects.identifier",
+        "subjects.prompt",
+        "subjects.weight",
         "batch_size",
         "accumulation",
         "learning_rate",
@@ -46,6 +50,11 @@ BINDING: Final = frozenset(
         "loss.kind",
         "loss.snr_gamma",
         "loss.noise_offset",
+        "timesteps.distribution",
+        "timesteps.mean",
+        "timesteps.deviation",
+        "timesteps.mode_scale",
+        "timesteps.shift",
         "optimiser.kind",
         "optimiser.weight_decay",
         "optimiser.betas",
@@ -55,7 +64,9 @@ BINDING: Final = frozenset(
         "schedule.warmup_steps",
         "schedule.cycles",
         "schedule.power",
+        "lora.kind",
         "lora.rank",
+        "lora.factor",
         "lora.alpha",
         "lora.dropout",
         "lora.targets",
@@ -69,6 +80,8 @@ FREE: Final = frozenset(
     {
         # Compared by what is in it, and by what they come to on this machine: see `run_folder`.
         "subject",
+        "subjects.images",
+        "subjects.validation",
         "accelerator",
         "precision",
         "output",
@@ -100,6 +113,8 @@ def binding(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             inner = binding(value, f"{key}.")
             if inner or not value:
                 found[name] = inner
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            found[name] = [binding(each, f"{key}.") for each in value]
         elif key not in FREE and not _is_free_table(key):
             found[name] = value
     return found

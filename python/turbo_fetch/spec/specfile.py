@@ -103,6 +103,10 @@ def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spe
         value = found.get(key, field.default)
         if inner is not None and isinstance(value, Mapping):
             found[key] = rooted(value, folder, inner)
+        elif inner is not None and isinstance(value, list):
+            found[key] = [
+                rooted(each, folder, inner) if isinstance(each, Mapping) else each for each in value
+            ]
         elif isinstance(value, str) and (place := _place(kind)) is not None:
             found[key] = _absolute(value, place, folder)
         elif isinstance(value, list | tuple) and value and (place := _place(kind, in_list=True)) is not None:
@@ -232,15 +236,15 @@ def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
     for part in location:
         if named[-2:] == ["http", "domains"]:
             named.append(f'"{part}"')
+        elif part.isdigit():
+            named.append(part)
         elif isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
             model = (
-                next(iter(tables_of(model.model_fields[part].annotation)), None)
+                next(tables_of(model.model_fields[part].annotation), None)
                 if part in model.model_fields
                 else None
             )
-        elif part.isdigit():
-            named.append(part)
     return named
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
+LoraKind = Literal["lora", "lokr", "loha"]
 OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
 ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
@@ -27,6 +28,23 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
+
+
+class SubjectSpec(Table):
+    """`[[train.subjects]]`: one of several subjects that a run learns."""
+
+    images: Annotated[Location, Place(words=("fetch",))]
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
+    class_: Annotated[str, Field(alias="class", min_length=1)]
+    """Noun of the subject's class. With `[prior]`, each class has images of its own."""
+    identifier: Annotated[str, Field(min_length=1)]
+    """Rare word that will stand for the subject, and for no other."""
+    prompt: str | None = None
+    """Caption of images that have none; by default `train.prompt`."""
+    weight: PositiveInt = 1
+    """How many batches are of this subject, in relation to the others, however many images it has."""
+    validation: Location | None = None
+    """Held-out images of the subject, for `[train.validation]`."""
 
 
 class PicturesSpec(Table):
@@ -69,6 +87,24 @@ class LossSpec(Table):
     """Noise that is constant over each channel, for darker and brighter images; 0.05 to 0.1 is usual."""
 
 
+class TimestepsSpec(Table):
+    """`[train.timesteps]`: from which noise levels is learned how often."""
+
+    distribution: Literal["auto", "uniform", "logit_normal", "mode"] = "auto"
+    """`auto`: `uniform` for models of diffusion, `logit_normal` for those of flow matching, as they were trained.
+    `logit_normal` is the sigmoid of normal numbers, and `mode` prefers the middle less strongly (both arXiv 2403.03206,
+    section 3.1)."""
+    mean: float = 0.0
+    """Mean of the normal numbers of `logit_normal`: above 0 more noise, below 0 less."""
+    deviation: PositiveFloat = 1.0
+    """Standard deviation of the normal numbers of `logit_normal`."""
+    mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
+    """How much `mode` prefers the middle; below 0 it prefers both ends."""
+    shift: PositiveFloat | Literal["auto", "resolution"] = "auto"
+    """For flow matching: how far levels are shifted towards noise; 1: not at all; `auto`: as the model's scheduler
+    says; `resolution`: further the larger an image is, as Flux is sampled."""
+
+
 class OptimiserSpec(Table):
     """`[train.optimiser]`: the optimiser."""
 
@@ -100,17 +136,23 @@ class ScheduleSpec(Table):
 class LoraSpec(Table):
     """`[train.lora]`: low-rank matrices beside frozen weights (arXiv 2106.09685)."""
 
+    kind: LoraKind = "lora"
+    """What is beside them: `lora`, the product of two matrices; `lokr`, a Kronecker product (arXiv 2309.14859), which
+    is smaller; `loha`, two such products, multiplied element by element (arXiv 2108.06098)."""
     rank: PositiveInt = 16
     """Rank of the matrices."""
     alpha: PositiveFloat | None = None
     """Scale is alpha / rank; by default alpha is the rank."""
+    factor: PositiveInt | None = None
+    """Of a `lokr`: size of the smaller factor, where the sides of a weight can be divided by it; a smaller one trains
+    more numbers. By default about the square root of each side."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout probability of the inputs."""
+    """Dropout probability of the inputs of a `lora`."""
     targets: tuple[str, ...] = ()
     """Suffixes of the names of the modules that get LoRA; by default the attention of the family. A text encoder that
     is trained, but has no module of these names, gets LoRA in its attention."""
     dora: bool = False
-    """Also learn the magnitude of each row (arXiv 2402.09353)."""
+    """Also learn the magnitude of each row of a `lora` (arXiv 2402.09353)."""
 
 
 class TokenSpec(Table):
@@ -147,8 +189,8 @@ class SamplesSpec(Table):
 class ValidationSpec(Table):
     """`[train.validation]`: the loss over held-out images, with the same noise each time."""
 
-    pictures: Location
-    """A folder or dataset of images of the subject."""
+    pictures: Location = ""
+    """A folder or dataset of images of the subject; of several, `validation` of each."""
     every: PositiveInt = 100
     """Steps between validations."""
     draws: PositiveInt = 8
@@ -162,9 +204,10 @@ class TrainSpec(Table):
 
     base: ModelName
     """The base model: a diffusers folder, a single file (`.safetensors`, `.ckpt`), or a hub id."""
-    subject: Annotated[Location, Place(words=("fetch",))]
-    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
-    class_: Annotated[str, Field(alias="class", min_length=1)]
+    subject: Annotated[Location, Place(words=("fetch",))] = ""
+    """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage. Required, and so is
+    `class`, unless there are `subjects`."""
+    class_: Annotated[str, Field(alias="class")] = ""
     """Noun of the subject's class, such as `dog`."""
     identifier: Annotated[str, Field(min_length=1)] = "sks"
     """Rare word that will stand for the subject."""
@@ -216,8 +259,8 @@ class TrainSpec(Table):
     """Distributed strategy; `auto` is ddp."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which training resumes exactly."""
-    checkpoints_kept: PositiveInt = 1
-    """Number of newest checkpoints to keep."""
+    checkpoints_kept: PositiveInt = 2
+    """Number of newest checkpoints to keep. With 1 there is none to fall back on if its file is damaged."""
     sample_every: NonNegativeInt = 100
     """Steps between sample grids, plus one grid before the first step; 0: none."""
     log_every: PositiveInt = 10
@@ -225,10 +268,14 @@ class TrainSpec(Table):
     every step."""
     output: Location = "model"
     """Folder of checkpoints, samples and the trained model."""
+    subjects: tuple[SubjectSpec, ...] = ()
+    """Several subjects that are learned together, instead of `subject`, `class` and `identifier`."""
     pictures: PicturesSpec = Field(default_factory=PicturesSpec)
     """How images and captions become training examples."""
     loss: LossSpec = Field(default_factory=LossSpec)
     """What is minimised."""
+    timesteps: TimestepsSpec = Field(default_factory=TimestepsSpec)
+    """From which noise levels is learned how often."""
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
     """The optimiser."""
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec)
@@ -260,6 +307,36 @@ class TrainSpec(Table):
             )
         return method
 
+    @property
+    def each_subject(self) -> tuple[TrainSpec, ...]:
+        """The same for each subject alone, with its images, words, and prompt, as if it were the only one."""
+        if not self.subjects:
+            return (self,)
+        return tuple(
+            self.model_copy(
+                update={
+                    "subject": each.images,
+                    "class_": each.class_,
+                    "identifier": each.identifier,
+                    "prompt": self.prompt if each.prompt is None else each.prompt,
+                    "subjects": (),
+                }
+            )
+            for each in self.subjects
+        )
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """How often each subject comes, in relation to the others."""
+        return tuple(each.weight for each in self.subjects) or (1,)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Where the held-out images of each subject are; empty where it has none."""
+        if self.validation is None:
+            return ("",) * len(self.weights)
+        return tuple(each.validation or "" for each in self.subjects) or (self.validation.pictures,)
+
     @field_validator("prompt")
     @classmethod
     def _has_identifier(cls, prompt: str) -> str:
@@ -279,12 +356,50 @@ class TrainSpec(Table):
         return self
 
     def _contradictions(self) -> tuple[tuple[bool, str], ...]:
-        return (*self._unused(), *self._conflicts())
+        return (*self._unnamed(), *self._unused(), *self._conflicts())
+
+    def _unnamed(self) -> Iterator[tuple[bool, str]]:
+        """Yield what is missing of the subjects, or said twice."""
+        fields = type(self).model_fields
+        for name in ("subject", "class_", "identifier"):
+            key, value = fields[name].alias or name, getattr(self, name)
+            yield not value and not self.subjects, f"{key} is missing; expected it, or [[train.subjects]]"
+            is_given = value != fields[name].default
+            yield (
+                is_given and bool(self.subjects),
+                f"{key} is given beside [[train.subjects]], which each have their own",
+            )
+        words = [each.identifier for each in self.subjects]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        yield bool(twice), f"subjects have the same identifier {twice}; expected one for each"
+        if len(classes := {each.class_ for each in self.subjects}) > 1:
+            odd = sorted(name for name in classes if "/" in name or name.startswith("."))
+            yield (
+                bool(odd),
+                f"subjects have classes {odd}, which cannot be the names of folders of class images",
+            )
+        pictures = "" if self.validation is None else self.validation.pictures
+        given = [each.identifier for each in self.subjects if each.validation]
+        yield (
+            self.validation is not None and not any(self.held_out),
+            "[train.validation] has no images; expected validation.pictures, or of several subjects their validation",
+        )
+        yield (
+            bool(pictures and self.subjects),
+            "validation.pictures is given, but each subject has its own validation",
+        )
+        yield (
+            bool(given) and self.validation is None,
+            f"subjects {given} have validation, but no [train.validation]",
+        )
 
     def _unused(self) -> Iterator[tuple[bool, str]]:
         """Yield what is given beside a choice that makes no use of it."""
         pictures, optimiser, schedule = self.pictures, self.optimiser, self.schedule
         kind, shape = optimiser.kind, f'schedule.kind is "{schedule.kind}"'
+        drawn = self.timesteps.distribution
+        lora = f'lora.kind is "{self.lora.kind}"'
+        is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
             ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
@@ -293,6 +408,12 @@ class TrainSpec(Table):
             ("optimiser.epsilon", kind not in {"adafactor", "lion"}, f"{kind} has none"),
             ("schedule.cycles", schedule.kind == "cosine_with_restarts", shape),
             ("schedule.power", schedule.kind == "polynomial", shape),
+            ("lora.factor", self.lora.kind == "lokr", lora),
+            ("lora.dropout", self.lora.kind == "lora", lora),
+            ("lora.dora", self.lora.kind == "lora", lora),
+            ("timesteps.mean", drawn == "logit_normal", is_drawn),
+            ("timesteps.deviation", drawn == "logit_normal", is_drawn),
+            ("timesteps.mode_scale", drawn == "mode", is_drawn),
         ):
             table, key = name.split(".")
             options = getattr(self, table)
@@ -306,6 +427,10 @@ class TrainSpec(Table):
                 self.optimiser.kind == "prodigy" and len(rates) > 1,
                 f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
                 "learning_rate alone, or another optimiser.kind",
+            ),
+            (
+                self.samples != SamplesSpec() and not self.sample_every,
+                "[train.samples] is given, but sample_every = 0, so none are made",
             ),
             (
                 self.strategy != "auto" and self.devices == 1,

@@ -48,6 +48,17 @@ class Spec(Table):
         return self
 
     @model_validator(mode="after")
+    def _weighs_what_is_there(self) -> Spec:
+        train = self.train
+        usual = TrainSpec.model_fields["prior_weight"].default
+        if train is not None and self.prior is None and train.prior_weight != usual:
+            raise ValueError(
+                f"train.prior_weight = {train.prior_weight:g} is given, but there is no table [prior], from which "
+                "class images come"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_places_apart(self) -> Spec:
         if problems := list(collisions(self)):
             raise ValueError("; ".join(problems))
@@ -103,14 +114,27 @@ def _images(spec: Spec) -> dict[str, Path]:
     train, prior, evaluate = spec.train, spec.prior, spec.evaluate
     generates = prior is not None and prior.source == "generate"
     named = {
-        "train.subject": train and train.subject != "fetch" and train.subject,
-        "train.validation.pictures": train and train.validation and train.validation.pictures,
+        **(_of_subjects(train) if train else {}),
         "evaluate.subject": evaluate and evaluate.subject != "fetch" and evaluate.subject,
         "prior.source": prior and not generates and prior.source,
         "prior.output": generates and _class_images(spec),
         "fetch.output.path": spec.fetch and spec.fetch.output.path,
     }
     return _resolved(named)
+
+
+def _of_subjects(train: TrainSpec) -> dict[str, object]:
+    """Return where images of subjects are, by key."""
+    if not train.subjects:
+        return {
+            "train.subject": train.subject != "fetch" and train.subject,
+            "train.validation.pictures": train.validation and train.validation.pictures,
+        }
+    named: dict[str, object] = {}
+    for number, each in enumerate(train.subjects):
+        named[f"train.subjects.{number}.images"] = each.images != "fetch" and each.images
+        named[f"train.subjects.{number}.validation"] = each.validation
+    return named
 
 
 def _class_images(spec: Spec) -> str | None:
@@ -120,7 +144,7 @@ def _class_images(spec: Spec) -> str | None:
 
 
 def _resolved(named: Mapping[str, object]) -> dict[str, Path]:
-    found = {key: _local(place) for key, place in named.items() if isinstance(place, str)}
+    found = {key: _local(place) for key, place in named.items() if isinstance(place, str) and place}
     return {key: path for key, path in found.items() if path is not None}
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from turbo_fetch.dreambooth.data.image_set import Example, ExampleSequence, ImageSet
+from turbo_fetch.dreambooth.data.image_set import Example, ExampleSequence, ImageSet, Turns
 from turbo_fetch.dreambooth.families import Posterior
 
 
@@ -106,31 +107,61 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[Batch]):
-    """The batches of one device: number `rank` of each `world`."""
+class SubjectExamples:
+    """All examples of one subject: its own, those of its class, and those that are held out."""
 
+    identifier: str
     subject: Concept
-    prior: Concept | None
+    prior: Concept | None = None
+    validation: Concept | None = None
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """All that there are."""
+        return tuple(filter(None, (self.subject, self.prior, self.validation)))
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Batch]):
+    """The batches of one device, number `rank` of each `world`: each of one subject, as `turns` says."""
+
+    subjects: Sequence[SubjectExamples]
+    turns: Turns
     rank: int = 0
     world: int = 1
 
     def __getitem__(self, position: int) -> Batch:
-        place = position * self.world + self.rank
-        prior = self.prior.examples(place) if self.prior else None
-        return Batch(position, self.subject.examples(place), prior)
+        chosen, place = self.turns.at(position * self.world + self.rank)
+        examples = self.subjects[chosen]
+        prior = examples.prior.examples(place) if examples.prior else None
+        return Batch(position, examples.subject.examples(place), prior)
 
 
 @dataclass(frozen=True)
 class Validation(Dataset[Batch]):
-    """Images that are held out, each as it is, one per batch."""
+    """Images that are held out, each as it is, one per batch, subject after subject."""
 
-    concept: Concept
+    concepts: Mapping[str, Concept]
+    """By identifier."""
 
     def __getitem__(self, number: int) -> Batch:
-        return Batch(number, self.concept.load([Example(number, 0, False)]), None)
+        concept, image = self._places[number][1:]
+        return Batch(number, concept.load([Example(image, 0, False)]), None)
 
     def __len__(self) -> int:
-        return len(self.concept.image_set.images)
+        return len(self._places)
+
+    def identifier(self, number: int) -> str:
+        """Return of which subject a batch is."""
+        return self._places[number][0]
+
+    @cached_property
+    def _places(self) -> list[tuple[str, Concept, int]]:
+        return [
+            (identifier, concept, image)
+            for identifier, concept in self.concepts.items()
+            for image in range(len(concept.image_set.images))
+        ]
 
 
 @dataclass(frozen=True)

@@ -103,20 +103,36 @@ def _no_images(folder: Path, what: str, subfolders: Sequence[Path]) -> str:
         return (
             f"{folder}: no images of the {what}, but its subfolders hold some; expected one of them: {listed}"
         )
-    lines = "\n".join(_as_spec(path, *name, what) for path, name in named.items())
-    one = "" if len(named) == 1 else " A run learns one subject, so take one of these."
+    several = len(named) > 1 and what != "class"
+    lines = "\n".join(
+        _as_subject(path, *name, filled[path]) if several else _as_spec(path, *name, what)
+        for path, name in named.items()
+    )
+    one = " Several of them are several subjects." if several else ""
     return (
         f"{folder}: a folder for kohya's scripts, whose subfolders hold the images. Name the subfolder instead, "
         f"and say in the spec what its name says.{one}\n{lines}"
     )
 
 
+def _words_of(words: str) -> tuple[str, str]:
+    """Return the identifier and the noun that a folder's name has; the first is empty if there is only one word."""
+    first, _, rest = words.partition(" ")
+    return (first, rest) if rest else ("", first)
+
+
+def _as_subject(path: Path, repeats: int, words: str, images: int) -> str:
+    """Return the lines of a spec for one of several subjects, with its share of the batches in a run of kohya's."""
+    identifier, noun = _words_of(words)
+    lines = [f"images = {str(path)!r}", f"identifier = {identifier or 'a rare word'!r}", f"class = {noun!r}"]
+    return "\n".join(f"  {line}" for line in ("[[train.subjects]]", *lines, f"weight = {repeats * images}"))
+
+
 def _as_spec(path: Path, repeats: int, words: str, what: str) -> str:
     """Return the lines of a spec that mean what a folder's name means to kohya's scripts."""
     if what == "class":
         return f"  [prior]\n  source = {str(path)!r}"
-    first, _, rest = words.partition(" ")
-    identifier, noun = (first, rest) if rest else ("", first)
+    identifier, noun = _words_of(words)
     lines = [f"subject = {str(path)!r}", *([f"identifier = {identifier!r}"] if identifier else [])]
     lines += [f"class = {noun!r}", "[train.pictures]", f"repeats = {repeats}"]
     return "\n".join(f"  {line}" for line in ("[train]", *lines))

@@ -159,3 +159,21 @@ class ExampleSequence:
             order = np.resize(order, -(-len(group) // self.batch_size) * self.batch_size)
             batches += np.split(order, len(order) // self.batch_size)
         return [batches[index] for index in random.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Whose batch comes when: in each round that of each subject as often as its weight says, in random order."""
+
+    seed: int
+    weights: tuple[int, ...]
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Return whose turn a position is, and how many it had before."""
+        if len(self.weights) == 1:
+            return 0, position
+        number, offset = divmod(position, sum(self.weights))
+        everyone = np.repeat(np.arange(len(self.weights)), self.weights)
+        order = draws(self.seed, 7, number).permutation(everyone)
+        chosen = int(order[offset])
+        return chosen, number * self.weights[chosen] + int((order[:offset] == chosen).sum())

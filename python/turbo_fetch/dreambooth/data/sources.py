@@ -73,12 +73,26 @@ def subject_place(spec: Spec, place: str, key: str) -> str:
 
 
 def class_images_place(spec: Spec) -> str | None:
-    """Return the folder or dataset of this spec's class images; None without `[prior]`. Raises SpecError."""
+    """Return the folder or dataset of this spec's class images, of several classes the folder around theirs.
+
+    None without `[prior]`. Raises SpecError.
+    """
     if spec.prior is None:
         return None
     if spec.prior.source != "generate":
         return spec.prior.source
     return spec.prior.output or f"{train_spec_of(spec).output.rstrip('/')}-class"
+
+
+def class_images_places(spec: Spec) -> dict[str, str]:
+    """Return the folder or dataset of the images of each class; empty without `[prior]`. Raises SpecError."""
+    place = class_images_place(spec)
+    if place is None:
+        return {}
+    classes = list(dict.fromkeys(each.class_ for each in train_spec_of(spec).each_subject))
+    if len(classes) == 1:
+        return {classes[0]: place}
+    return {class_: f"{place.rstrip('/')}/{class_}" for class_ in classes}
 
 
 def train_spec_of(spec: Spec) -> TrainSpec:

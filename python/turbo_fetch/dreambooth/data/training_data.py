@@ -8,11 +8,11 @@ from pathlib import Path
 
 from turbo_fetch.dreambooth.data.cache import Advance, Captions, cached_captions, cached_latents
 from turbo_fetch.dreambooth.data.decoding import Size
-from turbo_fetch.dreambooth.data.examples import Concept
+from turbo_fetch.dreambooth.data.examples import Concept, SubjectExamples
 from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
 from turbo_fetch.dreambooth.data.images import ImageFile, buckets
 from turbo_fetch.dreambooth.data.sources import (
-    class_images_place,
+    class_images_places,
     image_warnings,
     read_images,
     subject_place,
@@ -26,35 +26,49 @@ from turbo_fetch.spec import Spec, TrainSpec
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """All images of a run, by what they are of."""
+class SubjectImages:
+    """All images that are there for one subject."""
 
+    train: TrainSpec
+    """What the run is for this subject, as if it were the only one."""
     subject: list[ImageFile]
     prior: list[ImageFile]
     validation: list[ImageFile]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All images of a run, by what they are of."""
+
+    subjects: tuple[SubjectImages, ...]
     class_prompt: str | None
     """Caption of class images that have none."""
 
-    def digests(self, train: TrainSpec) -> dict[str, list[str]]:
+    def digests(self) -> dict[str, list[str]]:
         """Return what tells these images and captions apart from others, in the order in which they are numbered."""
-        return {
-            "subject": _digests(self.subject, _captions_of(train, self.subject)),
-            "class": _digests(self.prior, _captions_of(train, self.prior, self.class_prompt)),
-        }
+        found = {}
+        for images in self.subjects:
+            alone, train = len(self.subjects) == 1, images.train
+            subject, class_ = ("subject", "class") if alone else (train.identifier, f"class {train.class_}")
+            found[subject] = _digests(images.subject, _captions_of(train, images.subject))
+            found[class_] = _digests(images.prior, _captions_of(train, images.prior, self.class_prompt))
+        return found
 
 
 def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]) -> TrainingData:
     """Read and check all images; says what is doubtful. Raises PicturesError, InputError, SpecError."""
     work = _cache(train)
-    subject = read_images(subject_place(spec, train.subject, "train.subject"), "subject", work, note)
-    for warning in image_warnings(train, subject, _captions_of(train, subject)):
-        note(warning)
-    place = class_images_place(spec)
-    prior = [] if place is None else read_images(place, "class", work, note)
-    validation = []
-    if train.validation is not None:
-        validation = read_images(train.validation.pictures, "subject", work, note)
-    return TrainingData(subject, prior, validation, spec.prior.prompt if spec.prior else None)
+    priors = {
+        class_: read_images(place, "class", work, note) for class_, place in class_images_places(spec).items()
+    }
+    subjects = []
+    for each, held_out in zip(train.each_subject, train.held_out, strict=True):
+        subject = read_images(subject_place(spec, each.subject, "train.subject"), "subject", work, note)
+        for warning in image_warnings(each, subject, _captions_of(each, subject)):
+            note(warning)
+        validation = read_images(held_out, "subject", work, note) if held_out else []
+        subjects.append(SubjectImages(each, subject, priors.get(each.class_, []), validation))
+    return TrainingData(tuple(subjects), spec.prior.prompt if spec.prior else None)
 
 
 def make_concepts(
@@ -63,45 +77,72 @@ def make_concepts(
     data: TrainingData,
     note: Callable[[str], None],
     advance: Advance = lambda _done, _total: None,
-) -> dict[str, Concept]:
-    """Return the examples of each concept, `subject`, `prior`, `validation`, encoded if they are to be cached.
+) -> tuple[SubjectExamples, ...]:
+    """Return the examples of each subject, encoded if they are to be cached.
 
     `advance` is called for every variant of an image that was encoded, and may raise to stop. Raises SpecError if the
     model cannot make images of that resolution, OutputError.
     """
-    captions = _captions_of(train, data.subject)
-    for warning in word_warnings(train, family.prompt_tokenizer, captions):
-        note(warning)
     sizes = _sizes(train, family)
     if not family.image_side / 1.5 < train.resolution < family.image_side * 1.5:
         note(
             f"train.resolution = {train.resolution}, but this model was made for images of {family.image_side} pixels "
             f"a side, and far from them it makes worse ones; expected train.resolution = {family.image_side}"
         )
-    subject = make_image_set(data.subject, captions, sizes, train.pictures, train.seed)
-    concepts = {"subject": _concept(family, subject, train.batch_size, train.pictures.repeats)}
-    if data.prior:
-        captions = _captions_of(train, data.prior, data.class_prompt)
-        prior = make_image_set(data.prior, captions, sizes, train.pictures, train.seed + 1)
-        concepts["prior"] = _concept(family, prior, train.batch_size)
-    if data.validation:
-        captions = _captions_of(train, data.validation)
-        plain = train.pictures.model_copy(update={"flip": False, "crop": "center", "caption_dropout": 0.0})
-        held_out = make_image_set(data.validation, captions, sizes, plain, train.seed)
-        concepts["validation"] = _concept(family, held_out, 1)
+    made = []
+    for number, images in enumerate(data.subjects):
+        captions = _captions_of(images.train, images.subject)
+        for warning in word_warnings(images.train, family.prompt_tokenizer, captions):
+            note(warning)
+        made.append(_examples_of(family, images, data.class_prompt, sizes, train.seed + 2 * number))
+    return tuple(_encoded(train, family, examples, advance) for examples in made)
+
+
+def _examples_of(
+    family: Family, images: SubjectImages, class_prompt: str | None, sizes: Sequence[Size], seed: int
+) -> SubjectExamples:
+    """Return the examples of a subject, not encoded."""
+    train = images.train
+    pictures = train.pictures
+    subject = make_image_set(images.subject, _captions_of(train, images.subject), sizes, pictures, seed)
+    examples = SubjectExamples(
+        train.identifier, _concept(family, subject, train.batch_size, pictures.repeats)
+    )
+    if images.prior:
+        captions = _captions_of(train, images.prior, class_prompt)
+        prior = make_image_set(images.prior, captions, sizes, pictures, seed + 1)
+        examples = replace(examples, prior=_concept(family, prior, train.batch_size))
+    if images.validation:
+        captions = _captions_of(train, images.validation)
+        plain = pictures.model_copy(update={"flip": False, "crop": "center", "caption_dropout": 0.0})
+        held_out = make_image_set(images.validation, captions, sizes, plain, seed)
+        examples = replace(examples, validation=_concept(family, held_out, 1))
+    return examples
+
+
+def _encoded(
+    train: TrainSpec, family: Family, examples: SubjectExamples, advance: Advance
+) -> SubjectExamples:
     if not train.cache:
-        return concepts
-    return {
-        name: replace(concept, latents=cached_latents(family, concept.image_set, _cache(train), advance))
-        for name, concept in concepts.items()
-    }
+        return examples
+
+    def cached(concept: Concept | None) -> Concept | None:
+        if concept is None:
+            return None
+        return replace(concept, latents=cached_latents(family, concept.image_set, _cache(train), advance))
+
+    subject = cached(examples.subject)
+    assert subject is not None
+    return replace(
+        examples, subject=subject, prior=cached(examples.prior), validation=cached(examples.validation)
+    )
 
 
 def make_captions(
     train: TrainSpec,
     family: Family,
     trainable: Trainable,
-    concepts: dict[str, Concept],
+    subjects: Sequence[SubjectExamples],
     advance: Advance = lambda _done, _total: None,
 ) -> Captions:
     """Return the captions of all concepts as the denoiser is told them, encoded once if no encoder is trained.
@@ -110,7 +151,8 @@ def make_captions(
     """
     if trainable.has_text_encoder or not train.cache:
         return Captions(family)
-    captions = {caption for concept in concepts.values() for caption in concept.image_set.captions}
+    concepts = [concept for examples in subjects for concept in examples.concepts]
+    captions = {caption for concept in concepts for caption in concept.image_set.captions}
     return cached_captions(family, [*captions, ""], _cache(train), advance)
 
 

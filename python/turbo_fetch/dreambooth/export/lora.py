@@ -30,6 +30,7 @@ from turbo_fetch.dreambooth.families.lora_files import (
     scale_from_magnitude,
     weight_change,
 )
+from turbo_fetch.dreambooth.families.lycoris_files import PARTS, is_lycoris, stored_parts
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
 
 
@@ -43,14 +44,19 @@ class Adapter:
     @property
     def alpha(self) -> float:
         """Scale is alpha / rank."""
-        return float(self.config["lora_alpha"])
+        return float(self.config["alpha" if self.is_lycoris else "lora_alpha"])
+
+    @property
+    def is_lycoris(self) -> bool:
+        """Whether it is a LoKr or LoHa."""
+        return is_lycoris(self.weights)
 
     @property
     def modules(self) -> dict[str, dict[str, Tensor]]:
         """The parts of each module."""
         found: dict[str, dict[str, Tensor]] = {}
         for name, weight in self.weights.items():
-            part = next(part for part in (DOWN, UP, MAGNITUDE) if name.endswith(f".{part}"))
+            part = next(part for part in (DOWN, UP, MAGNITUDE, *PARTS) if name.endswith(f".{part}"))
             found.setdefault(name.removesuffix(f".{part}"), {})[part] = weight
         return found
 
@@ -71,11 +77,12 @@ def adapters_of(family: Family) -> dict[str, Adapter]:
 
 
 def save_lora(family: Family, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Write the model's LoRA to `folder` in both namings. Raises OutputError."""
+    """Write the model's LoRA to `folder` in both namings, a LoKr or LoHa in LyCORIS' alone. Raises OutputError."""
     adapters = adapters_of(family)
-    write_safetensors(
-        diffusers_weights(adapters), folder / DIFFUSERS_LORA, diffusers_metadata(adapters, metadata)
-    )
+    if not any(adapter.is_lycoris for adapter in adapters.values()):
+        write_safetensors(
+            diffusers_weights(adapters), folder / DIFFUSERS_LORA, diffusers_metadata(adapters, metadata)
+        )
     weights = kohya_weights(family, adapters)
     header = kohya_metadata(family, adapters, metadata)
     # By this hash of the weights alone the web UIs and civitai know a LoRA whose header was edited.
@@ -116,6 +123,10 @@ def kohya_weights(family: Family, adapters: Mapping[str, Adapter]) -> dict[str, 
     for component, adapter in adapters.items():
         for module, parts in adapter.modules.items():
             name = family.lora_names(component, module)[0]
+            if adapter.is_lycoris:
+                stored = stored_parts(parts, adapter.alpha, adapter.config["r"])
+                named |= {f"{name}.{part}": weight for part, weight in stored.items()}
+                continue
             scale = adapter.alpha / len(parts[DOWN])
             if family.kohya_prefixes:
                 named[f"{name}.{KOHYA_DOWN}"], named[f"{name}.{KOHYA_UP}"] = parts[DOWN], parts[UP]
@@ -135,18 +146,28 @@ def kohya_metadata(
     """Return the header that kohya's scripts write, by which the web UIs sort, show and hide what there is."""
     first = next(iter(adapters.values()))
     model = family.header()
-    dora = {"algo": "lora", "dora_wd": "True", "wd_on_out": "True"} if first.config["use_dora"] else {}
+    arguments = _network_arguments(first)
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         **model,
         "modelspec.architecture": f"{model['modelspec.architecture']}/lora",
-        "ss_network_module": "lycoris.kohya" if dora else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if arguments else "networks.lora",
         "ss_network_dim": str(first.config["r"]),
         "ss_network_alpha": f"{first.alpha:g}",
-        "ss_network_args": json.dumps(dora),
+        "ss_network_args": json.dumps(arguments),
         **metadata,
     }
+
+
+def _network_arguments(adapter: Adapter) -> dict[str, str]:
+    """Return what LyCORIS is told of what is no plain LoRA."""
+    if adapter.is_lycoris:
+        kind = str(adapter.config["peft_type"].value).lower()
+        return {"algo": kind} | (
+            {"factor": str(adapter.config["decompose_factor"])} if kind == "lokr" else {}
+        )
+    return {"algo": "lora", "dora_wd": "True", "wd_on_out": "True"} if adapter.config["use_dora"] else {}
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

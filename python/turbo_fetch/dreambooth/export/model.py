@@ -15,7 +15,7 @@ from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
 from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
 from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens
-from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
+from turbo_fetch.dreambooth.run_folder import embeddings_name
 from turbo_fetch.dreambooth.sampling.sampler import add_lora
 from turbo_fetch.errors import OutputExists
 from turbo_fetch.spec import TrainSpec
@@ -35,7 +35,11 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
             return
         family.merge_lora()
     if learned:
-        _save_embedding(family, learned, train.identifier, output / EMBEDDINGS)
+        for number, each in enumerate(train.each_subject):
+            own = slice(number * train.token.vectors, (number + 1) * train.token.vectors)
+            rows = {encoder: vectors[own] for encoder, vectors in learned.items()}
+            name = embeddings_name(each.identifier if train.subjects else "")
+            _save_embedding(family, rows, each.identifier, output / name)
     family.make_whole()
     for _, part in family.modules():
         if part.eval().dtype != torch.float32:
@@ -71,7 +75,7 @@ def _metadata(train: TrainSpec) -> dict[str, str]:
     side = train.resolution
     facts = {
         "modelspec.title": title,
-        "modelspec.trigger_phrase": train.caption(),
+        "modelspec.trigger_phrase": ", ".join(each.caption() for each in train.each_subject),
         "modelspec.resolution": f"{side}x{side}",
         "ss_base_model": train.base,
         "ss_sd_model_name": Path(train.base).name,

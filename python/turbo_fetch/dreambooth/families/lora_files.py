@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.family import Family
+from turbo_fetch.dreambooth.families.lycoris_files import ALPHA, is_lycoris
+from turbo_fetch.dreambooth.families.lycoris_files import weight_change as lycoris_change
 from turbo_fetch.errors import ModelError
 
 DOWN: Final = "lora_A.weight"
@@ -24,7 +26,6 @@ MAGNITUDE: Final = "lora_magnitude_vector"
 DORA_SCALE: Final = "dora_scale"
 KOHYA_DOWN: Final = "lora_down.weight"
 KOHYA_UP: Final = "lora_up.weight"
-ALPHA: Final = "alpha"
 
 
 def module_weight(pipeline: Any, component: str, module: str) -> Tensor:
@@ -67,6 +68,17 @@ def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
     is_kohya = any(key.endswith(f".{KOHYA_DOWN}") for key in weights)
     if not has_dora and (family.kohya_prefixes or not is_kohya):
         return None
+    return {
+        key: weight
+        for place, parts in _by_module(family, weights, path).items()
+        for key, weight in _for_diffusers(family, place, parts, path).items()
+    }
+
+
+def _by_module(
+    family: Family, weights: Mapping[str, Tensor], path: Path
+) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """Return the parts of each module by its component and name. Raises ModelError for one that is not there."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, weight in weights.items():
         name, part = _split(key)
@@ -75,11 +87,22 @@ def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
     strange = sorted(modules.keys() - known.keys())
     if strange:
         raise ModelError(f"{path}: does not fit this {family.name} model: it has no module {strange[0]}")
-    return {
-        key: weight
-        for name, parts in modules.items()
-        for key, weight in _for_diffusers(family, known[name], parts, path).items()
-    }
+    return {known[name]: parts for name, parts in modules.items()}
+
+
+def merge_lycoris(family: Family, path: Path, scale: float) -> bool:
+    """Add what a file of LoKr or LoHa holds to the weights; return whether it is one. Raises ModelError."""
+    weights = _tensors(path)
+    if not is_lycoris(weights):
+        return False
+    for (component, module), parts in _by_module(family, weights, path).items():
+        layer: Any = getattr(family.pipeline, component).get_submodule(module)
+        try:
+            change = lycoris_change(parts, layer.weight)
+        except ModelError as error:
+            raise ModelError(f"{path}: {module} {error}") from None
+        layer.weight.data += (scale * change).to(layer.weight)
+    return True
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ timestep per example [B]: an integer below `timestep_count`, which counts places
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -60,9 +60,9 @@ def flow_velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def logit_normal(normals: Tensor) -> Tensor:
-    """Return times in (0, 1), densest in the middle, from standard normals (SD3, arXiv 2403.03206, section 3.1)."""
-    return torch.sigmoid(normals)
+def shift(sigmas: Tensor, factor: float) -> Tensor:
+    """Return noise levels of which more are noisy, for a factor above 1 (SD3, arXiv 2403.03206, equation 23)."""
+    return factor * sigmas / (1 + (factor - 1) * sigmas)
 
 
 def at(schedule: Tensor, timesteps: Tensor) -> Tensor:
@@ -82,9 +82,6 @@ class NoiseProcess(Protocol):
     @property
     def timestep_count(self) -> int:
         """How many timesteps there are."""
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return random timesteps [count] on the device of the generator."""
 
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the model sees."""
@@ -115,10 +112,6 @@ class Diffusion:
         """Return itself: it is the same for all sizes."""
         return self
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return uniform timesteps."""
-        return torch.randint(self.timestep_count, (count,), generator=generator, device=generator.device)
-
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """See diffuse."""
         return diffuse(latents, noise, at(self.alphas_bar, timesteps))
@@ -146,25 +139,26 @@ class Flow:
 
     sigmas: Tensor
     times: Tensor
-    shifted: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
+    by_size: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
     """From height and width of latents to their sigmas and times, for a model whose schedule depends on them."""
 
     def of_size(self, height: int, width: int) -> Flow:
         """See NoiseProcess."""
-        if self.shifted is None:
+        if self.by_size is None:
             return self
-        sigmas, times = self.shifted(height, width)
-        return replace(self, sigmas=sigmas, times=times)
+        sigmas, times = self.by_size(height, width)
+        return Flow(sigmas, times)
 
     @property
     def timestep_count(self) -> int:
         """See NoiseProcess."""
         return len(self.sigmas)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return timesteps that are densest in the middle."""
-        normals = torch.randn(count, generator=generator, device=generator.device)
-        return (logit_normal(normals) * self.timestep_count).long().clamp(max=self.timestep_count - 1)
+    def shifted(self, factor: float) -> Flow:
+        """Return the same with its noise levels shifted; see shift."""
+        sigmas = shift(self.sigmas, factor)
+        scale = torch.where(self.sigmas > 0, self.times / self.sigmas, 0)
+        return Flow(sigmas, sigmas * scale)
 
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """See interpolate."""
@@ -179,5 +173,5 @@ class Flow:
         return at(self.times, timesteps)
 
     def weights(self, timesteps: Tensor, snr_gamma: float | None) -> Tensor | None:
-        """Return None: the density of `draw` weighs already."""
+        """Return None: how often each timestep is drawn weighs already."""
         return None

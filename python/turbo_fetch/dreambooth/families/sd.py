@@ -19,6 +19,7 @@ from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
 from turbo_fetch.errors import SpecError
+from turbo_fetch.spec.train import TrainSpec
 
 
 class StableDiffusion(Family):
@@ -69,6 +70,16 @@ class StableDiffusion(Family):
     def is_second(self) -> bool:
         """Whether its text model is by open_clip, as that of Stable Diffusion 2: its activation is the exact GELU."""
         return bool(self.pipeline.text_encoder.config.hidden_act == "gelu")
+
+    @classmethod
+    def check_options(cls, train: TrainSpec) -> None:
+        """See Family: its noise levels are those that it was trained with."""
+        super().check_options(train)
+        if train.timesteps.shift != "auto":
+            raise SpecError(
+                f"train.timesteps.shift = {train.timesteps.shift!r} is for models of flow matching, and a {cls.name} "
+                'model is none; expected "auto"'
+            )
 
     def settle_prediction(self, kind: str) -> None:
         """See Family."""

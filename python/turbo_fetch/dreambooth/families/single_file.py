@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -120,6 +121,20 @@ def holds_model(path: Path) -> bool:
 
 
 def _contents(path: Path) -> Contents:
+    """Return the header of a file, read once as long as it is the same file; raises as `_read_contents`."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return _read_contents(path)
+    return _contents_as_of(path.absolute(), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@lru_cache(maxsize=4)
+def _contents_as_of(path: Path, *_state: int) -> Contents:
+    return _read_contents(path)
+
+
+def _read_contents(path: Path) -> Contents:
     """Read the header of a file. Raises ModelError for what is no file of weights, or holds more than that."""
     if path.suffix not in SUFFIXES:
         raise ModelError(

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
-from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train import LoraSpec, TrainSpec
 
 
 class TokenEmbedding(nn.Module):
@@ -72,7 +72,7 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     trainable = Trainable()
     if train.trains("token"):
         for name, encoder in family.text_encoders.items():
-            trainable.embeddings[name] = _add_token(encoder, family.tokenizers[name], train)
+            trainable.embeddings[name] = _add_tokens(encoder, family.tokenizers[name], train)
             trainable.modules[name] = encoder
     parts: dict[str, tuple[nn.Module, str]] = {}
     if train.trains_denoiser:
@@ -129,35 +129,49 @@ def _make_trainable(module: Any, group: str, targets: list[str], train: TrainSpe
             # With the table, the identifier's meaning could move without the token being asked for.
             module.get_input_embeddings().requires_grad_(not train.trains("token"))
         return
-    lora = train.lora
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type] # peft takes fractions
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        use_dora=lora.dora,
-        init_lora_weights="gaussian",
-    )
     try:
-        module.add_adapter(config)
+        module.add_adapter(_adapter_config(train.lora, targets))
     except ValueError as error:
         # Such as a norm, which has no such matrices.
         raise SpecError(f"train.lora.targets = {targets}: {error}") from error
 
 
-def _add_token(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
-    """Teach tokenizer and encoder the identifier as new tokens that begin as a known word."""
-    table: nn.Embedding = encoder.get_input_embeddings()
-    numbers = tokenizer(train.token.initial or train.class_, add_special_tokens=False).input_ids
-    start = table.weight[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
-    names = token_names(train)
-    added = tokenizer.add_tokens(names)
-    if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != table.num_embeddings:
-        raise SpecError(
-            f"train.identifier = {train.identifier!r} is a token of the model already; "
-            'expected a new word for method = "token", for instance "<sks>"'
+def _adapter_config(lora: LoraSpec, targets: list[str]) -> PeftConfig:
+    """Return what is beside the weights of modules, in the words of peft."""
+    alpha: Any = lora.alpha or lora.rank
+    if lora.kind == "loha":
+        return LoHaConfig(r=lora.rank, alpha=alpha, target_modules=targets)
+    if lora.kind == "lokr":
+        return LoKrConfig(
+            r=lora.rank, alpha=alpha, target_modules=targets, decompose_factor=lora.factor or -1
         )
-    learned = TokenEmbedding(table, start.clone())
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        use_dora=lora.dora,
+        init_lora_weights="gaussian",
+    )
+
+
+def _add_tokens(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
+    """Teach tokenizer and encoder the identifier of each subject as new tokens that begin as a known word."""
+    table: nn.Embedding = encoder.get_input_embeddings()
+    starts = []
+    for each in train.each_subject:
+        numbers = tokenizer(train.token.initial or each.class_, add_special_tokens=False).input_ids
+        start = table.weight.detach()[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
+        names = token_names(each)
+        wanted = table.num_embeddings + sum(map(len, starts))
+        added = tokenizer.add_tokens(names)
+        if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != wanted:
+            raise SpecError(
+                f"train.identifier = {each.identifier!r} is a token of the model already; "
+                'expected a new word for method = "token", for instance "<sks>"'
+            )
+        starts.append(start)
+    learned = TokenEmbedding(table, torch.cat(starts).clone())
     encoder.set_input_embeddings(learned)
     return learned
 

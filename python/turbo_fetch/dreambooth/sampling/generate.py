@@ -49,7 +49,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
     generate = spec.generate
     if generate is None:
         raise SpecError("the spec has no table [generate]; expected one with the key prompts")
-    prompts = read_prompts(generate.prompts, Words.of(spec.train), "generate.prompts")
+    prompts = read_prompts(generate.prompts, Words.of_each(spec.train), "generate.prompts")
     model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
     place = open_place(generate.output)
     place.probe(PROBE)

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from turbo_fetch.dataset.names import PROBE
-from turbo_fetch.dreambooth.data.sources import class_images_place, train_spec_of
+from turbo_fetch.dreambooth.data.sources import (
+    class_images_place,
+    class_images_places,
+    train_spec_of,
+)
 from turbo_fetch.dreambooth.families.models import family_of, model_hash
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, is_own
 from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes, open_model, sampler_name
@@ -51,13 +55,25 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
     train = train_spec_of(spec)
     folder = str(class_images_place(spec))
     if prior.source != "generate":
-        if "://" not in folder and not Path(folder).exists():
-            raise InputError(
-                f'prior.source = {folder!r}: no such folder; expected "generate", or a folder or dataset of images'
-            )
+        for place in class_images_places(spec).values():
+            if "://" not in place and not Path(place).exists():
+                raise InputError(
+                    f'prior.source = {place!r}: no such folder; expected "generate", or a folder or dataset of images'
+                )
         return PriorReport(folder, 0, 0)
     check_samplers(spec, train.base)
     check_sizes(spec, train.base)
+    places = class_images_places(spec)
+    subjects = {each.class_: each for each in train.each_subject}
+    made = sum(
+        _make(prior, subjects[class_], place, RunControl(listener, stop)) for class_, place in places.items()
+    )
+    return PriorReport(folder, prior.images * len(places), made)
+
+
+def _make(prior: PriorSpec, train: TrainSpec, folder: str, control: RunControl) -> int:
+    """Make the images of one class that are missing; return how many."""
+    listener = control.listener
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
     place.probe(PROBE)
@@ -71,8 +87,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
     _drop_others(place, wanted)
     todo = [name for name in wanted if name in found.missing or name in found.different]
     place.write_bytes(RECORD, _record(wanted))
-    made = fill(place, wanted, todo, prior, lambda: open_model(train.base, prior), RunControl(listener, stop))
-    return PriorReport(folder, len(wanted), made)
+    return fill(place, wanted, todo, prior, lambda: open_model(train.base, prior), control)
 
 
 def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:

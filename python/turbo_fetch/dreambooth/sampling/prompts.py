@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,8 +71,13 @@ class Words:
 
     @classmethod
     def of(cls, train: TrainSpec | None) -> Words:
-        """Return the words of `[train]`."""
+        """Return the words of `[train]` for one subject."""
         return cls() if train is None else cls(train.identifier, train.class_)
+
+    @classmethod
+    def of_each(cls, train: TrainSpec | None) -> tuple[Words, ...]:
+        """Return the words of each subject of `[train]`."""
+        return (cls(),) if train is None else tuple(map(cls.of, train.each_subject))
 
     def fill(self, template: str, key: str) -> str:
         """Return the template with the words in it. Raises InputError, naming `key`, for a word that is missing."""
@@ -86,13 +92,15 @@ class Words:
         return template
 
 
-def read_prompts(given: str | tuple[str, ...], words: Words, key: str) -> tuple[str, ...]:
-    """Return the prompts with `{identifier}` and `{class}` filled in.
+def read_prompts(given: str | tuple[str, ...], subjects: Sequence[Words], key: str) -> tuple[str, ...]:
+    """Return the prompts with `{identifier}` and `{class}` filled in, for each subject where there are several.
 
     `given` is a list, `paper`, `paper-live`, or a file with one prompt per line. Raises InputError, naming `key`.
     """
     lines = given if isinstance(given, tuple) else _PAPER.get(given) or _lines(Path(given), key)
-    return tuple(words.fill(line, key) for line in lines)
+    return tuple(
+        prompt for line in lines for prompt in dict.fromkeys(words.fill(line, key) for words in subjects)
+    )
 
 
 def _lines(path: Path, key: str) -> list[str]:

@@ -18,9 +18,14 @@ from PIL import Image
 from turbo_fetch.dreambooth.families import DTYPES, Family, Sides, family_of, sides_of
 from turbo_fetch.dreambooth.families.embeddings import add_embedding
 from turbo_fetch.dreambooth.families.facts import has_zero_terminal_snr, zero_snr_betas
-from turbo_fetch.dreambooth.families.lora_files import read_header, read_lora, settle_training
+from turbo_fetch.dreambooth.families.lora_files import (
+    merge_lycoris,
+    read_header,
+    read_lora,
+    settle_training,
+)
 from turbo_fetch.dreambooth.families.models import load_model
-from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
+from turbo_fetch.dreambooth.run_folder import lora_in
 from turbo_fetch.errors import Interrupted, ModelError, SpecError
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import Precision, SamplingTable, Scheduler
@@ -184,13 +189,14 @@ def open_model(
 
 
 def add_lora(family: Family, lora: str, scale: float) -> None:
-    """Put a LoRA in diffusers' or kohya's naming on a model. Raises ModelError."""
-    path, pipeline = Path(lora), family.pipeline
-    if (path / DIFFUSERS_LORA).is_file():
-        path = path / DIFFUSERS_LORA
+    """Put a LoRA in diffusers', kohya's or LyCORIS' naming on a model. Raises ModelError."""
+    pipeline = family.pipeline
+    path = lora_in(Path(lora)) or Path(lora)
     try:
         if path.is_file():
             settle_training(family, read_header(path))
+            if merge_lycoris(family, path, scale):
+                return
             converted = read_lora(family, path)
             where = {"weight_name": path.name} if converted is None else {}
             pipeline.load_lora_weights(converted or path.parent, adapter_name="lora", **where)

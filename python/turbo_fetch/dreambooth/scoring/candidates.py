@@ -10,9 +10,9 @@ from typing import Final
 
 from turbo_fetch.dreambooth.families.single_file import holds_model
 from turbo_fetch.dreambooth.run_folder import (
-    DIFFUSERS_LORA,
     best_checkpoint,
     checkpoints,
+    lora_in,
     read_checkpoint,
     steps_done,
     trained_model,
@@ -78,7 +78,7 @@ def _with_base(place: str, base: str | None) -> tuple[str, str | None]:
     """Return model and LoRA of a place."""
     path = Path(place)
     is_lora = path.suffix == ".safetensors" and not (path.is_file() and holds_model(path))
-    if is_lora or (path / DIFFUSERS_LORA).is_file():
+    if is_lora or lora_in(path) is not None:
         if base is None:
             raise SpecError(f"evaluate.models: {place!r} is a LoRA, but evaluate.base is missing")
         return base, place

@@ -47,7 +47,7 @@ from turbo_fetch.dreambooth.scoring.scores import (
 )
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.spec import EvaluateSpec, Spec
+from turbo_fetch.spec import EvaluateSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -182,18 +182,35 @@ def _report(
 
 
 def _prompt_set(spec: Spec, evaluate: EvaluateSpec) -> PromptSet:
-    trained = Words.of(spec.train)
+    trained = Words.of(_subject(spec, evaluate))
     words = Words(evaluate.identifier or trained.identifier, evaluate.class_ or trained.class_)
-    prompts = read_prompts(evaluate.prompts, words, "evaluate.prompts")
+    prompts = read_prompts(evaluate.prompts, [words], "evaluate.prompts")
     needs_class = evaluate.measures("pres", "class_div")
     class_prompt = words.fill(evaluate.class_prompt, "evaluate.class_prompt") if needs_class else ""
     return PromptSet(prompts, class_prompt)
 
 
+def _subject(spec: Spec, evaluate: EvaluateSpec) -> TrainSpec | None:
+    """Return what was trained for the subject that is scored. Raises SpecError if it is not said which."""
+    if spec.train is None:
+        return None
+    subjects = {each.identifier: each for each in spec.train.each_subject}
+    if len(subjects) == 1:
+        return spec.train.each_subject[0]
+    is_described = None not in (evaluate.subject, evaluate.identifier, evaluate.class_)
+    if evaluate.identifier not in subjects and not is_described:
+        raise SpecError(
+            f"evaluate.identifier = {evaluate.identifier!r}: [train] has several subjects; expected one of "
+            f"{', '.join(subjects)}"
+        )
+    return subjects.get(evaluate.identifier or "")
+
+
 def _real_images(
     spec: Spec, evaluate: EvaluateSpec, place: Storage, listener: ProgressListener
 ) -> list[ImageFile]:
-    named = evaluate.subject or (spec.train.subject if spec.train else None)
+    trained = _subject(spec, evaluate)
+    named = evaluate.subject or (trained.subject if trained else None)
     if named is None:
         raise SpecError(
             "evaluate.subject is missing, and the spec has no [train] whose subject could be meant"

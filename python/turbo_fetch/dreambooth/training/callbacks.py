@@ -186,10 +186,9 @@ class Samples(AtStepEnd):
     def _sample(self, trainer: Trainer, module: DreamBooth) -> None:
         if not trainer.is_global_zero:
             return
-        prompts = self._train.samples.prompts or (self._train.prompt,)
         try:
             with _undisturbed(trainer, module):
-                rows = [self._row(module, self._train.caption(prompt)) for prompt in prompts]
+                rows = [self._row(module, prompt) for prompt in self._prompts()]
         except Interrupted:
             self._control.listener.note(f"train: the samples of step {trainer.global_step:,} are given up")
             return
@@ -197,6 +196,13 @@ class Samples(AtStepEnd):
         if not write_own(LocalStorage(path.parent), path.name, grid(rows, gap=0)):
             self._control.listener.note(f"train: {path} is not one that turbo-fetch made, and left as it is")
         self._control.listener.picture("samples", path, trainer.global_step)
+
+    def _prompts(self) -> Iterator[str]:
+        """Yield the prompts, those that name the subject for each of several."""
+        wanted = self._train.samples.prompts
+        for number in range(len(wanted) or 1):
+            captions = [each.caption(wanted[number] if wanted else None) for each in self._train.each_subject]
+            yield from dict.fromkeys(captions)
 
     def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
         samples, family = self._train.samples, module.setup_.family

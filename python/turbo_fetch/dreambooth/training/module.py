@@ -14,6 +14,7 @@ from turbo_fetch.dreambooth.data.cache import Captions
 from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.data.image_set import draws
 from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.dreambooth.families.timesteps import draw, process_at
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
@@ -47,6 +48,9 @@ class DreamBooth(LightningModule):
         self.process = setup.family.process()
         ema = setup.train.ema
         self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self.skipped_steps = 0
+        """Steps of this process whose gradients overflowed in fp16: they count as steps, but nothing is learned."""
+        self._is_skipped = False
         self._random: Mapping[str, Any] | None = None
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -70,14 +74,15 @@ class DreamBooth(LightningModule):
 
     def _errors(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw noise and a timestep for each example, let the model predict, and compare."""
-        setup, process, loss = self.setup_, self.process, self.setup_.train.loss
+        setup, loss = self.setup_, self.setup_.train.loss
         posterior = examples.posterior
         if posterior is None:
             assert examples.pixels is not None
             posterior = setup.family.encode_images(examples.pixels)
         latents = posterior.sample(generator)
-        process = process.of_size(*latents.shape[-2:])
-        timesteps = process.draw(len(latents), generator).to(latents.device)
+        wanted = setup.train.timesteps
+        process = process_at(setup.family, self.process, wanted, latents)
+        timesteps = draw(process, len(latents), generator, wanted).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
         if loss.noise_offset:
             shifts = torch.randn(latents.shape[:2], generator=generator, device=generator.device)
@@ -108,12 +113,27 @@ class DreamBooth(LightningModule):
     ) -> None:
         """Take an optimiser step, which ends one step of the history and of the running mean."""
         rate = float(optimizer.param_groups[0]["lr"])
+        scale = self._gradient_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # It is lowered where a gradient overflowed, and then the weights stay as they are.
+        self._is_skipped = self._gradient_scale() < scale
         # Lightning does so after the next forward pass, which would need room for the gradients beside its activations.
         optimizer.zero_grad()
         self.setup_.history.end_step(rate, self.over_devices)
-        if self.ema is not None:
+        if self._is_skipped:
+            self.skipped_steps += 1
+        elif self.ema is not None:
             self.ema.update()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the schedule on, unless the step was skipped."""
+        if not self._is_skipped:
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _gradient_scale(self) -> float:
+        """Return by what gradients are scaled, in fp16; otherwise 1."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def configure_gradient_clipping(
         self,

@@ -218,7 +218,12 @@ def _everywhere(spec: Spec) -> Spec:
     """Return the spec with paths of this machine as all machines of the cluster know them."""
     train = spec.train
     assert train is not None
-    changes = {key: _absolute(getattr(train, key)) for key in ("base", "subject")}
+    changes: dict[str, Any] = {"base": _absolute(train.base)}
+    if train.subject:
+        changes["subject"] = _absolute(train.subject)
+    changes["subjects"] = tuple(
+        each.model_copy(update={"images": _absolute(each.images)}) for each in train.subjects
+    )
     output = str(Path(train.output).absolute())
     updated: dict[str, Any] = {"train": train.model_copy(update={**changes, "output": output})}
     if spec.prior is not None:

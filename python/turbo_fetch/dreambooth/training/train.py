@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from lightning.pytorch import Callback
 
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.cache import Advance
-from turbo_fetch.dreambooth.data.examples import Batches, Concept, Loader, Positions, Validation
+from turbo_fetch.dreambooth.data.examples import Batches, Loader, Positions, SubjectExamples, Validation
+from turbo_fetch.dreambooth.data.image_set import Turns
 from turbo_fetch.dreambooth.data.images import Unreadable
 from turbo_fetch.dreambooth.data.training_data import (
     TrainingData,
@@ -120,7 +121,7 @@ def train_here(
     train = family.with_defaults(train)
     with memory_explained(train):
         data = read_training_data(spec, train, listener.note)
-        now = essentials(train, data.digests(train), weights_there(train.base))
+        now = essentials(train, data.digests(), weights_there(train.base))
         done = before.get("steps_done")
         if before:
             check_record(output, before, now)
@@ -152,11 +153,11 @@ def _train(run: Run) -> Entry | None:
     trainable = configure_trainable(family, train)
     place_model(family, device, precision, train)
     listener.note(set_attention(family, train.attention, device))
-    concepts = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
-    captions = make_captions(train, family, trainable, concepts, run.encoded("captions"))
+    subjects = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
+    captions = make_captions(train, family, trainable, subjects, run.encoded("captions"))
     if train.cache:
         offload(family, trainable)
-    trainer = run.factory.make(train, device, precision, _callbacks(run, concepts))
+    trainer = run.factory.make(train, device, precision, _callbacks(run, subjects))
     if trainer.is_global_zero:
         set_aside(output, step)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
@@ -165,7 +166,8 @@ def _train(run: Run) -> Entry | None:
     module = DreamBooth(Setup(train, family, trainable, captions, history))
     if train.compile:
         family.denoiser.compile()
-    batches = Batches(concepts["subject"], concepts.get("prior"), trainer.global_rank, trainer.world_size)
+    turns = Turns(train.seed, train.weights)
+    batches = Batches(subjects, turns, trainer.global_rank, trainer.world_size)
     positions = Positions(step * train.accumulation, train.steps * train.accumulation)
     try:
         trainer.fit(module, Loader(batches, positions, _readers(train)), ckpt_path=resume, weights_only=True)
@@ -178,6 +180,10 @@ def _train(run: Run) -> Entry | None:
         )
         raise Interrupted(f"interrupted {where}. Run the same command again to resume")
     history.flush()
+    if module.skipped_steps:
+        listener.note(
+            f"train: in {module.skipped_steps:,} step(s) a gradient overflowed in fp16, and nothing was learned"
+        )
     if trainer.is_global_zero:
         _use_final_weights(module, output, listener)
         export_model(train, family, trainable, output)
@@ -199,15 +205,12 @@ def _use_final_weights(module: DreamBooth, output: Path, listener: ProgressListe
         module.ema.copy_to_weights()
 
 
-def _callbacks(run: Run, concepts: Mapping[str, Concept]) -> list[Callback]:
+def _callbacks(run: Run, subjects: Sequence[SubjectExamples]) -> list[Callback]:
     """Return what happens at the end of a step, in this order: what has a checkpoint is done with."""
     train, control = run.train, run.control
     checkpoints = Checkpoints(train, run.begin)
-    validations = [
-        Validations(train, Validation(concept), control, checkpoints)
-        for name, concept in concepts.items()
-        if name == "validation"
-    ]
+    held_out = {each.identifier: each.validation for each in subjects if each.validation is not None}
+    validations = [Validations(train, Validation(held_out), control, checkpoints)] if held_out else []
     samples = [Samples(control, train, run.output / SAMPLES)] if train.sample_every else []
     stopping = StopWhenAsked(control.stop, checkpoints)
     progress = Progress(control.listener, train)

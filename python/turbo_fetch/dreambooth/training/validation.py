@@ -48,13 +48,11 @@ class Validations(AtStepEnd):
         """See AtStepEnd."""
         if not self._is_due(trainer.global_step):
             return
-        loss = self._measure(trainer, module)
-        if loss is None:
+        losses = self._measure(trainer, module)
+        if losses is None:
             return
-        self._loss = loss
-        self._control.listener.step(
-            trainer.global_step, self._train.steps, "steps", {"validation_loss": loss}
-        )
+        loss = self._loss = losses["validation_loss"]
+        self._control.listener.step(trainer.global_step, self._train.steps, "steps", losses)
         if self._options.keep_best and (self._best is None or loss < self._best):
             self._best = loss
             self._checkpoints.save_as(trainer, f"{BEST}{SUFFIX}")
@@ -68,11 +66,16 @@ class Validations(AtStepEnd):
 
     def _measured_on(self) -> list[str]:
         """Return what losses have to have in common to be compared."""
-        images = self._held_out.concept.image_set
-        return [*(image.digest for image in images.images), *images.captions, str(self._options.draws)]
+        sets = [concept.image_set for concept in self._held_out.concepts.values()]
+        digests = [image.digest for images in sets for image in images.images]
+        return [
+            *digests,
+            *(caption for images in sets for caption in images.captions),
+            str(self._options.draws),
+        ]
 
-    def _measure(self, trainer: Trainer, module: DreamBooth) -> float | None:
-        """Return the mean loss; None if it is asked to stop before it is known."""
+    def _measure(self, trainer: Trainer, module: DreamBooth) -> dict[str, float] | None:
+        """Return the mean loss, and of several subjects that of each; None if it is asked to stop before that."""
         losses = []
         with _evaluating(trainer, module):
             for number in range(len(self._held_out)):
@@ -83,7 +86,17 @@ class Validations(AtStepEnd):
                 # After the last step nothing resumes that could measure it.
                 if trainer.global_step < self._train.steps and is_stopped(trainer, self._control.stop):
                     return None
-        return float(module.over_devices(torch.stack(losses).mean()))
+        measured = {"validation_loss": float(module.over_devices(torch.stack(losses).mean()))}
+        if len(self._held_out.concepts) > 1:
+            for identifier in self._held_out.concepts:
+                own = [
+                    loss
+                    for number, loss in enumerate(losses)
+                    if self._held_out.identifier(number) == identifier
+                ]
+                mean = module.over_devices(torch.stack(own).mean())
+                measured[f"validation_loss_{identifier}"] = float(mean)
+        return measured
 
 
 def _best_before(path: Path, measured_on: list[str]) -> tuple[float | None, str]:
