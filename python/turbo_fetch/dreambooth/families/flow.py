@@ -131,16 +131,15 @@ def chats(tokenizer: Any, captions: Sequence[str], **options: Any) -> list[str]:
 
 def padded_tokens(
     tokenizer: Any, texts: Sequence[str], most: int, device: torch.device | str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return token ids and attention mask [B, longest] of texts, each cut to `most`, and their lengths [B].
+) -> tuple[Tensor, Tensor]:
+    """Return token ids [B, longest] of texts, each cut to `most`, and in main memory their lengths [B].
 
-    What shapes depend on is needed where they are made: the lengths are in main memory.
+    A language model looks back only: what is padded behind a text changes nothing before it, and needs no mask.
     """
     encoded = tokenizer(
         list(texts), padding=True, padding_side="right", max_length=most, truncation=True, return_tensors="pt"
     )
-    mask: Tensor = encoded.attention_mask
-    return encoded.input_ids.to(device), mask.to(device), mask.sum(1)
+    return encoded.input_ids.to(device), encoded.attention_mask.sum(1)
 
 
 def generic_lora_names(component: str, module: str) -> tuple[str, ...]:

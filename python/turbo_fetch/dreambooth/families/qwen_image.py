@@ -103,10 +103,10 @@ class QwenImage(FlowFamily):
         encoder, skipped = pipeline.text_encoder, pipeline.prompt_template_encode_start_idx
         texts = [pipeline.prompt_template_encode.format(caption) for caption in captions]
         most = pipeline.tokenizer_max_length + skipped
-        ids, mask, lengths = padded_tokens(pipeline.tokenizer, texts, most, encoder.device)
+        ids, lengths = padded_tokens(pipeline.tokenizer, texts, most, encoder.device)
         with torch.no_grad():
             # Without its last layer, which makes numbers for each word of the vocabulary.
-            hidden = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            hidden = encoder.model(input_ids=ids).last_hidden_state
         return {"hidden": hidden[:, skipped:], "lengths": lengths - skipped}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

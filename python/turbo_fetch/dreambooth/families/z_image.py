@@ -61,9 +61,9 @@ class ZImage(FlowFamily):
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family: what the last layer but one makes of the captions, as a person says them."""
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        ids, mask, lengths = padded_tokens(tokenizer, self._said(captions), PROMPT_TOKENS, encoder.device)
+        ids, lengths = padded_tokens(tokenizer, self._said(captions), PROMPT_TOKENS, encoder.device)
         with torch.no_grad():
-            output = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            output = encoder(input_ids=ids, output_hidden_states=True)
         return {"hidden": output.hidden_states[-2], "lengths": lengths}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
