@@ -15,7 +15,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny_models import tiny_flux, tiny_flux2, tiny_qwen_image, tiny_z_image
+from tiny_models import TINY_FLOW_MODELS
 from training import assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.cache import Captions, cached_captions
@@ -27,12 +27,6 @@ from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
-MODELS: dict[str, Callable[[Path], Path]] = {
-    "flux": tiny_flux,
-    "flux2": tiny_flux2,
-    "qwen-image": tiny_qwen_image,
-    "z-image": tiny_z_image,
-}
 OF_ANY_LENGTH = ("qwen-image", "z-image")
 """Families that are told of a caption as many tokens as it has."""
 CAPTIONS = ("a sks dog", "a dog that sleeps on a red sofa", "")
@@ -42,10 +36,10 @@ SIDE = 32
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: make(folder / name) for name, make in MODELS.items()}
+    return {name: make(folder / name) for name, make in TINY_FLOW_MODELS.items()}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=TINY_FLOW_MODELS)
 def base(request: pytest.FixtureRequest, bases: dict[str, Path]) -> Path:
     return bases[request.param]
 
