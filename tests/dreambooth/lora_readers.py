@@ -165,16 +165,19 @@ def forge_version(header: Mapping[str, str]) -> str:
     return "SD1" if architecture == "stable-diffusion-v1/lora" else "Unknown"
 
 
-KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0", "sd3": "medium", "flux": "flux1"}
+KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0", "sd3": "medium"}
 """sd-scripts: `ss_base_model_version`, for an SD2 that predicts v and the first SD3."""
+KOHYA_VERSIONS |= {"flux": "flux1", "flux2": "flux_2_klein_4b"}
+"""The same; for Flux.2 musubi-tuner, which is by the same author."""
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-768-v",
     "sdxl": "stable-diffusion-xl-v1-base",
     "sd3": "stable-diffusion-3-medium",
     "flux": "flux-1-dev",
+    "flux2": "Flux.2-klein-4b",
 }
-"""sd-scripts: `modelspec.architecture`; a LoRA's ends in `/lora`."""
+"""sd-scripts and musubi-tuner: `modelspec.architecture`; a LoRA's ends in `/lora`."""
 
 
 def lycoris_change(file: dict[str, Tensor], name: str, weight: Tensor) -> Tensor | None:

@@ -1,4 +1,7 @@
-"""Families of flow matching whose text encoders are language models: what is learned, made and exported is what diffusers' pipelines and recipes say."""
+"""Families of flow matching that read prompts with a language model: what is learned, made and exported.
+
+It is what diffusers' pipelines and recipes say.
+"""
 
 from __future__ import annotations
 
@@ -126,9 +129,7 @@ def _z_loss(pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Call
     return (-torch.stack(predicted).squeeze(2) - (noise - latents)).square().mean()
 
 
-def _noisy(
-    latents: Tensor, mu: float, draw: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _noisy(latents: Tensor, mu: float, draw: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return noisy latents, noise level and target by the noise levels that a pipeline samples 1,000 steps with."""
     place = (torch.sigmoid(draw((len(latents),))) * 1000).long().clamp(max=999)
     noise = draw(latents.shape)
@@ -208,7 +209,9 @@ def test_the_loss_of_a_step_is_that_of_diffusers_own_recipe(base: Path, tmp_path
     ours = module.losses(batch, torch.Generator().manual_seed(7)).total
     random = torch.Generator().manual_seed(7)
     pipeline = DiffusionPipeline.from_pretrained(base)
-    expected = RECIPES[family.name](pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random))
+    expected = RECIPES[family.name](
+        pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random)
+    )
     assert ours.item() == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -1,7 +1,4 @@
-"""Flux.1: a CLIP for the whole of a prompt and a T5 for its words, a transformer that is told guidance.
-
-Its weights in single files are read as diffusers reads them; in folders they are written.
-"""
+"""Flux.1: a CLIP for the whole of a prompt and a T5 for its words, a transformer that is told guidance."""
 
 from __future__ import annotations
 
@@ -37,7 +34,9 @@ class Flux(FlowFamily):
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_2": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l"}
 
-    def call_arguments(self, prompts: list[str], guidance: float | None, negative: str = "") -> dict[str, Any]:
+    def call_arguments(
+        self, prompts: list[str], guidance: float | None, negative: str = ""
+    ) -> dict[str, Any]:
         """See Family: the transformer is told the scale, and nothing is guided away from."""
         arguments = super().call_arguments(prompts, guidance, negative)
         del arguments["negative_prompt"]
