@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
-from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, packed, places, unpacked
+from turbo_fetch.dreambooth.families.flow import (
+    FlowFamily,
+    language_tokens,
+    packed,
+    places,
+    unpacked,
+    with_every_token,
+)
 
 T5_TOKENS = 512
 """As many as the pipeline of diffusers reads."""
@@ -37,10 +44,13 @@ class Flux(FlowFamily):
     def call_arguments(
         self, prompts: list[str], guidance: float | None, negative: str = ""
     ) -> dict[str, Any]:
-        """See Family: the transformer is told the scale, and nothing is guided away from."""
+        """See Family: the transformer is told the scale, and nothing is guided away from.
+
+        The CLIP learns a new word, of which the pipeline gives it all tokens; the T5 reads them too, as in training.
+        """
         arguments = super().call_arguments(prompts, guidance, negative)
         del arguments["negative_prompt"]
-        return arguments
+        return {**arguments, "prompt_2": with_every_token(prompts, self.pipeline.tokenizer)}
 
     def header(self) -> dict[str, str]:
         """See Family."""
