@@ -12,14 +12,24 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.utils import logging as diffusers_logging
 from transformers import (
@@ -31,6 +41,12 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -136,6 +152,124 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
     return _saved(pipeline, folder)
 
 
+def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:
+    """Save a Flux.1 pipeline, by default one that is told guidance, as `dev` is; returns `folder`."""
+    torch.manual_seed(seed)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
+        vae=_vae(shift_factor=0.06, scaling_factor=0.36),
+        text_encoder=CLIPTextModel(_text_config()).eval(),
+        tokenizer=clip_tokenizer(folder / "vocabulary"),
+        text_encoder_2=_t5(),
+        tokenizer_2=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0),
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2 * HIDDEN,
+            pooled_projection_dim=HIDDEN,
+            guidance_embeds=guided,
+            axes_dims_rope=(4, 4, 8),
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_flux2(folder: Path, seed: int = 0) -> Path:
+    """Save a Flux.2 Klein pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    pipeline = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**_QWEN, "num_hidden_layers": 27})).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * _QWEN["hidden_size"],
+            axes_dims_rope=(4, 4, 4, 4),
+            timestep_guidance_channels=16,
+            guidance_embeds=False,
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
+    """Save a Qwen-Image pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    text = {
+        **_QWEN,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": HIDDEN,
+    }
+    no_images = dict.fromkeys(("image_token_id", "video_token_id", "vision_start_token_id"), 259)
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **no_images)
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            max_image_seq_len=8192, max_shift=0.9, shift_terminal=0.02, use_dynamic_shifting=True
+        ),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.8, 1.2, 2.0],
+        ).eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=HIDDEN,
+            axes_dims_rope=(2, 2, 4),
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
+def tiny_z_image(folder: Path, seed: int = 0) -> Path:
+    """Save a Z-Image pipeline; returns `folder`."""
+    torch.manual_seed(seed)
+    pipeline = ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(shift_factor=0.1159, scaling_factor=0.3611),
+        text_encoder=Qwen3Model(Qwen3Config(**_QWEN)).eval(),
+        tokenizer=_qwen_tokenizer(),
+        transformer=ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=4,
+            n_kv_heads=4,
+            cap_feat_dim=HIDDEN,
+            axes_dims=[2, 2, 4],
+            axes_lens=[1024, 64, 64],
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
 def tiny_clip(folder: Path) -> Path:
     """Save a CLIP for images of 32 pixels; returns `folder`."""
     torch.manual_seed(3)
@@ -161,6 +295,14 @@ def tiny_dino(folder: Path) -> Path:
 
 TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 
+TINY_FLOW_MODELS: dict[str, Callable[[Path], Path]] = {
+    "flux": tiny_flux,
+    "flux2": tiny_flux2,
+    "qwen-image": tiny_qwen_image,
+    "z-image": tiny_z_image,
+}
+"""Families of flow matching that read prompts with a language model."""
+
 _UNET: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 4,
@@ -183,16 +325,18 @@ _VISION: dict[str, Any] = {
 _BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+_VAE: dict[str, Any] = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "sample_size": 64,
+}
+
+
 def _vae(**overrides: Any) -> AutoencoderKL:
-    options: dict[str, Any] = {
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "sample_size": 64,
-    }
-    return AutoencoderKL(**options | overrides).eval()
+    return AutoencoderKL(**_VAE | overrides).eval()
 
 
 _T5_VOCABULARY = [
@@ -203,6 +347,36 @@ _T5_VOCABULARY = [
 def _t5() -> T5EncoderModel:
     sizes = {"d_model": 2 * HIDDEN, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 4}
     return T5EncoderModel(T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **sizes)).eval()
+
+
+_QWEN: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 256,
+    "eos_token_id": 258,
+    "pad_token_id": 256,
+}
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """Return Qwen's tokenizer with a token for each byte, and its template of a chat."""
+    turns = ["<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: number for number, word in enumerate([*_byte_letters(), "<|endoftext|>", *turns])}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary, merges=[], additional_special_tokens=turns, model_max_length=4096
+    )
+    tokenizer.chat_template = _CHAT
+    return tokenizer
 
 
 def _text_config(**overrides: Any) -> CLIPTextConfig:

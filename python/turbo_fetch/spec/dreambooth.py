@@ -40,10 +40,11 @@ class SamplingTable(Table):
     which have no other."""
     steps: PositiveInt = 50
     """Denoising steps per image."""
-    guidance: NonNegativeFloat = 7.5
-    """Classifier-free guidance scale; 1 or less turns it off."""
+    guidance: NonNegativeFloat | None = None
+    """Classifier-free guidance scale; 1 or less turns it off. By default what is usual for the family: 7.5, 3.5 for
+    Flux, which is told it, 4 for Flux.2."""
     negative: str = ""
-    """Negative prompt; has no effect without guidance."""
+    """Negative prompt; has no effect without guidance. Flux has none."""
     seed: NonNegativeInt = 0
     """Seed of the first image; each image has its own seed, whatever the batch size."""
     width: PositiveInt | None = None

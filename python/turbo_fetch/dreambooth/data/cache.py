@@ -52,16 +52,8 @@ class CachedLatents:
 def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: Advance) -> CachedLatents:
     """Encode the image_set, or take what is in `folder`. Raises OutputError, Unreadable, and what `advance` raises."""
     groups = {f"{width}x{height}": numbers for (width, height), numbers in image_set.groups.items()}
-    channels, shrink = family.vae.config.latent_channels, family.vae_scale
     shapes = {
-        f"{width}x{height}": (
-            len(numbers),
-            image_set.variants,
-            2,
-            channels,
-            height // shrink,
-            width // shrink,
-        )
+        f"{width}x{height}": (len(numbers), image_set.variants, 2, *family.latent_shape(width, height))
         for (width, height), numbers in image_set.groups.items()
     }
     name = fingerprint(
@@ -104,8 +96,11 @@ class Captions:
             if len(self._recent) >= CAPTIONS_AT_ONCE:
                 self._recent.clear()
             rows = [self.rows[caption] for caption in captions]
+            values = {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
             self._recent[captions] = {
-                name: torch.from_numpy(array[rows]).to(device) for name, array in self.arrays.items()
+                # One number for each caption is how many tokens it has, by which tensors are shaped.
+                name: value if value.ndim == 1 else value.to(device)
+                for name, value in values.items()
             }
         return self._recent[captions]
 
@@ -115,14 +110,15 @@ def cached_captions(family: Family, captions: Sequence[str], folder: Path, advan
     """Encode the distinct captions, or take what is in `folder`. Raises OutputError, and what `advance` raises."""
     distinct = sorted(set(captions))
     encoders = {name: module_hash(module) for name, module in family.modules() if "text_encoder" in name}
-    first = family.encode_captions(distinct[:1])
-    shapes = {name: (len(distinct), *value.shape[1:]) for name, value in first.items()}
+    longest = family.encode_captions([max(distinct, key=family.token_count)])
+    shapes = {name: (len(distinct), *value.shape[1:]) for name, value in longest.items()}
 
     def fill(arrays: Arrays) -> None:
         for start in range(0, len(distinct), CAPTIONS_AT_ONCE):
             encoded = family.encode_captions(distinct[start : start + CAPTIONS_AT_ONCE])
             for name, value in encoded.items():
-                arrays[name][start : start + CAPTIONS_AT_ONCE] = value.float().cpu()
+                place = (slice(start, start + len(value)), *map(slice, value.shape[1:]))
+                arrays[name][place] = value.float().cpu()
             advance(min(start + CAPTIONS_AT_ONCE, len(distinct)), len(distinct))
 
     name = fingerprint(encoders, distinct, family.facts.zero_empty_prompt)

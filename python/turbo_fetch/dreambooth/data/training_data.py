@@ -98,7 +98,7 @@ def make_concepts(
     made = []
     for number, images in enumerate(data.subjects):
         captions = _captions_of(images.train, images.subject)
-        for warning in word_warnings(images.train, next(iter(family.tokenizers.values())), captions):
+        for warning in word_warnings(images.train, family.prompt_tokenizer, captions):
             note(warning)
         made.append(_examples_of(family, images, data.class_prompt, sizes, train.seed + 2 * number))
     return tuple(_encoded(train, family, examples, advance) for examples in made)

@@ -27,10 +27,14 @@ from transformers.utils import logging as transformers_logging
 
 from turbo_fetch.dreambooth.families import single_file
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior, Sides
+from turbo_fetch.dreambooth.families.flux import Flux
+from turbo_fetch.dreambooth.families.flux2 import Flux2Klein
 from turbo_fetch.dreambooth.families.precision import DTYPES
+from turbo_fetch.dreambooth.families.qwen_image import QwenImage
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
+from turbo_fetch.dreambooth.families.z_image import ZImage
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
 
@@ -47,7 +51,16 @@ __all__ = [
 ]
 
 FAMILIES: Final[Mapping[str, type[Family]]] = {
-    family.pipeline_name: family for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
+    family.pipeline_name: family
+    for family in (
+        StableDiffusion,
+        StableDiffusionXL,
+        StableDiffusion3,
+        Flux,
+        Flux2Klein,
+        QwenImage,
+        ZImage,
+    )
 }
 """The adapter of each pipeline class that a `model_index.json` may name. A new family is a module and a word here."""
 

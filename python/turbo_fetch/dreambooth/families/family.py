@@ -24,7 +24,11 @@ Conditioning = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The Gaussian that the VAE makes of an image, in the scale of the denoiser: two tensors [B, C, h, w]."""
+    """The Gaussian that the VAE makes of an image, in the scale of the denoiser: two tensors [B, C, h, w].
+
+    In all families latents have this shape; those whose denoiser takes them in another one bring them into it in
+    `predict`, and back.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -59,7 +63,7 @@ class Family(ABC):
     """The pipeline class of diffusers that a `model_index.json` of the family names."""
     denoiser_name: ClassVar[str]
     text_encoder_names: ClassVar[tuple[str, ...]]
-    """Text encoders that can be trained."""
+    """Text encoders that can be trained, if any can."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Components that a model of the family may do without."""
     not_loaded: ClassVar[Mapping[str, Any]] = {}
@@ -72,6 +76,10 @@ class Family(ABC):
     """Whether the text encoders are usually trained with the denoiser, where all weights are."""
     learning_rates: ClassVar[Mapping[Part, float]] = USUAL_LEARNING_RATE
     """What is usual, by method."""
+    guidance: ClassVar[float] = 7.5
+    """The scale of guidance where a spec says nothing."""
+    has_negative_prompt: ClassVar[bool] = True
+    """Whether images can be made with a prompt of what they do not show."""
     skips_layers: ClassVar[bool] = False
     """Whether its prompts can be read without the last layers of the text encoder."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
@@ -114,6 +122,17 @@ class Family(ABC):
                 f"train.clip_skip = {train.clip_skip}, but a {cls.name} model always reads the last layer but one; "
                 "expected 0"
             )
+        if cls.text_encoder_names:
+            return
+        if train.text_encoder is True:
+            raise SpecError(
+                f"train.text_encoder = true, but the text encoder of a {cls.name} model is a language model, which is "
+                "not trained here; expected false"
+            )
+        if train.trains("token"):
+            raise SpecError(
+                f"train.method = {train.method!r}, but a {cls.name} model learns no new token; expected full or lora"
+            )
 
     @property
     def denoiser(self) -> nn.Module:
@@ -138,6 +157,11 @@ class Family(ABC):
             name: getattr(self.pipeline, name.replace("text_encoder", "tokenizer"))
             for name in self.text_encoder_names
         }
+
+    @property
+    def prompt_tokenizer(self) -> Any:
+        """The tokenizer that the first text encoder reads prompts with, whether that can be trained or not."""
+        return self.pipeline.tokenizer
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield name and module of every component with weights."""
@@ -164,7 +188,7 @@ class Family(ABC):
     @classmethod
     def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
         """Return which images a model with these configs of its components can make."""
-        return Sides(2 ** (len(vae["block_out_channels"]) - 1))
+        return Sides(cls.scale_of(vae))
 
     @property
     def own_sides(self) -> Sides:
@@ -172,10 +196,24 @@ class Family(ABC):
         config: Any = self.denoiser.config
         return self.sides(config, self.vae.config)
 
+    @classmethod
+    def scale_of(cls, vae: Mapping[str, Any]) -> int:
+        """Return how many pixels along a side a VAE with this config makes one latent of."""
+        return int(2 ** (len(vae["block_out_channels"]) - 1))
+
     @property
     def vae_scale(self) -> int:
         """Pixels per latent along a side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return self.scale_of(self.vae.config)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of latents."""
+        return int(self.vae.config.latent_channels)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return the shape of the latents of an image."""
+        return self.latent_channels, height // self.vae_scale, width // self.vae_scale
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Posterior:
@@ -191,6 +229,39 @@ class Family(ABC):
         Most pipelines of diffusers put the other tokens behind the first themselves.
         """
         return prompts
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images that the VAE makes of its own latents [B, C, h, w]."""
+        images: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return images
+
+    @classmethod
+    def guidance_of(cls, given: float | None) -> float:
+        """Return the scale of guidance that a spec means."""
+        return cls.guidance if given is None else given
+
+    @classmethod
+    def check_negative(cls, negative: str, key: str = "negative") -> None:
+        """Refuse a negative prompt where none is read. Raises SpecError, naming the spec's `key`."""
+        if negative and not cls.has_negative_prompt:
+            raise SpecError(
+                f"{key} = {negative!r}, but the pipeline of a {cls.name} model reads no negative prompt; expected none"
+            )
+
+    def call_arguments(
+        self, prompts: list[str], guidance: float | None, negative: str = ""
+    ) -> dict[str, Any]:
+        """Return with which words and guidance the pipeline is called; a guidance of None is the family's.
+
+        Raises SpecError for a negative prompt that would not be read.
+        """
+        self.check_negative(negative)
+        return {
+            "prompt": self.whole_prompts(prompts),
+            # Whether no prompt is zeros or an empty prompt is for the pipeline to know.
+            "negative_prompt": [negative] * len(prompts) if negative else None,
+            "guidance_scale": self.guidance_of(guidance),
+        }
 
     @property
     def facts(self) -> ModelFacts:
@@ -237,9 +308,17 @@ class Family(ABC):
     def process(self) -> NoiseProcess:
         """Return how this model was trained to see noise."""
 
+    def token_count(self, caption: str) -> int:
+        """Return a number that is the larger the more tokens the denoiser is told of a caption."""
+        return 0
+
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """Return what the denoiser is told of the captions; gradients flow if the encoders are trained."""
+        """Return what the denoiser is told of the captions; gradients flow if the encoders are trained.
+
+        A caption makes tensors of as many tokens whatever it is; or as the longest of `captions`, and a tensor [B],
+        which stays in main memory, says how many each has: see `token_count`.
+        """
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ timestep per example [B]: an integer below `timestep_count`, which counts places
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -75,6 +76,9 @@ def at(schedule: Tensor, timesteps: Tensor) -> Tensor:
 class NoiseProcess(Protocol):
     """From latents, noise and timesteps to the model's input and its target."""
 
+    def of_size(self, height: int, width: int) -> NoiseProcess:
+        """Return the process for latents of a size, which some models see noisier the larger they are."""
+
     @property
     def timestep_count(self) -> int:
         """How many timesteps there are."""
@@ -104,6 +108,10 @@ class Diffusion:
         """See NoiseProcess."""
         return len(self.alphas_bar)
 
+    def of_size(self, height: int, width: int) -> Diffusion:
+        """Return itself: it is the same for all sizes."""
+        return self
+
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """See diffuse."""
         return diffuse(latents, noise, at(self.alphas_bar, timesteps))
@@ -131,6 +139,15 @@ class Flow:
 
     sigmas: Tensor
     times: Tensor
+    by_size: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
+    """From height and width of latents to their sigmas and times, for a model whose schedule depends on them."""
+
+    def of_size(self, height: int, width: int) -> Flow:
+        """See NoiseProcess."""
+        if self.by_size is None:
+            return self
+        sigmas, times = self.by_size(height, width)
+        return Flow(sigmas, times)
 
     @property
     def timestep_count(self) -> int:

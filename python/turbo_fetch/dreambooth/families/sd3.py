@@ -6,69 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens, with_wrapper
-from turbo_fetch.dreambooth.families.noise import Flow
+from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, with_every_token
 from turbo_fetch.dreambooth.families.sd import original_vae
 from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
-from turbo_fetch.errors import SpecError
-from turbo_fetch.spec.train import TrainSpec
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(FlowFamily):
     """See the module."""
 
     name = "sd3"
     pipeline_name = "StableDiffusion3Pipeline"
-    denoiser_name = "transformer"
     text_encoder_names = ("text_encoder", "text_encoder_2")
     optional = ("text_encoder_3", "tokenizer_3")
-    usual_sampler = "auto"
     # A T5 overflows in fp16 but for the way in which transformers computes it.
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
-    @property
-    def size_multiple(self) -> int:
-        """See Family."""
-        return self.vae_scale * int(self.pipeline.transformer.config.patch_size)
+    @classmethod
+    def patch_of(cls, denoiser: Mapping[str, Any]) -> int:
+        """See FlowFamily."""
+        return int(denoiser["patch_size"])
 
     @classmethod
     def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
-        """See Family: patches of latents, as many along a side as there are positions."""
-        patch = super().sides(denoiser, vae).multiple * int(denoiser["patch_size"])
-        return Sides(patch, patch * int(denoiser["pos_embed_max_size"]))
+        """See Family: as many tokens along a side as there are positions."""
+        multiple = super().sides(denoiser, vae).multiple
+        return Sides(multiple, multiple * int(denoiser["pos_embed_max_size"]))
 
     def whole_prompts(self, prompts: list[str]) -> list[str]:
         """See Family: this pipeline alone reads only the first token of a new word."""
-        whole: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(
-            prompts, self.pipeline.tokenizer
-        )
-        return whole
-
-    @classmethod
-    def check_options(cls, train: TrainSpec) -> None:
-        """See Family: it learns by flow matching, whose loss is of one kind and not weighed."""
-        super().check_options(train)
-        if train.loss.snr_gamma is not None:
-            raise SpecError(
-                f"train.loss.snr_gamma = {train.loss.snr_gamma}: a {cls.name} model learns by flow matching, whose "
-                "loss is not weighed so; expected none"
-            )
-        if train.loss.kind != "auto":
-            raise SpecError(
-                f"train.loss.kind = {train.loss.kind!r}, but a {cls.name} model learns by flow matching; "
-                'expected "auto"'
-            )
-
-    def settle_prediction(self, kind: str) -> None:
-        """See Family: it is always flow matching."""
+        return with_every_token(prompts, self.pipeline.tokenizer)
 
     def header(self) -> dict[str, str]:
         """See Family."""
@@ -105,12 +79,6 @@ class StableDiffusion3(Family):
             if name != "encoder.embed_tokens.weight"
         }
 
-    def process(self) -> Flow:
-        """See Family."""
-        scheduler = self.pipeline.scheduler
-        fresh = type(scheduler).from_config(scheduler.config)
-        return Flow(fresh.sigmas[: len(fresh.timesteps)], fresh.timesteps)
-
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
         hidden, pooled = [], []
@@ -130,11 +98,9 @@ class StableDiffusion3(Family):
         encoder = self.pipeline.text_encoder_3
         if encoder is None:
             return clip.new_zeros(len(captions), T5_TOKENS, clip.shape[-1])
-        encoded = self.pipeline.tokenizer_3(
-            list(captions), padding="max_length", max_length=T5_TOKENS, truncation=True, return_tensors="pt"
-        )
+        ids, _ = language_tokens(self.pipeline.tokenizer_3, captions, T5_TOKENS, encoder.device)
         with torch.no_grad():
-            hidden: Tensor = encoder(encoded.input_ids.to(encoder.device))[0]
+            hidden: Tensor = encoder(ids)[0]
         return hidden.to(clip.dtype)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

@@ -75,7 +75,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
 def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
     """Return the settings of every image by its name, prompt by prompt."""
     weights = weights_of(model)
-    scheduler = sampler_name(generate.scheduler, family_of(model), "generate.scheduler")
+    family = family_of(model)
+    family.check_negative(generate.negative, "generate.negative")
+    scheduler = sampler_name(generate.scheduler, family, "generate.scheduler")
     lora_weights = None if lora is None else weights_of(lora)
     word = None if generate.embedding is None else weights_of(generate.embedding)
     wanted = {}
@@ -87,7 +89,7 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 seed=generate.seed + number + (0 if generate.fixed_code else row * generate.images),
                 scheduler=scheduler,
                 steps=generate.steps,
-                guidance=generate.guidance,
+                guidance=family.guidance_of(generate.guidance),
                 width=generate.width,
                 height=generate.height,
                 model=model,

@@ -93,7 +93,9 @@ def _make(prior: PriorSpec, train: TrainSpec, folder: str, control: RunControl) 
 def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:
     """Return the settings of every class image by its name."""
     weights = model_hash(train.base)
-    scheduler = sampler_name(prior.scheduler, family_of(train.base), "prior.scheduler")
+    family = family_of(train.base)
+    family.check_negative(prior.negative, "prior.negative")
+    scheduler = sampler_name(prior.scheduler, family, "prior.scheduler")
     return {
         f"{number:05d}.png": Settings(
             prompt=train.caption(prior.prompt),
@@ -101,7 +103,7 @@ def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:
             seed=prior.seed + number,
             scheduler=scheduler,
             steps=prior.steps,
-            guidance=prior.guidance,
+            guidance=family.guidance_of(prior.guidance),
             width=prior.width,
             height=prior.height,
             model=train.base,

@@ -238,12 +238,11 @@ def make_images(
         batch = requests[start : start + sampling.batch_size]
         try:
             made = family.pipeline(
-                prompt=family.whole_prompts([request.prompt for request in batch]),
-                # Whether no prompt is zeros or an empty prompt is for the pipeline to know.
-                negative_prompt=[sampling.negative] * len(batch) if sampling.negative else None,
+                **family.call_arguments(
+                    [request.prompt for request in batch], sampling.guidance, sampling.negative
+                ),
                 generator=[torch.Generator("cpu").manual_seed(request.seed) for request in batch],
                 num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
                 width=width,
                 height=height,
                 callback_on_step_end=check,

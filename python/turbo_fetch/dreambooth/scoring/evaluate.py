@@ -236,10 +236,12 @@ def plan(
     `hash_of` hashes the weights of a model. The seeds are the same for all models, so that nothing but the weights
     makes a difference.
     """
-    lora = candidate.lora
+    lora, family = candidate.lora, family_of(candidate.model)
+    family.check_negative(evaluate.negative, "evaluate.negative")
     shared: dict[str, Any] = {
-        **evaluate.model_dump(include={"negative", "steps", "guidance", "width", "height", "precision"}),
-        "scheduler": sampler_name(evaluate.scheduler, family_of(candidate.model), "evaluate.scheduler"),
+        **evaluate.model_dump(include={"negative", "steps", "width", "height", "precision"}),
+        "guidance": family.guidance_of(evaluate.guidance),
+        "scheduler": sampler_name(evaluate.scheduler, family, "evaluate.scheduler"),
         "model": candidate.model,
         "model_hash": hash_of(candidate.model),
         "lora": lora,

@@ -209,10 +209,9 @@ class Samples(AtStepEnd):
         images = []
         for number in range(samples.images):
             made = family.pipeline(
-                family.whole_prompts([prompt]),
+                **family.call_arguments([prompt], samples.guidance),
                 generator=torch.Generator("cpu").manual_seed(samples.seed + number),
                 num_inference_steps=samples.steps,
-                guidance_scale=samples.guidance,
                 height=self._train.resolution,
                 width=self._train.resolution,
                 callback_on_step_end=self._go_on,

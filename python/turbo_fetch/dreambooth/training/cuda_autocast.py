@@ -110,7 +110,7 @@ class _Casts(TorchFunctionMode):
                 )
             return None
         args, kwargs = as_cuda_casts(func, args, kwargs or {})
-        if func is scaled_dot_product_attention and args[0].is_meta:
+        if func is scaled_dot_product_attention and next(iter((*args, *kwargs.values()))).is_meta:
             return _fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 

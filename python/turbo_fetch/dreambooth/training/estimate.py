@@ -95,14 +95,14 @@ def _step(
 ) -> int:
     """Return the bytes of activations and gradients at their most: a forward and a backward pass of a batch."""
     count = train.batch_size * (2 if with_prior else 1)
-    side = train.resolution // family.vae_scale
+    shape = family.latent_shape(train.resolution, train.resolution)
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():
                 family.encode_images(torch.empty(count, 3, train.resolution, train.resolution, device=META))
         with torch.set_grad_enabled(trainable.has_text_encoder):
             text = family.encode_captions([""] * count)
-        latents = torch.empty(count, family.vae.config.latent_channels, side, side, device=META)
+        latents = torch.empty(count, *shape, device=META)
         times = torch.zeros(count, dtype=torch.long, device=META)
         predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
         example_errors(predicted, latents).mean().backward()  # type: ignore[no-untyped-call]
@@ -113,14 +113,13 @@ def _step(
 
 
 def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:
-    side = train.resolution // family.vae_scale
-    latents = torch.empty(2, family.vae.config.latent_channels, side, side, device=META)
+    latents = torch.empty(2, *family.latent_shape(train.resolution, train.resolution), device=META)
     with _counted(family) as live, torch.no_grad():
         with cuda_autocast(dtype):
             text = family.encode_captions(["", ""])
             times = torch.zeros(2, dtype=torch.long, device=META)
             family.predict(latents, times, text, torch.empty(2, 6, device=META))
-        family.vae.decode(latents[:1])
+        family.decode(latents[:1])
     return live.peak
 
 
