@@ -65,18 +65,27 @@ class Witness:
         """Take note of what a module made."""
         if type(module).__name__ in MODELS:
             self._inside.pop()
-        elif self._inside and isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+        elif self._inside and isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.Linear):
             self.computed[self._inside[-1]].add((output.dtype, device_of(output).type))
 
 
 MODELS = {
     "Encoder",
     "Decoder",
+    "QwenImageEncoder3d",
+    "QwenImageDecoder3d",
     "UNet2DConditionModel",
     "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "QwenImageTransformer2DModel",
+    "ZImageTransformer2DModel",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "T5EncoderModel",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3ForCausalLM",
+    "Qwen3Model",
     "ViTModel",
 }
 

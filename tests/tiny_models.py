@@ -303,6 +303,14 @@ def tiny_dino(folder: Path) -> Path:
 
 TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 
+TINY_FLOW_MODELS: dict[str, Callable[[Path], Path]] = {
+    "flux": tiny_flux,
+    "flux2": tiny_flux2,
+    "qwen-image": tiny_qwen_image,
+    "z-image": tiny_z_image,
+}
+"""Families of flow matching that read prompts with a language model."""
+
 _UNET: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 4,

@@ -30,7 +30,7 @@ def _underscored(path: str) -> str:
 def kohya_names(family: str, path: Path, original: OriginalName) -> set[str]:
     """sd-scripts: prefix and path with underscores; XL is trained in the original layout, and read in no other."""
     component, _, module = path.partition(".")
-    if family == "sd3":
+    if family in {"sd3", "flux", "flux2"}:
         return set()
     if component == "unet":
         return {f"lora_unet_{_underscored(original(module) if family == 'sdxl' else module)}"}
@@ -39,7 +39,7 @@ def kohya_names(family: str, path: Path, original: OriginalName) -> set[str]:
 
 
 def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
-    """ComfyUI: all of kohya's, and for SD3 those of diffusers and OneTrainer."""
+    """ComfyUI: all of kohya's, and for SD3 and Flux those of diffusers and OneTrainer."""
     component, _, module = path.partition(".")
     text = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     if component in text:
@@ -47,19 +47,24 @@ def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
         return names | (
             {f"lora_te_text_model_{_underscored(module)}"} if component == "text_encoder" else set()
         )
+    if family in {"flux", "flux2"}:
+        names = {f"lora_transformer_{_underscored(module)}", f"lycoris_{_underscored(module)}"}
+        return {f"transformer.{module}", *names}
     if family == "sd3":
         return {f"transformer.{module}", f"lora_transformer_{_underscored(module)}"}
     return {f"lora_unet_{_underscored(module)}", f"lora_unet_{_underscored(original(module))}"}
 
 
 def forge_names(family: str, path: Path, original: OriginalName) -> set[str]:
-    """Forge: ComfyUI's, without those of SD3's transformer."""
-    return comfyui_names(family, path, original) if family != "sd3" else set()
+    """Forge: ComfyUI's, without those of SD3's transformer; it has no Flux.2."""
+    return comfyui_names(family, path, original) if family not in {"sd3", "flux2"} else set()
 
 
 def automatic_names(family: str, path: Path, original: OriginalName) -> set[str]:
     """AUTOMATIC1111: diffusers' blocks of the UNet are renumbered, others pass; SD3 by a table of diffusers' names."""
     component, _, module = path.partition(".")
+    if family in {"flux", "flux2"}:
+        return set()
     if family == "sd3":
         return {f"transformer.{module}"} if component == "transformer" else set()
     return kohya_names(family, path, original) | (
@@ -162,13 +167,17 @@ def forge_version(header: Mapping[str, str]) -> str:
 
 KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0", "sd3": "medium"}
 """sd-scripts: `ss_base_model_version`, for an SD2 that predicts v and the first SD3."""
+KOHYA_VERSIONS |= {"flux": "flux1", "flux2": "flux_2_klein_4b"}
+"""The same; for Flux.2 musubi-tuner, which is by the same author."""
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-768-v",
     "sdxl": "stable-diffusion-xl-v1-base",
     "sd3": "stable-diffusion-3-medium",
+    "flux": "flux-1-dev",
+    "flux2": "Flux.2-klein-4b",
 }
-"""sd-scripts: `modelspec.architecture`; a LoRA's ends in `/lora`."""
+"""sd-scripts and musubi-tuner: `modelspec.architecture`; a LoRA's ends in `/lora`."""
 
 
 def lycoris_change(file: dict[str, Tensor], name: str, weight: Tensor) -> Tensor | None:

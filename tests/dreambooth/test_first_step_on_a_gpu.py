@@ -17,7 +17,7 @@ import torch
 from bench.dreambooth_gpu import Plan, measured
 
 from fake_cuda import CUDA, Witness, fake_cuda
-from tiny_models import tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
+from tiny_models import TINY_FLOW_MODELS, tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
 from training import Listener, history, write_images
 from turbo_fetch import stages
 from turbo_fetch.doctor.accelerator import best_precision
@@ -36,9 +36,20 @@ FAMILIES = {
     "sd, v": partial(tiny_sd, prediction="v_prediction"),
     "sdxl": tiny_sdxl,
     "sd3": partial(tiny_sd3, with_t5=True),
+    **TINY_FLOW_MODELS,
 }
-DENOISERS = {"UNet2DConditionModel", "SD3Transformer2DModel"}
-KEPT_IN_FP32 = {"Encoder", "Decoder"}
+DENOISERS = {
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "QwenImageTransformer2DModel",
+    "ZImageTransformer2DModel",
+}
+DIFFUSION = {"sd", "sd, v", "sdxl"}
+ONLY_LANGUAGE = {"flux2", "qwen-image", "z-image"}
+"""Families none of whose text encoders is trained."""
+KEPT_IN_FP32 = {"Encoder", "Decoder", "QwenImageEncoder3d", "QwenImageDecoder3d"}
 
 VARIED: dict[str, tuple[Any, ...]] = {
     "family": tuple(FAMILIES),
@@ -74,15 +85,19 @@ class Case:
     def keys(self) -> dict[str, Any]:
         """Keys of `[train]`."""
         with_lora = "lora" in self.method
+        method = self.method
+        if self.family in ONLY_LANGUAGE:
+            method = "lora" if with_lora or method == "token" else "full"
+            with_lora = method == "lora"
         return {
-            "method": self.method,
+            "method": method,
             "precision": self.precision,
             "optimiser": {"kind": self.optimiser},
             "cache": self.cache,
-            "text_encoder": self.text_encoder,
-            **({"identifier": "<sks>"} if "token" in self.method else {}),
+            "text_encoder": self.text_encoder and self.family not in ONLY_LANGUAGE,
+            **({"identifier": "<sks>"} if "token" in method else {}),
             **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
-            **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family != "sd3" else {}),
+            **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family in DIFFUSION else {}),
             **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
             **({"compile": True} if self.more == "compile" else {}),
             **({"accumulation": 2, "ema": {"decay": 0.9}} if self.more == "accumulation" else {}),
@@ -210,7 +225,9 @@ def _check_training(case: Case, spec: Spec, gpu: Witness) -> None:
     precision = "bf16" if case.precision == "auto" else case.precision
     for model, made in gpu.computed.items():
         assert {device for _, device in made} == {CUDA.type}, model
-    for model in KEPT_IN_FP32:
+    kept = KEPT_IN_FP32 & gpu.computed.keys()
+    assert len(kept) == 2
+    for model in kept:
         assert {dtype for dtype, _ in gpu.computed[model]} == {torch.float32}, model
     (denoiser,) = DENOISERS & gpu.computed.keys()
     assert {dtype for dtype, _ in gpu.computed[denoiser]} == {DTYPES[precision]}

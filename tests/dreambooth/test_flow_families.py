@@ -1,4 +1,7 @@
-"""Families of flow matching whose text encoders are language models: what is learned, made and exported is what diffusers' pipelines and recipes say."""
+"""Families of flow matching that read prompts with a language model: what is learned, made and exported.
+
+It is what diffusers' pipelines and recipes say.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny_models import tiny_flux, tiny_flux2, tiny_qwen_image, tiny_z_image
+from tiny_models import TINY_FLOW_MODELS
 from training import assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.cache import Captions, cached_captions
@@ -27,12 +30,6 @@ from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
-MODELS: dict[str, Callable[[Path], Path]] = {
-    "flux": tiny_flux,
-    "flux2": tiny_flux2,
-    "qwen-image": tiny_qwen_image,
-    "z-image": tiny_z_image,
-}
 OF_ANY_LENGTH = ("qwen-image", "z-image")
 """Families that are told of a caption as many tokens as it has."""
 CAPTIONS = ("a sks dog", "a dog that sleeps on a red sofa", "")
@@ -42,10 +39,10 @@ SIDE = 32
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: make(folder / name) for name, make in MODELS.items()}
+    return {name: make(folder / name) for name, make in TINY_FLOW_MODELS.items()}
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=TINY_FLOW_MODELS)
 def base(request: pytest.FixtureRequest, bases: dict[str, Path]) -> Path:
     return bases[request.param]
 
@@ -132,9 +129,7 @@ def _z_loss(pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Call
     return (-torch.stack(predicted).squeeze(2) - (noise - latents)).square().mean()
 
 
-def _noisy(
-    latents: Tensor, mu: float, draw: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _noisy(latents: Tensor, mu: float, draw: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return noisy latents, noise level and target by the noise levels that a pipeline samples 1,000 steps with."""
     place = (torch.sigmoid(draw((len(latents),))) * 1000).long().clamp(max=999)
     noise = draw(latents.shape)
@@ -214,7 +209,9 @@ def test_the_loss_of_a_step_is_that_of_diffusers_own_recipe(base: Path, tmp_path
     ours = module.losses(batch, torch.Generator().manual_seed(7)).total
     random = torch.Generator().manual_seed(7)
     pipeline = DiffusionPipeline.from_pretrained(base)
-    expected = RECIPES[family.name](pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random))
+    expected = RECIPES[family.name](
+        pipeline, pixels, CAPTIONS, lambda shape: torch.randn(shape, generator=random)
+    )
     assert ours.item() == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny_models import TINY_MODELS
+from tiny_models import TINY_FLOW_MODELS, TINY_MODELS
 from turbo_fetch import stages
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.model import export_model
@@ -20,7 +20,7 @@ from turbo_fetch.errors import ModelError
 from turbo_fetch.spec.specfile import parse_spec
 
 PROMPT = "a <dog> <dog>_1 on the moon"
-KEYS = {"sd": {"<dog>"}, "sdxl": {"clip_l", "clip_g"}, "sd3": {"clip_l", "clip_g"}}
+KEYS = {"sd": {"<dog>"}, "sdxl": {"clip_l", "clip_g"}, "sd3": {"clip_l", "clip_g"}, "flux": {"clip_l"}}
 """What diffusers, ComfyUI (`sd1_clip.load_embed`) and AUTOMATIC1111 look for: the word, or one key per text encoder."""
 
 
@@ -31,7 +31,7 @@ def learned(
     """Return a family's name, the folder of its base and export, and what the trained model makes of a caption."""
     name = request.param
     folder = tmp_path_factory.mktemp(name)
-    base = TINY_MODELS[name](folder / "base")
+    base = (TINY_MODELS | TINY_FLOW_MODELS)[name](folder / "base")
     table = {"base": str(base), "subject": "photos", "class": "dog", "identifier": "<dog>", "method": "token"}
     train = parse_spec({"train": {**table, "token": {"vectors": 2}}}).train
     assert train is not None

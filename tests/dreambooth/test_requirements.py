@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fake_cuda import fake_cuda
-from tiny_models import TINY_MODELS, clip_tokenizer, tiny_sd
+from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, clip_tokenizer, tiny_sd
 from training import training_spec
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth.training.estimate import estimate
@@ -76,10 +77,15 @@ def test_an_estimate_is_near_what_others_measured_on_a_t4(
     assert needed.peak_bytes / 1e9 == pytest.approx(measured_gb, rel=0.12)
 
 
-@pytest.mark.parametrize("name", TINY_MODELS)
-@pytest.mark.parametrize("method", ["full", "lora+token"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *product(TINY_MODELS, ["full", "lora+token"]),
+        *zip(TINY_FLOW_MODELS, ["lora+token", "full", "lora", "lora"], strict=True),
+    ],
+)
 def test_every_family_is_estimated_without_its_weights(tmp_path: Path, name: str, method: str) -> None:
-    base = TINY_MODELS[name](tmp_path)
+    base = (TINY_MODELS | TINY_FLOW_MODELS)[name](tmp_path)
     for weights in base.rglob("*.safetensors"):
         weights.unlink()
     small = estimate(_train(base, method=method, identifier="<sks>", resolution=64), "bf16", with_prior=False)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
@@ -117,6 +118,12 @@ def language_tokens(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
     return encoded.input_ids.to(device), encoded.attention_mask.to(device)
+
+
+def with_every_token(prompts: list[str], tokenizer: Any) -> list[str]:
+    """Return prompts in which all tokens of a new word of the tokenizer stand where its first does."""
+    whole: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, tokenizer)
+    return whole
 
 
 def chats(tokenizer: Any, captions: Sequence[str], **options: Any) -> list[str]:

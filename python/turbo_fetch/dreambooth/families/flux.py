@@ -1,7 +1,4 @@
-"""Flux.1: a CLIP for the whole of a prompt and a T5 for its words, a transformer that is told guidance.
-
-Its weights in single files are read as diffusers reads them; in folders they are written.
-"""
+"""Flux.1: a CLIP for the whole of a prompt and a T5 for its words, a transformer that is told guidance."""
 
 from __future__ import annotations
 
@@ -12,7 +9,14 @@ import torch
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
-from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, packed, places, unpacked
+from turbo_fetch.dreambooth.families.flow import (
+    FlowFamily,
+    language_tokens,
+    packed,
+    places,
+    unpacked,
+    with_every_token,
+)
 
 T5_TOKENS = 512
 """As many as the pipeline of diffusers reads."""
@@ -37,11 +41,16 @@ class Flux(FlowFamily):
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_2": ("forward",)}
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l"}
 
-    def call_arguments(self, prompts: list[str], guidance: float | None, negative: str = "") -> dict[str, Any]:
-        """See Family: the transformer is told the scale, and nothing is guided away from."""
+    def call_arguments(
+        self, prompts: list[str], guidance: float | None, negative: str = ""
+    ) -> dict[str, Any]:
+        """See Family: the transformer is told the scale, and nothing is guided away from.
+
+        The CLIP learns a new word, of which the pipeline gives it all tokens; the T5 reads them too, as in training.
+        """
         arguments = super().call_arguments(prompts, guidance, negative)
         del arguments["negative_prompt"]
-        return arguments
+        return {**arguments, "prompt_2": with_every_token(prompts, self.pipeline.tokenizer)}
 
     def header(self) -> dict[str, str]:
         """See Family."""

@@ -47,18 +47,22 @@ class Flux2Klein(FlowFamily):
         """See FlowFamily: as the model's authors measured it."""
         return float(compute_empirical_mu(tokens, USUAL_STEPS))
 
-    def call_arguments(self, prompts: list[str], guidance: float | None, negative: str = "") -> dict[str, Any]:
+    def call_arguments(
+        self, prompts: list[str], guidance: float | None, negative: str = ""
+    ) -> dict[str, Any]:
         """See Family: it is guided away from the empty prompt alone."""
         arguments = super().call_arguments(prompts, guidance, negative)
         del arguments["negative_prompt"]
         return arguments
 
     def header(self) -> dict[str, str]:
-        """See Family."""
+        """See Family: in the words of musubi-tuner; the larger of the two models is the wider one."""
+        config = self.pipeline.transformer.config
+        size = "4b" if config.num_attention_heads * config.attention_head_dim <= 3072 else "9b"
         return {
-            "modelspec.architecture": "flux-2-klein",
+            "modelspec.architecture": f"Flux.2-klein-{size}",
             "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
-            "ss_base_model_version": "flux2_klein",
+            "ss_base_model_version": f"flux_2_klein_{size}",
             "ss_v2": "False",
         }
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from torch import Tensor
 from torch.nn.functional import pad
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens, with_wrapper
-from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens
+from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, with_every_token
 from turbo_fetch.dreambooth.families.sd import original_vae
 from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
 
@@ -43,10 +42,7 @@ class StableDiffusion3(FlowFamily):
 
     def whole_prompts(self, prompts: list[str]) -> list[str]:
         """See Family: this pipeline alone reads only the first token of a new word."""
-        whole: list[str] = TextualInversionLoaderMixin().maybe_convert_prompt(
-            prompts, self.pipeline.tokenizer
-        )
-        return whole
+        return with_every_token(prompts, self.pipeline.tokenizer)
 
     def header(self) -> dict[str, str]:
         """See Family."""

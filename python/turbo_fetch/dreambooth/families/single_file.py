@@ -199,6 +199,11 @@ def _configs(path: Path, contents: Contents) -> Configs:
         kind = infer_diffusers_model_type(contents.weights)
     except (KeyError, AttributeError, IndexError, ValueError):
         kind = "v1"
+    if kind.startswith("flux"):
+        raise ModelError(
+            f"{path}: a file of Flux holds no tokenizer of its language model, and most hold no text encoder; expected "
+            "a diffusers folder or a hub id such as black-forest-labs/FLUX.1-dev"
+        )
     if kind not in ARCHITECTURES:
         raise ModelError(f"{path}: a model of the kind {kind!r}, of no known family; {_EXPECTED}")
     if missing := [part for part, prefixes in _PARTS.items() if not _has(contents.weights, prefixes)]:

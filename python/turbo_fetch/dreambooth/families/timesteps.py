@@ -17,7 +17,8 @@ AS_THE_MODEL: Final = "auto"
 
 def process_at(family: Family, process: NoiseProcess, spec: TimestepsSpec, latents: Tensor) -> NoiseProcess:
     """Return the noise process of a model for latents [B, C, h, w], shifted as the spec says."""
-    if spec.shift == AS_THE_MODEL or not isinstance(process, Flow):
+    by_itself = isinstance(process, Flow) and process.by_size is not None and spec.shift == "resolution"
+    if spec.shift == AS_THE_MODEL or by_itself or not isinstance(process, Flow):
         return process.of_size(*latents.shape[-2:])
     scheduler = family.pipeline.scheduler.config
     if spec.shift == "resolution":

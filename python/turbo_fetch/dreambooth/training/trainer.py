@@ -80,6 +80,8 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.optim.lr_scheduler")
+        # Of processors alone: autocast of GPUs gives both the same type.
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         try:
             yield
         finally:
