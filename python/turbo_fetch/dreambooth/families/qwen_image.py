@@ -26,6 +26,8 @@ class QwenImage(FlowFamily):
     text_encoder_names: ClassVar[tuple[str, ...]] = ()
     # As the model's own page has it.
     guidance = 4.0
+    # With one, its scheduler divides by zero.
+    least_steps = 2
     # The attention of both streams.
     lora_targets = (
         *FlowFamily.lora_targets,
