@@ -168,7 +168,7 @@ def test_the_header_says_for_which_models_it_is(exported: Exported) -> None:
 
 
 def test_we_read_both_files_back_as_what_was_trained(exported: Exported) -> None:
-    assert np.abs(image(exported.base) - exported.wanted).max() > 3
+    assert np.abs(image(exported.base) - exported.wanted).max() > 1
     for file in (DIFFUSERS_LORA, KOHYA_LORA):
         path = str(exported.folder / file)
         made = exported.read(lambda base, path=path: add_lora(base, path, 1.0))

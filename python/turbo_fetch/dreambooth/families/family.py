@@ -306,7 +306,10 @@ class Family(ABC):
 
     def merge_lora(self) -> None:
         """Put the LoRA that is on the pipeline into its weights."""
-        self.pipeline.fuse_lora()
+        # Some pipelines would leave out that of the text encoders.
+        self.pipeline.fuse_lora(
+            [name for name in self.trained_names if getattr(getattr(self.pipeline, name), "peft_config", None)]
+        )
         self.pipeline.unload_lora_weights()
 
     def original_weights(self) -> dict[str, Tensor]:
