@@ -121,8 +121,8 @@ def tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     return _saved(pipeline, folder)
 
 
-def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
-    """Save a Stable Diffusion 3 pipeline, by default without T5; returns `folder`."""
+def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False, **transformer: Any) -> Path:
+    """Save a Stable Diffusion 3 pipeline, by default without T5; `transformer` is of its config. Returns `folder`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(folder / "vocabulary")
     projected = _text_config(projection_dim=HIDDEN)
@@ -139,6 +139,7 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
             pooled_projection_dim=2 * HIDDEN,
             out_channels=4,
             pos_embed_max_size=32,
+            **transformer,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(shift_factor=0.06),
@@ -150,6 +151,13 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False) -> Path:
         tokenizer_3=T5Tokenizer(vocab=_T5_VOCABULARY, extra_ids=0) if with_t5 else None,
     )
     return _saved(pipeline, folder)
+
+
+SD35: dict[str, dict[str, Any]] = {
+    "medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0,)},
+    "large": {"qk_norm": "rms_norm"},
+}
+"""What tells the transformers of Stable Diffusion 3.5 from that of 3, by size."""
 
 
 def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:

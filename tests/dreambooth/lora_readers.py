@@ -23,6 +23,10 @@ OriginalName = Callable[[str], str]
 """From a module's path in the UNet of diffusers to that in the original checkpoint."""
 
 
+TRANSFORMERS = {"flux", "flux2", "qwen-image", "z-image"}
+"""Families that neither AUTOMATIC1111 nor sd-scripts' networks/lora.py has."""
+
+
 def _underscored(path: str) -> str:
     return path.replace(".", "_")
 
@@ -30,7 +34,7 @@ def _underscored(path: str) -> str:
 def kohya_names(family: str, path: Path, original: OriginalName) -> set[str]:
     """sd-scripts: prefix and path with underscores; XL is trained in the original layout, and read in no other."""
     component, _, module = path.partition(".")
-    if family in {"sd3", "flux", "flux2"}:
+    if family == "sd3" or family in TRANSFORMERS:
         return set()
     if component == "unet":
         return {f"lora_unet_{_underscored(original(module) if family == 'sdxl' else module)}"}
@@ -39,7 +43,10 @@ def kohya_names(family: str, path: Path, original: OriginalName) -> set[str]:
 
 
 def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
-    """ComfyUI: all of kohya's, and for SD3 and Flux those of diffusers and OneTrainer."""
+    """ComfyUI: all of kohya's, for SD3 and Flux those of diffusers and OneTrainer, and for others more.
+
+    It has Z-Image's three matrices of attention as one, and finds each by its name in diffusers.
+    """
     component, _, module = path.partition(".")
     text = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     if component in text:
@@ -50,20 +57,25 @@ def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
     if family in {"flux", "flux2"}:
         names = {f"lora_transformer_{_underscored(module)}", f"lycoris_{_underscored(module)}"}
         return {f"transformer.{module}", *names}
+    if family in {"qwen-image", "z-image"}:
+        names = {f"transformer.{module}", f"diffusion_model.{module}", module}
+        flat = _underscored(module)
+        return {*names, f"lycoris_{flat}", *([f"lora_unet_{flat}"] if family == "qwen-image" else [])}
     if family == "sd3":
         return {f"transformer.{module}", f"lora_transformer_{_underscored(module)}"}
     return {f"lora_unet_{_underscored(module)}", f"lora_unet_{_underscored(original(module))}"}
 
 
 def forge_names(family: str, path: Path, original: OriginalName) -> set[str]:
-    """Forge: ComfyUI's, without those of SD3's transformer; it has no Flux.2."""
-    return comfyui_names(family, path, original) if family not in {"sd3", "flux2"} else set()
+    """Forge: ComfyUI's, without those of SD3's transformer; of newer families it has Flux.1 alone."""
+    known = family != "sd3" and family not in TRANSFORMERS - {"flux"}
+    return comfyui_names(family, path, original) if known else set()
 
 
 def automatic_names(family: str, path: Path, original: OriginalName) -> set[str]:
     """AUTOMATIC1111: diffusers' blocks of the UNet are renumbered, others pass; SD3 by a table of diffusers' names."""
     component, _, module = path.partition(".")
-    if family in {"flux", "flux2"}:
+    if family in TRANSFORMERS:
         return set()
     if family == "sd3":
         return {f"transformer.{module}"} if component == "transformer" else set()
@@ -167,8 +179,13 @@ def forge_version(header: Mapping[str, str]) -> str:
 
 KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0", "sd3": "medium"}
 """sd-scripts: `ss_base_model_version`, for an SD2 that predicts v and the first SD3."""
-KOHYA_VERSIONS |= {"flux": "flux1", "flux2": "flux_2_klein_4b"}
-"""The same; for Flux.2 musubi-tuner, which is by the same author."""
+KOHYA_VERSIONS |= {
+    "flux": "flux1",
+    "flux2": "flux_2_klein_4b",
+    "qwen-image": "qwen_image",
+    "z-image": "z_image",
+}
+"""The same; for all but the first musubi-tuner, which is by the same author."""
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-768-v",
@@ -176,6 +193,8 @@ ARCHITECTURES = {
     "sd3": "stable-diffusion-3-medium",
     "flux": "flux-1-dev",
     "flux2": "Flux.2-klein-4b",
+    "qwen-image": "Qwen-Image",
+    "z-image": "Z-Image",
 }
 """sd-scripts and musubi-tuner: `modelspec.architecture`; a LoRA's ends in `/lora`."""
 

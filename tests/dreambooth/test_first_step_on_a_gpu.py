@@ -169,7 +169,7 @@ def _spec(case: Case, places: dict[str, Path], folder: Path) -> Spec:
         "resolution": 32,
         "steps": 2,
         "sample_every": 2,
-        "samples": {"images": 1, "steps": 1},
+        "samples": {"images": 1, "steps": 2},
         "checkpoint_every": 1,
         "validation": {"pictures": photos, "every": 2, "draws": 1},
         "pictures": {"workers": 0},

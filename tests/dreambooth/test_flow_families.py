@@ -27,6 +27,7 @@ from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, add_lora, make_images, open_model
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
+from turbo_fetch.dreambooth.training.trainer import use_xformers
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
@@ -304,3 +305,26 @@ def test_a_language_model_is_not_trained(
     base = bases[name]
     with pytest.raises(SpecError, match=r"language model|learns no new token"):
         fit(_spec(base, tmp_path, **keys))
+
+
+def test_one_step_is_refused_where_the_scheduler_divides_by_zero(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = _spec(bases["qwen-image"], tmp_path, sample_every=3, samples={"images": 1, "steps": 1})
+    with pytest.raises(SpecError, match=r"train.samples.steps = 1, but the scheduler of a qwen-image model"):
+        fit(spec)
+    sampling = SamplingTable(steps=1, width=SIDE, height=SIDE)
+    with pytest.raises(SpecError, match=r"steps = 1, .* no fewer than 2"):
+        next(
+            make_images(families.load(str(bases["qwen-image"])), sampling, [SampleRequest("one", "a dog", 1)])
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_xformers_leaves_what_attends_as_it_is(base: Path) -> None:
+    denoiser = families.load(str(base)).denoiser
+    before = [type(module.processor) for module in denoiser.modules() if hasattr(module, "processor")]
+    use_xformers(denoiser)
+    processors = [module.processor for module in denoiser.modules() if hasattr(module, "processor")]
+    assert [type(processor) for processor in processors] == before
+    assert {processor._attention_backend.value for processor in processors} == {"xformers"}

@@ -102,7 +102,9 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
     notes: tuple[str, ...] = ()
     try:
         if Path(base).is_file():
-            pipeline, notes = single_file.load_pipeline(Path(base), dtype, adapter.not_loaded)
+            index = single_file.configs_of(Path(base))["model_index"]
+            absent = {**_absent(index, adapter), **adapter.not_loaded}
+            pipeline, notes = single_file.load_pipeline(Path(base), dtype, absent)
             if adapter.fp32_vae:
                 # As published files hold it, in half, but computed in fp32.
                 pipeline.vae.to(torch.float32)
@@ -121,7 +123,7 @@ def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
 def _from_folder(base: str, dtype: torch.dtype, adapter: type[Family]) -> Any:
     """Load a diffusers folder or hub id, in whichever variant its weights are there."""
     types = {"default": dtype, "vae": torch.float32} if adapter.fp32_vae else dtype
-    given = {"dtype": types, **_absent(base, adapter), **adapter.not_loaded}
+    given = {"dtype": types, **_absent(_index(base), adapter), **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
         return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, _index(base)), **given)
@@ -176,9 +178,9 @@ def _made_empty(base: str, name: str, library: str, kind: str) -> Any:
         return made(made.config_class.from_pretrained(base, subfolder=name))
 
 
-def _absent(base: str, adapter: type[Family]) -> dict[str, None]:
-    """Return the components that this model does without, as arguments for the pipeline."""
-    return {name: None for name in adapter.optional if (_index(base).get(name) or [None])[0] is None}
+def _absent(index: Mapping[str, Any], adapter: type[Family]) -> dict[str, None]:
+    """Return the components that a model with this index does without, as arguments for the pipeline."""
+    return {name: None for name in adapter.optional if (index.get(name) or [None])[0] is None}
 
 
 def _index(base: str) -> Mapping[str, Any]:

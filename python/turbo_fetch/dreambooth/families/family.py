@@ -78,6 +78,8 @@ class Family(ABC):
     """What is usual, by method."""
     guidance: ClassVar[float] = 7.5
     """The scale of guidance where a spec says nothing."""
+    least_steps: ClassVar[int] = 1
+    """With how many steps of denoising or more an image can be made."""
     has_negative_prompt: ClassVar[bool] = True
     """Whether images can be made with a prompt of what they do not show."""
     skips_layers: ClassVar[bool] = False
@@ -122,6 +124,8 @@ class Family(ABC):
                 f"train.clip_skip = {train.clip_skip}, but a {cls.name} model always reads the last layer but one; "
                 "expected 0"
             )
+        if train.sample_every:
+            cls.check_steps(train.samples.steps, "train.samples.steps")
         if cls.text_encoder_names:
             return
         if train.text_encoder is True:
@@ -241,6 +245,14 @@ class Family(ABC):
         return cls.guidance if given is None else given
 
     @classmethod
+    def check_steps(cls, steps: int, key: str = "steps") -> None:
+        """Refuse fewer steps than the model's scheduler can take. Raises SpecError, naming the spec's `key`."""
+        if steps < cls.least_steps:
+            raise SpecError(
+                f"{key} = {steps}, but the scheduler of a {cls.name} model takes no fewer than {cls.least_steps}"
+            )
+
+    @classmethod
     def check_negative(cls, negative: str, key: str = "negative") -> None:
         """Refuse a negative prompt where none is read. Raises SpecError, naming the spec's `key`."""
         if negative and not cls.has_negative_prompt:
@@ -294,7 +306,10 @@ class Family(ABC):
 
     def merge_lora(self) -> None:
         """Put the LoRA that is on the pipeline into its weights."""
-        self.pipeline.fuse_lora()
+        # Some pipelines would leave out that of the text encoders.
+        self.pipeline.fuse_lora(
+            [name for name in self.trained_names if getattr(getattr(self.pipeline, name), "peft_config", None)]
+        )
         self.pipeline.unload_lora_weights()
 
     def original_weights(self) -> dict[str, Tensor]:

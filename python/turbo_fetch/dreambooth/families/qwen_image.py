@@ -26,6 +26,8 @@ class QwenImage(FlowFamily):
     text_encoder_names: ClassVar[tuple[str, ...]] = ()
     # As the model's own page has it.
     guidance = 4.0
+    # With one, its scheduler divides by zero.
+    least_steps = 2
     # The attention of both streams.
     lora_targets = (
         *FlowFamily.lora_targets,
@@ -106,7 +108,7 @@ class QwenImage(FlowFamily):
         ids, lengths = padded_tokens(pipeline.tokenizer, texts, most, encoder.device)
         with torch.no_grad():
             # Without its last layer, which makes numbers for each word of the vocabulary.
-            hidden = encoder.model(input_ids=ids).last_hidden_state
+            hidden = encoder.model(input_ids=ids, use_cache=False).last_hidden_state
         return {"hidden": hidden[:, skipped:], "lengths": lengths - skipped}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class ZImage(FlowFamily):
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         ids, lengths = padded_tokens(tokenizer, self._said(captions), PROMPT_TOKENS, encoder.device)
         with torch.no_grad():
-            output = encoder(input_ids=ids, output_hidden_states=True)
+            output = encoder(input_ids=ids, output_hidden_states=True, use_cache=False)
         return {"hidden": output.hidden_states[-2], "lengths": lengths}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

@@ -226,6 +226,7 @@ def make_images(
     """
     width, height = sampling.width or family.image_side, sampling.height or family.image_side
     _check_sides({"width": width, "height": height}, family.own_sides)
+    family.check_steps(sampling.steps)
 
     def check(_pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         if stopped():

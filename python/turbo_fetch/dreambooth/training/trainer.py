@@ -229,6 +229,18 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     )
 
 
+def use_xformers(denoiser: Any) -> None:
+    """Have a denoiser attend with xformers.
+
+    Newer transformers ask for a kernel by its name, and would lose the positions with diffusers' own processors of it.
+    """
+    processors = (getattr(module, "processor", None) for module in denoiser.modules())
+    if any(hasattr(processor, "_attention_backend") for processor in processors):
+        denoiser.set_attention_backend("xformers")
+    else:
+        denoiser.enable_xformers_memory_efficient_attention()
+
+
 def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     """Use xformers where it runs, else scaled dot product attention; returns the line that says so.
 
@@ -237,9 +249,8 @@ def set_attention(family: Family, wish: Attention, device: torch.device) -> str:
     if wish == "sdpa":
         return "attention: PyTorch's scaled dot product attention, as asked"
     fault = xformers_fault(device)
-    if fault is None and hasattr(family.denoiser, "enable_xformers_memory_efficient_attention"):
-        denoiser: Any = family.denoiser
-        denoiser.enable_xformers_memory_efficient_attention()
+    if fault is None:
+        use_xformers(family.denoiser)
         return "attention: xformers"
     if wish == "xformers":
         raise SpecError(
