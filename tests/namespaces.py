@@ -22,8 +22,8 @@ Cut = Literal[
     "silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"
 ]
 """`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable
-of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone.
-`two hosts`: packets to the first two hosts vanish, and no others."""
+of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is
+gone. `two hosts`: packets to the first two hosts vanish, and no others."""
 
 WEB = "10.79.1.1"
 _CLONE_NEWNET = 0x4000_0000
