@@ -53,7 +53,7 @@ def test_what_takes_too_long_is_left_behind_and_what_it_raises_is_raised() -> No
     [
         (
             "The actor died because of an error raised in its creation task, ray::RayWorker.__init__()\n"
-            f'  File "{LONG}.py", line 3\nModuleNotFoundError: No module named \'uvloop\'',
+            f"  File \"{LONG}.py\", line 3\nModuleNotFoundError: No module named 'uvloop'",
             "ModuleNotFoundError: No module named 'uvloop'",
         ),
         (
