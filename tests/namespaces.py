@@ -22,8 +22,8 @@ Cut = Literal[
     "silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"
 ]
 """`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable
-of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is gone.
-`two hosts`: packets to the first two hosts vanish, and no others."""
+of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is
+gone. `two hosts`: packets to the first two hosts vanish, and no others."""
 
 WEB = "10.79.1.1"
 _CLONE_NEWNET = 0x4000_0000
@@ -40,7 +40,7 @@ def may_use_namespaces() -> bool:
     return True
 
 
-class Names(BaseResolver):
+class Names(BaseResolver):  # type: ignore[misc]  # dnslib has no types
     """Every name under example has an address of the web, until it is silent."""
 
     def __init__(self) -> None:
@@ -136,11 +136,8 @@ class Web:
                 self._ip("node", "link", "set", "to-router", "down")
                 self._mend = self._interface_up
             case "two hosts":
-                for number in range(2):
-                    self._ip("router", "route", "add", "blackhole", address(number))
-                self._mend = lambda: [
-                    self._ip("router", "route", "delete", "blackhole", address(number)) for number in range(2)
-                ]
+                self._blackhole("add")
+                self._mend = lambda: self._blackhole("delete")
             case "resolver silent":
                 self.names.is_silent = True
                 self._mend = lambda: setattr(self.names, "is_silent", False)
@@ -151,6 +148,10 @@ class Web:
     def mend(self) -> None:
         """Undo the cut."""
         self._mend()
+
+    def _blackhole(self, action: str) -> None:
+        for number in range(2):
+            self._ip("router", "route", action, "blackhole", address(number))
 
     def _interface_up(self) -> None:
         self._ip("node", "link", "set", "to-router", "up")

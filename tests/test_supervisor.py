@@ -29,7 +29,7 @@ class Book:
     def done(self, message: ShardDone) -> None:
         self.done_shards.append(message.shard)
 
-    def worker_ended(self, worker: int, open_rows: int) -> None: ...
+    def worker_ended(self, worker: int, open_rows: int | None) -> None: ...
 
     def worker_died(self, worker: int, why: str) -> None:
         self.deaths.append(f"{worker} {why}")

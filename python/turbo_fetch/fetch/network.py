@@ -155,7 +155,8 @@ class Service:
             if works is False:
                 await self._outlast()
             elif works and (was_unknown or monotonic() - began_s >= SLOW_S):
-                self._network.over(self)
+                self._network.over()
+                self._network.spare(self.take(len(self.held)))
             elif works:
                 self._network.settle(self.take(len(self.held) if is_burst(self.held) else seen))
             else:
@@ -177,7 +178,9 @@ class Service:
             if await self._works(self._failed()):
                 break
         self.down_since_s = None
-        self._network.over(self)
+        self._network.over()
+        for held in self.take(len(self.held)):
+            self._network.pool.ask_again(held.row)
 
     def _failed(self) -> list[str]:
         """Return addresses of rows that are held, one per domain."""
@@ -198,7 +201,7 @@ class Network:
         self.answers = 0
         """Attempts that ended in what only a network that works brings about."""
         self._witnesses = witnesses
-        self._pool = pool
+        self.pool = pool
         self._begun = 0
         self._spared = 0
         """Attempts up to this one were under way in an outage."""
@@ -228,7 +231,7 @@ class Network:
     def let_one_ask(self) -> None:
         """Let one row start in spite of an outage."""
         self._may_ask = True
-        self._pool.let_one_ask()
+        self.pool.let_one_ask()
 
     def begin(self) -> int:
         """Take note that an attempt begins; return its number."""
@@ -242,8 +245,9 @@ class Network:
     def ended(self, row: Row, fetched: Fetched, begun: int) -> bool:
         """Take the end of an attempt; return whether its row is held, or asked again already."""
         if is_silent(fetched):
-            if begun <= self._spared and not self.is_down:
-                self._pool.ask_again(row)
+            if begun <= self._spared and not self.is_down and not row.was_spared:
+                row.was_spared = True
+                self.pool.ask_again(row)
                 return True
             service = self._resolver if fetched.outcome is Outcome.DNS else self._reachable
             was_quiet = monotonic() - self._heard_s >= QUIET_S / 2
@@ -267,36 +271,39 @@ class Network:
     def settle(self, batch: list[HeldRow]) -> None:
         """Let failures count, for the network works; but not a burst of a kind that hosts do not fail in together."""
         if is_burst(batch):
-            self._pool.returned()
-            for held in batch:
-                if held.cause is not None and not held.row.was_spared:
-                    held.row.was_spared = True
-                    self._pool.ask_again(held.row)
-                else:
-                    self._pool.settle(held.row, held.fetched)
-            return
+            self.pool.returned()
+            self.spare([held for held in batch if held.cause is not None])
+            batch = [held for held in batch if held.cause is None]
         for held in batch:
-            self._pool.settle(held.row, held.fetched)
+            self.pool.settle(held.row, held.fetched)
 
-    def over(self, service: Service) -> None:
-        """Let all rows be asked again that met an outage, which is over."""
+    def spare(self, batch: list[HeldRow]) -> None:
+        """Let rows be asked again as if nothing had been, each once: that there was an outage is likely, not seen."""
+        for held in batch:
+            if held.row.was_spared:
+                self.pool.settle(held.row, held.fetched)
+            else:
+                held.row.was_spared = True
+                self.pool.ask_again(held.row)
+
+    def over(self) -> None:
+        """Take note that an outage is over: what was under way says nothing of hosts."""
         self._spared = self._begun
         self._quiet_s = QUIET_S
-        self._pool.returned()
-        for held in service.take(len(service.held)):
-            self._pool.ask_again(held.row)
+        self.pool.returned()
 
     def wait_for_answers(self, service: Service) -> None:
         """Wait with rows of which no witness can tell anything, as long as there is hope; one asks now and then."""
         now_s = monotonic()
-        if not self._pool.is_idle:
+        if not self.pool.is_idle:
             self._idle_since_s = None
             return
         self._idle_since_s = now_s if self._idle_since_s is None else self._idle_since_s
         if now_s - self._idle_since_s >= self._patience_s():
+            self._idle_since_s = None
             self.settle(service.take(len(service.held)))
         else:
-            self._pool.ask_again(service.take(1)[0].row)
+            self.pool.ask_again(service.take(1)[0].row)
 
     def outage(self) -> tuple[Cause, float] | None:
         """Return what is out of order, and for how many seconds; None if there is no outage."""
@@ -344,7 +351,7 @@ class Network:
     def _look_for_quiet(self) -> None:
         if self._heard_s and not self.is_down and monotonic() - self._heard_s >= self._quiet_s:
             self._quiet_s = min(LONGEST_QUIET_S, 2 * self._quiet_s)
-            if self._pool.in_flight:
+            if self.pool.in_flight:
                 self._reachable.doubt()
 
     def _patience_s(self) -> float:
@@ -352,11 +359,11 @@ class Network:
 
         Long enough in any case for the parent to hear of them, and to stop the run if it finds no use in going on.
         """
-        if self._pool.is_last and self.held < FEW:
+        if self.pool.is_last and self.held < FEW:
             return 0.0
         if not self.answers:
             return PROBE_EVERY_S
-        return 15.0 if self._pool.is_last and self.held < MANY else 90.0
+        return 15.0 if self.pool.is_last and self.held < MANY else 90.0
 
 
 def is_burst(rows: Iterable[HeldRow]) -> bool:

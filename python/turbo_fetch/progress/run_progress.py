@@ -96,7 +96,7 @@ class Progress:
         return sum(int(getattr(worker.tally, name)) for worker in self.workers.values() if not worker.is_gone)
 
     def worker_gone(self, worker: int, open_rows: int) -> None:
-        """Take note that a worker ended: how it stood is past, and rows of shards that it left open will be done again."""
+        """Take note that a worker ended: how it stood is past, and so many rows will be counted again."""
         self.done_rows -= open_rows
         if worker in self.workers:
             self.workers[worker].is_gone = True

@@ -49,8 +49,9 @@ class Listener(Protocol):
     def worker_died(self, worker: int, why: str) -> None:
         """Take note that a worker died and is replaced."""
 
-    def worker_ended(self, worker: int, open_rows: int) -> None:
-        """Take note that a worker ended, for whatever reason; so many rows were counted of shards that it left open."""
+    def worker_ended(self, worker: int, open_rows: int | None) -> None:
+        """Take note that a worker ended, and how many rows were counted of shards that it left open; None
+        if it left none."""
 
     def note(self, text: str) -> None:
         """Take a line that a person should see."""
@@ -142,7 +143,8 @@ class Supervisor:
         lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
         is_through = why is None and not assigned.tasks
         self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
-        self._listener.worker_ended(worker, sum(assigned.open_rows.get(shard, 0) for shard in assigned.tasks))
+        left_rows = sum(assigned.open_rows.get(shard, 0) for shard in assigned.tasks)
+        self._listener.worker_ended(worker, None if is_through else left_rows)
         if self.stopping or self.failure is not None or is_through:
             return False
         self._orphaned.extend(assigned.tasks.values())

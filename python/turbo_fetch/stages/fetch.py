@@ -275,10 +275,11 @@ class Account:
         """See Listener."""
         self._listener.note(f"worker {worker} {why}; a new worker resumes its shards")
 
-    def worker_ended(self, worker: int, open_rows: int) -> None:
+    def worker_ended(self, worker: int, open_rows: int | None) -> None:
         """See Listener."""
         self._guard.outage.gone(worker)
-        self._listener.worker_gone(worker, open_rows)
+        if open_rows is not None:
+            self._listener.worker_gone(worker, open_rows)
 
     def note(self, text: str) -> None:
         """See Listener."""

@@ -130,7 +130,9 @@ def shortage(engine: EngineSpec, started: int) -> str | None:
             f"{engine.workers - places} more places of {threads} cores: engine.workers is {engine.workers}, and the "
             f"cluster has room for {places}; the run goes on with those meanwhile"
         )
-    return f"room for {started} workers of {threads} cores, which other programs on the cluster take"
+    return (
+        f"{started} workers to start, each with {threads} cores, which other programs on the cluster may hold"
+    )
 
 
 def alive_nodes() -> dict[str, int]:
