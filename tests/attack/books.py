@@ -50,7 +50,12 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
 
 def _changed_byte(whole: Path, random: Random, folder: Path) -> str | None:
     out = Path(shutil.copytree(whole, folder / "out"))
-    files = [*out.glob("0*"), *out.glob(".turbo-fetch/ledger/*"), out / ".turbo-fetch/manifest", out / ".turbo-fetch/job"]
+    files = [
+        *out.glob("0*"),
+        *out.glob(".turbo-fetch/ledger/*"),
+        out / ".turbo-fetch/manifest",
+        out / ".turbo-fetch/job",
+    ]
     victim = random.choice(sorted(files))
     before = victim.read_bytes()
     content = bytearray(before)
@@ -121,7 +126,11 @@ def _changed_list(origin: Origin, random: Random, folder: Path) -> str | None:
     listed.write_bytes(content.replace(f"?{row:04d}".encode(), f"?{row + 5000:04d}".encode()))
     if random.random() < 0.5:
         (folder / "out" / f"0000{random.randrange(3)}_stats.json").unlink()
-    return None if _is_refused(spec) or not _is_committed(folder / "out", row, order) else f"row {row} of {listed.name}"
+    return (
+        None
+        if _is_refused(spec) or not _is_committed(folder / "out", row, order)
+        else f"row {row} of {listed.name}"
+    )
 
 
 def _is_refused(spec: Spec) -> bool:

@@ -26,8 +26,8 @@ from turbo_fetch.outcomes import Outcome
 PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10", "172.16.0.0/12")
 LINES = (
     "user-agent: *", "user-agent: a", "user-agent: turbo-fetch", "user-agent: turbo", "disallow: /a", "disallow: /*a*b",
-    "disallow: /%e2%80*", "allow: /a$", "content-usage: train-ai=n", "content-usage: /*a*b train-ai=n", "crawl-delay: 1",
-    "sitemap: a", "disallow: /" + "a/" * 200, "user-agent:", "#", "\0", "disallow: /é*$",
+    "disallow: /%e2%80*", "allow: /a$", "content-usage: train-ai=n", "content-usage: /*a*b train-ai=n",
+    "crawl-delay: 1", "sitemap: a", "disallow: /" + "a/" * 200, "user-agent:", "#", "\0", "disallow: /é*$",
 )  # fmt: skip
 
 
@@ -44,7 +44,9 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
 def _unasked_bytes(random: Random, folder: Path) -> str | None:
     asked = random.choice(list(ASKED))
     bad = {
-        f"/bad{number}.jpg": script(ASKED[asked], unasked, random.choice([*WHEN_S.values(), random.random() / 4]))
+        f"/bad{number}.jpg": script(
+            ASKED[asked], unasked, random.choice([*WHEN_S.values(), random.random() / 4])
+        )
         for number, unasked in enumerate(UNASKED.values())
     }
     targets = [*GOOD, *random.choices(list(bad), k=len(GOOD))]
@@ -52,14 +54,18 @@ def _unasked_bytes(random: Random, folder: Path) -> str | None:
     with RawOrigin(bad | GOOD) as origin:
         results = fetch_side_by_side(origin, targets, workers=random.choice((1, 4, 8)))
     wrong = [
-        target for number, target in enumerate(GOOD) if [each.body for each in results[target]] != [b"good %d" % number]
+        target
+        for number, target in enumerate(GOOD)
+        if [each.body for each in results[target]] != [b"good %d" % number]
     ]
     return f"after {asked}, wrong images for {wrong}" if wrong else None
 
 
 def _robots(random: Random, folder: Path) -> str | None:
     chosen = random.choices(LINES, k=random.choice((1, 2, 3, 6)))
-    text = "".join(f"{random.choice(chosen)}\n" * random.choice((1, 10, 1000)) for _ in range(3000))[:MAX_BYTES]
+    text = "".join(f"{random.choice(chosen)}\n" * random.choice((1, 10, 1000)) for _ in range(3000))[
+        :MAX_BYTES
+    ]
     path = "/" + random.choice(("a/", "ab", "é", "%e2", "?a=b&")) * random.choice((1, 100, 2000))
     tracemalloc.start()
     began_s = time.process_time()
@@ -114,6 +120,8 @@ def _flood(random: Random, folder: Path) -> str | None:
         rows = [good.url(name) for name in images] + [bad.url(f"/flood.jpg?{number}") for number in range(20)]
         random.shuffle(rows)
         listed = write_list(folder / "list.parquet", rows)
-        turbo_fetch.run(job_spec(listed, folder / "out", http={**LIMITS, "retries": 0}, engine={"workers": 1}))
+        turbo_fetch.run(
+            job_spec(listed, folder / "out", http={**LIMITS, "retries": 0}, engine={"workers": 1})
+        )
     outcomes = Counter(row["outcome"] for row in ledger(folder / "out") if row["url"].startswith(good.base))
     return None if outcomes == {"success": len(images)} else f"rows of the other host: {dict(outcomes)}"

@@ -98,7 +98,9 @@ def _stopped(scene: Scene, random: Random, folder: Path) -> str | None:
 
 
 def _deleted(scene: Scene, random: Random, folder: Path) -> str | None:
-    what = random.choice(("*.spool", "documents.sqlite*", "manifest", "job", "lock", "*.part", "ledger/*", ""))
+    what = random.choice(
+        ("*.spool", "documents.sqlite*", "manifest", "job", "lock", "*.part", "ledger/*", "")
+    )
 
     def delete(running: subprocess.Popen[str]) -> None:
         wait_for_hits(running, scene.origin, random.randrange(1, 150))
@@ -116,7 +118,12 @@ def _deleted(scene: Scene, random: Random, folder: Path) -> str | None:
 
 def _little_memory(random: Random, folder: Path) -> str | None:
     """Images for which there is no memory say so; those beside them are what they are with memory."""
-    kinds = [("PNG", "RGB", {}), ("JPEG", "RGB", {}), ("BMP", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"})]
+    kinds = [
+        ("PNG", "RGB", {}),
+        ("JPEG", "RGB", {}),
+        ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    ]
     kind, mode, options = random.choice(kinds)
     file = io.BytesIO()
     Image.new(mode, (9000, random.randrange(8000, 11_000))).save(file, kind, **options)
@@ -181,10 +188,10 @@ def _unsynced(scene: Scene, random: Random, folder: Path) -> str | None:
     )
     if done.returncode:
         return f"ended with {done.returncode}: {done.stderr[-500:]}"
-    return _first_unsynced(log.read_text(errors="replace").splitlines(), str(folder / "out"))
+    return first_unsynced(log.read_text(errors="replace").splitlines(), str(folder / "out"))
 
 
-def _first_unsynced(lines: list[str], output: str) -> str | None:
+def first_unsynced(lines: list[str], output: str) -> str | None:
     """Return the first file under `output` that is renamed with writes that no sync has followed; None if none is."""
     dirty: set[str] = set()
     renamed = 0
@@ -229,14 +236,20 @@ def _disturbed(
         return f"the next run ended with {code}: {text[-500:]}"
     if any(row["outcome"] != "success" for row in ledger(folder / "out")):
         # Rows may have failed by what was missing here; that has to be said, and a retry has to get them.
-        faults = {f"{row['outcome']}: {row['detail']}" for row in ledger(folder / "out") if row["outcome"] != "success"}
+        faults = {
+            f"{row['outcome']}: {row['detail']}"
+            for row in ledger(folder / "out")
+            if row["outcome"] != "success"
+        }
         retried = _command(["retry", str(folder / "out")])
         if retried.returncode or content_hashes(folder / "out") != scene.quiet:
             return f"a retry does not mend {faults}: {retried.stderr[-500:]}"
     return None if content_hashes(folder / "out") == scene.quiet else "other bytes than those of a quiet run"
 
 
-def _command(arguments: list[str], before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+def _command(
+    arguments: list[str], before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "turbo_fetch", *arguments],
         capture_output=True,
