@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 # uv.lock names PyPI itself, whatever mirror this machine installs from.
 PYPI := https://pypi.org/simple
 
-.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz wheel wheel-manylinux bench ci clean
+.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz attack wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ rust-test: $(VENV)/.system ## Run the Rust tests
 fuzz: setup ## Damage pictures and lists for SECONDS (600) from SEED; what fails stays in .cache/fuzz/found and is tried first
 	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
 	cargo run --release --quiet -p turbo-fetch-fuzz -- .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
+
+attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED; what fails stays in .cache/attack and is tried first
+	cd tests && ../$(BIN)/python -m attack.campaign ../.cache/attack $(SECONDS) $(SEED) $(ONLY)
 
 lint: setup ## What is checked before a commit, clippy, and whether the site builds
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

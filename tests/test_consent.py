@@ -197,6 +197,12 @@ def test_more_wildcards_than_can_be_weighed_forbid_all() -> None:
     )
 
 
+def test_a_path_too_long_for_many_wildcards_is_not_asked() -> None:
+    robots = Robots("User-agent: *\n" + "Disallow: /*a*b\n" * 500, "turbo-fetch")
+    assert robots.refusal("/" + "x" * 900) is None
+    assert robots.refusal("/" + "x" * 1100) == "robots.txt: 1,000 wildcards are too many for so long a path"
+
+
 def test_rules_of_many_hosts_take_bounded_memory() -> None:
     text = "User-agent: *\n" + "".join(f"Disallow: /{number}\n" for number in range(10_000))
     hosts = Hosts(HttpSpec(), "turbo-fetch", lambda _: _given(Document(200, text)))

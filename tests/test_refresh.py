@@ -160,6 +160,36 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
     assert len(manifest(out)) == 3
 
 
+def test_killed_while_it_publishes_a_refresh_goes_on_by_itself(origin: Origin, out: Path) -> None:
+    """Between two publications, a shard has a report and a spool, and no commit record."""
+    _drift(origin)
+    command = [sys.executable, "-m", "turbo_fetch", "refresh", str(out), "--apply", "--quiet"]
+    (out.parent / "sitecustomize.py").write_text(KILLED_AT_STATS)
+    environment = {**os.environ, "PYTHONPATH": f"{out.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    killed = subprocess.run(
+        command, env=environment, start_new_session=True, check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert list((out / ".turbo-fetch").glob("0000?.spool"))
+    hits = origin.hits.total()
+    assert _refresh(out, "--apply")["drift"]["changed"] == 2
+    assert origin.hits.total() - hits < 28
+    assert not list((out / ".turbo-fetch").glob("*.spool"))
+    verified = CliRunner().invoke(app, ["verify", str(out), "--quiet", "--workers", "1"])
+    assert verified.exit_code == 0, verified.output
+
+
+KILLED_AT_STATS = """
+import os, signal, sys
+
+def hook(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("_stats.json"):
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+sys.addaudithook(hook)
+"""
+
+
 def test_overwriting_the_dataset_deletes_the_report(out: Path) -> None:
     _refresh(out)
     assert (out / ".turbo-fetch/refresh").is_dir()

@@ -22,6 +22,7 @@ from many_shards import multiply
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
+from turbo_fetch.errors import InputError
 from turbo_fetch.maintenance.shard_check import check_shard
 from turbo_fetch.spec import OutputFormat
 
@@ -146,6 +147,73 @@ def _rewrite(out: Path, table: pa.Table) -> None:
     (out / "00001_stats.json").write_text(json.dumps(record))
     lines = [record if line["shard"] == 1 else line for line in manifest(out)]
     (out / ".turbo-fetch/manifest").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("name", [".turbo-fetch/manifest", "00001_stats.json"])
+@pytest.mark.parametrize("key", ["body_bytes", "rows_digest", "hosts", "outcomes", "reasons", "shapes"])
+def test_whatever_a_record_says_is_compared_with_the_manifest(out: Path, name: str, key: str) -> None:
+    lines = (out / name).read_text()
+    records = list(map(json.loads, lines.splitlines() if name.endswith("manifest") else [lines]))
+    record = next(each for each in records if each["shard"] == 1)
+    record[key] = {"other": 1} if isinstance(record[key], dict) else "other"
+    (out / name).write_text("".join(json.dumps(each) + "\n" for each in records))
+    code, _, problems = _verify(out)
+    assert (code, list(problems)) == (1, ["00001_stats.json"])
+
+
+def test_bytes_of_bodies_are_counted_anew(out: Path) -> None:
+    lines = manifest(out)
+    lines[1]["body_bytes"] += 1
+    (out / "00001_stats.json").write_text(json.dumps(lines[1]))
+    (out / ".turbo-fetch/manifest").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, problems = _verify(out)
+    assert code == 1
+    assert "has bodies of" in problems[".turbo-fetch/ledger/00001.ledger"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b'{"essentials": {"fetch": {"output": {"format": 7}}}, "lists": []}']
+)
+def test_a_garbled_job_is_made_again_by_a_run_with_the_same_list(
+    out: Path, whole: Path, content: bytes
+) -> None:
+    (out / ".turbo-fetch/job").write_bytes(content)
+    told = CliRunner().invoke(app, ["verify", str(out), "--quiet"])
+    assert told.exit_code == 1
+    assert "makes it again" in " ".join(told.stderr.split())
+    command = ["run", str(out / ".turbo-fetch/spec.toml"), "--set", f"fetch.output.path={out}", "--quiet"]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.output
+    assert content_hashes(out) == content_hashes(whole)
+    assert _verify(out)[0] == 0
+
+
+def test_damaged_metadata_end_a_run_with_what_helps(out: Path) -> None:
+    path = out / "00000.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    (out / "README.md").unlink()
+    command = ["run", str(out / ".turbo-fetch/spec.toml"), "--set", f"fetch.output.path={out}", "--quiet"]
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 1
+    assert "verify --repair" in " ".join(ended.stderr.split())
+
+
+def test_a_dataset_without_a_finished_shard_is_called_unfinished(out: Path) -> None:
+    for path in [*out.glob("0*"), out / ".turbo-fetch/manifest"]:
+        path.unlink()
+    told = CliRunner().invoke(app, ["verify", str(out)])
+    assert told.exit_code == 2
+    assert "no shard of this dataset is finished yet; `turbo-fetch run` with its spec resumes it" in " ".join(
+        told.stderr.split()
+    )
+
+
+def test_samples_are_those_of_a_shard_given_by_its_name(out: Path) -> None:
+    dataset = open_dataset(str(out))
+    named = [sample.key for sample in dataset.samples(["00001"])]
+    assert named == [sample.key for sample in dataset.samples([dataset.shards[1]])]
+    with pytest.raises(InputError, match="there is no shard '7'"):
+        next(dataset.samples(["7"]))
 
 
 def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path) -> None:

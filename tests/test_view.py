@@ -163,6 +163,9 @@ def _status(url: str, host: str | None = None) -> int:
         ("picture/0/999999", None, 404),
         ("api/rows?from=x", None, 400),
         ("api/rows?from=-1:0", None, 400),
+        (f"api/rows?min_side={10**20}", None, 200),
+        (f"api/rows?min_side=-{10**20}", None, 200),
+        (f"api/rows?from={10**20}:{10**20}", None, 200),
     ],
 )
 def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str | None, status: int) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +67,8 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     images = album(36, side=40)
     origin = stack.enter_context(Origin(images))
     return [
-        Attack(f"kill {command.name}", partial(_attempt, command)) for command in _commands(origin, images, folder)
+        Attack(f"kill {command.name}", partial(_attempt, command))
+        for command in _commands(origin, images, folder)
     ]
 
 
@@ -79,7 +80,11 @@ def _commands(origin: Origin, images: dict[str, bytes], folder: Path) -> list[Co
     listed = write_list(folder / "list.parquet", rows)
     place = folder / "whole"
     spec = job_spec(
-        listed, place / "out", http={"retries": 0}, output={"samples_per_shard": 12}, engine={"workers": 1, "threads": 1}
+        listed,
+        place / "out",
+        http={"retries": 0},
+        output={"samples_per_shard": 12},
+        engine={"workers": 1, "threads": 1},
     )
     place.mkdir()
     turbo_fetch.run(spec)
@@ -122,7 +127,9 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
             return f"{arguments[0]} ended with {code} after {killed} kills"
     found = _state(place)
     if found != quiet.state:
-        differing = sorted(name for name in {*found, *quiet.state} if found.get(name) != quiet.state.get(name))
+        differing = sorted(
+            name for name in {*found, *quiet.state} if found.get(name) != quiet.state.get(name)
+        )
         shown = {name: found.get(name) for name in differing}
         return f"after {killed} kills other than undisturbed: {shown}"
     return None
@@ -193,7 +200,13 @@ def _state(place: Path) -> dict[str, object]:
         ]
         state[f"{output.name}/job"] = orjson.loads((output / ".turbo-fetch/job").read_bytes())["essentials"]
         refreshed = output.glob(".turbo-fetch/refresh/*.refresh")
-        state |= {f"{output.name}/{path.name}": pq.read_table(path)["drift"].to_pylist() for path in refreshed}
-        left = [path.name for path in (output / ".turbo-fetch").iterdir() if path.suffix in {".spool", ".part", ".tmp"}]
+        state |= {
+            f"{output.name}/{path.name}": pq.read_table(path)["drift"].to_pylist() for path in refreshed
+        }
+        left = [
+            path.name
+            for path in (output / ".turbo-fetch").iterdir()
+            if path.suffix in {".spool", ".part", ".tmp"}
+        ]
         state[f"{output.name} left"] = left
     return state

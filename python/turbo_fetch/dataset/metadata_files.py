@@ -37,7 +37,8 @@ def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError as error:
         raise DatasetError(f"{storage.url}/{name}: missing, though its shard is committed{_HELP}") from error
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{storage.url}/{name}: damaged: {error}{_HELP}") from error
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{storage.url}/{name}: damaged: {reason}{_HELP}") from error
 
 
 def metadata_batches(

@@ -108,7 +108,8 @@ impl Buffers {
         };
         let missing = bytes.saturating_sub(buffer.len());
         if buffer.try_reserve_exact(missing).is_err() {
-            std::panic::panic_any(OutOfMemory);
+            // Unlike a panic it prints nothing: this is foreseen.
+            std::panic::resume_unwind(Box::new(OutOfMemory));
         }
         buffer.resize(bytes, 0);
         buffer

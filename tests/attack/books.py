@@ -1,0 +1,146 @@
+"""Datasets of which something was changed by others: it is told, never a traceback, and repaired to the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import orjson
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from typer.testing import CliRunner, Result
+
+import turbo_fetch
+from album import album
+from attack.campaign import Attack
+from jobs import content_hashes, job_spec, write_list
+from origin import Origin
+from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.manifest import record_digest
+from turbo_fetch.errors import OutputExists
+from turbo_fetch.spec import Spec
+
+IMAGES = album(30, side=40)
+COMMANDS = ("verify", "retry", "run", "export", "refresh")
+
+
+def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
+    """Return the attacks, whose server lives as long as the stack."""
+    origin = stack.enter_context(Origin(IMAGES))
+    place = folder / "books"
+    place.mkdir()
+    rows = [origin.url(name) for name in IMAGES]
+    rows[3] = origin.url("missing.jpg")
+    spec = job_spec(
+        write_list(place / "list.parquet", rows),
+        place / "out",
+        output={"samples_per_shard": 10},
+        engine={"workers": 1, "threads": 1},
+    )
+    turbo_fetch.run(spec)
+    return [
+        Attack("a changed byte in a dataset", partial(_changed_byte, place / "out")),
+        Attack("a list changed in one byte", partial(_changed_list, origin)),
+    ]
+
+
+def _changed_byte(whole: Path, random: Random, folder: Path) -> str | None:
+    out = Path(shutil.copytree(whole, folder / "out"))
+    files = [
+        *out.glob("0*"),
+        *out.glob(".turbo-fetch/ledger/*"),
+        out / ".turbo-fetch/manifest",
+        out / ".turbo-fetch/job",
+    ]
+    victim = random.choice(sorted(files))
+    before = victim.read_bytes()
+    content = bytearray(before)
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    victim.write_bytes(content)
+    name = victim.relative_to(out).as_posix()
+    verified = _run("verify", out, folder)
+    if _is_covered(name, before, bytes(content)) and verified.exit_code != 1:
+        return f"verify does not see a changed byte in {name}"
+    ended = _run(random.choice(COMMANDS), out, folder)
+    for result in (verified, ended):
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            return f"a changed byte in {name}: {type(result.exception).__name__}: {result.exception}"
+    if name.endswith("/job"):
+        return None
+    _run("verify", out, folder, "--repair")
+    made = _run("run", out, folder)
+    if made.exit_code or content_hashes(out) != content_hashes(whole):
+        return f"a changed byte in {name} is not repaired: {made.output}"
+    return None
+
+
+def _is_covered(name: str, before: bytes, after: bytes) -> bool:
+    """Whether a dataset says twice what was changed: not so times, messages, and what it was made from."""
+    if name.endswith("/job"):
+        return False
+    if name.endswith("_stats.json"):
+        try:
+            return record_digest(orjson.loads(before)) != record_digest(orjson.loads(after))
+        except (orjson.JSONDecodeError, AttributeError):
+            return True
+    return True
+
+
+def _run(command: str, out: Path, folder: Path, *options: str) -> Result:
+    arguments = {
+        "verify": ["verify", str(out), "--workers", "1"],
+        "retry": ["retry", str(out)],
+        "refresh": ["refresh", str(out)],
+        "run": ["run", str(out / ".turbo-fetch/spec.toml"), "--set", f"fetch.output.path={out}"],
+        "export": ["export", str(out), str(folder / "exported"), "--format", "files", "--workers", "1"],
+    }
+    return CliRunner().invoke(app, [*arguments[command], "--quiet", *options])
+
+
+def _changed_list(origin: Origin, random: Random, folder: Path) -> str | None:
+    """One digit of one URL is another one, in a list of which the bytes around stay."""
+    rows = 130
+    names = list(IMAGES)
+    urls = [f"{origin.url(names[row % len(names)])}?{row:04d}" for row in range(rows)]
+    padding = ["x" * random.choice((10, 6000))] * rows
+    table = pa.table({"before": padding, "url": urls, "after": padding})
+    listed = folder / random.choice(("list.csv", "list.parquet"))
+    if listed.suffix == ".csv":
+        pacsv.write_csv(table, listed)
+    else:
+        pq.write_table(table, listed, compression="none", use_dictionary=False, write_statistics=False)
+    order = random.choice(("position", "spread"))
+    spec = job_spec(
+        listed,
+        folder / "out",
+        input={"caption_column": None, "order": order},
+        engine={"workers": 1},
+    )
+    turbo_fetch.run(spec)
+    row = random.randrange(rows)
+    content = listed.read_bytes()
+    listed.write_bytes(content.replace(f"?{row:04d}".encode(), f"?{row + 5000:04d}".encode()))
+    if random.random() < 0.5:
+        (folder / "out" / f"0000{random.randrange(3)}_stats.json").unlink()
+    return (
+        None
+        if _is_refused(spec) or not _is_committed(folder / "out", row, order)
+        else f"row {row} of {listed.name}"
+    )
+
+
+def _is_refused(spec: Spec) -> bool:
+    try:
+        turbo_fetch.run(spec)
+    except OutputExists:
+        return True
+    return False
+
+
+def _is_committed(out: Path, row: int, order: str) -> bool:
+    """Whether the shard of a row was committed when the list was changed; of `spread` the row is anywhere."""
+    return order == "spread" or f"?{row:04d}" in str(pq.read_table(out / f"0000{row // 50}.parquet")["url"])
