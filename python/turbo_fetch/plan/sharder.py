@@ -2,7 +2,8 @@
 
 Shards never span files. Shard k of a file has its rows k·n to (k+1)·n, either as they stand in the file
 (`position`), or after the rows of each window have been put into the native `spread` order, in which no
-host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS` rows, at least one.
+host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS` rows, at least one; the very first one
+is shorter, since the first request waits for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
 
 WINDOW_ROWS: Final = 262_144
+FIRST_WINDOW_ROWS: Final = 32_768
 MAX_SHARDS_PER_ROW_GROUP: Final = 128
 """Workers read their rows of a Parquet file themselves, from the start of a row group, unless its other
 rows would cost more than a few microseconds per row wanted; then the parent reads it once."""
@@ -134,16 +136,18 @@ class Plan:
         """
         schema = self.schema()
         shard = first_shard
+        first_window_rows = FIRST_WINDOW_ROWS
         for source in self.files:
             with ListReader(source, self.columns, schema) as reader, self._count.reading(reader):
-                shard = yield from self._file_shards(reader, shard, skip)
+                shard = yield from self._file_shards(reader, shard, skip, first_window_rows)
+            first_window_rows = WINDOW_ROWS
 
     def _file_shards(
-        self, reader: ListReader, first: int, skip: Container[int]
+        self, reader: ListReader, first: int, skip: Container[int], first_window_rows: int
     ) -> Generator[Shard, None, int]:
         """Yield the shards of a file, and return the id after its last one."""
         if self._spec.order == "spread":
-            return (yield from self._spread_shards(reader, first, skip))
+            return (yield from self._spread_shards(reader, first, skip, first_window_rows))
         if reader.largest_row_group is not None:
             most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
             if reader.largest_row_group <= most:
@@ -168,11 +172,12 @@ class Plan:
         return shard
 
     def _spread_shards(
-        self, reader: ListReader, first: int, skip: Container[int]
+        self, reader: ListReader, first: int, skip: Container[int], first_window_rows: int
     ) -> Generator[Shard, None, int]:
         size = self.samples_per_shard
         shard = first
-        for window in cut(reader, max(1, WINDOW_ROWS // size) * size):
+        first_window, others = (max(1, rows // size) * size for rows in (first_window_rows, WINDOW_ROWS))
+        for window in cut(reader, others, first_window):
             starts = range(0, window.num_rows, size)
             # Notes are those of the window: its first shard has them all.
             counts, first_of_window = reader.notes.take(), shard
@@ -209,19 +214,22 @@ def spread_order(urls: pa.ChunkedArray, seed: int) -> pa.Array:
     return _native.spread(pa.concat_arrays(domains), seed)
 
 
-def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty."""
+def cut(batches: Iterable[pa.RecordBatch], size: int, first_size: int | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty.
+
+    The first one has `first_size` rows, if that is given.
+    """
     parts: list[pa.RecordBatch] = []
-    rows = 0
+    rows, wanted = 0, first_size or size
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            part = batch.slice(start, size - rows)
+            part = batch.slice(start, wanted - rows)
             parts.append(part)
             start += part.num_rows
             rows += part.num_rows
-            if rows == size:
-                rows = 0
+            if rows == wanted:
+                rows, wanted = 0, size
                 # Popped, so that the rows belong to the caller alone and go when it is done with them.
                 yield pa.Table.from_batches([parts.pop(0) for _ in range(len(parts))])
     if parts:
