@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,13 +113,19 @@ def test_spread_interleaves_hosts_by_the_seed(tmp_path: Path, suffix: Format) ->
     assert [urls_of(shard) for shard in other] != [urls_of(shard) for shard in shards]
 
 
-def test_spread_keeps_to_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spread_keeps_to_its_windows_of_which_the_very_first_is_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sharder, "WINDOW_ROWS", 25)
-    urls = numbered(60)
-    shards = plan(make_list(tmp_path / "list.txt", urls), 10, order="spread")
-    for window in range(3):
-        rows = [url for shard in shards[2 * window : 2 * window + 2] for url in urls_of(shard)]
-        assert sorted(rows) == sorted(urls[20 * window : 20 * window + 20])
+    monkeypatch.setattr(sharder, "FIRST_WINDOW_ROWS", 15)
+    urls = numbered(95)
+    for number, part in enumerate([urls[:55], urls[55:]]):
+        make_list(tmp_path / f"{number}.txt", part)
+    shards = plan(tmp_path, 10, order="spread")
+    rows = [url for shard in shards for url in urls_of(shard)]
+    for start, stop in pairwise([0, 10, 30, 50, 55, 75, 95]):
+        assert sorted(rows[start:stop]) == sorted(urls[start:stop])
+        assert start in {0, 50} or rows[start:stop] != urls[start:stop]
 
 
 def test_spread_gives_the_same_shards_for_every_format(tmp_path: Path) -> None:

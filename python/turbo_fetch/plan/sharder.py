@@ -2,7 +2,8 @@
 
 Shards never span files. Shard k of a file has its rows k·n to (k+1)·n, either as they stand in the file
 (`position`), or after the rows of each window have been put into the native `spread` order, in which no
-host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS` rows, at least one.
+host comes in bursts. A window is as many whole shards as fit into `WINDOW_ROWS` rows, at least one; the very first one
+is shorter, since the first request waits for it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
 
 WINDOW_ROWS: Final = 262_144
+FIRST_WINDOW_ROWS: Final = 32_768
 MAX_SHARDS_PER_ROW_GROUP: Final = 128
 """Workers read their rows of a Parquet file themselves, from the start of a row group, unless its other
 rows would cost more than a few microseconds per row wanted; then the parent reads it once."""
@@ -137,6 +139,22 @@ class Shard:
         return self.rows.load(ListNotes() if notes is None else notes)
 
 
+class _Windows:
+    """The windows of a file: whole shards, whose rows are spread together."""
+
+    def __init__(self, samples_per_shard: int, first_rows: int) -> None:
+        self.first_rows, self.rows = (
+            max(1, rows // samples_per_shard) * samples_per_shard for rows in (first_rows, WINDOW_ROWS)
+        )
+
+    def around(self, row: int) -> tuple[int, int]:
+        """Return the first row of the window that holds a row, and the one after its last."""
+        if row < self.first_rows:
+            return 0, self.first_rows
+        begin = row - (row - self.first_rows) % self.rows
+        return begin, begin + self.rows
+
+
 class Plan:
     """How a list becomes shards. Its files are found when it is made, and read while shards are asked for."""
 
@@ -216,26 +234,31 @@ class Plan:
         To be iterated once. Raises InputError when it comes to a file that cannot be read.
         """
         shard, left = first_shard, self._spec.rows
+        first_window_rows = FIRST_WINDOW_ROWS
         for number in range(len(self.files)):
             if left == 0:
                 return
             with self.reading(number, left) as reader, self._count.reading(reader):
-                shard = yield from self._file_shards(reader, shard, skip)
+                shard = yield from self._file_shards(reader, shard, skip, first_window_rows)
+                first_window_rows = WINDOW_ROWS
                 self.left_out += reader.left_out
                 if left is not None:
                     left -= reader.rows_read if reader.total_rows is None else reader.total_rows
 
     def _file_shards(
-        self, reader: ListReader, first: int, skip: Container[int]
+        self, reader: ListReader, first: int, skip: Container[int], first_window_rows: int
     ) -> Generator[Shard, None, int]:
         """Yield the shards of a file, and return the id after its last one."""
         is_spread = self._spec.order == "spread"
+        windows = _Windows(self.samples_per_shard, first_window_rows)
         if reader.largest_row_group is not None and not self.is_selective:
             most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
             if reader.largest_row_group <= most:
-                return (yield from (self._spread_ranges if is_spread else self._ranges)(reader, first, skip))
+                if is_spread:
+                    return (yield from self._spread_ranges(reader, first, skip, windows))
+                return (yield from self._ranges(reader, first, skip))
         if is_spread:
-            return (yield from self._spread_shards(reader, first, skip))
+            return (yield from self._spread_shards(reader, first, skip, windows))
         shard = first
         for table in cut(reader, self.samples_per_shard):
             counts = reader.notes.take()
@@ -256,28 +279,26 @@ class Plan:
         return shard
 
     def _spread_ranges(
-        self, reader: ListReader, first: int, skip: Container[int]
+        self, reader: ListReader, first: int, skip: Container[int], windows: _Windows
     ) -> Generator[Shard, None, int]:
         rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
         assert rows is not None
-        window_rows = _window_rows(size)
         shard = first
         for start in range(0, rows, size):
             if shard not in skip:
                 count = min(size, rows - start)
-                begin = start - start % window_rows
-                held = min(window_rows, rows - begin)
-                window = ParquetRange(reader.source, begin, held, self.columns, schema)
+                begin, end = windows.around(start)
+                window = ParquetRange(reader.source, begin, min(end, rows) - begin, self.columns, schema)
                 yield Shard(shard, count, SpreadRange(window, self._spec.seed, start - begin, count))
             shard += 1
         return shard
 
     def _spread_shards(
-        self, reader: ListReader, first: int, skip: Container[int]
+        self, reader: ListReader, first: int, skip: Container[int], windows: _Windows
     ) -> Generator[Shard, None, int]:
         size = self.samples_per_shard
         shard = first
-        for window in cut(reader, _window_rows(size)):
+        for window in cut(reader, windows.rows, windows.first_rows):
             starts = range(0, window.num_rows, size)
             # Notes are those of the window: its first shard has them all.
             counts, first_of_window = reader.notes.take(), shard
@@ -297,10 +318,6 @@ class Plan:
         return shard
 
 
-def _window_rows(samples_per_shard: int) -> int:
-    return max(1, WINDOW_ROWS // samples_per_shard) * samples_per_shard
-
-
 def plan_shards(
     spec: InputSpec, samples_per_shard: int, first_shard: int = 0, skip: Container[int] = ()
 ) -> Iterator[Shard]:
@@ -318,19 +335,22 @@ def spread_order(urls: pa.ChunkedArray, seed: int) -> pa.Array:
     return _native.spread(pa.concat_arrays(domains), seed)
 
 
-def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty."""
+def cut(batches: Iterable[pa.RecordBatch], size: int, first_size: int | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty.
+
+    The first one has `first_size` rows, if that is given.
+    """
     parts: list[pa.RecordBatch] = []
-    rows = 0
+    rows, wanted = 0, first_size or size
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            part = batch.slice(start, size - rows)
+            part = batch.slice(start, wanted - rows)
             parts.append(part)
             start += part.num_rows
             rows += part.num_rows
-            if rows == size:
-                rows = 0
+            if rows == wanted:
+                rows, wanted = 0, size
                 # Popped, so that the rows belong to the caller alone and go when it is done with them.
                 yield pa.Table.from_batches([parts.pop(0) for _ in range(len(parts))])
     if parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.request import Fetched, Request
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.plan.urls import ParsedUrls, parse_urls
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard import results
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
@@ -30,6 +30,8 @@ from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
 
+ROWS_AT_ONCE: Final = 1_000
+"""Rows that are handed to the pool together: the first requests start while the others are looked at."""
 BATCH_IMAGES: Final = 64
 FIRST_IMAGES: Final = 16
 """Images of a batch to be decoded while no other one is in the works: the cores are idle until it comes."""
@@ -145,10 +147,10 @@ class OpenShard:
         self._suspects = set(spool.suspects)
         blamed = {row for row, deaths in spool.suspects.items() if deaths >= DEATHS_TO_BLAME}
         rows = [row for row in (~spool.done).nonzero()[0].tolist() if row not in blamed]
-        requests = self._requests(source, rows, journal)
+        rows.sort(key=lambda row: row not in self._suspects)
         for row in blamed:
             self._take(row, results.not_fetched(Outcome.CORRUPT, "the decoder crashed on it"), journal)
-        self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+        await self._submit(source, rows, journal)
         self.submitted.set()
         if self._left == 0:
             self._ended.set()
@@ -157,12 +159,27 @@ class OpenShard:
         while self._batches:
             await asyncio.wait(self._batches)
 
-    def _requests(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> list[Request]:
-        """Return the requests for `rows`, suspects first; rows without a usable URL end at once."""
-        column = source.column("url")
-        urls = parse_urls(column if len(rows) == len(column) else column.take(pa.array(rows, pa.uint32())))
-        requests = []
+    async def _submit(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> None:
+        """Hand `rows` to the pool in their order, unless the shard ends meanwhile."""
         headers = self._work.headers()
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            urls = parse_urls(source.column("url").take(pa.array(part, pa.uint32())))
+            requests = self._requests(part, urls, headers, journal)
+            self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+            await asyncio.sleep(0)
+            if self._ended.is_set():
+                return
+
+    def _requests(
+        self,
+        rows: Sequence[int],
+        urls: ParsedUrls,
+        headers: Mapping[int, Mapping[str, str]],
+        journal: Journal,
+    ) -> list[Request]:
+        """Return the requests for `rows`; those without a usable URL end at once."""
+        requests = []
         parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
         for row, url, host, domain, error in parsed:
             if url is None or host is None or domain is None:
@@ -173,7 +190,7 @@ class OpenShard:
                 self._take(row, results.not_fetched(Outcome.DUPLICATE, self.shard.duplicates[row]), journal)
             else:
                 requests.append(Request(row, url, domain, headers.get(row)))
-        return sorted(requests, key=lambda request: request.row not in self._suspects)
+        return requests
 
     def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:
         """Take what became of a row; called in the loop, once per row."""

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use arrow_array::builder::{BinaryViewBuilder, Int32Builder, StringBuilder, UInt8Builder};
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_buffer::Buffer;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::blur::Bounds;
+use crate::digest::hex_digests;
 use crate::error::{Rejection, SUCCESS};
 use crate::options::Options;
 use crate::scratch::with_scratch;
@@ -44,6 +45,9 @@ const MAX_RUN_BYTES: usize = 256 << 20;
 /// thrown away and postponed.
 const MAX_BATCH_BYTES: usize = 1 << 30;
 
+/// Bodies whose digests one thread makes, side by side.
+const HASHED_TOGETHER: usize = 32;
+
 /// Options and threads; shared freely, since a run changes nothing in it.
 #[derive(Debug)]
 pub struct Transformer {
@@ -70,9 +74,11 @@ impl Transformer {
     /// When Arrow refuses the columns, which do not depend on the bodies.
     pub fn run(&self, bodies: &[&[u8]], boxes: &[Vec<Bounds>]) -> Result<RecordBatch, ArrowError> {
         let items: Vec<_> = bodies.iter().zip(each_boxes(boxes)).collect();
-        self.run_each(&items, |(body, boxes)| {
+        let rows = self.run_each(&items, |(body, boxes)| {
             with_scratch(|scratch| transform(&self.options, body, boxes, scratch))
-        })
+        });
+        let digests = self.digests(&rows, bodies);
+        assemble(rows, digests)
     }
 
     /// Finish images that the caller decoded, given their bodies and their pixels, to one record each.
@@ -85,16 +91,19 @@ impl Transformer {
         boxes: &[Vec<Bounds>],
     ) -> Result<RecordBatch, ArrowError> {
         let items: Vec<_> = pictures.iter().zip(each_boxes(boxes)).collect();
-        self.run_each(&items, |((body, pixels), boxes)| {
+        let rows = self.run_each(&items, |((body, pixels), boxes)| {
             with_scratch(|scratch| transform_pixels(&self.options, body, pixels, boxes, scratch))
-        })
+        });
+        let bodies: Vec<_> = pictures.iter().map(|(body, _)| *body).collect();
+        let digests = self.digests(&rows, &bodies);
+        assemble(rows, digests)
     }
 
     fn run_each<T: Sync>(
         &self,
         items: &[T],
         work: impl Fn(&T) -> Transformed + Sync,
-    ) -> Result<RecordBatch, ArrowError> {
+    ) -> Vec<Transformed> {
         let made_bytes = AtomicUsize::new(0);
         let each = |item: &T| {
             if made_bytes.load(Ordering::Relaxed) > MAX_RUN_BYTES {
@@ -107,7 +116,29 @@ impl Transformer {
         let rows: Vec<Transformed> = self
             .pool
             .install(|| items.par_iter().with_max_len(1).map(each).collect());
-        assemble(within(rows, MAX_BATCH_BYTES))
+        within(rows, MAX_BATCH_BYTES)
+    }
+
+    /// The digests of the bodies, but for those that the caller is to bring again.
+    fn digests(&self, rows: &[Transformed], bodies: &[&[u8]]) -> Vec<Option<String>> {
+        let (places, final_bodies): (Vec<_>, Vec<_>) = rows
+            .iter()
+            .zip(bodies)
+            .enumerate()
+            .filter(|(_, (row, _))| !row.is_asked_for_again())
+            .map(|(place, (_, body))| (place, *body))
+            .unzip();
+        let found: Vec<_> = self.pool.install(|| {
+            final_bodies
+                .par_chunks(HASHED_TOGETHER)
+                .flat_map_iter(|bodies| hex_digests(self.options.digest, bodies))
+                .collect()
+        });
+        let mut digests = vec![None; rows.len()];
+        for (place, digest) in places.into_iter().zip(found) {
+            digests[place] = digest;
+        }
+        digests
     }
 }
 
@@ -140,18 +171,19 @@ fn postponed() -> Transformed {
         original_size: None,
         original_format: None,
         exif: None,
-        digest: None,
         phash: None,
     }
 }
 
-fn assemble(rows: Vec<Transformed>) -> Result<RecordBatch, ArrowError> {
+fn assemble(
+    rows: Vec<Transformed>,
+    digests: Vec<Option<String>>,
+) -> Result<RecordBatch, ArrowError> {
     let mut outcome = UInt8Builder::with_capacity(rows.len());
     let mut detail = StringBuilder::new();
     let mut sides: [Int32Builder; 4] = Default::default();
     let mut format = StringBuilder::new();
     let mut exif = StringBuilder::new();
-    let mut digest = StringBuilder::new();
     let mut phash = StringBuilder::new();
     let mut image = BinaryViewBuilder::with_capacity(rows.len());
     for row in rows {
@@ -169,7 +201,6 @@ fn assemble(rows: Vec<Transformed>) -> Result<RecordBatch, ArrowError> {
         }
         format.append_option(row.original_format.map(Format::name));
         exif.append_option(row.exif.as_deref());
-        digest.append_option(row.digest.as_deref());
         phash.append_option(row.phash.map(|hash| format!("{hash:016x}")));
         match row.result.ok().and_then(|output| output.image) {
             Some(file) => {
@@ -195,7 +226,7 @@ fn assemble(rows: Vec<Transformed>) -> Result<RecordBatch, ArrowError> {
         Arc::new(original_height.finish()),
         Arc::new(format.finish()),
         Arc::new(exif.finish()),
-        Arc::new(digest.finish()),
+        Arc::new(StringArray::from(digests)),
         Arc::new(phash.finish()),
         Arc::new(image.finish()),
     ];
@@ -235,7 +266,7 @@ mod tests {
 
     #[test]
     fn files_of_any_length_come_out_as_they_went_in() {
-        let batch = assemble([0, 1, 12, 13, 100_000].map(row).into()).unwrap();
+        let batch = assemble([0, 1, 12, 13, 100_000].map(row).into(), vec![None; 5]).unwrap();
         let images = batch.column_by_name("image").unwrap().clone();
         let images = images.as_any().downcast_ref::<BinaryViewArray>().unwrap();
         let found: Vec<_> = images.iter().map(|file| file.unwrap().to_vec()).collect();

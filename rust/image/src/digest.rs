@@ -1,19 +1,27 @@
 //! Hashes of the original bytes, by the processor's own instructions where it has them.
 
 use md5::Md5;
-use sha2::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha512};
 
 use crate::options::DigestKind;
+use crate::sha256::sha256_each;
 
-/// Return the digest of `body` in lower-case hex, or nothing when none is wanted.
+/// The digest of each body in lower-case hex, or nothing when none is wanted. Several take less time together.
 #[must_use]
-pub fn hex_digest(kind: DigestKind, body: &[u8]) -> Option<String> {
+pub fn hex_digests(kind: DigestKind, bodies: &[&[u8]]) -> Vec<Option<String>> {
     match kind {
-        DigestKind::None => None,
-        DigestKind::Md5 => Some(hex(&Md5::digest(body))),
-        DigestKind::Sha256 => Some(hex(&Sha256::digest(body))),
-        DigestKind::Sha512 => Some(hex(&Sha512::digest(body))),
+        DigestKind::None => vec![None; bodies.len()],
+        DigestKind::Md5 => each(bodies, |body| hex(&Md5::digest(body))),
+        DigestKind::Sha256 => sha256_each(bodies)
+            .iter()
+            .map(|digest| Some(hex(digest)))
+            .collect(),
+        DigestKind::Sha512 => each(bodies, |body| hex(&Sha512::digest(body))),
     }
+}
+
+fn each(bodies: &[&[u8]], digest: impl Fn(&[u8]) -> String) -> Vec<Option<String>> {
+    bodies.iter().map(|body| Some(digest(body))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -22,6 +22,7 @@ pub mod planar;
 pub mod raster;
 pub mod resize;
 pub mod scratch;
+pub mod sha256;
 pub mod sniff;
 pub mod transform;
 pub mod turbojpeg;

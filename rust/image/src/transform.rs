@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
 use crate::decode::{Decoded, Demand, decode};
-use crate::digest::hex_digest;
 use crate::encode::{encode, encode_planes};
 use crate::error::Rejection;
 use crate::exif;
@@ -29,8 +28,6 @@ pub struct Transformed {
     pub original_format: Option<Format>,
     /// EXIF tags as a JSON object.
     pub exif: Option<String>,
-    /// Hash of the original bytes, lower-case hex.
-    pub digest: Option<String>,
     /// Perceptual hash of the original, if the image is kept.
     pub phash: Option<u64>,
 }
@@ -52,6 +49,14 @@ impl Transformed {
         output
             .and_then(|output| output.image.as_ref())
             .map_or(0, Vec::len)
+    }
+
+    /// Whether the caller brings the image again, decoded or with others: facts are gathered once.
+    pub(crate) fn is_asked_for_again(&self) -> bool {
+        matches!(
+            self.result,
+            Err(Rejection::Foreign(_) | Rejection::Postponed)
+        )
     }
 }
 
@@ -118,8 +123,6 @@ fn examine(
         header::check(&options.limits, header)?;
         work(header, scratch)
     });
-    // The caller brings a foreign image back, and then the facts are gathered once.
-    let foreign = matches!(result, Err(Rejection::Foreign(_)));
     let header = header.ok();
     let exif = header
         .as_ref()
@@ -127,11 +130,6 @@ fn examine(
         .and_then(|header| contained(scratch, |_| Ok(exif::to_json(header.exif))).ok()?);
     Transformed {
         exif,
-        digest: if foreign {
-            None
-        } else {
-            hex_digest(options.digest, body)
-        },
         original_size: header.map(|header| header.size),
         original_format: format.ok(),
         phash: result.as_ref().ok().and_then(|output| output.phash),
@@ -451,7 +449,6 @@ mod tests {
             row.result.err(),
             Some(Rejection::corrupt("decoder gave up"))
         );
-        assert_eq!(row.digest, hex_digest(DigestKind::Md5, gif));
         assert_eq!(row.original_size, Some(Size::new(5, 7)));
         assert_eq!(row.original_format, Some(Format::Gif));
         let kept = scratch.buffers.take(1);

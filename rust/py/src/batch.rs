@@ -149,12 +149,7 @@ fn digests(
     bodies: Vec<PyBackedBytes>,
 ) -> PyResult<Vec<Option<String>>> {
     let kind = kind.parse().map_err(unknown)?;
-    detached(py, || {
-        slices(&bodies)
-            .into_iter()
-            .map(|body| digest::hex_digest(kind, body))
-            .collect()
-    })
+    detached(py, || digest::hex_digests(kind, &slices(&bodies)))
 }
 
 /// Add the classes and functions of this file to the module.
