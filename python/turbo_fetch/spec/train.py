@@ -198,6 +198,10 @@ class TrainSpec(Table):
     """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
+    base_precision: Literal["auto", "int8", "fp8", "nf4"] = "auto"
+    """How the frozen denoiser under a LoRA is held: `auto`: in `precision`; `int8` and `fp8`: a byte for each weight
+    of its matrices (torchao); `nf4`: half a byte (bitsandbytes). The LoRA learns in fp32 beside it. The extra
+    `quantised`."""
     compile: bool = False
     """Compile the denoiser: takes minutes at the start, then steps are faster."""
     gradient_checkpointing: bool = False
@@ -327,6 +331,20 @@ class TrainSpec(Table):
                 self.text_encoder_learning_rate is not None and not self.trains_text_encoder,
                 "text_encoder_learning_rate is given, but the text encoder is not trained; "
                 "expected text_encoder = true too",
+            ),
+            (
+                self.base_precision != "auto" and self.method != "lora",
+                f'base_precision = "{self.base_precision}" is for a base that stays as it is and is not exported, but '
+                f'method = "{self.method}" trains or saves its weights; expected method = "lora"',
+            ),
+            (
+                self.base_precision != "auto" and self.lora.dora,
+                f'base_precision = "{self.base_precision}", but lora.dora reads the whole weights at each step; '
+                "expected one of the two",
+            ),
+            (
+                self.base_precision != "auto" and self.compile,
+                f'base_precision = "{self.base_precision}" is not compiled; expected compile = false',
             ),
             (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,

@@ -17,6 +17,7 @@ from torch import nn
 from turbo_fetch.doctor.accelerator import best_precision, xformers_fault
 from turbo_fetch.dreambooth.families import DTYPES, Family
 from turbo_fetch.dreambooth.families.precision import round_parameters
+from turbo_fetch.dreambooth.families.quantised import quantise
 from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
@@ -124,6 +125,8 @@ def place_model(family: Family, device: torch.device, precision: str, train: Tra
     for name, module in family.modules():
         if name != "vae" and (train.method == "lora" or name not in family.trained_names):
             round_parameters(module, DTYPES[precision])
+        if name == family.denoiser_name and train.base_precision != "auto":
+            quantise(module, train.base_precision, device)
         module.to(device)
     if device.type == "cuda":
         denoiser: nn.Module = family.denoiser
