@@ -391,6 +391,16 @@ class TrainSpec(Table):
         return wanted and self.trains_denoiser
 
     @property
+    def learns_words(self) -> bool:
+        """Whether gradients go through a text encoder."""
+        return self.trains_text_encoder or self.trains("token")
+
+    @property
+    def frees_text_encoders(self) -> bool:
+        """Whether text encoders are needed before the first step alone, so that they and the denoiser never meet."""
+        return self.cache and not self.learns_words
+
+    @property
     def rates(self) -> dict[str, float]:
         """The learning rates of `denoiser`, `text_encoder` and `token`, defaults filled in."""
         own = self.optimiser.kind == "prodigy"

@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.data.sources import (
     word_warnings,
 )
 from turbo_fetch.dreambooth.families import Family, Sides
-from turbo_fetch.dreambooth.families.trainable import Trainable, with_all_tokens
+from turbo_fetch.dreambooth.families.trainable import with_all_tokens
 from turbo_fetch.dreambooth.run_folder import CACHE
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec, TrainSpec
@@ -100,7 +100,6 @@ def make_concepts(
 def make_captions(
     train: TrainSpec,
     family: Family,
-    trainable: Trainable,
     concepts: dict[str, Concept],
     advance: Advance = lambda _done, _total: None,
 ) -> Captions:
@@ -108,7 +107,7 @@ def make_captions(
 
     `advance` is called for every caption that was encoded, and may raise to stop.
     """
-    if trainable.has_text_encoder or not train.cache:
+    if train.learns_words or not train.cache:
         return Captions(family)
     captions = {caption for concept in concepts.values() for caption in concept.image_set.captions}
     return cached_captions(family, [*captions, ""], _cache(train), advance)
