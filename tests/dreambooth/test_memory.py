@@ -9,10 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fake_cuda import fake_cuda
 from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 from training import fit, stopped_after, training_spec
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.export.files import save_single_file
 from turbo_fetch.dreambooth.families.quantised import PACKAGES, bytes_saved, quantise
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
+from turbo_fetch.dreambooth.training.estimate import estimate
 from turbo_fetch.errors import Interrupted, SpecError
 
 CPU = torch.device("cpu")
@@ -54,6 +58,56 @@ def test_quantised_matrices_are_near_and_take_the_bytes_that_are_estimated(kind:
     assert type(model[1].weight) is nn.Parameter
     assert (after - before).float().norm() < error * before.float().norm()
     assert 256 * 128 * (1.4 if kind == "nf4" else 0.9) < saved < 256 * 128 * (1.5 if kind == "nf4" else 1)
+
+
+def test_samples_are_the_same_when_the_text_encoders_are_freed(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = {"method": "lora", "steps": 1, "sample_every": 5, "samples": {"images": 1, "steps": 2}}
+    grids = []
+    for cache in (True, False):
+        folder = tmp_path / str(cache)
+        fit(training_spec(bases["sd3"], folder, prior=False, cache=cache, **keys))
+        grids.append((folder / "model" / "samples" / "step-000000.png").read_bytes())
+    assert grids[0] == grids[1]
+
+
+def test_what_was_freed_is_in_the_model_that_is_exported(bases: dict[str, Path], tmp_path: Path) -> None:
+    fit(training_spec(bases["sd"], tmp_path, prior=False, steps=1, clip_skip=1))
+    before, after = families.load(str(bases["sd"])), families.load(str(tmp_path / "model"))
+    assert after.facts.clip_skip == 1
+    for family in (before, after):
+        family.make_whole()
+    weights = after.pipeline.text_encoder.state_dict()
+    assert all(
+        torch.equal(value, weights[name]) for name, value in before.pipeline.text_encoder.state_dict().items()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_the_denoiser_comes_to_a_gpu_when_the_text_encoders_have_left(
+    bases: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    keys = {"method": "lora", "base_precision": kind, "precision": "bf16", "steps": 1}
+    samples = {"sample_every": 1, "samples": {"images": 1, "steps": 1}}
+    with fake_cuda() as gpu:
+        fit(training_spec(bases["sdxl"], tmp_path, prior=False, **keys, **samples))
+    assert {made for made in gpu.computed["UNet2DConditionModel"]} == {(torch.bfloat16, "cuda")}
+    assert {made for made in gpu.computed["CLIPTextModel"]} == {(torch.bfloat16, "cuda")}
+
+
+def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
+    save_single_file(families.load(str(bases["sdxl"])), tmp_path / "model.safetensors", {})
+    peaks = []
+    for base in (bases["sdxl"], tmp_path / "model.safetensors"):
+        for kind in ("auto", "nf4"):
+            train = training_spec(base, tmp_path, method="lora", base_precision=kind, sample_every=1).train
+            assert train is not None
+            peaks.append(estimate(train, "bf16", with_prior=False).peaks)
+    assert peaks[0] == peaks[2]
+    assert peaks[1] == peaks[3]
+    assert all(peaks[1][part] < peaks[0][part] for part in ("step", "sample"))
 
 
 @pytest.mark.parametrize(

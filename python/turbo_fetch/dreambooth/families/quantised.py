@@ -22,7 +22,10 @@ Quantisation = Literal["int8", "fp8", "nf4"]
 
 PACKAGES: Final[Mapping[Quantisation, str]] = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 """Which package holds weights so."""
-_TORCHAO: Final[Mapping[Quantisation, str]] = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+_TORCHAO: Final[Mapping[Quantisation, str]] = {
+    "int8": "Int8WeightOnlyConfig",
+    "fp8": "Float8WeightOnlyConfig",
+}
 _NF4_BLOCK: Final = 64
 """Numbers that share a scale."""
 
