@@ -93,8 +93,8 @@ def test_the_denoiser_comes_to_a_gpu_when_the_text_encoders_have_left(
     samples = {"sample_every": 1, "samples": {"images": 1, "steps": 1}}
     with fake_cuda() as gpu:
         fit(training_spec(bases["sdxl"], tmp_path, prior=False, **keys, **samples))
-    assert {made for made in gpu.computed["UNet2DConditionModel"]} == {(torch.bfloat16, "cuda")}
-    assert {made for made in gpu.computed["CLIPTextModel"]} == {(torch.bfloat16, "cuda")}
+    assert set(gpu.computed["UNet2DConditionModel"]) == {(torch.bfloat16, "cuda")}
+    assert set(gpu.computed["CLIPTextModel"]) == {(torch.bfloat16, "cuda")}
 
 
 def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
