@@ -30,11 +30,10 @@ _NF4_BLOCK: Final = 64
 """Numbers that share a scale."""
 
 
-def check_quantisation(kind: str) -> None:
+def check_quantisation(kind: Quantisation | Literal["auto"]) -> None:
     """Refuse what this installation cannot hold weights as; `auto` is always there. Raises MissingExtra."""
-    package = PACKAGES.get(kind)  # type: ignore[call-overload]
-    if package is not None and find_spec(package) is None:
-        raise MissingExtra(package, "quantised", f"train.base_precision = {kind!r}")
+    if kind != "auto" and find_spec(PACKAGES[kind]) is None:
+        raise MissingExtra(PACKAGES[kind], "quantised", f"train.base_precision = {kind!r}")
 
 
 def quantise(module: nn.Module, kind: Quantisation, device: torch.device) -> None:
@@ -75,7 +74,7 @@ def _quantised_bytes(weight: torch.Tensor, kind: Quantisation) -> int:
 def _as_nf4(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    made = Linear4bit(
+    made: Any = Linear4bit(
         linear.in_features,
         linear.out_features,
         bias=linear.bias is not None,
@@ -86,7 +85,8 @@ def _as_nf4(linear: nn.Linear) -> nn.Module:
     made.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
     made.bias = linear.bias
     # Quantised on the way to its device.
-    return made.to(linear.weight.device)
+    quantised: nn.Module = made.to(linear.weight.device)
+    return quantised
 
 
 def _with_torchao(linear: nn.Linear, kind: Quantisation) -> None:
