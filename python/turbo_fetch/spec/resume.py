@@ -36,6 +36,8 @@ BINDING: Final = frozenset(
         "compile",
         "attention",
         "cache",
+        # The weights beside which it learns are others.
+        "base_precision",
         "seed",
         "devices",
         "strategy",

@@ -249,6 +249,10 @@ class TrainSpec(Table):
     """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
+    base_precision: Literal["auto", "int8", "fp8", "nf4"] = "auto"
+    """How the frozen denoiser under a LoRA is held: `auto`: in `precision`; `int8` and `fp8`: a byte for each weight
+    of its matrices (torchao); `nf4`: half a byte (bitsandbytes). The LoRA learns in fp32 beside it. The extra
+    `quantised`."""
     tf32: bool | Literal["auto"] = "auto"
     """On NVIDIA GPUs since Ampere: compute what is in fp32 with 10 of its 23 bits, which is several times faster.
     `auto`: not with `precision = "fp32"`, and otherwise for what stays in fp32, such as the VAE."""
@@ -488,6 +492,20 @@ class TrainSpec(Table):
                 "expected text_encoder = true too",
             ),
             (
+                self.base_precision != "auto" and self.method != "lora",
+                f'base_precision = "{self.base_precision}" is for a base that stays as it is and is not exported, but '
+                f'method = "{self.method}" trains or saves its weights; expected method = "lora"',
+            ),
+            (
+                self.base_precision != "auto" and self.lora.dora,
+                f'base_precision = "{self.base_precision}", but lora.dora reads the whole weights at each step; '
+                "expected one of the two",
+            ),
+            (
+                self.base_precision != "auto" and self.compile,
+                f'base_precision = "{self.base_precision}" is not compiled; expected compile = false',
+            ),
+            (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves none of the {self.steps} steps",
             ),
@@ -530,6 +548,16 @@ class TrainSpec(Table):
         """Whether weights of text encoders, or matrices beside them, learn."""
         wanted = self.trains("full") if self.text_encoder == "auto" else self.text_encoder
         return wanted and self.trains_denoiser
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether gradients go through a text encoder."""
+        return self.trains_text_encoder or self.trains("token")
+
+    @property
+    def frees_text_encoders(self) -> bool:
+        """Whether text encoders are needed before the first step alone, so that they and the denoiser never meet."""
+        return self.cache and not self.learns_words
 
     @property
     def rates(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ from turbo_fetch.dreambooth.data.sources import (
     word_warnings,
 )
 from turbo_fetch.dreambooth.families import Family, Sides
-from turbo_fetch.dreambooth.families.trainable import Trainable, with_all_tokens
+from turbo_fetch.dreambooth.families.trainable import with_all_tokens
 from turbo_fetch.dreambooth.run_folder import CACHE
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import Spec, TrainSpec
@@ -147,7 +147,6 @@ def _encoded(
 def make_captions(
     train: TrainSpec,
     family: Family,
-    trainable: Trainable,
     subjects: Sequence[SubjectExamples],
     advance: Advance = lambda _done, _total: None,
 ) -> Captions:
@@ -155,7 +154,7 @@ def make_captions(
 
     `advance` is called for every caption that was encoded, and may raise to stop.
     """
-    if trainable.has_text_encoder or not train.cache:
+    if train.learns_words or not train.cache:
         return Captions(family)
     concepts = [concept for examples in subjects for concept in examples.concepts]
     captions = {caption for concept in concepts for caption in concept.image_set.captions}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
 from turbo_fetch.dreambooth.export.lora import save_lora
-from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families import DTYPES, Family, is_empty
 from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
 from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
@@ -27,7 +27,9 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
     All weights: a diffusers folder. LoRA: its files in the two common namings, and a folder with the matrices merged
     only if there is a new token too. A token: its embeddings, and the folder.
     """
-    family.pipeline.to("cpu")
+    for _, part in family.modules():
+        if not is_empty(part):
+            part.to("cpu")
     learned = merge_tokens(family, trainable)
     if train.trains("lora"):
         save_lora(family, output, _metadata(train))

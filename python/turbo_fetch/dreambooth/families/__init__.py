@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +46,10 @@ __all__ = [
     "Family",
     "Posterior",
     "Sides",
+    "bring",
     "family_of",
+    "is_empty",
+    "let_go",
     "load",
     "skeleton",
 ]
@@ -94,36 +98,86 @@ def sides_of(base: str) -> Sides:
     return adapter.sides(*(_json(base, f"{part}/config.json") for part in (adapter.denoiser_name, "vae")))
 
 
-def load(base: str, dtype: torch.dtype = torch.float32) -> Family:
-    """Load all components of the model at a path or hub id, on the CPU. Raises ModelError."""
+def load(
+    base: str,
+    dtype: torch.dtype | Mapping[str, torch.dtype] = torch.float32,
+    later: Collection[str] = (),
+) -> Family:
+    """Load the components of the model at a path or hub id, on the CPU. Raises ModelError.
+
+    Types may be given by component, with `default`; those of `later` are without weights until `bring` loads them.
+    """
     adapter = family_of(base)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    notes: tuple[str, ...] = ()
-    try:
-        if Path(base).is_file():
-            index = single_file.configs_of(Path(base))["model_index"]
-            absent = {**_absent(index, adapter), **adapter.not_loaded}
-            pipeline, notes = single_file.load_pipeline(Path(base), dtype, absent)
-            if adapter.fp32_vae:
-                # As published files hold it, in half, but computed in fp32.
-                pipeline.vae.to(torch.float32)
-        else:
-            pipeline = _from_folder(base, dtype, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(
-            f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
-        ) from error
+    with _explained(base, adapter):
+        pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
     pipeline.set_progress_bar_config(disable=True)
     family = adapter(pipeline)
     family.notes = notes
     return family
 
 
-def _from_folder(base: str, dtype: torch.dtype, adapter: type[Family]) -> Any:
+def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
+    """Load a component that is without weights, on the CPU. Raises ModelError."""
+    others = {key: value for key, value in family.pipeline.components.items() if key != name}
+    with _explained(base, type(family)):
+        pipeline, _ = _pipeline(base, dtype, type(family), others)
+    setattr(family.pipeline, name, getattr(pipeline, name))
+
+
+def let_go(family: Family, names: Iterable[str]) -> None:
+    """Free the weights of components, which keep their configs."""
+    family.make_whole()
+    for name in names:
+        getattr(family.pipeline, name).to("meta")
+
+
+def is_empty(module: nn.Module) -> bool:
+    """Return whether a component is without weights."""
+    return next(module.parameters()).is_meta
+
+
+@contextmanager
+def _explained(base: str, adapter: type[Family]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        raise ModelError(
+            f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
+        ) from error
+
+
+def _pipeline(
+    base: str,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    adapter: type[Family],
+    there: Mapping[str, Any],
+) -> tuple[Any, tuple[str, ...]]:
+    """Load a pipeline around the components that are there already, and what to tell of it."""
+    if not Path(base).is_file():
+        return _from_folder(base, dtype, adapter, there), ()
+    # diffusers reads a file in one type.
+    whole = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    absent = _absent(single_file.configs_of(Path(base))["model_index"], adapter)
+    pipeline, notes = single_file.load_pipeline(Path(base), whole, {**absent, **there, **adapter.not_loaded})
+    if adapter.fp32_vae:
+        # As published files hold it, in half, but computed in fp32.
+        pipeline.vae.to(torch.float32)
+    return pipeline, notes
+
+
+def _from_folder(
+    base: str,
+    dtype: torch.dtype | Mapping[str, torch.dtype],
+    adapter: type[Family],
+    there: Mapping[str, Any],
+) -> Any:
     """Load a diffusers folder or hub id, in whichever variant its weights are there."""
-    types = {"default": dtype, "vae": torch.float32} if adapter.fp32_vae else dtype
-    given = {"dtype": types, **_absent(_index(base), adapter), **adapter.not_loaded}
+    types: Any = dtype if isinstance(dtype, torch.dtype) else dict(dtype)
+    if adapter.fp32_vae:
+        types = {**(types if isinstance(types, dict) else {"default": types}), "vae": torch.float32}
+    given = {"dtype": types, **_absent(_index(base), adapter), **there, **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
         return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, _index(base)), **given)
@@ -155,17 +209,39 @@ def skeleton(base: str) -> Family:
     Raises ModelError.
     """
     adapter = family_of(base)
-    kinds = {name: kind for name, kind in _index(base).items() if isinstance(kind, list)}
-    try:
-        components = {
-            name: None if kind[0] is None or name in adapter.not_loaded else _made_empty(base, name, *kind)
-            for name, kind in kinds.items()
-        }
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"{base}: its configuration cannot be read: {_first_line(error)}") from error
+    with _configs_in(base) as place:
+        index = _index(place)
+        names = [name for name, kind in index.items() if isinstance(kind, list)]
+        components = _empty(place, [name for name in names if name not in adapter.not_loaded])
     absent: dict[str, Any] = {name: None for name in adapter.optional if name not in components}
     pipeline = getattr(diffusers, adapter.pipeline_name)
     return adapter(pipeline(**{**absent, **components, **adapter.not_loaded}))
+
+
+def _empty(base: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return components without their weights. Raises ModelError."""
+    names = list(names)
+    if not names:
+        return {}
+    try:
+        with _configs_in(base) as place:
+            index = _index(place)
+            return {
+                name: None if index[name][0] is None else _made_empty(place, name, *index[name])
+                for name in names
+            }
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{base}: its configuration cannot be read: {_first_line(error)}") from error
+
+
+@contextmanager
+def _configs_in(base: str) -> Iterator[str]:
+    """Yield where the configs of a model lie as in a diffusers folder: for a single file, for as long as it lasts."""
+    if Path(base).is_file():
+        with single_file.config_folder(Path(base)) as folder:
+            yield str(folder)
+    else:
+        yield base
 
 
 def _made_empty(base: str, name: str, library: str, kind: str) -> Any:

@@ -88,6 +88,14 @@ def load_pipeline(path: Path, dtype: torch.dtype, absent: Mapping[str, Any]) -> 
     return loaded, tuple(_guesses(path, contents, configs))
 
 
+@contextmanager
+def config_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder with the configs and tokenizers of the pipeline in a file. Raises ModelError, MissingExtra."""
+    with TemporaryDirectory() as folder:
+        _write(configs_of(path), Path(folder))
+        yield Path(folder)
+
+
 def _guesses(path: Path, contents: Contents, configs: Configs) -> Iterator[str]:
     """Yield what a file does not say, or holds and is not read."""
     if DESCRIPTION_KEY in contents.header:

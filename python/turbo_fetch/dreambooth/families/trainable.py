@@ -63,12 +63,7 @@ class Trainable:
 
 def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     """Freeze the model but for what `train.method` says. Raises SpecError if LoRA targets nothing."""
-    family.check_options(train)
-    family.settle_prediction(train.loss.kind)
-    if train.clip_skip:
-        family.skip_layers(train.clip_skip)
-    for _, module in family.modules():
-        module.requires_grad_(False).eval()
+    settle(family, train)
     trainable = Trainable()
     if train.trains("token"):
         for name, encoder in family.text_encoders.items():
@@ -87,6 +82,16 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     if train.gradient_checkpointing:
         _checkpoint_gradients(family, trainable)
     return trainable
+
+
+def settle(family: Family, train: TrainSpec) -> None:
+    """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError."""
+    family.check_options(train)
+    family.settle_prediction(train.loss.kind)
+    if train.clip_skip:
+        family.skip_layers(train.clip_skip)
+    for _, module in family.modules():
+        module.requires_grad_(False).eval()
 
 
 def _lora_targets(
@@ -134,6 +139,10 @@ def _make_trainable(module: Any, group: str, targets: list[str], train: TrainSpe
     except ValueError as error:
         # Such as a norm, which has no such matrices.
         raise SpecError(f"train.lora.targets = {targets}: {error}") from error
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            # peft gives them the type of the weights beside them.
+            parameter.data = parameter.data.float()
 
 
 def _adapter_config(lora: LoraSpec, targets: list[str]) -> PeftConfig:

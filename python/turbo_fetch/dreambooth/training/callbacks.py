@@ -15,8 +15,10 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from turbo_fetch.dreambooth.data.images import grid
+from turbo_fetch.dreambooth.families import Family, is_empty
 from turbo_fetch.dreambooth.run_folder import CHECKPOINTS, checkpoint_name, prune
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, write_own
+from turbo_fetch.dreambooth.sampling.remembered_prompts import without_empty_parts
 from turbo_fetch.dreambooth.training.history import Entry
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import Interrupted
@@ -188,7 +190,7 @@ class Samples(AtStepEnd):
             return
         try:
             with _undisturbed(trainer, module):
-                rows = [self._row(module, prompt) for prompt in self._prompts()]
+                rows = [self._row(module.setup_.family, prompt) for prompt in sample_prompts(self._train)]
         except Interrupted:
             self._control.listener.note(f"train: the samples of step {trainer.global_step:,} are given up")
             return
@@ -197,27 +199,9 @@ class Samples(AtStepEnd):
             self._control.listener.note(f"train: {path} is not one that turbo-fetch made, and left as it is")
         self._control.listener.picture("samples", path, trainer.global_step)
 
-    def _prompts(self) -> Iterator[str]:
-        """Yield the prompts, those that name the subject for each of several."""
-        wanted = self._train.samples.prompts
-        for number in range(len(wanted) or 1):
-            captions = [each.caption(wanted[number] if wanted else None) for each in self._train.each_subject]
-            yield from dict.fromkeys(captions)
-
-    def _row(self, module: DreamBooth, prompt: str) -> list[Image.Image]:
-        samples, family = self._train.samples, module.setup_.family
-        images = []
-        for number in range(samples.images):
-            made = family.pipeline(
-                **family.call_arguments([prompt], samples.guidance),
-                generator=torch.Generator("cpu").manual_seed(samples.seed + number),
-                num_inference_steps=samples.steps,
-                height=self._train.resolution,
-                width=self._train.resolution,
-                callback_on_step_end=self._go_on,
-            )
-            images.append(made.images[0])
-        return images
+    def _row(self, family: Family, prompt: str) -> list[Image.Image]:
+        numbers = range(self._train.samples.images)
+        return [sample(family, self._train, prompt, number, self._go_on) for number in numbers]
 
     def _go_on(self, _pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         """Raise Interrupted between two denoising steps."""
@@ -227,15 +211,44 @@ class Samples(AtStepEnd):
         return values
 
 
+def sample_prompts(train: TrainSpec) -> list[str]:
+    """Return the prompts of the samples of a run, those that name the subject for each of several."""
+    prompts = train.samples.prompts or (None,)
+    named = [dict.fromkeys(each.caption(prompt) for each in train.each_subject) for prompt in prompts]
+    return [prompt for group in named for prompt in group]
+
+
+def sample(
+    family: Family, train: TrainSpec, prompt: str, number: int, at_step_end: Callable[..., Any] | None = None
+) -> Image.Image:
+    """Return one of the samples of a prompt."""
+    samples = train.samples
+    made: Image.Image = family.pipeline(
+        **family.call_arguments([prompt], samples.guidance),
+        generator=torch.Generator("cpu").manual_seed(samples.seed + number),
+        num_inference_steps=samples.steps,
+        height=train.resolution,
+        width=train.resolution,
+        callback_on_step_end=at_step_end,
+    ).images[0]
+    return made
+
+
 @contextmanager
 def _undisturbed(trainer: Trainer, module: DreamBooth) -> Iterator[None]:
     """Let the model sample: on one device, in evaluation mode, with the mean weights; restores all of it."""
     family, device = module.setup_.family, module.device
-    training = {part: part.training for _, part in family.modules()}
+    training = {part: part.training for _, part in family.modules() if not is_empty(part)}
     places = {part: next(part.parameters()).device for part in training}
     devices = [device.index or 0] if device.type == "cuda" else []
     ema = module.ema.in_place() if module.ema else nullcontext()
-    with torch.random.fork_rng(devices), torch.no_grad(), ema, trainer.precision_plugin.forward_context():
+    with (
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        ema,
+        without_empty_parts(family),
+        trainer.precision_plugin.forward_context(),
+    ):
         try:
             for part in training:
                 part.to(device).eval()

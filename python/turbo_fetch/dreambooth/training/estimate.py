@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_iter
 
 from turbo_fetch.dreambooth.data.cache import CAPTIONS_AT_ONCE
 from turbo_fetch.dreambooth.families import DTYPES, Family, skeleton
+from turbo_fetch.dreambooth.families.quantised import bytes_saved
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable
 from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
 from turbo_fetch.dreambooth.training.objectives import example_errors
-from turbo_fetch.dreambooth.training.trainer import not_needed_once_cached, place_model
+from turbo_fetch.dreambooth.training.trainer import place_model
 from turbo_fetch.spec import TrainSpec
 
 META: Final = torch.device("meta")
@@ -58,18 +59,27 @@ def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
     train = family.with_defaults(train)
     trainable = configure_trainable(family, train)
     place_model(family, META, precision, train)
-    resident = {name: _bytes_of(module) for name, module in family.modules()}
-    everything = CONTEXT_BYTES + sum(resident.values()) + _state_bytes(trainable, train)
-    offloaded = not_needed_once_cached(family, trainable) if train.cache else ()
-    dtype = DTYPES[precision]
+    denoiser, vae, texts = _resident(family, train)
+    learning = CONTEXT_BYTES + denoiser + _state_bytes(trainable, train)
+    frees, dtype = train.frees_text_encoders, DTYPES[precision]
     peaks = {}
     if train.cache:
-        peaks["encode"] = everything + _encoding(family, train)
-    step = _step(family, trainable, train, dtype, with_prior)
-    peaks["step"] = everything + step - sum(resident[name] for name in offloaded)
+        before = CONTEXT_BYTES if frees else learning
+        peaks["encode"] = before + vae + texts + _encoding(family, train)
+    needed = (0 if frees else texts) + (0 if train.cache else vae)
+    peaks["step"] = learning + needed + _step(family, trainable, train, dtype, with_prior)
     if train.sample_every:
-        peaks["sample"] = everything + _sampling(family, train, dtype)
+        peaks["sample"] = learning + vae + (0 if frees else texts) + _sampling(family, train, dtype)
     return Estimate(peaks)
+
+
+def _resident(family: Family, train: TrainSpec) -> tuple[int, int, int]:
+    """Return the bytes of the denoiser, the VAE and all text encoders."""
+    sizes = {name: _bytes_of(module) for name, module in family.modules()}
+    denoiser = sizes.pop(family.denoiser_name)
+    if train.base_precision != "auto":
+        denoiser -= bytes_saved(family.denoiser, train.base_precision)
+    return denoiser, sizes.pop("vae"), sum(sizes.values())
 
 
 def _bytes_of(module: nn.Module) -> int:

@@ -23,6 +23,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.families import family_of
+from turbo_fetch.dreambooth.families.quantised import check_quantisation
 from turbo_fetch.dreambooth.run_folder import is_complete, tidy
 from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes
 from turbo_fetch.dreambooth.training.history import TrainReport
@@ -66,6 +67,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
 def _check_options(train: TrainSpec) -> None:
     """Refuse what the base or this installation cannot do, before anything is read. Raises SpecError, MissingExtra."""
     optimiser_class(train.optimiser.kind)
+    check_quantisation(train.base_precision)
     family_of(train.base).check_options(train)
     if train.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
         raise SpecError(

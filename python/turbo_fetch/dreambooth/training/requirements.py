@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -105,7 +105,8 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     words: list[str] = []
     needed = None
     for text, keys in _changes(family_of(train.base).with_defaults(train)):
-        words.append(text)
+        key = text.partition(" ")[0]
+        words = [*(word for word in words if word.partition(" ")[0] != key), text]
         train = TrainSpec.model_validate(train.model_dump(by_alias=True, exclude_unset=True) | keys)
         needed = estimate(train, precision, with_prior)
         if fits(needed, free_bytes):
@@ -132,6 +133,17 @@ def _changes(train: TrainSpec) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "text_encoder = false", {"text_encoder": False, "text_encoder_learning_rate": None}
     if train.trains("full"):
         yield 'method = "lora"', {"method": train.method.replace("full", "lora")}
+    if train.method in {"full", "lora"} and not (train.lora.dora or train.compile):
+        for kind in _SMALLER[train.base_precision]:
+            yield f'base_precision = "{kind}"', {"base_precision": kind}
+
+
+_SMALLER: Final[Mapping[str, tuple[str, ...]]] = {
+    "auto": ("int8", "nf4"),
+    "int8": ("nf4",),
+    "fp8": ("nf4",),
+    "nf4": (),
+}
 
 
 def measured_rate(output: Path, checkpoint_every: int) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch import Callback
 
 from turbo_fetch.dreambooth import families
-from turbo_fetch.dreambooth.data.cache import Advance
+from turbo_fetch.dreambooth.data.cache import Advance, Captions
 from turbo_fetch.dreambooth.data.examples import Batches, Loader, Positions, SubjectExamples, Validation
 from turbo_fetch.dreambooth.data.image_set import Turns
 from turbo_fetch.dreambooth.data.images import Unreadable
@@ -23,8 +24,9 @@ from turbo_fetch.dreambooth.data.training_data import (
     read_training_data,
 )
 from turbo_fetch.dreambooth.export.model import export_model
+from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.models import weights_there
-from turbo_fetch.dreambooth.families.trainable import configure_trainable
+from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable, settle
 from turbo_fetch.dreambooth.run_folder import (
     HISTORY,
     SAMPLES,
@@ -41,12 +43,15 @@ from turbo_fetch.dreambooth.run_folder import (
     write_record,
 )
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl
+from turbo_fetch.dreambooth.sampling.remembered_prompts import RememberedPrompts
 from turbo_fetch.dreambooth.training.callbacks import (
     Checkpoints,
     OwnSignals,
     Progress,
     Samples,
     StopWhenAsked,
+    sample,
+    sample_prompts,
 )
 from turbo_fetch.dreambooth.training.checkpoint import seed_random_states
 from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
@@ -54,11 +59,12 @@ from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.training.trainer import (
     TrainerFactory,
     compile_denoiser,
+    component_types,
     device_of,
     kernels_chosen,
     memory_explained,
-    offload,
     place_model,
+    place_part,
     precision_of,
     set_attention,
 )
@@ -147,19 +153,8 @@ def _train(run: Run) -> Entry | None:
     device, precision = run.machine
     resume, step = newest_checkpoint(output, listener.note)
     check_steps(output, step, train)
-    family = families.load(train.base)
-    for line in family.notes:
-        listener.note(line)
-    # The matrices of LoRA begin at random.
-    seed_random_states(train.seed)
-    # Captions may name a new token, so what is trained is settled before anything is encoded.
-    trainable = configure_trainable(family, train)
-    place_model(family, device, precision, train)
+    family, trainable, subjects, captions = _loaded(run)
     listener.note(set_attention(family, train.attention, device))
-    subjects = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
-    captions = make_captions(train, family, trainable, subjects, run.encoded("captions"))
-    if train.cache:
-        offload(family, trainable)
     trainer = run.factory.make(train, device, precision, _callbacks(run, subjects))
     if trainer.is_global_zero:
         set_aside(output, step)
@@ -189,9 +184,55 @@ def _train(run: Run) -> Entry | None:
         )
     if trainer.is_global_zero:
         _use_final_weights(module, output, listener)
+        _bring_back(train, family)
         export_model(train, family, trainable, output)
         run.end()
     return history.last
+
+
+def _loaded(run: Run) -> tuple[Family, Trainable, Sequence[SubjectExamples], Captions]:
+    """Load, encode what is cached, and settle what is trained, with no more in memory at once than has to be."""
+    train, listener = run.train, run.control.listener
+    device, precision = run.machine
+    adapter = families.family_of(train.base)
+    types = component_types(adapter, train, precision)
+    later = (adapter.denoiser_name,) if train.frees_text_encoders else ()
+    family = families.load(train.base, types, later)
+    for line in family.notes:
+        listener.note(line)
+    settle(family, train)
+    # Captions may name a new token, so where that is trained, it is settled before anything is encoded.
+    trainable = None if later else _settled(run, family)
+    place_model(family, device, precision, train)
+    subjects = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
+    captions = make_captions(train, family, subjects, run.encoded("captions"))
+    if train.sample_every and later:
+        remembered = RememberedPrompts(family)
+        for prompt in sample_prompts(train):
+            remembered.keep(partial(sample, family, train, prompt, 0))
+    if train.cache:
+        family.vae.to("cpu")
+    if trainable is None:
+        families.let_go(family, [name for name, _ in family.modules() if "text_encoder" in name])
+        families.bring(family, train.base, family.denoiser_name, types[family.denoiser_name])
+        trainable = _settled(run, family)
+        place_part(family, family.denoiser_name, device, precision, train)
+    return family, trainable, subjects, captions
+
+
+def _settled(run: Run, family: Family) -> Trainable:
+    # The matrices of LoRA begin at random.
+    seed_random_states(run.train.seed)
+    return configure_trainable(family, run.train)
+
+
+def _bring_back(train: TrainSpec, family: Family) -> None:
+    """Load what was let go of and is a part of the model that is exported."""
+    empty = [name for name, module in family.modules() if families.is_empty(module)]
+    for name in empty if train.trains("full") else ():
+        families.bring(family, train.base, name, torch.float32)
+    if empty and train.clip_skip:
+        family.skip_layers(train.clip_skip)
 
 
 def _use_final_weights(module: DreamBooth, output: Path, listener: ProgressListener) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from turbo_fetch.doctor.accelerator import best_precision, xformers_fault
-from turbo_fetch.dreambooth.families import DTYPES, Family
+from turbo_fetch.dreambooth.families import DTYPES, Family, is_empty
 from turbo_fetch.dreambooth.families.precision import round_parameters
-from turbo_fetch.dreambooth.families.trainable import Trainable
+from turbo_fetch.dreambooth.families.quantised import quantise
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
@@ -172,27 +173,27 @@ def place_model(family: Family, device: torch.device, precision: str, train: Tra
     that of some families is right.
     """
     for name, module in family.modules():
-        if name != "vae" and (train.method == "lora" or name not in family.trained_names):
-            round_parameters(module, DTYPES[precision])
-        module.to(device)
-    if device.type == "cuda":
-        denoiser: nn.Module = family.denoiser
-        denoiser.to(memory_format=torch.channels_last)
+        if not is_empty(module) or device.type == "meta":
+            place_part(family, name, device, precision, train)
 
 
-def not_needed_once_cached(family: Family, trainable: Trainable) -> tuple[str, ...]:
-    """Return the components that no step needs once all is cached: the VAE, and text encoders if none is trained."""
-    return tuple(
-        name
-        for name, _ in family.modules()
-        if name == "vae" or ("text_encoder" in name and not trainable.has_text_encoder)
-    )
+def place_part(family: Family, name: str, device: torch.device, precision: str, train: TrainSpec) -> None:
+    """Move one component to the device, see `place_model`."""
+    module: nn.Module = getattr(family.pipeline, name)
+    round_parameters(module, component_types(type(family), train, precision)[name])
+    is_denoiser = name == family.denoiser_name
+    if is_denoiser and train.base_precision != "auto" and device.type != "meta":
+        quantise(module, train.base_precision, device)
+    module.to(device)
+    if is_denoiser and device.type == "cuda":
+        module.to(memory_format=torch.channels_last)
 
 
-def offload(family: Family, trainable: Trainable) -> None:
-    """Move what is not needed once all is cached to main memory."""
-    for name in not_needed_once_cached(family, trainable):
-        getattr(family.pipeline, name).to("cpu")
+def component_types(family: type[Family], train: TrainSpec, precision: str) -> Mapping[str, torch.dtype]:
+    """Return the type in which a run has each component, in words of `families.load`, see `place_model`."""
+    whole = () if train.method == "lora" else (family.denoiser_name, *family.text_encoder_names)
+    half = DTYPES[precision]
+    return defaultdict(lambda: half, dict.fromkeys(("vae", *whole), torch.float32), default=half)
 
 
 @contextmanager
@@ -215,6 +216,7 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
         (train.optimiser.kind == "adamw", 'optimiser.kind = "adamw8bit"'),
         (train.trains("full"), 'method = "lora"'),
         (train.trains_text_encoder, "text_encoder = false"),
+        (train.method == "lora" and train.base_precision == "auto", 'base_precision = "nf4"'),
         (True, f"a resolution below {train.resolution}"),
     ]
     options = [text for applies, text in advice if applies]

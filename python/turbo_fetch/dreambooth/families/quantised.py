@@ -1,0 +1,98 @@
+"""Frozen matrices held in 8 or 4 bits: less of the card under a LoRA, which learns beside them in fp32.
+
+Matrix by matrix, each already on its device, so that neither main memory nor the card holds the whole twice. Weights
+become the same bits each time, so that a run resumes exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from turbo_fetch.errors import MissingExtra
+
+Quantisation = Literal["int8", "fp8", "nf4"]
+
+PACKAGES: Final[Mapping[Quantisation, str]] = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
+"""Which package holds weights so."""
+_TORCHAO: Final[Mapping[Quantisation, str]] = {
+    "int8": "Int8WeightOnlyConfig",
+    "fp8": "Float8WeightOnlyConfig",
+}
+_NF4_BLOCK: Final = 64
+"""Numbers that share a scale."""
+
+
+def check_quantisation(kind: Quantisation | Literal["auto"]) -> None:
+    """Refuse what this installation cannot hold weights as; `auto` is always there. Raises MissingExtra."""
+    if kind != "auto" and find_spec(PACKAGES[kind]) is None:
+        raise MissingExtra(PACKAGES[kind], "quantised", f"train.base_precision = {kind!r}")
+
+
+def quantise(module: nn.Module, kind: Quantisation, device: torch.device) -> None:
+    """Hold the frozen matrices of a module, which go to `device`, in fewer bits; the rest stays as it is."""
+    for owner, name, linear in list(frozen_matrices(module)):
+        linear.to(device)
+        if kind == "nf4":
+            setattr(owner, name, _as_nf4(linear))
+        else:
+            _with_torchao(linear, kind)
+
+
+def frozen_matrices(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Yield each frozen matrix with the module and the name under which it is found.
+
+    Those outside of the repeated blocks, as time and output, are few, and what they do to a result is much.
+    """
+    for name, linear in module.named_modules():
+        parents = [module.get_submodule(name[: place.start()]) for place in re.finditer(r"\.", name)]
+        is_repeated = any(isinstance(parent, nn.ModuleList) for parent in parents)
+        if type(linear) is nn.Linear and is_repeated and not linear.weight.requires_grad:
+            yield parents[-1], name.rpartition(".")[2], linear
+
+
+def bytes_saved(module: nn.Module, kind: Quantisation) -> int:
+    """Return how many bytes less a module takes once it is quantised."""
+    weights = {id(linear.weight): linear.weight for _, _, linear in frozen_matrices(module)}
+    return sum(weight.nbytes - _quantised_bytes(weight, kind) for weight in weights.values())
+
+
+def _quantised_bytes(weight: torch.Tensor, kind: Quantisation) -> int:
+    if kind == "nf4":
+        # A byte is the scale of a block.
+        return weight.numel() // 2 + weight.numel() // _NF4_BLOCK
+    return weight.numel() + len(weight) * weight.element_size()
+
+
+def _as_nf4(linear: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    made: Any = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=linear.weight.dtype,
+        quant_type="nf4",
+        device="meta",
+    )
+    made.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
+    made.bias = linear.bias
+    # Quantised on the way to its device.
+    quantised: nn.Module = made.to(linear.weight.device)
+    return quantised
+
+
+def _with_torchao(linear: nn.Linear, kind: Quantisation) -> None:
+    # It tells of its own parts at its import.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    torchao: Any = import_module("torchao.quantization")
+    torchao.quantize_(linear, getattr(torchao, _TORCHAO[kind])())
+    linear.requires_grad_(False)

@@ -1,0 +1,122 @@
+"""What saves memory changes what is promised in nothing: runs resume exactly, and models are exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fake_cuda import fake_cuda
+from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
+from training import fit, stopped_after, training_spec
+from turbo_fetch.dreambooth import families
+from turbo_fetch.dreambooth.export.files import save_single_file
+from turbo_fetch.dreambooth.families.quantised import PACKAGES, bytes_saved, quantise
+from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
+from turbo_fetch.dreambooth.training.estimate import estimate
+from turbo_fetch.errors import Interrupted, SpecError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    makers = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+    return {name: make(folder / name) for name, make in makers.items()}
+
+
+@pytest.mark.parametrize(("family", "kind"), [("sd3", "int8"), ("sdxl", "nf4"), ("sd", "fp8")])
+def test_a_lora_on_a_quantised_base_resumes_to_the_bit(
+    bases: dict[str, Path], tmp_path: Path, family: str, kind: str
+) -> None:
+    keys = {"method": "lora", "base_precision": kind, "steps": 4, "checkpoint_every": 2}
+    whole, stopped = (training_spec(bases[family], tmp_path / name, **keys) for name in ("whole", "stopped"))
+    fit(whole)
+    with pytest.raises(Interrupted):
+        stopped_after(stopped, 2)
+    fit(stopped)
+    first, second = (load_file(tmp_path / name / "model" / DIFFUSERS_LORA) for name in ("whole", "stopped"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(value.abs().max() > 0 for name, value in first.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("int8", 0.01), ("fp8", 0.04), ("nf4", 0.12)])
+def test_quantised_matrices_are_near_and_take_the_bytes_that_are_estimated(kind: str, error: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ModuleList([nn.Linear(256, 128)]), nn.Linear(128, 8)).requires_grad_(False)
+    model = model.to(torch.bfloat16)
+    given = torch.randn(64, 256, dtype=torch.bfloat16)
+    before = model[0][0](given)
+    saved = bytes_saved(model, kind)  # type: ignore[arg-type]
+    quantise(model, kind, CPU)  # type: ignore[arg-type]
+    after = model[0][0](given)
+    assert type(model[1].weight) is nn.Parameter
+    assert (after - before).float().norm() < error * before.float().norm()
+    assert 256 * 128 * (1.4 if kind == "nf4" else 0.9) < saved < 256 * 128 * (1.5 if kind == "nf4" else 1)
+
+
+def test_samples_are_the_same_when_the_text_encoders_are_freed(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = {"method": "lora", "steps": 1, "sample_every": 5, "samples": {"images": 1, "steps": 2}}
+    grids = []
+    for cache in (True, False):
+        folder = tmp_path / str(cache)
+        fit(training_spec(bases["sd3"], folder, prior=False, cache=cache, **keys))
+        grids.append((folder / "model" / "samples" / "step-000000.png").read_bytes())
+    assert grids[0] == grids[1]
+
+
+def test_what_was_freed_is_in_the_model_that_is_exported(bases: dict[str, Path], tmp_path: Path) -> None:
+    fit(training_spec(bases["sd"], tmp_path, prior=False, steps=1, clip_skip=1))
+    before, after = families.load(str(bases["sd"])), families.load(str(tmp_path / "model"))
+    assert after.facts.clip_skip == 1
+    for family in (before, after):
+        family.make_whole()
+    weights = after.pipeline.text_encoder.state_dict()
+    assert all(
+        torch.equal(value, weights[name]) for name, value in before.pipeline.text_encoder.state_dict().items()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_the_denoiser_comes_to_a_gpu_when_the_text_encoders_have_left(
+    bases: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    keys = {"method": "lora", "base_precision": kind, "precision": "bf16", "steps": 1}
+    samples = {"sample_every": 1, "samples": {"images": 1, "steps": 1}}
+    with fake_cuda() as gpu:
+        fit(training_spec(bases["sdxl"], tmp_path, prior=False, **keys, **samples))
+    assert set(gpu.computed["UNet2DConditionModel"]) == {(torch.bfloat16, "cuda")}
+    assert set(gpu.computed["CLIPTextModel"]) == {(torch.bfloat16, "cuda")}
+
+
+def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
+    save_single_file(families.load(str(bases["sdxl"])), tmp_path / "model.safetensors", {})
+    peaks = []
+    for base in (bases["sdxl"], tmp_path / "model.safetensors"):
+        for kind in ("auto", "nf4"):
+            train = training_spec(base, tmp_path, method="lora", base_precision=kind, sample_every=1).train
+            assert train is not None
+            peaks.append(estimate(train, "bf16", with_prior=False).peaks)
+    assert peaks[0] == peaks[2]
+    assert peaks[1] == peaks[3]
+    assert all(peaks[1][part] < peaks[0][part] for part in ("step", "sample"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [({"method": "full"}, 'method = "lora"'), ({"method": "lora+token"}, 'method = "lora"')],
+)
+def test_what_would_change_or_save_a_quantised_base_is_refused(
+    tmp_path: Path, keys: dict[str, str], expected: str
+) -> None:
+    for kind in PACKAGES:
+        with pytest.raises(SpecError, match=expected):
+            training_spec(tmp_path / "base", tmp_path, base_precision=kind, identifier="<sks>", **keys)
