@@ -101,9 +101,10 @@ def test_a_cut_loses_no_row_and_the_run_goes_on(
     web.mend()
     mended_s = time.monotonic()
     wait_for_hits(process, origin, 20)
-    assert time.monotonic() - mended_s < 8
+    assert time.monotonic() - mended_s < 15
     told = check(process, tmp_path)
-    if seconds >= 4:
+    # A shorter one may be over before it is certain.
+    if seconds >= 8:
         assert re.search(r"outage: .*the outage is over", " ".join(told.split()))
 
 
