@@ -106,7 +106,7 @@ FREE: Final = frozenset(
 
 def binding(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return what of a dumped `[train]` a run is bound to."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in table.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
