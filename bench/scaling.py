@@ -2,7 +2,8 @@
 
 The origin answers after a latency, and images are tiny, so that requests in flight are the bound and not the cores,
 of which every simulated node would need its own. `--quick` measures less and keeps nothing. Rows of `throughput.py`
-that it needs: http, steady-cost; and `micro/driver_cost.py`. `python -m docs.generate` makes docs/scale.md of the result.
+that it needs: http, steady-cost; and `micro/driver_cost.py`. `python -m docs.generate` makes docs/scale.md of the
+result.
 """
 
 from __future__ import annotations

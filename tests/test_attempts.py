@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
+from object_store import configured, empty_bucket, s3_server
 from turbo_fetch.dataset.attempts import (
     adopt_spool,
     close_attempt,
@@ -152,3 +154,21 @@ def test_a_worker_that_ends_leaves_nothing_but_spools(output: Storage, tmp_path:
     (place.work / "00001.tar").write_bytes(b"half")
     close_attempt(place)
     assert not place.work.exists()
+
+
+def test_a_shard_is_moved_in_an_object_store_by_one_request_a_file(tmp_path: Path) -> None:
+    with s3_server() as address, configured(address):
+        empty_bucket(address)
+        output = open_place("s3://data/set", str(tmp_path / "spool"))
+        attempt = new_attempt(light_beacon(output))
+        aside = open_attempt(output, attempt, str(tmp_path))
+        records = [_publish(aside, attempt, shard, b"content") for shard in range(3)]
+        sent: list[str] = []
+        client = fsspec.filesystem("s3")
+        client.s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(request.method))
+        left = [name for record in records for name in move_shard(output, attempt, record)]
+        assert sent == ["PUT"] * 9
+        output.delete_files(left)
+        assert sent == ["PUT"] * 9 + ["POST"]
+        assert not any(output.list(f".turbo-fetch/attempts/{attempt}"))
+        assert [output.read_bytes(f"{shard:05d}.tar") for shard in range(3)] == [b"content"] * 3

@@ -182,6 +182,7 @@ def _spec(urls: Path, output: str) -> Spec:
 
 
 @pytest.mark.linux
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("kind", "machine", "whole_group"),
     [("s3", ELSEWHERE, True), ("disk", ELSEWHERE, False), ("disk", "", True)],
@@ -219,9 +220,9 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
             wait_for_hits(second, origin, origin.hits.total() - hits + 1)
     finally:
         send(first.pid, signal.SIGCONT)
-    _, told = second.communicate(timeout=60)
+    _, told = second.communicate(timeout=120)
     assert second.returncode == 0, told
-    _, err = first.communicate(timeout=60)
+    _, err = first.communicate(timeout=120)
     assert first.returncode == 75, err
     assert "another run took over" in err
     if kind == "s3":

@@ -59,8 +59,8 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
 - **Name resolution** is spread over the workers, 64 lookups at a time in each, and cached. Run a caching
   resolver on every node (unbound, dnsmasq, systemd-resolved): a shared cloud resolver refuses thousands of
   queries per second.
-- **The driver** hands out and commits shards. A commit to an object store is {commit_requests:.0f} requests, 16 shards at
-  a time, and {commit_ms:.0f} ms of CPU. It holds one number per shard in memory.
+- **The driver** hands out and commits shards. A commit to an object store is {commit_requests:.0f} requests, 16
+  shards at a time, and {commit_ms:.0f} ms of CPU. It holds one number per shard in memory.
 - **The busiest host** is the limit that no hardware lifts. A registrable domain with 1 % of 5 billion rows has
   50 million of them; at 8 requests in flight and half a second each that takes {tail:.0f} days, whatever the
   cluster. Everything else may finish on the first day. The order `spread` starts such hosts early. The only way
