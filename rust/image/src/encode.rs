@@ -9,7 +9,7 @@ use libwebp_sys as raw;
 use crate::error::Rejection;
 use crate::options::Encoding;
 use crate::planar::Halved;
-use crate::raster::{Model, Raster};
+use crate::raster::{MAX_KEPT_BYTES, Model, Raster};
 use crate::scratch::Scratch;
 use crate::turbojpeg::{self, PixelFormat};
 
@@ -51,11 +51,23 @@ pub fn encode_planes(
     scratch: &mut Scratch,
 ) -> Result<Vec<u8>, Rejection> {
     let planes = picture.planes.each_ref().map(Vec::as_slice);
-    let mut output = scratch.buffers.take(0);
-    let result = turbojpeg::write_planes(picture.size, quality, planes, &mut output)
-        .map(|written| output[..written].to_vec());
-    scratch.buffers.recycle(output);
-    checked(result.map_err(|_| Rejection::Unsupported("side too long for jpg"))?)
+    checked(jpeg_file(scratch, |room| {
+        turbojpeg::write_planes(picture.size, quality, planes, room)
+    })?)
+}
+
+/// What `write` puts to the front of the thread's room for a file, whose rest is of files before and is not cleared.
+fn jpeg_file(
+    scratch: &mut Scratch,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<usize, turbojpeg::Failure>,
+) -> Result<Vec<u8>, Rejection> {
+    let room = &mut scratch.file;
+    let written = write(room).map_err(|_| Rejection::Unsupported("side too long for jpg"))?;
+    let file = room[..written].to_vec();
+    if room.len() > MAX_KEPT_BYTES {
+        *room = Vec::new();
+    }
+    Ok(file)
 }
 
 fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, Rejection> {
@@ -64,11 +76,9 @@ fn jpeg(raster: &Raster, quality: u8, scratch: &mut Scratch) -> Result<Vec<u8>, 
     } else {
         PixelFormat::Rgb
     };
-    let mut output = scratch.buffers.take(0);
-    let result = turbojpeg::write(raster.size, format, quality, &raster.pixels, &mut output)
-        .map(|written| output[..written].to_vec());
-    scratch.buffers.recycle(output);
-    result.map_err(|_| Rejection::Unsupported("side too long for jpg"))
+    jpeg_file(scratch, |room| {
+        turbojpeg::write(raster.size, format, quality, &raster.pixels, room)
+    })
 }
 
 fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {

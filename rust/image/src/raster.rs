@@ -91,7 +91,7 @@ pub struct Buffers {
 }
 
 /// Larger buffers go back to the system, so that one huge image does not hold memory for the rest of the run.
-const MAX_KEPT_BYTES: usize = 8 << 20;
+pub const MAX_KEPT_BYTES: usize = 8 << 20;
 const MAX_KEPT: usize = 8;
 
 impl Buffers {

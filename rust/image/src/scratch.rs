@@ -13,6 +13,8 @@ use crate::raster::Buffers;
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub buffers: Buffers,
+    /// Room for the file that is encoded.
+    pub file: Vec<u8>,
     pub jpeg: Decoder,
     pub convolution: Convolution,
     pub profiles: Profiles,

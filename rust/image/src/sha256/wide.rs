@@ -161,6 +161,7 @@ fn shifted<const A: i32, const B: i32, const SHIFT: u32>(word: __m512i) -> __m51
 }
 
 /// The 64 rounds of a block of each message.
+#[expect(clippy::many_single_char_names, reason = "the names of the standard")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn rounds(state: &mut [__m512i; 8], mut words: [__m512i; 16]) {
