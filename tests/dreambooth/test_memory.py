@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,10 +113,16 @@ def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, P
 
 @pytest.mark.parametrize(
     ("keys", "expected"),
-    [({"method": "full"}, 'method = "lora"'), ({"method": "lora+token"}, 'method = "lora"')],
+    [
+        ({"method": "full"}, 'method = "lora"'),
+        ({"method": "lora+token"}, 'method = "lora"'),
+        ({"method": "lora", "lora": {"dora": True}}, "one of the two"),
+        ({"method": "lora", "compile": True}, "compile = false"),
+        ({"method": "lora", "devices": 2}, "one device"),
+    ],
 )
 def test_what_would_change_or_save_a_quantised_base_is_refused(
-    tmp_path: Path, keys: dict[str, str], expected: str
+    tmp_path: Path, keys: dict[str, Any], expected: str
 ) -> None:
     for kind in PACKAGES:
         with pytest.raises(SpecError, match=expected):

@@ -502,6 +502,10 @@ class TrainSpec(Table):
                 "expected one of the two",
             ),
             (
+                self.base_precision != "auto" and self.devices > 1,
+                f'base_precision = "{self.base_precision}" is for one device, but devices = {self.devices}',
+            ),
+            (
                 self.base_precision != "auto" and self.compile,
                 f'base_precision = "{self.base_precision}" is not compiled; expected compile = false',
             ),

@@ -229,9 +229,13 @@ def _settled(run: Run, family: Family) -> Trainable:
 def _bring_back(train: TrainSpec, family: Family) -> None:
     """Load what was let go of and is a part of the model that is exported."""
     empty = [name for name, module in family.modules() if families.is_empty(module)]
-    for name in empty if train.trains("full") else ():
+    if not train.trains("full") or not empty:
+        return
+    # What is passed over of an encoder that is replaced is none of the new one's.
+    family.make_whole()
+    for name in empty:
         families.bring(family, train.base, name, torch.float32)
-    if empty and train.clip_skip:
+    if train.clip_skip:
         family.skip_layers(train.clip_skip)
 
 
