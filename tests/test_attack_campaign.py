@@ -16,7 +16,7 @@ SHORT = {
     images: ("damaged images, jpg", "damaged images, original"),
     hosts: ("unasked bytes on a kept connection", "notations of private addresses, with and without a proxy"),
     books: ("a changed byte in a dataset", "a list changed in one byte"),
-    kills: ("kill refresh",),
+    kills: ("kill export",),
     machine: ("files that are deleted in mid-run",),
 }
 

@@ -116,12 +116,15 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     (folder / "hook").mkdir()
     (folder / "hook/sitecustomize.py").write_text(HOOK)
     place = Path(shutil.copytree(command.begin, folder / "place"))
-    killed = 0
+    killed, code = 0, 0
     for number in range(random.choice((1, 1, 2, 3))):
         at = random.randrange(1, quiet.changes + 1)
         code = _run(command.commands[0], place, folder / "hook", folder / f"counter{number}", at)
-        killed += code == -signal.SIGKILL
-    for arguments in command.commands:
+        if code != -signal.SIGKILL:
+            break
+        killed += 1
+    # What was not killed came to its end, and would begin anew.
+    for arguments in command.commands if code == -signal.SIGKILL else command.commands[1:]:
         code = _run(arguments, place)
         if code not in _fine(arguments):
             return f"{arguments[0]} ended with {code} after {killed} kills"

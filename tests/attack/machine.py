@@ -121,7 +121,6 @@ def _little_memory(random: Random, folder: Path) -> str | None:
     kinds = [
         ("PNG", "RGB", {}),
         ("JPEG", "RGB", {}),
-        ("BMP", "RGB", {}),
         ("TIFF", "RGB", {"compression": "tiff_lzw"}),
     ]
     kind, mode, options = random.choice(kinds)

@@ -257,12 +257,13 @@ class Worker:
         tally.in_flight = self._pool.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed
         tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
-        with self._process.oneshot():
-            tally.pid = self._process.pid
+        tally.pid = self._process.pid
+        # What is only shown must not end a worker that has no file descriptor left.
+        with contextlib.suppress(OSError, psutil.Error), self._process.oneshot():
             tally.memory_bytes = self._process.memory_info().rss
             times = self._process.cpu_times()
-        tally.cpu_s = times.user + times.system
-        tally.open_files = self._process.num_fds()
+            tally.cpu_s = times.user + times.system
+            tally.open_files = self._process.num_fds()
         await self._send(tally)
 
     async def _send(self, message: ToParent) -> None:
