@@ -308,7 +308,11 @@ class Family(ABC):
         """Put the LoRA that is on the pipeline into its weights."""
         # Some pipelines would leave out that of the text encoders.
         self.pipeline.fuse_lora(
-            [name for name in self.trained_names if getattr(getattr(self.pipeline, name), "peft_config", None)]
+            [
+                name
+                for name in self.trained_names
+                if getattr(getattr(self.pipeline, name), "peft_config", None)
+            ]
         )
         self.pipeline.unload_lora_weights()
 
