@@ -47,6 +47,7 @@ LOSS_TOLERANCE: Final = 1e-3
 """Relative: GPUs add in another order, and TF32 is off."""
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "full, fp32": {"precision": "fp32"},
+    "full, fp32, TF32": {"precision": "fp32", "tf32": True},
     "full, fp16": {"precision": "fp16"},
     "full, bf16": {"precision": "bf16"},
     "full, bf16, 8-bit AdamW, checkpointed": {
@@ -57,9 +58,12 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "full, bf16, PyTorch's attention": {"precision": "bf16", "attention": "sdpa"},
     "full, bf16, xformers": {"precision": "bf16", "attention": "xformers"},
     "full, bf16, compiled": {"precision": "bf16", "compile": True},
+    "full, bf16, blocks compiled": {"precision": "bf16", "compile": "blocks"},
+    "full, bf16, cuDNN's benchmark": {"precision": "bf16", "cudnn_benchmark": True},
     "full, bf16, no cache": {"precision": "bf16", "cache": False},
     "lora, bf16": {"precision": "bf16", "method": "lora"},
     "lora, bf16, compiled": {"precision": "bf16", "method": "lora", "compile": True},
+    "lora, bf16, blocks compiled": {"precision": "bf16", "method": "lora", "compile": "blocks"},
 }
 
 

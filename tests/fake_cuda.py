@@ -54,6 +54,8 @@ class Witness:
 
     computed: dict[str, set[tuple[torch.dtype, str]]] = field(default_factory=lambda: defaultdict(set))
     """By class of the model that a convolution or matrix belongs to: type and device of its output."""
+    pinned: int = 0
+    """How many tensors were put into pinned memory."""
     _inside: list[str] = field(default_factory=list)
 
     def enter(self, module: Any, _inputs: Any) -> None:
@@ -275,14 +277,18 @@ def _for_numpy(name: str) -> Any:
 def _pinned(_mode: Any, tensor: Tensor, *_: Any) -> Tensor:
     if _on_gpu(tensor):
         raise DeviceMismatch("cannot pin 'torch.cuda.FloatTensor'; only dense CPU tensors can be pinned")
+    for witness in _WITNESSES:
+        witness.pinned += 1
     return tensor.clone()
 
 
-def _padded(_mode: Any, sequences: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def _padded(_mode: Any, sequences: list[Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Pad together what it makes room for by their type alone, not by where they are."""
     return put_on(torch._C._nn.pad_sequence(sequences, *args, **kwargs), device_of(sequences[0]))
 
 
+_WITNESSES: list[Witness] = []
+"""Those of the contexts that last."""
 _SPECIAL: dict[Any, Any] = {
     torch._C._nn.pad_sequence: _padded,
     Tensor.device.__get__: lambda _, tensor: device_of(tensor),
@@ -315,6 +321,8 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
     """Have a GPU while the context lasts."""
     witness = Witness()
     with ExitStack() as stack:
+        _WITNESSES.append(witness)
+        stack.callback(_WITNESSES.remove, witness)
         for name, value in _card(capability, memory_bytes).items():
             stack.enter_context(patch.object(torch.cuda, name, value))
         for name, value in _ACCELERATOR.items():

@@ -21,10 +21,12 @@ from tiny_models import TINY_FLOW_MODELS, tiny_clip, tiny_dino, tiny_sd, tiny_sd
 from training import Listener, history, write_images
 from turbo_fetch import stages
 from turbo_fetch.doctor.accelerator import best_precision
+from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families import DTYPES
 from turbo_fetch.dreambooth.run_folder import checkpoints, read_checkpoint
-from turbo_fetch.errors import Interrupted
-from turbo_fetch.spec import Spec
+from turbo_fetch.dreambooth.training.trainer import compile_denoiser, kernels_chosen, uses_tf32
+from turbo_fetch.errors import Interrupted, SpecError
+from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.spec.train import EmaSpec, SamplesSpec, ScheduleSpec
 from turbo_fetch.stop import StopRequest
@@ -55,10 +57,19 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "family": tuple(FAMILIES),
     "method": ("full", "lora", "token", "full+token", "lora+token"),
     "precision": ("bf16", "fp16", "fp32", "auto"),
-    "optimiser": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
+    "optimiser": ("adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"),
     "cache": (False, True),
     "text_encoder": (True, False),
-    "more": ("nothing", "gradient_checkpointing", "compile", "accumulation", "dora", "lokr", "loha"),
+    "more": (
+        "nothing",
+        "gradient_checkpointing",
+        "compile",
+        "blocks",
+        "accumulation",
+        "dora",
+        "lokr",
+        "loha",
+    ),
 }
 """What a run is made of."""
 
@@ -99,7 +110,8 @@ class Case:
             **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
             **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family in DIFFUSION else {}),
             **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
-            **({"compile": True} if self.more == "compile" else {}),
+            **({"compile": True, "cudnn_benchmark": True} if self.more == "compile" else {}),
+            **({"compile": "blocks"} if self.more == "blocks" else {}),
             **({"accumulation": 2, "ema": {"decay": 0.9}} if self.more == "accumulation" else {}),
         }
 
@@ -223,6 +235,7 @@ def test_images_are_made_and_scored_on_a_gpu(
 def _check_training(case: Case, spec: Spec, gpu: Witness) -> None:
     assert spec.train is not None
     precision = "bf16" if case.precision == "auto" else case.precision
+    assert gpu.pinned
     for model, made in gpu.computed.items():
         assert {device for _, device in made} == {CUDA.type}, model
     kept = KEPT_IN_FP32 & gpu.computed.keys()
@@ -266,16 +279,62 @@ def test_a_step_whose_gradient_overflows_moves_neither_schedule_nor_mean(
 
 
 def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> None:
-    variants = ("lora, bf16", "full, bf16, xformers")
+    variants = ("lora, bf16, blocks compiled", "full, bf16, xformers")
     plan = Plan(small=True, families=("sdxl",), methods=("lora",), precisions=("fp16",), variants=variants)
     result = measured(tmp_path, plan)
     whole = result["correctness"]
     assert whole["sdxl lora"]["equal"], whole
     assert whole["sdxl fp16"]["not black"], whole
-    assert result["speed and memory"]["lora, bf16"]["s_per_step"] > 0, result
+    assert result["speed and memory"]["lora, bf16, blocks compiled"]["s_per_step"] > 0, result
     # No kernel runs on a GPU that is not there, and what fails stops nothing else.
     assert "xformers" in result["speed and memory"]["full, bf16, xformers"]["failed"]
     json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "precision", "capability", "expected"),
+    [
+        ("auto", "bf16", (8, 0), True),
+        ("auto", "fp32", (8, 0), False),
+        (True, "fp32", (8, 6), True),
+        (False, "bf16", (9, 0), False),
+        ("auto", "fp16", (7, 5), False),
+    ],
+)
+def test_fp32_is_computed_as_tf32_where_a_card_has_it_and_it_is_not_asked_for_fp32(
+    wanted: Any, precision: str, capability: tuple[int, int], expected: bool
+) -> None:
+    keys = {"base": "b", "subject": "s", "class": "dog", "tf32": wanted, "cudnn_benchmark": True}
+    train = TrainSpec.model_validate(keys)
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    with fake_cuda(capability), kernels_chosen(train, CUDA, precision):
+        assert (torch.get_float32_matmul_precision() == "high", cudnn.allow_tf32) == (expected, expected)
+        assert cudnn.benchmark
+    assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark) == before
+
+
+def test_what_a_device_has_not_is_refused() -> None:
+    for key, value, expected in (
+        ("tf32", True, "has no TF32"),
+        ("cudnn_benchmark", True, "is for NVIDIA GPUs"),
+    ):
+        train = TrainSpec.model_validate({"base": "b", "subject": "s", "class": "dog", key: value})
+        with pytest.raises(SpecError, match=expected), kernels_chosen(train, torch.device("cpu"), "fp32"):
+            pass
+    train = TrainSpec.model_validate({"base": "b", "subject": "s", "class": "dog", "tf32": True})
+    with fake_cuda((7, 5)), pytest.raises(SpecError, match="has no TF32"):
+        uses_tf32(train, CUDA, "fp16")
+
+
+def test_blocks_are_compiled_once_for_all_of_them(places: dict[str, Path]) -> None:
+    for name, kind in (("sdxl", "BasicTransformerBlock"), ("sd3", "JointTransformerBlock")):
+        denoiser = families.skeleton(str(places[name])).denoiser
+        compile_denoiser(denoiser, "blocks")
+        compiled = {type(module).__name__ for module in denoiser.modules() if module._compiled_call_impl}
+        assert compiled == {kind}
+    with pytest.raises(SpecError, match="has no blocks that repeat"):
+        compile_denoiser(torch.nn.Linear(1, 1), "blocks")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from turbo_fetch.spec.train import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
 AT_ONCE = 6
 """Choices of options that are trained with in each run of the suite, those with the most pairs; `slow` takes all."""
@@ -45,6 +46,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "prior_weight": (1.0, 0.0),
     "precision": ("auto", "bf16", "fp16"),
     "compile": (False,),
+    "tf32": ("auto", False, True),
+    "cudnn_benchmark": (False, True),
     "gradient_checkpointing": (False, True),
     "attention": ("auto", "sdpa", "xformers"),
     "cache": (True, False),
@@ -53,6 +56,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "sample_every": (0, 1),
     "checkpoint_every": (100, 1),
     "pictures.captions": ("auto", "prompt"),
+    "pictures.annotator": (None, str(ROOT / "examples" / "annotator.py")),
     "pictures.caption_dropout": (0.0, 0.3),
     "pictures.repeats": (1, 2),
     "pictures.flip": (False, True),
@@ -71,7 +75,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "timesteps.deviation": (1.0, 0.5),
     "timesteps.mode_scale": (1.29, -0.5),
     "timesteps.shift": ("auto", 2.0, "resolution"),
-    "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "adafactor", "lion"),
+    "optimiser.kind": ("adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"),
     "optimiser.weight_decay": (0.01, 0.0),
     "optimiser.betas": ((0.9, 0.999), (0.0, 0.9)),
     "optimiser.epsilon": (1e-8, 1e-6),
@@ -203,7 +207,8 @@ def _not_here(pair: Chosen) -> bool:
     )
     shifts = pair.get("base", "sd") != "sd3" and pair.get("timesteps.shift", "auto") != "auto"
     skips = pair.get("base") in {"sdxl", "sd3"} and pair.get("clip_skip")
-    return bool(flows or skips or shifts) or bool(
+    is_for_a_gpu = pair.get("tf32") is True or bool(pair.get("cudnn_benchmark"))
+    return bool(flows or skips or shifts or is_for_a_gpu) or bool(
         {"gpu", "xformers", "fp16"} & {str(value) for value in pair.values()}
     )
 
@@ -298,8 +303,15 @@ def test_options_that_are_not_refused_train(bases: dict[str, Path], tmp_path: Pa
     assert len(history(tmp_path / "model")) == STEPS
 
 
-@pytest.mark.parametrize("schedule", OPTIONS["schedule.kind"])
-@pytest.mark.parametrize("kind", OPTIONS["optimiser.kind"])
+FOLLOWED = [
+    (kind, schedule)
+    for kind in OPTIONS["optimiser.kind"]
+    for schedule in OPTIONS["schedule.kind"]
+    if _problem({"optimiser.kind": kind, "schedule.kind": schedule}) is None
+]
+
+
+@pytest.mark.parametrize(("kind", "schedule"), FOLLOWED)
 def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, schedule: str) -> None:
     train = training_spec(
         tmp_path,

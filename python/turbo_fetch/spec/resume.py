@@ -30,7 +30,9 @@ BINDING: Final = frozenset(
         "text_encoder_learning_rate",
         "token_learning_rate",
         "prior_weight",
-        # These three compute the same with other roundings.
+        # These compute the same with other roundings.
+        "tf32",
+        "cudnn_benchmark",
         "compile",
         "attention",
         "cache",
@@ -90,6 +92,8 @@ FREE: Final = frozenset(
         "checkpoints_kept",
         "sample_every",
         "log_every",
+        # What it makes is compared with the images.
+        "pictures.annotator",
         "pictures.workers",
         "samples.prompts",
         "samples.images",

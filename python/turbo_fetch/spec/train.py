@@ -19,10 +19,13 @@ from turbo_fetch.spec.table import Location, ModelName, Place, Table
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
-OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
+OptimiserKind = Literal["adamw", "adamw8bit", "prodigy", "prodigy_schedulefree", "adafactor", "lion"]
 ScheduleKind = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
+
+FIND_THEIR_RATE: Final[frozenset[OptimiserKind]] = frozenset({"prodigy", "prodigy_schedulefree"})
+"""Optimisers that adapt one learning rate for all that is trained."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -54,6 +57,9 @@ class PicturesSpec(Table):
     """`auto`: a file such as `photo.txt` beside the image, a table of captions in the folder, or the caption of the
     dataset, otherwise `train.prompt`; `prompt`: always `train.prompt`. `{identifier}` and `{class}` are replaced in
     all of them."""
+    annotator: Annotated[str, Place(or_name=True)] | None = None
+    """A Python file or installed module whose functions `captions` and `masks` make them for images that have none; its
+    code is run."""
     caption_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of examples trained with an empty caption, which keeps guidance working on long runs."""
     repeats: PositiveInt = 1
@@ -109,7 +115,9 @@ class OptimiserSpec(Table):
     """`[train.optimiser]`: the optimiser."""
 
     kind: OptimiserKind = "adamw"
-    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` needs prodigyopt: the extra `optimisers`."""
+    """Algorithm. `adamw8bit` and `lion` need bitsandbytes, `prodigy` prodigyopt, and
+    `prodigy_schedulefree`, which averages the weights instead of following a schedule (arXiv 2405.15682),
+    prodigy-plus-schedule-free: the extra `optimisers`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay; not used for token embeddings."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -241,8 +249,15 @@ class TrainSpec(Table):
     """Weight of the loss over class images, which come from `[prior]`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of computation; trained weights stay fp32. `auto`: the best that the device supports."""
-    compile: bool = False
-    """Compile the denoiser: takes minutes at the start, then steps are faster."""
+    tf32: bool | Literal["auto"] = "auto"
+    """On NVIDIA GPUs since Ampere: compute what is in fp32 with 10 of its 23 bits, which is several times faster.
+    `auto`: not with `precision = "fp32"`, and otherwise for what stays in fp32, such as the VAE."""
+    cudnn_benchmark: bool = False
+    """On NVIDIA GPUs: measure which kernels are fastest for each size of images. A run may then resume with other
+    roundings."""
+    compile: bool | Literal["blocks"] = False
+    """Compile the denoiser: takes minutes at the start, then steps are faster. `blocks` compiles the block that it is
+    made of once, which takes a fraction of that."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
@@ -401,6 +416,11 @@ class TrainSpec(Table):
         lora = f'lora.kind is "{self.lora.kind}"'
         is_drawn = f'timesteps.distribution is "{drawn}"'
         for name, is_used, reason in (
+            (
+                "pictures.annotator",
+                pictures.captions == "auto" or pictures.masks,
+                'pictures.captions is "prompt" and pictures.masks is false',
+            ),
             ("pictures.random_crops", pictures.crop == "random", f'pictures.crop is "{pictures.crop}"'),
             ("pictures.max_aspect", pictures.buckets, "pictures.buckets is false"),
             ("pictures.mask_floor", pictures.masks, "pictures.masks is false"),
@@ -422,10 +442,24 @@ class TrainSpec(Table):
 
     def _conflicts(self) -> tuple[tuple[bool, str], ...]:
         rates = {self.rates[group] for group in self._trained_groups}
+        kind = self.optimiser.kind
+        averages, named = kind == "prodigy_schedulefree", f'optimiser.kind = "{kind}"'
         return (
             (
-                self.optimiser.kind == "prodigy" and len(rates) > 1,
-                f"prodigy finds one learning rate for all that is trained, but {len(rates)} are given; expected "
+                averages and self.schedule.kind != "constant",
+                f'schedule.kind = "{self.schedule.kind}", but {named} needs no schedule; expected "constant"',
+            ),
+            (
+                averages and self.ema is not None,
+                f"[train.ema] is given, but {named} averages the weights itself",
+            ),
+            (
+                averages and not self.optimiser.betas[0],
+                f"optimiser.betas begins with 0, but {named} averages by it; expected more",
+            ),
+            (
+                kind in FIND_THEIR_RATE and len(rates) > 1,
+                f"{kind} finds one learning rate for all that is trained, but {len(rates)} are given; expected "
                 "learning_rate alone, or another optimiser.kind",
             ),
             (
@@ -500,7 +534,7 @@ class TrainSpec(Table):
     @property
     def rates(self) -> dict[str, float]:
         """The learning rates of `denoiser`, `text_encoder` and `token`, defaults filled in."""
-        own = self.optimiser.kind == "prodigy"
+        own = self.optimiser.kind in FIND_THEIR_RATE
         usual = USUAL_LEARNING_RATE["lora" if self.trains("lora") else "full"]
         denoiser = self.learning_rate if self.learning_rate != "auto" else 1.0 if own else usual
         token = self.learning_rate if self.method == "token" and self.learning_rate != "auto" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -36,14 +36,17 @@ class Examples:
 
     def to(self, device: torch.device) -> Examples:
         """Return the same on a device."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Examples:
+        """Return the same with all tensors changed."""
+        known = self.posterior
         return replace(
             self,
-            sizes=_to(self.sizes, device),
-            pixels=None if self.pixels is None else _to(self.pixels, device),
-            mask=None if self.mask is None else _to(self.mask, device),
-            posterior=None
-            if self.posterior is None
-            else Posterior(_to(self.posterior.mean, device), _to(self.posterior.deviation, device)),
+            sizes=change(self.sizes),
+            pixels=None if self.pixels is None else change(self.pixels),
+            mask=None if self.mask is None else change(self.mask),
+            posterior=None if known is None else Posterior(change(known.mean), change(known.deviation)),
         )
 
 
@@ -59,6 +62,11 @@ class Batch:
         """Return the same on a device."""
         prior = None if self.prior is None else self.prior.to(device)
         return Batch(self.position, self.subject.to(device), prior)
+
+    def pin_memory(self) -> Batch:
+        """Return the same in memory from which a GPU copies by itself; PyTorch's loader asks for it."""
+        prior = None if self.prior is None else self.prior.each(Tensor.pin_memory)
+        return Batch(self.position, self.subject.each(Tensor.pin_memory), prior)
 
     def passes(self) -> Iterator[Examples]:
         """Yield subject and class as one if they have the same size, else one after the other."""
@@ -181,12 +189,14 @@ class Positions(Sampler[int]):
 class Loader(DataLoader[Batch]):
     """A loader that begins where its run does, which is how Lightning knows that it can be resumed."""
 
-    def __init__(self, batches: Batches, positions: Positions, workers: int) -> None:
+    def __init__(self, batches: Batches, positions: Positions, workers: int, pinned: bool = False) -> None:
+        """`pinned` puts batches where a GPU fetches them beside its work, which is worth it for one alone."""
         super().__init__(
             batches,
             batch_size=None,
             sampler=positions,
             num_workers=workers,
+            pin_memory=pinned,
             # Of its own, so that making an iterator draws nothing from the generator of the model.
             generator=torch.Generator().manual_seed(0),
             persistent_workers=False,
@@ -225,7 +235,3 @@ def _masks(halves: tuple[Examples, Examples]) -> Tensor | None:
     return torch.cat(
         [ones if half.mask is None else half.mask for half, ones in zip(halves, plain, strict=True)]
     )
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)

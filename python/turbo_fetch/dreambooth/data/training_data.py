@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from turbo_fetch.dreambooth.data.annotator import annotated, open_annotator
 from turbo_fetch.dreambooth.data.cache import Advance, Captions, cached_captions, cached_latents
 from turbo_fetch.dreambooth.data.decoding import Size
 from turbo_fetch.dreambooth.data.examples import Concept, SubjectExamples
@@ -57,16 +58,21 @@ class TrainingData:
 
 def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]) -> TrainingData:
     """Read and check all images; says what is doubtful. Raises PicturesError, InputError, SpecError."""
-    work = _cache(train)
+    work, annotator = _cache(train), open_annotator(train.pictures)
+
+    def of_subject(place: str) -> list[ImageFile]:
+        found = read_images(place, "subject", work, note)
+        return found if annotator is None else annotated(found, annotator, work, note)
+
     priors = {
         class_: read_images(place, "class", work, note) for class_, place in class_images_places(spec).items()
     }
     subjects = []
     for each, held_out in zip(train.each_subject, train.held_out, strict=True):
-        subject = read_images(subject_place(spec, each.subject, "train.subject"), "subject", work, note)
+        subject = of_subject(subject_place(spec, each.subject, "train.subject"))
         for warning in image_warnings(each, subject, _captions_of(each, subject)):
             note(warning)
-        validation = read_images(held_out, "subject", work, note) if held_out else []
+        validation = of_subject(held_out) if held_out else []
         subjects.append(SubjectImages(each, subject, priors.get(each.class_, []), validation))
     return TrainingData(tuple(subjects), spec.prior.prompt if spec.prior else None)
 

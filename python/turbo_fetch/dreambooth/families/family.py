@@ -16,7 +16,7 @@ from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
 from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import validated
-from turbo_fetch.spec.train import USUAL_LEARNING_RATE, Part, TrainSpec
+from turbo_fetch.spec.train import FIND_THEIR_RATE, USUAL_LEARNING_RATE, Part, TrainSpec
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told of the captions; each tensor has one row per caption."""
@@ -113,7 +113,7 @@ class Family(ABC):
             filled["text_encoder"] = train.trains("full") and cls.trains_text_encoders
         if train.learning_rate == "auto" and train.trains_denoiser:
             usual = cls.learning_rates["lora" if train.trains("lora") else "full"]
-            filled["learning_rate"] = 1.0 if train.optimiser.kind == "prodigy" else usual
+            filled["learning_rate"] = 1.0 if train.optimiser.kind in FIND_THEIR_RATE else usual
         return validated(TrainSpec, {**train.model_dump(by_alias=True), **filled}, "[train]")
 
     @classmethod

@@ -90,9 +90,12 @@ class Flux2Klein(FlowFamily):
         encoder, tokenizer = self.pipeline.text_encoder, self.pipeline.tokenizer
         texts = chats(tokenizer, captions, enable_thinking=False)
         ids, mask = language_tokens(tokenizer, texts, QWEN_TOKENS, encoder.device)
+        # Written out, as transformers would look into the mask, which has no content where memory is estimated.
+        before = torch.ones(QWEN_TOKENS, QWEN_TOKENS, dtype=torch.bool, device=ids.device).tril()
+        seen = mask.bool()[:, None, None, :] & before
         with torch.no_grad():
             states = encoder(
-                input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False
+                input_ids=ids, attention_mask=seen, output_hidden_states=True, use_cache=False
             ).hidden_states
         return {"hidden": torch.cat([states[layer] for layer in QWEN_LAYERS], dim=-1)}
 

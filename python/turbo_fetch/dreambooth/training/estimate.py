@@ -28,8 +28,16 @@ from turbo_fetch.spec import TrainSpec
 META: Final = torch.device("meta")
 CONTEXT_BYTES: Final = 700_000_000
 """What CUDA takes of a card for itself and for libraries, with what its allocator leaves between tensors."""
-_STATE_BYTES: Final = {"adamw": 8, "adamw8bit": 2, "lion": 4, "prodigy": 16, "adafactor": 0}
-"""Of an optimiser, for each number that it trains; Adafactor's are of the size of a row and a column."""
+_STATE_BYTES: Final = {
+    "adamw": 8,
+    "adamw8bit": 2,
+    "lion": 4,
+    "prodigy": 16,
+    "prodigy_schedulefree": 5,
+    "adafactor": 0,
+}
+"""Of an optimiser, for each number that it trains; those that Adafactor and, beside the weights that it averages, the
+schedule-free Prodigy have are of the size of a row and a column."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,13 @@ from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
 from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
 from turbo_fetch.dreambooth.training.history import History
-from turbo_fetch.dreambooth.training.optimisers import Ema, make_optimiser, make_schedule
+from turbo_fetch.dreambooth.training.optimisers import (
+    Ema,
+    ScheduleFree,
+    WeightMean,
+    make_optimiser,
+    make_schedule,
+)
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -47,11 +53,15 @@ class DreamBooth(LightningModule):
         self.parts = nn.ModuleDict(setup.trainable.modules)
         self.process = setup.family.process()
         ema = setup.train.ema
-        self.ema = Ema((p for _, p in setup.trainable.named()), ema.decay) if ema else None
+        self.ema: WeightMean | None = Ema(self._learning(), ema.decay) if ema else None
         self.skipped_steps = 0
         """Steps of this process whose gradients overflowed in fp16: they count as steps, but nothing is learned."""
         self._is_skipped = False
         self._random: Mapping[str, Any] | None = None
+
+    def _learning(self) -> list[Tensor]:
+        """Return what is trained, always in the same order."""
+        return [parameter for _, parameter in self.setup_.trainable.named()]
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one pass."""
@@ -103,8 +113,9 @@ class DreamBooth(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return optimiser and schedule."""
         train = self.setup_.train
-        scaled = self.trainer.precision == "16-mixed"
-        optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups, scaled)
+        optimiser = make_optimiser(train.optimiser, self.setup_.trainable.groups)
+        if train.optimiser.kind == "prodigy_schedulefree":
+            self.ema = ScheduleFree(self._learning(), optimiser)
         schedule = make_schedule(train, optimiser)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -132,8 +143,11 @@ class DreamBooth(LightningModule):
 
     def _gradient_scale(self) -> float:
         """Return by what gradients are scaled, in fp16; otherwise 1."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def configure_gradient_clipping(
         self,
@@ -141,10 +155,13 @@ class DreamBooth(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Cut the norm of the gradient; Lightning refuses to with fused AdamW under bf16, where nothing is scaled."""
-        if self.trainer.precision != "bf16-mixed" or not gradient_clip_val:
+        """Cut the norm of the gradient; Lightning refuses to with fused AdamW in half precision."""
+        if not gradient_clip_val or "mixed" not in str(self.trainer.precision):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Of others Lightning has done so, and a fused optimiser would do it after the norm is cut.
+            self._scaler.unscale_(optimizer)
         learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(learning, gradient_clip_val)
 

@@ -219,6 +219,9 @@ def _everywhere(spec: Spec) -> Spec:
     train = spec.train
     assert train is not None
     changes: dict[str, Any] = {"base": _absolute(train.base)}
+    if train.pictures.annotator:
+        annotator = _absolute(train.pictures.annotator)
+        changes["pictures"] = train.pictures.model_copy(update={"annotator": annotator})
     if train.subject:
         changes["subject"] = _absolute(train.subject)
     changes["subjects"] = tuple(

@@ -6,9 +6,9 @@ Packages of optimisers are imported when asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -22,20 +22,18 @@ _PACKAGES: Final[Mapping[OptimiserKind, tuple[str, str]]] = {
     "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
     "lion": ("bitsandbytes.optim", "Lion"),
     "prodigy": ("prodigyopt", "Prodigy"),
+    "prodigy_schedulefree": ("prodigyplus", "ProdigyPlusScheduleFree"),
 }
 
 _USUAL_RATE: Final = 1e-3
 """That of PyTorch's optimisers."""
 
 
-def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bool = False) -> Any:
-    """Return the optimiser of parameter groups, which bring their learning rates.
-
-    `scaled` says that gradients are scaled (fp16), which fused kernels do not clip. Raises MissingExtra.
-    """
+def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> Any:
+    """Return the optimiser of parameter groups, which bring their learning rates. Raises MissingExtra."""
     if spec.kind == "adamw":
         # Fused runs on processors too, at about half the cost of the loop.
-        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=not scaled)
+        return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.epsilon, fused=True)
     if spec.kind == "adafactor":
         from transformers.optimization import Adafactor
 
@@ -47,7 +45,30 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], scaled: bo
         return kind(
             groups, betas=spec.betas, eps=spec.epsilon, safeguard_warmup=True, use_bias_correction=True
         )
+    if spec.kind == "prodigy_schedulefree":
+        # A rate for each group where there are several; of one it would print that there is one.
+        made = kind(groups, betas=spec.betas, eps=spec.epsilon, split_groups=len(groups) > 1)
+        _keep_types(made)
+        return made
     return kind(groups, betas=spec.betas, eps=spec.epsilon)
+
+
+def _keep_types(optimiser: torch.optim.Optimizer) -> None:
+    """Have state that is loaded stay of its type: PyTorch gives it that of the parameter, which rounds otherwise."""
+    types: dict[int, dict[str, torch.dtype]] = {}
+
+    def before(_optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        for number, state in saved["state"].items():
+            types[number] = {name: value.dtype for name, value in state.items() if isinstance(value, Tensor)}
+
+    def after(loaded: torch.optim.Optimizer) -> None:
+        parameters = [parameter for group in loaded.param_groups for parameter in group["params"]]
+        for number, names in types.items():
+            state = loaded.state[parameters[number]]
+            state.update({name: state[name].to(dtype) for name, dtype in names.items()})
+
+    optimiser.register_load_state_dict_pre_hook(before)
+    optimiser.register_load_state_dict_post_hook(after)
 
 
 def optimiser_class(kind: OptimiserKind) -> Any:
@@ -75,6 +96,71 @@ def make_schedule(train: TrainSpec, optimiser: Any) -> Any:
         num_cycles=schedule.cycles,
         power=schedule.power,
     )
+
+
+class WeightMean(Protocol):
+    """Means of what is trained, which are used in its place."""
+
+    def update(self) -> None:
+        """Take note of an optimiser step."""
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Let the parameters be the means while the context lasts."""
+
+    def copy_to_weights(self) -> None:
+        """Let the parameters be the means for good."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Return all state, the means among it."""
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take the state of an earlier run."""
+
+
+class ScheduleFree:
+    """The mean that a schedule-free optimiser keeps, in the parameters themselves and its own state."""
+
+    def __init__(self, parameters: Iterable[Tensor], optimiser: Any) -> None:
+        self._parameters = list(parameters)
+        self._optimiser = optimiser
+        self._taken: list[Tensor] | None = None
+
+    def update(self) -> None:
+        """Do nothing: a step has moved it."""
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """See WeightMean. The parameters are afterwards what they were, to the last bit."""
+        kept = [parameter.detach().clone() for parameter in self._parameters]
+        self._optimiser.eval()
+        try:
+            yield
+        finally:
+            self._optimiser.train()
+            _copy(kept, self._parameters)
+
+    def copy_to_weights(self) -> None:
+        """See WeightMean."""
+        _copy(self._taken or self._means(), self._parameters)
+
+    def state_dict(self) -> dict[str, object]:
+        """See WeightMean."""
+        return {"steps": 0, "means": self._means()}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """See WeightMean: an optimiser that resumes has its own."""
+        assert isinstance(state["means"], list)
+        self._taken = state["means"]
+
+    def _means(self) -> list[Tensor]:
+        with self.in_place():
+            return [parameter.detach().clone() for parameter in self._parameters]
+
+
+@torch.no_grad()
+def _copy(values: Iterable[Tensor], parameters: Iterable[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 class Ema:
@@ -108,11 +194,9 @@ class Ema:
         finally:
             self._swap()
 
-    @torch.no_grad()
     def copy_to_weights(self) -> None:
         """Let the parameters be the means for good."""
-        for parameter, mean in zip(self._parameters, self.means, strict=True):
-            parameter.copy_(mean)
+        _copy(self.means, self._parameters)
 
     @torch.no_grad()
     def _swap(self) -> None:

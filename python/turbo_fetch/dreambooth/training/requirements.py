@@ -15,7 +15,7 @@ from turbo_fetch.dreambooth.data.sources import class_images_place
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
-from turbo_fetch.dreambooth.training.trainer import device_of, precision_of
+from turbo_fetch.dreambooth.training.trainer import device_of, precision_of, uses_tf32
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec import Spec, TrainSpec
@@ -54,7 +54,8 @@ def _precision(train: TrainSpec, device: torch.device, precision: str) -> Findin
     if device.type != "cuda":
         return Finding("precision", "good", precision)
     capability = torch.cuda.get_device_capability(device)
-    found = f"{precision}, on compute capability {capability[0]}.{capability[1]}"
+    rest = ", fp32 computed as TF32" if uses_tf32(train, device, precision) else ""
+    found = f"{precision}{rest}, on compute capability {capability[0]}.{capability[1]}"
     if precision == "bf16" and capability < BF16_CAPABILITY:
         return Finding(
             "precision",

@@ -53,7 +53,9 @@ from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.training.trainer import (
     TrainerFactory,
+    compile_denoiser,
     device_of,
+    kernels_chosen,
     memory_explained,
     offload,
     place_model,
@@ -135,7 +137,8 @@ def train_here(
         if before:
             check_machine(output, before, machine)
         record["ran_on"] = machine
-        return TrainReport(str(output), train.steps, _train(run), was_complete=False)
+        with kernels_chosen(train, device, precision):
+            return TrainReport(str(output), train.steps, _train(run), was_complete=False)
 
 
 def _train(run: Run) -> Entry | None:
@@ -164,13 +167,13 @@ def _train(run: Run) -> Entry | None:
     if history.lost:
         listener.note(f"train: {HISTORY} lacks {history.lost:,} of the {step:,} steps that are done")
     module = DreamBooth(Setup(train, family, trainable, captions, history))
-    if train.compile:
-        family.denoiser.compile()
+    compile_denoiser(family.denoiser, train.compile)
     turns = Turns(train.seed, train.weights)
     batches = Batches(subjects, turns, trainer.global_rank, trainer.world_size)
     positions = Positions(step * train.accumulation, train.steps * train.accumulation)
     try:
-        trainer.fit(module, Loader(batches, positions, _readers(train)), ckpt_path=resume, weights_only=True)
+        loader = Loader(batches, positions, _readers(train), pinned=device.type == "cuda")
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
     except Unreadable as error:
         raise PicturesError(str(error).strip().rpartition("\n")[2]) from error
     if trainer.global_step < train.steps:

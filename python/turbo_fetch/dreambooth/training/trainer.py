@@ -26,6 +26,7 @@ from turbo_fetch.spec.train import TrainSpec
 
 Attention = Literal["auto", "xformers", "sdpa"]
 
+TF32_CAPABILITY: Final = (8, 0)
 _LIGHTNING: Final = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 _LIGHTNING_PRECISION: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -114,6 +115,53 @@ def precision_of(train: TrainSpec, device: torch.device) -> str:
     if train.precision != "auto":
         return train.precision
     return best_precision(device)
+
+
+def uses_tf32(train: TrainSpec, device: torch.device, precision: str) -> bool:
+    """Return whether fp32 is computed as TF32. Raises SpecError if that is asked for and the device has none."""
+    has_it = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TF32_CAPABILITY
+    if train.tf32 is True and not has_it:
+        raise SpecError(
+            "train.tf32 = true, but this device has no TF32, which NVIDIA GPUs have since Ampere (compute capability "
+            '8.0); expected "auto"'
+        )
+    return has_it and (precision != "fp32" if train.tf32 == "auto" else train.tf32)
+
+
+@contextmanager
+def kernels_chosen(train: TrainSpec, device: torch.device, precision: str) -> Iterator[None]:
+    """Have PyTorch compute fp32 and choose kernels as the spec says while the context lasts. Raises SpecError."""
+    if train.cudnn_benchmark and device.type != "cuda":
+        raise SpecError(
+            "train.cudnn_benchmark = true is for NVIDIA GPUs, and this device is none; expected false"
+        )
+    tf32, cudnn = uses_tf32(train, device, precision), torch.backends.cudnn
+    # Lightning and the compiler read these, and fail where PyTorch's newer settings (`fp32_precision`) say otherwise.
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32, cudnn.benchmark = tf32, train.cudnn_benchmark
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+def compile_denoiser(denoiser: Any, how: bool | Literal["blocks"]) -> None:
+    """Compile the denoiser as a whole, or each of its repeated blocks, whose code is shared. Raises SpecError."""
+    if how is True:
+        denoiser.compile()
+    if how != "blocks":
+        return
+    # Not all models name them; none splits what it repeats over devices.
+    names = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None) or ()
+    blocks = [module for module in denoiser.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise SpecError(
+            f'train.compile = "blocks", but a {type(denoiser).__name__} has no blocks that repeat; expected true'
+        )
+    for block in blocks:
+        block.compile()
 
 
 def place_model(family: Family, device: torch.device, precision: str, train: TrainSpec) -> None:
