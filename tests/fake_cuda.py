@@ -282,9 +282,15 @@ def _pinned(_mode: Any, tensor: Tensor, *_: Any) -> Tensor:
     return tensor.clone()
 
 
+def _padded(_mode: Any, sequences: list[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Pad together what it makes room for by their type alone, not by where they are."""
+    return put_on(torch._C._nn.pad_sequence(sequences, *args, **kwargs), device_of(sequences[0]))
+
+
 _WITNESSES: list[Witness] = []
 """Those of the contexts that last."""
 _SPECIAL: dict[Any, Any] = {
+    torch._C._nn.pad_sequence: _padded,
     Tensor.device.__get__: lambda _, tensor: device_of(tensor),
     Tensor.is_cuda.__get__: lambda _, tensor: _on_gpu(tensor),
     Tensor.is_cpu.__get__: lambda _, tensor: device_of(tensor).type == "cpu",
