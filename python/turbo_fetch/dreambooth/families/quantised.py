@@ -72,7 +72,7 @@ def _quantised_bytes(weight: torch.Tensor, kind: Quantisation) -> int:
 
 
 def _as_nf4(linear: nn.Linear) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     made: Any = Linear4bit(
         linear.in_features,
