@@ -92,7 +92,7 @@ def _private_address(random: Random, folder: Path) -> str | None:
     host = _notation(address, random)
     with Origin({"a.jpg": b"x"}) as proxy:
         ways = {"proxy": proxy.base} if random.random() < 0.5 else {}
-        fetched = attempt(f"http://{host}:8080/a.jpg", robots="ignore", timeout_s=1, **ways)
+        fetched = attempt(f"http://{host}:8080/a.jpg", None, robots="ignore", timeout_s=1, **ways)
         asked = proxy.hits.total()
     if asked or fetched.outcome not in {Outcome.ADDRESS, Outcome.URL}:
         return f"{host} ended as {fetched.outcome.label} ({fetched.detail}), requests to the proxy: {asked}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -51,6 +52,10 @@ from turbo_fetch.shard.transform import Transform
 from turbo_fetch.storage import Storage
 
 """What hosts said in robots.txt and the like; in the work folder."""
+
+NO_FILES: Final = (
+    "too many open files: expected a higher limit (ulimit -n), or a smaller fetch.http.concurrency"
+)
 
 TALLY_EVERY_S: Final = 0.5
 LOOK_FOR_PARENT_EVERY_S: Final = 1.0
@@ -340,7 +345,17 @@ def main() -> None:
         return
     assert isinstance(setup, Setup)
     spare_garbage_collection()
-    uvloop.run(work(connection, setup, _stop_on_sigterm))
+    try:
+        uvloop.run(work(connection, setup, _stop_on_sigterm))
+    except* OSError as group:
+        if (
+            group.subgroup(lambda error: getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE})
+            is None
+        ):
+            raise
+        # It may come up anywhere, a module that is imported late included.
+        sys.stderr.write(f"{NO_FILES}\n")
+        os._exit(1)
     # The listening thread may still wait for the parent; everything is saved, so nothing waits for it.
     sys.stdout.flush()
     os._exit(0)

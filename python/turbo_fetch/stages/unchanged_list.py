@@ -36,7 +36,7 @@ def refuse_changed_list(
     """
     committed = dataset.committed_of_list
     digests = {record["shard"]: record.get("rows_digest") for record in dataset.records()}
-    left = {shard: digests[shard] for shard in committed if digests.get(shard) is not None}
+    left = {shard: str(digests[shard]) for shard in committed if digests.get(shard) is not None}
     if not left:
         return
     listener.note(
