@@ -141,6 +141,8 @@ class Dataset:
         self._storage.write_bytes(names.JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
 
 
+SPREAD_WINDOWS: Final = 2
+"""Which windows of a list the order `spread` has: raised when the same list and seed give other shards."""
 _RULES: Final = ("hash_column", "hash_kind", "on_hash_mismatch", "boxes_column")
 
 
@@ -153,6 +155,9 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
     picked["input"] |= _reading(spec.input)
+    if spec.input.order == "spread":
+        # Earlier builds cut a list otherwise.
+        picked["input"]["spread_windows"] = SPREAD_WINDOWS
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
     return {"fetch": redact_tables({**picked, **whole})}
 
@@ -160,7 +165,7 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
 def _reading(spec: InputSpec) -> dict[str, Any]:
     """Return which columns are kept, in order, under which names; how rows are read and chosen, if not as usual."""
     keep = [name if name == new else f"{name} = {new}" for name, new in spec.kept.items()]
-    usual = {
+    usual: dict[str, Any] = {
         "quoting": "auto",
         "column_types": {},
         "column_names": [],

@@ -307,11 +307,11 @@ class Network:
 
     def outage(self) -> tuple[Cause, float] | None:
         """Return what is out of order, and for how many seconds; None if there is no outage."""
-        for service, cause in zip(self._services, ("network", "resolver"), strict=True):
+        usual: tuple[Cause, ...] = ("network", "resolver")
+        for service, cause in zip(self._services, usual, strict=True):
             if service.down_since_s is not None:
                 causes = Counter(held.cause for held in service.held if held.cause is not None)
-                named: Cause = causes.most_common(1)[0][0] if causes else cause
-                return named, monotonic() - service.down_since_s
+                return causes.most_common(1)[0][0] if causes else cause, monotonic() - service.down_since_s
         return None
 
     def reasons(self) -> Counter[Reason]:

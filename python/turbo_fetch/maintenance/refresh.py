@@ -324,10 +324,12 @@ def _publish_rest(
     if not rest:
         return
     manifest.withdraw(rest)
-    account = Account(manifest, Summary(storage.url), listener, RowsOf(shard for shard, _ in rest.values()))
+    rows, guard = RowsOf(shard for shard, _ in rest.values()), OutageGuard(stop, fetch.http.network_patience_s)
+    account = Account(manifest, Summary(storage.url), listener, rows, guard)
     try:
         LocalRunner(fetch, spec.engine, account, stop).run(shards_again(dataset, fetch, rest))
     except Interrupted as error:
+        guard.check(error)
         raise _interrupted() from error
 
 

@@ -497,6 +497,11 @@ class TrainSpec(Table):
                 f'method = "{self.method}" trains or saves its weights; expected method = "lora"',
             ),
             (
+                self.base_precision != "auto" and self.lora.kind != "lora",
+                f'base_precision = "{self.base_precision}" goes with plain LoRA, but lora.kind = "{self.lora.kind}"; '
+                'expected lora.kind = "lora"',
+            ),
+            (
                 self.base_precision != "auto" and self.lora.dora,
                 f'base_precision = "{self.base_precision}", but lora.dora reads the whole weights at each step; '
                 "expected one of the two",
@@ -506,7 +511,7 @@ class TrainSpec(Table):
                 f'base_precision = "{self.base_precision}" is for one device, but devices = {self.devices}',
             ),
             (
-                self.base_precision != "auto" and self.compile,
+                self.base_precision != "auto" and bool(self.compile),
                 f'base_precision = "{self.base_precision}" is not compiled; expected compile = false',
             ),
             (

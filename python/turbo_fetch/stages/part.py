@@ -18,7 +18,7 @@ from turbo_fetch.dataset.lease import are_complete
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
-from turbo_fetch.errors import Interrupted, OutputHeld, SpecError, Unreachable
+from turbo_fetch.errors import Interrupted, OutputHeld, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
@@ -67,7 +67,7 @@ def _run_part(
     outer = open_place(fetch.output.path, fetch.output.spool)
     fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
     storage = open_place(fetch.output.path, fetch.output.spool)
-    summary, guard = Summary(storage.url), whole.OutageGuard(stop, listener)
+    summary, guard = Summary(storage.url), whole.OutageGuard(stop, fetch.http.network_patience_s)
     try:
         with locked(storage, listener.note, stop, part.scope) as lease:
             with Dataset.open(storage, spec, plan.fingerprint, __version__, part) as dataset:
@@ -85,8 +85,7 @@ def _run_part(
             # All of it is this part's, and is in the dataset now.
             shutil.rmtree(storage.work.parent)
     except Interrupted as error:
-        if guard.verdict is not None:
-            raise Unreachable(guard.verdict) from error
+        guard.check(error)
         raise Interrupted(whole.how_to_resume(summary)) from error
     summary.wall_s = time.monotonic() - started_s
     return summary, are_complete(storage, part.all_scopes)

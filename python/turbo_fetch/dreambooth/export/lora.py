@@ -18,7 +18,6 @@ from turbo_fetch.dreambooth.export.files import write_safetensors
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.families.family import with_wrapper
 from turbo_fetch.dreambooth.families.lora_files import (
-    ALPHA,
     DORA_SCALE,
     DOWN,
     KOHYA_DOWN,
@@ -30,7 +29,7 @@ from turbo_fetch.dreambooth.families.lora_files import (
     scale_from_magnitude,
     weight_change,
 )
-from turbo_fetch.dreambooth.families.lycoris_files import PARTS, is_lycoris, stored_parts
+from turbo_fetch.dreambooth.families.lycoris_files import ALPHA, PARTS, is_lycoris, stored_parts
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA
 
 

@@ -167,7 +167,7 @@ def _adapter_config(lora: LoraSpec, targets: list[str]) -> PeftConfig:
 def _add_tokens(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbedding:
     """Teach tokenizer and encoder the identifier of each subject as new tokens that begin as a known word."""
     table: nn.Embedding = encoder.get_input_embeddings()
-    starts = []
+    starts: list[Tensor] = []
     for each in train.each_subject:
         numbers = tokenizer(train.token.initial or each.class_, add_special_tokens=False).input_ids
         start = table.weight.detach()[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
