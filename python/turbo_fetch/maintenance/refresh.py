@@ -324,7 +324,10 @@ def _publish_rest(
     if not rest:
         return
     manifest.withdraw(rest)
-    rows, guard = RowsOf(shard for shard, _ in rest.values()), OutageGuard(stop, fetch.http.network_patience_s)
+    rows, guard = (
+        RowsOf(shard for shard, _ in rest.values()),
+        OutageGuard(stop, fetch.http.network_patience_s),
+    )
     account = Account(manifest, Summary(storage.url), listener, rows, guard)
     try:
         LocalRunner(fetch, spec.engine, account, stop).run(shards_again(dataset, fetch, rest))
