@@ -64,10 +64,14 @@ class Witness:
             self._inside.append(type(module).__name__)
 
     def leave(self, module: Any, _inputs: Any, output: Any) -> None:
-        """Take note of what a module made."""
+        """Take note of what a module made; nothing, if it was stopped by an exception."""
         if type(module).__name__ in MODELS:
             self._inside.pop()
-        elif self._inside and isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.Linear):
+        elif (
+            output is not None
+            and self._inside
+            and isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.Linear)
+        ):
             self.computed[self._inside[-1]].add((output.dtype, device_of(output).type))
 
 
@@ -337,7 +341,7 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         hooks = (
             register_module_forward_pre_hook(witness.enter),
-            register_module_forward_hook(witness.leave),
+            register_module_forward_hook(witness.leave, always_call=True),
         )
         for hook in hooks:
             stack.callback(hook.remove)
