@@ -139,8 +139,9 @@ def test_columns_may_have_any_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", "no column holds URLs"),
-        ("name,width\ncat,3\n", "no column holds URLs ('name': cat; 'width': 3)"),
+        ("", "no column holds URLs (it has no rows)"),
+        ("url,caption\n", "no column holds URLs (it has no rows)"),
+        ("name,width\ncat,3\n", "no column holds URLs ('name': 'cat'; 'width': '3')"),
         (None, "there is no such file"),
     ],
 )
@@ -154,6 +155,36 @@ def test_what_is_no_list_of_urls_is_told_in_a_sentence(
     assert ended.exit_code == 2
     assert expected in ended.output
     assert not (tmp_path / "spec.toml").exists()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv", "jsonl", "txt"])
+def test_a_first_file_without_rows_says_nothing_about_the_others(tmp_path: Path, suffix: str) -> None:
+    url = pa.table({"url": ["http://example.org/1.jpg"]})
+    for number, table in enumerate([url.slice(0, 0), url]):
+        path = tmp_path / f"{number}.{suffix}"
+        if suffix == "txt":
+            path.write_text("".join(table.column("url").to_pylist()))
+        else:
+            _made(path, table)
+    ended = _init(tmp_path / f"*.{suffix}", "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 0, ended.output
+    assert "URLs      in 'url'" in ended.output
+
+
+def test_rows_longer_than_a_block_are_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(
+        f"url,caption\nhttp://example.org/1.jpg,{'long ' * 200_000}\nhttp://example.org/2.jpg,a\n"
+    )
+    ended = _init(path, "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 0, ended.output
+    assert "URLs      in 'url', captions in 'caption'" in ended.output
+
+
+def test_captions_that_most_rows_lack_are_found(tmp_path: Path) -> None:
+    rows = {"url": ["http://example.org/1.jpg"] * 40, "caption": [None] * 39 + ["cat"]}
+    ended = _init(_made(tmp_path / "list.parquet", pa.table(rows)), "--spec", tmp_path / "spec.toml")
+    assert "captions in 'caption'" in ended.output
 
 
 def test_no_spec_is_overwritten(tmp_path: Path) -> None:

@@ -173,6 +173,10 @@ def _drawn(share: float) -> list[str]:
         "width == None",
         "f(width) > 1",
         "contains(text, width)",
+        "matches(text, '(')",
+        "text * 2 > 1",
+        "text / 2 > 1",
+        "text > 0.5",
         "lower() == 'a'",
         "[width > 3 for width in width]",
         "lambda: width",
@@ -262,3 +266,39 @@ def _as_text(folder: Path) -> Path:
     path = folder / "list.txt"
     path.write_text("http://example.org/1\n")
     return path
+
+
+_INTEGERS = [pa.int8(), pa.int64(), pa.uint8(), pa.uint64()]
+
+
+@pytest.mark.parametrize("kind", _INTEGERS, ids=str)
+@pytest.mark.parametrize(
+    ("where", "sql"),
+    [
+        ("n > 0.5", "n > 0.5"),
+        ("n in [0.5, 1.5]", "n = 0.5"),
+        ("n * 3 > 100", "n::DOUBLE * 3 > 100"),
+        ("n + n > 100", "n::DOUBLE + n::DOUBLE > 100"),
+        ("n - 1 >= 0", "n::DOUBLE - 1 >= 0"),
+        ("n / (n - 3) > 0", "n::DOUBLE / nullif(n::DOUBLE - 3, 0) > 0"),
+        ("1 / n > 0", "1 / nullif(n::DOUBLE, 0) > 0"),
+        ("not 1 / n > 0", "not 1 / nullif(n::DOUBLE, 0) > 0"),
+    ],
+)
+def test_the_largest_numbers_and_zero_fail_no_other_row(
+    tmp_path: Path, kind: pa.DataType, where: str, sql: str
+) -> None:
+    bits = kind.bit_width - (not str(kind).startswith("u"))
+    numbers = [0, 1, 3, None, 2**bits - 1, 2**bits - 2, 2 ** (bits - 1)]
+    table = pa.table({"url": [f"http://example.org/{n}" for n in numbers], "n": pa.array(numbers, kind)})
+    pq.write_table(table, tmp_path / "list.parquet")
+    expected = duckdb.from_arrow(table).filter(sql).project("url").fetchall()
+    assert _taken(tmp_path / "list.parquet", where=where) == [url for (url,) in expected]
+
+
+def test_a_row_of_which_a_condition_cannot_be_told_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"url": ["http://example.org/1"], "n": [2**62 + 1], "x": [0.5]}), tmp_path / "list.parquet"
+    )
+    with pytest.raises(SpecError, match="where = 'n > x' cannot be told of a row of the list: Integer value"):
+        _taken(tmp_path / "list.parquet", where="n > x")

@@ -48,9 +48,10 @@ def init(
     except OSError as error:
         raise OutputError(f"{spec} cannot be written: {error.strerror}") from error
     rows = "" if look.rows is None else f", {look.rows:,} rows"
+    names = ", ".join(name if name.isprintable() else repr(name) for name in look.names)
     typer.echo(
         f"list      {len(look.files):,} {'file' if len(look.files) == 1 else 'files'} in the format "
-        f"{look.files[0].format}{rows}; columns: {', '.join(look.names)}\n"
+        f"{look.files[0].format}{rows}; columns: {names}\n"
         f"URLs      in {look.url!r}, captions {'in ' + repr(look.caption) if look.caption else 'in none'}\n"
         f"spec      {spec}; look at it, then\n"
         f"          turbo-fetch plan {spec}    # what it would take\n"

@@ -30,8 +30,16 @@ _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
     ast.Mult: lambda left, right: left * right,
-    # As in Python: Arrow divides integers without their fractions.
-    ast.Div: lambda left, right: left.cast(pa.float64()) / right,
+    ast.Div: lambda left, right: left / right,
+}
+_ON_DOUBLES: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: pc.add,
+    ast.Sub: pc.subtract,
+    ast.Mult: pc.multiply,
+    # Null as in SQL: Arrow would fail all rows for one that divides by zero.
+    ast.Div: lambda left, right: pc.divide(
+        left, pc.if_else(right == 0.0, pa.scalar(None, pa.float64()), right)
+    ),
 }
 _FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "abs": lambda value: pc.abs(value),
@@ -80,10 +88,26 @@ class Condition:
         """Return it on columns that have other names in the table than in the list. Raises SpecError."""
         return _Translation(self.text, lambda name: pc.field(named[name])).whole()
 
+    def of_statistics(self) -> pc.Expression:
+        """Return it in Arrow's own types, which row groups can be told by; rows can fail it."""
+        return _Translation(self.text, pc.field, in_doubles=False).whole()
+
+    def filtered(self, batch: pa.RecordBatch, named: Mapping[str, str]) -> pa.RecordBatch:
+        """Return the rows that it holds for. Raises SpecError if it cannot be told of one of them."""
+        try:
+            return batch.filter(self.expression(named))
+        except pa.ArrowInvalid as error:
+            reason = str(error).splitlines()[0]
+            raise SpecError(f"{KEY} = {self.text!r} cannot be told of a row of the list: {reason}") from error
+
     def check(self, schema: pa.Schema, named: Mapping[str, str]) -> None:
         """Raise SpecError if it cannot be told of rows with these columns."""
+        nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema.names)
+        plain = _Translation(self.text, lambda name: pc.field(named[name]), in_doubles=False).whole()
         try:
-            schema.empty_table().filter(self.expression(named))
+            # Doubles can be made of texts, too: the types are judged without them.
+            nulls.slice(0, 0).filter(plain)
+            nulls.filter(self.expression(named))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             types = ", ".join(f"{name} is {schema.field(named[name]).type}" for name in self.columns)
             reason = str(error).splitlines()[0]
@@ -91,11 +115,16 @@ class Condition:
 
 
 class _Translation:
-    """From Python's syntax tree to Arrow's expression."""
+    """From Python's syntax tree to Arrow's expression.
 
-    def __init__(self, text: str, column: Callable[[str], pc.Expression]) -> None:
+    `in_doubles`: numbers that are calculated with, or compared with a fraction, are doubles, as Arrow's own types are
+    too small for some values, and one such row would fail all.
+    """
+
+    def __init__(self, text: str, column: Callable[[str], pc.Expression], *, in_doubles: bool = True) -> None:
         self._text = text
         self._column = column
+        self._in_doubles = in_doubles
 
     def whole(self) -> pc.Expression:
         try:
@@ -121,6 +150,8 @@ class _Translation:
                 parts = [self._compared(*each) for each in zip(sides, operators, others, strict=False)]
                 return reduce(lambda left, right: left & right, parts)
             case ast.BinOp(left, operator, right) if type(operator) in _ARITHMETIC:
+                if self._in_doubles:
+                    return _ON_DOUBLES[type(operator)](_double(self._of(left)), _double(self._of(right)))
                 return _ARITHMETIC[type(operator)](_expression(self._of(left)), _expression(self._of(right)))
             case ast.Call(ast.Name(function), arguments, []):
                 return self._called(function, arguments)
@@ -140,7 +171,7 @@ class _Translation:
                 raise self._refused("has `in` without a list of constants")
             among = reduce(
                 lambda found, each: found | each,
-                [_expression(self._of(left)) == each.value for each in values],
+                [self._of_both(ast.Eq, self._of(left), each) for each in values],
                 pc.scalar(False),
             )
             return ~among if isinstance(operator, ast.NotIn) else among
@@ -153,7 +184,11 @@ class _Translation:
             return ~null if isinstance(operator, ast.IsNot) else null
         if is_null:
             raise self._refused("compares with None, which is never true; write `is None` or `is not None`")
-        return _COMPARISONS[type(operator)](_expression(first), _expression(second))
+        return self._of_both(type(operator), first, second)
+
+    def _of_both(self, operator: type[ast.cmpop], first: Any, second: Any) -> pc.Expression:
+        kind = _double if self._in_doubles and (_is_fraction(first) or _is_fraction(second)) else _expression
+        return _COMPARISONS[operator](kind(first), kind(second))
 
     def _called(self, function: str, arguments: list[ast.expr]) -> Any:
         if function == "column":
@@ -175,6 +210,14 @@ class _Translation:
 
 def _expression(value: Any) -> pc.Expression:
     return pc.scalar(value.value) if isinstance(value, _Literal) else value
+
+
+def _double(value: Any) -> pc.Expression:
+    return _expression(value).cast(pa.float64(), safe=False)
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, _Literal) and isinstance(value.value, float)
 
 
 def _constant(value: Any) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import pyarrow as pa
@@ -57,15 +58,16 @@ class FirstLook:
 def first_look(urls: str) -> FirstLook:
     """Look at the start of a list. Raises InputError if it cannot be read, or no column holds URLs."""
     files = tuple(find_lists(InputSpec(urls=urls)))
-    source = files[0]
-    values, has_header = _start(source)
+    source, values, has_header = _first_rows(files)
     found = _share_of(values, lambda value: isinstance(value, str) and _URL.fullmatch(value) is not None)
     likely = [name for name, share in found.items() if share > 0.5] or [
         name for name in found if found[name] > 0
     ]
     if not likely:
-        shown = "; ".join(f"{name!r}: {str(_first(column))[:40]}" for name, column in values.items())
-        raise InputError(f"{source.url}: no column holds URLs ({shown or 'it has no rows'})")
+        shown = "; ".join(f"{name!r}: {str(_first(column))[:40]!r}" for name, column in values.items())
+        raise InputError(
+            f"{source.url}: no column holds URLs ({shown}); expected texts such as http://example.org/1.jpg"
+        )
     url = min(likely, key=lambda name: (_URL_NAMES.fullmatch(name) is None, -found[name]))
     return FirstLook(
         files=files,
@@ -75,6 +77,17 @@ def first_look(urls: str) -> FirstLook:
         caption=_caption({name: column for name, column in values.items() if name not in likely}),
         hash=_hash(values),
         has_header=has_header,
+    )
+
+
+def _first_rows(files: Sequence[ListFile]) -> tuple[ListFile, Values, bool]:
+    """Return the first file that has rows, and its `_start`. Raises InputError if none has."""
+    for source in files:
+        values, has_header = _start(source)
+        if any(values.values()):
+            return source, values, has_header
+    raise InputError(
+        f"{files[0].url}: no column holds URLs (it has no rows{', nor has any other file' * (len(files) > 1)})"
     )
 
 
@@ -94,10 +107,15 @@ def _start(source: ListFile) -> tuple[Values, bool]:
             case "arrow":
                 reader = open_arrow(stream)
                 with readable(source.url):
-                    return _by_column(reader.schema, next(iter(reader), None)), True
+                    return _by_column(reader.schema, next((each for each in reader if len(each)), None)), True
             case "txt":
-                text = next(stream.text_blocks(), b"").decode("utf-8", "replace")
-                return {"url": [line for line in text.splitlines()[:ROWS] if line.strip()]}, True
+                text = b""
+                for block in stream.text_blocks():
+                    text += block
+                    if b"\n" in text.strip():
+                        break
+                lines = text.decode("utf-8", "replace").splitlines()[:ROWS]
+                return {"url": [line for line in lines if line.strip()]}, True
             case "csv" | "tsv":
                 return _cells(stream, DELIMITERS[source.format])
             case _:
@@ -118,12 +136,16 @@ def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None) -> Values:
 
 def _cells(stream: ByteStream, delimiter: str) -> tuple[Values, bool]:
     reader = _native.CsvReader(delimiter, "auto")
-    block = next(stream.text_blocks(), b"")
-    reader.feed(block, is_last=len(block) == 0 or stream.fraction_read >= 1.0)
-    with readable(stream.url):
-        names = reader.header() or []
-        batch = reader.read(list(range(len(names))), ROWS) if names else None
-    columns = [] if batch is None else [column.to_pylist() for column in batch.columns]
+    names: list[str] = []
+    columns: list[list[Any]] = []
+    for block in chain(stream.text_blocks(), [b""]):
+        reader.feed(block, is_last=len(block) == 0 or stream.fraction_read >= 1.0)
+        with readable(stream.url):
+            names = names or reader.header() or []
+            batch = reader.read(list(range(len(names))), ROWS) if names else None
+        columns = [[] for _ in names] if batch is None else [column.to_pylist() for column in batch.columns]
+        if any(columns):  # A row may be longer than a block.
+            break
     if any(_URL.fullmatch(name) for name in names):
         rows = [[name, *column] for name, column in zip(names, columns, strict=True)]
         return {f"column_{number}": values for number, values in enumerate(rows, 1)}, False
@@ -142,7 +164,8 @@ def _share_of(values: Values, is_such: Callable[[Any], bool]) -> dict[str, float
 def _caption(values: Values) -> str | None:
     """Return the column that is named like a caption, or has texts of several words; the longest texts first."""
     words = {
-        name: sum(len(value.split()) for value in column if isinstance(value, str)) / max(1, len(column))
+        name: sum(len(value.split()) for value in column if isinstance(value, str))
+        / max(1, sum(value not in {None, ""} for value in column if not isinstance(value, list | dict)))
         for name, column in values.items()
     }
     likely = [

@@ -26,7 +26,6 @@ class Selection:
         """Rows that were not taken."""
         self._columns = columns
         self._condition = None if spec.where is None else Condition(spec.where)
-        self._expression = None if self._condition is None else self._condition.expression(columns.named)
         self._share = spec.sample
         self._random = np.random.default_rng([spec.seed, number])
 
@@ -40,8 +39,8 @@ class Selection:
         rows = batch.num_rows
         if self._share < 1.0:
             batch = batch.filter(pa.array(self._random.random(rows) < self._share))
-        if self._expression is not None:
-            batch = batch.filter(self._expression)
+        if self._condition is not None:
+            batch = self._condition.filtered(batch, self._columns.named)
         self.left_out += rows - batch.num_rows
         return batch.select(visible(batch.schema).names)
 
@@ -57,7 +56,7 @@ class Selection:
             return None
         from pyarrow import dataset
 
-        expression = self._condition.expression({name: name for name in self._condition.columns})
+        expression = self._condition.of_statistics()
         with closing(source.open()) as file:
             fragment = dataset.ParquetFileFormat().make_fragment(file)
             try:
