@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -580,6 +581,13 @@ class TrainSpec(Table):
             "text_encoder": self.text_encoder_learning_rate or denoiser,
             "token": self.token_learning_rate or token or (1.0 if own else USUAL_LEARNING_RATE["token"]),
         }
+
+    def changed(self, **keys: Any) -> TrainSpec | None:
+        """Return the same with other keys; None if they make no sense beside the rest."""
+        try:
+            return TrainSpec.model_validate(self.model_dump(by_alias=True, exclude_unset=True) | keys)
+        except ValidationError:
+            return None
 
     def caption(self, template: str | None = None) -> str:
         """Return `template`, by default `prompt`, with identifier and class filled in."""
