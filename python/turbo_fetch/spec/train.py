@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -32,6 +33,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
+
+
+def word_in_name(identifier: str) -> str:
+    """Return what of an identifier is in the name of its file."""
+    return re.sub(r"[^\w-]", "", identifier)
 
 
 class SubjectSpec(Table):
@@ -392,6 +398,12 @@ class TrainSpec(Table):
         words = [each.identifier for each in self.subjects]
         twice = sorted({word for word in words if words.count(word) > 1})
         yield bool(twice), f"subjects have the same identifier {twice}; expected one for each"
+        plain = [word_in_name(word) for word in words]
+        alike = [word for word, name in zip(words, plain, strict=True) if not name or plain.count(name) > 1]
+        yield (
+            bool(alike) and self.trains("token"),
+            f"the files of {alike} would have the same name; expected identifiers that differ in letters or digits",
+        )
         if len(classes := {each.class_ for each in self.subjects}) > 1:
             odd = sorted(name for name in classes if "/" in name or name.startswith("."))
             yield (
