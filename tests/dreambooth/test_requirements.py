@@ -123,8 +123,6 @@ def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
     [
         ({}, True),
         ({"lora": {"kind": "lokr"}}, False),
-        ({"lora": {"dora": True}}, False),
-        ({"compile": "blocks"}, False),
         ({"devices": 2}, False),
     ],
 )
