@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
 from hub import hub_of
-from tiny_models import tiny_sd, tiny_sd3
+from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd, tiny_sd3
 from training import Listener, fit, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_single_file
 from turbo_fetch.dreambooth.families import FAMILIES, Family, single_file
 from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
-from turbo_fetch.dreambooth.sampling.sampler import check_sizes
+from turbo_fetch.dreambooth.sampling.sampler import check_sampling
 from turbo_fetch.errors import ModelError, OutputExists, SpecError
 from turbo_fetch.spec.specfile import parse_spec
 
@@ -378,10 +378,26 @@ def test_sizes_that_the_family_cannot_make_are_refused_with_the_nearest(
     spec = parse_spec({"generate": {"prompts": ["a"], "width": 8 * side}})
     nearest = sides.nearest(8 * side)
     if nearest == 8 * side:
-        check_sizes(spec, str(models[name]))
+        check_sampling(spec, str(models[name]))
     else:
         with pytest.raises(SpecError, match=rf"generate\.width = {8 * side}, expected {nearest}"):
-            check_sizes(spec, str(models[name]))
+            check_sampling(spec, str(models[name]))
+
+
+@pytest.mark.parametrize("stage", ["prior", "generate", "evaluate"])
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [("flux", "negative", "blurry"), ("qwen-image", "steps", 1), ("sd3", "scheduler", "ddim")],
+)
+def test_what_no_image_can_be_made_with_is_refused_before_anything_is_trained(
+    tmp_path: Path, stage: str, family: str, key: str, value: Any
+) -> None:
+    base = (TINY_MODELS | TINY_FLOW_MODELS)[family](tmp_path / "base")
+    train = training_spec(base, tmp_path).model_dump(by_alias=True, exclude_none=True)["train"]
+    own = {"prompts": ["a"]} if stage == "generate" else {}
+    with pytest.raises(SpecError, match=rf"{stage}\.{key} = {value!r}, but"):
+        fit(parse_spec({"train": train, stage: {key: value, **own}}))
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_resolution_far_from_that_of_the_model_is_told(models: dict[str, Path], tmp_path: Path) -> None:

@@ -73,8 +73,13 @@ def test_samples_are_the_same_when_the_text_encoders_are_freed(
     assert grids[0] == grids[1]
 
 
-def test_what_was_freed_is_in_the_model_that_is_exported(bases: dict[str, Path], tmp_path: Path) -> None:
-    fit(training_spec(bases["sd"], tmp_path, prior=False, steps=1, clip_skip=1))
+@pytest.mark.parametrize("sample_every", [0, 1])
+def test_what_was_freed_is_in_the_model_that_is_exported(
+    bases: dict[str, Path], tmp_path: Path, sample_every: int
+) -> None:
+    samples = {"samples": {"images": 1, "steps": 1}} if sample_every else {}
+    keys = {"steps": 1, "clip_skip": 1, "sample_every": sample_every}
+    fit(training_spec(bases["sd"], tmp_path, prior=False, **keys, **samples))
     before, after = families.load(str(bases["sd"])), families.load(str(tmp_path / "model"))
     assert after.facts.clip_skip == 1
     for family in (before, after):

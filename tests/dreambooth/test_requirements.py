@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fake_cuda import fake_cuda
@@ -16,7 +17,9 @@ from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, clip_tokenizer, tiny_sd
 from training import training_spec
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth.training.estimate import estimate
-from turbo_fetch.dreambooth.training.requirements import MARGIN, training_findings
+from turbo_fetch.dreambooth.training.requirements import MARGIN, training_findings, what_fits
+from turbo_fetch.dreambooth.training.trainer import memory_explained
+from turbo_fetch.errors import TrainingFailed
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 from turbo_fetch.spec.train import OptimiserSpec
@@ -113,6 +116,22 @@ def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
         found = {finding.name: finding for finding in training_findings(spec)}
     assert found["memory"].advice.startswith("even ")
     assert found["memory"].advice.endswith("expected a GPU with more memory")
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_advised"),
+    [
+        ({}, True),
+        ({"lora": {"kind": "lokr"}}, False),
+        ({"devices": 2}, False),
+    ],
+)
+def test_only_what_the_spec_allows_is_advised(tmp_path: Path, keys: dict[str, Any], is_advised: bool) -> None:
+    train = _train(tiny_sd(tmp_path / "base"), method="lora", resolution=64, **keys)
+    assert ("base_precision" in what_fits(train, "bf16", False, 1)) == is_advised
+    with pytest.raises(TrainingFailed) as failed, memory_explained(train):
+        raise torch.OutOfMemoryError
+    assert ("base_precision" in str(failed.value)) == is_advised
 
 
 def test_emulated_bf16_is_told(tmp_path: Path) -> None:

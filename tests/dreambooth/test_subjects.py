@@ -220,6 +220,16 @@ def test_paths_of_subjects_begin_at_the_spec_and_survive_a_copy(base: Path, tmp_
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
+        (
+            {
+                "method": "token",
+                "subjects": [
+                    {"images": "a", "identifier": word, "class": "dog"}
+                    for word in ("<sks>", "[sks]", "<+>", "<b>")
+                ],
+            },
+            r"the files of \['<sks>', '\[sks\]', '<\+>'\] would have the same name",
+        ),
         ({"subject": "photos"}, r"subject is given beside \[\[train.subjects\]\]"),
         ({"class": "dog", "identifier": "abc"}, "class is given beside .*; identifier is given beside"),
         ({"subjects": []}, r"subject is missing; expected it, or \[\[train.subjects\]\]; class is missing"),

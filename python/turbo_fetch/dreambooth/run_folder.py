@@ -21,6 +21,7 @@ from turbo_fetch.errors import ModelError, OutputError, OutputExists, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.resume import binding
 from turbo_fetch.spec.specfile import differences
+from turbo_fetch.spec.train import word_in_name
 from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
 
@@ -47,7 +48,7 @@ _NAME: Final = re.compile(r"step-(\d{6,})\.ckpt")
 
 def embeddings_name(identifier: str = "") -> str:
     """Return the name of the file of a learned word; of several, each has its identifier in it."""
-    word = re.sub(r"[^\w-]", "", identifier)
+    word = word_in_name(identifier)
     return EMBEDDINGS if not word else EMBEDDINGS.replace(".", f"-{word}.", 1)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -11,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -31,6 +33,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
 """What `auto` is unless a family says otherwise: the DreamBooth paper's code, diffusers' LoRA, textual inversion."""
+
+
+def word_in_name(identifier: str) -> str:
+    """Return what of an identifier is in the name of its file."""
+    return re.sub(r"[^\w-]", "", identifier)
 
 
 class SubjectSpec(Table):
@@ -391,6 +398,12 @@ class TrainSpec(Table):
         words = [each.identifier for each in self.subjects]
         twice = sorted({word for word in words if words.count(word) > 1})
         yield bool(twice), f"subjects have the same identifier {twice}; expected one for each"
+        plain = [word_in_name(word) for word in words]
+        alike = [word for word, name in zip(words, plain, strict=True) if not name or plain.count(name) > 1]
+        yield (
+            bool(alike) and self.trains("token"),
+            f"the files of {alike} would have the same name; expected identifiers that differ in letters or digits",
+        )
         if len(classes := {each.class_ for each in self.subjects}) > 1:
             odd = sorted(name for name in classes if "/" in name or name.startswith("."))
             yield (
@@ -580,6 +593,13 @@ class TrainSpec(Table):
             "text_encoder": self.text_encoder_learning_rate or denoiser,
             "token": self.token_learning_rate or token or (1.0 if own else USUAL_LEARNING_RATE["token"]),
         }
+
+    def changed(self, **keys: Any) -> TrainSpec | None:
+        """Return the same with other keys; None if they make no sense beside the rest."""
+        try:
+            return TrainSpec.model_validate(self.model_dump(by_alias=True, exclude_unset=True) | keys)
+        except ValidationError:
+            return None
 
     def caption(self, template: str | None = None) -> str:
         """Return `template`, by default `prompt`, with identifier and class filled in."""

@@ -59,6 +59,20 @@ class Spec(Table):
         return self
 
     @model_validator(mode="after")
+    def _scores_one_subject(self) -> Spec:
+        train, evaluate = self.train, self.evaluate
+        if train is None or evaluate is None or len(train.subjects) < 2:
+            return self
+        words = [each.identifier for each in train.subjects]
+        is_described = None not in (evaluate.subject, evaluate.identifier, evaluate.class_)
+        if evaluate.identifier not in words and not is_described:
+            raise ValueError(
+                f"evaluate.identifier = {evaluate.identifier!r}: [train] has several subjects; expected one of "
+                f"{', '.join(words)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_places_apart(self) -> Spec:
         if problems := list(collisions(self)):
             raise ValueError("; ".join(problems))

@@ -27,6 +27,7 @@ FEW: Final = 3
 """The DreamBooth paper uses three to five images; fewer are learned by heart."""
 RARE_AFTER: Final = 15_000
 """CLIP's vocabulary goes from common to rare; the paper takes rare ones, and `sks` is number 48,136."""
+USUAL_WORD: Final = TrainSpec.model_fields["identifier"].default
 
 
 def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) -> list[ImageFile]:
@@ -132,14 +133,19 @@ def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequ
 
 def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> Iterator[str]:
     """Yield what the tokenizer makes doubtful: an identifier that is no rare single token, long captions."""
-    numbers = tokenizer(train.identifier, add_special_tokens=False).input_ids
+    numbers, usual = (
+        tokenizer(word, add_special_tokens=False).input_ids for word in (train.identifier, USUAL_WORD)
+    )
+    # Not one token of every tokenizer.
+    example = f": {USUAL_WORD}" if len(usual) == 1 else ""
     if train.trains("token"):
         pass
     elif len(numbers) != 1:
         parts = shown([repr(token) for token in tokenizer.convert_ids_to_tokens(numbers)])
-        yield f"identifier {train.identifier!r} is {len(numbers)} tokens ({parts}); one rare token learns better: sks"
+        found = f"{len(numbers)} tokens ({parts})"
+        yield f"identifier {train.identifier!r} is {found}; one rare token learns better{example}"
     elif numbers[0] < RARE_AFTER:
-        yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one: sks"
+        yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one{example}"
     limit = tokenizer.model_max_length
     long = [caption for caption in captions if len(tokenizer(caption).input_ids) > limit]
     if long:

@@ -149,6 +149,14 @@ def padded_tokens(
     return encoded.input_ids.to(device), encoded.attention_mask.sum(1)
 
 
+def before_each(length: int, device: torch.device | str) -> Tensor:
+    """Return which tokens [length, length] a language model sees of each: itself and those before it.
+
+    It is given this, as transformers would look into a mask of its own, which has no content where memory is estimated.
+    """
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
 def generic_lora_names(component: str, module: str) -> tuple[str, ...]:
     """Return the names that a module of a transformer has in LoRA files, where others call it as diffusers does.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from turbo_fetch.dreambooth.families.family import Conditioning, Posterior
 from turbo_fetch.dreambooth.families.flow import (
     FlowFamily,
+    before_each,
     chats,
     generic_lora_names,
     language_tokens,
@@ -90,9 +91,7 @@ class Flux2Klein(FlowFamily):
         encoder, tokenizer = self.pipeline.text_encoder, self.pipeline.tokenizer
         texts = chats(tokenizer, captions, enable_thinking=False)
         ids, mask = language_tokens(tokenizer, texts, QWEN_TOKENS, encoder.device)
-        # Written out, as transformers would look into the mask, which has no content where memory is estimated.
-        before = torch.ones(QWEN_TOKENS, QWEN_TOKENS, dtype=torch.bool, device=ids.device).tril()
-        seen = mask.bool()[:, None, None, :] & before
+        seen = mask.bool()[:, None, None, :] & before_each(QWEN_TOKENS, ids.device)
         with torch.no_grad():
             states = encoder(
                 input_ids=ids, attention_mask=seen, output_hidden_states=True, use_cache=False

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Sides
-from turbo_fetch.dreambooth.families.flow import FlowFamily, chats, generic_lora_names, padded_tokens
+from turbo_fetch.dreambooth.families.flow import (
+    FlowFamily,
+    before_each,
+    chats,
+    generic_lora_names,
+    padded_tokens,
+)
 
 PROMPT_TOKENS = 512
 """What the pipeline reads of a prompt, with the words around it."""
@@ -62,8 +68,9 @@ class ZImage(FlowFamily):
         """See Family: what the last layer but one makes of the captions, as a person says them."""
         tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         ids, lengths = padded_tokens(tokenizer, self._said(captions), PROMPT_TOKENS, encoder.device)
+        seen = before_each(ids.shape[1], ids.device).expand(len(ids), 1, -1, -1)
         with torch.no_grad():
-            output = encoder(input_ids=ids, output_hidden_states=True, use_cache=False)
+            output = encoder(input_ids=ids, attention_mask=seen, output_hidden_states=True, use_cache=False)
         return {"hidden": output.hidden_states[-2], "lengths": lengths}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:

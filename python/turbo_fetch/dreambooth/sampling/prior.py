@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.data.sources import (
 )
 from turbo_fetch.dreambooth.families.models import family_of, model_hash
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, is_own
-from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes, open_model, sampler_name
+from turbo_fetch.dreambooth.sampling.sampler import check_sampling, open_model, sampler_name
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
@@ -61,8 +61,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
                     f'prior.source = {place!r}: no such folder; expected "generate", or a folder or dataset of images'
                 )
         return PriorReport(folder, 0, 0)
-    check_samplers(spec, train.base)
-    check_sizes(spec, train.base)
+    check_sampling(spec, train.base)
     places = class_images_places(spec)
     subjects = {each.class_: each for each in train.each_subject}
     made = sum(

@@ -58,10 +58,10 @@ def _stop(_module: nn.Module, _given: Any) -> None:
 def without_empty_parts(family: Family) -> Iterator[None]:
     """Have the pipeline not see components without weights, one of which it may take its device from."""
     empty = {name: module for name, module in family.modules() if is_empty(module)}
-    for name in empty:
-        setattr(family.pipeline, name, None)
+    # Past diffusers, which for None writes into the pipeline's config, for good, that it has no such component.
+    seen = vars(family.pipeline)
+    seen.update(dict.fromkeys(empty))
     try:
         yield
     finally:
-        for name, module in empty.items():
-            setattr(family.pipeline, name, module)
+        seen.update(empty)

@@ -92,16 +92,28 @@ def sampler_name(
     return scheduler
 
 
-def check_samplers(spec: Spec, base: str) -> None:
-    """Raise SpecError before anything is made or trained if a stage names a sampler that the base cannot have."""
+def check_sampling(spec: Spec, base: str) -> None:
+    """Raise SpecError before anything is made or trained if a stage asks of the base what it cannot do."""
     family, zero_terminal_snr = family_of(base), has_zero_terminal_snr(base)
-    named = {
-        "prior.scheduler": spec.prior and spec.prior.scheduler,
-        "generate.scheduler": spec.generate and spec.generate.model is None and spec.generate.scheduler,
-        "evaluate.scheduler": spec.evaluate and not spec.evaluate.models and spec.evaluate.scheduler,
+    sides: dict[str, int] = {}
+    for stage, table in _sampling_of(spec).items():
+        sampler_name(table.scheduler, family, f"{stage}.scheduler", zero_terminal_snr)
+        family.check_steps(table.steps, f"{stage}.steps")
+        family.check_negative(table.negative, f"{stage}.negative")
+        given = {"width": table.width, "height": table.height}
+        sides |= {f"{stage}.{key}": side for key, side in given.items() if side is not None}
+    if sides:
+        _check_sides(sides, sides_of(base))
+
+
+def _sampling_of(spec: Spec) -> dict[str, SamplingTable]:
+    """Return what makes images with the base, or with what is trained from it, by stage."""
+    tables = {
+        "prior": spec.prior if spec.prior and spec.prior.source == "generate" else None,
+        "generate": spec.generate if spec.generate and spec.generate.model is None else None,
+        "evaluate": spec.evaluate if spec.evaluate and not spec.evaluate.models else None,
     }
-    for key, scheduler in named.items():
-        sampler_name(scheduler or None, family, key, zero_terminal_snr)
+    return {stage: table for stage, table in tables.items() if table is not None}
 
 
 def scheduler_for(name: Scheduler | None, family: Family) -> Any:
@@ -125,23 +137,6 @@ def known_as(name: Scheduler | None, family: Family) -> str:
     """Return what other programs call the sampler."""
     name = sampler_name(name, type(family))
     return type(family.pipeline.scheduler).__name__ if name == "auto" else SAMPLERS[name].known_as
-
-
-def check_sizes(spec: Spec, base: str) -> None:
-    """Raise SpecError before anything is made or trained if a stage asks for images that the base cannot make."""
-    tables = {
-        "prior": spec.prior if spec.prior and spec.prior.source == "generate" else None,
-        "generate": spec.generate if spec.generate and spec.generate.model is None else None,
-        "evaluate": spec.evaluate if spec.evaluate and not spec.evaluate.models else None,
-    }
-    asked = {
-        f"{stage}.{key}": side
-        for stage, table in tables.items()
-        for key in ("width", "height")
-        if table is not None and (side := getattr(table, key)) is not None
-    }
-    if asked:
-        _check_sides(asked, sides_of(base))
 
 
 def _check_sides(asked: Mapping[str, int], possible: Sides) -> None:

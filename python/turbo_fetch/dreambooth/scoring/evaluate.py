@@ -191,18 +191,12 @@ def _prompt_set(spec: Spec, evaluate: EvaluateSpec) -> PromptSet:
 
 
 def _subject(spec: Spec, evaluate: EvaluateSpec) -> TrainSpec | None:
-    """Return what was trained for the subject that is scored. Raises SpecError if it is not said which."""
+    """Return what was trained for the subject that is scored; None if another one is."""
     if spec.train is None:
         return None
     subjects = {each.identifier: each for each in spec.train.each_subject}
     if len(subjects) == 1:
         return spec.train.each_subject[0]
-    is_described = None not in (evaluate.subject, evaluate.identifier, evaluate.class_)
-    if evaluate.identifier not in subjects and not is_described:
-        raise SpecError(
-            f"evaluate.identifier = {evaluate.identifier!r}: [train] has several subjects; expected one of "
-            f"{', '.join(subjects)}"
-        )
     return subjects.get(evaluate.identifier or "")
 
 

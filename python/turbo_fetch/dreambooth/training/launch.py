@@ -25,7 +25,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.families.quantised import check_quantisation
 from turbo_fetch.dreambooth.run_folder import is_complete, tidy
-from turbo_fetch.dreambooth.sampling.sampler import check_samplers, check_sizes
+from turbo_fetch.dreambooth.sampling.sampler import check_sampling
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.optimisers import optimiser_class
 from turbo_fetch.dreambooth.training.train import train_here
@@ -50,8 +50,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
         raise SpecError("the spec has no table [train]")
     # What is complete has no need of its base any more.
     if not is_complete(Path(train.output), train.steps):
-        check_samplers(spec, train.base)
-        check_sizes(spec, train.base)
+        check_sampling(spec, train.base)
         _check_options(train)
     with locked(open_place(train.output), listener.note, stop), quiet():
         tidy(Path(train.output))

@@ -105,9 +105,12 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     words: list[str] = []
     needed = None
     for text, keys in _changes(family_of(train.base).with_defaults(train)):
+        changed = train.changed(**keys)
+        if changed is None:
+            continue
         key = text.partition(" ")[0]
         words = [*(word for word in words if word.partition(" ")[0] != key), text]
-        train = TrainSpec.model_validate(train.model_dump(by_alias=True, exclude_unset=True) | keys)
+        train = changed
         needed = estimate(train, precision, with_prior)
         if fits(needed, free_bytes):
             return f"in [train] set {', '.join(words)}: about {human_bytes(needed.peak_bytes)}"
@@ -118,6 +121,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
 
 
 def _changes(train: TrainSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what to change, with the keys, some of which may not go with others of the spec."""
     if train.batch_size > 1:
         accumulation = train.batch_size * train.accumulation
         yield (
@@ -133,9 +137,8 @@ def _changes(train: TrainSpec) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "text_encoder = false", {"text_encoder": False, "text_encoder_learning_rate": None}
     if train.trains("full"):
         yield 'method = "lora"', {"method": train.method.replace("full", "lora")}
-    if train.method in {"full", "lora"} and not (train.lora.dora or train.compile):
-        for kind in _SMALLER[train.base_precision]:
-            yield f'base_precision = "{kind}"', {"base_precision": kind}
+    for kind in _SMALLER[train.base_precision]:
+        yield f'base_precision = "{kind}"', {"base_precision": kind}
 
 
 _SMALLER: Final[Mapping[str, tuple[str, ...]]] = {

@@ -216,7 +216,10 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
         (train.optimiser.kind == "adamw", 'optimiser.kind = "adamw8bit"'),
         (train.trains("full"), 'method = "lora"'),
         (train.trains_text_encoder, "text_encoder = false"),
-        (train.method == "lora" and train.base_precision == "auto", 'base_precision = "nf4"'),
+        (
+            train.base_precision == "auto" and train.changed(base_precision="nf4") is not None,
+            'base_precision = "nf4"',
+        ),
         (True, f"a resolution below {train.resolution}"),
     ]
     options = [text for applies, text in advice if applies]
