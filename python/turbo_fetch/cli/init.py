@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -60,6 +60,9 @@ def init(
 
 
 def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
+    from turbo_fetch.spec.formats import OutputFormat
+
+    formats = get_args(OutputFormat)
     agent = f"turbo-fetch/{{version}} (+{contact})" if contact else "turbo-fetch/{version} (contact unset)"
     others = look.others
     lines = [
@@ -105,7 +108,7 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
         "",
         "[fetch.output]",
         f"path = {_toml(output)}",
-        'format = "webdataset"    # or files, parquet, lmdb, tfrecord, dummy',
+        f'format = "{formats[0]}"    # or {", ".join(formats[1:])}',
         "samples_per_shard = 10_000",
     ]
     return "\n".join(lines) + "\n"
