@@ -60,9 +60,10 @@ def init(
 
 
 def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
-    from turbo_fetch.spec.formats import OutputFormat
+    from turbo_fetch.spec import OutputFormat, OutputSpec
 
-    formats = get_args(OutputFormat)
+    usual = OutputSpec.model_fields["format"].default
+    formats = [name for name in get_args(OutputFormat) if name != usual]
     agent = f"turbo-fetch/{{version}} (+{contact})" if contact else "turbo-fetch/{version} (contact unset)"
     others = look.others
     lines = [
@@ -108,7 +109,7 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
         "",
         "[fetch.output]",
         f"path = {_toml(output)}",
-        f'format = "{formats[0]}"    # or {", ".join(formats[1:])}',
+        f'format = "{usual}"    # or {", ".join(formats)}',
         "samples_per_shard = 10_000",
     ]
     return "\n".join(lines) + "\n"
