@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fake_cuda import fake_cuda
-from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
+from tiny_models import tiny_flux2, tiny_qwen_image, tiny_sd, tiny_sd3, tiny_sdxl
 from training import fit, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_single_file
@@ -26,7 +27,13 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    makers = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+    makers = {
+        "sd": tiny_sd,
+        "sdxl": tiny_sdxl,
+        "sd3": tiny_sd3,
+        "flux2": tiny_flux2,
+        "qwen-image": tiny_qwen_image,
+    }
     return {name: make(folder / name) for name, make in makers.items()}
 
 
@@ -89,12 +96,20 @@ def test_what_was_freed_is_in_the_model_that_is_exported(bases: dict[str, Path],
 def test_the_denoiser_comes_to_a_gpu_when_the_text_encoders_have_left(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    keys = {"method": "lora", "base_precision": "int8", "precision": "bf16", "steps": 1}
+    keys = {
+        "method": "lora",
+        "base_precision": "int8",
+        "precision": "bf16",
+        "steps": 1,
+        "resolution": 96,
+        "vae_tiling": True,
+    }
     samples = {"sample_every": 1, "samples": {"images": 1, "steps": 1}}
     with fake_cuda() as gpu:
         fit(training_spec(bases["sdxl"], tmp_path, prior=False, **keys, **samples))
     assert {device for _, device in gpu.computed["UNet2DConditionModel"]} == {"cuda"}
     assert set(gpu.computed["CLIPTextModel"]) == {(torch.bfloat16, "cuda")}
+    assert {*gpu.computed["Encoder"], *gpu.computed["Decoder"]} == {(torch.float32, "cuda")}
 
 
 def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -108,6 +123,62 @@ def test_a_single_file_is_estimated_as_the_folder_that_it_was(bases: dict[str, P
     assert peaks[0] == peaks[2]
     assert peaks[1] == peaks[3]
     assert all(peaks[1][part] < peaks[0][part] for part in ("step", "sample"))
+
+
+@pytest.mark.parametrize("name", ["sd", "flux2", "qwen-image"])
+def test_a_batch_that_is_decoded_image_by_image_gives_the_same_images(bases: dict[str, Path], name: str) -> None:
+    family = families.load(str(bases[name]))
+    latents = torch.randn(3, *family.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
+    sizes: list[int] = []
+    hook = family.vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    with torch.no_grad():
+        sliced = family.decode(latents)
+        assert set(sizes) == {1}
+        hook.remove()
+        family.vae.disable_slicing()
+        assert (family.decode(latents) - sliced).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize("name", ["sd", "flux2", "qwen-image"])
+def test_large_images_alone_go_through_the_autoencoder_in_tiles(bases: dict[str, Path], name: str) -> None:
+    family = families.load(str(bases[name]))
+    side = 320 if name == "qwen-image" else 96
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = family.encode_images(pixels).mean
+    assert not family.vae.use_tiling
+    assert not family.tiles(1024, 2048)
+    assert family.tiles(1032, 2048)
+    family.tile_vae(True)
+    tiled = family.encode_images(pixels).mean
+    assert family.vae.use_tiling
+    assert tiled.shape == latents.shape == (1, *family.latent_shape(side, side))
+    assert not torch.equal(tiled, latents)
+    with torch.no_grad():
+        images = family.decode(latents)
+    assert images.shape == pixels.shape
+    family.tile_vae(False)
+    assert torch.equal(family.encode_images(pixels).mean, latents)
+
+
+def test_an_autoencoder_without_tiles_is_told(bases: dict[str, Path]) -> None:
+    family = families.load(str(bases["sd"]))
+    del family.vae.use_tiling
+    family.tile_vae("auto")
+    with pytest.raises(SpecError, match='train.vae_tiling = true, but a AutoencoderKL has no tiles; expected "auto"'):
+        family.tile_vae(True, "train.vae_tiling")
+
+
+def test_latents_of_tiles_are_cached_apart(bases: dict[str, Path], tmp_path: Path) -> None:
+    keys = {"method": "lora", "steps": 1, "resolution": 96}
+    model, kept = tmp_path / "model", tmp_path / "kept"
+    for tiling, count in ((False, 1), ("auto", 1), (True, 2)):
+        if model.exists():
+            (model / "cache").rename(kept)
+            shutil.rmtree(model)
+            model.mkdir()
+            kept.rename(model / "cache")
+        fit(training_spec(bases["sd"], tmp_path, prior=False, vae_tiling=tiling, **keys))
+        assert len(list((model / "cache").glob("latents-*"))) == count
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Table
+from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
@@ -266,6 +266,9 @@ class TrainSpec(Table):
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention implementation; `auto`: xformers where it runs, otherwise PyTorch's scaled dot product attention."""
+    vae_tiling: VaeTiling = "auto"
+    """Encode images, and decode samples, in overlapping tiles of the size that the autoencoder was made for: less
+    memory, slightly different. `auto`: those of more than 2 megapixels (2 · 1024²)."""
     cache: bool = True
     """Cache encoded images and captions on disk instead of encoding them at each step."""
     seed: NonNegativeInt = 0

@@ -88,6 +88,7 @@ def settle(family: Family, train: TrainSpec) -> None:
     """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError."""
     family.check_options(train)
     family.settle_prediction(train.loss.kind)
+    family.tile_vae(train.vae_tiling, "train.vae_tiling")
     if train.clip_skip:
         family.skip_layers(train.clip_skip)
     for _, module in family.modules():
