@@ -109,10 +109,22 @@ def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
     assert "are free" in found["memory"].found
     changes = 'gradient_checkpointing = true, optimiser.kind = "adamw8bit"'
     assert found["memory"].advice.startswith(f"in [train] set {changes}: about")
+    needed = estimate(_fused(spec.train), "bf16", with_prior=False)
+    with fake_cuda(capability=(8, 0), memory_bytes=math.ceil(needed.peak_bytes * MARGIN)):
+        found = {finding.name: finding for finding in training_findings(spec)}
+    fused = "optimiser.fused_backward = true with optimiser.clip = 0"
+    assert found["memory"].advice.startswith(f"in [train] set {changes}, {fused}: about")
     with fake_cuda(capability=(7, 5), memory_bytes=1_000_000):
         found = {finding.name: finding for finding in training_findings(spec)}
     assert found["memory"].advice.startswith("even ")
     assert found["memory"].advice.endswith("expected a GPU with more memory")
+
+
+def _fused(train: TrainSpec) -> TrainSpec:
+    optimiser = {"kind": "adamw8bit", "fused_backward": True, "clip": 0}
+    return TrainSpec.model_validate(
+        train.model_dump(by_alias=True, exclude_unset=True) | CHECKPOINTED | {"optimiser": optimiser}
+    )
 
 
 def test_emulated_bf16_is_told(tmp_path: Path) -> None:
