@@ -27,11 +27,12 @@ WORDS = {
 INTRODUCTION = """\
 # What fits a card
 
-What to set in `[train]` so that training fits a GPU of so much memory, from the least change on. **Estimated, not measured**: by
-`turbo-fetch doctor --train`, over the published configs of each model, in bf16, for a batch of one image without class images, with
-samples, at the resolution of the family and without training text encoders. A cell has the estimated peak in GB of 10⁹ bytes; it is
-said to fit if a tenth more is there. The estimate was 4 to 10 % below what others measured on GPUs, see
-[Memory](training.md#memory). For your own spec, machine, and class images, which double a batch, ask `doctor --train`.
+What to set in `[train]` so that training fits a GPU of so much memory, from the least change on. **Estimated, not
+measured**: by `turbo-fetch doctor --train`, over the published configs of each model, in bf16, for a batch of one
+image without class images, with samples, at the resolution of the family and without training text encoders. A cell
+has the estimated peak in GB of 10⁹ bytes; it is said to fit if a tenth more is there. The estimate was 4 to 10 %
+below what others measured on GPUs, see [Memory](training.md#memory). For your own spec, machine, and class images,
+which double a batch, ask `doctor --train`.
 
 """
 
@@ -46,8 +47,9 @@ LEGEND = """
 | no samples | `sample_every = 0` |
 | 512 pixels | `resolution = 512` |
 
-Where the text encoders alone are too large, nothing of this helps: they run before the denoiser is loaded, in bf16, and are not
-quantised. `full` is left out for models whose weights and smallest optimiser state, 6 bytes for each number, do not fit 24 GB.
+Where the text encoders alone are too large, nothing of this helps: they run before the denoiser is loaded, in bf16,
+and are not quantised. `full` is left out for models whose weights and smallest optimiser state, 6 bytes for each
+number, do not fit 24 GB.
 """
 
 
