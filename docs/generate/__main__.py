@@ -9,6 +9,7 @@ from docs.generate.outcomes import outcomes_page
 from docs.generate.performance import performance_page, plots
 from docs.generate.scale import scale_page
 from docs.generate.spec import spec_page
+from docs.generate.training_memory import training_memory_page
 
 DOCS = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -17,6 +18,7 @@ PAGES = {
     "reference/outcomes.md": outcomes_page,
     "performance.md": performance_page,
     "scale.md": scale_page,
+    "dreambooth/memory.md": training_memory_page,
 }
 
 

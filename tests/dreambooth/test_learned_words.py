@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny_models import TINY_FLOW_MODELS, TINY_MODELS
+from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd
+from training import training_spec
 from turbo_fetch import stages
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.model import export_model
@@ -106,3 +108,22 @@ def test_a_word_that_does_not_fit_is_refused(learned: tuple[str, Path, Any], tmp
     add_embedding(family, folder / "model" / EMBEDDINGS)
     with pytest.raises(ModelError, match="'<dog>' is a token of the model already"):
         add_embedding(family, folder / "model" / EMBEDDINGS)
+
+
+@pytest.mark.parametrize(
+    ("method", "text_encoder"), [("token", False), *product(("full+token", "lora+token"), (True, False))]
+)
+def test_a_token_learns_whatever_learns_beside_it(tmp_path: Path, method: str, text_encoder: bool) -> None:
+    base = tiny_sd(tmp_path / "base")
+    keys = {"method": method, "text_encoder": text_encoder, "identifier": "<sks>"}
+    train = training_spec(base, tmp_path, prior=False, **keys).train
+    assert train is not None
+    family = families.load(str(base))
+    trainable = configure_trainable(family, train)
+    table = trainable.embeddings["text_encoder"]
+    learning = {id(parameter) for _, parameter in trainable.named()}
+    assert learning == {id(parameter) for group in trainable.groups for parameter in group["params"]}
+    assert id(table.rows) in learning
+    assert id(table.frozen.weight) not in learning
+    others = [name for name, _ in trainable.named() if "text_encoder" in name and not name.endswith(".rows")]
+    assert bool(others) == text_encoder

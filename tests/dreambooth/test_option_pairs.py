@@ -48,8 +48,10 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "compile": (False,),
     "tf32": ("auto", False, True),
     "cudnn_benchmark": (False, True),
+    "base_precision": ("auto", "int8"),
     "gradient_checkpointing": (False, True),
     "attention": ("auto", "sdpa", "xformers"),
+    "vae_tiling": ("auto", True, False),
     "cache": (True, False),
     "accelerator": ("auto", "cpu", "gpu"),
     "strategy": ("auto", "ddp", "deepspeed_stage_2"),
@@ -80,6 +82,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "optimiser.betas": ((0.9, 0.999), (0.0, 0.9)),
     "optimiser.epsilon": (1e-8, 1e-6),
     "optimiser.clip": (1.0, 0.0),
+    "optimiser.fused_backward": (False, True),
     "schedule.kind": (
         "constant",
         "constant_with_warmup",

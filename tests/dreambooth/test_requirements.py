@@ -98,7 +98,8 @@ def test_every_family_is_estimated_without_its_weights(tmp_path: Path, name: str
 
 
 def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
-    spec = training_spec(tiny_sd(tmp_path / "base"), tmp_path, prior=False)
+    # Encoding, which is in the step so, would need more than the step of so small a model.
+    spec = training_spec(tiny_sd(tmp_path / "base"), tmp_path, prior=False, cache=False)
     assert spec.train is not None
     enough = estimate(
         spec.train.model_copy(update=CHECKPOINTED | {"optimiser": OptimiserSpec(kind="adamw8bit")}),
@@ -112,6 +113,11 @@ def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
     assert "are free" in found["memory"].found
     changes = 'gradient_checkpointing = true, optimiser.kind = "adamw8bit"'
     assert found["memory"].advice.startswith(f"in [train] set {changes}: about")
+    needed = estimate(_fused(spec.train), "bf16", with_prior=False)
+    with fake_cuda(capability=(8, 0), memory_bytes=math.ceil(needed.peak_bytes * MARGIN)):
+        found = {finding.name: finding for finding in training_findings(spec)}
+    fused = "optimiser.fused_backward = true with optimiser.clip = 0"
+    assert found["memory"].advice.startswith(f"in [train] set {changes}, {fused}: about")
     with fake_cuda(capability=(7, 5), memory_bytes=1_000_000):
         found = {finding.name: finding for finding in training_findings(spec)}
     assert found["memory"].advice.startswith("even ")
@@ -132,6 +138,13 @@ def test_only_what_the_spec_allows_is_advised(tmp_path: Path, keys: dict[str, An
     with pytest.raises(TrainingFailed) as failed, memory_explained(train):
         raise torch.OutOfMemoryError
     assert ("base_precision" in str(failed.value)) == is_advised
+
+
+def _fused(train: TrainSpec) -> TrainSpec:
+    optimiser = {"kind": "adamw8bit", "fused_backward": True, "clip": 0}
+    return TrainSpec.model_validate(
+        train.model_dump(by_alias=True, exclude_unset=True) | CHECKPOINTED | {"optimiser": optimiser}
+    )
 
 
 def test_emulated_bf16_is_told(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Table
+from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling
 
 Scheduler = Literal[
     "auto",
@@ -55,6 +55,9 @@ class SamplingTable(Table):
     """Images per batch; larger batches are faster and need more memory."""
     precision: Precision = "auto"
     """Floating-point precision; `auto`: fp16 on a GPU, fp32 on a CPU."""
+    vae_tiling: VaeTiling = "auto"
+    """Decode images in overlapping tiles of the size that the autoencoder was made for: less memory, and slight
+    differences of brightness between tiles. `auto`: images of more than 2 megapixels (2 · 1024²)."""
 
     @field_validator("width", "height")
     @classmethod

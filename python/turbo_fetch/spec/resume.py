@@ -36,6 +36,8 @@ BINDING: Final = frozenset(
         "compile",
         "attention",
         "cache",
+        # Latents of tiles are slightly others.
+        "vae_tiling",
         # The weights beside which it learns are others.
         "base_precision",
         "seed",
@@ -90,6 +92,7 @@ FREE: Final = frozenset(
         "precision",
         "output",
         "gradient_checkpointing",
+        "optimiser.fused_backward",
         "checkpoint_every",
         "checkpoints_kept",
         "sample_every",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -33,6 +33,7 @@ def _writable(path: str) -> str:
 
 Location = Annotated[str, Place(), AfterValidator(_writable)]
 ModelName = Annotated[str, Place(or_name=True), AfterValidator(_writable)]
+VaeTiling = bool | Literal["auto"]
 
 
 class Table(BaseModel):

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Table
+from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
@@ -133,6 +133,9 @@ class OptimiserSpec(Table):
     """Avoids division by zero."""
     clip: NonNegativeFloat = 1.0
     """Gradient clipping: largest norm of the whole gradient; 0: no limit."""
+    fused_backward: bool = False
+    """Have each weight take its step during the backward pass, as soon as its gradient is there, which is then freed:
+    the same numbers with less memory. It needs `clip = 0`."""
 
 
 class ScheduleSpec(Table):
@@ -273,6 +276,9 @@ class TrainSpec(Table):
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention implementation; `auto`: xformers where it runs, otherwise PyTorch's scaled dot product attention."""
+    vae_tiling: VaeTiling = "auto"
+    """Encode images, and decode samples, in overlapping tiles of the size that the autoencoder was made for: less
+    memory, slightly different. `auto`: those of more than 2 megapixels (2 · 1024²)."""
     cache: bool = True
     """Cache encoded images and captions on disk instead of encoding them at each step."""
     seed: NonNegativeInt = 0
@@ -527,6 +533,7 @@ class TrainSpec(Table):
                 self.base_precision != "auto" and bool(self.compile),
                 f'base_precision = "{self.base_precision}" is not compiled; expected compile = false',
             ),
+            *((self.optimiser.fused_backward and wrong, reason) for wrong, reason in self._not_fused()),
             (
                 self.schedule.warmup_steps >= self.steps and self.schedule.warmup_steps > 0,
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} leaves none of the {self.steps} steps",
@@ -539,6 +546,32 @@ class TrainSpec(Table):
                 self.validation is not None and self.validation.every > self.steps,
                 f"validation.every is more than the {self.steps} steps, so validation never runs",
             ),
+        )
+
+    def _not_fused(self) -> tuple[tuple[bool, str], ...]:
+        """Return what needs all gradients at once, or those of several passes."""
+        named, kind = "optimiser.fused_backward = true", self.optimiser.kind
+        return (
+            (
+                self.optimiser.clip > 0,
+                f"{named} never has the whole gradient, whose norm optimiser.clip = {self.optimiser.clip:g} limits; "
+                "expected optimiser.clip = 0",
+            ),
+            (
+                self.accumulation > 1,
+                f"{named} takes a step at each backward pass, but accumulation = {self.accumulation}; "
+                "expected accumulation = 1",
+            ),
+            (
+                kind in FIND_THEIR_RATE,
+                f'{named}, but optimiser.kind = "{kind}" finds its rate by all gradients; expected another kind',
+            ),
+            (
+                self.precision == "fp16",
+                f'{named}, but precision = "fp16" scales the gradients and looks at all before a step; '
+                'expected "bf16" or "fp32"',
+            ),
+            (self.devices > 1, f"{named} is for one device, but devices = {self.devices}"),
         )
 
     @property

@@ -73,6 +73,15 @@ class Spec(Table):
         return self
 
     @model_validator(mode="after")
+    def _steps_alone(self) -> Spec:
+        if self.train is not None and self.train.optimiser.fused_backward and self.engine.kind == "ray":
+            raise ValueError(
+                'train.optimiser.fused_backward = true is for one device, but engine.kind = "ray" joins the gradients '
+                "of all workers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_places_apart(self) -> Spec:
         if problems := list(collisions(self)):
             raise ValueError("; ".join(problems))

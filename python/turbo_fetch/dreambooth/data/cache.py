@@ -61,6 +61,7 @@ def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: A
         [image.digest for image in image_set.images],
         image_set.sizes,
         [image_set.crops, image_set.variants, image_set.seed if image_set.crops > 1 else None],
+        *([tiled] if (tiled := sorted(size for size in image_set.groups if family.tiles(*size))) else []),
     )
 
     def fill(arrays: Arrays) -> None:

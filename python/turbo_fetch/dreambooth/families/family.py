@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
+from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare_memory
 from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import validated
+from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.spec.train import FIND_THEIR_RATE, USUAL_LEARNING_RATE, Part, TrainSpec
 
 Conditioning = dict[str, Tensor]
@@ -102,6 +104,8 @@ class Family(ABC):
         for component, methods in self.own_type.items():
             for method in methods if getattr(pipeline, component, None) is not None else ():
                 in_own_type(getattr(pipeline, component), method)
+        self.vae_tiling: VaeTiling = "auto"
+        spare_memory(self.vae, self.vae_scale, lambda: self.vae_tiling)
 
     @classmethod
     def with_defaults(cls, train: TrainSpec) -> TrainSpec:
@@ -148,6 +152,16 @@ class Family(ABC):
     def vae(self) -> Any:
         """The autoencoder, which is never trained."""
         return self.pipeline.vae
+
+    def tile_vae(self, wish: VaeTiling, key: str = "vae_tiling") -> None:
+        """Take images in tiles through the autoencoder as a spec says. Raises SpecError, naming the spec's `key`."""
+        if wish is True and not can_tile(self.vae):
+            raise SpecError(f'{key} = true, but a {type(self.vae).__name__} has no tiles; expected "auto"')
+        self.vae_tiling = wish
+
+    def tiles(self, width: int, height: int) -> bool:
+        """Return whether images of this size go through the autoencoder in tiles."""
+        return can_tile(self.vae) and is_tiled(self.vae_tiling, width * height)
 
     @property
     def text_encoders(self) -> dict[str, Any]:

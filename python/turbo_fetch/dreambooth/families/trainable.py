@@ -75,9 +75,13 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
     if train.trains_text_encoder:
         parts |= {name: (encoder, "text_encoder") for name, encoder in family.text_encoders.items()}
     targets = _lora_targets(family, parts, train) if train.trains("lora") else {}
-    for name, (module, group) in parts.items():
-        _make_trainable(module, group, targets.get(name, []), train)
+    for name, (module, _) in parts.items():
+        _make_trainable(module, targets.get(name, []), train)
         trainable.modules[name] = module
+    for learned in trainable.embeddings.values():
+        # Whatever else of the encoder learns. With the table, the identifier's meaning could move beside the token.
+        learned.frozen.requires_grad_(False)
+        learned.rows.requires_grad_(True)
     _make_groups(trainable, parts, train)
     if train.gradient_checkpointing:
         _checkpoint_gradients(family, trainable)
@@ -88,6 +92,7 @@ def settle(family: Family, train: TrainSpec) -> None:
     """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError."""
     family.check_options(train)
     family.settle_prediction(train.loss.kind)
+    family.tile_vae(train.vae_tiling, "train.vae_tiling")
     if train.clip_skip:
         family.skip_layers(train.clip_skip)
     for _, module in family.modules():
@@ -125,14 +130,11 @@ def _has(module: nn.Module, target: str) -> bool:
     return any(name == target or name.endswith(f".{target}") for name, _ in module.named_modules())
 
 
-def _make_trainable(module: Any, group: str, targets: list[str], train: TrainSpec) -> None:
+def _make_trainable(module: Any, targets: list[str], train: TrainSpec) -> None:
     """Have a component trained: its own weights, or a LoRA beside them."""
     module.train()
     if train.trains("full"):
         module.requires_grad_(True)
-        if group == "text_encoder":
-            # With the table, the identifier's meaning could move without the token being asked for.
-            module.get_input_embeddings().requires_grad_(not train.trains("token"))
         return
     try:
         module.add_adapter(_adapter_config(train.lora, targets))

@@ -100,6 +100,7 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 precision=generate.precision,
                 embedding=generate.embedding,
                 embedding_hash=word,
+                vae_tiling=generate.vae_tiling,
             )
     return wanted
 

@@ -22,6 +22,7 @@ from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, known_as, mak
 from turbo_fetch.errors import InputError, OutputExists
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.dreambooth import SamplingTable
+from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -54,6 +55,7 @@ class Settings:
     precision: str = "auto"
     embedding: str | None = None
     embedding_hash: str | None = None
+    vae_tiling: VaeTiling = "auto"
 
     def differences(self, other: Settings) -> list[str]:
         """Return where the two would give other images: `steps was 50, is now 20`."""

@@ -108,6 +108,7 @@ def plan(prior: PriorSpec, train: TrainSpec) -> dict[str, Settings]:
             model=train.base,
             model_hash=weights,
             precision=prior.precision,
+            vae_tiling=prior.vae_tiling,
         )
         for number in range(prior.images)
     }

@@ -174,6 +174,7 @@ def open_model(
     """
     device = best_device()
     family = load_model(model, _dtype(sampling.precision, device))
+    family.tile_vae(sampling.vae_tiling)
     if embedding is not None:
         add_embedding(family, Path(embedding))
     if lora is not None:
@@ -246,7 +247,7 @@ def make_images(
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"out of memory with batch_size = {sampling.batch_size} at {width}x{height} pixels; "
-                'expected less of either, or precision = "fp16"'
+                'expected less of either, precision = "fp16", or vae_tiling = true'
             ) from error
         yield from zip(batch, made, strict=True)
 

@@ -233,7 +233,7 @@ def plan(
     lora, family = candidate.lora, family_of(candidate.model)
     family.check_negative(evaluate.negative, "evaluate.negative")
     shared: dict[str, Any] = {
-        **evaluate.model_dump(include={"negative", "steps", "width", "height", "precision"}),
+        **evaluate.model_dump(include={"negative", "steps", "width", "height", "precision", "vae_tiling"}),
         "guidance": family.guidance_of(evaluate.guidance),
         "scheduler": sampler_name(evaluate.scheduler, family, "evaluate.scheduler"),
         "model": candidate.model,

@@ -106,6 +106,8 @@ def _step(
     """Return the bytes of activations and gradients at their most: a forward and a backward pass of a batch."""
     count = train.batch_size * (2 if with_prior else 1)
     shape = family.latent_shape(train.resolution, train.resolution)
+    freed = [parameter for _, parameter in trainable.named() if train.optimiser.fused_backward]
+    hooks = [parameter.register_post_accumulate_grad_hook(_free_gradient) for parameter in freed]
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():
@@ -119,7 +121,13 @@ def _step(
         del predicted, text
     for _, parameter in trainable.named():
         parameter.grad = None
+    for hook in hooks:
+        hook.remove()
     return live.peak
+
+
+def _free_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:

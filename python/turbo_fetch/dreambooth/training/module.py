@@ -26,6 +26,7 @@ from turbo_fetch.dreambooth.training.optimisers import (
     WeightMean,
     make_optimiser,
     make_schedule,
+    step_in_backward,
 )
 from turbo_fetch.spec.train import TrainSpec
 
@@ -117,6 +118,8 @@ class DreamBooth(LightningModule):
         if train.optimiser.kind == "prodigy_schedulefree":
             self.ema = ScheduleFree(self._learning(), optimiser)
         schedule = make_schedule(train, optimiser)
+        if train.optimiser.fused_backward:
+            step_in_backward(optimiser)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(

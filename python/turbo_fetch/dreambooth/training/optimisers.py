@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, Protocol
 
@@ -51,6 +52,27 @@ def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> Any:
         _keep_types(made)
         return made
     return kind(groups, betas=spec.betas, eps=spec.epsilon)
+
+
+def step_in_backward(optimiser: Any) -> None:
+    """Have each parameter take its step as soon as its gradient is whole, which is then freed.
+
+    The step of the optimiser after the backward pass finds no gradients.
+    """
+    for number, group in enumerate(optimiser.param_groups):
+        for parameter in group["params"]:
+            parameter.register_post_accumulate_grad_hook(partial(_step_alone, optimiser, number))
+
+
+def _step_alone(optimiser: Any, number: int, parameter: Tensor) -> None:
+    """Take the step of one parameter of a group. Those that find their rate, and so change a group, cannot."""
+    groups = optimiser.param_groups
+    optimiser.param_groups = [{**groups[number], "params": [parameter]}]
+    try:
+        optimiser.step()
+    finally:
+        optimiser.param_groups = groups
+    parameter.grad = None
 
 
 def _keep_types(optimiser: torch.optim.Optimizer) -> None:

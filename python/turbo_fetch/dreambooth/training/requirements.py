@@ -15,7 +15,14 @@ from turbo_fetch.dreambooth.data.sources import class_images_place
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
-from turbo_fetch.dreambooth.training.trainer import device_of, precision_of, uses_tf32
+from turbo_fetch.dreambooth.training.trainer import (
+    can_fuse,
+    device_of,
+    fused_words,
+    precision_of,
+    smaller_batch,
+    uses_tf32,
+)
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec import Spec, TrainSpec
@@ -104,7 +111,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     """Return the changes, from the least on, with which a run fits, or that none of them is enough."""
     words: list[str] = []
     needed = None
-    for text, keys in _changes(family_of(train.base).with_defaults(train)):
+    for text, keys in _changes(family_of(train.base).with_defaults(train), precision):
         changed = train.changed(**keys)
         if changed is None:
             continue
@@ -120,19 +127,19 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     return f"even {', '.join(words)} takes about {least}: expected a GPU with more memory"
 
 
-def _changes(train: TrainSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(train: TrainSpec, precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what to change, with the keys, some of which may not go with others of the spec."""
     if train.batch_size > 1:
-        accumulation = train.batch_size * train.accumulation
-        yield (
-            f"batch_size = 1 with accumulation = {accumulation}",
-            {"batch_size": 1, "accumulation": accumulation},
-        )
+        yield smaller_batch(train)
     if not train.gradient_checkpointing:
         yield "gradient_checkpointing = true", {"gradient_checkpointing": True}
     if train.optimiser.kind == "adamw" and train.trains("full"):
         table = train.optimiser.model_dump(exclude_unset=True)
         yield 'optimiser.kind = "adamw8bit"', {"optimiser": table | {"kind": "adamw8bit"}}
+    if can_fuse(train) and precision != "fp16":
+        table = train.optimiser.model_dump(exclude_unset=True)
+        kind = "adamw8bit" if train.optimiser.kind == "adamw" else train.optimiser.kind
+        yield fused_words(train), {"optimiser": table | {"kind": kind, "fused_backward": True, "clip": 0}}
     if train.trains_text_encoder:
         yield "text_encoder = false", {"text_encoder": False, "text_encoder_learning_rate": None}
     if train.trains("full"):

@@ -23,7 +23,7 @@ from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
 from turbo_fetch.spec.resume import FREE
-from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train import FIND_THEIR_RATE, TrainSpec
 
 Attention = Literal["auto", "xformers", "sdpa"]
 
@@ -115,7 +115,13 @@ def precision_of(train: TrainSpec, device: torch.device) -> str:
         )
     if train.precision != "auto":
         return train.precision
-    return best_precision(device)
+    precision = best_precision(device)
+    if precision == "fp16" and train.optimiser.fused_backward:
+        raise SpecError(
+            'train.optimiser.fused_backward = true, but train.precision = "auto" is fp16 on this device, which scales '
+            'the gradients and looks at all before a step; expected train.precision = "fp32", or false'
+        )
+    return precision
 
 
 def uses_tf32(train: TrainSpec, device: torch.device, precision: str) -> bool:
@@ -211,9 +217,10 @@ def memory_explained(train: TrainSpec) -> Iterator[None]:
 
 def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     advice: list[tuple[Any, str]] = [
-        (train.batch_size > 1, f"batch_size = 1 with accumulation = {train.batch_size * train.accumulation}"),
+        (train.batch_size > 1, smaller_batch(train)[0]),
         (not train.gradient_checkpointing, "gradient_checkpointing = true"),
         (train.optimiser.kind == "adamw", 'optimiser.kind = "adamw8bit"'),
+        (can_fuse(train), fused_words(train)),
         (train.trains("full"), 'method = "lora"'),
         (train.trains_text_encoder, "text_encoder = false"),
         (
@@ -226,12 +233,33 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     what = f"out of memory ({str(error).strip().partition(chr(10))[0]})"
     if not checkpoints(Path(train.output)):
         return TrainingFailed(f"{what}. In [train], in this order: {', '.join(options)}")
-    kept = [text for text in options if text.partition(" ")[0] in FREE]
+    kept = [text for text in options if text.partition(" ")[0] in FREE and " with " not in text]
     resuming = "".join(f" {text} may be set, and the run resumes from it." for text in kept)
     others = ", ".join(text for text in options if text not in kept)
     return TrainingFailed(
         f"{what}; the last checkpoint is good.{resuming} In another train.output, in this order: {others}"
     )
+
+
+def can_fuse(train: TrainSpec) -> bool:
+    """Return whether the optimiser's step could be fused into the backward pass, and would save much."""
+    one_pass = train.batch_size == train.accumulation == train.devices == 1
+    wanted = train.trains("full") and not train.optimiser.fused_backward and train.precision != "fp16"
+    return wanted and one_pass and train.optimiser.kind not in FIND_THEIR_RATE
+
+
+def fused_words(train: TrainSpec) -> str:
+    """Return what fuses the optimiser's step into the backward pass."""
+    return "optimiser.fused_backward = true" + (" with optimiser.clip = 0" if train.optimiser.clip else "")
+
+
+def smaller_batch(train: TrainSpec) -> tuple[str, dict[str, int]]:
+    """Return what makes one image of a batch, in words and keys; gradients are summed instead, where they can be."""
+    if train.optimiser.fused_backward:
+        return "batch_size = 1", {"batch_size": 1}
+    accumulation = train.batch_size * train.accumulation
+    keys = {"batch_size": 1, "accumulation": accumulation}
+    return f"batch_size = 1 with accumulation = {accumulation}", keys
 
 
 def use_xformers(denoiser: Any) -> None:
