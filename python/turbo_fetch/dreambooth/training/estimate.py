@@ -107,7 +107,10 @@ def _step(
     count = train.batch_size * (2 if with_prior else 1)
     shape = family.latent_shape(train.resolution, train.resolution)
     freed = [parameter for _, parameter in trainable.named() if train.optimiser.fused_backward]
-    hooks = [parameter.register_post_accumulate_grad_hook(_free_gradient) for parameter in freed]
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(_free_gradient)  # type: ignore[no-untyped-call]
+        for parameter in freed
+    ]
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():

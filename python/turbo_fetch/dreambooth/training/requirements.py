@@ -144,8 +144,8 @@ def _changes(train: TrainSpec, precision: str) -> Iterator[tuple[str, dict[str, 
         yield "text_encoder = false", {"text_encoder": False, "text_encoder_learning_rate": None}
     if train.trains("full"):
         yield 'method = "lora"', {"method": train.method.replace("full", "lora")}
-    for kind in _SMALLER[train.base_precision]:
-        yield f'base_precision = "{kind}"', {"base_precision": kind}
+    for smaller in _SMALLER[train.base_precision]:
+        yield f'base_precision = "{smaller}"', {"base_precision": smaller}
 
 
 _SMALLER: Final[Mapping[str, tuple[str, ...]]] = {
