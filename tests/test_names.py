@@ -26,7 +26,8 @@ ELSEWHERE = {
     # What is sent with a job, and what the command line gives a process.
     ("runners/ray/submission.py", "spec.toml"),
     ("dreambooth/training/launch.py", "spec.toml"),
-    # What the demonstration leaves to edit.
+    # What `init` and the demonstration leave to edit.
+    ("cli/init.py", "spec.toml"),
     ("dreambooth/toy/demo.py", "spec.toml"),
 }
 
