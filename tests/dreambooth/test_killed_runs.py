@@ -83,7 +83,9 @@ while kills < KILLS:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Return what is there, but for the lease, whose name counts who has worked there."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent.name != "lease"}
+    return sorted(found)
 
 
 @pytest.mark.timeout(600)

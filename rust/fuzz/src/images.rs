@@ -164,6 +164,5 @@ fn same(left: &Transformed, right: &Transformed) -> bool {
         && left.original_size == right.original_size
         && left.original_format == right.original_format
         && left.exif == right.exif
-        && left.digest == right.digest
         && left.phash == right.phash
 }

@@ -37,6 +37,7 @@ from turbo_fetch.dreambooth.run_folder import (
     essentials,
     is_complete,
     newest_checkpoint,
+    prune,
     read_checkpoint,
     read_record,
     set_aside,
@@ -158,6 +159,8 @@ def _train(run: Run) -> Entry | None:
     trainer = run.factory.make(train, device, precision, _callbacks(run, subjects))
     if trainer.is_global_zero:
         set_aside(output, step)
+        # A run may have been killed between a checkpoint and this.
+        prune(output, train.checkpoints_kept)
     history = History(output / HISTORY, step, writes=trainer.is_global_zero)
     if history.lost:
         listener.note(f"train: {HISTORY} lacks {history.lost:,} of the {step:,} steps that are done")
