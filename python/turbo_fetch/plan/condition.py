@@ -33,9 +33,10 @@ _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Div: lambda left, right: left / right,
 }
 _ON_DOUBLES: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
-    ast.Add: pc.add,
-    ast.Sub: pc.subtract,
-    ast.Mult: pc.multiply,
+    # Looked up when called: what is imported here is imported late, see startup.LATE.
+    ast.Add: lambda left, right: pc.add(left, right),
+    ast.Sub: lambda left, right: pc.subtract(left, right),
+    ast.Mult: lambda left, right: pc.multiply(left, right),
     # Null as in SQL: Arrow would fail all rows for one that divides by zero.
     ast.Div: lambda left, right: pc.divide(
         left, pc.if_else(right == 0.0, pa.scalar(None, pa.float64()), right)
