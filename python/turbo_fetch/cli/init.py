@@ -126,7 +126,7 @@ def _example(name: str) -> str:
 
 
 def _toml(value: str | Sequence[str]) -> str:
-    """Return a text, or a list of them, as TOML: its basic strings are those of JSON."""
-    return json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False).replace(
-        "\x7f", "\\u007f"
-    )
+    """Return a text, or a list of them, as TOML."""
+    from turbo_fetch.spec.toml import quoted
+
+    return quoted(value) if isinstance(value, str) else f"[{', '.join(map(quoted, value))}]"

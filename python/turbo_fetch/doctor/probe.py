@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import shutil
 import socket
 import sys
 import threading
@@ -22,6 +21,7 @@ from turbo_fetch.doctor.accelerator import versions_of
 from turbo_fetch.doctor.proxy import ProxyCheck
 from turbo_fetch.fetch.resolver import MAX_THREADS, Lookup, system_lookup
 from turbo_fetch.runners.cpu_allocation import available_cores
+from turbo_fetch.storage.disk import existing_part, free_bytes
 
 LOOKUP_S: Final = 5.0
 NAMES: Final = (
@@ -114,7 +114,6 @@ def measure(folder: Path, lookups: Lookups | None, proxies: tuple[ProxyCheck, ..
     """Return what matters of this machine for a dataset in `folder`, which need not be there yet."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     memory = psutil.virtual_memory()
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return Machine(
         lookups=lookups,
         open_files=soft,
@@ -124,8 +123,8 @@ def measure(folder: Path, lookups: Lookups | None, proxies: tuple[ProxyCheck, ..
         resolver_threads=MAX_THREADS,
         memory_bytes=memory.total,
         memory_free_bytes=memory.available,
-        disk_free_bytes=shutil.disk_usage(existing).free,
-        disk=str(existing),
+        disk_free_bytes=free_bytes(folder),
+        disk=str(existing_part(folder)),
         python=sys.version.split()[0],
         system=platform.platform(),
         versions=versions_of(PACKAGES),

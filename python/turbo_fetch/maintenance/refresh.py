@@ -30,7 +30,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where, source_rows
 from turbo_fetch.duplicates import contents
-from turbo_fetch.errors import Interrupted, OutputExists, SpecError
+from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
     shards_again,
@@ -223,14 +223,11 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         sink = manifest if choice.apply else _NoCommits()
         guard = OutageGuard(stop, fetch.http.network_patience_s)
         account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard)
-        try:
+        with guard.explaining(_how_to_resume):
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             LocalRunner(fetch, spec.engine, account, stop).run(shards)
             if choice.apply:
                 contents.drop(fetch, storage, manifest, listener, stop)
-        except Interrupted as error:
-            guard.check(error)
-            raise _interrupted() from error
     _discard_spools(storage)
     if choice.apply:
         write_card(storage)
@@ -278,8 +275,8 @@ def _state(choice: Choice) -> dict[str, bool]:
     return {"apply": choice.apply, "drop_gone": choice.drop_gone}
 
 
-def _interrupted() -> Interrupted:
-    return Interrupted("interrupted; what has arrived is saved. Run the same command again to resume")
+def _how_to_resume() -> str:
+    return "interrupted; what has arrived is saved. Run the same command again to resume"
 
 
 def _begin(storage: Storage, choice: Choice) -> set[str]:
@@ -329,11 +326,8 @@ def _publish_rest(
         OutageGuard(stop, fetch.http.network_patience_s),
     )
     account = Account(manifest, Summary(storage.url), listener, rows, guard)
-    try:
+    with guard.explaining(_how_to_resume):
         LocalRunner(fetch, spec.engine, account, stop).run(shards_again(dataset, fetch, rest))
-    except Interrupted as error:
-        guard.check(error)
-        raise _interrupted() from error
 
 
 def _refuse_open_shards(storage: Storage, committed: frozenset[int]) -> None:

@@ -26,7 +26,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
-from turbo_fetch.errors import DatasetError, InputError, Interrupted, SpecError
+from turbo_fetch.errors import DatasetError, InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
     UnpublishedShard,
@@ -143,15 +143,14 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
             )
             shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
-            try:
-                LocalRunner(fetch, spec.engine, account, stop).run(shards)
-                contents.drop(fetch, storage, manifest, listener, stop)
-            except Interrupted as error:
-                guard.check(error)
-                raise Interrupted(
+            with guard.explaining(
+                lambda: (
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
                     "again to resume"
-                ) from error
+                )
+            ):
+                LocalRunner(fetch, spec.engine, account, stop).run(shards)
+                contents.drop(fetch, storage, manifest, listener, stop)
             numbers = {each.shard.number for each in known}
             for record in manifest.records():
                 if record["shard"] in numbers:

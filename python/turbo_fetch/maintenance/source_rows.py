@@ -16,7 +16,7 @@ from turbo_fetch.dataset.description import read_job
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
-from turbo_fetch.plan.sharder import Plan, Rows
+from turbo_fetch.plan.sharder import AllBut, Plan, Rows
 from turbo_fetch.shard import results
 from turbo_fetch.shard.task import ShardTask, ShardWork
 from turbo_fetch.spec import FetchSpec, ImageSpec
@@ -50,16 +50,6 @@ class ExistingShard(ShardWork, Protocol):
         """The digest of the shard's rows, as it was when they came from the list."""
 
 
-@dataclass(frozen=True, slots=True)
-class _AllBut:
-    """Contains all numbers but some."""
-
-    but: Mapping[int, ExistingShard]
-
-    def __contains__(self, shard: object) -> bool:
-        return shard not in self.but
-
-
 def why_listed(fetch: FetchSpec) -> str | None:
     """Return what rows need that only their list has, None if the dataset has it all.
 
@@ -91,9 +81,7 @@ def listed_shards(
         if not numbers:
             continue
         plan = Plan(_files(entry["files"], fetch, why), fetch.input, fetch.output.samples_per_shard)
-        for shard in plan.shards(
-            entry["first_shard"], skip=_AllBut({number: wanted[number] for number in numbers})
-        ):
+        for shard in plan.shards(entry["first_shard"], skip=AllBut(frozenset(numbers))):
             existing = wanted[shard.id]
             rows = SameRows(shard.rows, existing.rows_digest, fetch.image, shard.id)
             yield ShardTask(replace(shard, rows=rows), existing)

@@ -18,6 +18,7 @@ from turbo_fetch.plan.list_notes import MISFIT, ListNotes
 from turbo_fetch.plan.text_values import as_text
 from turbo_fetch.plan.type_inference import DECLARED, typed_column
 from turbo_fetch.spec import InputSpec, Quoting
+from turbo_fetch.spec.toml import quoted
 
 SHOWN_NAMES = 20
 HIDDEN = "where "
@@ -164,18 +165,14 @@ def refuse_clashes(keep: Mapping[str, str], taken: set[str]) -> None:
 def without_clashes(keep: Mapping[str, str], taken: Container[str]) -> str:
     """Return `keep_columns` as TOML, in which no column has a name that the dataset has already."""
     if not any(new in taken for new in keep.values()) and all(name == new for name, new in keep.items()):
-        return f"[{', '.join(map(_quoted, keep))}]"
+        return f"[{', '.join(map(quoted, keep))}]"
     renamed = {name: f"list_{new}" if new in taken else new for name, new in keep.items()}
-    return f"{{ {', '.join(f'{_key(name)} = {_quoted(new)}' for name, new in renamed.items())} }}"
+    return f"{{ {', '.join(f'{_key(name)} = {quoted(new)}' for name, new in renamed.items())} }}"
 
 
 def _key(name: str) -> str:
     is_bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
-    return name if is_bare else _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    return orjson.dumps(text).decode()
+    return name if is_bare else quoted(name)
 
 
 def note_misfits(

@@ -102,6 +102,11 @@ class ListReader:
         return None if self._selection is not None or rows is None else min(rows, self._most)
 
     @property
+    def rows_known(self) -> int:
+        """How many rows are taken for certain: all, if the file says how many, else those that were read."""
+        return self.rows_read if self.total_rows is None else self.total_rows
+
+    @property
     def left_out(self) -> int:
         """How many rows the selection has left out so far."""
         return 0 if self._selection is None else self._selection.left_out

@@ -28,7 +28,7 @@ class RowCount:
         self._reader = reader
         yield
         self._reader = None
-        self._rows += reader.rows_read if reader.total_rows is None else reader.total_rows
+        self._rows += reader.rows_known
         self._files += 1
 
     def total(self) -> tuple[int | None, bool]:

@@ -32,7 +32,7 @@ class Selection:
     @classmethod
     def of(cls, spec: InputSpec, columns: Columns, number: int) -> Self | None:
         """Return what the spec asks for, None if every row is to be taken."""
-        return None if spec.where is None and spec.sample == 1.0 else cls(spec, columns, number)
+        return cls(spec, columns, number) if selects(spec) else None
 
     def taken(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows of the next batch that are taken, without the columns that only the condition needs."""
@@ -65,6 +65,11 @@ class Selection:
                 # Of a type that files before or after this one do not have: see the types of kept columns.
                 return None
             return frozenset(group.id for part in parts for group in part.row_groups)
+
+
+def selects(spec: InputSpec) -> bool:
+    """Return whether a spec takes some rows for what they are, or by chance."""
+    return spec.where is not None or spec.sample < 1.0
 
 
 def visible(schema: pa.Schema) -> pa.Schema:

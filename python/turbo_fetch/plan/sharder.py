@@ -21,7 +21,7 @@ from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
-from turbo_fetch.plan.selection import Selection, visible
+from turbo_fetch.plan.selection import Selection, selects, visible
 from turbo_fetch.plan.survey import survey
 from turbo_fetch.redaction import redact
 from turbo_fetch.spec import InputSpec
@@ -139,6 +139,16 @@ class Shard:
         return self.rows.load(ListNotes() if notes is None else notes)
 
 
+@dataclass(frozen=True, slots=True)
+class AllBut:
+    """What to skip where only some shards are wanted: all numbers but theirs."""
+
+    wanted: Container[int]
+
+    def __contains__(self, shard: object) -> bool:
+        return shard not in self.wanted
+
+
 class _Windows:
     """The windows of a file: whole shards, whose rows are spread together."""
 
@@ -176,7 +186,7 @@ class Plan:
     @property
     def is_selective(self) -> bool:
         """Whether only reading tells how many rows of a file are taken."""
-        return self._spec.where is not None or self._spec.sample < 1.0
+        return selects(self._spec)
 
     @property
     def fingerprint(self) -> list[dict[str, str | int | None]]:
@@ -243,7 +253,7 @@ class Plan:
                 first_window_rows = WINDOW_ROWS
                 self.left_out += reader.left_out
                 if left is not None:
-                    left -= reader.rows_read if reader.total_rows is None else reader.total_rows
+                    left -= reader.rows_known
 
     def _file_shards(
         self, reader: ListReader, first: int, skip: Container[int], first_window_rows: int
@@ -254,9 +264,7 @@ class Plan:
         if reader.largest_row_group is not None and not self.is_selective:
             most = MAX_SHARDS_PER_ROW_GROUP * self.samples_per_shard
             if reader.largest_row_group <= most:
-                if is_spread:
-                    return (yield from self._spread_ranges(reader, first, skip, windows))
-                return (yield from self._ranges(reader, first, skip))
+                return (yield from self._ranges(reader, first, skip, windows if is_spread else None))
         if is_spread:
             return (yield from self._spread_shards(reader, first, skip, windows))
         shard = first
@@ -267,29 +275,24 @@ class Plan:
             shard += 1
         return shard
 
-    def _ranges(self, reader: ListReader, first: int, skip: Container[int]) -> Generator[Shard, None, int]:
-        rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
-        assert rows is not None
-        shard = first
-        for start in range(0, rows, size):
-            if shard not in skip:
-                count = min(size, rows - start)
-                yield Shard(shard, count, ParquetRange(reader.source, start, count, self.columns, schema))
-            shard += 1
-        return shard
-
-    def _spread_ranges(
-        self, reader: ListReader, first: int, skip: Container[int], windows: _Windows
+    def _ranges(
+        self, reader: ListReader, first: int, skip: Container[int], windows: _Windows | None
     ) -> Generator[Shard, None, int]:
-        rows, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
-        assert rows is not None
+        """Yield the shards of a Parquet file by reference: as its rows stand, or spread over `windows`."""
+        total, schema, size = reader.total_rows, reader.schema, self.samples_per_shard
+        assert total is not None
+
+        def of_file(begin: int, end: int) -> ParquetRange:
+            return ParquetRange(reader.source, begin, min(end, total) - begin, self.columns, schema)
+
         shard = first
-        for start in range(0, rows, size):
+        for start in range(0, total, size):
             if shard not in skip:
-                count = min(size, rows - start)
-                begin, end = windows.around(start)
-                window = ParquetRange(reader.source, begin, min(end, rows) - begin, self.columns, schema)
-                yield Shard(shard, count, SpreadRange(window, self._spec.seed, start - begin, count))
+                rows: ParquetRange | SpreadRange = of_file(start, start + size)
+                if windows is not None:
+                    begin, end = windows.around(start)
+                    rows = SpreadRange(of_file(begin, end), self._spec.seed, start - begin, rows.count)
+                yield Shard(shard, rows.count, rows)
             shard += 1
         return shard
 

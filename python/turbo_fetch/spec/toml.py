@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,11 @@ def parsed(content: bytes, origin: str) -> dict[str, Any]:
         raise SpecError(f"{origin}: cannot be read as a UTF-8 text file: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{origin}: not valid TOML: {error}") from error
+
+
+def quoted(text: str) -> str:
+    """Return a text as a basic string of TOML: that of JSON, but for a character that only JSON takes as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def overridden(tables: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

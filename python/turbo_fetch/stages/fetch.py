@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Final, Protocol
 
 from turbo_fetch import __version__
@@ -18,7 +18,7 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Record, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
-from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError, Unreachable
+from turbo_fetch.errors import Interrupted, SpecError, Unreachable
 from turbo_fetch.fetch import proxies
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.recorder import recorded
@@ -97,27 +97,23 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
             listener.note(unused_proxies)
         try:
-            DenyList.open(fetch.deny, storage.make_work())
-            known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
-            with (
-                recorded(spec.track, "fetch", storage, listener) as recorder,
-                closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
-            ):
-                account = Account(dataset, summary, recorder, plan, guard)
-                for record in dataset.records():
-                    account.resume(record)
-                runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
-                runner.run(map(ShardTask, urls.marked(shards, known)))
-            if fetch.duplicates.by_content:
-                from turbo_fetch.duplicates import contents
+            with guard.explaining(lambda: how_to_resume(summary)):
+                DenyList.open(fetch.deny, storage.make_work())
+                known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
+                with (
+                    recorded(spec.track, "fetch", storage, listener) as recorder,
+                    closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
+                ):
+                    account = Account(dataset, summary, recorder, plan, guard)
+                    for record in dataset.records():
+                        account.resume(record)
+                    runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
+                    runner.run(map(ShardTask, urls.marked(shards, known)))
+                if fetch.duplicates.by_content:
+                    from turbo_fetch.duplicates import contents
 
-                if contents.drop(fetch, storage, dataset, listener, stop):
-                    _recount(summary, dataset)
-        except TurboFetchError as error:
-            if isinstance(error, Interrupted):
-                guard.check(error)
-                raise Interrupted(how_to_resume(summary)) from error
-            raise
+                    if contents.drop(fetch, storage, dataset, listener, stop):
+                        _recount(summary, dataset)
         finally:
             summary.wall_s = time.monotonic() - started_s
             summary.left_out = plan.left_out
@@ -194,10 +190,15 @@ class OutageGuard:
         self._has_told = False
         self._began_s: float | None = None
 
-    def check(self, error: Interrupted) -> None:
-        """Raise Unreachable if that is why the run was stopped."""
-        if self.verdict is not None:
-            raise Unreachable(self.verdict) from error
+    @contextmanager
+    def explaining(self, how_to_resume: Callable[[], str]) -> Iterator[None]:
+        """Have an interruption say how to go on; raises Unreachable instead if that is why the run was stopped."""
+        try:
+            yield
+        except Interrupted as error:
+            if self.verdict is not None:
+                raise Unreachable(self.verdict) from error
+            raise Interrupted(how_to_resume()) from error
 
     def heard(self, worker: int, tally: Tally, listener: ProgressListener) -> None:
         """Take what a worker tells, pass on what a person should know, and stop the run if it is hopeless."""

@@ -18,7 +18,7 @@ from turbo_fetch.dataset.lease import are_complete
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.duplicates import urls
-from turbo_fetch.errors import Interrupted, OutputHeld, SpecError
+from turbo_fetch.errors import OutputHeld, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
@@ -68,25 +68,22 @@ def _run_part(
     fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
     storage = open_place(fetch.output.path, fetch.output.spool)
     summary, guard = Summary(storage.url), whole.OutageGuard(stop, fetch.http.network_patience_s)
-    try:
-        with locked(storage, listener.note, stop, part.scope) as lease:
-            with Dataset.open(storage, spec, plan.fingerprint, __version__, part) as dataset:
-                DenyList.open(fetch.deny, storage.make_work())
-                known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
-                account = whole.Account(dataset, summary, listener, _Share(plan, part), guard)
-                for record in dataset.records():
-                    account.resume(record)
-                skip = part.skipped(dataset.committed)
-                with closing(plan.shards(dataset.first_shard, skip)) as shards:
-                    LocalRunner(fetch, spec.engine, account, stop).run(
-                        map(ShardTask, urls.marked(shards, known))
-                    )
-            lease.complete()
-            # All of it is this part's, and is in the dataset now.
-            shutil.rmtree(storage.work.parent)
-    except Interrupted as error:
-        guard.check(error)
-        raise Interrupted(whole.how_to_resume(summary)) from error
+    with (
+        guard.explaining(lambda: whole.how_to_resume(summary)),
+        locked(storage, listener.note, stop, part.scope) as lease,
+    ):
+        with Dataset.open(storage, spec, plan.fingerprint, __version__, part) as dataset:
+            DenyList.open(fetch.deny, storage.make_work())
+            known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
+            account = whole.Account(dataset, summary, listener, _Share(plan, part), guard)
+            for record in dataset.records():
+                account.resume(record)
+            skip = part.skipped(dataset.committed)
+            with closing(plan.shards(dataset.first_shard, skip)) as shards:
+                LocalRunner(fetch, spec.engine, account, stop).run(map(ShardTask, urls.marked(shards, known)))
+        lease.complete()
+        # All of it is this part's, and is in the dataset now.
+        shutil.rmtree(storage.work.parent)
     summary.wall_s = time.monotonic() - started_s
     return summary, are_complete(storage, part.all_scopes)
 

@@ -6,25 +6,14 @@ in the state in which they were read before: as long as they are, no byte has ch
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from turbo_fetch.dataset.job import Dataset
 from turbo_fetch.errors import Interrupted, OutputExists
-from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.plan.sharder import AllBut, Plan
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
-
-
-@dataclass(frozen=True, slots=True)
-class _AllBut:
-    """Contains all numbers but some."""
-
-    but: Container[int]
-
-    def __contains__(self, shard: object) -> bool:
-        return shard not in self.but
 
 
 def refuse_changed_list(
@@ -58,7 +47,7 @@ def _first_changed(
     from turbo_fetch.shard.results import one_batch, rows_digest
 
     left = dict(digests)
-    for shard in plan.again().shards(first_shard, skip=_AllBut(digests)):
+    for shard in plan.again().shards(first_shard, skip=AllBut(digests)):
         if stop:
             raise Interrupted("interrupted while the list was compared; nothing has been changed")
         if rows_digest(one_batch(shard.load()), fetch.image) != left.pop(shard.id):

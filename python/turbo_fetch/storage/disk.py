@@ -27,8 +27,12 @@ def unfinished(target: Path) -> Path:
 
 def free_bytes(path: Path) -> int:
     """Return how many bytes are free where a path is, or would be."""
-    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing_part(path)).free
+
+
+def existing_part(path: Path) -> Path:
+    """Return the path, or the nearest of the folders around it that is there."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
 def replace_with(target: Path, content: bytes) -> None:
