@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from turbo_fetch.storage import Storage
 
 # The same examples each time, so that a change is judged by itself; "slow" looks for new ones.
 settings.register_profile(
@@ -27,6 +32,27 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # As in an activated environment: a job's entry point is the `python` of the path.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 server with an empty bucket `data`, to which fsspec is configured."""
+    from object_store import configured, s3_server
+
+    with s3_server() as address, configured(address):
+        yield address
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty place for a dataset, on disk and in an object store."""
+    from object_store import empty_bucket
+    from turbo_fetch.dataset.place import open_place
+
+    if request.param == "local":
+        return open_place(str(tmp_path / "out"))
+    empty_bucket(request.getfixturevalue("s3"))
+    return open_place("s3://data/set", str(tmp_path / "spool"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -75,17 +75,19 @@ class Witness:
             self.computed[self._inside[-1]].add((output.dtype, device_of(output).type))
 
 
-MODELS = {
-    "Encoder",
-    "Decoder",
-    "QwenImageEncoder3d",
-    "QwenImageDecoder3d",
+DENOISERS = {
     "UNet2DConditionModel",
     "SD3Transformer2DModel",
     "FluxTransformer2DModel",
     "Flux2Transformer2DModel",
     "QwenImageTransformer2DModel",
     "ZImageTransformer2DModel",
+}
+MODELS = DENOISERS | {
+    "Encoder",
+    "Decoder",
+    "QwenImageEncoder3d",
+    "QwenImageDecoder3d",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
     "T5EncoderModel",

@@ -6,13 +6,14 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import turbo_fetch
 from origin import Origin
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
@@ -43,6 +44,15 @@ def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
     for name, table in changes.items():
         tables[name].update(table)
     return parse_spec({"fetch": tables, "engine": engine})
+
+
+def undisturbed(
+    folder: Path, origin: Origin, names: Iterable[str], spec_of: Callable[[Path, Path], Spec]
+) -> tuple[Path, dict[str, str]]:
+    """Return a list of images of an origin, and what one run makes of it; `spec_of` takes list and output."""
+    urls = write_list(folder / "list.parquet", [origin.url(name) for name in names])
+    turbo_fetch.run(spec_of(urls, folder / "out"))
+    return urls, content_hashes(folder / "out")
 
 
 def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -12,9 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.spec import Spec
 
@@ -31,10 +30,7 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="module")
 def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The list, and what an uninterrupted run makes of it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
-    turbo_fetch.run(_spec(urls, folder / "out"))
-    return urls, content_hashes(folder / "out")
+    return undisturbed(tmp_path_factory.mktemp("quiet"), origin, ALBUM, _spec)
 
 
 def _spec(urls: Path, output: Path) -> Spec:

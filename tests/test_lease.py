@@ -18,11 +18,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, undisturbed, wait_for_hits
 from leases import SILENCE_S, start_on
-from object_store import configured, empty_bucket, filesystem, s3_server
+from object_store import empty_bucket, filesystem
 from origin import Origin
 from turbo_fetch.dataset import lease as lease_module
 from turbo_fetch.dataset import names, process_identity
@@ -34,20 +33,6 @@ from turbo_fetch.storage import Storage
 
 ALBUM = album(200, side=48)
 ELSEWHERE = "another machine"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address, configured(address):
-        yield address
-
-
-@pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "local":
-        return open_place(str(tmp_path / "out"))
-    empty_bucket(request.getfixturevalue("server"))
-    return open_place("s3://data/set", str(tmp_path / "spool"))
 
 
 def _again(place: Storage, tmp_path: Path) -> Storage:
@@ -111,9 +96,9 @@ def test_a_holder_elsewhere_that_gives_signs_of_life_keeps_the_lease(
 
 
 def test_what_a_holder_had_begun_when_it_lost_the_lease_is_refused_by_the_store(
-    server: str, tmp_path: Path
+    s3: str, tmp_path: Path
 ) -> None:
-    empty_bucket(server)
+    empty_bucket(s3)
     mine, other = (open_place("s3://data/set", str(tmp_path / name)) for name in ("mine", "other"))
     mine.write_bytes("old", b"before")
 
@@ -165,10 +150,9 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="module")
 def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The list, and what an uninterrupted run makes of it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
-    turbo_fetch.run(_spec(urls, str(folder / "out")))
-    return urls, content_hashes(folder / "out")
+    return undisturbed(
+        tmp_path_factory.mktemp("quiet"), origin, ALBUM, lambda urls, output: _spec(urls, str(output))
+    )
 
 
 def _spec(urls: Path, output: str) -> Spec:
@@ -200,7 +184,7 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
     urls, expected = quiet
     output = str(tmp_path / "out")
     if kind == "s3":
-        empty_bucket(request.getfixturevalue("server"))
+        empty_bucket(request.getfixturevalue("s3"))
         output = "s3://data/set"
     spec = _spec(urls, output)
     first = start_on(machine, spec, tmp_path, clock_ahead_s=86_400 if machine else 0)
@@ -226,7 +210,7 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
     assert first.returncode == 75, err
     assert "another run took over" in err
     if kind == "s3":
-        filesystem(request.getfixturevalue("server")).get("data/set/", str(tmp_path / "out"), recursive=True)
+        filesystem(request.getfixturevalue("s3")).get("data/set/", str(tmp_path / "out"), recursive=True)
     assert content_hashes(tmp_path / "out") == expected
     found = Counter(
         key

@@ -14,26 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_store import configured, empty_bucket, filesystem, s3_server
+from object_store import empty_bucket, filesystem
 from turbo_fetch.dataset import manifest as manifest_module
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage import Entry, LocalStorage, Storage
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address, configured(address):
-        yield address
-
-
-@pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "local":
-        return open_place(str(tmp_path / "out"))
-    empty_bucket(request.getfixturevalue("server"))
-    return open_place("s3://data/set", str(tmp_path / "spool"))
 
 
 def _record(shard: int, size: int = 10) -> dict[str, Any]:
@@ -168,9 +154,9 @@ def test_a_shard_is_committed_once(tmp_path: Path) -> None:
 
 
 def test_an_object_store_gets_the_manifest_at_most_every_so_often(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty_bucket(server)
+    empty_bucket(s3)
     place = open_place("s3://data/set", str(tmp_path))
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -178,7 +164,7 @@ def test_an_object_store_gets_the_manifest_at_most_every_so_often(
         manifest.commit(_publish(place, 0))
         now += manifest_module.PUT_EVERY_S - 1
         manifest.commit(_publish(place, 1))
-        assert not filesystem(server).exists("data/set/.turbo-fetch/manifest")
+        assert not filesystem(s3).exists("data/set/.turbo-fetch/manifest")
         now += 1
         manifest.commit(_publish(place, 2))
         assert _lines(place) == [0, 1, 2]
@@ -224,8 +210,8 @@ def test_a_withdrawn_shard_whose_files_were_replaced_halfway_is_not_taken_back(p
     assert _lines(place) == [1]
 
 
-def test_a_run_on_another_machine_goes_on_from_the_object_store(server: str, tmp_path: Path) -> None:
-    empty_bucket(server)
+def test_a_run_on_another_machine_goes_on_from_the_object_store(s3: str, tmp_path: Path) -> None:
+    empty_bucket(s3)
     for shard, machine in enumerate(("a", "b", "a")):
         place = open_place("s3://data/set", str(tmp_path / machine))
         with Manifest.open(place) as manifest:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, manifest, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, manifest, undisturbed, wait_for_hits, write_list
 from leases import start_on
 from origin import Origin
 from turbo_fetch.errors import SpecError
@@ -75,10 +75,7 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="module")
 def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The list, and what one run makes of it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
-    turbo_fetch.run(_spec(urls, folder / "out"))
-    return urls, content_hashes(folder / "out")
+    return undisturbed(tmp_path_factory.mktemp("quiet"), origin, ALBUM, _spec)
 
 
 def _spec(urls: Path, output: Path) -> Spec:

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
 from ray_nodes import NODE, ray_cluster, worker_processes
 from turbo_fetch.spec import Spec
@@ -41,10 +40,12 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The list, and what a local run makes of it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
-    turbo_fetch.run(job_spec(urls, folder / "out", output={"samples_per_shard": 60}))
-    return urls, content_hashes(folder / "out")
+    return undisturbed(
+        tmp_path_factory.mktemp("quiet"),
+        origin,
+        ALBUM,
+        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 60}),
+    )
 
 
 def _spec(urls: Path, output: Path, address: str, **engine: object) -> Spec:

@@ -13,9 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits
 from origin import Origin
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -33,10 +32,12 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="module")
 def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The list, and what a local run makes of it."""
-    folder = tmp_path_factory.mktemp("quiet")
-    urls = write_list(folder / "list.parquet", [origin.url(name) for name in ALBUM])
-    turbo_fetch.run(job_spec(urls, folder / "out", output={"samples_per_shard": 60}))
-    return urls, content_hashes(folder / "out")
+    return undisturbed(
+        tmp_path_factory.mktemp("quiet"),
+        origin,
+        ALBUM,
+        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 60}),
+    )
 
 
 def _start(urls: Path, folder: Path, python: str = sys.executable, **http: object) -> subprocess.Popen[str]:

@@ -7,31 +7,24 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from object_store import configured, empty_bucket, filesystem, s3_server
+from object_store import configured, empty_bucket, filesystem
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, OutputError, SpecError
 from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with s3_server() as address, configured(address):
-        yield address
-
-
 @pytest.fixture(params=["local", "s3", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     spool = str(tmp_path / "spool")
     if request.param == "s3":
-        empty_bucket(request.getfixturevalue("server"))
+        empty_bucket(request.getfixturevalue("s3"))
         return open_place("s3://data/set", spool)
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
@@ -163,17 +156,17 @@ def test_writers_of_the_same_file_at_once_never_mix_what_they_write(tmp_path: Pa
     assert [*_names(LocalStorage(tmp_path))] == ["job"]
 
 
-def test_publishing_to_s3_is_one_put(server: str, tmp_path: Path) -> None:
-    empty_bucket(server)
+def test_publishing_to_s3_is_one_put(s3: str, tmp_path: Path) -> None:
+    empty_bucket(s3)
     place = open_place("s3://data/set", str(tmp_path))
     place.publish(_file(tmp_path, bytes(1000)), "00000.tar")
-    versions = filesystem(server).info("data/set/00000.tar")
+    versions = filesystem(s3).info("data/set/00000.tar")
     assert versions["ETag"].count("-") == 0
-    assert filesystem(server).find("data") == ["data/set/00000.tar"]
+    assert filesystem(s3).find("data") == ["data/set/00000.tar"]
 
 
-def test_no_bucket_is_said(server: str, tmp_path: Path) -> None:
-    empty_bucket(server)
+def test_no_bucket_is_said(s3: str, tmp_path: Path) -> None:
+    empty_bucket(s3)
     with pytest.raises(OutputError, match=r"s3://nowhere/set.*(bucket|not found)"):
         open_place("s3://nowhere/set", str(tmp_path)).probe(PROBE)
 
@@ -223,5 +216,5 @@ def test_a_place_that_is_read_only_or_full_is_said(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_remote_place_is_known_as_such(server: str, tmp_path: Path) -> None:
+def test_a_remote_place_is_known_as_such(s3: str, tmp_path: Path) -> None:
     assert isinstance(open_place("s3://data/set", str(tmp_path)), RemoteStorage)

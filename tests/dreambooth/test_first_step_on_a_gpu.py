@@ -16,7 +16,7 @@ import pytest
 import torch
 from bench.dreambooth_gpu import Plan, measured
 
-from fake_cuda import CUDA, Witness, fake_cuda
+from fake_cuda import CUDA, DENOISERS, Witness, fake_cuda
 from tiny_models import TINY_FLOW_MODELS, tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
 from training import Listener, history, write_images
 from turbo_fetch import stages
@@ -39,14 +39,6 @@ FAMILIES = {
     "sdxl": tiny_sdxl,
     "sd3": partial(tiny_sd3, with_t5=True),
     **TINY_FLOW_MODELS,
-}
-DENOISERS = {
-    "UNet2DConditionModel",
-    "SD3Transformer2DModel",
-    "FluxTransformer2DModel",
-    "Flux2Transformer2DModel",
-    "QwenImageTransformer2DModel",
-    "ZImageTransformer2DModel",
 }
 DIFFUSION = {"sd", "sd, v", "sdxl"}
 ONLY_LANGUAGE = {"flux2", "qwen-image", "z-image"}
