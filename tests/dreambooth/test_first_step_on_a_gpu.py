@@ -28,7 +28,7 @@ from turbo_fetch.dreambooth.training.trainer import compile_denoiser, kernels_ch
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.specfile import parse_spec
-from turbo_fetch.spec.train import EmaSpec, SamplesSpec, ScheduleSpec
+from turbo_fetch.spec.train_tables import EmaSpec, SamplesSpec, ScheduleSpec
 from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

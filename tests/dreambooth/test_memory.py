@@ -22,7 +22,7 @@ from turbo_fetch.dreambooth.training.estimate import estimate
 from turbo_fetch.dreambooth.training.optimisers import make_optimiser, step_in_backward
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.specfile import parse_spec
-from turbo_fetch.spec.train import OptimiserSpec
+from turbo_fetch.spec.train_tables import OptimiserSpec
 
 CPU = torch.device("cpu")
 

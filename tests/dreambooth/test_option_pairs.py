@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.training.optimisers import make_optimiser, make_schedule
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec import TrainSpec
-from turbo_fetch.spec.train import (
+from turbo_fetch.spec.train_tables import (
     LoraSpec,
     LossSpec,
     OptimiserSpec,

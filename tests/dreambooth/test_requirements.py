@@ -22,7 +22,7 @@ from turbo_fetch.dreambooth.training.trainer import memory_explained
 from turbo_fetch.errors import TrainingFailed
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
-from turbo_fetch.spec.train import OptimiserSpec
+from turbo_fetch.spec.train_tables import OptimiserSpec
 
 EIGHT_BIT = {"optimiser": {"kind": "adamw8bit"}}
 CHECKPOINTED = {"gradient_checkpointing": True}

@@ -15,7 +15,7 @@ from tiny_models import tiny_sd3
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families.noise import Diffusion, Flow, NoiseProcess, shift
 from turbo_fetch.dreambooth.families.timesteps import draw, process_at, resolution_shift
-from turbo_fetch.spec.train import TimestepsSpec
+from turbo_fetch.spec.train_tables import TimestepsSpec
 
 COUNT = 100_000
 PROCESSES: dict[str, NoiseProcess] = {

@@ -14,7 +14,7 @@ from PIL import Image
 
 from turbo_fetch.dreambooth.data.image_set import ExampleSequence, ImageSet, make_image_set
 from turbo_fetch.dreambooth.data.images import Unreadable, buckets, cut, inspect, nearest
-from turbo_fetch.spec.train import PicturesSpec
+from turbo_fetch.spec.train_tables import PicturesSpec
 
 
 def _image_set(path: Path, size: tuple[int, int], **options: object) -> ImageSet:

@@ -21,7 +21,7 @@ from turbo_fetch.errors import ModelError, OutputError, OutputExists, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.resume import binding
 from turbo_fetch.spec.specfile import differences
-from turbo_fetch.spec.train import word_in_name
+from turbo_fetch.spec.train_tables import word_in_name
 from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
 

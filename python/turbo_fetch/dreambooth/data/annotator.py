@@ -28,7 +28,7 @@ from PIL import Image
 from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.data.images import ImageFile, Unreadable, inspect, open_upright
 from turbo_fetch.errors import OutputError, PicturesError, SpecError
-from turbo_fetch.spec.train import PicturesSpec
+from turbo_fetch.spec.train_tables import PicturesSpec
 from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth.data.decoding import Size
 from turbo_fetch.dreambooth.data.images import Cut, ImageFile, cut, mirrored, nearest, render
-from turbo_fetch.spec.train import PicturesSpec
+from turbo_fetch.spec.train_tables import PicturesSpec
 
 _CENTER: Final = (0.5, 0.5)
 

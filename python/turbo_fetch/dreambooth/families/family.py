@@ -18,7 +18,8 @@ from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare
 from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import validated
 from turbo_fetch.spec.table import VaeTiling
-from turbo_fetch.spec.train import FIND_THEIR_RATE, USUAL_LEARNING_RATE, Part, TrainSpec
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train_tables import FIND_THEIR_RATE, USUAL_LEARNING_RATE, Part
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told of the captions; each tensor has one row per caption."""

@@ -15,7 +15,7 @@ from turbo_fetch.dreambooth.families.sd import (
     original_open_clip,
     unet_name,
 )
-from turbo_fetch.spec.train import USUAL_LEARNING_RATE, Part
+from turbo_fetch.spec.train_tables import USUAL_LEARNING_RATE, Part
 
 
 class StableDiffusionXL(StableDiffusion):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.noise import Flow, NoiseProcess
-from turbo_fetch.spec.train import TimestepsSpec
+from turbo_fetch.spec.train_tables import TimestepsSpec
 
 AS_THE_MODEL: Final = "auto"
 

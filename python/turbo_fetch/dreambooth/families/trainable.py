@@ -14,7 +14,8 @@ from torch.nn.functional import embedding
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
-from turbo_fetch.spec.train import LoraSpec, TrainSpec
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train_tables import LoraSpec
 
 
 class TokenEmbedding(nn.Module):

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from turbo_fetch.errors import MissingExtra
-from turbo_fetch.spec.train import OptimiserKind, OptimiserSpec, TrainSpec
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train_tables import OptimiserKind, OptimiserSpec
 
 _PACKAGES: Final[Mapping[OptimiserKind, tuple[str, str]]] = {
     "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),

@@ -23,7 +23,8 @@ from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
 from turbo_fetch.spec.resume import FREE
-from turbo_fetch.spec.train import FIND_THEIR_RATE, TrainSpec
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train_tables import FIND_THEIR_RATE
 
 Attention = Literal["auto", "xformers", "sdpa"]
 

@@ -16,7 +16,8 @@ from turbo_fetch.dreambooth.sampling.image_folder import RunControl
 from turbo_fetch.dreambooth.training.callbacks import AtStepEnd, Checkpoints, is_stopped
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import OutputError
-from turbo_fetch.spec.train import TrainSpec, ValidationSpec
+from turbo_fetch.spec.train import TrainSpec
+from turbo_fetch.spec.train_tables import ValidationSpec
 
 
 class Validations(AtStepEnd):
