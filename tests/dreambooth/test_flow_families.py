@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -328,3 +329,5 @@ def test_xformers_leaves_what_attends_as_it_is(base: Path) -> None:
     processors = [module.processor for module in denoiser.modules() if hasattr(module, "processor")]
     assert [type(processor) for processor in processors] == before
     assert {processor._attention_backend.value for processor in processors} == {"xformers"}
+    heads = torch.ones(1, 4, 1, 8)
+    assert torch.equal(dispatch_attention_fn(heads, heads, heads), heads), "other models attend as they did"

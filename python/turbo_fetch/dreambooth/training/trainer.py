@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
@@ -267,10 +268,12 @@ def use_xformers(denoiser: Any) -> None:
     """Have a denoiser attend with xformers.
 
     Newer transformers ask for a kernel by its name, and would lose the positions with diffusers' own processors of it.
+    Naming one also makes it every other model's of this process, also on a device where it does not run: undone here.
     """
     processors = (getattr(module, "processor", None) for module in denoiser.modules())
     if any(hasattr(processor, "_attention_backend") for processor in processors):
-        denoiser.set_attention_backend("xformers")
+        with attention_backend():
+            denoiser.set_attention_backend("xformers")
     else:
         denoiser.enable_xformers_memory_efficient_attention()
 
