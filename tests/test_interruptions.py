@@ -129,6 +129,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130, err
     assert "monitor" not in err
+    assert "stopping: what was begun is being saved" in err
     assert "Run the same command again to resume" in err
     assert "Traceback" not in err
     _wait_until_gone(workers)

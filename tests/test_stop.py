@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import queue
 import select
 import signal
 import socket
@@ -18,8 +20,12 @@ def _is_readable(stop: StopRequest) -> bool:
     return bool(select.select([stop], [], [], 0)[0])
 
 
+def _silent(_sentence: str) -> None:
+    pass
+
+
 def test_a_signal_asks_to_stop_and_wakes_whoever_waits() -> None:
-    with stop_on_signals() as stop:
+    with stop_on_signals(_silent) as stop:
         assert not stop
         assert not _is_readable(stop)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -32,7 +38,7 @@ def test_a_signal_asks_to_stop_and_wakes_whoever_waits() -> None:
 
 
 def test_a_second_signal_raises_where_it_may() -> None:
-    with stop_on_signals() as stop:
+    with stop_on_signals(_silent) as stop:
         stop.second_raises = True
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.count == 1
@@ -40,9 +46,36 @@ def test_a_second_signal_raises_where_it_may() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_each_of_the_first_two_signals_is_answered_at_once_though_nothing_looks_at_the_request() -> None:
+    told: queue.Queue[str] = queue.Queue()
+    with stop_on_signals(told.put):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "being saved" in told.get(timeout=10)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "at once" in told.get(timeout=10)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert told.empty()
+
+
+def test_nobody_is_told_of_a_request_that_no_signal_made() -> None:
+    told: list[str] = []
+    with stop_on_signals(told.append) as stop:
+        stop.ask()
+    assert not told
+
+
+def test_a_terminal_that_is_gone_does_not_keep_a_signal_from_stopping() -> None:
+    def gone(_sentence: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with stop_on_signals(gone) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.count == 1
+
+
 def test_the_handlers_of_before_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with stop_on_signals():
+    with stop_on_signals(_silent):
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -52,7 +85,7 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
     seen = []
 
     def run() -> None:
-        with stop_on_signals() as stop:
+        with stop_on_signals(_silent) as stop:
             seen.append(signal.getsignal(signal.SIGINT))
             stop.ask()
             seen.append(stop.count)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -14,6 +14,13 @@ from turbo_fetch.errors import Interrupted
 
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """Ctrl-C, a supervisor, a terminal that was closed, and a batch system whose time limit is near."""
+
+
+STOPPING_TOLD: Final = (
+    "stopping: what was begun is being saved, which takes some seconds; Ctrl-C again stops at once",
+    "stopping at once: what was not saved yet is done again by the next run",
+)
+"""What a person is told at the first request to stop, and at the second."""
 
 
 class StopRequest:
@@ -53,26 +60,55 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a StopRequest while the context lasts.
+def stop_on_signals(tell: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Turn SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a StopRequest while the context lasts; `tell` says so at once.
 
     A SIGHUP that is ignored stays so: that is what `nohup` is for. In a thread other than the main one, where Python
     allows no handlers, signals stay as they are.
     """
     stop = StopRequest()
+    with _teller(tell) as told:
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.ask()
-        if stop.count > 1 and stop.second_raises:
-            raise Interrupted("stopped at once. Run the same command again to resume")
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            os.write(told, b"\0")
+            stop.ask()
+            if stop.count > 1 and stop.second_raises:
+                raise Interrupted("stopped at once. Run the same command again to resume")
 
-    before = {number: signal.signal(number, handle) for number in stopping_signals()}
+        before = {number: signal.signal(number, handle) for number in stopping_signals()}
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            stop.close()
+
+
+@contextmanager
+def _teller(tell: Callable[[str], None]) -> Iterator[int]:
+    """Yield a descriptor; for each of the first bytes written to it, the next sentence is told, in a thread.
+
+    A signal handler must not print: it may have interrupted the very stream that it would print to.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def listen() -> None:
+        for sentence in STOPPING_TOLD:
+            if not os.read(read, 1):
+                return
+            # A terminal that is gone is one of the reasons to stop.
+            with suppress(OSError):
+                tell(sentence)
+
+    thread = threading.Thread(target=listen, name="stop told", daemon=True)
+    thread.start()
     try:
-        yield stop
+        yield write
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop.close()
+        os.close(write)
+        thread.join()
+        os.close(read)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def dreambooth(
         raise SpecError(f"--subject {subject!r}: expected one of {', '.join(map(repr, SUBJECTS))}")
     # The work of a step is too small to share: threads wait for each other, on a busy machine fifty times as long.
     torch.set_num_threads(1)
-    with Display(sys.stderr, quiet=quiet) as display, stop_on_signals() as stop:
+    with Display(sys.stderr, quiet=quiet) as display, stop_on_signals(display.note) as stop:
         base = demo.base_in(cache.expanduser() / "turbo-fetch", Recipe(), display, stop)
         folder = output / subject.replace(" ", "-")
         report = demo.run(demo.Lesson(base, subject, folder, seed), display, stop)

@@ -48,6 +48,11 @@ class RowProgress:
         if self._bar is not None:
             self._bar.advance(self._task, rows)
 
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if not self._quiet:
+            self._console.print(text, markup=False)
+
     def refresh(self) -> None:
         """Print a plain line if the last one is long enough ago."""
         now = time.monotonic()

@@ -41,6 +41,6 @@ def refresh(
     if drop_gone and not apply:
         raise SpecError("--drop-gone without --apply: expected both, because nothing changes without --apply")
     spec = load_dataset_spec(place, overrides or ())
-    with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+    with Display(sys.stderr, quiet=quiet) as display, stop_on_signals(display.note) as stop:
         result = refresh_dataset(spec, Choice(apply, drop_gone), display, stop)
     show(result, as_json)

@@ -32,6 +32,6 @@ def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_js
 
     without_pandas()
     spec = load_dataset_spec(place, overrides or ())
-    with stop_on_signals() as stop, Display(sys.stderr, quiet=quiet) as display:
+    with Display(sys.stderr, quiet=quiet) as display, stop_on_signals(display.note) as stop:
         result = retry_dataset(spec, display, stop)
     show(result, as_json)

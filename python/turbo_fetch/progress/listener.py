@@ -43,7 +43,7 @@ class ProgressListener:
         """Take an image that a stage wrote to a file of this machine, such as its samples after a step."""
 
     def note(self, text: str) -> None:
-        """Take a line that a person should see."""
+        """Take a line that a person should see; the answer to a signal comes from a thread of its own."""
 
     def refresh(self) -> None:
         """Take the chance to redraw, a few times a second."""

@@ -61,10 +61,11 @@ def run(
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
     which the same call resumes where it stopped.
     """
+    listener = listener or ProgressListener()
     if stop is not None:
-        return _run(spec, listener or ProgressListener(), stop, names)
-    with stop_on_signals() as stop_on_signal:
-        return _run(spec, listener or ProgressListener(), stop_on_signal, names)
+        return _run(spec, listener, stop, names)
+    with stop_on_signals(listener.note) as stop_on_signal:
+        return _run(spec, listener, stop_on_signal, names)
 
 
 async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSummary:
