@@ -50,6 +50,17 @@ def test_without_a_total_there_is_no_eta() -> None:
     assert progress.eta_s() is None
 
 
+def test_a_terminal_without_control_sequences_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # how rich is told that it is on a terminal
+    out = io.StringIO()
+    with Display(out) as display:
+        display.progress.add(0, _tally(7), 0.0)
+        display.refresh()
+    assert "7 rows" in out.getvalue()
+
+
 def test_without_a_terminal_a_line_tells_rates_failures_and_eta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
     out = io.StringIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Final, Self, TextIO
 
 import psutil
@@ -66,7 +67,7 @@ class Display(ProgressListener):
         self._shown_s = self._started_s
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._quiet:
+        if _can_redraw(self._console) and not self._quiet:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -155,6 +156,12 @@ class Display(ProgressListener):
 
     def _memory_bytes(self) -> int:
         return int(psutil.Process().memory_info().rss) + self.progress.sum("memory_bytes")
+
+
+def _can_redraw(console: Console) -> bool:
+    """Return whether what was shown can be replaced: on a terminal, and in a notebook by a widget."""
+    on_terminal = console.is_terminal and not console.is_dumb_terminal
+    return on_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _fetch_panel(progress: Progress, elapsed_s: float, memory_bytes: int, width: int) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -57,11 +58,18 @@ def run(
 ) -> RunSummary:
     """Run every stage that the spec has, or of them only those of `names`; blocks until done.
 
-    Called in the main thread, SIGINT, SIGTERM and SIGHUP stop it within seconds; `stop` stops it from elsewhere.
+    Progress goes to `listener`: if None it is shown on standard error, live on a terminal and in a notebook, a line
+    every ten seconds elsewhere; `ProgressListener()` shows nothing. Called in the main thread, SIGINT, SIGTERM and
+    SIGHUP stop it within seconds; `stop` stops it from elsewhere.
     Raises SpecError, InputError, OutputError, OutputExists, ShardFailed, MissingExtra, or Interrupted, after
     which the same call resumes where it stopped.
     """
-    listener = listener or ProgressListener()
+    if listener is None:
+        # It imports rich; the command line has done so before, while workers start.
+        from turbo_fetch.progress.display import Display
+
+        with Display(sys.stderr) as display:
+            return run(spec, display, stop, names)
     if stop is not None:
         return _run(spec, listener, stop, names)
     with stop_on_signals(listener.note) as stop_on_signal:
@@ -69,7 +77,10 @@ def run(
 
 
 async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSummary:
-    """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does. Raises as `run`."""
+    """Run the stages without blocking the loop; cancelling saves their state, as Ctrl-C does.
+
+    Progress and errors are as for `run`.
+    """
     # Who awaits this has it already; `run` starts sooner without.
     import asyncio
 
