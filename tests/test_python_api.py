@@ -21,7 +21,7 @@ from turbo_fetch.spec.specfile import dump_spec
 
 IMAGES = album(20, side=32)
 SETTING_UP = "import turbo_fetch; spec = turbo_fetch.load_spec('job.toml')"
-SILENT = "from turbo_fetch.progress.listener import ProgressListener; turbo_fetch.run(spec, ProgressListener())"
+SILENT = "turbo_fetch.run(spec, turbo_fetch.ProgressListener())"
 
 
 @pytest.fixture(scope="module")

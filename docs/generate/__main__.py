@@ -7,6 +7,7 @@ from pathlib import Path
 from docs.generate.command_line import command_line_page
 from docs.generate.outcomes import outcomes_page
 from docs.generate.performance import performance_page, plots
+from docs.generate.python_api import python_page
 from docs.generate.scale import scale_page
 from docs.generate.spec import spec_page
 from docs.generate.training_memory import training_memory_page
@@ -16,6 +17,7 @@ PAGES = {
     "reference/spec.md": spec_page,
     "reference/cli.md": command_line_page,
     "reference/outcomes.md": outcomes_page,
+    "reference/python.md": python_page,
     "performance.md": performance_page,
     "scale.md": scale_page,
     "dreambooth/memory.md": training_memory_page,

@@ -12,7 +12,8 @@
         print(sample.key, len(sample.image), sample.caption)
     print(dataset.ledger().group_by("outcome").aggregate([([], "count_all")]))
 
-`arun` is `run` for use inside an event loop. Importing the package is cheap: what it needs is imported on first use.
+`arun` is `run` for use inside an event loop; both show progress unless given a `ProgressListener`. Importing the
+package is cheap: what it needs is imported on first use.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from turbo_fetch.dataset.description import load_spec
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import TurboFetchError
+    from turbo_fetch.progress.listener import ProgressListener
     from turbo_fetch.progress.summary import Summary
     from turbo_fetch.spec import Spec
     from turbo_fetch.stages import RunSummary, arun, run
 
 __all__ = [
+    "ProgressListener",
     "RunSummary",
     "Spec",
     "Summary",
@@ -44,6 +47,7 @@ __all__ = [
 
 
 _HOMES = {
+    "ProgressListener": "progress.listener",
     "RunSummary": "stages",
     "Spec": "spec",
     "Summary": "progress.summary",

@@ -70,7 +70,10 @@ def test_terminated_in_its_first_samples_a_run_makes_no_step(base: Path, tmp_pat
     keys: dict[str, Any] = {"steps": 2, "sample_every": 9, "samples": {"images": 1, "steps": 900}}
     stopping = Stopping(0)
     stopping.ask = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with stop_on_signals(stopping.note) as stop, pytest.raises(Interrupted, match="interrupted before a step"):
+    with (
+        stop_on_signals(stopping.note) as stop,
+        pytest.raises(Interrupted, match="interrupted before a step"),
+    ):
         fit(training_spec(base, tmp_path, **keys), stopping, stop)
     assert "train: the samples of step 0 are given up" in stopping.notes
     keys["samples"] = {"images": 1, "steps": 1}

@@ -57,7 +57,10 @@ def export(
     if merge and samples_per_shard is not None:
         raise SpecError("--merge with --samples-per-shard: expected one of them; one file has no shards")
     rows = sum(shard.rows for shard in open_dataset(source).shards)
-    with RowProgress(sys.stderr, "exporting", rows, quiet) as progress, stop_on_signals(progress.note) as stop:
+    with (
+        RowProgress(sys.stderr, "exporting", rows, quiet) as progress,
+        stop_on_signals(progress.note) as stop,
+    ):
         if merge:
             show(merge_shards(source, destination, known, progress, stop), as_json)
             return

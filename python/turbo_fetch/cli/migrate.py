@@ -26,6 +26,9 @@ def migrate(
     from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
-    with RowProgress(sys.stderr, "migrating", None, quiet) as progress, stop_on_signals(progress.note) as stop:
+    with (
+        RowProgress(sys.stderr, "migrating", None, quiet) as progress,
+        stop_on_signals(progress.note) as stop,
+    ):
         result = migrate_dataset(dataset, progress, stop)
     show(result, as_json)

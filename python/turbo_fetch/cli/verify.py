@@ -42,7 +42,10 @@ def verify(
         raise SpecError("--quick --deep: expected at most one of them")
     level: Level = "quick" if quick else "deep" if deep else "full"
     rows = sum(shard.rows for shard in open_dataset(dataset).shards)
-    with RowProgress(sys.stderr, "verifying", rows, quiet) as progress, stop_on_signals(progress.note) as stop:
+    with (
+        RowProgress(sys.stderr, "verifying", rows, quiet) as progress,
+        stop_on_signals(progress.note) as stop,
+    ):
         result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
     show(result, as_json)
     if repair:
