@@ -35,8 +35,8 @@ def main() -> None:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         report = (DATASET / "report.html").as_uri()
         for name, url, scheme, ready in (
-            ("report", report, "light", "#plot-outcomes .barlayer path"),
-            ("report-dark", report, "dark", "#plot-outcomes .barlayer path"),
+            ("report", report, "light", "#plot-hosts .barlayer path"),
+            ("report-dark", report, "dark", "#plot-hosts .barlayer path"),
             ("view", address, "light", ".row img"),
         ):
             page = chromium.new_page(

@@ -51,3 +51,59 @@ def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800
             yield tab
         finally:
             chromium.close()
+
+
+LOW_CONTRAST = """
+() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const layer = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return canvas.getImageData(0, 0, 1, 1).data;
+  };
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const found = layer(getComputedStyle(each).backgroundColor);
+      if (found[3] === 255) return found;
+    }
+    return [255, 255, 255];
+  };
+  const luminance = ([red, green, blue]) => {
+    const [r, g, b] = [red, green, blue].map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const says = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!says || element.closest("script, style, svg, option") || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const [high, low] = [luminance(layer(style.color)), luminance(behind(element))].sort((a, b) => b - a);
+    const ratio = (high + 0.05) / (low + 0.05);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)} ${element.outerHTML.slice(0, 120)}`);
+  }
+  return found;
+}
+"""
+"""Elements whose text has less contrast than WCAG 2.2 asks for at level AA (success criterion 1.4.3)."""
+
+SPILT = """
+() => {
+  const width = document.documentElement.clientWidth;
+  const clips = (element) =>
+    element && (getComputedStyle(element).overflowX !== "visible" || clips(element.parentElement));
+  return [...document.querySelectorAll("body *")]
+    .filter((element) => element.checkVisibility() && !element.closest("svg"))
+    .filter((element) => element.getBoundingClientRect().right > width + 1 && !clips(element.parentElement))
+    .map((element) => element.outerHTML.slice(0, 120));
+}
+"""
+"""Elements that stick out of the window on the right, unless what is around them scrolls or cuts them."""
+
+
+def faults_of_sight(page: Page) -> list[str]:
+    """Return what is hard to see on a page as it is now: text of low contrast, and what is beyond the edge."""
+    low: list[str] = page.evaluate(LOW_CONTRAST)
+    return low + list(page.evaluate(SPILT))

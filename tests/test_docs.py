@@ -15,14 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from docs.generate.__main__ import PAGES
-from docs.generate.outcomes import MEANINGS
 
 import tutorial
 from album import album
 from jobs import job_spec, write_list
 from kept_columns import PER_SHARD, dataset
 from origin import Origin
-from turbo_fetch.outcomes import Outcome
+from turbo_fetch.outcomes import MEANINGS, Outcome
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 

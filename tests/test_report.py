@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from browser import browse
+from browser import browse, faults_of_sight
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.place import open_place
@@ -24,10 +26,13 @@ from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report.document import script_json
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Material, gather
+from turbo_fetch.monitor.report.remedies import remedies
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import TrackSpec
+from turbo_fetch.spec.specfile import parse_spec
 
 ALBUM = album(30)
 HOSTILE = (
@@ -51,7 +56,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_a_run_writes_it_and_a_browser_draws_every_plot_without_errors_or_requests(dataset: Path) -> None:
     with browse((dataset / "report.html").as_uri(), scheme="dark") as tab:
-        tab.page.wait_for_selector("#plot-outcomes .barlayer path", state="attached")
+        tab.page.wait_for_selector("#plot-hosts .barlayer path", state="attached")
         drawn = tab.page.eval_on_selector_all(
             ".plot", "all => all.map(one => one.querySelectorAll('.main-svg').length)"
         )
@@ -76,6 +81,43 @@ def test_a_run_writes_it_and_a_browser_draws_every_plot_without_errors_or_reques
     assert set(links) <= {"http:", ":"}
     assert "http:" in links
     assert all(url.startswith(("file:", "data:")) for url in tab.requests)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_is_readable_on_a_desk_and_on_a_phone_in_both_themes(
+    dataset: Path, scheme: str, width: int
+) -> None:
+    with browse((dataset / "report.html").as_uri(), scheme, width) as tab:
+        tab.page.wait_for_selector(".plot .main-svg", state="attached")
+        tab.page.click("summary")
+        assert faults_of_sight(tab.page) == []
+        columns = (
+            "() => getComputedStyle(document.querySelector('.cards')).gridTemplateColumns.split(' ').length"
+        )
+        assert tab.page.evaluate(columns) >= 2
+
+
+def test_every_way_to_fail_is_counted_explained_and_answered(dataset: Path) -> None:
+    with browse((dataset / "report.html").as_uri()) as tab:
+        outcomes = tab.page.locator("section", has_text="Outcomes").locator("tbody tr").all_inner_texts()
+        runs = tab.page.locator("section", has_text="Runs").last.inner_text()
+        spec = tab.page.locator("pre").text_content()
+    assert [text.split()[:2] for text in outcomes] == [["url", "2"], ["http-4xx", "1"]]
+    assert "fetch.input.url_column" in outcomes[0]
+    assert "not found, forbidden, gone" in outcomes[1]
+    assert "complete" in runs
+    assert parse_spec(tomllib.loads(spec or "")).fetch is not None
+
+
+def test_what_may_change_an_outcome_is_a_key_of_the_spec_or_a_command(tmp_path: Path) -> None:
+    spec = job_spec(tmp_path / "list.parquet", tmp_path / "out")
+    for outcome in set(Outcome) - {Outcome.SUCCESS}:
+        commands = ["turbo-fetch retry out"] if outcome.retryable else []
+        found = remedies(outcome, "out")
+        assert found[: len(commands)] == commands
+        for key in found[len(commands) :]:
+            attrgetter(key)(spec)
 
 
 def test_it_can_be_written_at_any_time(dataset: Path) -> None:
@@ -110,8 +152,6 @@ def test_without_a_dataset_there_is_one_clear_error(tmp_path: Path) -> None:
 def test_counts_of_the_figures_are_those_of_the_dataset(dataset: Path) -> None:
     material = gather(open_place(str(dataset)))
     plots = {plot["id"]: plot for plot in figures(material)}
-    outcomes = plots["outcomes"]["data"][0]
-    assert dict(zip(outcomes["y"], outcomes["x"], strict=True)) == {"success": 30, "http-4xx": 1, "url": 2}
     assert sum(plots["sides"]["data"][0]["y"]) == 30
     assert sum(plots["aspects"]["data"][0]["y"]) == 30
     assert plots["hosts"]["data"][0]["x"] == [30]

@@ -24,7 +24,6 @@ def figures(material: Material) -> Iterator[Figure]:
     lines = _thinned(material.progress)
     if len(lines) > 1:
         yield _throughput(lines)
-    yield _outcomes(material)
     if material.hosts:
         yield _hosts(material)
     if material.shapes.sides:
@@ -103,41 +102,6 @@ def _rates(lines: Sequence[dict[str, Any]]) -> tuple[list[float], list[float], l
         rows.append(round((line["rows"] - first["rows"]) / elapsed, 2))
         sizes.append(round((line["bytes"] - first["bytes"]) / elapsed))
     return times, rows, sizes
-
-
-def _outcomes(material: Material) -> Figure:
-    found = material.summary.outcomes.most_common()
-    rows = max(material.summary.rows, 1)
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [label for label, _ in found],
-        "x": [count for _, count in found],
-        "text": [f"{count:,} ({_percent(count / rows)})" for _, count in found],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "marker": {"color": ["@good" if label == "success" else "@bad" for label, _ in found]},
-        "hovertemplate": "%{y}: %{text}<extra></extra>",
-    }
-    return _figure(
-        "outcomes",
-        "Outcomes",
-        [bars],
-        "log scale" if len(found) > 1 else "",
-        # One failure in a thousand shows only on a logarithmic axis.
-        xaxis={"type": "log", "title": {"text": "rows"}, "dtick": 1, "range": _log_range(found)},
-        yaxis={"autorange": "reversed", "automargin": True},
-        showlegend=False,
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.01 else f"{share * 100:.2g}%"
-
-
-def _log_range(found: Sequence[tuple[str, int]]) -> list[float]:
-    most = max((count for _, count in found), default=1)
-    return [-0.3, len(str(most)) + 1.0]
 
 
 def _hosts(material: Material) -> Figure:

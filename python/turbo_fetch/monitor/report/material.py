@@ -77,6 +77,8 @@ class Material:
     """The lines of every run into the dataset, in order."""
     samples: list[Shown] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
+    spec: str = ""
+    """The spec as the latest run had it, secrets masked."""
 
     @property
     def latest(self) -> list[records.Line]:
@@ -123,21 +125,23 @@ def gather(storage: Storage) -> Material:
         material.hosts.update(record.get("hosts", {}))
         if "shapes" in record:
             material.shapes.add_record(record["shapes"])
-    material.runs = list(_runs(_metrics(storage)))
+    material.runs = list(_runs(_read(storage, names.METRICS)))
     for shard in _spread(dataset.shards, SHARDS_LOOKED_INTO):
         material.samples += _samples(dataset, shard)
     for shard in dataset.shards:
         if shard.number in failing:
             material.failures += _failures(dataset, shard)
     material.failures = _varied(material.failures)
+    material.spec = redact(_read(storage, names.SPEC).decode(errors="replace"))
     return material
 
 
-def _metrics(storage: Storage) -> bytes:
+def _read(storage: Storage, name: str) -> bytes:
+    """Return a file of the dataset, or, while it is not published yet, of the work folder; nothing without one."""
     try:
-        return storage.read_bytes(names.METRICS)
+        return storage.read_bytes(name)
     except FileNotFoundError:
-        local = storage.work / names.METRICS
+        local = storage.work / name
         return local.read_bytes() if local.exists() else b""
 
 

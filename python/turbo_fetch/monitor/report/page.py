@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from urllib.parse import urlsplit
 
+from turbo_fetch.monitor.records import Line
 from turbo_fetch.monitor.report.document import Page, asset, card, fill, plot_box, signature
 from turbo_fetch.monitor.report.figures import figures
 from turbo_fetch.monitor.report.material import Failed, Material, Shown
+from turbo_fetch.monitor.report.remedies import remedies
+from turbo_fetch.outcomes import BY_LABEL, MEANINGS, Outcome
 from turbo_fetch.plan.list_notes import sentences
 from turbo_fetch.progress.summary import human_bytes, human_time
 
@@ -23,7 +28,10 @@ def render(material: Material) -> bytes:
         "plots": "".join(plot_box(plot, plot["id"] == "throughput") for plot in plots),
         "samples": "".join(map(_sample, material.samples)) or "<p>There are no images to show.</p>",
         "list": _list_notes(sentences(material.summary.list_notes.counts)),
+        "outcomes": _outcomes(material),
         "failures": _failures(material.failures),
+        "runs": _runs(material.runs),
+        "spec": _spec(material.spec),
     }
     main = fill(asset("report.html"), {key: text.encode() for key, text in texts.items()})
     return Page(name, "report", f"{material.summary.path} · {signature()}", main, plots).render()
@@ -79,19 +87,107 @@ def _list_notes(notes: list[str]) -> str:
     return f'<section class="box">{heading}<ul>{items}</ul></section>\n' if notes else ""
 
 
+def _outcomes(material: Material) -> str:
+    """Return one bar of successes and failures, and a line for each way to fail, on the scale of the most frequent."""
+    summary = material.summary
+    failed = [(label, count) for label, count in summary.outcomes.most_common() if label in BY_LABEL]
+    failed = [(BY_LABEL[label], count) for label, count in failed if label != Outcome.SUCCESS.label]
+    share = _percent(summary.successes, summary.rows)
+    good = _length("good", summary.successes, summary.rows)
+    bar = f'<div class="bar" role="img" aria-label="{share} success">{good}</div>'
+    text = f"<p>{summary.successes:,} of {summary.rows:,} rows became samples ({share}).</p>"
+    most = max((count for _, count in failed), default=1)
+    lines = (
+        (
+            f'<span class="tag">{outcome.label}</span>',
+            f"{count:,}",
+            f'{_percent(count, summary.rows)}<div class="bar thin">{_length("bad", count, most)}</div>',
+            _with_code(MEANINGS[outcome]),
+            "<br>".join(f"<code>{escape(each)}</code>" for each in remedies(outcome, summary.path)),
+        )
+        for outcome, count in failed
+    )
+    return bar + text + _table(("outcome", "rows", "share", "meaning", "what may change it"), lines)
+
+
+def _length(kind: str, part: int, whole: int) -> str:
+    # Even one row in a billion is to be seen.
+    shown = max(100 * part / max(whole, 1), 0.4 if part else 0.0)
+    return f'<span class="{kind}" style="width:{shown:.2f}%"></span>'
+
+
+def _percent(part: int, whole: int) -> str:
+    share = part / max(whole, 1)
+    if part < whole and share > 0.999:
+        return f"{math.floor(share * 1e5) / 1e3:.3f}%"
+    return f"{share:.1%}" if share >= 0.01 or not part else f"{share * 100:.2g}%"
+
+
+def _with_code(text: str) -> str:
+    """Return text as HTML in which what stands between backquotes is code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+
+
 def _failures(failures: list[Failed]) -> str:
     if not failures:
         return "<p>No row failed in the shards that were sampled.</p>"
-    rows = "".join(
-        f'<tr><td><span class="tag">{escape(failure.outcome)}</span></td><td>{escape(failure.detail)}</td>'
-        f'<td class="number">{failure.attempts}</td>'
-        f'<td class="url" title="{escape(failure.url)}">{_link(failure.url, escape(failure.url))}</td></tr>'
+    lines = (
+        (
+            f'<span class="tag">{escape(failure.outcome)}</span>',
+            escape(failure.detail),
+            str(failure.attempts),
+            f'<span class="url">{_link(failure.url, escape(failure.url))}</span>',
+        )
         for failure in failures
     )
+    return _table(("outcome", "reason", "attempts", "URL"), lines)
+
+
+def _runs(runs: list[list[Line]]) -> str:
+    """Return every run into the dataset: when it began, how long it took, what it did and how it ended."""
+    lines = [_run(run) for run in runs if run[0]["kind"] == "start"]
+    if not lines:
+        return ""
+    head = ("began (UTC)", "took", "rows", "received", "ended", "version")
+    return f'<section class="box"><h2>Runs</h2>{_table(head, lines)}</section>\n'
+
+
+def _run(run: list[Line]) -> tuple[str, ...]:
+    start, end = run[0], run[-1]
+    last = next((line for line in reversed(run) if line["kind"] == "progress"), {})
+    how = end.get("how", "") if end["kind"] == "end" else "killed, or still going on"
     return (
-        "<table><thead><tr><th>outcome</th><th>reason</th><th>attempts</th><th>URL</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+        time.strftime("%Y-%m-%d %H:%M", time.gmtime(start["time"])),
+        human_time(end["time"] - start["time"]),
+        f"{last.get('rows', 0):,}",
+        human_bytes(last.get("bytes", 0)),
+        escape(str(how)),
+        escape(str(start.get("version", ""))),
     )
+
+
+def _spec(spec: str) -> str:
+    if not spec:
+        return ""
+    return (
+        '<section class="box"><details><summary><h2>Spec <span class="note">as the latest run had it</span></h2>'
+        f"</summary><pre>{escape(spec)}</pre></details></section>\n"
+    )
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML; on a phone, each cell is a line with its name before it."""
+    rows = [
+        "".join(
+            f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in zip(head, line, strict=True)
+        )
+        for line in lines
+    ]
+    if not rows:
+        return ""
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
 
 
 def _link(url: str, inner: str) -> str:
