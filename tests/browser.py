@@ -102,8 +102,16 @@ SPILT = """
 """
 """Elements that stick out of the window on the right, unless what is around them scrolls or cuts them."""
 
+SQUEEZED = """
+() => [...document.querySelectorAll("body *")]
+  .filter((element) => element.checkVisibility() && !element.children.length && element.textContent.trim())
+  .filter((element) => element.offsetWidth < 60)
+  .filter((element) => element.offsetHeight > 3.5 * parseFloat(getComputedStyle(element).fontSize))
+  .map((element) => `squeezed ${element.outerHTML.slice(0, 120)}`)
+"""
+"""Elements so narrow that their text is a column of letters."""
+
 
 def faults_of_sight(page: Page) -> list[str]:
-    """Return what is hard to see on a page as it is now: text of low contrast, and what is beyond the edge."""
-    low: list[str] = page.evaluate(LOW_CONTRAST)
-    return low + list(page.evaluate(SPILT))
+    """Return what is hard to see on a page as it is now: text of low contrast, cut off or squeezed."""
+    return [fault for check in (LOW_CONTRAST, SPILT, SQUEEZED) for fault in page.evaluate(check)]

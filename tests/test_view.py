@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import turbo_fetch
 from album import album
-from browser import browse
+from browser import browse, faults_of_sight
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.place import open_place
@@ -129,12 +129,91 @@ def test_a_browser_shows_filters_pages_and_details_without_errors(address: str) 
         assert "total_ms" in page.inner_text("#values")
         page.click("#close")
         page.select_option("select[name=outcome]", "failed")
-        page.get_by_text("1 shown, to the end").wait_for()
-        assert "http-4xx" in page.inner_text(".row")
+        page.get_by_text("1 of 1 matching rows").wait_for()
+        failed = page.inner_text(".failures tbody tr")
+        assert "http-4xx" in failed
+        assert "HTTP Error 404: Not Found" in failed
+        assert page.locator(".failures a").get_attribute("href", timeout=1000).endswith("/gone.jpg")
         broken = page.evaluate("window.broken")
     assert broken is None
     assert tab.errors == []
     assert all(url.startswith((address, "data:")) for url in tab.requests)
+
+
+def test_the_address_says_what_is_looked_at_and_the_browser_goes_back(address: str) -> None:
+    with browse(f"{address}?text=image+2&density=large") as tab:
+        page = tab.page
+        page.get_by_text("11 of 11 matching rows").wait_for()
+        assert page.input_value("input[name=text]") == "image 2"
+        assert page.locator("main.large").count() == 1
+        page.fill("input[name=min_side]", "100000")
+        page.click("text=Search")
+        page.get_by_text("No row matches.").wait_for()
+        assert "min_side=100000" in page.url
+        page.go_back()
+        page.get_by_text("11 of 11 matching rows").wait_for()
+        assert page.input_value("input[name=min_side]") == ""
+    assert tab.errors == []
+
+
+def test_arrow_keys_go_through_the_rows(address: str) -> None:
+    with browse(address) as tab:
+        page = tab.page
+        page.locator(".row").first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert "2 of the 31" in page.inner_text("#place")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert "0000003" in page.inner_text("#values")
+        page.keyboard.press("ArrowLeft")
+        assert "3 of the 31" in page.inner_text("#place")
+        assert (
+            page.locator("#values a").first.get_attribute("href", timeout=1000).startswith("http://127.0.0.1")
+        )
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_is_readable_on_a_desk_and_on_a_phone_in_both_themes(
+    address: str, scheme: str, width: int
+) -> None:
+    with browse(address, scheme, width) as tab:
+        tab.page.wait_for_selector(".row img")
+        assert faults_of_sight(tab.page) == []
+        columns = (
+            "() => getComputedStyle(document.querySelector('main')).gridTemplateColumns.split(' ').length"
+        )
+        assert tab.page.evaluate(columns) >= 2
+        tab.page.locator(".row").first.click()
+        assert faults_of_sight(tab.page) == []
+        tab.page.click("#close")
+        tab.page.select_option("select[name=outcome]", "failed")
+        tab.page.wait_for_selector(".failures a")
+        assert faults_of_sight(tab.page) == []
+
+
+def test_a_sample_is_of_shards_all_over_and_the_same_for_the_same_seed(dataset: StoredDataset) -> None:
+    rows = Rows(dataset)
+    first = rows.sample(Query(outcome="success"), 1, 9)
+    assert len(first) == 9
+    assert {row["key"][:5] for row in first} == {"00000", "00001", "00002"}
+    assert rows.sample(Query(outcome="success"), 1, 9) == first
+    assert rows.sample(Query(outcome="success"), 2, 9) != first
+    assert len(rows.sample(Query(), 1, 200)) == 31
+    assert len(rows.sample(Query(outcome="failed"), 1, 9)) == 1
+
+
+@pytest.mark.parametrize(
+    "query", [Query(), Query("failed"), Query(text="image 2"), Query("success", "image", 200)]
+)
+def test_matches_are_counted_from_any_shard_on(dataset: StoredDataset, query: Query) -> None:
+    rows = Rows(dataset)
+    keys = _keys(dataset, query, 7)
+    assert rows.count(query, 0) == (len(keys), None)
+    assert rows.count(query, 1).rows == len([key for key in keys if key >= "00001"])
+    assert rows.count(query, 99) == (0, None)
 
 
 def _status(url: str, host: str | None = None) -> int:
@@ -166,6 +245,10 @@ def _status(url: str, host: str | None = None) -> int:
         (f"api/rows?min_side={10**20}", None, 200),
         (f"api/rows?min_side=-{10**20}", None, 200),
         (f"api/rows?from={10**20}:{10**20}", None, 200),
+        ("api/sample?seed=x", None, 400),
+        (f"api/sample?seed={10**20}", None, 200),
+        ("api/count?from=x", None, 400),
+        (f"api/count?from={10**20}", None, 200),
     ],
 )
 def test_only_pages_of_its_own_are_answered(address: str, path: str, host: str | None, status: int) -> None:

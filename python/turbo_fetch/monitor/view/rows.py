@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from random import Random
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -15,6 +17,8 @@ from turbo_fetch.redaction import redact
 
 SEARCH_S: Final = 1.0
 """A search that finds too little gives what it has after so long, and the place to go on from."""
+SHARDS_SAMPLED: Final = 6
+"""Shards of which a sample is made: each has to be read."""
 LEDGER_COLUMNS: Final = (
     "outcome",
     "detail",
@@ -69,6 +73,13 @@ class Page(NamedTuple):
     next: Cursor | None
 
 
+class Count(NamedTuple):
+    """Rows that match, and the shard to go on from; None at the end of the dataset."""
+
+    rows: int
+    next: int | None
+
+
 class Rows:
     """Reads the rows of a dataset; not for several threads at once."""
 
@@ -82,22 +93,49 @@ class Rows:
         stop_s = time.monotonic() + SEARCH_S
         row = start.row
         for number in range(start.shard, len(self._dataset.shards)):
-            table = self._table(self._dataset.shards[number])
-            matches = _matches(table, query)
-            rows = pc.indices_nonzero(matches).to_pylist() if matches is not None else range(table.num_rows)
-            wanted = [index for index in rows if index >= row]
+            wanted = [index for index in self._matching(number, query) if index >= row]
             chosen = wanted[: limit - len(found)]
-            for index, values in zip(
-                chosen, table.take(pa.array(chosen, pa.int64())).to_pylist(), strict=True
-            ):
-                shown = redact(str(values["url"])) if values.get("url") else None
-                found.append({"at": str(Cursor(number, index)), **values, "url": shown})
+            found += self._shown(number, chosen)
             if len(chosen) < len(wanted):
                 return Page(found, Cursor(number, chosen[-1] + 1 if chosen else row))
             row = 0
             if len(found) >= limit or time.monotonic() > stop_s:
                 return Page(found, Cursor(number + 1, 0) if number + 1 < len(self._dataset.shards) else None)
         return Page(found, None)
+
+    def sample(self, query: Query, seed: int, limit: int) -> list[dict[str, Any]]:
+        """Return up to `limit` rows of shards all over the dataset, in order, the same for the same seed."""
+        random = Random(seed)
+        shards = range(len(self._dataset.shards))
+        chosen = sorted(random.sample(shards, min(SHARDS_SAMPLED, len(shards))))
+        found: list[dict[str, Any]] = []
+        for done, number in enumerate(chosen):
+            rows = self._matching(number, query)
+            share = (limit - len(found)) // (len(chosen) - done)
+            found += self._shown(number, sorted(random.sample(rows, min(share, len(rows)))))
+        return found
+
+    def count(self, query: Query, first: int) -> Count:
+        """Count the rows that match, from the shard `first` on, for as long as a search may take."""
+        stop_s = time.monotonic() + SEARCH_S
+        count = 0
+        for number in range(first, len(self._dataset.shards)):
+            count += len(self._matching(number, query))
+            if time.monotonic() > stop_s and number + 1 < len(self._dataset.shards):
+                return Count(count, number + 1)
+        return Count(count, None)
+
+    def _matching(self, number: int, query: Query) -> Sequence[int]:
+        table = self._table(self._dataset.shards[number])
+        matches = _matches(table, query)
+        return range(table.num_rows) if matches is None else pc.indices_nonzero(matches).to_pylist()
+
+    def _shown(self, number: int, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+        table = self._table(self._dataset.shards[number])
+        values = table.take(pa.array(indices, pa.int64())).to_pylist()
+        for index, row in zip(indices, values, strict=True):
+            url = redact(str(row["url"])) if row.get("url") else None
+            yield {"at": str(Cursor(number, index)), **row, "url": url}
 
     def _table(self, shard: StoredShard) -> pa.Table:
         if self._loaded is None or self._loaded[0] != shard.name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ from turbo_fetch.monitor.report.document import plotly_script
 from turbo_fetch.monitor.report.material import BROWSER_TYPES, thumbnails
 from turbo_fetch.monitor.view import live
 from turbo_fetch.monitor.view.images import Images
-from turbo_fetch.monitor.view.rows import Cursor, Query, Rows
+from turbo_fetch.monitor.view.rows import Count, Cursor, Page, Query, Rows
 from turbo_fetch.storage import Storage
 
 ADDRESS: Final = "127.0.0.1"
@@ -70,6 +70,8 @@ class Viewer:
         application.router.add_get("/api/dataset", self._dataset)
         application.router.add_get("/api/live", self._live)
         application.router.add_get("/api/rows", self._page)
+        application.router.add_get("/api/sample", self._sample)
+        application.router.add_get("/api/count", self._count)
         application.router.add_get(r"/picture/{shard:\d{1,9}}/{row:\d{1,9}}", self._picture)
         return application
 
@@ -87,14 +89,23 @@ class Viewer:
         return await self._json(lambda: live.state(self._storage))
 
     async def _page(self, request: web.Request) -> web.Response:
-        try:
-            asked = request.query
-            query = Query(asked.get("outcome", ""), asked.get("text", ""), _side(asked.get("min_side")))
-            start = Cursor.parse(asked.get("from") or "0:0")
-            limit = min(MOST_ROWS, max(1, int(asked.get("limit") or PAGE_ROWS)))
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=f"invalid request: {error}") from error
+        with _invalid():
+            query, limit = _query(request), _limit(request)
+            start = Cursor.parse(request.query.get("from") or "0:0")
         return await self._json(lambda: self._found(query, start, limit))
+
+    async def _sample(self, request: web.Request) -> web.Response:
+        with _invalid():
+            query, limit, seed = _query(request), _limit(request), int(request.query.get("seed") or 0)
+        return await self._json(
+            lambda: {"rows": self._opened(lambda rows: rows.sample(query, seed, limit), [])}
+        )
+
+    async def _count(self, request: web.Request) -> web.Response:
+        with _invalid():
+            query, first = _query(request), max(0, int(request.query.get("from") or 0))
+        count = await self._read(lambda: self._opened(lambda rows: rows.count(query, first), Count(0, None)))
+        return web.json_response(count._asdict())
 
     async def _picture(self, request: web.Request) -> web.Response:
         at = Cursor(int(request.match_info["shard"]), int(request.match_info["row"]))
@@ -125,11 +136,13 @@ class Viewer:
         return self._summary
 
     def _found(self, query: Query, start: Cursor, limit: int) -> dict[str, Any]:
-        self._refreshed()
-        if self._rows is None:
-            return {"rows": [], "next": None}
-        page = self._rows.page(query, start, limit)
+        page = self._opened(lambda rows: rows.page(query, start, limit), Page([], None))
         return {"rows": page.rows, "next": None if page.next is None else str(page.next)}
+
+    def _opened(self, read: Callable[[Rows], T], otherwise: T) -> T:
+        """Return what is read of the rows as they are now; `otherwise` while no shard is committed."""
+        self._refreshed()
+        return otherwise if self._rows is None else read(self._rows)
 
     def _shown(self, at: Cursor, small: bool) -> bytes | None:
         self._refreshed()
@@ -180,9 +193,24 @@ def _counts(storage: Storage, dataset: StoredDataset) -> dict[str, Any]:
     }
 
 
-def _side(text: str | None) -> int:
-    """Return a number of pixels, as large as columns of sides can be at most."""
-    return max(0, min(LARGEST_SIDE, int(text or 0)))
+@contextlib.contextmanager
+def _invalid() -> Iterator[None]:
+    """Answer a request that is not understood with its fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"invalid request: {error}") from error
+
+
+def _query(request: web.Request) -> Query:
+    asked = request.query
+    # As large as columns of sides can be at most.
+    side = max(0, min(LARGEST_SIDE, int(asked.get("min_side") or 0)))
+    return Query(asked.get("outcome", ""), asked.get("text", ""), side)
+
+
+def _limit(request: web.Request) -> int:
+    return min(MOST_ROWS, max(1, int(request.query.get("limit") or PAGE_ROWS)))
 
 
 def _fingerprint(storage: Storage) -> object:
