@@ -62,6 +62,9 @@ EXPECTED_HASH: Final = {f"expected {kind}": kind for kind in ("md5", "sha256", "
 BOXES: Final = "boxes to blur"
 """Source column of boxes, as the JSON of a list of lists; it is not in the dataset."""
 
+BYTES_AT: Final = "bytes at"
+"""Source column that says where a row's bytes are, if not at its URL: `start stop file`; it is not in the dataset."""
+
 LEDGER: Final = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

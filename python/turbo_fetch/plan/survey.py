@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan import image_folders
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
 from turbo_fetch.plan.columns import Columns, no_column
 from turbo_fetch.plan.json_lists import row_batches
@@ -73,6 +74,10 @@ def _share(file: ListFile, files: int) -> int:
 def _look(file: ListFile, columns: Columns, most_bytes: int) -> _Seen:
     if file.format == "parquet":
         return _look_at_parquet(file, columns)
+    if file.format == "images":
+        columns.locate(image_folders.COLUMNS, file.url)
+        kinds = dict.fromkeys(columns.keep, _TEXT)
+        return _Seen(has_rows=True, has_urls=True, names=dict.fromkeys(image_folders.COLUMNS), kinds=kinds)
     stream = ByteStream(file)
     try:
         match file.format:

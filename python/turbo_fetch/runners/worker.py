@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -49,6 +49,8 @@ from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
+from turbo_fetch.sources.addresses import Sources
+from turbo_fetch.sources.pool import SourcePool
 from turbo_fetch.storage import Storage
 
 """What hosts said in robots.txt and the like; in the work folder."""
@@ -109,7 +111,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
-            fetching = background.create_task(self._pool.run())
+            fetching = [
+                background.create_task(pool.run()) for pool in (self._pool, self._tools.readings)
+            ]
             reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
@@ -122,8 +126,7 @@ class Worker:
                     self._room.clear()
                     await self._room.wait()
                 stopper.cancel()
-            fetching.cancel()
-            for task in reporting:
+            for task in (*fetching, *reporting):
                 task.cancel()
         await self._send_tally()
         self._sender.shutdown(wait=False)
@@ -177,7 +180,7 @@ class Worker:
             await opened.submitted.wait()
 
     async def _wait_for_room(self) -> None:
-        wanting = asyncio.ensure_future(self._pool.wants_rows())
+        wanting = asyncio.ensure_future(self._wants_rows())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({wanting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -187,6 +190,10 @@ class Worker:
         finally:
             wanting.cancel()
             stopping.cancel()
+
+    async def _wants_rows(self) -> None:
+        await self._pool.wants_rows()
+        await self._tools.readings.wants_rows()
 
     def _is_full(self) -> bool:
         rows = sum(shard.shard.count for shard in self._open.values())
@@ -206,9 +213,10 @@ class Worker:
             del self._open[opened.shard.id]
             self._room.set()
 
-    async def _suspend_on_stop(self, fetching: asyncio.Task[None]) -> None:
+    async def _suspend_on_stop(self, fetching: Sequence[asyncio.Task[None]]) -> None:
         await self._stopping.wait()
-        fetching.cancel()
+        for task in fetching:
+            task.cancel()
         for opened in self._open.values():
             opened.suspend()
 
@@ -259,8 +267,9 @@ class Worker:
         tally.deferred_domains = network.domains()
         tally.held = network.held
         tally.outage = network.outage()
-        tally.in_flight = self._pool.in_flight
-        tally.waiting = self._pool.parked + self._pool.delayed
+        readings = self._tools.readings
+        tally.in_flight = self._pool.in_flight + readings.in_flight
+        tally.waiting = self._pool.parked + self._pool.delayed + readings.waiting
         tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
         tally.pid = self._process.pid
         # What is only shown must not end a worker that has no file descriptor left.
@@ -287,6 +296,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,
+        SourcePool(budget, http, setup.fetch.sources.concurrency) as readings,
         _output(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
@@ -294,7 +304,10 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             limiter = LimiterClient(http) if setup.shares_limits else None
             pool = FetchPool(client, http, limiter=limiter)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
-            tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
+            sources = Sources(setup.fetch)
+            tools = Tools(
+                setup.fetch, storage, pool, sources, readings, budget, transform, transforms, files, deny
+            )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)
             await worker.run()

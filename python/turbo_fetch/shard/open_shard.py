@@ -26,6 +26,8 @@ from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
+from turbo_fetch.sources.addresses import Sources
+from turbo_fetch.sources.pool import Reading, SourcePool
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
@@ -48,6 +50,9 @@ class Tools:
     fetch: FetchSpec
     storage: Storage
     pool: FetchPool
+    sources: Sources
+    readings: SourcePool
+    """Rows that are read from sources, as the pool requests those of the web."""
     budget: ByteBudget
     transform: Transform
     transforms: Executor
@@ -164,9 +169,12 @@ class OpenShard:
         headers = self._work.headers()
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
-            urls = parse_urls(source.column("url").take(pa.array(part, pa.uint32())))
-            requests = self._requests(part, urls, headers, journal)
+            texts = source.column("url").take(pa.array(part, pa.uint32()))
+            urls = parse_urls(texts)
+            requests, readings = self._requests(part, texts, urls, headers, journal)
             self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+            if readings:
+                self._tools.readings.submit(readings, lambda row, fetched: self._take(row, fetched, journal))
             await asyncio.sleep(0)
             if self._ended.is_set():
                 return
@@ -174,23 +182,28 @@ class OpenShard:
     def _requests(
         self,
         rows: Sequence[int],
+        texts: pa.StringArray,
         urls: ParsedUrls,
         headers: Mapping[int, Mapping[str, str]],
         journal: Journal,
-    ) -> list[Request]:
-        """Return the requests for `rows`; those without a usable URL end at once."""
-        requests = []
+    ) -> tuple[list[Request], list[Reading]]:
+        """Return the requests for `rows`, and how those are read that are not of the web; the others end at once."""
+        requests, readings = [], []
         parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
-        for row, url, host, domain, error in parsed:
+        for place, (row, url, host, domain, error) in enumerate(parsed):
             if url is None or host is None or domain is None:
-                self._take(row, results.not_fetched(Outcome.URL, error), journal)
+                reading = self._tools.sources.reading(row, texts[place].as_py())
+                if isinstance(reading, Reading):
+                    readings.append(reading)
+                else:
+                    self._take(row, results.not_fetched(*(reading or (Outcome.URL, error))), journal)
             elif self._tools.deny is not None and (reason := self._tools.deny.reason(url, host)) is not None:
                 self._take(row, results.not_fetched(Outcome.DENIED, reason), journal)
             elif row in self.shard.duplicates:
                 self._take(row, results.not_fetched(Outcome.DUPLICATE, self.shard.duplicates[row]), journal)
             else:
                 requests.append(Request(row, url, domain, headers.get(row)))
-        return requests
+        return requests, readings
 
     def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:
         """Take what became of a row; called in the loop, once per row."""
