@@ -47,10 +47,11 @@ from turbo_fetch.runners.messages import (
 )
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
+from turbo_fetch.shard.routes import Router
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
-from turbo_fetch.sources.addresses import Sources
-from turbo_fetch.sources.pool import SourcePool
+from turbo_fetch.sources.archive_records import ArchiveRecords
+from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
 
 """What hosts said in robots.txt and the like; in the work folder."""
@@ -112,7 +113,7 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = [
-                background.create_task(pool.run()) for pool in (self._pool, self._tools.readings)
+                background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)
             ]
             reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
             if self._limiter is not None:
@@ -193,7 +194,7 @@ class Worker:
 
     async def _wants_rows(self) -> None:
         await self._pool.wants_rows()
-        await self._tools.readings.wants_rows()
+        await self._tools.sources.wants_rows()
 
     def _is_full(self) -> bool:
         rows = sum(shard.shard.count for shard in self._open.values())
@@ -267,9 +268,9 @@ class Worker:
         tally.deferred_domains = network.domains()
         tally.held = network.held
         tally.outage = network.outage()
-        readings = self._tools.readings
-        tally.in_flight = self._pool.in_flight + readings.in_flight
-        tally.waiting = self._pool.parked + self._pool.delayed + readings.waiting
+        sources = self._tools.sources
+        tally.in_flight = self._pool.in_flight + sources.in_flight
+        tally.waiting = self._pool.parked + self._pool.delayed + sources.waiting
         tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
         tally.pid = self._process.pid
         # What is only shown must not end a worker that has no file descriptor left.
@@ -296,7 +297,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,
-        SourcePool(budget, http, setup.fetch.sources.concurrency) as readings,
+        SourcePools(setup.fetch, budget) as sources,
         _output(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
@@ -304,9 +305,10 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             limiter = LimiterClient(http) if setup.shares_limits else None
             pool = FetchPool(client, http, limiter=limiter)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
-            sources = Sources(setup.fetch)
+            router = Router(setup.fetch, deny)
+            records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(
-                setup.fetch, storage, pool, sources, readings, budget, transform, transforms, files, deny
+                setup.fetch, storage, pool, sources, router, budget, transform, transforms, files, deny, records
             )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)

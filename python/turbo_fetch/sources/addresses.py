@@ -12,7 +12,7 @@ from turbo_fetch.plan.image_files import open_folders
 from turbo_fetch.plan.urls import MALFORMED_MARK
 from turbo_fetch.sources.data_urls import DataUrls, media_type
 from turbo_fetch.sources.files import Files
-from turbo_fetch.sources.pool import Reading
+from turbo_fetch.sources.reading_pool import Reading
 from turbo_fetch.sources.stores import Stores
 from turbo_fetch.spec import FetchSpec
 

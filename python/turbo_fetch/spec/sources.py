@@ -64,3 +64,8 @@ class WarcSpec(Table):
     """Column of the first byte of the record in its file."""
     length_column: str = "warc_record_length"
     """Column of the length of the compressed record, in bytes."""
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """The columns, in the order file, offset, length."""
+        return self.file_column, self.offset_column, self.length_column

@@ -45,7 +45,7 @@ class _Row:
     attempts: int = 0
 
 
-class SourcePool:
+class ReadingPool:
     """Reads rows; belongs to one event loop. A context manager, at whose end nothing waits for reads that hang."""
 
     def __init__(self, budget: ByteBudget, http: HttpSpec, concurrency: int) -> None:
