@@ -26,16 +26,17 @@ from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError
 from turbo_fetch.fetch.allocations import Grant
-from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
 from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     CUT_OFF_S,
     GIVEN_UP_S,
     Alive,
+    Bandwidth,
     JobError,
     NoMoreShards,
     Setup,
@@ -148,6 +149,8 @@ class Worker:
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case Bandwidth():
+                        loop.call_soon_threadsafe(set_rate, self._tools.budget, message.bytes_per_s)
                     case Grant():
                         loop.call_soon_threadsafe(self._pool.apply_grant, message)
                     case _:
@@ -292,7 +295,7 @@ class Worker:
 async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]) -> None:
     """Work until the parent has no more shards; `started` is called in the loop with the worker."""
     http = setup.fetch.http
-    budget = ByteBudget(http.memory_mb * 1_000_000)
+    budget = budget_of(http)
     transform = Transform(setup.fetch.image, setup.threads)
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
@@ -303,7 +306,8 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
-            pool = FetchPool(client, http, limiter=limiter)
+            paced = http.model_copy(update={"concurrency": requests_at_once(http)})
+            pool = FetchPool(client, paced, limiter=limiter)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)

@@ -111,7 +111,7 @@ class ColumnPool:
         if image.nbytes > self._max_body_mb * 1e6:
             done(row, draft.end(Outcome.TOO_LARGE, f"body larger than {self._max_body_mb:g} MB"))
             return
-        reader = self._budget.reader()
+        reader = self._budget.local_reader()
         reader.charge_up_to(image.nbytes)
         reader.finish(image.nbytes)
         done(row, draft.end(Outcome.SUCCESS, None, bytes(image)))

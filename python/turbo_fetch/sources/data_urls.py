@@ -20,6 +20,8 @@ _BASE64: Final = re.compile(rb"[A-Za-z0-9+/]*")
 class DataUrls:
     """The bytes that addresses hold themselves."""
 
+    is_remote = False
+
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
 

@@ -27,6 +27,8 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O
 class Files:
     """The regular files in some folders, their subfolders included."""
 
+    is_remote = False
+
     def __init__(self, roots: Sequence[str]) -> None:
         self._roots = tuple(Path(root) for root in roots)
 

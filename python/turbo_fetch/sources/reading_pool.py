@@ -137,7 +137,7 @@ class ReadingPool:
         draft.final_url = redact(reading.address) if reading.is_shown else None
         if reading.stop is not None and reading.stop - reading.start > self._max_bytes:
             return draft.end(Outcome.TOO_LARGE, self._too_large())
-        reader = self._budget.reader()
+        reader = self._budget.reader() if reading.source.is_remote else self._budget.local_reader()
         body: bytes | None = None
         try:
             body = await self._body(reading, draft, reader)

@@ -20,6 +20,9 @@ _BUSY: Final = frozenset({errno.EBUSY, errno.EAGAIN})
 class Source(Protocol):
     """Reads bytes at addresses of one kind."""
 
+    is_remote: bool
+    """Whether they come over the network, whose use may be limited."""
+
     def chunks(self, address: str, start: int, stop: int | None) -> Iterator[bytes]:
         """Yield the bytes from `start` to before `stop`, None for the end, each time `CHUNK_BYTES`, at the end fewer.
 

@@ -17,6 +17,8 @@ OUTSIDE: Final = "outside of the stores in fetch.sources.stores"
 class Stores:
     """The objects whose addresses begin as the spec says. Clients are made on first use."""
 
+    is_remote = True
+
     def __init__(self, prefixes: Sequence[str]) -> None:
         self._prefixes = tuple(prefixes)
 

@@ -237,6 +237,9 @@ class HttpSpec(Table):
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
     memory_mb: PositiveInt = 64
     """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached."""
+    max_mbps: PositiveFloat | None = None
+    """Most megabits (10^6 bits) of bodies to download per second, for all workers together, each an even share; by
+    default there is no limit. Few requests are in flight then, so that what arrives is even."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
     robots: Literal["respect", "ignore"] = "respect"
@@ -282,6 +285,11 @@ class HttpSpec(Table):
                     f"domains: {domain!r} is not a domain; expected one such as example.org, in lower case"
                 )
         return self
+
+    @property
+    def max_bytes_per_s(self) -> float | None:
+        """Most bytes of bodies per second, None for no limit."""
+        return None if self.max_mbps is None else self.max_mbps * 125_000
 
     def preset(self, domain: str) -> DomainSpec:
         """Return the preset of a registrable domain, an empty one if it has none."""

@@ -94,6 +94,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         guard = OutageGuard(stop, fetch.http.network_patience_s)
         if not fetch.http.has_contact:
             listener.note(NO_CONTACT)
+        if fetch.http.max_mbps is not None:
+            listener.note(f"downloads take at most {fetch.http.max_mbps:g} Mbit/s (fetch.http.max_mbps)")
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
             listener.note(unused_proxies)
         try:
