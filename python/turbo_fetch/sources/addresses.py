@@ -31,10 +31,6 @@ class Sources:
         self._stores = Stores((*spec.stores, *(folder for folder in folders if folder not in local)))
         self._data = DataUrls(int(fetch.http.max_body_mb * 1e6)) if spec.data_urls else None
 
-    def check(self) -> None:
-        """Raise MissingExtra or SpecError if a store cannot be used."""
-        self._stores.check()
-
     def reading(self, row: int, text: str | None, start: int = 0, stop: int | None = None) -> Reading | Failure | None:
         """Return how a row is read that says `text`, or why it is not; None if that is no address of any source."""
         text = (text or "").strip()
