@@ -36,7 +36,9 @@ def test_data_urls_are_read_as_browsers_do(address: str, expected: bytes) -> Non
     assert decoded(address) == expected
 
 
-@pytest.mark.parametrize("address", ["data:", "data:image/png;base64", "data:;base64,Q", "data:;base64,QQ-_", "data:;base64,Q=Q="])
+@pytest.mark.parametrize(
+    "address", ["data:", "data:image/png;base64", "data:;base64,Q", "data:;base64,QQ-_", "data:;base64,Q=Q="]
+)
 def test_malformed_ones_are_rows_without_a_usable_url(address: str) -> None:
     with pytest.raises(KnownFailure) as caught:
         decoded(address)

@@ -68,8 +68,14 @@ def test_a_dataset_of_hugging_face_is_processed_again(tmp_path: Path) -> None:
 
 def test_what_was_fetched_is_resized_and_filtered_without_a_network(tmp_path: Path) -> None:
     list_of_images = tmp_path / "first.parquet"
-    columns = {"url": [f"http://nowhere.invalid/{n}.jpg" for n in range(40)], "image": ALBUM, "score": range(40)}
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), list_of_images, row_group_size=7)
+    columns = {
+        "url": [f"http://nowhere.invalid/{n}.jpg" for n in range(40)],
+        "image": ALBUM,
+        "score": range(40),
+    }
+    pq.write_table(
+        pa.table({name: list(values) for name, values in columns.items()}), list_of_images, row_group_size=7
+    )
     rows = {"where": "score >= 5", "sample": 0.5, "seed": 3, "keep_columns": ["score"]}
     changes: dict[str, dict[str, Any]] = {"image": {"encode": "png", "size": 16}, "input": rows}
     turbo_fetch.run(column_spec(list_of_images, tmp_path / "out", **changes))
@@ -94,7 +100,11 @@ def test_one_bad_image_fails_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "changes", "message"),
     [
-        ({"picture": [b"x"]}, {}, "there is no column 'image'; did you mean|there is no column 'image'. Columns"),
+        (
+            {"picture": [b"x"]},
+            {},
+            "there is no column 'image'; did you mean|there is no column 'image'. Columns",
+        ),
         ({"image": ["x"]}, {}, "is of type string; expected images as binary"),
         ({"image": [b"x"]}, {"url_column": "link"}, "there is no column 'link'"),
     ],

@@ -84,7 +84,11 @@ def test_all_workers_together_keep_to_the_limit_and_use_it(tmp_path: Path) -> No
     mbps = total * 8 / 1e6 / 3
     with Origin(pictures) as origin:
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in pictures])
-        changes = {"http": {"max_mbps": mbps}, "output": {"samples_per_shard": 10}, "engine": {"workers": 2, "threads": 1}}
+        changes = {
+            "http": {"max_mbps": mbps},
+            "output": {"samples_per_shard": 10},
+            "engine": {"workers": 2, "threads": 1},
+        }
         arrivals = Arrivals()
         summary = turbo_fetch.run(job_spec(urls, tmp_path / "out", **changes), listener=arrivals)
     assert summary.fetch.outcomes == {"success": 40}

@@ -14,6 +14,7 @@ from PIL import Image
 
 import turbo_fetch
 from album import album, encoded
+from hub import hub_of
 from jobs import job_spec, ledger, write_list
 from object_store import empty_bucket, filesystem
 from origin import Origin
@@ -157,3 +158,21 @@ def test_what_was_not_readable_is_read_by_a_retry(
     retried = retry(spec, ProgressListener(), StopRequest())
     assert (retried.asked, retried.recovered) == (2, 2)
     assert set(outcomes(tmp_path / "out").values()) == {"success"}
+
+
+def test_a_list_may_name_files_of_a_hub(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "large.png").write_bytes(encoded(900, 900, 3, kind="PNG") + b"\0" * 2_000_000)
+    expected = {
+        "hf://datasets/me/set/00000.jpg": "success",
+        "hf://datasets/me/set/nested/00003.jpg": "success",
+        "hf://datasets/me/set/large.png": "success",
+        "hf://datasets/me/set/none.jpg": "not-found",
+        "hf://datasets/me/settings/00000.jpg": "address",
+        "hf://datasets/other/set/00000.jpg": "address",
+    }
+    urls = write_list(tmp_path / "list.parquet", list(expected))
+    with hub_of({"datasets/me/set": photos}) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        turbo_fetch.run(job_spec(urls, tmp_path / "out", sources={"stores": ["hf://datasets/me/set/"]}))
+    assert outcomes(tmp_path / "out") == expected

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_utf8
-from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMAGE_AT, IMG2DATASET_RESULT_COLUMNS, RECORD, UNSTORED
+from turbo_fetch.arrow.schemas import (
+    BOXES,
+    EXPECTED_HASH,
+    IMAGE_AT,
+    IMG2DATASET_RESULT_COLUMNS,
+    RECORD,
+    UNSTORED,
+)
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes

@@ -12,7 +12,8 @@ from turbo_fetch.spec import InputSpec
 from turbo_fetch.storage.filesystems import is_local, path_of
 
 SUFFIXES: Final = frozenset(
-    ".avif .bmp .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .jxl .png .tif .tiff .webp".split()
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png"}
+    | {".tif", ".tiff", ".webp"}
 )
 CAPTION_SUFFIX: Final = ".txt"
 _WILDCARDS: Final = frozenset("*?[")
@@ -67,7 +68,9 @@ def _open_folder(urls: str, kind: str) -> str | None:
 
 def _walk(folder: str) -> Iterator[ImageFile]:
     with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name)
+        entries = sorted(
+            (entry for entry in found if not _is_hidden(entry.name)), key=lambda entry: entry.name
+        )
     names = {entry.path for entry in entries}
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):

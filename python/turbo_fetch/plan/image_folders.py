@@ -82,7 +82,9 @@ def _captions(filesystem: Any, folder: str, images: list[ImageFile]) -> list[str
     if is_local(filesystem):
         texts = {path: _first_bytes(Path(path), Path(folder)) for path in paths}
     else:
-        texts = filesystem.cat(paths) if len(paths) > 1 else {path: filesystem.cat_file(path) for path in paths}
+        texts = (
+            filesystem.cat(paths) if len(paths) > 1 else {path: filesystem.cat_file(path) for path in paths}
+        )
     return [None if image.caption is None else _caption(texts[image.caption]) for image in images]
 
 

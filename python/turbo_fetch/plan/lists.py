@@ -126,7 +126,9 @@ def _is_image_folder(filesystem: Any, path: str, wanted: str) -> bool:
     names = [_name(each) for each in filesystem.ls(path, detail=False)]
     # A text file of an image's name is its caption.
     stems = {PurePosixPath(name).stem for name in names if is_image(name)}
-    others = [name for name in names if PurePosixPath(name).stem not in stems and not name.startswith((".", "_"))]
+    others = [
+        name for name in names if PurePosixPath(name).stem not in stems and not name.startswith((".", "_"))
+    ]
     if any(_is_of_format(name, wanted) for name in others):
         return False
     return bool(stems) or next(images_in(filesystem, path), None) is not None

@@ -113,9 +113,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
-            fetching = [
-                background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)
-            ]
+            fetching = [background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)]
             reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
@@ -312,7 +310,17 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(
-                setup.fetch, storage, pool, sources, router, budget, transform, transforms, files, deny, records
+                setup.fetch,
+                storage,
+                pool,
+                sources,
+                router,
+                budget,
+                transform,
+                transforms,
+                files,
+                deny,
+                records,
             )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)

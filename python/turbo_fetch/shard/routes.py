@@ -94,7 +94,11 @@ class Router:
             found.ended.append((row, reading or (Outcome.URL, error)))
 
     def _by_record(
-        self, left: Sequence[tuple[int, int]], records: Sequence[dict[str, str]], headers: Headers, found: Routes
+        self,
+        left: Sequence[tuple[int, int]],
+        records: Sequence[dict[str, str]],
+        headers: Headers,
+        found: Routes,
     ) -> None:
         """Route rows, each with its place among `records`, to byte ranges of archives."""
         addresses = [f"{self._prefix}{record[RECORD[0]] or ''}" for record in records]

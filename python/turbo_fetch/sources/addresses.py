@@ -31,7 +31,9 @@ class Sources:
         self._stores = Stores((*spec.stores, *(folder for folder in folders if folder not in local)))
         self._data = DataUrls(int(fetch.http.max_body_mb * 1e6)) if spec.data_urls else None
 
-    def reading(self, row: int, text: str | None, start: int = 0, stop: int | None = None) -> Reading | Failure | None:
+    def reading(
+        self, row: int, text: str | None, start: int = 0, stop: int | None = None
+    ) -> Reading | Failure | None:
         """Return how a row is read that says `text`, or why it is not; None if that is no address of any source."""
         text = (text or "").strip()
         match = _SCHEME.match(text)
@@ -45,7 +47,11 @@ class Sources:
         if scheme in {"", "file"}:
             if self._files is not None:
                 return Reading(row, self._files, text, start, stop)
-            return (Outcome.ADDRESS, "files are not read: fetch.sources.files names no folder") if scheme else None
+            return (
+                (Outcome.ADDRESS, "files are not read: fetch.sources.files names no folder")
+                if scheme
+                else None
+            )
         if scheme in self._stores.protocols:
             return Reading(row, self._stores, text, start, stop)
         if scheme in PROTOCOL_EXTRAS:

@@ -115,8 +115,9 @@ class _Cursor:
         after = self.first + len(self._values)
         if self._pieces is None or self.file.skips(after, number):
             self._pieces = self.file.pieces(number)
-        for self.first, self._values in self._pieces:
-            if number < self.first + len(self._values):
+        for first, values in self._pieces:
+            self.first, self._values = first, values
+            if number < first + len(values):
                 return
         raise InputError(f"{self.name}: there is no row {number:,}; has the file changed?")
 
@@ -158,7 +159,7 @@ class _Parquet:
             for each in columns
             if f"{each.path_in_schema}.".startswith(f"{self._column}.")
         )
-        return max(1, min(MOST_ROWS, PIECE_BYTES * metadata.num_rows // max(1, size)))
+        return int(max(1, min(MOST_ROWS, PIECE_BYTES * metadata.num_rows // max(1, size))))
 
 
 class _Arrow:

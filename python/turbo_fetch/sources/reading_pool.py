@@ -123,7 +123,9 @@ class ReadingPool:
         if isinstance(step, Retry):
             self._delays[id(row)] = asyncio.get_running_loop().call_later(step.delay_s, self._again, row)
         else:
-            row.done(row.reading.row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts))
+            row.done(
+                row.reading.row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts)
+            )
         self._update()
 
     def _again(self, row: _Row) -> None:

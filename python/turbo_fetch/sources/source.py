@@ -72,5 +72,9 @@ def read_failure(error: BaseException) -> Failure:
 def _status(error: Any) -> int | None:
     """Return the HTTP status that a client's exception carries."""
     response = getattr(error, "response", None)
-    found = getattr(response, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
+    found = (
+        getattr(response, "status_code", None)
+        or getattr(error, "status", None)
+        or getattr(error, "code", None)
+    )
     return int(found) if isinstance(found, int | str) and str(found).isdecimal() else None

@@ -9,7 +9,7 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.failures import KnownFailure
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.sources.source import CHUNK_BYTES, refused
-from turbo_fetch.storage.filesystems import open_filesystem
+from turbo_fetch.storage.filesystems import open_filesystem, protocols
 
 OUTSIDE: Final = "outside of the stores in fetch.sources.stores"
 
@@ -40,6 +40,9 @@ class Stores:
             filesystem, path = open_filesystem(address, "Reading", SpecError)
         except SpecError as error:
             raise KnownFailure((Outcome.URL, "not an address of this store")) from error
+        if start == 0 and stop is None and "hf" in protocols(filesystem):
+            yield from _stream(filesystem, path)
+            return
         while True:
             end = start + CHUNK_BYTES if stop is None else min(stop, start + CHUNK_BYTES)
             chunk = _range(filesystem, path, start, end)
@@ -58,6 +61,18 @@ class Stores:
             address.startswith(prefix if prefix.endswith("/") else f"{prefix}/") or address == prefix
             for prefix in self._prefixes
         )
+
+
+def _stream(filesystem: Any, path: str) -> Iterator[bytes]:
+    """Yield a file of the Hugging Face Hub by one request: to read a range, its client lists the folder first."""
+    with filesystem.open(path, "rb", block_size=0) as file:
+        while True:
+            chunk = bytes(file.read(CHUNK_BYTES))
+            while len(chunk) < CHUNK_BYTES and (more := file.read(CHUNK_BYTES - len(chunk))):
+                chunk += more
+            yield chunk
+            if len(chunk) < CHUNK_BYTES:
+                return
 
 
 def _range(filesystem: Any, path: str, start: int, end: int) -> bytes:

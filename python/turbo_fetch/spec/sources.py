@@ -31,7 +31,9 @@ def _store(prefix: str) -> str:
 
 def _prefix(prefix: str) -> str:
     if prefix and not prefix.endswith("/"):
-        raise ValueError(f"{prefix!r} does not end in a slash; expected a URL or folder such as s3://commoncrawl/")
+        raise ValueError(
+            f"{prefix!r} does not end in a slash; expected a URL or folder such as s3://commoncrawl/"
+        )
     return prefix
 
 

@@ -21,7 +21,14 @@ from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 from turbo_fetch.shard.routes import Router
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputSpec, Spec
-from turbo_fetch.stages.time_estimate import IMAGE_TIMES, IN_FLIGHT, REQUEST_S, measure_machine, tightest, time_limits
+from turbo_fetch.stages.time_estimate import (
+    IMAGE_TIMES,
+    IN_FLIGHT,
+    REQUEST_S,
+    measure_machine,
+    tightest,
+    time_limits,
+)
 from turbo_fetch.storage.disk import free_bytes
 
 SAMPLE_ROWS: Final = 100_000
@@ -86,7 +93,9 @@ class Planned:
 
     def _sources(self) -> list[str]:
         read = self.sample_rows - self.requested - self.unusable
-        return [f"sources   {read:,} rows of the sample are read from files, stores or columns"] if read else []
+        return (
+            [f"sources   {read:,} rows of the sample are read from files, stores or columns"] if read else []
+        )
 
     def _shortages(self) -> list[str]:
         free = self.free_bytes.get(self.path)
@@ -181,9 +190,7 @@ def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
     return domains
 
 
-def _sample(
-    reader: ListReader, most: int, router: Router, domains: Counter[str], planned: Planned
-) -> None:
+def _sample(reader: ListReader, most: int, router: Router, domains: Counter[str], planned: Planned) -> None:
     seen = 0
     for batch in reader:
         routes = router.routes(range(batch.num_rows), batch, {}, {})
