@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def hub_of(models: dict[str, Path]) -> Iterator[str]:
-    """Serve folders as models by their ids while the context lasts; yields the address."""
+    """Serve folders as models by their ids, or as datasets (`datasets/…`), while the context lasts; yields the address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -33,7 +33,8 @@ def hub_of(models: dict[str, Path]) -> Iterator[str]:
         def _answer(self, with_body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             for name, folder in models.items():
-                if path.startswith(f"/api/models/{name}"):
+                kind = "" if name.startswith("datasets/") else "models/"
+                if path.startswith(f"/api/{kind}{name}"):
                     return self._send(200, json.dumps(_described(path, name, folder)).encode(), with_body)
                 if path.startswith(f"/{name}/resolve/"):
                     file = folder / path.removeprefix(f"/{name}/resolve/").partition("/")[2]

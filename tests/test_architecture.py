@@ -30,6 +30,7 @@ ORDER = (
     "spool",
     "dataset",
     "fetch",
+    "sources",
     "shard",
     "duplicates",
     "monitor",

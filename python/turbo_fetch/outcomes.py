@@ -44,6 +44,10 @@ class Outcome(Enum):
     HASH_MISMATCH = (18, "hash-mismatch", False, _DOWNLOAD)
     DUPLICATE = (19, "duplicate", False, _DOWNLOAD)
     DENIED = (20, "denied", False, _DOWNLOAD)
+    NOT_FOUND = (21, "not-found", False, _DOWNLOAD)
+    NO_ACCESS = (22, "no-access", False, _DOWNLOAD)
+    UNREADABLE = (23, "unreadable", True, _DOWNLOAD)
+    NO_RECORD = (24, "no-record", False, _DOWNLOAD)
     NOT_AN_IMAGE = (32, "not-an-image", False, _RESIZE)
     UNSUPPORTED = (33, "unsupported", False, _RESIZE)
     CORRUPT = (34, "corrupt", False, _RESIZE)
@@ -71,12 +75,13 @@ BY_LABEL: Final[dict[str, Outcome]] = {outcome.label: outcome for outcome in Out
 
 MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.SUCCESS: "The image is in the dataset.",
-    Outcome.URL: "The URL is malformed, or neither http nor https.",
+    Outcome.URL: "The URL is malformed, or neither http nor https nor of a source.",
     Outcome.ROBOTS: "The site's robots.txt does not allow it.",
     Outcome.OPT_OUT: "The site opts out of this use, by a response header, robots.txt or tdmrep.json.",
     Outcome.DNS: "The host name could not be resolved, perhaps temporarily.",
     Outcome.NO_SUCH_HOST: "The host does not exist.",
-    Outcome.ADDRESS: "The address of the host is not public, or the port is not allowed.",
+    Outcome.ADDRESS: "The address of the host is not public, or the port is not allowed; or the row names a file or "
+    "object that `[fetch.sources]` does not open.",
     Outcome.CONNECT: "The connection was refused, or closed before the response.",
     Outcome.TLS: "The certificate is not trusted, or the handshake failed.",
     Outcome.TIMEOUT: "The connection or the whole request took too long.",
@@ -91,6 +96,10 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.HASH_MISMATCH: "The bytes do not have the hash given in the list.",
     Outcome.DUPLICATE: "An earlier row has the same URL or image.",
     Outcome.DENIED: "The URL, its domain or the hash of the bytes is on a deny list.",
+    Outcome.NOT_FOUND: "There is no such file or object, or no image in the column.",
+    Outcome.NO_ACCESS: "The file or object is there, but this user may not read it.",
+    Outcome.UNREADABLE: "The file or object could not be read, or its store not be reached.",
+    Outcome.NO_RECORD: "The bytes at the place in the list are not the WARC record of the row.",
     Outcome.NOT_AN_IMAGE: "The body is something else: a web page, text, or empty.",
     Outcome.UNSUPPORTED: "An image in a format or variant that cannot be decoded.",
     Outcome.CORRUPT: "The bytes are not valid in their format.",

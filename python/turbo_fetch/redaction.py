@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 MASK: Final = "***"
+_SHOWN_HEAD: Final = 100
 
 _PARAMETER: Final = re.compile(
     r"[?&;#%](?:(?<=[?&;#])|(?<=%)(?:3[Ff]|26|3[Bb]|23))([\w.-]+)(?:=|%3[Dd])(?=[^&;#\s])"
@@ -46,6 +47,14 @@ def redact(text: str) -> str:
     if "=" in text or "%3" in text:
         text = _without_values(text)
     return text
+
+
+def shown_url(url: str) -> str:
+    """Return a URL of a list as others may see it: redacted, and without the contents of a `data:` URL."""
+    if url[:16].lstrip()[:5].lower() == "data:":
+        head, comma, _ = url.strip().partition(",")
+        return f"{head[:_SHOWN_HEAD]}{comma}…"
+    return redact(url)
 
 
 def _without_values(text: str) -> str:

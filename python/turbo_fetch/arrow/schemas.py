@@ -60,7 +60,16 @@ EXPECTED_HASH: Final = {f"expected {kind}": kind for kind in ("md5", "sha256", "
 """Source column of the hash that a row must have → its kind, which is its name in the dataset."""
 
 BOXES: Final = "boxes to blur"
-"""Source column of boxes, as the JSON of a list of lists; it is not in the dataset."""
+"""Source column of boxes, as the JSON of a list of lists."""
+
+IMAGE_AT: Final = "image at"
+"""Source column that says where a row's image is in a column: its row number and file, as text."""
+
+RECORD: Final = ("record file", "record offset", "record length")
+"""Source columns that say where a row's record is in an archive."""
+
+UNSTORED: Final = frozenset({BOXES, IMAGE_AT, *RECORD})
+"""Source columns that are not in the dataset."""
 
 LEDGER: Final = pa.schema(
     [

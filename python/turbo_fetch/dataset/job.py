@@ -169,6 +169,8 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
         "quoting": "auto",
         "column_types": {},
         "column_names": [],
+        "image_column": None,
+        "warc": None,
         "where": None,
         "sample": 1.0,
         "rows": None,

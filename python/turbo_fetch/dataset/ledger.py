@@ -14,7 +14,7 @@ from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset.samples import LABELS, by_outcome, keys, source_rows
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.redaction import redact
+from turbo_fetch.redaction import shown_url
 from turbo_fetch.spec import OutputSpec
 
 SHOWN: Final = ("key", "outcome", "http_status", "attempts", "detail", "url")
@@ -86,4 +86,4 @@ def is_address(host: str) -> bool:
 
 
 def _shown(urls: pa.Array) -> pa.Array:
-    return pa.array([url and redact(url) for url in urls.to_pylist()], pa.string())
+    return pa.array([url and shown_url(url) for url in urls.to_pylist()], pa.string())

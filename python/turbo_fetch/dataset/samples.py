@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
-from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
+from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS, UNSTORED
 from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
 from turbo_fetch.dataset.names import index_digits
 from turbo_fetch.errors import InputError
@@ -65,7 +65,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
         results.append(pa.field(image.digest, pa.string()))
     if image.phash:
         results.append(pa.field("phash", pa.string()))
-    names = [name for name in _source_columns(source) if name != BOXES]
+    names = [name for name in _source_columns(source) if name not in UNSTORED]
     kept = {name: name for name in names if name not in _LAST_SOURCE_COLUMNS}
     refuse_clashes(kept, {field.name for field in results})
     for name in names:

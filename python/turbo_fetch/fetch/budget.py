@@ -45,6 +45,12 @@ class ByteBudget:
         self._readers[reader] = None
         return reader
 
+    def local_reader(self) -> BodyReader:
+        """Register the reader of a body that does not come over the network."""
+        reader = BodyReader(self)
+        self._readers[reader] = None
+        return reader
+
     def release(self, count: int) -> None:
         """Give back the bytes of finished bodies, once nothing refers to them any more."""
         self.used_bytes -= count

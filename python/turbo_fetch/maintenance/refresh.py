@@ -45,6 +45,7 @@ from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
+from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stages.fetch import Account, OutageGuard
@@ -206,6 +207,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         )
     started_s = time.monotonic()
     check_packages(fetch.output.format)
+    check_sources(fetch)
     storage = open_place(fetch.output.path, fetch.output.spool)
     with locked(storage, listener.note, stop), Manifest.open(storage) as manifest:
         refuse_changes(storage, fetch)

@@ -40,6 +40,7 @@ from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import list_facts
+from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
@@ -116,6 +117,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
         raise SpecError("the spec has no table [fetch]; expected the spec of a dataset")
     started_s = time.monotonic()
     check_packages(fetch.output.format)
+    check_sources(fetch)
     storage = open_place(fetch.output.path, fetch.output.spool)
     result = Retried(storage.url)
     with locked(storage, listener.note, stop):

@@ -56,6 +56,10 @@ def why_listed(fetch: FetchSpec) -> str | None:
     As in img2dataset, where the demanded and the recorded hash are of one kind there is one column for both, and it is
     null where a row has failed.
     """
+    if fetch.input.image_column is not None:
+        return f"the images (fetch.input.image_column = {fetch.input.image_column!r})"
+    if fetch.input.warc is not None:
+        return f"the places of the records (fetch.input.warc.file_column = {fetch.input.warc.file_column!r})"
     if fetch.input.boxes_column is not None:
         return f"the boxes to blur (fetch.input.boxes_column = {fetch.input.boxes_column!r})"
     if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:

@@ -110,7 +110,7 @@ def read_arrow(
     columns.locate(reader.schema.names, stream.url)
     with readable(stream.url):
         for batch in reader:
-            wanted = batch.select(list(columns.wanted))
+            wanted = batch.select([name for name in columns.wanted if name in batch.schema.names])
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield columns.rows(wanted.slice(start, BATCH_ROWS), schema, notes)
 

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_utf8
-from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS
+from turbo_fetch.arrow.schemas import (
+    BOXES,
+    EXPECTED_HASH,
+    IMAGE_AT,
+    IMG2DATASET_RESULT_COLUMNS,
+    RECORD,
+    UNSTORED,
+)
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import MISFIT, ListNotes
@@ -24,7 +31,7 @@ SHOWN_NAMES = 20
 HIDDEN = "where "
 """Starts the name, in the rows, of a column that is read for `fetch.input.where` alone."""
 
-TAKEN = frozenset({BOXES, *EXPECTED_HASH, *(column.name for column in IMG2DATASET_RESULT_COLUMNS)})
+TAKEN = frozenset({*UNSTORED, *EXPECTED_HASH, *(column.name for column in IMG2DATASET_RESULT_COLUMNS)})
 """Names of columns that every dataset has already."""
 
 
@@ -43,6 +50,10 @@ class Columns:
     """Types of kept columns that the spec names, by the names in the list."""
     quoting: Quoting = "auto"
     is_strict: bool = False
+    record: tuple[str, ...] = ()
+    """Columns of file, offset and length of records in archives."""
+    image: str | None = None
+    """Column of the images themselves, which is not read with the rows: these say where it is."""
     header: tuple[str, ...] = ()
     """Names of all columns of csv and tsv files that have no line with them."""
 
@@ -59,6 +70,8 @@ class Columns:
             {name: DECLARED[kind] for name, kind in spec.column_types.items()},
             spec.quoting,
             spec.strict,
+            () if spec.warc is None else spec.warc.columns,
+            spec.image_column,
             spec.column_names,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
@@ -71,7 +84,8 @@ class Columns:
     @property
     def texts(self) -> tuple[str, ...]:
         """Names of the columns that become text, in the order of `text_fields`."""
-        return tuple(name for name in (self.url, self.caption, self.hash, self.boxes) if name is not None)
+        named = (self.url, self.caption, self.hash, self.boxes, *self.record)
+        return tuple(name for name in named if name is not None)
 
     @property
     def text_fields(self) -> tuple[str, ...]:
@@ -81,7 +95,8 @@ class Columns:
             f"expected {self.hash_kind}": self.hash,
             BOXES: self.boxes,
         }
-        return ("url", *(name for name, column in named.items() if column is not None))
+        texts = ("url", *(name for name, column in named.items() if column is not None))
+        return (*texts, *RECORD) if self.record else texts
 
     @property
     def named(self) -> dict[str, str]:
@@ -99,29 +114,54 @@ class Columns:
         Raises InputError for one that is missing, naming the nearest, or that is there twice.
         """
         for name in self.wanted:
+            if name not in names and self.is_named_by_place(names) and name == self.url:
+                continue
             if name not in names:
                 raise no_column(name, names, file)
             if names.count(name) > 1:
                 raise InputError(f"{file}: {names.count(name)} columns are named {name!r}; expected one")
-        return [names.index(name) for name in self.wanted]
+        return [names.index(name) for name in self.wanted if name in names]
+
+    def is_named_by_place(self, names: Container[str]) -> bool:
+        """Whether rows of a file with these columns are named by where their images are, for want of a URL.
+
+        A column of URLs that the spec names has to be there.
+        """
+        return self.image is not None and self.url == "url" and self.url not in names
+
+    def check_images(self, types: pa.Schema, file: str) -> None:
+        """Raise InputError if the column of images of a table is missing, or of a type that cannot be used."""
+        if self.image is None:
+            return
+        if self.image not in types.names:
+            raise no_column(self.image, types.names, file)
+        kind = types.field(self.image).type
+        inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
+        if not is_binary(inner):
+            raise InputError(
+                f"{file}: column {self.image!r} is of type {kind}; expected images as binary, or as a struct of bytes "
+                "and path"
+            )
 
     def check_types(self, types: pa.Schema, file: str) -> None:
         """Raise InputError if URLs, captions, hashes or boxes of a table are of a type that cannot be used."""
         checks: tuple[tuple[str | None, str, Callable[[pa.DataType], bool]], ...] = (
             (self.url, "URLs as strings", _may_be_text),
-            (self.caption, "strings", lambda kind: not pa.types.is_nested(kind)),
+            (self.caption, "strings", _is_plain),
             (self.hash, "hashes in hex, as strings", _may_be_text),
             (self.boxes, "lists of boxes, or their JSON as strings", _may_be_boxes),
+            *((name, "file names, offsets and lengths", _is_plain) for name in self.record),
         )
         for name, expected, is_usable in checks:
-            kind = None if name is None else types.field(name).type
+            kind = types.field(name).type if name in types.names else None
             kind = kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
             if kind is not None and not is_usable(kind):
                 raise InputError(f"{file}: column {name!r} is of type {kind}; expected {expected}")
 
     def schema(self, kept: Mapping[str, pa.DataType]) -> pa.Schema:
         """Return the schema of the rows, `kept` being the types of kept columns by their names in the list."""
-        texts = [pa.field(name, pa.string()) for name in self.text_fields]
+        names = (*self.text_fields, IMAGE_AT) if self.image is not None else self.text_fields
+        texts = [pa.field(name, pa.string()) for name in names]
         types = {**kept, **{name: kind for name, kind in self.declared.items() if name in self.keep}}
         return pa.schema(
             [*texts, *(pa.field(new, kept_type(types[name])) for name, new in self.keep.items())]
@@ -135,10 +175,16 @@ class Columns:
         """
         named = zip(self.text_fields, self.texts, strict=True)
         arrays = []
+        numbers = range(notes.rows_before, notes.rows_before + batch.num_rows)
         for text_field, name in named:
+            if text_field == "url" and self.is_named_by_place(batch.schema.names):
+                arrays.append(pa.array([f"{notes.file}#{number}" for number in numbers], pa.string()))
+                continue
             array, changed = _text(batch.column(name), text_field, f"{notes.file}: column {name!r}")
             _note_undecodable(notes, changed)
             arrays.append(array)
+        if self.image is not None:
+            arrays.append(pa.array([f"{number} {notes.file}" for number in numbers], pa.string()))
         for name, new in self.keep.items():
             column = batch.column(name)
             if pa.types.is_dictionary(column.type):
@@ -194,6 +240,10 @@ def _note_undecodable(notes: ListNotes, changed: pa.Array | None) -> None:
 
 def _may_be_text(kind: pa.DataType) -> bool:
     return is_string(kind) or is_binary(kind) or bool(pa.types.is_null(kind))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
 
 
 def _may_be_boxes(kind: pa.DataType) -> bool:

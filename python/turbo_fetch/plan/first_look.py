@@ -15,6 +15,7 @@ from turbo_fetch import _native
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.image_folders import COLUMNS, count_images
 from turbo_fetch.plan.json_lists import row_batches
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists, readable
@@ -58,6 +59,8 @@ class FirstLook:
 def first_look(urls: str) -> FirstLook:
     """Look at the start of a list. Raises InputError if it cannot be read, or no column holds URLs."""
     files = tuple(find_lists(InputSpec(urls=urls)))
+    if files[0].format == "images":
+        return FirstLook(files, COLUMNS, count_images(files[0]), "url", "caption", None)
     source, values, has_header = _first_rows(files)
     found = _share_of(values, lambda value: isinstance(value, str) and _URL.fullmatch(value) is not None)
     likely = [name for name, share in found.items() if share > 0.5] or [

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, Literal, cast
 
 from turbo_fetch.errors import InputError, TurboFetchError
+from turbo_fetch.plan.image_files import fingerprint, images_in, is_image
 from turbo_fetch.spec import InputFormat, InputSpec
 from turbo_fetch.storage.filesystems import is_local, open_filesystem, path_of, protocols, why_unreached
 
-ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
+ListFormat = Literal["txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "images"]
 
 SUFFIXES: Final[dict[str, ListFormat]] = {
     "txt": "txt",
@@ -34,7 +35,7 @@ READING: Final = "Reading"
 
 @dataclass(frozen=True, slots=True)
 class ListFile:
-    """A file of a list: where it is, how many bytes, how to read it, and a digest of its contents.
+    """A file of a list, or a folder of images: where it is, how many bytes, how to read it, and a digest of it.
 
     `url` is a path of this machine or an fsspec URL. `size` is in bytes, None where the server does not
     say. `compression` is what the name says; readers go by the contents. `fingerprint` is over size and
@@ -51,7 +52,7 @@ class ListFile:
 
     def current_state(self) -> str | None:
         """Return `state` as it is now, None where it is not known."""
-        return None if self.local_path is None else _state(self.local_path)
+        return None if self.state is None or self.local_path is None else _state(self.local_path)
 
     def open(self) -> IO[bytes]:
         """Open for reading, seekable where the place allows it; InputError if it cannot be."""
@@ -99,6 +100,8 @@ def _find(urls: str, wanted: InputFormat) -> list[ListFile]:
     with readable(urls):
         # A long-lived process may have listed this place before.
         filesystem.invalidate_cache()
+        if _is_image_folder(filesystem, path, wanted):
+            return [_image_folder(filesystem, path, urls)]
         paths = _find_paths(filesystem, path, urls, wanted)
     is_chained = "::" in urls
     found = [urls if is_chained else _url_of(filesystem, each) for each in paths]
@@ -112,6 +115,33 @@ def _find(urls: str, wanted: InputFormat) -> list[ListFile]:
         _list_file(filesystem, path, url, *kind)
         for path, url, kind in zip(paths, found, formats, strict=True)
     ]
+
+
+def _is_image_folder(filesystem: Any, path: str, wanted: str) -> bool:
+    """Whether an address is a folder of images: one of this machine that has no list but images, or any if wanted."""
+    if wanted != "auto":
+        return wanted == "images"
+    if not is_local(filesystem) or not filesystem.isdir(path):
+        return False
+    names = [_name(each) for each in filesystem.ls(path, detail=False)]
+    # A text file of an image's name is its caption.
+    stems = {PurePosixPath(name).stem for name in names if is_image(name)}
+    others = [
+        name for name in names if PurePosixPath(name).stem not in stems and not name.startswith((".", "_"))
+    ]
+    if any(_is_of_format(name, wanted) for name in others):
+        return False
+    return bool(stems) or next(images_in(filesystem, path), None) is not None
+
+
+def _image_folder(filesystem: Any, path: str, urls: str) -> ListFile:
+    with readable(urls):
+        if not filesystem.isdir(path):
+            raise InputError(f"{urls}: there is no such folder; expected one of images")
+        if next(images_in(filesystem, path), None) is None:
+            raise InputError(f"{urls}: this folder has no images")
+        found = fingerprint(images_in(filesystem, path), path)
+    return ListFile(_url_of(filesystem, path), None, "images", None, found)
 
 
 @contextmanager

@@ -58,7 +58,8 @@ class Part:
             for name, preset in http.domains.items()
         }
         per_domain = http.per_domain and max(1, http.per_domain // self.count)
-        return http.model_copy(update={"per_domain": per_domain, "domains": domains})
+        max_mbps = http.max_mbps and http.max_mbps / self.count
+        return http.model_copy(update={"per_domain": per_domain, "domains": domains, "max_mbps": max_mbps})
 
 
 @dataclass(frozen=True, slots=True)

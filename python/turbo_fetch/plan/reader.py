@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from turbo_fetch.plan.columnar_lists import open_parquet, read_arrow, read_parquet
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.image_folders import count_images, read_images
 from turbo_fetch.plan.json_lists import read_json
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists
@@ -55,8 +56,11 @@ class ListReader:
         self._most = sys.maxsize if most is None else most
         self._stream: ByteStream | None = None
         self._parquet: pq.ParquetFile | None = None
+        self._images: int | None = None
         if source.format == "parquet":
             self._parquet = open_parquet(source)
+        elif source.format == "images":
+            self._images = count_images(source)
         else:
             self._stream = ByteStream(source)
 
@@ -113,7 +117,7 @@ class ListReader:
 
     @property
     def _rows_in_file(self) -> int | None:
-        return int(self._parquet.metadata.num_rows) if self._parquet else None
+        return int(self._parquet.metadata.num_rows) if self._parquet else self._images
 
     @property
     def largest_row_group(self) -> int | None:
@@ -131,6 +135,8 @@ class ListReader:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         columns, schema, notes = self._columns, self._schema, self.notes
+        if self.source.format == "images":
+            return read_images(self.source, columns, schema, notes)
         if self._stream is None:
             return self._row_groups()
         stream = self._stream

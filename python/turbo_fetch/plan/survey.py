@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan import image_folders
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
 from turbo_fetch.plan.columns import Columns, no_column
 from turbo_fetch.plan.json_lists import row_batches
@@ -73,6 +74,14 @@ def _share(file: ListFile, files: int) -> int:
 def _look(file: ListFile, columns: Columns, most_bytes: int) -> _Seen:
     if file.format == "parquet":
         return _look_at_parquet(file, columns)
+    if columns.image is not None and file.format != "arrow":
+        raise InputError(
+            f"{file.url}: fetch.input.image_column is for Parquet and Arrow files, and this is {file.format}"
+        )
+    if file.format == "images":
+        columns.locate(image_folders.COLUMNS, file.url)
+        kinds = dict.fromkeys(columns.keep, _TEXT)
+        return _Seen(has_rows=True, has_urls=True, names=dict.fromkeys(image_folders.COLUMNS), kinds=kinds)
     stream = ByteStream(file)
     try:
         match file.format:
@@ -92,9 +101,10 @@ def _look(file: ListFile, columns: Columns, most_bytes: int) -> _Seen:
 def _look_at_table(schema: pa.Schema, columns: Columns, file: str) -> _Seen:
     columns.locate(schema.names, file)
     columns.check_types(schema, file)
+    columns.check_images(schema, file)
     types = {name: schema.field(name).type for name in columns.keep}
     kinds = {name: Kind(kind, kind in (pa.int64(), pa.uint64())) for name, kind in types.items()}
-    has_urls = not pa.types.is_null(schema.field(columns.url).type)
+    has_urls = columns.image is not None or not pa.types.is_null(schema.field(columns.url).type)
     return _Seen(has_rows=True, has_urls=has_urls, names=dict.fromkeys(columns.wanted), kinds=kinds)
 
 
@@ -104,7 +114,8 @@ def _look_at_parquet(file: ListFile, columns: Columns) -> _Seen:
         seen = _look_at_table(parquet.schema_arrow, columns, file.url)
         metadata = parquet.metadata
         seen.has_rows = metadata.num_rows > 0
-        seen.has_urls &= any(has_values for has_values, _ in _statistics(metadata, columns.url))
+        if columns.image is None:
+            seen.has_urls &= any(has_values for has_values, _ in _statistics(metadata, columns.url))
         for name, kind in seen.kinds.items():
             if kind.is_long:
                 is_long = any(_largest(each) > EXACT_IN_DOUBLE for _, each in _statistics(metadata, name))
@@ -194,6 +205,7 @@ def _is_usable(name: str, values: Sequence[Any], columns: Columns, file: str) ->
         columns.boxes: ((str, list), "lists of boxes, or their JSON as strings"),
         columns.hash: (str, "hashes in hex, as strings"),
         columns.url: (str, "URLs as strings"),
+        **dict.fromkeys(columns.record, ((str, int), "file names, offsets and lengths")),
     }
     kind, expected = kinds[name]
     found = [value for value in values if value is not None]

@@ -47,6 +47,13 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """Parent → worker: its share of what may be downloaded, where that is limited; there is none before the first."""
+
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Parent → worker: save what has arrived, then end, within seconds."""
 
@@ -74,5 +81,5 @@ CUT_OFF_S: Final = 30.0
 GIVEN_UP_S: Final = 600.0
 """A worker that has heard nothing for so long saves what it has, and ends."""
 
-ToWorker = Setup | ShardTask | NoMoreShards | Grant | Alive | Stop
+ToWorker = Setup | ShardTask | NoMoreShards | Grant | Bandwidth | Alive | Stop
 ToParent = WantShard | Demand | Tally | ShardDone | JobError

@@ -19,6 +19,7 @@ from turbo_fetch.runners.messages import (
     ALIVE_EVERY_S,
     CUT_OFF_S,
     Alive,
+    Bandwidth,
     JobError,
     NoMoreShards,
     ShardDone,
@@ -83,6 +84,9 @@ class Supervisor:
         self._listener = listener
         self._request_s = http.timeout_s
         self._limiter = RateLimiter(http)
+        self._max_bytes_per_s = http.max_bytes_per_s
+        self._told: dict[int, float] = {}
+        """Shares of the bandwidth, as workers were told last, in bytes per second."""
         self._ticked_s = 0.0
         self._greeted_s = 0.0
         self._workers: dict[int, _Assigned] = {}
@@ -100,18 +104,30 @@ class Supervisor:
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
+        self._told.pop(worker, None)
 
-    def pending_messages(self) -> Iterable[tuple[int, Grant | Alive]]:
+    def pending_messages(self) -> Iterable[tuple[int, Grant | Bandwidth | Alive]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
         if now_s - self._ticked_s >= TICK_S:
             self._ticked_s = now_s
             self._limiter.tick(now_s)
-        grants: list[tuple[int, Grant | Alive]] = list(self._limiter.grants().items())
+        grants: list[tuple[int, Grant | Bandwidth | Alive]] = list(self._limiter.grants().items())
+        grants += self._shares()
         if now_s - self._greeted_s >= ALIVE_EVERY_S:
             self._greeted_s = now_s
             grants += [(worker, Alive()) for worker in self._workers]
         return grants
+
+    def _shares(self) -> Iterator[tuple[int, Bandwidth]]:
+        """Yield what each worker may download now, if that has changed."""
+        if self._max_bytes_per_s is None or not self._workers:
+            return
+        share = self._max_bytes_per_s / len(self._workers)
+        for worker in self._workers:
+            if self._told.get(worker) != share:
+                self._told[worker] = share
+                yield worker, Bandwidth(share)
 
     def answer(self, worker: int, message: ToParent) -> ToWorker | None:
         """Take what a worker says; return what to send it, if anything."""

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -26,16 +26,17 @@ from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError
 from turbo_fetch.fetch.allocations import Grant
-from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
 from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     CUT_OFF_S,
     GIVEN_UP_S,
     Alive,
+    Bandwidth,
     JobError,
     NoMoreShards,
     Setup,
@@ -47,8 +48,11 @@ from turbo_fetch.runners.messages import (
 )
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.open_shard import OpenShard, Tools
+from turbo_fetch.shard.routes import Router
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
+from turbo_fetch.sources.archive_records import ArchiveRecords
+from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
 
 """What hosts said in robots.txt and the like; in the work folder."""
@@ -109,7 +113,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
-            fetching = background.create_task(self._pool.run())
+            fetching = [background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)]
             reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
@@ -122,8 +126,7 @@ class Worker:
                     self._room.clear()
                     await self._room.wait()
                 stopper.cancel()
-            fetching.cancel()
-            for task in reporting:
+            for task in (*fetching, *reporting):
                 task.cancel()
         await self._send_tally()
         self._sender.shutdown(wait=False)
@@ -144,6 +147,8 @@ class Worker:
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case Bandwidth():
+                        loop.call_soon_threadsafe(set_rate, self._tools.budget, message.bytes_per_s)
                     case Grant():
                         loop.call_soon_threadsafe(self._pool.apply_grant, message)
                     case _:
@@ -177,7 +182,7 @@ class Worker:
             await opened.submitted.wait()
 
     async def _wait_for_room(self) -> None:
-        wanting = asyncio.ensure_future(self._pool.wants_rows())
+        wanting = asyncio.ensure_future(self._wants_rows())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({wanting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -187,6 +192,10 @@ class Worker:
         finally:
             wanting.cancel()
             stopping.cancel()
+
+    async def _wants_rows(self) -> None:
+        await self._pool.wants_rows()
+        await self._tools.sources.wants_rows()
 
     def _is_full(self) -> bool:
         rows = sum(shard.shard.count for shard in self._open.values())
@@ -206,9 +215,10 @@ class Worker:
             del self._open[opened.shard.id]
             self._room.set()
 
-    async def _suspend_on_stop(self, fetching: asyncio.Task[None]) -> None:
+    async def _suspend_on_stop(self, fetching: Sequence[asyncio.Task[None]]) -> None:
         await self._stopping.wait()
-        fetching.cancel()
+        for task in fetching:
+            task.cancel()
         for opened in self._open.values():
             opened.suspend()
 
@@ -259,8 +269,9 @@ class Worker:
         tally.deferred_domains = network.domains()
         tally.held = network.held
         tally.outage = network.outage()
-        tally.in_flight = self._pool.in_flight
-        tally.waiting = self._pool.parked + self._pool.delayed
+        sources = self._tools.sources
+        tally.in_flight = self._pool.in_flight + sources.in_flight
+        tally.waiting = self._pool.parked + self._pool.delayed + sources.waiting
         tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
         tally.pid = self._process.pid
         # What is only shown must not end a worker that has no file descriptor left.
@@ -282,19 +293,35 @@ class Worker:
 async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]) -> None:
     """Work until the parent has no more shards; `started` is called in the loop with the worker."""
     http = setup.fetch.http
-    budget = ByteBudget(http.memory_mb * 1_000_000)
+    budget = budget_of(http)
     transform = Transform(setup.fetch.image, setup.threads)
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,
+        SourcePools(setup.fetch, budget) as sources,
         _output(setup) as storage,
     ):
         documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
-            pool = FetchPool(client, http, limiter=limiter)
+            paced = http.model_copy(update={"concurrency": requests_at_once(http)})
+            pool = FetchPool(client, paced, limiter=limiter)
             deny = DenyList.open(setup.fetch.deny, storage.make_work())
-            tools = Tools(setup.fetch, storage, pool, budget, transform, transforms, files, deny)
+            router = Router(setup.fetch, deny)
+            records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
+            tools = Tools(
+                setup.fetch,
+                storage,
+                pool,
+                sources,
+                router,
+                budget,
+                transform,
+                transforms,
+                files,
+                deny,
+                records,
+            )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)
             await worker.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,17 +15,19 @@ import pyarrow as pa
 
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.request import Fetched, Request
+from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.urls import ParsedUrls, parse_urls
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard import results
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
+from turbo_fetch.shard.routes import Router
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
+from turbo_fetch.sources.archive_records import ArchiveRecords
+from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
@@ -48,6 +50,9 @@ class Tools:
     fetch: FetchSpec
     storage: Storage
     pool: FetchPool
+    sources: SourcePools
+    """Reads the rows that the pool does not request."""
+    router: Router
     budget: ByteBudget
     transform: Transform
     transforms: Executor
@@ -55,6 +60,8 @@ class Tools:
     files: Executor
     """Threads for loading rows and writing finished shards."""
     deny: DenyList | None = None
+    records: ArchiveRecords | None = None
+    """Takes bodies out of the records that were fetched, where rows are records of archives."""
     tally: Tally = field(default_factory=Tally)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a suspect is in the transform, so that no two suspects share the blame."""
@@ -162,35 +169,20 @@ class OpenShard:
     async def _submit(self, source: pa.RecordBatch, rows: Sequence[int], journal: Journal) -> None:
         """Hand `rows` to the pool in their order, unless the shard ends meanwhile."""
         headers = self._work.headers()
+
+        def done(row: int, fetched: Fetched) -> None:
+            self._take(row, fetched, journal)
+
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
-            urls = parse_urls(source.column("url").take(pa.array(part, pa.uint32())))
-            requests = self._requests(part, urls, headers, journal)
-            self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
+            found = self._tools.router.routes(part, source, headers, self.shard.duplicates)
+            for row, failure in found.ended:
+                done(row, results.not_fetched(*failure))
+            self._tools.pool.submit(found.requests, done)
+            self._tools.sources.submit(found.readings, found.series, done)
             await asyncio.sleep(0)
             if self._ended.is_set():
                 return
-
-    def _requests(
-        self,
-        rows: Sequence[int],
-        urls: ParsedUrls,
-        headers: Mapping[int, Mapping[str, str]],
-        journal: Journal,
-    ) -> list[Request]:
-        """Return the requests for `rows`; those without a usable URL end at once."""
-        requests = []
-        parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
-        for row, url, host, domain, error in parsed:
-            if url is None or host is None or domain is None:
-                self._take(row, results.not_fetched(Outcome.URL, error), journal)
-            elif self._tools.deny is not None and (reason := self._tools.deny.reason(url, host)) is not None:
-                self._take(row, results.not_fetched(Outcome.DENIED, reason), journal)
-            elif row in self.shard.duplicates:
-                self._take(row, results.not_fetched(Outcome.DUPLICATE, self.shard.duplicates[row]), journal)
-            else:
-                requests.append(Request(row, url, domain, headers.get(row)))
-        return requests
 
     def _take(self, row: int, fetched: Fetched, journal: Journal) -> None:
         """Take what became of a row; called in the loop, once per row."""
@@ -253,6 +245,9 @@ class OpenShard:
 
 def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
     """Run one batch through the prefilter and the native transform into the spool; return the outcome numbers."""
+    if tools.records is not None:
+        urls = journal.source.column("url")
+        batch = [(row, tools.records.unpacked(fetched, urls[row].as_py())) for row, fetched in batch]
     passed = prefilter(batch, journal.source, tools.fetch.input, tools.deny)
     with_body = [(row, fetched) for row, fetched in passed.ended if fetched.body is not None]
     without = [(row, fetched) for row, fetched in passed.ended if fetched.body is None]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ResizeMode,
     )
     from turbo_fetch.spec.formats import OutputFormat
+    from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
     from turbo_fetch.spec.table import Place, Table
     from turbo_fetch.spec.track import TrackSpec
     from turbo_fetch.spec.train import TrainSpec
@@ -63,10 +64,12 @@ __all__ = [
     "PriorSpec",
     "Quoting",
     "ResizeMode",
+    "SourcesSpec",
     "Spec",
     "Table",
     "TrackSpec",
     "TrainSpec",
+    "WarcSpec",
 ]
 
 _MODULES = ("table", "fetch", "engine", "track", "dreambooth", "train", "whole")

@@ -9,9 +9,10 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.formats import OutputFormat
+from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
 from turbo_fetch.spec.table import Location, Table
 
-InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]
+InputFormat = Literal["auto", "txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "images"]
 Order = Literal["position", "spread"]
 Quoting = Literal["auto", "standard", "none"]
 ColumnType = Literal["string", "int64", "double", "bool", "date", "timestamp"]
@@ -49,11 +50,17 @@ class InputSpec(Table):
     """File, folder or glob of the list, on disk or at any fsspec URL (`s3://`, `gs://`, `https://` …); or several of
     them, read one after the other."""
     format: InputFormat = "auto"
-    """Format of the list; `auto` infers it from the suffix. Text formats may also end in .gz .bz2 .xz .zst."""
+    """Format of the list; `auto` infers it from the suffix. Text formats may also end in .gz .bz2 .xz .zst. `images`:
+    the list is a folder of images, as `auto` takes one that has images and no list."""
     column_names: tuple[str, ...] = ()
     """Names of the columns of csv and tsv files that have no header; by default their first line has the names."""
     url_column: str = "url"
     """Column that holds the URL; `txt` lists have only one."""
+    image_column: str | None = None
+    """Parquet and Arrow: column that holds the images themselves, as bytes or as Hugging Face's struct of `bytes` and
+    `path`. Nothing is requested then. The column `url` may be missing; rows are then named by file and number."""
+    warc: WarcSpec | None = None
+    """Where the rows are in WARC files; by default each is requested from its URL."""
     caption_column: str | None = None
     """Column that holds the caption, named `caption` in the output."""
     keep_columns: tuple[str, ...] | dict[str, str] = ()
@@ -121,6 +128,19 @@ class InputSpec(Table):
         if names and self.format not in {"auto", "csv", "tsv"}:
             raise ValueError(
                 f"column_names is set, but only csv and tsv have headers, and format is {self.format!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bytes_come_from_one_place(self) -> InputSpec:
+        if self.image_column is None:
+            return self
+        if self.warc is not None:
+            raise ValueError("image_column and warc are both set; expected one of them")
+        if self.order == "spread":
+            raise ValueError(
+                'order is "spread", but image_column asks no hosts; expected order = "position", by which files are '
+                "read from front to back"
             )
         return self
 
@@ -217,6 +237,9 @@ class HttpSpec(Table):
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
     memory_mb: PositiveInt = 64
     """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached."""
+    max_mbps: PositiveFloat | None = None
+    """Most megabits (10^6 bits) of bodies to download per second, for all workers together, each an even share; by
+    default there is no limit. Few requests are in flight then, so that what arrives is even."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
     robots: Literal["respect", "ignore"] = "respect"
@@ -262,6 +285,11 @@ class HttpSpec(Table):
                     f"domains: {domain!r} is not a domain; expected one such as example.org, in lower case"
                 )
         return self
+
+    @property
+    def max_bytes_per_s(self) -> float | None:
+        """Most bytes of bodies per second, None for no limit."""
+        return None if self.max_mbps is None else self.max_mbps * 125_000
 
     def preset(self, domain: str) -> DomainSpec:
         """Return the preset of a registrable domain, an empty one if it has none."""
@@ -378,6 +406,8 @@ class FetchSpec(Table):
     """The list of image URLs."""
     http: HttpSpec = Field(default_factory=HttpSpec)
     """How requests are made."""
+    sources: SourcesSpec = Field(default_factory=SourcesSpec)
+    """Which addresses are read that are not of the web."""
     image: ImageSpec = Field(default_factory=ImageSpec)
     """How each image is processed."""
     deny: DenySpec = Field(default_factory=DenySpec)

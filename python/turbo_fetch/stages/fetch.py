@@ -33,6 +33,7 @@ from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
+from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stages.unchanged_list import refuse_changed_list
 from turbo_fetch.stop import StopRequest
@@ -68,6 +69,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     started_s = time.monotonic()
     check_packages(fetch.output.format)
+    check_sources(fetch)
     trackers.check(spec.track.to)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
@@ -92,8 +94,10 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
-        if not fetch.http.has_contact:
+        if not fetch.http.has_contact and fetch.input.image_column is None:
             listener.note(NO_CONTACT)
+        if fetch.http.max_mbps is not None:
+            listener.note(f"downloads take at most {fetch.http.max_mbps:g} Mbit/s (fetch.http.max_mbps)")
         if (unused_proxies := proxies.unused(fetch.http.proxy, os.environ)) is not None:
             listener.note(unused_proxies)
         try:

@@ -26,6 +26,7 @@ from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
+from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stages import fetch as whole
 from turbo_fetch.stop import StopRequest
@@ -62,6 +63,7 @@ def _run_part(
     """Run a part; return its account, and whether all parts are complete."""
     started_s = time.monotonic()
     check_packages(fetch.output.format)
+    check_sources(fetch)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     check_columns(fetch.output.format, plan.schema(), fetch.image)
     outer = open_place(fetch.output.path, fetch.output.spool)

@@ -17,11 +17,18 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
-from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
+from turbo_fetch.shard.routes import Router
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputSpec, Spec
-from turbo_fetch.stages.time_estimate import IMAGE_TIMES, REQUEST_S, measure_machine, tightest, time_limits
+from turbo_fetch.stages.time_estimate import (
+    IMAGE_TIMES,
+    IN_FLIGHT,
+    REQUEST_S,
+    measure_machine,
+    tightest,
+    time_limits,
+)
 from turbo_fetch.storage.disk import free_bytes
 
 SAMPLE_ROWS: Final = 100_000
@@ -46,6 +53,8 @@ class Planned:
     sample_rows: int = 0
     unusable: int = 0
     """Rows of the sample without a usable URL."""
+    requested: int = 0
+    """Rows of the sample that are requested from hosts; others are read from sources."""
     domains: int = 0
     """Registrable domains in the sample."""
     top_domains: dict[str, float] = field(default_factory=dict)
@@ -68,6 +77,7 @@ class Planned:
             f"shards    {about}{self.shards:,} in the format {self.format}, to {self.path}",
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",
+            *self._sources(),
             f"largest   {top or 'none'}",
             f"time      {human_time(self.least_s)} to {human_time(self.most_s)}, limited by {self.limited_by}"
             if self.rows
@@ -80,6 +90,12 @@ class Planned:
             "no request was sent to any host of the list",
         ]
         return "\n".join(lines)
+
+    def _sources(self) -> list[str]:
+        read = self.sample_rows - self.requested - self.unusable
+        return (
+            [f"sources   {read:,} rows of the sample are read from files, stores or columns"] if read else []
+        )
 
     def _shortages(self) -> list[str]:
         free = self.free_bytes.get(self.path)
@@ -109,9 +125,10 @@ def plan_run(spec: Spec) -> Planned:
     workers = worker_count(spec.engine, cores)
     if planned.rows:
         limits = time_limits(fetch, planned.rows, planned.top_domains, workers, cores, speed)
+        limits[IN_FLIGHT] *= planned.requested / usable
         planned.limited_by, (planned.least_s, planned.most_s) = tightest(limits)
     kept = planned.rows * SUCCESS_SHARE
-    planned.download_bytes = round(kept * BODY_BYTES)
+    planned.download_bytes = round(kept * BODY_BYTES * planned.requested / usable)
     if format_of(fetch.output.format).has_images:
         planned.dataset_bytes = round(kept * picture_bytes(fetch.image))
     planned.free_bytes = _free_bytes(fetch.output)
@@ -150,6 +167,7 @@ def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
     domains: Counter[str] = Counter()
     sampled = set(range(0, len(files), math.ceil(len(files) / SAMPLED_FILES)))
     share = math.ceil(SAMPLE_ROWS / max(1, len(sampled)))
+    router = Router(fetch, None)
     known_rows = known_bytes = 0
     rows_of: dict[int, int] = {}
     for number, source in enumerate(files):
@@ -157,7 +175,7 @@ def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
             continue
         with plan.reading(number) as reader:
             if number in sampled:
-                _sample(reader, share, domains, planned)
+                _sample(reader, share, router, domains, planned)
             rows_of[number] = _rows(reader, planned)
         known_rows, known_bytes = known_rows + rows_of[number], known_bytes + (source.size or 0)
     left = sys.maxsize if fetch.input.rows is None else fetch.input.rows
@@ -172,12 +190,13 @@ def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:
     return domains
 
 
-def _sample(reader: ListReader, most: int, domains: Counter[str], planned: Planned) -> None:
+def _sample(reader: ListReader, most: int, router: Router, domains: Counter[str], planned: Planned) -> None:
     seen = 0
     for batch in reader:
-        parsed = parse_urls(batch.column("url"))
-        domains.update(domain for domain in parsed.domain if domain is not None)
-        planned.unusable += sum(domain is None for domain in parsed.domain)
+        routes = router.routes(range(batch.num_rows), batch, {}, {})
+        domains.update(request.domain for request in routes.requests)
+        planned.requested += len(routes.requests)
+        planned.unusable += len(routes.ended)
         seen += batch.num_rows
         if seen >= most:
             break

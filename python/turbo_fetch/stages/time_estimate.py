@@ -42,6 +42,11 @@ IMAGE_TIMES: Final = Span(0.05, 2.5)
 """Work of an image, as a multiple of the sample's: from thumbnails to large and progressive files."""
 
 
+IN_FLIGHT: Final = "the requests in flight (fetch.http.concurrency)"
+BODY_BYTES: Final = Span(75_000, 300_000)
+"""Of a download, as lists differ."""
+
+
 class MachineSpeed(NamedTuple):
     """What this machine does now, beside all else that runs on it."""
 
@@ -72,9 +77,11 @@ def time_limits(
     fetching = FETCH_CPU_S * (1 / (cores * speed.core_share))
     images = IMAGE_TIMES * speed.image_s
     limits = {
-        "the requests in flight (fetch.http.concurrency)": REQUEST_S * (rows / (http.concurrency * workers)),
+        IN_FLIGHT: REQUEST_S * (rows / (http.concurrency * workers)),
         "the processor": Span(*(rows * sum(both) for both in zip(fetching, images, strict=True))),
     }
+    if http.max_bytes_per_s is not None:
+        limits["the bandwidth (fetch.http.max_mbps)"] = BODY_BYTES * (rows / http.max_bytes_per_s)
     for name, share in domains.items():
         preset = http.preset(name)
         # The limit of a domain holds for all workers together.

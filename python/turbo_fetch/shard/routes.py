@@ -1,0 +1,138 @@
+"""How each row of a shard gets its bytes: it is requested, read from a source, or neither."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from turbo_fetch.arrow.schemas import IMAGE_AT, RECORD
+from turbo_fetch.fetch.failures import Failure
+from turbo_fetch.fetch.request import Request
+from turbo_fetch.outcomes import Outcome
+from turbo_fetch.plan.urls import ParsedUrls, parse_urls
+from turbo_fetch.shard.deny_lists import DenyList
+from turbo_fetch.sources.addresses import Sources
+from turbo_fetch.sources.archive_records import place_of
+from turbo_fetch.sources.column_pool import Series
+from turbo_fetch.sources.reading_pool import Reading
+from turbo_fetch.spec import FetchSpec
+
+Headers = Mapping[int, Mapping[str, str]]
+NOWHERE: Failure = (Outcome.NO_RECORD, "the list does not say where the record is")
+
+
+@dataclass(slots=True)
+class Routes:
+    """What is done about rows."""
+
+    requests: list[Request] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
+    ended: list[tuple[int, tuple[Outcome, str | None]]] = field(default_factory=list)
+    """Rows that end at once."""
+
+
+class Router:
+    """Decides for the rows of a job. Nothing is read here, nor asked for."""
+
+    def __init__(self, fetch: FetchSpec, deny: DenyList | None) -> None:
+        self._sources = Sources(fetch)
+        self._deny = deny
+        self._prefix = "" if fetch.input.warc is None else fetch.input.warc.prefix
+
+    def routes(
+        self, rows: Sequence[int], source: pa.RecordBatch, headers: Headers, duplicates: Mapping[int, str]
+    ) -> Routes:
+        """Return how `rows` get their bytes; `source` has all rows of the shard."""
+        indices = pa.array(rows, pa.uint32())
+        texts = source.column("url").take(indices)
+        urls = parse_urls(texts)
+        found = Routes()
+        if IMAGE_AT not in source.schema.names and RECORD[0] not in source.schema.names:
+            self._by_url(rows, texts, urls, headers, duplicates, found)
+            return found
+        left = []
+        for place, (row, url, host) in enumerate(zip(rows, urls.normalised, urls.host, strict=True)):
+            refusal = self._refusal(row, url, host, duplicates)
+            if refusal is None:
+                left.append((place, row))
+            else:
+                found.ended.append((row, refusal))
+        if IMAGE_AT in source.schema.names:
+            _by_column(left, source.column(IMAGE_AT).take(indices).to_pylist(), found)
+        else:
+            self._by_record(left, source.select(RECORD).take(indices).to_pylist(), headers, found)
+        return found
+
+    def _by_url(
+        self,
+        rows: Sequence[int],
+        texts: pa.StringArray,
+        urls: ParsedUrls,
+        headers: Headers,
+        duplicates: Mapping[int, str],
+        found: Routes,
+    ) -> None:
+        parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
+        for place, (row, url, host, domain, error) in enumerate(parsed):
+            if url is None or host is None or domain is None:
+                self._elsewhere(row, texts[place].as_py(), error, found)
+            elif (refusal := self._refusal(row, url, host, duplicates)) is not None:
+                found.ended.append((row, refusal))
+            else:
+                found.requests.append(Request(row, url, domain, headers.get(row)))
+
+    def _elsewhere(self, row: int, text: str | None, error: str | None, found: Routes) -> None:
+        """Route a row whose text is no address of the web, by the error that it has as one."""
+        reading = self._sources.reading(row, text)
+        if isinstance(reading, Reading):
+            found.readings.append(reading)
+        else:
+            found.ended.append((row, reading or (Outcome.URL, error)))
+
+    def _by_record(
+        self,
+        left: Sequence[tuple[int, int]],
+        records: Sequence[dict[str, str]],
+        headers: Headers,
+        found: Routes,
+    ) -> None:
+        """Route rows, each with its place among `records`, to byte ranges of archives."""
+        addresses = [f"{self._prefix}{record[RECORD[0]] or ''}" for record in records]
+        parsed = parse_urls(pa.array(addresses, pa.string()))
+        for index, row in left:
+            file, offset, length = (records[index][name] for name in RECORD)
+            place = place_of(offset, length)
+            url, domain = parsed.normalised[index], parsed.domain[index]
+            if not file or place is None:
+                found.ended.append((row, NOWHERE))
+            elif url is not None and domain is not None:
+                wanted = {**headers.get(row, {}), "Range": f"bytes={place[0]}-{place[1] - 1}"}
+                found.requests.append(Request(row, url, domain, wanted))
+            else:
+                reading = self._sources.reading(row, addresses[index], *place)
+                if isinstance(reading, Reading):
+                    found.readings.append(reading)
+                else:
+                    found.ended.append((row, reading or (Outcome.URL, parsed.error[index])))
+
+    def _refusal(
+        self, row: int, url: str | None, host: str | None, duplicates: Mapping[int, str]
+    ) -> Failure | None:
+        if self._deny is not None and url is not None and host is not None:
+            reason = self._deny.reason(url, host)
+            if reason is not None:
+                return Outcome.DENIED, reason
+        return (Outcome.DUPLICATE, duplicates[row]) if row in duplicates else None
+
+
+def _by_column(left: Sequence[tuple[int, int]], places: Sequence[str], found: Routes) -> None:
+    """Route rows to the images in columns, each with its place among the texts that say where these are."""
+    by_file: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, row in left:
+        number, _, file = places[index].partition(" ")
+        by_file[file].append((int(number), row))
+    found.series += [Series(file, tuple(sorted(rows))) for file, rows in by_file.items()]

@@ -1,0 +1,206 @@
+"""Images in a column of Parquet and Arrow files, read from front to back, a few megabytes at a time.
+
+A Parquet file is read by row groups, from the start of one, so how far a file was read is remembered: the next shard
+goes on from there, and a row group of a gigabyte is decompressed once, not once per shard.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from threading import Lock
+from typing import Any, Final, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turbo_fetch.errors import InputError
+from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
+from turbo_fetch.plan.lists import ListFile
+from turbo_fetch.plan.stream import ByteStream
+
+PIECE_BYTES: Final = 4_000_000
+"""About how much is read at once."""
+MOST_ROWS: Final = 1024
+KEPT_OPEN: Final = 8
+"""Files that stay open where they were read to."""
+
+Piece = tuple[int, pa.Array]
+"""The number of a row in its file, and values of the column from there on."""
+
+
+class _File(Protocol):
+    """An open file, and how its column is read."""
+
+    def pieces(self, row: int) -> Iterator[Piece]:
+        """Yield the values from the row on, or from before it."""
+
+    def skips(self, row: int, target: int) -> bool:
+        """Whether to begin anew at a row is cheaper than to read on to it."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class ImageColumn:
+    """Reads the images of rows by number; used by several threads, each with a file of its own."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._idle: list[_Cursor] = []
+        self._lock = Lock()
+
+    def images(self, file: str, numbers: Sequence[int]) -> Iterator[list[tuple[int, memoryview | None]]]:
+        """Yield the images of rows of a file, whose numbers ascend, some at a time; None where there is none.
+
+        Blocks. Raises InputError or what Arrow and the file system raise.
+        """
+        cursor = self._cursor(file, numbers[0])
+        try:
+            yield from cursor.read(numbers)
+        except BaseException:
+            cursor.file.close()
+            raise
+        with self._lock:
+            self._idle.append(cursor)
+            surplus = self._idle[:-KEPT_OPEN]
+            del self._idle[:-KEPT_OPEN]
+        for each in surplus:
+            each.file.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        for cursor in self._idle:
+            cursor.file.close()
+        self._idle.clear()
+
+    def _cursor(self, name: str, row: int) -> _Cursor:
+        """Return where a file was read to that is nearest before a row, or a file just opened."""
+        with self._lock:
+            fitting = [each for each in self._idle if each.name == name and each.first <= row]
+            if fitting:
+                nearest = max(fitting, key=lambda each: each.first)
+                self._idle.remove(nearest)
+                return nearest
+        source = ListFile(name, None, "parquet", None, "")
+        if _is_arrow(source):
+            return _Cursor(name, _Arrow(source, self._column))
+        return _Cursor(name, _Parquet(source, self._column))
+
+
+class _Cursor:
+    """How far a file was read."""
+
+    def __init__(self, name: str, file: _File) -> None:
+        self.name = name
+        self.file = file
+        self.first = 0
+        """The number of the first row that is at hand."""
+        self._values: pa.Array = pa.array([])
+        self._pieces: Iterator[Piece] | None = None
+
+    def read(self, numbers: Sequence[int]) -> Iterator[list[tuple[int, memoryview | None]]]:
+        found: list[tuple[int, memoryview | None]] = []
+        for number in numbers:
+            if number >= self.first + len(self._values):
+                if found:
+                    yield found
+                found = []
+                self._go_to(number)
+            found.append((number, _bytes(self._values[number - self.first])))
+        yield found
+
+    def _go_to(self, number: int) -> None:
+        after = self.first + len(self._values)
+        if self._pieces is None or self.file.skips(after, number):
+            self._pieces = self.file.pieces(number)
+        for first, values in self._pieces:
+            self.first, self._values = first, values
+            if number < first + len(values):
+                return
+        raise InputError(f"{self.name}: there is no row {number:,}; has the file changed?")
+
+
+class _Parquet:
+    def __init__(self, source: ListFile, column: str) -> None:
+        self._parquet: pq.ParquetFile = open_parquet(source)
+        self._column = column
+        metadata = self._parquet.metadata
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(rows)]
+
+    def pieces(self, row: int) -> Iterator[Piece]:
+        """See _File."""
+        for group in range(self._group(row), self._parquet.num_row_groups):
+            first = self._starts[group]
+            for batch in self._parquet.iter_batches(
+                self._rows_at_once(group), row_groups=[group], columns=[self._column], use_threads=False
+            ):
+                yield first, batch.column(0)
+                first += batch.num_rows
+
+    def skips(self, row: int, target: int) -> bool:
+        """See _File."""
+        return self._group(target) > self._group(row)
+
+    def close(self) -> None:
+        """See _File."""
+        self._parquet.close(force=True)
+
+    def _group(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
+
+    def _rows_at_once(self, group: int) -> int:
+        metadata = self._parquet.metadata.row_group(group)
+        columns = (metadata.column(index) for index in range(metadata.num_columns))
+        size = sum(
+            each.total_uncompressed_size
+            for each in columns
+            if f"{each.path_in_schema}.".startswith(f"{self._column}.")
+        )
+        return int(max(1, min(MOST_ROWS, PIECE_BYTES * metadata.num_rows // max(1, size))))
+
+
+class _Arrow:
+    """An Arrow stream or file; mapped where it lies on this machine, so that to pass over rows costs nothing."""
+
+    def __init__(self, source: ListFile, column: str) -> None:
+        self._source = source
+        self._column = column
+        self._stream: ByteStream | None = None
+
+    def pieces(self, row: int) -> Iterator[Piece]:
+        """See _File; begins with the first row."""
+        self.close()
+        self._stream = ByteStream(self._source)
+        first = 0
+        for batch in open_arrow(self._stream):
+            yield first, batch.column(self._column)
+            first += batch.num_rows
+
+    def skips(self, row: int, target: int) -> bool:
+        """See _File."""
+        return False
+
+    def close(self) -> None:
+        """See _File."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _is_arrow(source: ListFile) -> bool:
+    with source.open() as file:
+        return file.read(4) != b"PAR1"
+
+
+def _bytes(value: Any) -> memoryview | None:
+    """Return the bytes of a value of the column without a copy: of itself, or of its field `bytes`."""
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    if isinstance(value, pa.StructScalar):
+        value = value["bytes"] if value.is_valid else None
+    if value is None or not value.is_valid:
+        return None
+    return memoryview(value.as_buffer())

@@ -1,0 +1,174 @@
+"""Rows that are records of WARC files, as in Common Crawl's index; the files are written by warcio."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+import turbo_fetch
+from album import encoded
+from jobs import job_spec, ledger
+from object_store import empty_bucket, filesystem
+from turbo_fetch.arrow.schemas import RECORD
+from turbo_fetch.plan.reader import read_rows
+from turbo_fetch.sources.archive_records import place_of
+from turbo_fetch.spec import InputSpec
+
+BODY = encoded(80, 60, 1)
+LONG = Random(1).randbytes(700_000)
+
+
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+RECORDS: dict[str, tuple[str, str, Mapping[str, str], bytes]] = {
+    "good": ("response", "200 OK", {}, BODY),
+    "chunked": ("response", "200 OK", {"Transfer-Encoding": "chunked"}, chunked(BODY)),
+    "packed": ("response", "200 OK", {"Content-Encoding": "gzip"}, gzip.compress(BODY)),
+    "resource": ("resource", "", {}, BODY),
+    "gone": ("response", "404 Not Found", {}, b"gone"),
+    "moved": ("response", "301 Moved Permanently", {"Location": "http://b.example/"}, b""),
+    "opted-out": ("response", "200 OK", {"X-Robots-Tag": "noai"}, BODY),
+    "page": ("response", "200 OK", {"Content-Type": "text/html"}, b"<html>"),
+    "request": ("request", "GET / HTTP/1.1", {}, b""),
+    "huge": ("response", "200 OK", {}, LONG),
+    "bomb": ("response", "200 OK", {}, b"\0" * 30_000_000),
+}
+OUTCOMES = {
+    "good": "success",
+    "chunked": "success",
+    "packed": "success",
+    "resource": "success",
+    "gone": "http-4xx",
+    "moved": "redirect",
+    "opted-out": "opt-out",
+    "page": "not-an-image",
+    "request": "no-record",
+    "huge": "too-large",
+    "bomb": "too-large",
+    "other": "no-record",
+    "in part": "no-record",
+    "between": "no-record",
+    "nowhere": "no-record",
+    "missing": "not-found",
+}
+
+
+def url(name: str) -> str:
+    return f"http://a.example/{name}.jpg"
+
+
+def write_warc(path: Path) -> dict[str, tuple[int, int]]:
+    """Write all records, each a gzip member of its own; return where each begins and how long it is."""
+    places = {}
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for name, (kind, status, headers, body) in RECORDS.items():
+            head = {"Content-Type": "image/jpeg", **headers}
+            http = None
+            if kind == "response":
+                http = StatusAndHeaders(status, list(head.items()), protocol="HTTP/1.1")
+            elif kind == "request":
+                http = StatusAndHeaders(status, list(head.items()), is_http_request=True)
+            begin = file.tell()
+            record = writer.create_warc_record(url(name), kind, payload=io.BytesIO(body), http_headers=http)
+            writer.write_record(record)
+            record.raw_stream.close()
+            places[name] = (begin, file.tell() - begin)
+    return places
+
+
+def write_index(path: Path, places: dict[str, tuple[int, int]], **types: pa.DataType) -> None:
+    """Write an index with Common Crawl's columns; some rows are wrong."""
+    good = places["good"]
+    rows: dict[str, tuple[Any, Any, Any]] = {
+        name: ("crawl/a.warc.gz", *place) for name, place in places.items()
+    }
+    rows["other"] = ("crawl/a.warc.gz", *places["chunked"])
+    rows["in part"] = ("crawl/a.warc.gz", good[0], good[1] // 2)
+    rows["between"] = ("crawl/a.warc.gz", good[0] + 7, good[1])
+    rows["nowhere"] = ("crawl/a.warc.gz", None, 5)
+    rows["missing"] = ("crawl/b.warc.gz", *good)
+    file, offset, length = zip(*rows.values(), strict=True)
+    table = {
+        "url": [url(name) for name in rows],
+        "warc_filename": list(file),
+        "warc_record_offset": pa.array(offset, pa.int32()),
+        "warc_record_length": pa.array(length, pa.int32()),
+    }
+    pq.write_table(pa.table(table), path)
+
+
+@pytest.mark.parametrize("kind", ["web", "store", "folder"])
+def test_records_are_images_wherever_the_archive_is(tmp_path: Path, s3: str, kind: str) -> None:
+    (tmp_path / "crawl").mkdir()
+    places = write_warc(tmp_path / "crawl" / "a.warc.gz")
+    write_index(tmp_path / "index.parquet", places)
+    empty_bucket(s3)
+    filesystem(s3).put(str(tmp_path / "crawl"), "data/crawl", recursive=True)
+    filesystem(s3).chmod("data/crawl/a.warc.gz", "public-read")
+    prefix = {"web": f"{s3}/data/", "store": "s3://data/", "folder": f"{tmp_path}/"}[kind]
+    spec = job_spec(
+        tmp_path / "index.parquet",
+        tmp_path / "out",
+        input={"caption_column": None, "warc": {"prefix": prefix}},
+        sources={"files": [str(tmp_path / "crawl")], "stores": ["s3://data/crawl"]},
+        http={"max_body_mb": 0.5, "ports": "any"},
+        image={"encode": "original"},
+        output={"format": "parquet"},
+    )
+    turbo_fetch.run(spec)
+    expected = {**OUTCOMES, "missing": "http-4xx"} if kind == "web" else OUTCOMES
+    found = {row["url"]: row for row in ledger(tmp_path / "out")}
+    assert {name: found[url(name)]["outcome"] for name in expected} == expected
+    metadata = {row["url"]: row for row in pq.read_table(tmp_path / "out" / "00000.parquet").to_pylist()}
+    for name in ("good", "chunked", "packed", "resource"):
+        assert metadata[url(name)]["image"]["bytes"] == BODY, name
+    assert found[url("good")]["http_status"] == 200
+    assert found[url("gone")]["http_status"] == 404
+    assert found[url("good")]["final_url"] == f"{prefix}crawl/a.warc.gz"
+    assert not {"warc_filename", "record file"} & metadata[url("good")].keys()
+
+
+@pytest.mark.parametrize("name", ["index.csv", "index.jsonl", "index.arrow"])
+def test_an_index_may_be_a_list_of_any_format(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    table = {"url": [url("good")], "file": ["a.warc.gz"], "at": [7], "bytes": [5]}
+    if path.suffix == ".csv":
+        path.write_text(f"url,file,at,bytes\n{url('good')},a.warc.gz,7,5\n")
+    elif path.suffix == ".jsonl":
+        path.write_text(json.dumps({name: values[0] for name, values in table.items()}))
+    else:
+        feather.write_feather(pa.table(table), path)
+    warc = {"file_column": "file", "offset_column": "at", "length_column": "bytes"}
+    (rows,) = read_rows(InputSpec(urls=str(path), warc=warc))
+    assert [rows.column(name)[0].as_py() for name in RECORD] == ["a.warc.gz", "7", "5"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "place"),
+    [
+        ("0", "5", (0, 5)),
+        ("7.0", "5", (7, 12)),
+        ("-1", "5", None),
+        ("1", "0", None),
+        ("x", "1", None),
+        (None, None, None),
+        ("inf", "1", None),
+    ],
+)
+def test_places_are_numbers(offset: str | None, length: str | None, place: tuple[int, int] | None) -> None:
+    assert place_of(offset, length) == place
