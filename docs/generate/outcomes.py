@@ -45,6 +45,7 @@ MEANINGS = {
     Outcome.TOO_SMALL: "A side shorter than `fetch.image.min_side`.",
     Outcome.ASPECT: "An aspect ratio above `fetch.image.max_aspect`.",
     Outcome.BAD_BOXES: "The boxes to blur are malformed, so the image is not kept.",
+    Outcome.OUT_OF_MEMORY: "This machine has too little memory for the image, even while it makes no other one.",
 }
 
 

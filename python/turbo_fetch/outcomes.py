@@ -51,6 +51,7 @@ class Outcome(Enum):
     TOO_SMALL = (36, "too-small", False, _RESIZE)
     ASPECT = (37, "aspect", False, _RESIZE)
     BAD_BOXES = (38, "bad-boxes", False, _RESIZE)
+    OUT_OF_MEMORY = (39, "out-of-memory", True, _RESIZE)
 
     number: int
     label: str

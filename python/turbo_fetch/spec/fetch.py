@@ -216,7 +216,8 @@ class HttpSpec(Table):
     max_body_mb: PositiveFloat = 50
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
     memory_mb: PositiveInt = 64
-    """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached."""
+    """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached. The images made of
+    them take up to four times as much; a larger one is made alone."""
     user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
     robots: Literal["respect", "ignore"] = "respect"
