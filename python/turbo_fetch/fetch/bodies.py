@@ -25,7 +25,7 @@ async def read_body(
 
     Raises CodingError if it is not packed as its headers say.
     """
-    reader = budget.reader()
+    reader = budget.reader(draft.domain)
     body: bytes | None = None
     try:
         read = _packed if content.framing.codings else _plain
