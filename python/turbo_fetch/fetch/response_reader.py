@@ -34,7 +34,7 @@ _CHUNK_LINE_TOO_LARGE: Final = "the line of a chunk is larger than 16 KiB"
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
 _WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*+|\r)?\n")
 _SNIFFED_BYTES: Final = 16
-_FREE_CHUNKS: Final = 2_000
+_FREE_CHUNKS: Final = 1_000
 _LEAST_CHUNK_BYTES: Final = 16
 """Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
 _BEGINNING_BYTES: Final = 8
