@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 # uv.lock names PyPI itself, whatever mirror this machine installs from.
 PYPI := https://pypi.org/simple
 
-.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz attack wheel wheel-manylinux bench ci clean
+.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz asan attack wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ rust-test: $(VENV)/.system ## Run the Rust tests
 fuzz: setup ## Damage pictures and lists for SECONDS (600) from SEED; what fails stays in .cache/fuzz/found and is tried first
 	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
 	cargo run --release --quiet -p turbo-fetch-fuzz -- .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
+
+# C and C++ are checked, Rust's allocations as their borders; the assembler of libjpeg-turbo is switched off, since nothing checks it.
+asan: $(VENV)/.fetching ## The same with AddressSanitizer in the C libraries (no nightly Rust needed; builds its own copy)
+	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
+	CFLAGS_x86_64_unknown_linux_gnu="-fsanitize=address -fno-omit-frame-pointer -g" \
+	RUSTFLAGS="-C link-arg=-fsanitize=address" \
+	cargo build --release --quiet -p turbo-fetch-fuzz --target x86_64-unknown-linux-gnu --target-dir target/asan
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 JSIMD_FORCENONE=1 \
+	target/asan/x86_64-unknown-linux-gnu/release/turbo-fetch-fuzz .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
 
 attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED; what fails stays in .cache/attack and is tried first
 	cd tests && ../$(BIN)/python -m attack.campaign ../.cache/attack $(SECONDS) $(SEED) $(ONLY)

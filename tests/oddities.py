@@ -227,7 +227,7 @@ def chunks(image: bytes) -> list[Oddity]:
             "a size with 0x": sent(b"0x" + size),
             "a million of one byte": (
                 [head(chunked) + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"],
-                _protocol("more than 2000 chunks of a few bytes"),
+                _protocol("more than 1000 chunks of a few bytes"),
             ),
             "none, in HTTP/1.0": [head(chunked, first=b"HTTP/1.0 200 OK") + image, CLOSE],
             "a size that is too small": (

@@ -22,9 +22,9 @@ class Traffic:
     most_bytes: int = 0
     finished: int = 0
 
-    async def body(self, chunks: list[int], fails: bool) -> None:
+    async def body(self, chunks: list[int], fails: bool, domain: str) -> None:
         await self.budget.room()
-        reader = self.budget.reader()
+        reader = self.budget.reader(domain)
         for size in accumulate(chunks):
             reader.charge_up_to(size)
             self.most_bytes = max(self.most_bytes, self.budget.used_bytes)
@@ -46,25 +46,27 @@ class Traffic:
 
 
 bodies = st.lists(
-    st.tuples(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.booleans()), min_size=1, max_size=30
+    st.tuples(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.booleans(), st.sampled_from("abc")),
+    min_size=1,
+    max_size=30,
 )
 
 
 @given(bodies=bodies, limit=st.integers(1, 2000), batch=st.integers(1, 8))
 def test_all_bodies_end_and_the_bound_holds(
-    bodies: list[tuple[list[int], bool]], limit: int, batch: int
+    bodies: list[tuple[list[int], bool, str]], limit: int, batch: int
 ) -> None:
     async def simulate() -> Traffic:
         traffic = Traffic(ByteBudget(limit), deque())
         async with asyncio.TaskGroup() as tasks:
-            for chunks, fails in bodies:
-                tasks.create_task(traffic.body(chunks, fails))
+            for body in bodies:
+                tasks.create_task(traffic.body(*body))
             tasks.create_task(traffic.transform(len(bodies), batch))
         return traffic
 
     traffic = asyncio.run(asyncio.wait_for(simulate(), 10))
-    largest_body = max(sum(chunks) for chunks, _ in bodies)
-    one_chunk_each = sum(max(chunks) for chunks, _ in bodies)
+    largest_body = max(sum(chunks) for chunks, *_ in bodies)
+    one_chunk_each = sum(max(chunks) for chunks, *_ in bodies)
     assert traffic.budget.used_bytes == 0
     assert traffic.most_bytes <= limit + largest_body + one_chunk_each
 
@@ -86,8 +88,8 @@ def test_used_bytes_are_those_charged_and_not_given_back(ends: list[tuple[int, b
     assert budget.used_bytes == 0
 
 
-def filled(budget: ByteBudget, count: int) -> BodyReader:
-    reader = budget.reader()
+def filled(budget: ByteBudget, count: int, domain: str = "") -> BodyReader:
+    reader = budget.reader(domain)
     reader.charge_up_to(count)
     return reader
 
@@ -105,6 +107,23 @@ def test_over_the_limit_only_the_eldest_reader_goes_on() -> None:
     eldest.abandon()
     assert budget.used_bytes == 800
     assert [reader.may_read for reader in (second, third)] == [True, False]
+
+
+def test_a_domain_that_never_ends_its_bodies_leaves_room_to_others() -> None:
+    budget = ByteBudget(1000)
+    hostile = [budget.reader("hostile") for _ in range(8)]
+    for _ in range(100):
+        for reader in hostile:
+            if reader.may_read:
+                reader.charge_up_to(reader.charged_bytes + 50)
+    assert hostile[0].charged_bytes > 4000, "the eldest goes on"
+    assert sum(reader.charged_bytes for reader in hostile[1:]) <= 500
+    assert budget.has_room
+    other = filled(budget, 200, "other")
+    assert other.may_read
+    other.finish(200)
+    hostile[0].abandon()
+    assert hostile[1].may_read
 
 
 def test_the_eldest_waits_while_finished_bodies_fill_the_reserve() -> None:

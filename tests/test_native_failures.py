@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import time
@@ -10,12 +11,16 @@ import zlib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import turbo_fetch
 from album import album
-from jobs import job_spec, start, write_list
+from jobs import job_spec, ledger, start, write_list
 from origin import Origin
 from sample_images import encoded, scene, spec
 from turbo_fetch.arrow.binaries import lengths
+from turbo_fetch.cli.commands import app
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.shard.transform import Transform
 
 PANIC = """
@@ -52,6 +57,52 @@ def test_a_panic_in_a_batch_ends_the_run_with_an_error(
     assert running.returncode == 1
     assert "PanicException: index out of bounds" in errors
     assert "the 8th time in a row that one got nowhere" in errors
+
+
+DEATH = """
+import os, sys
+
+if "turbo_fetch.runners" in sys.orig_argv:
+    from turbo_fetch.shard.transform import Transform
+
+    whole = Transform.parts
+
+    def parts(self, bodies, boxes=()):
+        if any(b"deadly" in body for body in bodies):
+            os.kill(os.getpid(), {signal})
+        return whole(self, bodies, boxes)
+
+    Transform.parts = parts
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "outcome", "retried"),
+    [
+        (signal.SIGKILL, Outcome.OUT_OF_MEMORY, Outcome.SUCCESS),
+        (signal.SIGSEGV, Outcome.CORRUPT, Outcome.CORRUPT),
+    ],
+)
+def test_an_image_that_ends_the_process_is_blamed_by_how_it_ended_and_no_other_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: int, outcome: Outcome, retried: Outcome
+) -> None:
+    images = album(12, side=24)
+    images["deadly"] = encoded(scene(24, 24), "PNG") + b"deadly"
+    (tmp_path / "sitecustomize.py").write_text(DEATH.format(signal=int(death)))
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{before}")
+    with Origin(images) as origin:
+        listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in images])
+        turbo_fetch.run(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}))
+        found = {row["url"].rpartition("/")[2]: row["outcome"] for row in ledger(tmp_path / "out")}
+        assert found.pop("deadly") == outcome.label
+        assert set(found.values()) == {"success"}
+        monkeypatch.setenv("PYTHONPATH", before)
+        done = CliRunner().invoke(app, ["retry", str(tmp_path / "out")])
+        assert done.exit_code == 0, done.output
+    found = {row["url"].rpartition("/")[2]: row["outcome"] for row in ledger(tmp_path / "out")}
+    assert found.pop("deadly") == retried.label
+    assert set(found.values()) == {"success"}
 
 
 def test_small_bodies_that_become_huge_files_come_in_parts() -> None:

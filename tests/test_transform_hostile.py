@@ -166,6 +166,35 @@ def test_bombs_stay_within_a_memory_limit(tmp_path: Path) -> None:
     }
 
 
+SHORT = """
+import resource, sys
+from pathlib import Path
+from turbo_fetch.outcomes import BY_NUMBER
+from turbo_fetch.spec import ImageSpec
+from turbo_fetch.shard.transform import Transform
+large, small = (Path(each).read_bytes() for each in sys.argv[1:3])
+ways = [("jpg", 95), ("png", 0), ("png", 6), ("webp", 80), ("webp", 100)]
+transforms = [Transform(ImageSpec(mode="no", encode=encode, quality=quality), 3) for encode, quality in ways]
+for transform in transforms:
+    transform.run([small] * 6)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (130 << 20),) * 2)
+for transform in transforms:
+    outcomes = transform.run([small, large, small, large, small])["outcome"].to_pylist()
+    print(*(BY_NUMBER[outcome].label for outcome in outcomes))
+"""
+
+
+@pytest.mark.linux
+def test_an_image_whose_file_there_is_no_memory_for_says_so_and_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(png(6_000, 6_000, zlib.compress(bytes(6_000 * 18_001), 1)))
+    (tmp_path / "small").write_bytes(BODIES["PNG"])
+    command = [sys.executable, "-c", SHORT, str(tmp_path / "large"), str(tmp_path / "small")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines() == ["success out-of-memory success out-of-memory success"] * 5
+
+
 @given(kind=st.sampled_from(ALL), data=st.data())
 def test_no_damage_makes_it_raise(kind: str, data: st.DataObject) -> None:
     body = bytearray(BODIES[kind])

@@ -41,17 +41,20 @@ class Transformer:
         exif: bool,
         phash: bool,
         threads: int,
+        memory_bytes: int,
     ) -> Transformer: ...
     def run(
         self, bodies: Sequence[bytes], boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...
     ) -> pa.RecordBatch: ...
     def run_pixels(
         self,
-        bodies: Sequence[bytes],
-        pixels: Sequence[bytes],
-        shapes: Sequence[tuple[int, int, str, int]],
-        boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...,
+        body: bytes,
+        samples: bytes,
+        shape: tuple[int, int, str, int],
+        boxes: Sequence[tuple[float, float, float, float]] = ...,
     ) -> pa.RecordBatch: ...
+    def take_memory(self, bytes: int) -> None: ...
+    def give_back_memory(self, bytes: int) -> None: ...
 
 def digests(kind: str, bodies: Sequence[bytes]) -> list[str | None]:
     """Return the md5, sha256 or sha512 of each body in lower-case hex."""

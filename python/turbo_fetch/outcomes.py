@@ -55,6 +55,7 @@ class Outcome(Enum):
     TOO_SMALL = (36, "too-small", False, _RESIZE)
     ASPECT = (37, "aspect", False, _RESIZE)
     BAD_BOXES = (38, "bad-boxes", False, _RESIZE)
+    OUT_OF_MEMORY = (39, "out-of-memory", True, _RESIZE)
 
     number: int
     label: str
@@ -107,5 +108,6 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.TOO_SMALL: "A side shorter than `fetch.image.min_side`.",
     Outcome.ASPECT: "An aspect ratio above `fetch.image.max_aspect`.",
     Outcome.BAD_BOXES: "The boxes to blur are malformed, so the image is not kept.",
+    Outcome.OUT_OF_MEMORY: "This machine has too little memory for the image, even while it makes no other one.",
 }
 """What each means, in a sentence for people."""

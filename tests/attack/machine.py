@@ -143,7 +143,7 @@ def _little_memory(random: Random, folder: Path) -> str | None:
         return None if "memory" in text and "Traceback" not in text else f"ended with {code}: {text[-500:]}"
     outcomes = {row["url"].rpartition("/")[2]: row["outcome"] for row in ledger(folder / "out")}
     huge = outcomes.pop("huge")
-    if set(outcomes.values()) != {"success"} or huge not in {"success", "too-many-pixels"}:
+    if set(outcomes.values()) != {"success"} or huge not in {"success", "out-of-memory"}:
         return f"{kind}: {huge}, and beside it {set(outcomes.values())}"
     return None
 

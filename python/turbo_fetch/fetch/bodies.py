@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from aiohttp import ClientPayloadError
 
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
-from turbo_fetch.fetch.codings import MAX_CODINGS, PIECE_BYTES, Unpacker
+from turbo_fetch.fetch.codings import MAX_CODINGS, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.request import Draft
 from turbo_fetch.fetch.response import Body
@@ -24,20 +25,28 @@ async def read_body(
 
     Raises CodingError if it is not packed as its headers say.
     """
-    reader = budget.reader()
-    is_whole = False
+    reader = budget.reader(draft.domain)
+    body: bytes | None = None
     try:
         read = _packed if content.framing.codings else _plain
         chunks = await read(content, reader, max_bytes, draft, deadline)
-        is_whole = chunks is not None
+        if chunks is not None:
+            body = await _joined(chunks, draft.body_bytes)
     finally:
-        if is_whole:
+        if body is not None:
             reader.finish(draft.body_bytes)
         else:
             reader.abandon()
-    if chunks is None:
-        return None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return body
+
+
+async def _joined(chunks: list[bytes], count: int) -> bytes:
+    if len(chunks) == 1:
+        return chunks[0]
+    if count < WHOLE_BYTES:
+        return b"".join(chunks)
+    # Copied without the interpreter's lock.
+    return await asyncio.get_running_loop().run_in_executor(None, b"".join, chunks)
 
 
 async def _plain(
@@ -77,7 +86,7 @@ async def _packed(
 ) -> list[bytes] | None:
     chunks: list[bytes] = []
     unpacker = Unpacker(content.framing.codings)
-    paused_at_bytes = 0
+    loop = asyncio.get_running_loop()
     is_last = False
     deadline.progress()
     while not is_last:
@@ -87,21 +96,33 @@ async def _packed(
         # What comes in and what lies between has a bound too, for a bomb may be one that gives out nothing.
         if content.total_bytes > max_bytes:
             return None
-        for piece in unpacker.decode(chunk, is_last=is_last):
-            draft.body_bytes += len(piece)
-            if draft.body_bytes > max_bytes or unpacker.worked_bytes > MAX_CODINGS * max_bytes:
-                return None
-            if piece:
-                chunks.append(piece)
-            if unpacker.worked_bytes - paused_at_bytes >= PIECE_BYTES:
-                paused_at_bytes = unpacker.worked_bytes
-                await asyncio.sleep(0)
+        # In a thread: a few bytes of one host may take as long as hundreds of images of others.
+        work = partial(_unpack, unpacker, chunk, is_last, max_bytes - draft.body_bytes, max_bytes)
+        pieces, is_too_large = await loop.run_in_executor(None, work)
+        chunks += pieces
+        draft.body_bytes += sum(map(len, pieces))
+        if is_too_large:
+            return None
         reader.charge_up_to(draft.body_bytes)
         if not content.at_eof():
             await _turn(reader, deadline)
     if content.is_cut and draft.body_bytes != content.framing.length:
         raise ClientPayloadError("the connection ended before the body")
     return chunks
+
+
+def _unpack(
+    unpacker: Unpacker, chunk: bytes, is_last: bool, left_bytes: int, max_bytes: int
+) -> tuple[list[bytes], bool]:
+    """Return the pieces that the next bytes hold, and whether they go beyond what is left."""
+    pieces: list[bytes] = []
+    for piece in unpacker.decode(chunk, is_last=is_last):
+        left_bytes -= len(piece)
+        if piece:
+            pieces.append(piece)
+        if left_bytes < 0 or unpacker.worked_bytes > MAX_CODINGS * max_bytes:
+            return pieces, True
+    return pieces, False
 
 
 async def _turn(reader: BodyReader, deadline: Deadline) -> None:

@@ -122,7 +122,7 @@ class Client:
         With further `headers`, which may be conditions, 304 Not Modified is a success without a body.
         `domain` is the registrable domain, by which presets are found.
         """
-        draft = Draft()
+        draft = Draft(domain)
         try:
             with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
                 return await self._follow(url, self._wanted(headers, domain), draft, deadline)

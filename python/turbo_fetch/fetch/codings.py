@@ -1,7 +1,7 @@
 """Bodies that come packed although nobody asked for it: unpacked piece by piece, never more at once than can be held.
 
 The names are those of Content-Encoding and Transfer-Encoding. A decoder gives out at most PIECE_BYTES at a time, so a
-bomb ends at whatever limit its reader sets, and the loop is not held up.
+bomb ends at whatever limit its reader sets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import brotli
 
 PIECE_BYTES: Final = 262_144
-"""Most bytes that one step gives out: about a millisecond of work."""
+"""Most bytes that one step gives out."""
 
 MAX_CODINGS: Final = 4
 """One fewer than in curl; two have been seen."""
@@ -177,7 +177,7 @@ class Unpacker:
     def decode(self, data: bytes, *, is_last: bool = False) -> Iterator[bytes]:
         """Give out what the next bytes hold, in pieces; raises CodingError.
 
-        Some are empty: they let the caller pause where much work brings forth little.
+        Some are empty: they let the caller end it where much work brings forth little.
         """
         if self._chain is None:
             self._beginning += data

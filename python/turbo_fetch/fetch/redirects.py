@@ -13,6 +13,9 @@ from turbo_fetch.spec import HttpSpec
 DRAIN_BYTES: Final = 16_384
 """An error page up to this size is read, for a connection costs more than its bytes."""
 
+MAX_LOCATION_CHARACTERS: Final = 16_384
+"""Of a redirect; no server takes so much in one line."""
+
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CHOICES: Final = 300
 
@@ -29,7 +32,9 @@ def redirect_target(address: str, response: Response) -> str | None:
     It is resolved as the bytes that came, and sent as it is: what is percent-encoded in it may be signed.
     """
     location = response.headers.get("Location", "")
-    return resolve_location(address, location.encode("utf-8", "surrogateescape")) if location else None
+    if not 0 < len(location) <= MAX_LOCATION_CHARACTERS:
+        return None
+    return resolve_location(address, location.encode("utf-8", "surrogateescape"))
 
 
 def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> str | None:

@@ -60,6 +60,8 @@ class Fetched:
 class Draft:
     """A Fetched in the making: what is known so far of the attempt that runs."""
 
+    domain: str = ""
+    """That of the row, whose bodies share a part of the memory."""
     started_us: int = field(default_factory=lambda: time.time_ns() // 1000)
     started_ns: int = field(default_factory=time.monotonic_ns)
     redirects: list[str] = field(default_factory=list)

@@ -19,6 +19,7 @@ from turbo_fetch.fetch.library_internals import HttpProcessingError
 MAX_HEAD_BYTES: Final = 262_144
 """Of all heads of one response together, interim ones and trailers included, as in Chromium."""
 MAX_HEADERS: Final = 2_000
+TOO_MANY_HEADERS: Final = f"more than {MAX_HEADERS} headers"
 
 _STATUS_LINE: Final = re.compile(
     r"(?:HTTP(?:/(\d+)(?:\.(\d+))?)?|(ICY))(?![^ \t])[ \t]*(\d+)?[ \t]*(.*)",
@@ -85,7 +86,7 @@ def parse_head(block: bytes) -> Head:
     """Read a head, given without its empty line; raises MalformedResponse."""
     lines = block.count(b"\n")
     if lines + block.count(b"\r") > 2 * MAX_HEADERS + 2:
-        raise MalformedResponse(message=f"more than {MAX_HEADERS} headers")
+        raise MalformedResponse(message=TOO_MANY_HEADERS)
     text = block.decode("utf-8", "surrogateescape")
     return _strict_head(text, lines) or _odd_head(text)
 

@@ -17,6 +17,7 @@ from turbo_fetch.fetch.codings import is_picture
 from turbo_fetch.fetch.response import Body, Bytes, Flow
 from turbo_fetch.fetch.response_head import (
     MAX_HEAD_BYTES,
+    TOO_MANY_HEADERS,
     Head,
     MalformedResponse,
     check_beginning,
@@ -29,15 +30,22 @@ MAX_INTERIM: Final = 32
 """So many responses of status 1xx may come before the final one; more than three have not been seen in earnest."""
 
 _MAX_CHUNK_LINE_BYTES: Final = 16_384
+_CHUNK_LINE_TOO_LARGE: Final = "the line of a chunk is larger than 16 KiB"
 _CHUNK_LINE: Final = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,15})(?![^ \t;\r])")
-_WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*)?\r?\n")
+_WHOLE_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t;][^\n]*+|\r)?\n")
 _SNIFFED_BYTES: Final = 16
-_FREE_CHUNKS: Final = 2_000
+_FREE_CHUNKS: Final = 1_000
 _LEAST_CHUNK_BYTES: Final = 16
 """Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
 _BEGINNING_BYTES: Final = 8
 _USUAL_BEGINNING: Final = b"HTTP/1."
 _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
+_TOO_MANY_INTERIM: Final = f"more than {MAX_INTERIM} interim responses"
+_TOO_MANY_CHUNKS: Final = f"more than {_FREE_CHUNKS} chunks of a few bytes"
+EXCESSES: Final = frozenset(
+    {_HEAD_TOO_LARGE, TOO_MANY_HEADERS, _TOO_MANY_INTERIM, _TOO_MANY_CHUNKS, _CHUNK_LINE_TOO_LARGE}
+)
+"""What is said of responses beyond a bound, of which a second one is as costly, and no better."""
 
 
 class _At(IntEnum):
@@ -146,7 +154,7 @@ class ResponseReader:
         if 100 <= head.status < 200 and head.status != 101:
             self._interim += 1
             if self._interim > MAX_INTERIM:
-                raise MalformedResponse(message=f"more than {MAX_INTERIM} interim responses")
+                raise MalformedResponse(message=_TOO_MANY_INTERIM)
             return bytes(rest)
         return self._begin_body(head, rest)
 
@@ -201,7 +209,7 @@ class ResponseReader:
             return self._take_unchunked(data)
         if not self._held:
             data = self._take_whole_chunks(data, body)
-        line, rest = self._line(data, _MAX_CHUNK_LINE_BYTES, "the line of a chunk is larger than 16 KiB")
+        line, rest = self._line(data, _MAX_CHUNK_LINE_BYTES, _CHUNK_LINE_TOO_LARGE)
         if line is None:
             return b""
         match = _CHUNK_LINE.match(line)
@@ -238,7 +246,7 @@ class ResponseReader:
     def _count_chunks(self, count: int, body: Body) -> None:
         self._chunks += count
         if self._chunks > _FREE_CHUNKS + body.total_bytes // _LEAST_CHUNK_BYTES:
-            raise MalformedResponse(message=f"more than {_FREE_CHUNKS} chunks of a few bytes")
+            raise MalformedResponse(message=_TOO_MANY_CHUNKS)
 
     def _take_unchunked(self, data: bytes) -> bytes:
         """Take an image that was announced in chunks, but is not: browsers do so in HTTP/1.0."""

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from turbo_fetch.fetch.request import Fetched
+from turbo_fetch.fetch.response_reader import EXCESSES
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
@@ -37,7 +38,7 @@ def next_step(
     it the pause is exponential with full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    if not fetched.outcome.retryable or attempts > http.retries:
+    if not fetched.outcome.retryable or attempts > http.retries or fetched.detail in EXCESSES:
         return GiveUp()
     jitter_s = random_unit * backoff_ceiling_s(attempts, http)
     asked_s = asked_pause_s(fetched, now_s)

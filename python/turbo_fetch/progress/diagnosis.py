@@ -180,6 +180,11 @@ RULES: Final = (
         "{share} do not have the hash given in the list: check fetch.input.hash_column and hash_kind",
     ),
     Rule(_outcome("bad-boxes"), "{share} have boxes that cannot be parsed: check fetch.input.boxes_column"),
+    Rule(
+        _outcome("out-of-memory"),
+        "{share} need more memory than this machine has: raise its limit, or lower fetch.image.max_pixels, "
+        "engine.workers or fetch.http.memory_mb, then run turbo-fetch retry",
+    ),
     Rule(_outcome("denied"), "{share} are on the deny lists of fetch.deny"),
     Rule(_outcome("duplicate"), "{share} are duplicates by fetch.duplicates.by"),
     Rule(_outcome("http-5xx"), "{share} failed with server errors ({often}); run turbo-fetch retry"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final, Protocol
 
@@ -163,7 +163,7 @@ class Supervisor:
         self._listener.worker_ended(worker, None if is_through else left_rows)
         if self.stopping or self.failure is not None or is_through:
             return False
-        self._orphaned.extend(assigned.tasks.values())
+        self._orphaned.extend(replace(task, died_by=why) for task in assigned.tasks.values())
         if assigned.rows_done:
             self._fruitless_deaths = 0
         elif is_its_fault:

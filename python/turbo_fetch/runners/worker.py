@@ -71,6 +71,8 @@ LEASE_EVERY_S: Final = 5.0
 MAX_OPEN_ROWS: Final = 100_000
 MAX_OPEN_SHARDS: Final = 64
 GARBAGE_THRESHOLD: Final = 50_000
+MADE_PER_BODY: Final = 4
+"""How many times the memory of bodies the images that are made of them take at once."""
 TRANSFORMS_AT_ONCE: Final = 3
 """Batches in the native code at once: two share the cores, and the third keeps them busy while those end together."""
 
@@ -294,7 +296,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     """Work until the parent has no more shards; `started` is called in the loop with the worker."""
     http = setup.fetch.http
     budget = budget_of(http)
-    transform = Transform(setup.fetch.image, setup.threads)
+    transform = Transform(setup.fetch.image, setup.threads, http.memory_mb * MADE_PER_BODY * 1_000_000)
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,

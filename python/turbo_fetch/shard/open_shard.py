@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -40,7 +41,9 @@ FIRST_IMAGES: Final = 16
 BATCH_BYTES: Final = 16_000_000
 BATCH_WAIT_S: Final = 0.05
 DEATHS_TO_BLAME: Final = 3
-"""Times that an image must have been alone in the transform when the process died to be called corrupt."""
+"""Times that an image must have been alone in the transform when the process died to be blamed for it."""
+_CRASHES: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGABRT"})
+"""Signals by which a process ends for what it did itself."""
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class OpenShard:
         self.submitted = asyncio.Event()
         """Set when the pool knows the rows, or the shard ended."""
         self._work = task.work
+        self._died_by = task.died_by
         self._tools = tools
         self._started_s = time.time()
         self._ended = asyncio.Event()
@@ -155,8 +159,9 @@ class OpenShard:
         blamed = {row for row, deaths in spool.suspects.items() if deaths >= DEATHS_TO_BLAME}
         rows = [row for row in (~spool.done).nonzero()[0].tolist() if row not in blamed]
         rows.sort(key=lambda row: row not in self._suspects)
+        verdict = _verdict(self._died_by)
         for row in blamed:
-            self._take(row, results.not_fetched(Outcome.CORRUPT, "the decoder crashed on it"), journal)
+            self._take(row, results.not_fetched(*verdict), journal)
         await self._submit(source, rows, journal)
         self.submitted.set()
         if self._left == 0:
@@ -241,6 +246,18 @@ class OpenShard:
         self._left -= len(batch)
         if self._left == 0:
             self._ended.set()
+
+
+def _verdict(died_by: str | None) -> tuple[Outcome, str]:
+    """Return how an image ends on which the process died again and again, by how it died last.
+
+    Where memory is short the system kills a process from outside, or code without memory aborts one that has a limit.
+    """
+    words = set((died_by or "").split())
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if words & _CRASHES and not (limited and "SIGABRT" in words):
+        return Outcome.CORRUPT, "the decoder crashed on it"
+    return Outcome.OUT_OF_MEMORY, "the process was ended while it made it, as where memory is short"
 
 
 def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,11 +22,6 @@ if TYPE_CHECKING:
 OPENCV: Final = 255
 PILLOW: Final = 254
 """Outcome numbers by which the native module asks for an image to be decoded here; they never leave."""
-
-MEMORY_BYTES: Final = 256_000_000
-"""What images may take that are decoded here at once, unless it is a single one."""
-_BYTES_PER_PIXEL: Final = 8
-"""Of 8 bits, Pillow's four channels and a copy of them; of 16 bits, the samples alone."""
 
 _WARNINGS = threading.Lock()
 """Held while warnings are off, which they are for all threads at once."""
@@ -54,42 +47,12 @@ class DecodeError(Exception):
         self.reason = reason
 
 
-class PixelMemory:
-    """Counts what images take that are decoded at once: who would go beyond the limit waits, in the order of asking."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._used_bytes = 0
-        self._queue = threading.Lock()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def holding(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many pixels, or no other image, and hold it while the context lasts."""
-        count = pixels * _BYTES_PER_PIXEL
-        with self._queue, self._changed:
-            self._changed.wait_for(
-                lambda: not self._used_bytes or self._used_bytes + count <= self._limit_bytes
-            )
-            self._used_bytes += count
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used_bytes -= count
-                self._changed.notify()
-
-
-MEMORY: Final = PixelMemory(MEMORY_BYTES)
-"""That of this process."""
-
-
 def decode(reader: int, kind: str, body: bytes) -> Pixels:
     """Return the pixels of a body of format `kind`; raises DecodeError for one that has none."""
     try:
         return _with_opencv(body) if reader == OPENCV else _with_pillow(kind, body)
     except MemoryError:
-        raise DecodeError(Outcome.TOO_MANY_PIXELS, "takes more memory than there is") from None
+        raise DecodeError(Outcome.OUT_OF_MEMORY, "takes more memory than there is") from None
 
 
 def _with_opencv(body: bytes) -> Pixels:

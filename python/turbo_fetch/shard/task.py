@@ -69,3 +69,5 @@ class ShardTask:
 
     shard: Shard
     work: ShardWork = NEW_SHARD
+    died_by: str | None = None
+    """How the worker died that had the shard before, as its runner says it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
@@ -28,8 +29,13 @@ POSTPONED: Final = 253
 """Outcome number of an image that the native module wants to be brought again, in another batch; it never leaves."""
 _FOREIGN: Final = frozenset({foreign.OPENCV, foreign.PILLOW})
 _UNFINISHED: Final = _FOREIGN | {POSTPONED}
-PART_BYTES: Final = 256 << 20
+PART_BYTES: Final = 64 << 20
 """A part of a batch ends with the image whose file brings it here."""
+MEMORY_BYTES: Final = 256_000_000
+_BYTES_PER_PIXEL: Final = 12
+"""What an image takes that is decoded here: of 8 bits, Pillow's four channels, a copy of them, and what Rust makes of
+them; of 16 bits, the samples and their copy."""
+_EVERYTHING: Final = (1 << 64) - 1
 
 if _native.__profile__ == "debug":
     warnings.warn(
@@ -42,10 +48,11 @@ if _native.__profile__ == "debug":
 class Transform:
     """Transforms batches of bodies with one spec and a fixed number of threads.
 
+    Images that are made at once take `memory_bytes` together, unless it is a single one: others wait for their memory.
     Immutable; `run` may be called from several threads at once and releases the GIL while it works.
     """
 
-    def __init__(self, image: ImageSpec, threads: int) -> None:
+    def __init__(self, image: ImageSpec, threads: int, memory_bytes: int = MEMORY_BYTES) -> None:
         self.decodes = image.encode != "original" or image.phash
         """Whether images are decoded, by which their batches keep all cores busy for long."""
         width, height = image.box
@@ -66,6 +73,7 @@ class Transform:
             exif=image.exif,
             phash=image.phash,
             threads=threads,
+            memory_bytes=memory_bytes,
         )
 
     def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
@@ -131,17 +139,32 @@ class Transform:
                 places, records, held = [], [], 0
 
     def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+        """Return the record of an image that is decoded here; where memory is short, once no other one is made."""
         pixels = record["original_width"][0].as_py() * record["original_height"][0].as_py()
-        with foreign.MEMORY.holding(pixels):
-            try:
-                found = foreign.decode(reader, record["original_format"][0].as_py(), body)
-            except foreign.DecodeError as error:
-                return _rejected(record, error)
-            shape = (found.width, found.height, found.layout, found.bits)
-            finished: pa.RecordBatch = self._native.run_pixels([body], [found.samples], [shape], [boxes])
-            # Gone before the next one is decoded.
-            del found
-            return finished
+        with self._holding(pixels * _BYTES_PER_PIXEL):
+            finished = self._decoded(reader, body, record, boxes)
+        if finished["outcome"][0].as_py() == Outcome.OUT_OF_MEMORY.number:
+            with self._holding(_EVERYTHING):
+                finished = self._decoded(reader, body, record, boxes)
+        return finished
+
+    def _decoded(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+        try:
+            found = foreign.decode(reader, record["original_format"][0].as_py(), body)
+        except foreign.DecodeError as error:
+            return _rejected(record, error)
+        shape = (found.width, found.height, found.layout, found.bits)
+        finished: pa.RecordBatch = self._native.run_pixels(body, found.samples, shape, boxes)
+        return finished
+
+    @contextmanager
+    def _holding(self, count: int) -> Iterator[None]:
+        """Wait until images that are made leave so many bytes, or there is none, and hold them meanwhile."""
+        self._native.take_memory(count)
+        try:
+            yield
+        finally:
+            self._native.give_back_memory(count)
 
 
 def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:

@@ -236,7 +236,8 @@ class HttpSpec(Table):
     max_body_mb: PositiveFloat = 50
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
     memory_mb: PositiveInt = 64
-    """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached."""
+    """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached. The images made of
+    them take up to four times as much; a larger one is made alone."""
     max_mbps: PositiveFloat | None = None
     """Most megabits (10^6 bits) of bodies to download per second, for all workers together, each an even share; by
     default there is no limit. Few requests are in flight then, so that what arrives is even."""

@@ -13,10 +13,11 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use crate::blur::Bounds;
 use crate::digest::hex_digests;
 use crate::error::{Rejection, SUCCESS};
+use crate::memory::{MAX_RUN_BYTES, Memory, Room};
 use crate::options::Options;
 use crate::scratch::with_scratch;
 use crate::sniff::Format;
-use crate::transform::{ForeignPixels, Transformed, transform, transform_pixels};
+use crate::transform::{ForeignPixels, Transformed, transform_in, transform_pixels};
 
 /// Columns of a result batch, as in `turbo_fetch.schema.TRANSFORMED`. Bodies that are kept as they came are not copied:
 /// their `image` is null, though the outcome is success. New files lie in buffers of their own, since an array of one
@@ -37,10 +38,6 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// Once the new files of a run hold more than this, the images that were not begun yet are postponed, so that small
-/// bodies that become large files cannot fill the memory.
-const MAX_RUN_BYTES: usize = 256 << 20;
-
 /// New files that a run hands over, unless it is a single one. More, which takes images of hundreds of megapixels, are
 /// thrown away and postponed.
 const MAX_BATCH_BYTES: usize = 1 << 30;
@@ -53,17 +50,34 @@ const HASHED_TOGETHER: usize = 32;
 pub struct Transformer {
     options: Options,
     pool: ThreadPool,
+    memory: Memory,
 }
 
 impl Transformer {
+    /// Images that are made at once take `memory_bytes` at most together, unless it is a single one.
+    ///
     /// # Errors
     /// When the threads cannot be started.
-    pub fn new(options: Options, threads: usize) -> Result<Self, ThreadPoolBuildError> {
+    pub fn new(
+        options: Options,
+        threads: usize,
+        memory_bytes: u64,
+    ) -> Result<Self, ThreadPoolBuildError> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|index| format!("turbo-fetch-image-{index}"))
             .build()?;
-        Ok(Self { options, pool })
+        Ok(Self {
+            options,
+            pool,
+            memory: Memory::new(memory_bytes),
+        })
+    }
+
+    /// The memory that images of all runs share, from which those take theirs that the caller decodes.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Transform bodies to one record each, in the order given; at least one of them is not postponed.
@@ -74,42 +88,43 @@ impl Transformer {
     /// When Arrow refuses the columns, which do not depend on the bodies.
     pub fn run(&self, bodies: &[&[u8]], boxes: &[Vec<Bounds>]) -> Result<RecordBatch, ArrowError> {
         let items: Vec<_> = bodies.iter().zip(each_boxes(boxes)).collect();
-        let rows = self.run_each(&items, |(body, boxes)| {
-            with_scratch(|scratch| transform(&self.options, body, boxes, scratch))
-        });
+        let rows = self.run_each(&items);
         let digests = self.digests(&rows, bodies);
         assemble(rows, digests)
     }
 
-    /// Finish images that the caller decoded, given their bodies and their pixels, to one record each.
+    /// Finish an image that the caller decoded, given its body and its pixels, to one record. It is done in the caller's
+    /// thread, since those of the pool may all be waiting for the memory that it holds.
     ///
     /// # Errors
     /// As for [`Self::run`].
     pub fn run_pixels(
         &self,
-        pictures: &[(&[u8], ForeignPixels<'_>)],
-        boxes: &[Vec<Bounds>],
+        body: &[u8],
+        pixels: &ForeignPixels<'_>,
+        boxes: &[Bounds],
     ) -> Result<RecordBatch, ArrowError> {
-        let items: Vec<_> = pictures.iter().zip(each_boxes(boxes)).collect();
-        let rows = self.run_each(&items, |((body, pixels), boxes)| {
-            with_scratch(|scratch| transform_pixels(&self.options, body, pixels, boxes, scratch))
-        });
-        let bodies: Vec<_> = pictures.iter().map(|(body, _)| *body).collect();
-        let digests = self.digests(&rows, &bodies);
-        assemble(rows, digests)
+        let row =
+            with_scratch(|scratch| transform_pixels(&self.options, body, pixels, boxes, scratch));
+        let digests = hex_digests(self.options.digest, &[body]);
+        assemble(vec![row], digests)
     }
 
-    fn run_each<T: Sync>(
-        &self,
-        items: &[T],
-        work: impl Fn(&T) -> Transformed + Sync,
-    ) -> Vec<Transformed> {
+    fn run_each(&self, items: &[(&&[u8], &[Bounds])]) -> Vec<Transformed> {
         let made_bytes = AtomicUsize::new(0);
-        let each = |item: &T| {
+        let shared = Room::shared(&self.memory, &made_bytes);
+        let each = |&(body, boxes): &(&&[u8], &[Bounds])| {
             if made_bytes.load(Ordering::Relaxed) > MAX_RUN_BYTES {
                 return postponed();
             }
-            let row = work(item);
+            let work = |room: &Room<'_>| {
+                with_scratch(|scratch| transform_in(room, &self.options, (body, boxes), scratch))
+            };
+            let mut row = work(&shared);
+            if row.result.as_ref().err() == Some(&Rejection::OutOfMemory) {
+                let _all = self.memory.hold_all();
+                row = work(&Room::default());
+            }
             made_bytes.fetch_add(row.image_bytes(), Ordering::Relaxed);
             row
         };

@@ -7,6 +7,8 @@
 use libwebp_sys as raw;
 
 use crate::error::Rejection;
+use crate::footprint::encoder_bytes_per_pixel;
+use crate::memory::can_be_had;
 use crate::options::Encoding;
 use crate::planar::Halved;
 use crate::raster::{MAX_KEPT_BYTES, Model, Raster};
@@ -62,7 +64,12 @@ fn jpeg_file(
     write: impl FnOnce(&mut Vec<u8>) -> Result<usize, turbojpeg::Failure>,
 ) -> Result<Vec<u8>, Rejection> {
     let room = &mut scratch.file;
-    let written = write(room).map_err(|_| Rejection::Unsupported("side too long for jpg"))?;
+    let written = write(room).map_err(|failure| {
+        if failure.is_out_of_memory() {
+            return Rejection::OutOfMemory;
+        }
+        Rejection::Unsupported("side too long for jpg")
+    })?;
     let file = room[..written].to_vec();
     if room.len() > MAX_KEPT_BYTES {
         *room = Vec::new();
@@ -108,7 +115,7 @@ fn png(raster: &Raster, level: u8) -> Result<Vec<u8>, Rejection> {
 }
 
 /// Quality from which WebP is lossless.
-const LOSSLESS: u8 = 100;
+pub const LOSSLESS: u8 = 100;
 
 /// Longest side of a WebP image (RFC 9649, 2.5).
 const MAX_WEBP_SIDE: u32 = 16_383;
@@ -155,6 +162,9 @@ fn webp(raster: &Raster, quality: u8) -> Result<Vec<u8>, Rejection> {
         file
     };
     if file.is_empty() {
+        if !can_be_had(encoder_bytes_per_pixel(Encoding::Webp, quality) * raster.size.pixels()) {
+            return Err(Rejection::OutOfMemory);
+        }
         Err(Rejection::Unsupported("image too large for webp"))
     } else {
         Ok(file)

@@ -24,7 +24,7 @@ pub enum Rejection {
     /// More pixels than allowed, by the header.
     #[error("image area too large")]
     TooManyPixels,
-    /// More pixels than there is memory for.
+    /// There was no memory for it, even while no other image was made; on another machine there may be.
     #[error("takes more memory than there is")]
     OutOfMemory,
     /// A side shorter than allowed.
@@ -58,9 +58,10 @@ impl Rejection {
             Self::NotAnImage(_) => 32,
             Self::Unsupported(_) => 33,
             Self::Corrupt(_) => 34,
-            Self::TooManyPixels | Self::OutOfMemory => 35,
+            Self::TooManyPixels => 35,
             Self::TooSmall => 36,
             Self::Aspect => 37,
+            Self::OutOfMemory => 39,
             Self::Foreign(Reader::OpenCv) => FOREIGN_OPENCV,
             Self::Foreign(_) => FOREIGN_PILLOW,
             Self::Postponed => POSTPONED,

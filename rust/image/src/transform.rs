@@ -4,13 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
+use crate::decode::jpeg::decode_reduced;
 use crate::decode::{Decoded, Demand, decode};
 use crate::encode::{encode, encode_planes};
 use crate::error::Rejection;
 use crate::exif;
+use crate::footprint;
 pub use crate::foreign::ForeignPixels;
 use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
 use crate::header::{self, Header, Reader};
+use crate::memory::{Held, Room};
 use crate::options::{Encoding, Filter, Options};
 use crate::orient::Orientation;
 use crate::phash::{SIDE, phash};
@@ -68,8 +71,19 @@ pub fn transform(
     boxes: &[Bounds],
     scratch: &mut Scratch,
 ) -> Transformed {
+    transform_in(&Room::default(), options, (body, boxes), scratch)
+}
+
+/// As [`transform`], once there is room for the image.
+#[must_use]
+pub fn transform_in(
+    room: &Room<'_>,
+    options: &Options,
+    (body, boxes): (&[u8], &[Bounds]),
+    scratch: &mut Scratch,
+) -> Transformed {
     examine(options, body, scratch, |header, scratch| {
-        make(options, header, (body, boxes), scratch)
+        make(room, options, header, (body, boxes), scratch)
     })
 }
 
@@ -83,6 +97,9 @@ pub fn transform_pixels(
     scratch: &mut Scratch,
 ) -> Transformed {
     examine(options, body, scratch, |header, scratch| {
+        let plan = plan(options, header.orientation.size(header.size));
+        let making = footprint::making(options, &plan, header, !boxes.is_empty());
+        Room::default().enter(footprint::decoding(header, Demand::Exact) + making)?;
         let (raster, orientation) = pixels.raster(header, &mut scratch.buffers)?;
         let header = Header {
             orientation,
@@ -152,6 +169,7 @@ fn contained<T>(
 }
 
 fn make(
+    room: &Room<'_>,
     options: &Options,
     header: &Header<'_>,
     (body, boxes): (&[u8], &[Bounds]),
@@ -172,7 +190,8 @@ fn make(
     } else {
         demand(options, &plan, header, boxes)
     };
-    let decoded = decode(header, body, demand, scratch)?;
+    let making = footprint::making(options, &plan, header, !boxes.is_empty());
+    let (decoded, _held) = decode_in(room, header, body, (demand, making), scratch)?;
     let hash = options
         .phash
         .then(|| phash(&decoded.picture, header.orientation));
@@ -188,6 +207,24 @@ fn make(
         phash: hash,
         ..output
     })
+}
+
+/// Decode an image once there is room for it, and for what making its file takes besides.
+fn decode_in<'a>(
+    room: &Room<'a>,
+    header: &Header<'_>,
+    body: &[u8],
+    (demand, making): (Demand, u64),
+    scratch: &mut Scratch,
+) -> Result<(Decoded, Option<Held<'a>>), Rejection> {
+    if let Some(decoding) = footprint::reduced_jpeg(header, body, demand) {
+        let held = room.enter(decoding + making)?;
+        if let Some(decoded) = decode_reduced(header, body, demand, scratch) {
+            return Ok((decoded, held));
+        }
+    }
+    let held = room.enter(footprint::decoding(header, demand) + making)?;
+    Ok((decode(header, body, demand, scratch)?, held))
 }
 
 /// Size at which an image is decoded for its perceptual hash alone.

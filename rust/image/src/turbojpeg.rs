@@ -24,6 +24,28 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Whether the library, or room for its file, wanted memory that there is not.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        const SAYINGS: [&str; 3] = [
+            NO_MEMORY,
+            "Insufficient memory",
+            "Memory allocation failure",
+        ];
+        SAYINGS.iter().any(|text| self.message.contains(text))
+    }
+
+    fn out_of_memory() -> Self {
+        Self {
+            is_warning: false,
+            message: NO_MEMORY.to_owned(),
+        }
+    }
+}
+
+const NO_MEMORY: &str = "out of memory";
+
 /// Layout of interleaved pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelFormat {
@@ -86,10 +108,7 @@ impl Handle {
         // SAFETY: tj3Init takes no pointers; null is checked.
         let handle = unsafe { raw::tj3Init(kind as c_int) };
         if handle.is_null() {
-            return Err(Failure {
-                is_warning: false,
-                message: "out of memory".to_owned(),
-            });
+            return Err(Failure::out_of_memory());
         }
         Ok(Self(handle))
     }
@@ -412,6 +431,10 @@ fn writer(
         raw::tj3JPEGBufSize(width, height, subsampling as c_int)
     } as usize;
     if output.len() < bound {
+        let missing = bound - output.len();
+        output
+            .try_reserve_exact(missing)
+            .map_err(|_| Failure::out_of_memory())?;
         output.resize(bound, 0);
     }
     Ok(handle)

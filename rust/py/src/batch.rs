@@ -33,7 +33,7 @@ fn unknown(error: UnknownChoice) -> PyErr {
 impl Transformer {
     #[new]
     #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
-        min_side, max_pixels, max_aspect, digest, exif, phash, threads))]
+        min_side, max_pixels, max_aspect, digest, exif, phash, threads, memory_bytes))]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -56,6 +56,7 @@ impl Transformer {
         exif: bool,
         phash: bool,
         threads: usize,
+        memory_bytes: u64,
     ) -> PyResult<Self> {
         let options = Options {
             width,
@@ -76,7 +77,7 @@ impl Transformer {
             exif,
             phash,
         };
-        let transformer = guarded(|| ImageTransformer::new(options, threads))?
+        let transformer = guarded(|| ImageTransformer::new(options, threads, memory_bytes))?
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(Self(transformer))
     }
@@ -94,42 +95,41 @@ impl Transformer {
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
-    /// Finish images that the caller decoded: their bodies, their samples, and (width, height, layout, bits) of each.
-    #[pyo3(signature = (bodies, pixels, shapes, boxes=Vec::new()))]
+    /// Finish an image that the caller decoded: its body, its samples, and their (width, height, layout, bits).
+    #[pyo3(signature = (body, samples, shape, boxes=Vec::new()))]
     fn run_pixels(
         &self,
         py: Python<'_>,
-        bodies: Vec<PyBackedBytes>,
-        pixels: Vec<PyBackedBytes>,
-        shapes: Vec<(u32, u32, String, u8)>,
-        boxes: Vec<Vec<Bounds>>,
+        body: PyBackedBytes,
+        samples: PyBackedBytes,
+        shape: (u32, u32, &str, u8),
+        boxes: Vec<Bounds>,
     ) -> PyResult<PyArrowType<RecordBatch>> {
-        if bodies.len() != pixels.len() || bodies.len() != shapes.len() {
-            return Err(PyValueError::new_err(
-                "bodies, pixels and shapes differ in length",
-            ));
-        }
-        let pictures = slices(&bodies)
-            .into_iter()
-            .zip(slices(&pixels).into_iter().zip(&shapes))
-            .map(|(body, (samples, (width, height, layout, bits)))| {
-                let layout = layout
-                    .parse()
-                    .map_err(|_| PyValueError::new_err(format!("no layout is named {layout:?}")))?;
-                Ok((
-                    body,
-                    ForeignPixels {
-                        samples,
-                        size: Size::new(*width, *height),
-                        layout,
-                        bits: *bits,
-                    },
-                ))
-            })
-            .collect::<PyResult<Vec<_>>>()?;
-        detached(py, || self.0.run_pixels(&pictures, &boxes))?
-            .map(PyArrowType)
-            .map_err(|error| PyRuntimeError::new_err(error.to_string()))
+        let (width, height, layout, bits) = shape;
+        let layout = layout
+            .parse()
+            .map_err(|_| PyValueError::new_err(format!("no layout is named {layout:?}")))?;
+        detached(py, || {
+            let pixels = ForeignPixels {
+                samples: &samples,
+                size: Size::new(width, height),
+                layout,
+                bits,
+            };
+            self.0.run_pixels(&body, &pixels, &boxes)
+        })?
+        .map(PyArrowType)
+        .map_err(|error| PyRuntimeError::new_err(error.to_string()))
+    }
+
+    /// Wait until images that are made at once leave so many bytes to one that the caller decodes.
+    fn take_memory(&self, py: Python<'_>, bytes: u64) -> PyResult<()> {
+        detached(py, || self.0.memory().take(bytes))
+    }
+
+    /// Give back what was taken.
+    fn give_back_memory(&self, bytes: u64) -> PyResult<()> {
+        guarded(|| self.0.memory().give_back(bytes))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::geometry::Size;
 use crate::header::Header;
 use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
+use crate::sniff::Format;
 use crate::turbojpeg::{Colours, Failure, Jpeg, PixelFormat, plane_size, reduced};
 
 /// By libjpeg-turbo, a reduced image keeps at least this many times the target's pixels per side.
@@ -30,40 +31,33 @@ impl Oversampling {
     pub const CHOSEN: Self = Self { luma: 6, chroma: 8 };
 }
 
-/// Decode a JPEG.
-///
-/// # Errors
-/// See [`super::decode`].
-pub fn decode(
+/// Decode a sound JPEG at a reduced size; nothing for what [`decode`] has to look at.
+pub fn decode_reduced(
     header: &Header<'_>,
     body: &[u8],
     demand: Demand,
     scratch: &mut Scratch,
-) -> Result<Decoded, Rejection> {
-    if let Demand::AtLeast { luma, chroma } = demand
-        && header.complete
-        && let Some(picture) = read_reduced(
-            header.size,
-            body,
-            (luma, chroma),
-            Oversampling::CHOSEN,
-            scratch,
-        )
-    {
-        return Ok(Decoded {
-            picture,
-            flattened: false,
-            icc: header.icc.clone(),
-        });
+) -> Option<Decoded> {
+    let Demand::AtLeast { luma, chroma } = demand else {
+        return None;
+    };
+    if header.format != Format::Jpeg || !header.complete {
+        return None;
     }
-    read_by_library(header, body, demand, scratch)
+    let wanted = (luma, chroma);
+    let picture = read_reduced(header.size, body, wanted, Oversampling::CHOSEN, scratch)?;
+    Some(Decoded {
+        picture,
+        flattened: false,
+        icc: header.icc.clone(),
+    })
 }
 
 /// Decode a sound file of a usual kind for sizes of luma and chroma; nothing for all others.
 pub fn read_reduced(
     stored: Size,
     body: &[u8],
-    (luma, chroma): (Size, Size),
+    wanted: (Size, Size),
     oversampling: Oversampling,
     scratch: &mut Scratch,
 ) -> Option<Picture> {
@@ -71,9 +65,8 @@ pub fn read_reduced(
     if (frame.width, frame.height) != (stored.width as usize, stored.height as usize) {
         return None;
     }
-    let chroma = eighths(frame.components.last()?, chroma, oversampling.chroma);
-    let luma = eighths(frame.components.first()?, luma, oversampling.luma);
-    let eighths = [luma, chroma, chroma];
+    let eighths = reduction(&frame, wanted, oversampling)?;
+    let [luma, chroma, _] = eighths;
     let eighths = &eighths[..frame.components.len()];
     let mut planes: Vec<_> = frame
         .components
@@ -117,6 +110,17 @@ pub fn read_reduced(
     }))
 }
 
+/// The fewest eighths of each component that leave enough for sizes of luma and chroma.
+pub fn reduction(
+    frame: &Frame,
+    (luma, chroma): (Size, Size),
+    oversampling: Oversampling,
+) -> Option<[usize; 3]> {
+    let chroma = eighths(frame.components.last()?, chroma, oversampling.chroma);
+    let luma = eighths(frame.components.first()?, luma, oversampling.luma);
+    Some([luma, chroma, chroma])
+}
+
 /// The fewest eighths that leave enough of a component for an image of size `wanted`.
 fn eighths(component: &Component, wanted: Size, quarters: usize) -> usize {
     let needed = |side: usize, wanted: u32| (2 * wanted as usize * quarters).div_ceil(side);
@@ -125,7 +129,11 @@ fn eighths(component: &Component, wanted: Size, quarters: usize) -> usize {
     across.max(down).clamp(1, 8)
 }
 
-fn read_by_library(
+/// Decode a JPEG by libjpeg-turbo.
+///
+/// # Errors
+/// See [`super::decode`].
+pub fn decode(
     header: &Header<'_>,
     body: &[u8],
     demand: Demand,
@@ -305,7 +313,9 @@ fn says(failure: &Failure, phrases: &[&str]) -> bool {
 
 /// A header that the library cannot read.
 fn unreadable(failure: Failure, complete: bool) -> Rejection {
-    if !complete {
+    if failure.is_out_of_memory() {
+        Rejection::OutOfMemory
+    } else if !complete {
         Rejection::truncated("JPEG ends in its header")
     } else if says(&failure, UNSUPPORTED) {
         Rejection::Unsupported("JPEG variant")
@@ -318,6 +328,9 @@ fn unreadable(failure: Failure, complete: bool) -> Rejection {
 ///
 /// Only the first complaint about a file is told. In a body without its end a harmless one may hide that data is missing.
 fn judge(failure: Failure, complete: bool) -> Option<Rejection> {
+    if failure.is_out_of_memory() {
+        return Some(Rejection::OutOfMemory);
+    }
     let harmless = if complete { HARMLESS } else { &[PADDED] };
     if failure.is_warning && says(&failure, harmless) {
         return None;

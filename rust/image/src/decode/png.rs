@@ -73,6 +73,7 @@ fn narrow(samples: &mut Vec<u8>) {
         samples[index] = ((sample + 128) / 257) as u8;
     }
     samples.truncate(count);
+    samples.shrink_to_fit();
 }
 
 fn judge(error: &DecodingError) -> Rejection {

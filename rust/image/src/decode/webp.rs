@@ -10,6 +10,7 @@ use super::{Decoded, flatten};
 use crate::error::Rejection;
 use crate::geometry::Size;
 use crate::header::{Header, riff};
+use crate::memory::can_be_had;
 use crate::raster::{Model, Picture, Raster};
 use crate::scratch::Scratch;
 
@@ -71,7 +72,7 @@ fn read(
     complete: bool,
     scratch: &mut Scratch,
 ) -> Result<(Raster, bool), Rejection> {
-    let judge = |status| judge(status, complete);
+    let judge = |status| judge(status, size, complete);
     let mut config =
         raw::WebPDecoderConfig::new().map_err(|()| Rejection::corrupt("WebP decoder version"))?;
     // SAFETY: pointer and length are of one live slice, the target is a live structure.
@@ -130,16 +131,19 @@ fn read(
     Ok((raster, true))
 }
 
-fn judge(status: raw::VP8StatusCode, complete: bool) -> Result<(), Rejection> {
+fn judge(status: raw::VP8StatusCode, size: Size, complete: bool) -> Result<(), Rejection> {
     use raw::VP8StatusCode as Code;
     match status {
         Code::VP8_STATUS_OK => Ok(()),
+        // The library says so of broken alpha, too.
+        Code::VP8_STATUS_OUT_OF_MEMORY if !can_be_had(8 * size.pixels()) => {
+            Err(Rejection::OutOfMemory)
+        }
         Code::VP8_STATUS_UNSUPPORTED_FEATURE => Err(Rejection::Unsupported("WebP variant")),
         _ if !complete => Err(Rejection::truncated("WebP data ends before the image")),
         Code::VP8_STATUS_NOT_ENOUGH_DATA => {
             Err(Rejection::corrupt("WebP data ends before the image"))
         }
-        Code::VP8_STATUS_OUT_OF_MEMORY => Err(Rejection::corrupt("WebP decoder out of memory")),
         _ => Err(Rejection::corrupt("WebP data is broken")),
     }
 }

@@ -49,6 +49,11 @@ impl Bitmap<'_> {
     pub fn header(&self) -> Header<'static> {
         Header {
             complete: self.complete,
+            working_bytes: if self.coding == Coding::Runs {
+                self.size.pixels()
+            } else {
+                0
+            },
             ..Header::plain(Format::Bmp, self.size)
         }
     }

@@ -30,6 +30,7 @@ impl Frame<'_> {
     pub fn header(&self) -> Header<'static> {
         Header {
             complete: self.complete,
+            working_bytes: self.size.pixels(),
             ..Header::plain(Format::Gif, self.canvas)
         }
     }

@@ -28,7 +28,12 @@ impl Icon<'_> {
     /// The part that all formats share. Icons are neither turned nor converted.
     #[must_use]
     pub fn header(&self) -> Header<'static> {
-        Header::plain(Format::Ico, self.size())
+        let size = self.size();
+        Header {
+            // Those of the PNG in it, which may have 16 bits.
+            working_bytes: 8 * size.pixels(),
+            ..Header::plain(Format::Ico, size)
+        }
     }
 
     fn size(&self) -> Size {

@@ -13,6 +13,8 @@ pub struct Markers<'a> {
     /// Bits per sample.
     pub precision: u8,
     pub progressive: bool,
+    /// What all coefficients take, which are kept where more than one scan brings them.
+    pub coefficient_bytes: u64,
     /// Scans seen; a progressive image costs a pass over all its coefficients for each.
     pub scans: usize,
     /// Whether the end-of-image marker was reached.
@@ -31,6 +33,11 @@ impl<'a> Markers<'a> {
             exif: self.exif,
             icc: self.icc,
             complete: self.complete,
+            working_bytes: if self.progressive || self.scans > 1 {
+                self.coefficient_bytes
+            } else {
+                0
+            },
             ..Header::plain(Format::Jpeg, self.size)
         }
     }
@@ -92,6 +99,7 @@ struct Frame {
     components: u8,
     precision: u8,
     progressive: bool,
+    coefficient_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +157,7 @@ impl<'a> Found<'a> {
             components: frame.components,
             precision: frame.precision,
             progressive: frame.progressive,
+            coefficient_bytes: frame.coefficient_bytes,
             scans: self.scans,
             complete: self.complete,
             exif: self.exif,
@@ -159,9 +168,20 @@ impl<'a> Found<'a> {
 }
 
 fn frame(marker: u8, segment: &[u8]) -> Option<Frame> {
+    let size = Size::new(u16_be(segment, 3)?.into(), u16_be(segment, 1)?.into());
+    let (components, _) = segment.get(6..)?.as_chunks::<3>();
+    let factors = components
+        .iter()
+        .map(|&[_, both, _]| (u64::from(both >> 4), u64::from(both & 15)));
+    let across = factors.clone().map(|(across, _)| across).max().unwrap_or(1);
+    let down = factors.clone().map(|(_, down)| down).max().unwrap_or(1);
+    let samples = factors.map(|(own_across, own_down)| {
+        size.pixels() * own_across * own_down / (across * down).max(1)
+    });
     Some(Frame {
+        coefficient_bytes: 2 * samples.sum::<u64>(),
         precision: *segment.first()?,
-        size: Size::new(u16_be(segment, 3)?.into(), u16_be(segment, 1)?.into()),
+        size,
         components: *segment.get(5)?,
         progressive: matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce),
     })

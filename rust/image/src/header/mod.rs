@@ -49,6 +49,8 @@ pub struct Header<'a> {
     pub reader: Reader,
     /// Pixels that the decoder will hold at once, where the file makes it hold more than the image has.
     pub held_pixels: u64,
+    /// Bytes that a decoder of this crate, or of a library that it calls, holds besides the pixels that it yields.
+    pub working_bytes: u64,
     /// The sample of 16 bits that stands for white.
     pub white: u16,
 }
@@ -66,6 +68,7 @@ impl Header<'_> {
             complete: true,
             reader: Reader::Native,
             held_pixels: size.pixels(),
+            working_bytes: 0,
             white: u16::MAX,
         }
     }

@@ -35,9 +35,11 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
         ..Header::plain(Format::Png, Size::new(width, height))
     };
     let (mut raw_profile, mut packet) = (None, None);
+    let mut is_transparent = false;
     for (kind, data) in chunks {
         match kind {
             b"eXIf" => header.exif = Some(data),
+            b"tRNS" => is_transparent = true,
             b"IEND" => header.complete = true,
             b"tEXt" | b"zTXt" | b"iTXt" => {
                 let keyword = data.split(|&byte| byte == 0).next();
@@ -50,6 +52,7 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
             _ => {}
         }
     }
+    header.working_bytes = header.size.pixels() * working_bytes_per_pixel(head, is_transparent);
     // ImageMagick wrote EXIF as text before there was a chunk for it.
     let exif = raw_profile
         .filter(|_| header.exif.is_none())
@@ -58,6 +61,20 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let packet = packet.and_then(text);
     header.orientation = tiff::orientation(header.exif.or(exif.as_deref()), packet.as_deref());
     Ok(header)
+}
+
+/// Samples with alpha, and those of 16 bits, are held beside the pixels that they become.
+fn working_bytes_per_pixel(head: &[u8], is_transparent: bool) -> u64 {
+    const COLOUR: u8 = 2;
+    const ALPHA: u8 = 4;
+    let kind = head.get(9).copied().unwrap_or(COLOUR | ALPHA);
+    let is_wide = head.get(8) == Some(&16);
+    let has_alpha = is_transparent || kind & ALPHA != 0;
+    if !is_wide && !has_alpha {
+        return 0;
+    }
+    let colours = if kind & COLOUR == 0 { 1 } else { 3 };
+    (colours + u64::from(has_alpha)) * if is_wide { 2 } else { 1 }
 }
 
 /// The text of a chunk after its keyword, inflated where it is compressed.

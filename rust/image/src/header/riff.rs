@@ -16,6 +16,7 @@ pub struct Webp<'a> {
     /// The first frame of an animation.
     pub frame: Option<Frame<'a>>,
     pub complete: bool,
+    working_bytes: u64,
 }
 
 /// One frame of an animation.
@@ -37,6 +38,7 @@ impl<'a> Webp<'a> {
             exif: self.exif,
             icc: self.icc.map(<[u8]>::to_vec),
             complete: self.complete,
+            working_bytes: self.working_bytes,
             ..Header::plain(Format::Webp, self.size)
         }
     }
@@ -58,6 +60,7 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
         icc: None,
         frame: None,
         complete: stated <= body.len(),
+        working_bytes: 0,
     };
     let mut chunks = Chunks {
         rest: body
@@ -68,6 +71,10 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
         .next()
         .ok_or(Rejection::truncated("WebP ends in its header"))?;
     webp.size = canvas(first).ok_or_else(|| first_chunk_error(&webp))?;
+    // Four bytes of each pixel while they are unpacked, and four of colour and alpha.
+    if first.0 != b"VP8 " {
+        webp.working_bytes = 8 * webp.size.pixels();
+    }
     for (kind, data) in chunks {
         match kind {
             b"ICCP" => webp.icc = Some(data),
