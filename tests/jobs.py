@@ -42,7 +42,7 @@ def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
     }
     engine = changes.pop("engine", {"threads": 2})
     for name, table in changes.items():
-        tables[name].update(table)
+        tables.setdefault(name, {}).update(table)
     return parse_spec({"fetch": tables, "engine": engine})
 
 

@@ -284,8 +284,9 @@ def _shard_file(output: OutputSpec) -> re.Pattern[str]:
 def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     """Delete all that a run makes, the commit records first, and nothing else."""
     ours = [entry.name for entry in storage.list() if shard_file.fullmatch(entry.name)]
-    for name in sorted(ours, key=lambda name: names.shard_of_stats(name) is None):
-        storage.delete(name)
+    records = [name for name in ours if names.shard_of_stats(name) is not None]
+    storage.delete_files(records)
+    storage.delete_files(sorted({*ours} - {*records}))
     for name in (
         names.MANIFEST,
         names.JOB,

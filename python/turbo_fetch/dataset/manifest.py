@@ -23,6 +23,7 @@ import orjson
 from turbo_fetch.dataset import names
 from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
+from turbo_fetch.storage.disk import make_folder, sync_one
 from turbo_fetch.storage.failures import explained
 
 Record = dict[str, Any]
@@ -184,6 +185,7 @@ class Manifest:
                 return
             os.fsync(file.fileno())
         renewed.replace(self._path)
+        sync_one(self._path.parent)
         self._is_put = False
 
     def _close_file(self) -> None:
@@ -300,7 +302,7 @@ def _local_path(storage: Storage, part: Part | None) -> Path:
         return storage.make_work() / names.part_manifest(part.scope)
     path = (storage.path or storage.make_work()) / names.MANIFEST
     with explained(storage.url):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     return path
 
 
@@ -353,6 +355,7 @@ def _sort(path: Path) -> None:
         target.flush()
         os.fsync(target.fileno())
     in_order.replace(path)
+    sync_one(path.parent)
 
 
 def _content_differs(first: Path, second: Path) -> bool:

@@ -1,0 +1,123 @@
+"""Commands that are killed, when they are about to change a file or at any moment: the same command resumes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from attack.campaign import Attack
+from attack.commands import Command, arguments_of, commands, finished, quiet, refuse_traceback
+
+HOOK = '''
+"""Ends the process group when it is about to change the file with a number: loaded by every Python process."""
+import os
+import signal
+import sys
+
+_AT, _PLACE = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"]
+_counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+def _changes(event, arguments):
+    if event == "open":
+        return isinstance(arguments[2], int) and arguments[2] & _WRITES
+    return event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
+
+def _hook(event, arguments):
+    if event != "open" and not event.startswith(("os.", "shutil.")):
+        return
+    if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
+        os.write(_counter, b".")
+        if os.fstat(_counter).st_size == _AT:
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+
+sys.addaudithook(_hook)
+'''
+
+
+def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
+    """Return the attacks, whose server lives as long as the stack."""
+    place = folder / "kills"
+    place.mkdir()
+    return [
+        Attack(f"kill {command.name}", partial(_attempt, command)) for command in commands(stack, place)
+    ]
+
+
+def _attempt(command: Command, random: Random, folder: Path) -> str | None:
+    changes = _changes(command)
+    place = Path(shutil.copytree(command.begin, folder / "place"))
+    killed = 0
+    for number in range(random.choice((1, 1, 2, 3))):
+        hook = _with_hook(folder / f"hook{number}", place)
+        if random.random() < 0.5:
+            was_killed = _run(command.commands[0], place, hook | {"KILL_AT": str(random.randint(1, changes))})
+        else:
+            after_s = random.uniform(0.1, quiet(command).seconds)
+            was_killed = _run(command.commands[0], place, hook, after_s)
+        if not was_killed:
+            break
+        killed += 1
+    else:
+        was_killed = True
+    try:
+        failure = finished(command, place, was_killed)
+    except AssertionError as error:
+        failure = str(error)
+    return None if failure is None else f"after {killed} kills: {failure}"
+
+
+_known: dict[tuple[Path, str], int] = {}
+
+
+def _changes(command: Command) -> int:
+    """Return how often the command changes a file."""
+    key = (command.begin, command.name)
+    if key not in _known:
+        folder = command.begin.parent / f"counted {command.name}"
+        place = Path(shutil.copytree(command.begin, folder / "place"))
+        hook = _with_hook(folder / "hook", place)
+        _run(command.commands[0], place, hook)
+        _known[key] = Path(hook["KILL_COUNTER"]).stat().st_size
+    return _known[key]
+
+
+def _with_hook(folder: Path, place: Path) -> dict[str, str]:
+    """Return the environment in which a command counts its changes, and kills nobody."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(HOOK)
+    return {
+        "KILL_AT": "0",
+        "KILL_PLACE": str(place),
+        "KILL_COUNTER": str(folder / "counter"),
+        "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+
+
+def _run(
+    arguments: Sequence[str], place: Path, hook: dict[str, str], kill_after_s: float | None = None
+) -> bool:
+    """Give a command, and return whether it was killed."""
+    running = subprocess.Popen(
+        arguments_of(arguments, place),
+        env={**os.environ, **hook},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if kill_after_s is not None:
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(kill_after_s)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    _, text = running.communicate(timeout=120)
+    refuse_traceback(text)
+    return running.returncode == -signal.SIGKILL
