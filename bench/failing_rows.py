@@ -13,11 +13,15 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from bench.measure import Sample
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS: Final = (10_000, 100_000, 1_000_000)
@@ -28,6 +32,7 @@ ROWS_PER_SHARD: Final = 10_000
 ROWS_PER_WRITE: Final = 100_000
 TIMEOUT_S: Final = 540.0
 IMAGE_SIDE: Final = 32
+TENTHS: Final = 10
 
 ANSWERS: Final = """
         location = /robots.txt { return 200 "user-agent: *\\ndisallow: /disallowed\\n"; }
@@ -76,6 +81,8 @@ class Cost:
     wall_s: float
     peak_rss_mb: float
     peak_pss_mb: float
+    cpu_us_per_row_by_tenth: list[float]
+    """Within the run, by when its shards were finished: what grows with the list grows here."""
 
 
 def main() -> int:
@@ -101,6 +108,7 @@ def main() -> int:
         ratio = max(per_row) / min(per_row)
         is_flat &= ratio <= TARGET
         print(f"{name}: {', '.join(f'{each:.0f}' for each in per_row)} us per row, {ratio:.2f}", flush=True)
+        print(f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}", flush=True)
         known[name] = {
             "cpu_us_per_row": per_row,
             "most_over_least": ratio,
@@ -138,12 +146,35 @@ def _measured(kind: Kind, url: str, rows: int, folder: Path) -> Cost:
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
     spec = write_spec(folder / "job.toml", Job(listed, output, ROWS_PER_SHARD, reencode=False), kind.changes)
-    run = measure(our_command(spec), folder / "log", TIMEOUT_S)
+    samples: list[Sample] = []
+    run = measure(our_command(spec), folder / "log", TIMEOUT_S, samples=samples)
     outcomes = _outcomes(output)
     most = max(outcomes, key=outcomes.__getitem__, default="")
     if run.exit_code not in {0, 1} or run.timed_out or most != kind.outcome or sum(outcomes.values()) != rows:
         raise ValueError(f"ended with {run.exit_code} and {outcomes}; see {folder / 'log'}")
-    return Cost(rows, run.cpu_s, run.wall_s, run.peak_rss_bytes / 1e6, run.peak_pss_bytes / 1e6)
+    tenths = _by_tenth(output, samples)
+    return Cost(rows, run.cpu_s, run.wall_s, run.peak_rss_bytes / 1e6, run.peak_pss_bytes / 1e6, tenths)
+
+
+def _by_tenth(output: Path, samples: list[Sample]) -> list[float]:
+    """Return what a row cost in each tenth of a run, where that has ten shards."""
+    import numpy as np
+
+    stats = sorted(
+        (json.loads(path.read_text()) for path in output.glob("*_stats.json")),
+        key=lambda each: float(each["end_time"]),
+    )
+    if len(stats) < TENTHS:
+        return []
+    monotonic_s = time.monotonic() - time.time()
+    edges = [round(number * (len(stats) - 1) / TENTHS) for number in range(TENTHS + 1)]
+    spent_s = np.interp(
+        [stats[edge]["end_time"] + monotonic_s for edge in edges],
+        [sample.time_s for sample in samples],
+        [sample.cpu_s for sample in samples],
+    )
+    rows = np.cumsum([each["count"] for each in stats])[edges]
+    return [float(each) for each in np.diff(spent_s) / np.diff(rows) * 1e6]
 
 
 def _write_list(path: Path, url: str, rows: int, is_numbered: bool) -> Path:

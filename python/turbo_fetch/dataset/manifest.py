@@ -21,6 +21,7 @@ import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
 from turbo_fetch.storage.disk import make_folder, sync_one
@@ -36,7 +37,7 @@ PUT_SHARE: Final = 0.02
 RECORDS_AT_ONCE: Final = 1000
 """That are compared with what is there."""
 
-_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
+_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict", SEAL})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
 
 
@@ -271,16 +272,18 @@ def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def read_manifest(storage: Storage) -> Iterator[Record]:
-    """Yield the records of a manifest as they stand there, unchecked; nothing if there is no manifest."""
+    """Yield the records of a manifest whose lines are intact; nothing if there is no manifest."""
     try:
-        file = storage.open_file(names.MANIFEST)
+        yield from (record for record in read_lines(storage) if record is not None)
     except FileNotFoundError:
         return
-    with file:
+
+
+def read_lines(storage: Storage) -> Iterator[Record | None]:
+    """Yield the record of each line of a manifest, None if it is damaged; FileNotFoundError if there is no manifest."""
+    with storage.open_file(names.MANIFEST) as file:
         for line in file:
-            record = _parse(line)
-            if record is not None:
-                yield record
+            yield _parse(line)
 
 
 def read_record(storage: Storage, name: str) -> Record | None:
@@ -318,8 +321,7 @@ def _fetch(storage: Storage, path: Path, part: Part | None) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
-    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
+    return sealed({name: value for name, value in record.items() if name not in _LEFT_OUT})
 
 
 def _read(path: Path) -> Iterator[Record]:
@@ -332,12 +334,13 @@ def _read(path: Path) -> Iterator[Record]:
 
 
 def _parse(content: bytes) -> Record | None:
-    """Return the commit record that `content` is, or None: img2dataset's statistics, for one, are none."""
+    """Return the commit record that `content` is, or None if it is damaged or none, as img2dataset's statistics are."""
     try:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
+    is_record = isinstance(record, dict) and record.keys() >= _NEEDED
+    return record if is_record and is_intact(content) else None
 
 
 def _sort(path: Path) -> None:
