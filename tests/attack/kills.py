@@ -55,7 +55,7 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
-    for number in range(random.choice((1, 1, 2, 3))):
+    for number in range(random.choice((1, 2, 3, 5))):
         hook = _with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
             was_killed = _run(command.commands[0], place, hook | {"KILL_AT": str(random.randint(1, changes))})

@@ -18,7 +18,7 @@ from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
-from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
+from turbo_fetch.errors import DatasetError, InputError, OutputError, OutputExists, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
@@ -124,6 +124,15 @@ class Dataset:
         """Note that the committed shards are those of the list with its files in this state."""
         self._entry["files"] = list(lists)
         self._write_job()
+
+    def refuse_losses(self) -> None:
+        """Raise OutputError if committed shards are not there any more."""
+        lost = self._manifest.lost()
+        if lost:
+            raise OutputError(
+                f"{self._storage.url}: {len(lost):,} finished shards are gone, the first of them {lost[0]}: something "
+                "has deleted their files meanwhile. The same command makes them again"
+            )
 
     @property
     def is_complete(self) -> bool:

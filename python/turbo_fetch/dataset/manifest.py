@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -94,6 +95,15 @@ class Manifest:
     def records(self) -> Iterator[Record]:
         """Yield the commit records as they stand in the manifest, one in memory at a time."""
         return _read(self._path)
+
+    def lost(self) -> list[int]:
+        """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""
+        listing, there = _Listing(_entries(self._storage)), set()
+        with suppress(FileNotFoundError):
+            for records in _batched(_read(self._path)):
+                backed = zip(records, listing.back(records), strict=True)
+                there.update(record["shard"] for record, is_backed in backed if is_backed)
+        return sorted(self._committed - there)
 
     def commit(self, record: Mapping[str, Any]) -> None:
         """Add a commit record, durably where the place is local; ValueError if the shard has one already.
