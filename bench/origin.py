@@ -53,6 +53,7 @@ http {{
         listen 127.0.0.1:{http_port} backlog=4096;
         listen 127.0.0.1:{https_port} ssl backlog=4096;
         root "{root}";
+{answers}
     }}
 }}
 """
@@ -74,8 +75,10 @@ def find_nginx() -> str | None:
 
 
 @contextmanager
-def serve(root: Path, prefix: Path) -> Iterator[Origin]:
+def serve(root: Path, prefix: Path, answers: str = "") -> Iterator[Origin]:
     """Serve the files of `root` until the block ends; nginx keeps its own files below `prefix`.
+
+    `answers` are locations in its language, for what is no file.
 
     Raises `FileNotFoundError` without nginx, and `RuntimeError` with its error log when it does not start.
     """
@@ -89,7 +92,11 @@ def serve(root: Path, prefix: Path) -> Iterator[Origin]:
     configuration = prefix / "nginx.conf"
     configuration.write_text(
         _CONFIGURATION.format(
-            user=_user_line(), root=root.resolve(), http_port=http_port, https_port=https_port
+            user=_user_line(),
+            root=root.resolve(),
+            http_port=http_port,
+            https_port=https_port,
+            answers=answers,
         )
     )
     arguments = [nginx, "-p", str(prefix.resolve()), "-c", str(configuration.resolve())]

@@ -56,7 +56,7 @@ def write_spec(path: Path, job: Job, changes: dict[str, dict[str, Any]] | None =
     if job.authorities is not None:
         fetch["http"]["ca_file"] = os.path.relpath(job.authorities, path.parent)
     for table, keys in (changes or {}).items():
-        fetch[table].update(keys)
+        fetch.setdefault(table, {}).update(keys)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps({"fetch": fetch}))
     return path

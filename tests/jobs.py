@@ -78,8 +78,9 @@ def ledger(output: Path) -> list[dict[str, Any]]:
 
 
 def manifest(output: Path) -> list[dict[str, Any]]:
-    """Return the commit records of all shards."""
-    return [json.loads(line) for line in (output / ".turbo-fetch/manifest").read_text().splitlines()]
+    """Return the commit records of all shards, without the hash of their own content."""
+    records = map(json.loads, (output / ".turbo-fetch/manifest").read_text().splitlines())
+    return [{name: value for name, value in record.items() if name != "sha256"} for record in records]
 
 
 def content_hashes(output: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from attack.campaign import Attack, Outcome, make_war, read_found, table
 SHORT = {
     images: ("damaged images, jpg", "damaged images, original"),
     hosts: ("unasked bytes on a kept connection", "notations of private addresses, with and without a proxy"),
-    books: ("a changed byte in a dataset", "a list changed in one byte"),
+    books: ("changed bytes in a dataset", "a list changed in one byte"),
     kills: ("kill export",),
     machine: ("files that are deleted in mid-run",),
 }

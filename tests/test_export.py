@@ -205,8 +205,10 @@ def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
     assert not target.exists()
     fresh = StopRequest()
     merged = merge(str(made), str(target), "lmdb", Silent(fresh), fresh)
+    merge(str(made), str(tmp_path / "at-once.lmdb"), "lmdb", Silent(fresh), fresh)
     fresh.close()
     assert merged.samples == 50
+    assert target.read_bytes() == (tmp_path / "at-once.lmdb").read_bytes()
     with (
         lmdb.open(str(target), subdir=False, readonly=True, lock=False) as opened,
         opened.begin() as transaction,

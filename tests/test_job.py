@@ -19,9 +19,11 @@ import turbo_fetch
 from album import album, encoded
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
+from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import InputError, OutputError, OutputExists
 from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.spool.spool import Spool
 
 ALBUM = album(130)
 """Two whole shards of 50 rows and a part of one."""
@@ -145,6 +147,29 @@ def test_a_changed_spec_is_refused_with_the_difference(urls: Path, tmp_path: Pat
     assert content_hashes(tmp_path / "out") == before
 
 
+def test_a_run_that_failed_before_its_first_row_binds_nobody(urls: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match="nowhere"):
+        turbo_fetch.run(job_spec(urls, output, deny={"hashes": [str(tmp_path / "nowhere.txt")]}))
+    assert (output / ".turbo-fetch/job").exists()
+    # As if it had been killed when its first shard was open.
+    Spool.open(output / ".turbo-fetch/00000.spool", 0, 50, "of rows for images of 64 pixels").close()
+    assert turbo_fetch.run(job_spec(urls, output, image={"size": 32})).fetch.rows == 130
+
+
+def test_a_run_that_was_stopped_within_its_first_shard_binds(urls: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    turbo_fetch.run(job_spec(urls, output))
+    for path in output.glob("0*"):
+        path.unlink()
+    row = {"row": 0, "outcome": 0, "image": b"x", "retryable": False, "attempts": 1}
+    spool = Spool.open(output / ".turbo-fetch/00000.spool", 0, 50, "of rows for images of 64 pixels")
+    spool.append(pa.RecordBatch.from_pylist([row], schema=RESULTS))
+    spool.close()
+    with pytest.raises(OutputExists, match=r"fetch\.image\.size was 64, is now 32"):
+        turbo_fetch.run(job_spec(urls, output, image={"size": 32}))
+
+
 def test_a_change_that_leaves_no_trace_is_accepted(urls: Path, tmp_path: Path) -> None:
     turbo_fetch.run(job_spec(urls, tmp_path / "out"))
     assert turbo_fetch.run(job_spec(urls, tmp_path / "out", http={"concurrency": 3})).fetch.rows == 130
@@ -228,6 +253,15 @@ def test_extend_adds_another_list_once(origin: Origin, tmp_path: Path) -> None:
     assert turbo_fetch.run(job_spec(second, tmp_path / "out", output=extend)).fetch.run_rows == 0
     assert [record["shard"] for record in manifest(tmp_path / "out")] == [0, 1, 2, 3]
     assert [row["url"] for row in ledger(tmp_path / "out")] == [origin.url(name) for name in names]
+
+
+def test_extend_with_another_choice_of_rows_is_refused_with_what_extend_takes(
+    urls: Path, tmp_path: Path
+) -> None:
+    turbo_fetch.run(job_spec(urls, tmp_path / "out", input={"where": "caption != 'image 1'"}))
+    other = job_spec(urls, tmp_path / "out", input={"where": "caption != ''"}, output={"if_exists": "extend"})
+    with pytest.raises(OutputExists, match=r"input\.where was (?s:.*)whose rows are read, chosen"):
+        turbo_fetch.run(other)
 
 
 def test_overwrite_replaces_only_what_a_run_made(urls: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.seal import is_intact, sealed_for_people
 from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import Spec, specfile
 from turbo_fetch.storage import Storage
@@ -23,8 +24,11 @@ def read_job(storage: Storage) -> Job | None:
     Raises DatasetError if that is garbled, and what `refuse_old_layout` raises.
     """
     try:
-        job: Job = orjson.loads(storage.read_bytes(names.JOB))
+        content = storage.read_bytes(names.JOB)
+        job: Job = orjson.loads(content)
         _look_through(job)
+        if not is_intact(content):
+            raise TypeError("its content is not what was written")
     except FileNotFoundError:
         refuse_old_layout(storage)
         return None
@@ -34,6 +38,11 @@ def read_job(storage: Storage) -> Job | None:
             "`turbo-fetch run` with its spec, and the list as it was, makes it again"
         ) from error
     return job
+
+
+def write_job(storage: Storage, job: Job) -> None:
+    """Write what the dataset is made from."""
+    storage.write_bytes(names.JOB, sealed_for_people(job))
 
 
 def _look_through(job: Job) -> None:

@@ -8,22 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-import orjson
 import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import type_in_parquet
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import discard_attempts
 from turbo_fetch.dataset.card import delete_card
-from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old_layout
+from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old_layout, write_job
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
-from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
+from turbo_fetch.errors import DatasetError, InputError, OutputError, OutputExists, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import differences, dump_spec_for_others
+from turbo_fetch.spool.spool import holds_results
 from turbo_fetch.storage import Storage
 
 Lists = Sequence[Mapping[str, Any]]
@@ -52,13 +52,17 @@ class Dataset:
         if policy == "overwrite":
             refuse_old_layout(storage)
             _delete_shards(storage, _shard_file(fetch.output))
+        elif found is not None and part is None and policy != "error" and _has_nothing(storage):
+            # What an earlier run left that came to nothing binds nobody.
+            _delete_shards(storage, _shard_file(fetch.output))
+            found = None
         elif found is None:
             _refuse_strangers(storage, _shard_file(fetch.output))
         elif policy == "error":
             raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
         job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
         if found is not None:
-            _refuse_changes(storage, found["essentials"], _essentials(fetch))
+            _refuse_changes(storage, found["essentials"], _essentials(fetch), is_extension=policy == "extend")
         entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
         dataset = cls(storage, {**job, "version": version}, entry, part)
         dataset._write_job()
@@ -121,6 +125,15 @@ class Dataset:
         self._entry["files"] = list(lists)
         self._write_job()
 
+    def refuse_losses(self) -> None:
+        """Raise OutputError if committed shards are not there any more."""
+        lost = self._manifest.lost()
+        if lost:
+            raise OutputError(
+                f"{self._storage.url}: {len(lost):,} finished shards are gone, the first of them {lost[0]}: something "
+                "has deleted their files meanwhile. The same command makes them again"
+            )
+
     @property
     def is_complete(self) -> bool:
         """Whether all shards of this job's list are committed, and all is done that comes after."""
@@ -138,7 +151,7 @@ class Dataset:
             self._write_job()
 
     def _write_job(self) -> None:
-        self._storage.write_bytes(names.JOB, orjson.dumps(self._job, option=orjson.OPT_INDENT_2))
+        write_job(self._storage, self._job)
 
 
 SPREAD_WINDOWS: Final = 2
@@ -269,8 +282,28 @@ def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
         )
 
 
-def _refuse_changes(storage: Storage, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _has_nothing(storage: Storage) -> bool:
+    """Return whether no row has come of what was begun in a place, by this machine or by a cluster."""
+    pattern = names.shard_files(data_suffixes())
+    spools = [*names.spools(storage.work), *names.spools(storage.work, of_refresh=True)]
+    return (
+        not any(pattern.fullmatch(entry.name) for entry in storage.list())
+        and not storage.exists(names.ATTEMPTS)
+        and not names.has_parts(storage.work)
+        and not any(holds_results(path) for _, path in spools)
+    )
+
+
+def _refuse_changes(
+    storage: Storage, before: Mapping[str, Any], now: Mapping[str, Any], is_extension: bool = False
+) -> None:
     changed = "\n".join(f"  {line}" for line in differences(before, now))
+    if changed and is_extension:
+        raise OutputExists(
+            f"{storage.url} was begun with another spec:\n{changed}\n"
+            'fetch.output.if_exists = "extend" adds a list whose rows are read, chosen and made into images as those '
+            "before: restore these keys, or choose another fetch.output.path"
+        )
     if changed:
         raise OutputExists(
             f"{storage.url} was begun with another spec:\n{changed}\n"
@@ -286,8 +319,9 @@ def _shard_file(output: OutputSpec) -> re.Pattern[str]:
 def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     """Delete all that a run makes, the commit records first, and nothing else."""
     ours = [entry.name for entry in storage.list() if shard_file.fullmatch(entry.name)]
-    for name in sorted(ours, key=lambda name: names.shard_of_stats(name) is None):
-        storage.delete(name)
+    records = [name for name in ours if names.shard_of_stats(name) is not None]
+    storage.delete_files(records)
+    storage.delete_files(sorted({*ours} - {*records}))
     for name in (
         names.MANIFEST,
         names.JOB,

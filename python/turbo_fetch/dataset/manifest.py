@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,10 @@ import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
+from turbo_fetch.storage.disk import make_folder, sync_one
 from turbo_fetch.storage.failures import explained
 
 Record = dict[str, Any]
@@ -35,7 +38,7 @@ PUT_SHARE: Final = 0.02
 RECORDS_AT_ONCE: Final = 1000
 """That are compared with what is there."""
 
-_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict"})
+_LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict", SEAL})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
 
 
@@ -92,6 +95,15 @@ class Manifest:
     def records(self) -> Iterator[Record]:
         """Yield the commit records as they stand in the manifest, one in memory at a time."""
         return _read(self._path)
+
+    def lost(self) -> list[int]:
+        """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""
+        listing, there = _Listing(_entries(self._storage)), set()
+        with suppress(FileNotFoundError):
+            for records in _batched(_read(self._path)):
+                backed = zip(records, listing.back(records), strict=True)
+                there.update(record["shard"] for record, is_backed in backed if is_backed)
+        return sorted(self._committed - there)
 
     def commit(self, record: Mapping[str, Any]) -> None:
         """Add a commit record, durably where the place is local; ValueError if the shard has one already.
@@ -184,6 +196,7 @@ class Manifest:
                 return
             os.fsync(file.fileno())
         renewed.replace(self._path)
+        sync_one(self._path.parent)
         self._is_put = False
 
     def _close_file(self) -> None:
@@ -269,16 +282,18 @@ def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def read_manifest(storage: Storage) -> Iterator[Record]:
-    """Yield the records of a manifest as they stand there, unchecked; nothing if there is no manifest."""
+    """Yield the records of a manifest whose lines are intact; nothing if there is no manifest."""
     try:
-        file = storage.open_file(names.MANIFEST)
+        yield from (record for record in read_lines(storage) if record is not None)
     except FileNotFoundError:
         return
-    with file:
+
+
+def read_lines(storage: Storage) -> Iterator[Record | None]:
+    """Yield the record of each line of a manifest, None if it is damaged; FileNotFoundError if there is no manifest."""
+    with storage.open_file(names.MANIFEST) as file:
         for line in file:
-            record = _parse(line)
-            if record is not None:
-                yield record
+            yield _parse(line)
 
 
 def read_record(storage: Storage, name: str) -> Record | None:
@@ -300,7 +315,7 @@ def _local_path(storage: Storage, part: Part | None) -> Path:
         return storage.make_work() / names.part_manifest(part.scope)
     path = (storage.path or storage.make_work()) / names.MANIFEST
     with explained(storage.url):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     return path
 
 
@@ -316,8 +331,7 @@ def _fetch(storage: Storage, path: Path, part: Part | None) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    kept = {name: value for name, value in record.items() if name not in _LEFT_OUT}
-    return orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
+    return sealed({name: value for name, value in record.items() if name not in _LEFT_OUT})
 
 
 def _read(path: Path) -> Iterator[Record]:
@@ -330,12 +344,13 @@ def _read(path: Path) -> Iterator[Record]:
 
 
 def _parse(content: bytes) -> Record | None:
-    """Return the commit record that `content` is, or None: img2dataset's statistics, for one, are none."""
+    """Return the commit record that `content` is, or None if it is damaged or none, as img2dataset's statistics are."""
     try:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
+    is_record = isinstance(record, dict) and record.keys() >= _NEEDED
+    return record if is_record and is_intact(content) else None
 
 
 def _sort(path: Path) -> None:
@@ -353,6 +368,7 @@ def _sort(path: Path) -> None:
         target.flush()
         os.fsync(target.fileno())
     in_order.replace(path)
+    sync_one(path.parent)
 
 
 def _content_differs(first: Path, second: Path) -> bool:

@@ -129,6 +129,11 @@ def part_work(work: Path, scope: str) -> Path:
     return work / f"part-{scope}"
 
 
+def has_parts(work: Path) -> bool:
+    """Return whether one of several runs has something in progress here."""
+    return any(work.glob("part-*"))
+
+
 def part_manifest(scope: str) -> str:
     """Return the name of the manifest of a part, in its work folder."""
     return f"manifest-{scope}"

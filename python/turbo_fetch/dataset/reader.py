@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ from turbo_fetch.dataset.formats.images import (
     image_type,
     type_extension,
 )
-from turbo_fetch.dataset.manifest import Record, read_manifest, read_record, record_digest
+from turbo_fetch.dataset.manifest import Record, read_lines, read_record, record_digest
 from turbo_fetch.dataset.metadata_files import ROWS_PER_BATCH, metadata_batches, opened, with_seconds
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.samples import Samples
@@ -85,10 +86,8 @@ class StoredDataset:
         if job is None:
             shards = list(_unlisted_shards(storage))
         else:
-            found = {record["shard"]: stored_shard(record) for record in read_manifest(storage)}
-            # A manifest that is lost or empty is made from the commit records, as a run would.
-            records = found or {shard.number: shard for shard in _published_shards(storage)}
-            shards = [records[number] for number in sorted(records)]
+            found = _listed_shards(storage)
+            shards = [found[number] for number in sorted(found)]
         if not shards and job is not None:
             raise InputError(
                 f"{storage.url}: no shard of this dataset is finished yet; `turbo-fetch run` with its spec resumes it"
@@ -291,6 +290,21 @@ def stored_shard(record: Record) -> StoredShard:
     hashes = "\n".join(file["sha256"] for file in record["files"])
     digest = hashlib.sha256(hashes.encode()).hexdigest()
     return StoredShard(record["shard"], record["name"], record["rows"], digest, record_digest(record))
+
+
+def _listed_shards(storage: Storage) -> dict[int, StoredShard]:
+    """Return the shards of a manifest; those of damaged lines, or of one that is lost, by their commit records."""
+    found: dict[int, StoredShard] = {}
+    is_whole = True
+    with suppress(FileNotFoundError):
+        for record in read_lines(storage):
+            if record is None:
+                is_whole = False
+            else:
+                found[record["shard"]] = stored_shard(record)
+    if not is_whole or not found:
+        found = {shard.number: shard for shard in _published_shards(storage)} | found
+    return found
 
 
 def _published_shards(storage: Storage) -> Iterator[StoredShard]:

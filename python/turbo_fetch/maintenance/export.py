@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from turbo_fetch import __version__
 from turbo_fetch.arrow.kept_types import kept_values, valid_texts
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
-from turbo_fetch.dataset.description import read_job, read_spec
+from turbo_fetch.dataset.description import read_job, read_spec, write_job
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
@@ -258,7 +257,7 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
             f"{storage.url} holds a dataset that is not an export of {source.storage.url} to {job.format} with these "
             "options; choose another destination"
         )
-    storage.write_bytes(names.JOB, orjson.dumps(described, option=orjson.OPT_INDENT_2))
+    write_job(storage, described)
     spec = read_spec(source.storage)
     if spec is not None and spec.fetch is not None:
         fetch = spec.fetch.model_copy(update={"output": output})

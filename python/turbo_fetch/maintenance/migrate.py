@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import orjson
-
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import has_old_layout, read_job
@@ -19,6 +17,7 @@ from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.lock import held
 from turbo_fetch.dataset.manifest import Manifest, Record, read_record
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.errors import InputError, Interrupted
 from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.stop import StopRequest
@@ -113,7 +112,7 @@ def _shards(place: Storage, stop: StopRequest) -> Iterator[Record]:
             for file in record["files"]:
                 if names.shard_of_old_ledger(file["name"]) is not None:
                     file["name"] = names.ledger(shard)
-            place.write_bytes(entry.name, orjson.dumps(record, option=orjson.OPT_INDENT_2))
+            place.write_bytes(entry.name, sealed_for_people(record))
             yield record
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.lock import locked
-from turbo_fetch.dataset.manifest import Manifest, read_manifest
+from turbo_fetch.dataset.manifest import Manifest, read_lines, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
@@ -114,7 +114,11 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
         if match is not None and match[1] not in committed:
             unowned.setdefault(match[1], []).append(entry.name)
     for name, files in sorted(unowned.items()):
-        if names.stats(name) in files:
+        if names.stats(name) in files and read_record(storage, name) is None:
+            yield Problem(
+                name, names.stats(name), "the commit record is damaged, and no line of the manifest is intact"
+            )
+        elif names.stats(name) in files:
             # Not a problem of the shard: a repair must adopt it, and never take it out.
             yield Problem(
                 "",
@@ -127,23 +131,21 @@ def _listing_problems(storage: Storage, dataset: StoredDataset) -> Iterator[Prob
 
 
 def _manifest_problems(storage: Storage) -> Iterator[Problem]:
-    good = Counter(record["shard"] for record in read_manifest(storage))
+    good = Counter[int]()
+    try:
+        for number, record in enumerate(read_lines(storage), 1):
+            if record is None:
+                what = "is damaged; the next run, or --repair, makes it again from the commit record"
+                yield Problem("", names.MANIFEST, f"line {number} {what}")
+            else:
+                good[record["shard"]] += 1
+    except FileNotFoundError:
+        yield Problem("", names.MANIFEST, "is missing; the next run rebuilds it from the commit records")
     for shard, count in good.items():
         if count > 1:
             yield Problem(
                 "", names.MANIFEST, f"has {count} lines for shard {shard}; the next run drops all but one"
             )
-    try:
-        file = storage.open_file(names.MANIFEST)
-    except FileNotFoundError:
-        yield Problem("", names.MANIFEST, "is missing; the next run rebuilds it from the commit records")
-        return
-    with file:
-        lines = sum(1 for line in file if line.strip())
-    if lines != good.total():
-        yield Problem(
-            "", names.MANIFEST, f"has {lines - good.total()} garbled lines; the next run repairs it"
-        )
 
 
 def _torn_bytes(path: Path) -> int:

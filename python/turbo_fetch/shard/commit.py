@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +18,7 @@ from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
@@ -135,7 +135,7 @@ def publish_shard(
     for file in written:
         storage.publish(file.path, file.name)
     record = _record(files, counts, written, times_s) | facts
-    storage.write_bytes(names.stats(files.name), orjson.dumps(record, option=orjson.OPT_INDENT_2))
+    storage.write_bytes(names.stats(files.name), sealed_for_people(record))
     return record
 
 

@@ -169,6 +169,16 @@ def spool_identity(path: Path) -> dict[str, Any] | None:
     return identity
 
 
+def holds_results(path: Path) -> bool:
+    """Return whether a spool has a result of any row."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size <= frames.PREAMBLE.size:
+            return False
+        with frames.Mapped(file.fileno()) as mapped, memoryview(mapped.buffer) as content:
+            _, nonce = frames.PREAMBLE.unpack_from(content)
+            return any(frame.kind == _BATCH for frame in frames.walk(content, nonce, frames.PREAMBLE.size))
+
+
 def _open_locked(path: Path) -> int:
     """Return a descriptor of the file at `path`, created if absent, that holds its exclusive lock."""
     give_up = time.monotonic() + LOCK_WAIT_S

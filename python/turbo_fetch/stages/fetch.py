@@ -123,6 +123,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             summary.left_out = plan.left_out
         if not plan.is_as_found:
             refuse_changed_list(plan, dataset, fetch, listener, stop)
+        dataset.refuse_losses()
         dataset.complete()
     write_card(storage)
     return _sufficient(summary, fetch.min_success)

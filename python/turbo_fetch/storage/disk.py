@@ -35,6 +35,16 @@ def existing_part(path: Path) -> Path:
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those around it, where they are absent, so that their names are on disk too."""
+    absent = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(absent):
+        # Who may not read the folder around it cannot bring its names to disk.
+        with suppress(PermissionError):
+            sync_one(each.parent)
+
+
 def replace_with(target: Path, content: bytes) -> None:
     """Make `target` hold `content`: a reader, or a crash, finds the old or the new.
 

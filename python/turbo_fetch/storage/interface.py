@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from turbo_fetch.storage.disk import make_folder
 from turbo_fetch.storage.failures import explained
 
 
@@ -106,7 +107,7 @@ class Storage(ABC):
     def make_work(self) -> Path:
         """Return the work folder, made if absent."""
         with explained(str(self.work)):
-            self.work.mkdir(parents=True, exist_ok=True)
+            make_folder(self.work)
         return self.work
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from turbo_fetch.storage.disk import create, replace_with, sync, sync_one, unfinished
+from turbo_fetch.storage.disk import create, make_folder, replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry, Storage, checked_name
 
@@ -55,21 +55,21 @@ class LocalStorage(Storage):
         target = self._at(name)
         self.check_fence()
         with explained(str(target), len(content)):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             replace_with(target, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """See Storage."""
         target = self._at(name)
         with explained(str(target), len(content)):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             return create(target, content)
 
     def publish(self, local_path: Path, name: str) -> None:
         """See Storage."""
         target = self._at(name)
         with explained(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             sync(local_path)
             self.check_fence()
             try:
@@ -82,22 +82,26 @@ class LocalStorage(Storage):
 
     def delete(self, name: str) -> None:
         """See Storage."""
-        target = self._at(name)
-        self.check_fence()
-        with explained(str(target)):
-            remove(target)
+        self.delete_files([name])
 
     def delete_files(self, names: Sequence[str]) -> None:
         """See Storage."""
-        for name in names:
-            self.delete(name)
+        self.check_fence()
+        folders = set()
+        for target in map(self._at, names):
+            with explained(str(target)):
+                if remove(target):
+                    folders.add(target.parent)
+        for folder in folders:
+            with explained(str(folder)):
+                sync_one(folder)
 
     def move(self, name: str, target: str, is_left: bool = False) -> None:
         """See Storage."""
         source, goal = self._at(name), self._at(target)
         self.check_fence()
         with explained(str(goal), missing_is_error=False):
-            goal.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(goal.parent)
             _put_in_place(source, goal)
             sync_one(goal.parent)
 
@@ -110,7 +114,7 @@ class LocalStorage(Storage):
     def probe(self, name: str) -> None:
         """See Storage."""
         target = self._at(name)
-        is_new = not target.parent.exists()
+        absent = [each for each in target.parents if not each.exists()]
         with explained(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             # Not brought to disk, which can take as long as all else before the first request.
@@ -118,8 +122,8 @@ class LocalStorage(Storage):
                 target.write_bytes(b"probe")
             finally:
                 target.unlink(missing_ok=True)
-            if is_new:
-                target.parent.rmdir()
+            for folder in absent:
+                folder.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)
@@ -153,9 +157,13 @@ def _move_across(source: Path, target: Path) -> None:
     remove(source)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder with all that is in it, if it is there."""
+def remove(path: Path) -> bool:
+    """Delete a file or a folder with all that is in it; return whether it was there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return True
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True

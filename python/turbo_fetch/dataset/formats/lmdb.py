@@ -59,23 +59,34 @@ def lmdb_package() -> ModuleType:
 class Environment:
     """An LMDB file while it is written, in transactions of about 16 MB; OutputError where that fails.
 
-    Where transactions end depends on the records alone, and so do the bytes of a new file.
+    Where transactions end depends on the records alone, and so do the bytes of a new file. One that can be resumed is
+    on disk after each transaction, and is opened anew for the next: what LMDB remembers of those before would show in
+    the bytes. Put again, transactions that it has are left as they are.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_resumable: bool = False) -> None:
         self._lmdb = lmdb_package()
         self._path = path
+        self._is_resumable = is_resumable
         self._pending: list[tuple[bytes, bytes | memoryview]] = []
         self._pending_bytes = 0
-        try:
-            self._env: Any = self._lmdb.open(
-                str(path), map_size=_SPARE_BYTES, subdir=False, lock=False, sync=False, mode=0o644
-            )
-        except self._lmdb.Error as error:
-            raise self._explained(error) from error
+        self._env = self._open()
         self._page_bytes = self._env.stat()["psize"]
         with self._env.begin() as transaction, transaction.cursor() as cursor:
             self._last = bytes(cursor.key()) if cursor.last() else b""
+
+    def _open(self) -> Any:
+        try:
+            return self._lmdb.open(
+                str(self._path),
+                map_size=_SPARE_BYTES,
+                subdir=False,
+                lock=False,
+                sync=self._is_resumable,
+                mode=0o644,
+            )
+        except self._lmdb.Error as error:
+            raise self._explained(error) from error
 
     def get(self, key: bytes) -> bytes | None:
         """Return a committed value, or None."""
@@ -96,12 +107,16 @@ class Environment:
     def delete(self, key: bytes) -> None:
         """Commit, and delete a record."""
         self.commit()
+        self._begin_anew()
         with self._env.begin(write=True) as transaction:
             transaction.delete(key)
 
     def commit(self) -> None:
         """Write what was put."""
         records, self._pending, self._pending_bytes = self._pending, [], 0
+        if self._is_resumable and (not records or self.get(records[-1][0]) is not None):
+            return
+        self._begin_anew()
         try:
             self._make_room(records)
             with self._env.begin(write=True) as transaction:
@@ -123,6 +138,11 @@ class Environment:
     def close(self) -> None:
         """Close the file; what was not committed is dropped."""
         self._env.close()
+
+    def _begin_anew(self) -> None:
+        if self._is_resumable:
+            self._env.close()
+            self._env = self._open()
 
     def _make_room(self, records: Sequence[tuple[bytes, bytes | memoryview]]) -> None:
         """Let the map grow to a power of two that surely holds the records as well."""
@@ -189,12 +209,18 @@ def _merge(path: Path, identity: bytes, image: ImageSpec, shards: Iterable[Named
 
 def _unfinished(path: Path, identity: bytes) -> Environment:
     """Open the environment that is made from `identity`, or begin it."""
-    environment = Environment(path)
+    try:
+        environment = Environment(path, is_resumable=True)
+    except OutputError:
+        # What power loss left of its first page, if it is no full disk.
+        path.unlink(missing_ok=True)
+        environment = Environment(path, is_resumable=True)
     if environment.get(SOURCE_KEY) != identity:
         environment.close()
         path.unlink()
-        environment = Environment(path)
+        environment = Environment(path, is_resumable=True)
         environment.put([(SOURCE_KEY, identity)])
+        environment.commit()
     return environment
 
 

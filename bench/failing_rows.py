@@ -1,0 +1,216 @@
+"""Measure what rows cost that fail, by kind and by length of the list: `python bench/failing_rows.py [KIND …]`.
+
+A list of a hundred thousand rows, and one of a million, have to cost per row what one of ten thousand does, whatever
+its rows fail by; the CPU time of all processes counts, less what a run of a few rows takes. nginx on loopback gives the
+answers. `--rows` says which lengths; `--quick` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from bench.measure import Sample
+
+ROOT = Path(__file__).resolve().parents[1]
+LENGTHS: Final = (10_000, 100_000, 1_000_000)
+FEW: Final = 100
+"""Rows of the run whose cost is that of the start."""
+TARGET: Final = 1.2
+ROWS_PER_SHARD: Final = 10_000
+ROWS_PER_WRITE: Final = 100_000
+TIMEOUT_S: Final = 540.0
+IMAGE_SIDE: Final = 32
+TENTHS: Final = 10
+
+ANSWERS: Final = """
+        location = /robots.txt { return 200 "user-agent: *\\ndisallow: /disallowed\\n"; }
+        location /gone { return 404; }
+        location /broken { return 503; }
+        location /text { default_type text/html; return 200 "<html>not an image</html>"; }
+        location /elsewhere { return 302 ftp://192.0.2.1/a.jpg; }
+        location /opted-out { add_header X-Robots-Tag noai; return 200 "an image"; }
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of failure: a URL without its end, which numbers the rows; the outcome; and what the spec says."""
+
+    url: str
+    outcome: str
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    is_numbered: bool = True
+
+
+KINDS: Final = {
+    "url": Kind("http://{host}:99999/a.jpg?", "url"),
+    "address": Kind("http://10.0.0.1/a.jpg?", "address", {"http": {"allow_private_addresses": False}}),
+    "connect": Kind("http://127.0.0.1:{closed}/a.jpg?", "connect"),
+    "robots": Kind("{base}/disallowed?", "robots", {"http": {"robots": "respect"}}),
+    "opt-out": Kind("{base}/opted-out?", "opt-out"),
+    "redirect": Kind("{base}/elsewhere?", "redirect"),
+    "http-4xx": Kind("{base}/gone?", "http-4xx"),
+    "http-5xx": Kind("{base}/broken?", "http-5xx"),
+    "too-large": Kind("{base}/large.jpg?", "too-large", {"http": {"max_body_mb": 0.01}}),
+    "duplicate": Kind("{base}/small.jpg", "duplicate", {"duplicates": {"by": ["url"]}}, is_numbered=False),
+    "not-an-image": Kind("{base}/text?", "not-an-image"),
+    "corrupt": Kind("{base}/cut.jpg?", "corrupt"),
+    "too-small": Kind("{base}/small.jpg?", "too-small", {"image": {"min_side": 64}}),
+    "success": Kind("{base}/small.jpg?", "success"),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a list cost: CPU of all processes, and their memory at the worst moment."""
+
+    rows: int
+    cpu_s: float
+    wall_s: float
+    peak_rss_mb: float
+    peak_pss_mb: float
+    cpu_us_per_row_by_tenth: list[float]
+    """Within the run, by when its shards were finished: what grows with the list grows here."""
+
+
+def main() -> int:
+    """Measure the kinds that the arguments name; return 1 if the cost of one depends on the length of its list."""
+    os.chdir(ROOT)
+    sys.path[0] = str(ROOT)
+    from bench.machine import describe_machine, now, our_versions
+    from bench.results import COMMITTED
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--rows", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--quick", action="store_true", help="results not kept")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    arguments = parser.parse_args()
+    path = (arguments.cache / "bench/results" if arguments.quick else COMMITTED) / "failing-rows.json"
+    known = json.loads(path.read_text())["kinds"] if path.is_file() else {}
+    is_flat = True
+    for name in arguments.kinds or KINDS:
+        machine, date = describe_machine(), now()
+        costs = measure_kind(KINDS[name], arguments.rows, arguments.cache / "bench/failing-rows")
+        per_row = [(cost.cpu_s - costs[0].cpu_s) / (cost.rows - FEW) * 1e6 for cost in costs[1:]]
+        ratio = max(per_row) / min(per_row)
+        is_flat &= ratio <= TARGET
+        print(f"{name}: {', '.join(f'{each:.0f}' for each in per_row)} us per row, {ratio:.2f}", flush=True)
+        print(f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}", flush=True)
+        known[name] = {
+            "cpu_us_per_row": per_row,
+            "most_over_least": ratio,
+            "runs": [asdict(cost) for cost in costs],
+            "machine": machine,
+            "date": date,
+        }
+        whole = {
+            "command": shlex.join(["python", "bench/failing_rows.py", *sys.argv[1:]]),
+            "target": TARGET,
+            "versions": our_versions(),
+            "kinds": known,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+    return int(not is_flat)
+
+
+def measure_kind(kind: Kind, lengths: list[int], folder: Path) -> list[Cost]:
+    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows do not fail as they should."""
+    from bench.origin import free_ports
+
+    with _served(folder) as base:
+        closed = free_ports(1)[0]
+        url = kind.url.format(base=base, host=base.removeprefix("http://").partition(":")[0], closed=closed)
+        return [_measured(kind, url, rows, folder) for rows in (FEW, *lengths)]
+
+
+def _measured(kind: Kind, url: str, rows: int, folder: Path) -> Cost:
+    from bench.job import Job
+    from bench.measure import measure
+    from bench.ours import our_command, write_spec
+
+    listed = _write_list(folder / "list.parquet", url, rows, kind.is_numbered)
+    output = folder / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    spec = write_spec(folder / "job.toml", Job(listed, output, ROWS_PER_SHARD, reencode=False), kind.changes)
+    samples: list[Sample] = []
+    run = measure(our_command(spec), folder / "log", TIMEOUT_S, samples=samples)
+    outcomes = _outcomes(output)
+    most = max(outcomes, key=outcomes.__getitem__, default="")
+    if run.exit_code not in {0, 1} or run.timed_out or most != kind.outcome or sum(outcomes.values()) != rows:
+        raise ValueError(f"ended with {run.exit_code} and {outcomes}; see {folder / 'log'}")
+    tenths = _by_tenth(output, samples)
+    return Cost(rows, run.cpu_s, run.wall_s, run.peak_rss_bytes / 1e6, run.peak_pss_bytes / 1e6, tenths)
+
+
+def _by_tenth(output: Path, samples: list[Sample]) -> list[float]:
+    """Return what a row cost in each tenth of a run, where that has ten shards."""
+    import numpy as np
+
+    stats = sorted(
+        (json.loads(path.read_text()) for path in output.glob("*_stats.json")),
+        key=lambda each: float(each["end_time"]),
+    )
+    if len(stats) < TENTHS:
+        return []
+    monotonic_s = time.monotonic() - time.time()
+    edges = [round(number * (len(stats) - 1) / TENTHS) for number in range(TENTHS + 1)]
+    spent_s = np.interp(
+        [stats[edge]["end_time"] + monotonic_s for edge in edges],
+        [sample.time_s for sample in samples],
+        [sample.cpu_s for sample in samples],
+    )
+    rows = np.cumsum([each["count"] for each in stats])[edges]
+    return [float(each) for each in np.diff(spent_s) / np.diff(rows) * 1e6]
+
+
+def _write_list(path: Path, url: str, rows: int, is_numbered: bool) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema({"url": pa.string(), "caption": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, ROWS_PER_WRITE):
+            numbers = range(start, min(rows, start + ROWS_PER_WRITE))
+            urls = [f"{url}{number}" if is_numbered else url for number in numbers]
+            writer.write_table(pa.table([urls, [f"row {number}" for number in numbers]], schema))
+    return path
+
+
+def _outcomes(output: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in (output / ".turbo-fetch/manifest").read_text().splitlines():
+        for label, count in json.loads(line)["outcomes"].items():
+            found[label] = found.get(label, 0) + count
+    return found
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    from bench import origin
+    from PIL import Image
+
+    root = folder / "root"
+    root.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((IMAGE_SIDE, IMAGE_SIDE), 60).save(root / "small.jpg")
+    (root / "cut.jpg").write_bytes((root / "small.jpg").read_bytes()[:300])
+    (root / "large.jpg").write_bytes(bytes(20_000))
+    with origin.serve(root, folder / "nginx", ANSWERS) as served:
+        yield served.http_url
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,170 @@
+"""Commands on small datasets, and what each leaves if nothing disturbs it: what kills and power losses are tried on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+
+import turbo_fetch
+from album import album
+from jobs import content_hashes, job_spec, manifest, write_list
+from origin import Origin
+from turbo_fetch.spec.specfile import dump_spec
+
+WORK_SUFFIXES = {".spool", ".part", ".tmp"}
+RUN = ("run", "PLACE/job.toml", "--set", "fetch.output.path=PLACE/out")
+EXPORT = ("export", "PLACE/out", "PLACE/exported", "--format", "parquet", "--workers", "1")
+MERGE = ("export", "PLACE/out", "PLACE/merged.lmdb", "--format", "lmdb", "--merge")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command on a dataset, and where it begins."""
+
+    name: str
+    begin: Path
+    """A folder with the dataset `out` before the command."""
+    commands: Sequence[Sequence[str]]
+    """Arguments of turbo-fetch one after the other, with PLACE for the folder; the first is the one that is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A command that nothing disturbed."""
+
+    seconds: float
+    state: dict[str, object]
+    """What it leaves."""
+
+
+def commands(stack: ExitStack, folder: Path) -> list[Command]:
+    """Return the commands, whose server lives as long as the stack; their datasets are made in `folder`."""
+    images = album(36, side=40)
+    names = list(images)
+    origin = stack.enter_context(Origin(images))
+    rows = [origin.url(name) for name in names]
+    rows[3] = origin.url("missing.jpg")
+    rows[20] = origin.url(names[2])
+    # It fails the first time, so that the row after it is no duplicate until it is retried.
+    rows[25] = origin.url(names[25], "status", code=503, times=1)
+    rows[31] = origin.url(names[25])
+    place = folder / "whole"
+    place.mkdir()
+    listed = write_list(folder / "list.parquet", rows)
+    spec = job_spec(
+        listed,
+        place / "out",
+        http={"retries": 0},
+        output={"samples_per_shard": 12},
+        duplicates={"by": ["hash"]},
+        engine={"workers": 1, "threads": 1},
+    )
+    turbo_fetch.run(spec)
+    (place / "job.toml").write_text(dump_spec(spec))
+    damaged = Path(shutil.copytree(place, folder / "damaged"))
+    content = bytearray((damaged / "out/00001.tar").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "out/00001.tar").write_bytes(content)
+    empty = folder / "empty"
+    empty.mkdir()
+    shutil.copy(place / "job.toml", empty)
+    # From now on two images are others, and one is gone.
+    origin.pictures = {**images, names[1]: images[names[0]], names[14]: images[names[0]]}
+    del origin.pictures[names[30]]
+    return [
+        Command("run", empty, [[*RUN, "--set", "fetch.duplicates.by=[]"]]),
+        Command("run without duplicates by content", empty, [RUN]),
+        Command("retry", place, [["retry", "PLACE/out"]]),
+        Command("refresh", place, [["refresh", "PLACE/out", "--apply", "--drop-gone"]]),
+        Command("export", place, [EXPORT]),
+        Command("export into other shards", place, [[*EXPORT, "--samples-per-shard", "7"]]),
+        Command("merge", place, [MERGE]),
+        Command("repair", damaged, [["verify", "PLACE/out", "--repair", "--workers", "1"], RUN]),
+    ]
+
+
+_known: dict[tuple[Path, str], Quiet] = {}
+
+
+def quiet(command: Command) -> Quiet:
+    """Return what comes of the command if it is left in peace."""
+    key = (command.begin, command.name)
+    if key not in _known:
+        place = Path(shutil.copytree(command.begin, command.begin.parent / f"quiet {command.name}"))
+        began_s = time.monotonic()
+        call(command.commands[0], place)
+        took_s = time.monotonic() - began_s
+        for arguments in command.commands[1:]:
+            call(arguments, place)
+        _known[key] = Quiet(took_s, state(place))
+    return _known[key]
+
+
+def finished(command: Command, place: Path, is_begun: bool) -> str | None:
+    """Give the command again after it was disturbed, and return what is otherwise than undisturbed.
+
+    One that was not even begun to be disturbed came to its end, and would begin anew.
+    """
+    expected = quiet(command).state
+    for arguments in command.commands if is_begun else command.commands[1:]:
+        call(arguments, place)
+    found = state(place)
+    if found != expected:
+        names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        return f"other than undisturbed: { {name: (found.get(name), expected.get(name)) for name in names} }"
+    return None
+
+
+def arguments_of(arguments: Sequence[str], place: Path) -> list[str]:
+    """Return the whole command line of a command."""
+    return [sys.executable, "-m", "turbo_fetch", *(word.replace("PLACE", str(place)) for word in arguments)]
+
+
+def call(arguments: Sequence[str], place: Path) -> None:
+    """Give a command; AssertionError if it does not end well."""
+    done = subprocess.run(
+        arguments_of(arguments, place), capture_output=True, text=True, timeout=120, check=False
+    )
+    refuse_traceback(done.stderr)
+    # A repair tells of what it repaired.
+    if done.returncode not in ({0, 1} if arguments[0] == "verify" else {0}):
+        raise AssertionError(f"{arguments[0]} ended with {done.returncode}: {done.stderr[-1500:]}")
+
+
+def refuse_traceback(text: str) -> None:
+    """Raise AssertionError if a command ended in a traceback."""
+    if "Traceback" in text or "a bug in" in text:
+        raise AssertionError(text[-2000:])
+
+
+def state(place: Path) -> dict[str, object]:
+    """Return what must be the same: the data, the records, the report of a refresh, and that no work is left."""
+    found: dict[str, object] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.glob("merged.*")
+    }
+    for output in sorted(path.parent for path in place.glob("*/.turbo-fetch")):
+        found |= {f"{output.name}/{name}": digest for name, digest in content_hashes(output).items()}
+        # Ledgers have times, and with them other hashes each time.
+        found[f"{output.name}/manifest"] = [
+            {**record, "files": [file["name"] for file in record["files"]]} for record in manifest(output)
+        ]
+        found[f"{output.name}/job"] = orjson.loads((output / ".turbo-fetch/job").read_bytes())["essentials"]
+        refreshed = output.glob(".turbo-fetch/refresh/*.refresh")
+        found |= {
+            f"{output.name}/{path.name}": pq.read_table(path)["drift"].to_pylist() for path in refreshed
+        }
+    left = [path for path in place.rglob("*") if path.suffix in WORK_SUFFIXES]
+    found["left"] = sorted(path.relative_to(place).as_posix() for path in left)
+    return found
+
