@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
+from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare_memory
-from turbo_fetch.errors import ModelError, SpecError
+from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.specfile import validated
 from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.spec.train import TrainSpec
@@ -331,12 +332,16 @@ class Family(ABC):
         )
         self.pipeline.unload_lora_weights()
 
+    @abstractmethod
     def original_weights(self) -> dict[str, Tensor]:
-        """Return all weights by their names in a single file. Raises ModelError if the family has no such layout."""
-        raise ModelError(
-            f"a {self.pipeline_name} has no single-file layout that is known here; expected Stable Diffusion "
-            "1.x, 2.x or XL"
-        )
+        """Return the weights of a single file by their names in it: all, or those that are not as published."""
+
+    def single_file_header(self) -> dict[str, str]:
+        """Return what a single file says of the model beside `header`."""
+        return {
+            DESCRIPTION_KEY: described(self.pipeline),
+            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        }
 
     @abstractmethod
     def process(self) -> NoiseProcess:

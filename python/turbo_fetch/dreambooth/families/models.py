@@ -116,7 +116,10 @@ def weights_there(model: str) -> str | None:
         listing = {file.relative_to(path).as_posix(): file_hash(file) for file in files}
         return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
     if path.is_file():
-        return file_hash(path)
+        held = families.transformer_file_at(model)
+        if held is None:
+            return file_hash(path)
+        return hashlib.sha256(f"{file_hash(path)} {model_hash(held.home)}".encode()).hexdigest()
     # A pipeline has the one, an encoder the other: …/snapshots/<commit>/model_index.json
     try:
         found = [try_to_load_from_cache(model, name) for name in (MODEL_INDEX, "config.json")]

@@ -37,6 +37,14 @@ class QwenImage(FlowFamily):
         "to_add_out",
     )
 
+    # Of no other name in files.
+    marks = ("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight")
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily."""
+        return "Qwen/Qwen-Image"
+
     @classmethod
     def scale_of(cls, vae: Mapping[str, Any]) -> int:
         """See Family: its VAE is one of videos."""
