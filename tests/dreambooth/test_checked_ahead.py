@@ -47,22 +47,22 @@ def broken(folder: Path) -> None:
         ),
         ("generate", {"embedding": "word.safetensors"}, r"generate\.embedding = .*: no such file"),
         ("generate", {"model": "empty"}, r"generate\.model: .*empty: a folder without model_index\.json"),
-        ("generate", {"output": "file/images"}, r"file/images"),
+        ("generate", {"output": "file/images"}, r"/file: this is a file"),
         ("evaluate", {"prompts": "missing.txt"}, r"evaluate\.prompts = .*missing\.txt': no such file"),
         ("evaluate", {"subject": "missing"}, r"evaluate\.subject = .*missing': no such folder"),
         ("evaluate", {"subject": "empty"}, r"evaluate\.subject: .*empty"),
-        ("evaluate", {"subject": "photos"}, r"evaluate\.subject: .*one\.png"),
+        ("evaluate", {"subject": "photos"}, r"(?s)evaluate\.subject: .*one\.png"),
         ("evaluate", {"models": ["empty"], "base": "missing/model/x"}, r"evaluate\.base: .*missing/model/x"),
         ("evaluate", {"dino": "empty"}, r"evaluate\.dino"),
-        ("evaluate", {"output": "file/scores"}, r"file/scores"),
+        ("evaluate", {"output": "file/scores"}, r"/file: this is a file"),
         ("train", {"subject": "missing"}, r"train\.subject = .*missing': no such folder"),
-        ("train", {"subject": "photos"}, r"train\.subject: .*one\.png"),
+        ("train", {"subject": "photos"}, r"(?s)train\.subject: .*one\.png"),
         (
             "train",
             {"validation": {"pictures": "missing"}},
             r"train\.validation\.pictures = .*missing': no such folder",
         ),
-        ("train", {"output": "file/model"}, r"file/model"),
+        ("train", {"output": "file/model"}, r"/file: this is a file"),
     ],
 )
 def test_what_a_later_stage_would_fail_for_is_said_before_anything_is_made(
@@ -77,7 +77,7 @@ def test_what_a_later_stage_would_fail_for_is_said_before_anything_is_made(
     if "models" in keys:
         own["models"] = [str(tmp_path / name) for name in keys["models"]]
     if "validation" in keys:
-        own["validation"] = {"pictures": str(tmp_path / keys["validation"]["pictures"])}
+        own["validation"] = {"pictures": str(tmp_path / keys["validation"]["pictures"]), "every": 1}
     tables: dict[str, dict[str, Any]] = {
         "train": training_spec(base, tmp_path, prior=False, steps=1).model_dump(
             by_alias=True, exclude_none=True

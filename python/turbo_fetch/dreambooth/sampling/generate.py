@@ -73,7 +73,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
 
 
 def check(spec: Spec) -> None:
-    """Raise before a model is trained what the stage would: of prompts, models that are there already, and its place."""
+    """Raise before a model is trained what the stage would: of prompts, files that it names, and its place."""
     generate = spec.generate
     if generate is None:
         return
