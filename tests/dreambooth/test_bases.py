@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +208,64 @@ def test_a_pickle_that_could_run_a_program_is_refused_and_does_not(tmp_path: Pat
     assert not Path("/tmp/run-by-a-pickle").exists()
 
 
+def _halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _renamed(path: Path, name: str) -> None:
+    """Have a file without a weight of this name."""
+    save_file({f"{key}x" if key == name else key: weight for key, weight in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (
+            lambda folder: _renamed(
+                folder / "unet" / "diffusion_pytorch_model.safetensors", "conv_in.weight"
+            ),
+            r"its unet has no conv_in\.weight",
+        ),
+        (
+            lambda folder: _renamed(folder / "text_encoder" / "model.safetensors", "final_layer_norm.weight"),
+            r"its text_encoder has no .*final_layer_norm\.weight",
+        ),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
+        (lambda folder: _halved(folder / "tokenizer" / "tokenizer.json"), "JSONDecodeError"),
+        (lambda folder: _halved(folder / "text_encoder" / "model.safetensors"), "SafetensorError"),
+        (lambda folder: _halved(folder / "vae" / "diffusion_pytorch_model.safetensors"), "OSError"),
+        (lambda folder: shutil.rmtree(folder / "scheduler"), "no file named scheduler_config.json"),
+    ],
+    ids=[
+        "a weight is missing",
+        "one of an encoder is missing",
+        "no tokenizer",
+        "half a tokenizer",
+        "half a text encoder",
+        "half a VAE",
+        "no scheduler",
+    ],
+)
+def test_a_folder_with_a_damaged_part_is_told(
+    models: dict[str, Path], tmp_path: Path, damage: Callable[[Path], object], expected: str
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    damage(folder)
+    with pytest.raises(ModelError, match=rf"base: cannot be loaded as a sd model: .*{expected}"):
+        families.load(str(folder))
+
+
+def test_a_tokenizer_that_does_not_say_its_length_reads_as_much_as_its_encoder(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    encoded = [
+        families.load(str(base)).encode_captions(["a dog"])["hidden"] for base in (folder, models["sd"])
+    ]
+    assert torch.equal(*encoded)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -230,7 +289,7 @@ def test_a_file_that_is_no_model_is_told(tmp_path: Path, name: str, content: byt
         (["unet.down_blocks.0.attn1.to_q.lora_A.weight"], "a LoRA"),
         (
             ["model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale"],
-            "a file of Flux holds no tokenizer",
+            "a model of the kind 'flux-schnell', of no known family; expected .* or the transformer of",
         ),
         (["model.diffusion_model.input_blocks.0.0.weight"], "no VAE and no text encoder"),
         (["first_stage_model.encoder.conv_in.weight"], "no UNet or transformer and no text encoder"),

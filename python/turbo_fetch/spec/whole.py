@@ -115,6 +115,9 @@ def collisions(spec: Spec) -> Iterator[str]:
 
 def _overlap(base: Path, output: Path) -> bool:
     """Whether a model, a folder or a single file, would be touched by what is written to a folder."""
+    if base.is_file() and (base.parent / "model_index.json").is_file():
+        # What a file lacks may be from the folder that it lies in.
+        base = base.parent
     if not (base / "model_index.json").is_file():
         return base == output and base.exists()
     return output.is_relative_to(base) or base.is_relative_to(output)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,8 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.data.folder import kohya_name, read_folder
 from turbo_fetch.dreambooth.data.images import ImageFile
-from turbo_fetch.errors import SpecError
+from turbo_fetch.dreambooth.families import Family
+from turbo_fetch.errors import InputError, PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage.failures import explained
 
@@ -39,6 +41,30 @@ def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) 
     if "://" not in place and read_job(open_place(place)) is None:
         return read_folder(Path(place), what, note)
     return read_folder(_unpacked(place, work), what, note)
+
+
+def check_images(place: str, key: str) -> None:
+    """Raise as `read_images`, or InputError, naming the spec's `key`, if there is nothing at a place."""
+    if "://" in place:
+        return
+    if not Path(place).exists():
+        raise InputError(f"{key} = {place!r}: no such folder; expected a folder or dataset of images")
+    if read_job(open_place(place)) is None:
+        try:
+            read_folder(Path(place), "subject", lambda _note: None)
+        except PicturesError as error:
+            raise PicturesError(f"{key}: {error}") from error
+
+
+def image_places(spec: Spec) -> dict[str, str]:
+    """Return the folders and datasets of images of `[train]` that no stage makes, by key."""
+    train = train_spec_of(spec)
+    named: dict[str, str] = {}
+    for number, (each, held_out) in enumerate(zip(train.each_subject, train.held_out, strict=True)):
+        alone = not train.subjects
+        named["train.subject" if alone else f"train.subjects.{number}.images"] = each.subject
+        named["train.validation.pictures" if alone else f"train.subjects.{number}.validation"] = held_out
+    return {key: place for key, place in named.items() if place and place != FETCHED}
 
 
 def _unpacked(place: str, work: Path) -> Path:
@@ -131,8 +157,8 @@ def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequ
             )
 
 
-def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> Iterator[str]:
-    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token, long captions."""
+def word_warnings(train: TrainSpec, tokenizer: Any) -> Iterator[str]:
+    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token."""
     numbers, usual = (
         tokenizer(word, add_special_tokens=False).input_ids for word in (train.identifier, USUAL_WORD)
     )
@@ -146,7 +172,19 @@ def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> 
         yield f"identifier {train.identifier!r} is {found}; one rare token learns better{example}"
     elif numbers[0] < RARE_AFTER:
         yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one{example}"
-    limit = tokenizer.model_max_length
-    long = [caption for caption in captions if len(tokenizer(caption).input_ids) > limit]
-    if long:
-        yield f"{len(long)} captions are longer than the {limit} tokens that are read: {shown(long)}"
+
+
+def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
+    """Yield how many captions are longer than a text encoder reads, for each that there is."""
+    counts = Counter(captions)
+    long: dict[tuple[str, int], list[str]] = {}
+    for caption in counts:
+        for encoder, count, most in set(family.readers(caption)):
+            if count > most:
+                long.setdefault((encoder, most), []).append(caption)
+    for (encoder, most), found in sorted(long.items()):
+        total = sum(counts[caption] for caption in found)
+        yield (
+            f"{total} of {len(captions)} captions are longer than the {most} tokens that the {encoder} reads, and cut: "
+            f"{shown(found)}"
+        )

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from turbo_fetch.dreambooth.families import Family
-from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.storage.disk import sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
@@ -103,11 +102,15 @@ def save_single_file(
     ComfyUI, AUTOMATIC1111's web UI and diffusers' `from_single_file` read it. Raises ModelError for a family whose
     layout is not known, and OutputError.
     """
-    metadata = {DESCRIPTION_KEY: described(family.pipeline), **metadata}
     weights = {name: _as_dtype(weight, dtype) for name, weight in family.original_weights().items()}
     model = {name: value for name, value in family.header().items() if name.startswith("modelspec.")}
-    model["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
-    header = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", **model, **metadata}
+    header = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        **model,
+        **family.single_file_header(),
+        **metadata,
+    }
     write_safetensors(weights | family.facts.markers, path, header)
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families import single_file
+from turbo_fetch.dreambooth.families import single_file, transformer_file
+from turbo_fetch.dreambooth.families.configs import first_line, index_of, json_of, without_weights
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior, Sides
 from turbo_fetch.dreambooth.families.flux import Flux
 from turbo_fetch.dreambooth.families.flux2 import Flux2Klein
@@ -35,9 +27,9 @@ from turbo_fetch.dreambooth.families.qwen_image import QwenImage
 from turbo_fetch.dreambooth.families.sd import StableDiffusion
 from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
+from turbo_fetch.dreambooth.families.transformer_file import TransformerFile
 from turbo_fetch.dreambooth.families.z_image import ZImage
-from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
-from turbo_fetch.errors import ModelError
+from turbo_fetch.errors import ModelError, TurboFetchError
 
 __all__ = [
     "DTYPES",
@@ -81,7 +73,12 @@ def family_of(base: str) -> type[Family]:
     Raises ModelError if there is none, or it names a pipeline of no known family.
     """
     path = Path(base)
-    name = single_file.pipeline_of(path) if path.is_file() else str(_index(base).get("_class_name"))
+    if not path.is_file():
+        name = str(index_of(base).get("_class_name"))
+    elif (held := transformer_file_at(base)) is not None:
+        return held.family
+    else:
+        name = single_file.pipeline_of(path)
     if name not in FAMILIES:
         raise ModelError(
             f"{base}: a {name}, which is of no known family; expected one of {', '.join(FAMILIES)}"
@@ -89,13 +86,20 @@ def family_of(base: str) -> type[Family]:
     return FAMILIES[name]
 
 
+def transformer_file_at(base: str) -> TransformerFile | None:
+    """Return what a file with a transformer of its own holds; None for any other model. Raises ModelError."""
+    path = Path(base)
+    return transformer_file.find(path, FAMILIES.values()) if path.is_file() else None
+
+
 def sides_of(base: str) -> Sides:
     """Return which images the model at a path or hub id can make, by its configs. Raises ModelError."""
-    adapter = family_of(base)
+    adapter, held = family_of(base), transformer_file_at(base)
+    base = base if held is None else held.home
     if Path(base).is_file():
         configs = single_file.configs_of(Path(base))
         return adapter.sides(configs[adapter.denoiser_name], configs["vae"])
-    return adapter.sides(*(_json(base, f"{part}/config.json") for part in (adapter.denoiser_name, "vae")))
+    return adapter.sides(*(json_of(base, f"{part}/config.json") for part in (adapter.denoiser_name, "vae")))
 
 
 def load(
@@ -112,10 +116,41 @@ def load(
     transformers_logging.disable_progress_bar()
     with _explained(base, adapter):
         pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
+        _settle_tokenizers(pipeline)
+        _check_filled(pipeline, later)
     pipeline.set_progress_bar_config(disable=True)
     family = adapter(pipeline)
     family.notes = notes
     return family
+
+
+def _settle_tokenizers(pipeline: Any) -> None:
+    """Have tokenizers read as much as their encoders. Raises ValueError for one whose files are missing.
+
+    transformers makes one without words of a folder without a vocabulary.
+    """
+    for name, tokenizer in pipeline.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+            raise ValueError(
+                f"its {name} has no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
+            )
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        most = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if most is not None and tokenizer.model_max_length > most:
+            # Said in a file that may be missing.
+            tokenizer.model_max_length = most
+
+
+def _check_filled(pipeline: Any, others: Collection[str]) -> None:
+    """Raise ValueError for a weight that no file has, but of `others`: diffusers leaves it without values."""
+    for name, part in pipeline.components.items():
+        for key, weight in (
+            part.named_parameters() if isinstance(part, nn.Module) and name not in others else ()
+        ):
+            if weight.is_meta:
+                raise ValueError(f"its {name} has no {key}")
 
 
 def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
@@ -123,6 +158,7 @@ def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
     others = {key: value for key, value in family.pipeline.components.items() if key != name}
     with _explained(base, type(family)):
         pipeline, _ = _pipeline(base, dtype, type(family), others)
+        _check_filled(pipeline, others)
     setattr(family.pipeline, name, getattr(pipeline, name))
 
 
@@ -142,9 +178,12 @@ def is_empty(module: nn.Module) -> bool:
 def _explained(base: str, adapter: type[Family]) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except TurboFetchError:
+        raise
+    except Exception as error:
+        # Whatever damaged files make the readers of three libraries raise.
         raise ModelError(
-            f"{base}: cannot be loaded as a {adapter.name} model: {_first_line(error)}"
+            f"{base}: cannot be loaded as a {adapter.name} model: {first_line(error)}"
         ) from error
 
 
@@ -155,6 +194,8 @@ def _pipeline(
     there: Mapping[str, Any],
 ) -> tuple[Any, tuple[str, ...]]:
     """Load a pipeline around the components that are there already, and what to tell of it."""
+    if (held := transformer_file_at(base)) is not None:
+        return _from_transformer_file(held, dtype, there), tuple(held.notes)
     if not Path(base).is_file():
         return _from_folder(base, dtype, adapter, there), ()
     # diffusers reads a file in one type.
@@ -167,6 +208,21 @@ def _pipeline(
     return pipeline, notes
 
 
+def _from_transformer_file(
+    held: TransformerFile, dtype: torch.dtype | Mapping[str, torch.dtype], there: Mapping[str, Any]
+) -> Any:
+    """Load what a file holds, and around it the rest of the model."""
+    types = {"default": dtype} if isinstance(dtype, torch.dtype) else dtype
+    read = {
+        name: held.read(name, types.get(name, types.get("default", torch.float32)))
+        for name in held.parts
+        if name not in there
+    }
+    pipeline = _from_folder(held.home, dtype, held.family, {**read, **there})
+    held.add_words(pipeline)
+    return pipeline
+
+
 def _from_folder(
     base: str,
     dtype: torch.dtype | Mapping[str, torch.dtype],
@@ -177,16 +233,44 @@ def _from_folder(
     types: Any = dtype if isinstance(dtype, torch.dtype) else dict(dtype)
     if adapter.fp32_vae:
         types = {**(types if isinstance(types, dict) else {"default": types}), "vae": torch.float32}
-    given = {"dtype": types, **_absent(_index(base), adapter), **there, **adapter.not_loaded}
+    given = {"dtype": types, **_absent(index_of(base), adapter), **there, **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
-        return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, _index(base)), **given)
+        encoders = _encoders(folder, index_of(base), types, given)
+        variant = variant_of(folder, index_of(base))
+        return DiffusionPipeline.from_pretrained(base, variant=variant, **encoders, **given)
     try:
         return DiffusionPipeline.from_pretrained(base, **given)
     except (OSError, ValueError) as error:
         if "no file named" not in str(error):
             raise
         return DiffusionPipeline.from_pretrained(base, variant="fp16", **given)
+
+
+def _encoders(
+    folder: Path, index: Mapping[str, Any], types: Any, given: Collection[str]
+) -> dict[str, nn.Module]:
+    """Load the components of transformers that are not given.
+
+    Raises ValueError for a weight that no file has, which would be drawn at random.
+    """
+    found = {}
+    for name, kind in index.items():
+        made = (
+            getattr(transformers, kind[1], None)
+            if isinstance(kind, list) and kind[0] == "transformers"
+            else None
+        )
+        if name in given or not isinstance(made, type) or not issubclass(made, PreTrainedModel):
+            continue
+        dtype = types.get(name, types.get("default", torch.float32)) if isinstance(types, dict) else types
+        model, info = made.from_pretrained(
+            folder / name, variant=variant_of(folder, {name: kind}), dtype=dtype, output_loading_info=True
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"its {name} has no {missing[0]}")
+        found[name] = model
+    return found
 
 
 def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
@@ -210,7 +294,7 @@ def skeleton(base: str) -> Family:
     """
     adapter = family_of(base)
     with _configs_in(base) as place:
-        index = _index(place)
+        index = index_of(place)
         names = [name for name, kind in index.items() if isinstance(kind, list)]
         components = _empty(place, [name for name in names if name not in adapter.not_loaded])
     absent: dict[str, Any] = {name: None for name in adapter.optional if name not in components}
@@ -225,77 +309,29 @@ def _empty(base: str, names: Iterable[str]) -> dict[str, Any]:
         return {}
     try:
         with _configs_in(base) as place:
-            index = _index(place)
+            index = index_of(place)
             return {
-                name: None if index[name][0] is None else _made_empty(place, name, *index[name])
+                name: None if index[name][0] is None else without_weights(place, name, torch.device("meta"))
                 for name in names
             }
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"{base}: its configuration cannot be read: {_first_line(error)}") from error
+    except TurboFetchError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{base}: its configuration cannot be read: {first_line(error)}") from error
 
 
 @contextmanager
 def _configs_in(base: str) -> Iterator[str]:
     """Yield where the configs of a model lie as in a diffusers folder: for a single file, for as long as it lasts."""
-    if Path(base).is_file():
+    if (held := transformer_file_at(base)) is not None:
+        yield held.home
+    elif Path(base).is_file():
         with single_file.config_folder(Path(base)) as folder:
             yield str(folder)
     else:
         yield base
 
 
-def _made_empty(base: str, name: str, library: str, kind: str) -> Any:
-    made: Any = getattr(import_module(library), kind)
-    if not issubclass(made, nn.Module):
-        return made.from_pretrained(base, subfolder=name)
-    with torch.device("meta"):
-        if library == "diffusers":
-            return made.from_config(made.load_config(base, subfolder=name))
-        return made(made.config_class.from_pretrained(base, subfolder=name))
-
-
 def _absent(index: Mapping[str, Any], adapter: type[Family]) -> dict[str, None]:
     """Return the components that a model with this index does without, as arguments for the pipeline."""
     return {name: None for name in adapter.optional if (index.get(name) or [None])[0] is None}
-
-
-def _index(base: str) -> Mapping[str, Any]:
-    path = Path(base)
-    if path.is_dir() and not (path / MODEL_INDEX).is_file():
-        files = sorted(file.name for file in path.iterdir() if file.suffix in single_file.SUFFIXES)
-        hint = f", or one of its files: {', '.join(files[:8])}" if files else ""
-        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved{hint}")
-    return _json(base, MODEL_INDEX)
-
-
-def _json(base: str, name: str) -> Mapping[str, Any]:
-    """Return a file of a diffusers folder or hub id. Raises ModelError."""
-    path = Path(base)
-    try:
-        file = path / name if path.is_dir() else Path(hf_hub_download(base, name))
-        loaded: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return loaded
-    except HFValidationError:
-        raise ModelError(f"{base}: no such folder, and no hub id either; expected one of the two") from None
-    except GatedRepoError:
-        raise ModelError(
-            f"{base}: gated; accept its terms on the hub and log in with `hf auth login`"
-        ) from None
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
-        if not isinstance(error, LocalEntryNotFoundError):
-            raise ModelError(f"{base}: no such folder, and the hub has no such diffusers model") from None
-        raise _unreachable(base, error) from error
-    except (OfflineModeIsEnabled, ConnectionError) as error:
-        raise _unreachable(base, error) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base}: {name} cannot be read: {_first_line(error)}") from error
-
-
-def _unreachable(base: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"{base}: no such folder, not in the local cache, and the hub cannot be reached: {_first_line(error)}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

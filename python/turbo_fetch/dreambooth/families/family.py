@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from turbo_fetch.dreambooth.families.facts import ModelFacts
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
+from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare_memory
-from turbo_fetch.errors import ModelError, SpecError
+from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.specfile import validated
 from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.spec.train import TrainSpec
@@ -319,6 +320,13 @@ class Family(ABC):
             return (f"{component}.{path}",)
         return (f"{self.kohya_prefixes[component]}_{path.replace('.', '_')}",)
 
+    def matrices_in_files(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Yield names in LoRA files of matrices of the original model, each with the modules of the denoiser in it.
+
+        They are its rows from top to bottom. Files of Stable Diffusion have none that diffusers has not.
+        """
+        yield from ()
+
     def merge_lora(self) -> None:
         """Put the LoRA that is on the pipeline into its weights."""
         # Some pipelines would leave out that of the text encoders.
@@ -331,12 +339,16 @@ class Family(ABC):
         )
         self.pipeline.unload_lora_weights()
 
+    @abstractmethod
     def original_weights(self) -> dict[str, Tensor]:
-        """Return all weights by their names in a single file. Raises ModelError if the family has no such layout."""
-        raise ModelError(
-            f"a {self.pipeline_name} has no single-file layout that is known here; expected Stable Diffusion "
-            "1.x, 2.x or XL"
-        )
+        """Return the weights of a single file by their names in it: all, or those that are not as published."""
+
+    def single_file_header(self) -> dict[str, str]:
+        """Return what a single file says of the model beside `header`."""
+        return {
+            DESCRIPTION_KEY: described(self.pipeline),
+            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        }
 
     @abstractmethod
     def process(self) -> NoiseProcess:
@@ -345,6 +357,11 @@ class Family(ABC):
     def token_count(self, caption: str) -> int:
         """Return a number that is the larger the more tokens the denoiser is told of a caption."""
         return 0
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """Yield for each text encoder what it is, how many tokens a caption has for it, and how many it reads."""
+        for tokenizer in self.tokenizers.values():
+            yield "CLIP", len(tokenizer(caption).input_ids), tokenizer.model_max_length
 
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.family import Family, Sides
+from turbo_fetch.dreambooth.families.layout import Layout
 from turbo_fetch.dreambooth.families.noise import Flow
+from turbo_fetch.dreambooth.families.single_file import WORDS_KEY, new_words
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.train import TrainSpec
 
@@ -25,6 +29,27 @@ class FlowFamily(Family):
     usual_sampler = "auto"
     patch: ClassVar[int] = 2
     """Latents along a side of what the transformer takes for one token."""
+    layout: ClassVar[Layout] = Layout()
+    """How single files name the transformer's weights."""
+    marks: ClassVar[tuple[str, ...]]
+    """Weights by whose original names a file is known to hold a transformer of the family."""
+    parts_in_files: ClassVar[Mapping[str, str]] = {}
+    """Components that files may hold beside the transformer, with what the names of their weights begin with there."""
+
+    @classmethod
+    @abstractmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """Return the hub id of the published model that a transformer of these weights is of, for the rest of it."""
+
+    @classmethod
+    def layout_of(cls, denoiser: Mapping[str, Any]) -> Layout:
+        """Return `layout` of a model whose transformer has this config."""
+        return cls.layout
+
+    def original_weights(self) -> dict[str, Tensor]:
+        """See Family: the transformer alone, as nothing else of most of these models is trained."""
+        transformer = self.pipeline.transformer
+        return self.layout_of(transformer.config).original(transformer.state_dict())
 
     @classmethod
     def patch_of(cls, denoiser: Mapping[str, Any]) -> int:
@@ -60,6 +85,30 @@ class FlowFamily(Family):
                 f"train.loss.kind = {train.loss.kind!r}, but a {cls.name} model learns by flow matching; "
                 'expected "auto"'
             )
+
+    def matrices_in_files(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """See Family: as kohya's scripts, ComfyUI, ai-toolkit and LyCORIS have them."""
+        transformer = self.pipeline.transformer
+        layout = self.layout_of(transformer.config)
+        names = [
+            f"{name}.weight" for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)
+        ]
+        for original, parts in layout.parts(names).items():
+            module, modules = (
+                original.removesuffix(".weight"),
+                tuple(part.removesuffix(".weight") for part in parts),
+            )
+            flat = module.replace(".", "_")
+            if not layout.swapped.intersection(modules):
+                yield (f"lora_unet_{flat}", f"diffusion_model.{module}", module, f"lycoris_{flat}"), modules
+
+    def single_file_header(self) -> dict[str, str]:
+        """See Family: the rest of the model says what it is, but for the new words of its encoders."""
+        words = {
+            name.replace("text_encoder", "tokenizer"): new_words(tokenizer)
+            for name, tokenizer in self.tokenizers.items()
+        }
+        return {WORDS_KEY: json.dumps(words)} if any(words.values()) else {}
 
     def settle_prediction(self, kind: str) -> None:
         """See Family: it is always flow matching."""

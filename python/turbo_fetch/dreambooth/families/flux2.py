@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
@@ -20,6 +20,9 @@ from turbo_fetch.dreambooth.families.flow import (
     places,
     unpacked,
 )
+from turbo_fetch.dreambooth.families.flux import OF_TWO_STREAMS
+from turbo_fetch.dreambooth.families.layout import Layout
+from turbo_fetch.errors import ModelError
 
 QWEN_TOKENS = 512
 """As many as the pipeline of diffusers reads."""
@@ -27,6 +30,31 @@ QWEN_LAYERS = (9, 18, 27)
 """After which layers the text is read."""
 USUAL_STEPS = 50
 """Of sampling: the noise levels of an image depend on it, and training is for those of as many."""
+
+_ENDS: Final = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+_OF_TWO_STREAMS: Final = {
+    **OF_TWO_STREAMS,
+    "ff.linear_in": "img_mlp.0",
+    "ff.linear_out": "img_mlp.2",
+    "ff_context.linear_in": "txt_mlp.0",
+    "ff_context.linear_out": "txt_mlp.2",
+}
+_OF_ONE_STREAM: Final = {
+    "attn.to_qkv_mlp_proj": "linear1",
+    "attn.to_out": "linear2",
+    "attn.norm_q": "norm.query_norm.scale",
+    "attn.norm_k": "norm.key_norm.scale",
+}
 
 
 class Flux2Klein(FlowFamily):
@@ -43,6 +71,23 @@ class Flux2Klein(FlowFamily):
         *("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out"),
         "to_qkv_mlp_proj",
     )
+    # The modules of black-forest-labs/flux2.
+    layout = Layout(
+        _ENDS,
+        {
+            "transformer_blocks": ("double_blocks", _OF_TWO_STREAMS),
+            "single_transformer_blocks": ("single_blocks", _OF_ONE_STREAM),
+        },
+        swapped=frozenset({"norm_out.linear"}),
+    )
+    marks = ("double_blocks.0.img_attn.qkv.weight", "single_stream_modulation.lin.weight")
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily: the larger of the two models is the wider one. Raises ModelError for `dev`."""
+        if "guidance_in.in_layer.weight" in weights:
+            raise ModelError("Flux.2 dev, of no known family; expected Flux.2 Klein")
+        return f"black-forest-labs/FLUX.2-klein-{_size(len(weights['img_in.weight']))}"
 
     def shift_exponent(self, tokens: int) -> float:
         """See FlowFamily: as the model's authors measured it."""
@@ -57,9 +102,9 @@ class Flux2Klein(FlowFamily):
         return arguments
 
     def header(self) -> dict[str, str]:
-        """See Family: in the words of musubi-tuner; the larger of the two models is the wider one."""
+        """See Family: in the words of musubi-tuner."""
         config = self.pipeline.transformer.config
-        size = "4b" if config.num_attention_heads * config.attention_head_dim <= 3072 else "9b"
+        size = _size(config.num_attention_heads * config.attention_head_dim).lower()
         return {
             "modelspec.architecture": f"Flux.2-klein-{size}",
             "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
@@ -85,6 +130,11 @@ class Flux2Klein(FlowFamily):
         mean = everywhere(vae.bn.running_mean)
         deviation = everywhere(torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps))
         return Posterior((posterior.mean.float() - mean) / deviation, posterior.std.float() / deviation)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        (said,) = chats(self.pipeline.tokenizer, [caption], enable_thinking=False)
+        yield "Qwen3", len(self.pipeline.tokenizer(said).input_ids), QWEN_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
@@ -112,3 +162,8 @@ class Flux2Klein(FlowFamily):
             return_dict=False,
         )[0]
         return unpacked(predicted, height, width, self.patch)
+
+
+def _size(width: int) -> str:
+    """Return which of the two published models has a transformer of this width."""
+    return "4B" if width <= 3072 else "9B"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
+from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.train import TrainSpec
@@ -131,7 +132,6 @@ class StableDiffusion(Family):
 Weights = Mapping[str, Tensor]
 Renaming = Sequence[tuple[str, str]]
 
-UNET: Final = "model.diffusion_model."
 VAE: Final = "first_stage_model."
 
 _RESNET: Final[Renaming] = (
@@ -174,7 +174,10 @@ _OPEN_CLIP: Final[Renaming] = (
 
 def _original_unet(weights: Weights, resnets_per_block: int) -> dict[str, Tensor]:
     """Return a UNet's weights under their original names; blocks are numbered through there."""
-    return {UNET + unet_name(name, resnets_per_block, weights): weight for name, weight in weights.items()}
+    return {
+        DIFFUSION_MODEL + unet_name(name, resnets_per_block, weights): weight
+        for name, weight in weights.items()
+    }
 
 
 def unet_name(name: str, resnets_per_block: int, weights: Collection[str]) -> str:
@@ -204,9 +207,11 @@ def unet_name(name: str, resnets_per_block: int, weights: Collection[str]) -> st
     return f"{place}.0.{_renamed(rest, _RESNET)}" if part == "resnets" else f"{place}.1.{rest}"
 
 
-def original_vae(weights: Weights, blocks: int) -> dict[str, Tensor]:
+def original_vae(weights: Weights, blocks: int, prefix: str = VAE) -> dict[str, Tensor]:
     """Return a VAE's weights under their original names; its decoder counts `blocks` backwards there."""
-    return {VAE + vae_name(name, blocks): _as_convolution(name, weight) for name, weight in weights.items()}
+    return {
+        prefix + vae_name(name, blocks): _as_convolution(name, weight) for name, weight in weights.items()
+    }
 
 
 def vae_name(name: str, blocks: int) -> str:
@@ -229,6 +234,14 @@ def original_clip(weights: Weights, prefix: str) -> dict[str, Tensor]:
     """Return a CLIP text model's weights under `prefix`, named as transformers 4 did."""
     return {
         f"{prefix}text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()
+    }
+
+
+def original_t5(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Return a T5's weights under `prefix`; its two tables of tokens, which are one, as published files have them."""
+    table = "encoder.embed_tokens.weight"
+    return {
+        f"{prefix}{name}": weight.clone() if name == table else weight for name, weight in weights.items()
     }
 
 

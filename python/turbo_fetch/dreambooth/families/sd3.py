@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, with_every_token
-from turbo_fetch.dreambooth.families.sd import original_vae
-from turbo_fetch.dreambooth.families.sd3_layout import original_transformer
+from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL, Layout
+from turbo_fetch.dreambooth.families.sd import VAE, original_t5, original_vae
+from turbo_fetch.dreambooth.families.sd3_layout import sd3_layout
 
 T5_TOKENS = 77
 """Length of the T5 part in training, as in the model's own fine-tuning recipe."""
@@ -27,7 +28,27 @@ class StableDiffusion3(FlowFamily):
     optional = ("text_encoder_3", "tokenizer_3")
     # A T5 overflows in fp16 but for the way in which transformers computes it.
     own_type: ClassVar[Mapping[str, tuple[str, ...]]] = {**Family.own_type, "text_encoder_3": ("forward",)}
+    marks = ("joint_blocks.0.x_block.attn.qkv.weight", "context_embedder.weight")
+    parts_in_files: ClassVar[Mapping[str, str]] = {
+        "vae": VAE,
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+        "text_encoder_3": "text_encoders.t5xxl.transformer.",
+    }
     embedding_keys: ClassVar[Mapping[str, str]] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily."""
+        if "joint_blocks.0.x_block.attn.ln_q.weight" not in weights:
+            return "stabilityai/stable-diffusion-3-medium-diffusers"
+        is_medium = "joint_blocks.0.x_block.attn2.qkv.weight" in weights
+        return f"stabilityai/stable-diffusion-3.5-{'medium' if is_medium else 'large'}"
+
+    @classmethod
+    def layout_of(cls, denoiser: Mapping[str, Any]) -> Layout:
+        """See FlowFamily."""
+        return sd3_layout(int(denoiser["num_layers"]))
 
     @classmethod
     def patch_of(cls, denoiser: Mapping[str, Any]) -> int:
@@ -65,19 +86,23 @@ class StableDiffusion3(FlowFamily):
 
     def original_weights(self) -> dict[str, Tensor]:
         """See Family."""
-        pipeline = self.pipeline
-        weights = original_transformer(pipeline.transformer.state_dict())
+        pipeline, prefixes = self.pipeline, self.parts_in_files
+        weights = {f"{DIFFUSION_MODEL}{name}": weight for name, weight in super().original_weights().items()}
         weights |= original_vae(pipeline.vae.state_dict(), len(pipeline.vae.config.block_out_channels))
-        for name, key in self.embedding_keys.items():
-            encoder = getattr(pipeline, name).state_dict()
-            weights |= {f"text_encoders.{key}.transformer.{name}": weight for name, weight in encoder.items()}
+        for name, encoder in self.text_encoders.items():
+            weights |= {prefixes[name] + key: weight for key, weight in encoder.state_dict().items()}
         t5 = {} if pipeline.text_encoder_3 is None else pipeline.text_encoder_3.state_dict()
-        # Its tables of tokens are one and the same.
-        return weights | {
-            f"text_encoders.t5xxl.transformer.{name}": weight
-            for name, weight in t5.items()
-            if name != "encoder.embed_tokens.weight"
-        }
+        return weights | original_t5(t5, prefixes["text_encoder_3"])
+
+    def single_file_header(self) -> dict[str, str]:
+        """See Family: its files hold all of it."""
+        return Family.single_file_header(self)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        yield from super().readers(caption)
+        if self.pipeline.text_encoder_3 is not None:
+            yield "T5", len(self.pipeline.tokenizer_3(caption).input_ids), T5_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""

@@ -1,5 +1,7 @@
 """A whole model in one file, as ComfyUI and the web UIs keep them: `.safetensors`, or `.ckpt` as it was before.
 
+See `transformer_file` for those that hold less.
+
 A file holds weights, and at most hints of what they are of. diffusers converts them; the configs and tokenizers that it
 would fetch from a hub come from here, or from the header of a file that turbo-fetch wrote.
 """
@@ -23,6 +25,7 @@ import torch
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers.utils import logging
 from safetensors import safe_open
+from transformers import CLIPTokenizer
 
 from turbo_fetch.dreambooth.families.architectures import ABSENT, ARCHITECTURES, EXTRAS
 from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
@@ -30,10 +33,12 @@ from turbo_fetch.errors import ModelError
 
 DESCRIPTION_KEY: Final = "turbo_fetch.pipeline"
 """In the header of a file that turbo-fetch wrote: all configs of the pipeline, as JSON."""
+WORDS_KEY: Final = "turbo_fetch.words"
+"""The same of a file that holds a transformer and not all of a model: new words by tokenizer, as JSON."""
 SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _BYSTANDERS: Final = ("pytorch_lightning.", "lightning.", "numpy.", "omegaconf.")
 """Packages whose objects lie in checkpoints beside the weights. Stand-ins take their place, and none is built."""
-_LORA: Final = re.compile(r"lora_(unet|te\d?|up|down|A|B)|\.lora\.")
+_LORA: Final = re.compile(r"lora_(unet|te\d?|up|down|A|B)|\.lora\.|\.(lokr_w|hada_w)[12]")
 
 _PARTS: Final = {
     "UNet or transformer": ("model.diffusion_model.",),
@@ -41,7 +46,10 @@ _PARTS: Final = {
     "text encoder": ("cond_stage_model.", "conditioner.embedders.", "text_encoders."),
 }
 """What a whole model has, by what the names of its weights begin with."""
-_EXPECTED: Final = "expected Stable Diffusion 1, 2, XL, 3 or 3.5 with VAE and text encoders"
+_EXPECTED: Final = (
+    "expected Stable Diffusion 1, 2, XL, 3 or 3.5 with VAE and text encoders, or the transformer of 3, 3.5, Flux.1, "
+    "Flux.2 Klein, Qwen-Image or Z-Image"
+)
 
 Configs = dict[str, Any]
 """What a diffusers folder says, file by file: `model_index`, and each component."""
@@ -63,7 +71,7 @@ def pipeline_of(path: Path) -> str:
 
 def configs_of(path: Path) -> Configs:
     """Return the configs of the pipeline in a file. Raises ModelError."""
-    return _configs(path, _contents(path))
+    return _configs(path, contents_of(path))
 
 
 def load_pipeline(path: Path, dtype: torch.dtype, absent: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -71,7 +79,7 @@ def load_pipeline(path: Path, dtype: torch.dtype, absent: Mapping[str, Any]) -> 
 
     Raises ModelError, MissingExtra, and what diffusers raises for a file that is not whole.
     """
-    contents = _contents(path)
+    contents = contents_of(path)
     configs = _configs(path, contents)
     kind = getattr(diffusers, configs["model_index"]["_class_name"])
     verbosity = logging.get_verbosity()
@@ -98,10 +106,13 @@ def config_folder(path: Path) -> Iterator[Path]:
 
 def _guesses(path: Path, contents: Contents, configs: Configs) -> Iterator[str]:
     """Yield what a file does not say, or holds and is not read."""
+    if any(name.startswith("text_encoders.t5") for name in contents.weights):
+        yield (
+            f"{path}: its T5 is not read, as files hold no tokenizer for it; the two CLIP encoders read the prompts. "
+            "In the diffusers folder of its model it would be read"
+        )
     if DESCRIPTION_KEY in contents.header:
         return
-    if any(name.startswith("text_encoders.t5") for name in contents.weights):
-        yield f"{path}: its T5 is not read, as files hold no tokenizer for it; the two CLIP encoders read the prompts"
     if configs["scheduler"].get("prediction_type") == "v_prediction" and _prediction(path, contents) is None:
         yield f"{path}: does not say what it predicts and is taken for v_prediction; train.loss.kind says otherwise"
 
@@ -110,25 +121,43 @@ def described(pipeline: Any) -> str:
     """Return what a file needs to say of a pipeline so that `load_pipeline` makes the same of it."""
     configs: Configs = {"model_index": json.loads(pipeline.to_json_string())}
     for name, component in pipeline.components.items():
-        if hasattr(component, "add_tokens"):
-            added = sorted(component.get_added_vocab().items(), key=lambda item: item[1])
-            new = [word for word, _ in added if not word.startswith("<|")]
-            configs[name] = {"pad_token": component.pad_token, "added_tokens": new}
+        if hasattr(component, "add_tokens") and not isinstance(component, CLIPTokenizer):
+            # A file holds no vocabulary of a language model, so that its encoder is of no use.
+            absent = (name, name.replace("tokenizer", "text_encoder"))
+            configs["model_index"] |= {each: [None, None] for each in absent}
+        elif hasattr(component, "add_tokens"):
+            configs[name] = {"pad_token": component.pad_token, "added_tokens": new_words(component)}
         elif hasattr(component, "config"):
             config = component.config
             configs[name] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    index = configs["model_index"]
+    configs = {name: config for name, config in configs.items() if index.get(name) != [None, None]}
     return json.dumps(configs, default=list)
 
 
+def new_words(tokenizer: Any) -> list[str]:
+    """Return the words that a CLIP's tokenizer was taught, in the order of their numbers."""
+    added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+    return [word for word, _ in added if not word.startswith("<|")]
+
+
+def holds_whole_model(path: Path) -> bool:
+    """Return whether a file holds all parts of a model. Raises ModelError for what cannot be read."""
+    contents = contents_of(path)
+    return DESCRIPTION_KEY in contents.header or all(
+        _has(contents.weights, prefixes) for prefixes in _PARTS.values()
+    )
+
+
 def holds_model(path: Path) -> bool:
-    """Return whether a file holds a whole model, and not a LoRA or what cannot be read."""
+    """Return whether a file holds weights of a model, and not a LoRA or what cannot be read."""
     try:
-        return _has(_contents(path).weights, _PARTS["UNet or transformer"])
+        return not any(_LORA.search(name) for name in contents_of(path).weights)
     except ModelError:
         return False
 
 
-def _contents(path: Path) -> Contents:
+def contents_of(path: Path) -> Contents:
     """Return the header of a file, read once as long as it is the same file; raises as `_read_contents`."""
     try:
         stat = path.stat()
@@ -207,11 +236,6 @@ def _configs(path: Path, contents: Contents) -> Configs:
         kind = infer_diffusers_model_type(contents.weights)
     except (KeyError, AttributeError, IndexError, ValueError):
         kind = "v1"
-    if kind.startswith("flux"):
-        raise ModelError(
-            f"{path}: a file of Flux holds no tokenizer of its language model, and most hold no text encoder; expected "
-            "a diffusers folder or a hub id such as black-forest-labs/FLUX.1-dev"
-        )
     if kind not in ARCHITECTURES:
         raise ModelError(f"{path}: a model of the kind {kind!r}, of no known family; {_EXPECTED}")
     if missing := [part for part, prefixes in _PARTS.items() if not _has(contents.weights, prefixes)]:

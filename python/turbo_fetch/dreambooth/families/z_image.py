@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -16,9 +16,24 @@ from turbo_fetch.dreambooth.families.flow import (
     generic_lora_names,
     padded_tokens,
 )
+from turbo_fetch.dreambooth.families.layout import Layout
 
 PROMPT_TOKENS = 512
 """What the pipeline reads of a prompt, with the words around it."""
+
+_ENDS: Final = {
+    "all_x_embedder.2-1": "x_embedder",
+    "all_final_layer.2-1.linear": "final_layer.linear",
+    "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
+}
+_OF_A_BLOCK: Final = {
+    "attention.to_q": "attention.qkv",
+    "attention.to_k": "attention.qkv",
+    "attention.to_v": "attention.qkv",
+    "attention.to_out.0": "attention.out",
+    "attention.norm_q": "attention.q_norm",
+    "attention.norm_k": "attention.k_norm",
+}
 
 
 class ZImage(FlowFamily):
@@ -29,6 +44,16 @@ class ZImage(FlowFamily):
     text_encoder_names: ClassVar[tuple[str, ...]] = ()
     # As the model's own page has it; Turbo, which nothing in its files tells from it, wants 0.
     guidance = 4.0
+    # The modules of Alpha-VLLM/Lumina-Image-2.0, as ComfyUI has them.
+    layout = Layout(
+        _ENDS, {name: (name, _OF_A_BLOCK) for name in ("layers", "noise_refiner", "context_refiner")}
+    )
+    marks = ("layers.0.adaLN_modulation.0.weight", "cap_embedder.0.weight")
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily."""
+        return "Tongyi-MAI/Z-Image"
 
     @classmethod
     def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
@@ -63,6 +88,10 @@ class ZImage(FlowFamily):
 
     def _said(self, captions: Sequence[str]) -> list[str]:
         return chats(self.pipeline.tokenizer, captions, enable_thinking=True)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        yield "Qwen3", self.token_count(caption), PROMPT_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family: what the last layer but one makes of the captions, as a person says them."""
