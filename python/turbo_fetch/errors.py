@@ -27,6 +27,7 @@ PROTOCOL_EXTRAS = {
     "s3a": ("s3fs", "s3"),
     "gs": ("gcsfs", "gcs"),
     "gcs": ("gcsfs", "gcs"),
+    "hf": ("huggingface_hub", "hub"),
 }
 """Package and extra that an fsspec protocol needs, as MissingExtra takes them."""
 

@@ -115,7 +115,7 @@ def _loading(facts: Facts) -> str:
 
 
 def _how_to_load(facts: Facts) -> str:
-    folder, kind = f"./{facts.name}", facts.format
+    folder, kind = facts.loaded_as, facts.format
     lines = ["import datasets", "", f"data = datasets.load_dataset({folder!r}, split='train')"]
     told = "This file says which files are the data, and of which types they are."
     if kind.hugging_face is not None:

@@ -82,6 +82,7 @@ def _run_part(
             with closing(plan.shards(dataset.first_shard, skip)) as shards:
                 LocalRunner(fetch, spec.engine, account, stop).run(map(ShardTask, urls.marked(shards, known)))
         lease.complete()
+        storage.flush()
         # All of it is this part's, and is in the dataset now.
         shutil.rmtree(storage.work.parent)
     summary.wall_s = time.monotonic() - started_s
