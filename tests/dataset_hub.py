@@ -264,7 +264,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return self._json(
-            {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.address}/datasets/{name}/commit/{sha}"}
+            {
+                "success": True,
+                "commitOid": sha,
+                "commitUrl": f"{self.hub.address}/datasets/{name}/commit/{sha}",
+            }
         )
 
     def check_yaml(self) -> None:

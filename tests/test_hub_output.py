@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
 import pytest
+from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
 from dataset_hub import TOKEN, DatasetHub, Repo, dataset_hub
 from jobs import content_hashes, job_spec, start, wait_for_hits, write_list
 from origin import Origin
+from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import OutputError, OutputHeld, SpecError
+from turbo_fetch.errors import DatasetError, Interrupted, OutputError, OutputExists, OutputHeld, SpecError
+from turbo_fetch.maintenance import push as push_module
+from turbo_fetch.maintenance.push import push
+from turbo_fetch.maintenance.verify import verify
 from turbo_fetch.spec import Spec
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import open_storage
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
@@ -55,6 +60,19 @@ def origin() -> Iterator[Origin]:
         yield origin
 
 
+class Silent:
+    """Looks on without a word, and may stop what it sees when something is done."""
+
+    def __init__(self, stop: StopRequest | None = None) -> None:
+        self.stop = stop
+
+    def advance(self, rows: int) -> None:
+        if self.stop is not None:
+            self.stop.ask()
+
+    def refresh(self) -> None: ...
+
+
 def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
     urls = tmp_path / "list.parquet"
     if not urls.exists():
@@ -74,7 +92,7 @@ def _data(repo: Repo) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet", "files"])
+@pytest.mark.parametrize("kind", ["webdataset", "files"])
 def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
     kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin
 ) -> None:
@@ -85,8 +103,8 @@ def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
     assert _data(repo) == content_hashes(tmp_path / "local")
     assert {"README.md", "croissant.json", "report.html", ".turbo-fetch/manifest"} <= repo.files.keys()
     assert repo.visibility == "private"
-    # The first of the repository itself, the lease, all of the run, the lease let go, the report.
-    assert len(repo.commits) <= 6
+    # The repository, the lease, the run in two, the lease let go, and what is written after: card and report.
+    assert len(repo.commits) <= 7
 
 
 def test_datasets_loads_it_from_the_hub_by_its_name(
@@ -101,9 +119,7 @@ def test_datasets_loads_it_from_the_hub_by_its_name(
     assert f"load_dataset('{NAME}'" in hub.repos[NAME].files["README.md"].decode()
 
 
-def test_a_killed_run_resumes_and_nothing_is_lost(
-    hub: DatasetHub, tmp_path: Path, origin: Origin
-) -> None:
+def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:
     turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), rows=80))
     process = start(_spec(tmp_path, origin, URL), tmp_path, "--quiet")
     wait_for_hits(process, origin, 40)
@@ -196,7 +212,10 @@ def test_files_and_folders_wait_move_and_go_as_in_any_place(hub: DatasetHub, tmp
     with locked(place):
         place.publish(folder, "00000")
         assert not folder.exists()
-        assert {entry.name: entry.bytes for entry in place.list("00000")} == {"one.txt": 1, "large.png": 102_400}
+        assert {entry.name: entry.bytes for entry in place.list("00000")} == {
+            "one.txt": 1,
+            "large.png": 102_400,
+        }
         assert len(hub.repos[NAME].commits) == 2
         place.flush()
         place.delete("00000/one.txt")
@@ -247,15 +266,64 @@ def test_retry_and_verify_and_export_work_on_it(hub: DatasetHub, tmp_path: Path,
         )
     )
 
-    def call(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "turbo_fetch", *arguments], capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def call(*arguments: str) -> Any:
+        ended = CliRunner().invoke(app, [*arguments, "--quiet", "--json"])
+        assert ended.exit_code == 0, ended.output
+        return json.loads(ended.stdout)
 
-    assert json.loads(call("retry", URL, "--quiet", "--json"))["recovered"] == 1
-    assert json.loads(call("verify", URL, "--json"))["damaged"] == []
-    call("export", URL, f"{URL}-parquet", "--format", "parquet", "--quiet")
-    assert json.loads(call("verify", f"{URL}-parquet", "--json"))["damaged"] == []
+    assert call("retry", URL)["recovered"] == 1
+    assert call("verify", URL, "--workers", "1")["problems"] == []
+    call("export", URL, f"{URL}-parquet", "--format", "parquet", "--workers", "1")
+    assert call("verify", f"{URL}-parquet", "--workers", "1")["problems"] == []
     assert "00000.parquet" in hub.repos[f"{NAME}-parquet"].files
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "files"])
+def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
+    kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "local"
+    turbo_fetch.run(_spec(tmp_path, origin, str(out), format=kind))
+    monkeypatch.setattr(push_module, "SHARDS_AT_ONCE", 1)
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        push(str(out), URL, Silent(stop), stop)
+    uploads = hub.uploads
+    assert "00000_stats.json" in hub.repos[NAME].files
+    result = push(str(out), URL, Silent(), StopRequest())
+    repo = hub.repos[NAME]
+    assert (result.shards, result.rows) == (3, 24)
+    assert _data(repo) == content_hashes(out)
+    assert uploads and hub.uploads == len(hub.objects)
+    again = push(str(out), URL, Silent(), StopRequest())
+    assert again.files == 0
+    assert again.files_there > result.shards * 4
+    assert hub.uploads == len(hub.objects)
+    verified = verify(URL, "full", 1, Silent(), StopRequest())
+    assert (verified.problems, verified.rows) == ([], 24)
+    # The dataset there goes on as any other.
+    assert turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind)).fetch.was_complete
+
+
+def test_a_damaged_dataset_and_another_one_are_not_pushed(
+    hub: DatasetHub, tmp_path: Path, origin: Origin
+) -> None:
+    out = tmp_path / "local"
+    turbo_fetch.run(_spec(tmp_path, origin, str(out)))
+    push(str(out), URL, Silent(), StopRequest())
+    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "other"), format="parquet"))
+    with pytest.raises(OutputExists, match="holds another dataset"):
+        push(str(tmp_path / "other"), URL, Silent(), StopRequest())
+    content = bytearray((out / "00001.tar").read_bytes())
+    content[700] ^= 1
+    (out / "00001.tar").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"00001\.tar: is altered"):
+        push(str(out), URL, Silent(), StopRequest())
+    with pytest.raises(SpecError, match="expected hf://datasets/owner/name"):
+        push(str(out), str(tmp_path / "copy"), Silent(), StopRequest())
+
+
+def test_workers_of_a_cluster_do_not_commit_to_the_hub(tmp_path: Path) -> None:
+    table = {"path": URL}
+    with pytest.raises(SpecError, match="turbo-fetch push"):
+        job_spec(tmp_path / "list.parquet", tmp_path, output=table, engine={"kind": "ray"})

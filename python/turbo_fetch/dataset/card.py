@@ -33,18 +33,19 @@ def write_card(storage: Storage) -> None:
     if facts is None or not facts.fetch["output"].get("extras", True):
         return
     storage.write_bytes(names.CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
-    if _is_ours(storage):
+    if is_ours(storage):
         storage.write_bytes(names.README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
     storage.delete(names.CROISSANT)
-    if _is_ours(storage):
+    if is_ours(storage):
         storage.delete(names.README)
 
 
-def _is_ours(storage: Storage) -> bool:
+def is_ours(storage: Storage) -> bool:
+    """Return whether the card of a dataset, if it has one, is not one of the user's own."""
     try:
         return MARK.encode() in storage.read_bytes(names.README)
     except FileNotFoundError:

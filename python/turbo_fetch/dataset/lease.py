@@ -61,7 +61,9 @@ class Holder:
     def new(cls, storage: Storage) -> Holder:
         """Return this process as a holder of a lease on a place."""
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return cls(secrets.token_hex(8), os.uname().nodename, ProcessIdentity.of_this(), since, _silence_s(storage))
+        return cls(
+            secrets.token_hex(8), os.uname().nodename, ProcessIdentity.of_this(), since, _silence_s(storage)
+        )
 
     @property
     def text(self) -> str:

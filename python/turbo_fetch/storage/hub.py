@@ -115,24 +115,29 @@ class HubStorage(Storage):
 
     def publish(self, local_path: Path, name: str) -> None:
         """See Storage."""
-        self.upload(local_path, name)
+        if local_path.is_dir():
+            files = [each for each in sorted(local_path.rglob("*")) if each.is_file()]
+            self.delete(name)
+            self.upload_files({f"{name}/{each.relative_to(local_path).as_posix()}": each for each in files})
+        else:
+            self.upload_files({name: local_path})
         remove(local_path)
 
-    def upload(self, local_path: Path, name: str) -> None:
-        """Publish a local file or folder, which stays."""
-        path = self._at(name)
-        with told(f"{self.url}/{name}"):
-            if not local_path.is_dir():
-                self._change_all(self._sent({path: local_path}))
-                return
-            files = {
-                f"{path}/{each.relative_to(local_path).as_posix()}": each
-                for each in sorted(local_path.rglob("*"))
-                if each.is_file()
+    def upload_files(self, files: Mapping[str, Path]) -> None:
+        """Publish local files, which stay, under their names, sent side by side."""
+        with told(self.url):
+            self._change_all(self._sent({self._at(name): file for name, file in files.items()}))
+
+    def hashes(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return of those of the files that are there their sha256 or, of what Git stores itself, Git's SHA-1."""
+        with told(self.url, reading=True):
+            found = self._repository.find([self._at(name) for name in names], self._head())
+            stored = {name: found.get(self._at(name)) for name in names}
+            return {
+                name: each.lfs.sha256 if each.lfs else each.blob_id
+                for name, each in stored.items()
+                if each is not None and hasattr(each, "blob_id")
             }
-            sent = self._sent(files)
-            self.delete(name)
-            self._change_all(sent)
 
     def delete(self, name: str) -> None:
         """See Storage."""
@@ -281,9 +286,7 @@ class HubStorage(Storage):
         ]
         # What is unpickled was pickled by this user's own processes, in a folder of this user's.
         additions = [
-            pickle.loads(each.payload)
-            if each.kind == "sent"
-            else CommitOperationAdd(each.name, each.payload)
+            pickle.loads(each.payload) if each.kind == "sent" else CommitOperationAdd(each.name, each.payload)
             for each in changes
             if each.kind != "deleted"
         ]
