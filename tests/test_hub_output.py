@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,16 @@ def test_a_run_that_lost_its_lease_commits_nothing_more(hub: DatasetHub, tmp_pat
         hub.before_commit = lambda repo: None
         repo.add({**repo.files, ".turbo-fetch/lease/all.000002": repo.files[".turbo-fetch/lease/all.000001"]})
 
-    with pytest.raises(OutputHeld, match="took over"), locked(here) as lease:
-        here.write_bytes("late", b"")
-        # The other one takes the lease between this one's look at it and its commit.
-        here.fence = lease._confirm
-        hub.before_commit = takes_over
+    held = locked(here)
+    lease = held.__enter__()
+    here.write_bytes("late", b"")
+    # The other one takes the lease between this one's look at it and its commit.
+    here.fence = lease._confirm
+    hub.before_commit = takes_over
+    with pytest.raises(OutputHeld, match="took over"):
         here.flush()
+    with pytest.raises(OutputHeld, match="took over"):
+        held.__exit__(None, None, None)
     assert "late" not in hub.repos[NAME].files
 
 
@@ -195,13 +200,13 @@ def test_commits_of_others_are_kept_and_lost_answers_and_limits_are_waited_out(
 
 
 def test_a_file_that_the_hub_leaves_out_is_an_error(hub: DatasetHub, tmp_path: Path) -> None:
-    import re
-
     hub.ignored = re.compile("secret")
     place = open_place(URL, str(tmp_path / "work"))
-    with pytest.raises(OutputError, match=r"left out secret.txt .*\.gitignore"), locked(place):
+    with locked(place):
         place.write_bytes("secret.txt", b"1")
-        place.flush()
+        with pytest.raises(OutputError, match=r"left out secret.txt .*\.gitignore"):
+            place.flush()
+        place.delete("secret.txt")
 
 
 def test_files_and_folders_wait_move_and_go_as_in_any_place(hub: DatasetHub, tmp_path: Path) -> None:
@@ -240,7 +245,7 @@ def test_who_may_not_write_is_told_before_the_first_request(
     hub.repos[NAME] = Repo()
     hub.repos[NAME].add({})
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
-    with pytest.raises(OutputError, match="the Hub refuses access .*HF_TOKEN"):
+    with pytest.raises(OutputError, match=r"the Hub refuses access .*HF_TOKEN"):
         turbo_fetch.run(_spec(tmp_path, origin, URL))
     assert not origin.hits.total()
 
@@ -294,7 +299,8 @@ def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
     repo = hub.repos[NAME]
     assert (result.shards, result.rows) == (3, 24)
     assert _data(repo) == content_hashes(out)
-    assert uploads and hub.uploads == len(hub.objects)
+    assert uploads
+    assert hub.uploads == len(hub.objects)
     again = push(str(out), URL, Silent(), StopRequest())
     assert again.files == 0
     assert again.files_there > result.shards * 4

@@ -63,7 +63,7 @@ class Storage(ABC):
         it to the caller to check afterwards."""
         self.write_bytes(name, content)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - where nothing waits there is nothing to do
         """Bring what waits to the place."""
 
     @abstractmethod
