@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from shard_data import results
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_columns
+from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.dataset.names import PROBE, shard_name
@@ -249,9 +250,9 @@ def _spec(urls: Path, out: Path, output_format: OutputFormat, keep: list[str], i
 def _made(source: pa.RecordBatch, shard: int, fetch: FetchSpec, rows: Sequence[int]) -> Iterator[Rows]:
     for start in range(0, len(rows), 5):
         batch = results(rows[start : start + 5])
-        metadata = metadata_batch(source, batch, shard, fetch.output, fetch.image)
+        metadata = metadata_batch(source, batch, ShardKeys(shard, fetch.output), fetch.image)
         samples = Samples(metadata, batch.column("image"), batch.column("original_format"))
-        yield Rows(samples, ledger_batch(source, batch, shard, fetch.output))
+        yield Rows(samples, ledger_batch(source, batch, ShardKeys(shard, fetch.output)))
 
 
 def as_json(kind: pa.DataType, value: Any) -> Any:

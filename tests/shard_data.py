@@ -13,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import ImageSpec, OutputSpec
@@ -93,5 +94,5 @@ def samples(
     listed = source(count) if listed is None else listed
     for start in range(0, count, rows_per_batch):
         batch = results(range(start, min(start + rows_per_batch, count)))
-        metadata = metadata_batch(listed, batch, shard, per_shard(1000), image)
+        metadata = metadata_batch(listed, batch, ShardKeys(shard, per_shard(1000)), image)
         yield Samples(metadata, batch.column("image"), batch.column("original_format"))

@@ -9,8 +9,9 @@ import pytest
 
 from shard_data import FAILED, fails, per_shard, results, source
 from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.names import sample_key
-from turbo_fetch.dataset.samples import keys, metadata_batch, metadata_schema
+from turbo_fetch.dataset.samples import metadata_batch, metadata_schema
 from turbo_fetch.errors import InputError
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import ImageSpec
@@ -41,11 +42,13 @@ def test_exif_and_hash_are_there_as_the_spec_says(digest: str, exif: bool, last:
     image = ImageSpec.model_validate({"digest": digest, "exif": exif})
     schema = metadata_schema(source(1).schema, image)
     assert ("exif" in schema.names, schema.names[-1]) == (exif, last)
-    assert metadata_batch(source(1), results([0]), 0, per_shard(10), image).schema.equals(schema)
+    assert metadata_batch(source(1), results([0]), ShardKeys(0, per_shard(10)), image).schema.equals(schema)
 
 
 def test_what_concerns_the_image_is_null_unless_it_succeeded() -> None:
-    rows = metadata_batch(source(10), results(range(10)), 2, per_shard(100), ImageSpec()).to_pylist()
+    rows = metadata_batch(
+        source(10), results(range(10)), ShardKeys(2, per_shard(100)), ImageSpec()
+    ).to_pylist()
     for row, sample in enumerate(rows):
         about = [
             sample[name]
@@ -75,7 +78,7 @@ def sample_of(messages: str = "turbo-fetch", **values: Any) -> dict[str, Any]:
     """Return the metadata of a row with these results."""
     batch = pa.RecordBatch.from_pylist([{**results([0]).to_pylist()[0], **values}], schema=RESULTS)
     output = per_shard(10, messages=messages)
-    (sample,) = metadata_batch(source(1), batch, 0, output, ImageSpec()).to_pylist()
+    (sample,) = metadata_batch(source(1), batch, ShardKeys(0, output), ImageSpec()).to_pylist()
     return cast(dict[str, Any], sample)
 
 
@@ -106,13 +109,13 @@ def test_the_peers_words_may_be_asked_for(outcome: Outcome, detail: str, expecte
 
 
 def test_rows_find_their_source_in_any_order() -> None:
-    batch = metadata_batch(source(10), results([7, 0, 9]), 0, per_shard(10), ImageSpec())
+    batch = metadata_batch(source(10), results([7, 0, 9]), ShardKeys(0, per_shard(10)), ImageSpec())
     assert [url[-5] for url in batch.column("url").to_pylist()] == ["7", "0", "9"]
     views = source(10, view=pa.array(range(10)).cast(pa.string()).cast(pa.string_view()))
-    batch = metadata_batch(views, results([7, 0, 9]), 0, per_shard(10), ImageSpec())
+    batch = metadata_batch(views, results([7, 0, 9]), ShardKeys(0, per_shard(10)), ImageSpec())
     assert batch.column("view").to_pylist() == ["7", "0", "9"]
     with pytest.raises(IndexError):
-        metadata_batch(source(3), results([2, 3]), 0, per_shard(10), ImageSpec())
+        metadata_batch(source(3), results([2, 3]), ShardKeys(0, per_shard(10)), ImageSpec())
 
 
 @pytest.mark.parametrize("samples_per_shard", [1, 2, 10, 11, 10_000, 10_001])
@@ -120,7 +123,7 @@ def test_keys_agree_with_the_contract(samples_per_shard: int) -> None:
     rows = pa.array([0, samples_per_shard - 1], pa.uint32())
     for shard in (0, 7, 123_456):
         expected = [sample_key(shard, row, samples_per_shard) for row in rows.to_pylist()]
-        assert keys(rows.to_numpy(), shard, per_shard(samples_per_shard)).to_pylist() == expected
+        assert ShardKeys(shard, per_shard(samples_per_shard)).take(rows.to_numpy()).to_pylist() == expected
 
 
 @pytest.mark.parametrize("name", ["key", "status", "width", "exif", "sha256"])

@@ -21,6 +21,7 @@ from turbo_fetch.cli.init import init
 from turbo_fetch.cli.ledger import ledger
 from turbo_fetch.cli.migrate import migrate
 from turbo_fetch.cli.plan import plan
+from turbo_fetch.cli.push import push
 from turbo_fetch.cli.refresh import refresh
 from turbo_fetch.cli.report import report
 from turbo_fetch.cli.retry import retry
@@ -79,6 +80,7 @@ app.command()(retry)
 app.command()(refresh)
 app.command()(verify)
 app.command()(export)
+app.command()(push)
 app.command(context_settings=CONTEXT)(img2dataset)
 app.command()(submit)
 app.command()(generate)

@@ -33,18 +33,19 @@ def write_card(storage: Storage) -> None:
     if facts is None or not facts.fetch["output"].get("extras", True):
         return
     storage.write_bytes(names.CROISSANT, orjson.dumps(croissant(facts), option=orjson.OPT_INDENT_2))
-    if _is_ours(storage):
+    if is_ours(storage):
         storage.write_bytes(names.README, card(facts).encode())
 
 
 def delete_card(storage: Storage) -> None:
     """Delete both files, the card only if it is ours."""
     storage.delete(names.CROISSANT)
-    if _is_ours(storage):
+    if is_ours(storage):
         storage.delete(names.README)
 
 
-def _is_ours(storage: Storage) -> bool:
+def is_ours(storage: Storage) -> bool:
+    """Return whether the card of a dataset, if it has one, is not one of the user's own."""
     try:
         return MARK.encode() in storage.read_bytes(names.README)
     except FileNotFoundError:
@@ -115,7 +116,7 @@ def _loading(facts: Facts) -> str:
 
 
 def _how_to_load(facts: Facts) -> str:
-    folder, kind = f"./{facts.name}", facts.format
+    folder, kind = facts.loaded_as, facts.format
     lines = ["import datasets", "", f"data = datasets.load_dataset({folder!r}, split='train')"]
     told = "This file says which files are the data, and of which types they are."
     if kind.hugging_face is not None:

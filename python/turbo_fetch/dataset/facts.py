@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -17,12 +18,17 @@ from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 
+_HUB: Final = re.compile("hf://datasets/([^/]+/[^/@]+)")
+"""A dataset that is a whole repository."""
+
 
 @dataclass(slots=True)
 class Facts:
     """What is known of a dataset that has a shard."""
 
     name: str
+    loaded_as: str
+    """What `datasets` loads it by, from the folder around it or, on the Hub, from anywhere."""
     fetch: dict[str, Any]
     """The table `[fetch]` of the spec as run."""
     schema: pa.Schema
@@ -43,7 +49,8 @@ class Facts:
         for record in read_manifest(storage) if fetch else ():
             if facts is None:
                 name = PurePosixPath(storage.url.rstrip("/")).name or "dataset"
-                facts = cls(name, fetch, stored_schema(storage, record))
+                of_hub = _HUB.fullmatch(storage.url)
+                facts = cls(name, of_hub[1] if of_hub else f"./{name}", fetch, stored_schema(storage, record))
             facts.rows += record["rows"]
             facts.shards += 1
             facts.bytes += sum(file["bytes"] for file in record["files"])

@@ -168,6 +168,10 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
     }
     picked = {table: {key: fetch[table][key] for key in keys} for table, keys in shown.items()}
     picked["input"] |= _reading(spec.input)
+    # Earlier builds knew no other keys than numbers.
+    picked["output"] |= {
+        key: value for key in ("key_prefix", "key_column") if (value := fetch["output"][key])
+    }
     if spec.input.order == "spread":
         # Earlier builds cut a list otherwise.
         picked["input"]["spread_windows"] = SPREAD_WINDOWS

@@ -58,10 +58,12 @@ class Holder:
     """Whether it has done all that is to be done in its scope."""
 
     @classmethod
-    def new(cls) -> Holder:
-        """Return this process as a holder."""
+    def new(cls, storage: Storage) -> Holder:
+        """Return this process as a holder of a lease on a place."""
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return cls(secrets.token_hex(8), os.uname().nodename, ProcessIdentity.of_this(), since, SILENCE_S)
+        return cls(
+            secrets.token_hex(8), os.uname().nodename, ProcessIdentity.of_this(), since, _silence_s(storage)
+        )
 
     @property
     def text(self) -> str:
@@ -79,10 +81,11 @@ class Claim:
     def fence(self, storage: Storage) -> Callable[[], None]:
         """Return the fence of a worker at this place: raises OutputHeld when the lease was lost."""
         bare, seen_s = _bare(storage), float("-inf")
+        looks_s = max(WORKER_LOOKS_S, storage.change_every_s / 4)
 
         def check() -> None:
             nonlocal seen_s
-            if _now_s() - seen_s > WORKER_LOOKS_S:
+            if _now_s() - seen_s > looks_s:
                 begun_s = _now_s()
                 _confirm(bare, self)
                 seen_s = begun_s
@@ -147,18 +150,21 @@ class Lease:
         """Return whether somebody who waits may have seen more than half of the silence that is allowed."""
         return _now_s() - self._confirmed_s > self.holder.silence_s / 2
 
+    def _confirm(self) -> None:
+        _confirm(self.storage, self.claim)
+
     def _renew(self) -> None:
         with self._renewing:
             if self._ended.is_set():
                 return
             begun_s, was_stale = _now_s(), self._is_stale()
             self.holder = replace(self.holder, beats=self.holder.beats + 1)
-            self.storage.write_bytes(self.name, _content(self.holder))
-            if was_stale:
-                # Who had waited long enough just before may be making the next lease now.
-                time.sleep(4 * self.holder.silence_s / LOOKS)
             try:
-                _confirm(self.storage, self.claim)
+                self.storage.write_while(self.name, _content(self.holder), self._confirm)
+                if was_stale:
+                    # Who had waited long enough just before may be making the next lease now.
+                    time.sleep(4 * self.holder.silence_s / LOOKS)
+                self._confirm()
                 self._confirmed_s = begun_s
             except OutputHeld as loss:
                 self.loss = loss
@@ -175,7 +181,7 @@ def take(
     Raises OutputHeld if another run that gives signs of life has it, or a part that is in the way; Interrupted when
     asked to stop; OutputError if this user may not write there.
     """
-    bare, holder = _bare(storage), Holder.new()
+    bare, holder = _bare(storage), Holder.new(storage)
     while True:
         newest = _newest(bare)
         _free(bare, [Claim(rival, newest[rival]) for rival in _rivals(newest, scope)], note, stop)
@@ -255,7 +261,7 @@ def _free(
     silent = {claim for claim, holder in waiting.items() if holder is None or not _is_gone(storage, holder)}
     if silent:
         holder = first[min(silent, key=str)]
-        silence_s = SILENCE_S if holder is None else holder.silence_s
+        silence_s = _silence_s(storage) if holder is None else holder.silence_s
         who = "an unknown process" if holder is None else holder.text
         note(
             f"{storage.url}: another run ({who}) has this output; if it gives no sign of life for {silence_s:g} s, "
@@ -278,7 +284,7 @@ def _free(
             if not silent:
                 break
     # What was silent must see that it has lost the lease, whichever scope is taken in its place.
-    gone = _content(replace(Holder.new(), is_released=True))
+    gone = _content(replace(Holder.new(storage), is_released=True))
     for claim in waiting:
         storage.create(names.lease(claim.scope, claim.token + 1), gone)
 
@@ -352,6 +358,11 @@ def _read(storage: Storage, claim: Claim) -> Holder | None:
         return Holder(**{**found, "process": ProcessIdentity(**found["process"])})
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def _silence_s(storage: Storage) -> float:
+    """Return how long a holder at this place may be silent, who gives signs where changes may be made."""
+    return max(SILENCE_S, BEATS * storage.change_every_s)
 
 
 def _content(holder: Holder) -> bytes:

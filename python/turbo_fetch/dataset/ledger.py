@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
-from turbo_fetch.dataset.samples import LABELS, by_outcome, keys, source_rows
+from turbo_fetch.dataset.keys import ShardKeys
+from turbo_fetch.dataset.samples import LABELS, by_outcome, source_rows
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.redaction import shown_url
-from turbo_fetch.spec import OutputSpec
 
 SHOWN: Final = ("key", "outcome", "http_status", "attempts", "detail", "url")
 """The columns that a person looks at first."""
@@ -24,9 +24,7 @@ FAILED: Final = "failed"
 _RETRYABLE: Final = by_outcome({outcome: outcome.retryable for outcome in Outcome}, pa.bool_())
 
 
-def ledger_batch(
-    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, output: OutputSpec
-) -> pa.RecordBatch:
+def ledger_batch(source: pa.RecordBatch, results: pa.RecordBatch, keys: ShardKeys) -> pa.RecordBatch:
     """Return the ledger rows (:data:`LEDGER`) of the rows in `results`, in the order of `results`.
 
     `source` holds all rows of the shard, row i at index i. Secrets in URLs are masked: who wants the list's own has
@@ -35,7 +33,7 @@ def ledger_batch(
     rows = results.column("row").to_numpy()
     outcome = results.column("outcome").cast(pa.int32())
     columns = {
-        "key": keys(rows, shard, output),
+        "key": keys.take(rows),
         "url": _shown(source_rows(source.select(["url"]), rows).column("url").cast(pa.string())),
         "outcome": LABELS.take(outcome),
         "retryable": _RETRYABLE.take(outcome),

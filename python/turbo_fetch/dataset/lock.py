@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
-from turbo_fetch.errors import Interrupted, OutputError
+from turbo_fetch.errors import Interrupted, OutputError, TurboFetchError
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -47,12 +47,16 @@ def held(
     behind_lease(storage)
     try:
         yield lease
+        storage.flush()
         lease.check()
     except Interrupted:
         if lease.loss is not None:
             raise lease.loss from None
         raise
     finally:
+        # What waits after a failure is kept here, too; the failure says more.
+        with suppress(TurboFetchError):
+            storage.flush()
         storage.fence = None
         kept.pop(storage.url, None)
         # A place that cannot be written to any more says so where it matters; the lease then ends by its silence.

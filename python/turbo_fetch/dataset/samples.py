@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS, UNSTORED
 from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
-from turbo_fetch.dataset.names import index_digits
+from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.errors import InputError
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.columns import refuse_clashes
-from turbo_fetch.spec import ImageSpec, OutputSpec
+from turbo_fetch.spec import ImageSpec
 
 SIDES: Final = ("width", "height", "original_width", "original_height")
 _LAST_SOURCE_COLUMNS: Final = ("caption", *EXPECTED_HASH, "url")
@@ -79,7 +79,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
 
 
 def metadata_batch(
-    source: pa.RecordBatch, results: pa.RecordBatch, shard: int, output: OutputSpec, image: ImageSpec
+    source: pa.RecordBatch, results: pa.RecordBatch, keys: ShardKeys, image: ImageSpec
 ) -> pa.RecordBatch:
     """Return the metadata of the rows in `results`, in the order of `results`.
 
@@ -90,11 +90,11 @@ def metadata_batch(
     success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
     outcome = results.column("outcome").cast(pa.int32())
     message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
-    if output.messages == "img2dataset":
+    if keys.output.messages == "img2dataset":
         message = img2dataset_messages(outcome, message)
     columns: dict[str, pa.Array] = {
         **{EXPECTED_HASH.get(name, name): kept_values(picked.column(name)) for name in source.schema.names},
-        "key": keys(rows.to_numpy(), shard, output),
+        "key": keys.take(rows.to_numpy()),
         "status": _statuses(results),
         "error_message": _only_where(pc.invert(success), message),
         "exif": _only_where(success, results.column("exif")),
@@ -112,13 +112,6 @@ def _statuses(results: pa.RecordBatch) -> pa.StringArray:
     cut = pc.equal(outcome, Outcome.TRUNCATED.number)
     cut = pc.and_(cut, pc.is_valid(results.column("original_format")))
     return pc.if_else(cut, Outcome.CORRUPT.img2dataset_status, _STATUSES.take(outcome.cast(pa.int32())))
-
-
-def keys(rows: npt.NDArray[np.uint32], shard: int, output: OutputSpec) -> pa.StringArray:
-    """Return the keys of `rows`, as :func:`~turbo_fetch.dataset.names.sample_key` makes them."""
-    digits = index_digits(output.samples_per_shard)
-    first, width = shard * 10**digits, digits + output.shard_digits
-    return pa.array([f"{first + row:0{width}d}" for row in rows.tolist()], pa.string())
 
 
 def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:

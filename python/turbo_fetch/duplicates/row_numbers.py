@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from turbo_fetch.dataset.names import sample_key
+from turbo_fetch.dataset.keys import numbered
+from turbo_fetch.dataset.names import shard_name
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.spec import OutputSpec
 
@@ -36,7 +37,7 @@ class Names:
     def detail(self, original: int) -> str:
         """Return the text that the ledger has for a duplicate of the row at this place."""
         dataset = original >> ROW_BITS + SHARD_BITS
-        key = sample_key(shard_of(original), original & MAX_ROWS - 1, *_shape(self._outputs[dataset]))
+        key = _name(shard_of(original), original & MAX_ROWS - 1, self._outputs[dataset])
         elsewhere = f" in {self._urls[dataset]}" if dataset < len(self._urls) else ""
         return f"duplicate of {key}{elsewhere}"
 
@@ -45,5 +46,8 @@ def _output(dataset: StoredDataset) -> OutputSpec:
     return OutputSpec.model_validate({"path": dataset.storage.url, **dataset.essentials_of("output")})
 
 
-def _shape(output: OutputSpec) -> tuple[int, int]:
-    return output.samples_per_shard, output.shard_digits
+def _name(shard: int, row: int, output: OutputSpec) -> str:
+    """Return the key of a row or, where that is in its shard alone, its place."""
+    if output.key_column is not None:
+        return f"row {row} of shard {shard_name(shard, output.shard_digits)}"
+    return numbered([row], shard, output)[0]

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from turbo_fetch import __version__
@@ -22,12 +21,13 @@ from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import read_job, read_spec, write_job
 from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.keys import Unique, numbered
 from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
-from turbo_fetch.dataset.samples import Samples, keys
+from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.maintenance.steps import Progress, run_steps
 from turbo_fetch.progress.summary import Summary
@@ -203,11 +203,15 @@ def _kept(metadata: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iterator[Rows]:
-    """Give the rows the keys of their new places."""
-    place = 0
+    """Give the rows the keys of their new places; those from a column stay, if they are not taken there."""
+    place, unique = 0, Unique(output.key_prefix)
     for samples, ledger in batches:
         count = ledger.num_rows
-        named = keys(np.arange(place, place + count, dtype=np.uint32), shard, output)
+        found = numbered(range(place, place + count), shard, output)
+        if output.key_column is not None:
+            before = ledger.column("key").to_pylist()
+            found = [unique.apart(key, number) for key, number in zip(before, found, strict=True)]
+        named = pa.array(found, pa.string())
         yield Rows(samples._replace(metadata=_with_key(samples.metadata, named)), _with_key(ledger, named))
         place += count
 
@@ -220,7 +224,9 @@ def _with_key(batch: pa.RecordBatch, named: pa.Array) -> pa.RecordBatch:
 def _output(job: Export, source: StoredDataset) -> OutputSpec:
     """Return what the destination's `[fetch.output]` says."""
     now = source.essentials_of("output")
-    kept = {name: now[name] for name in ("shard_digits", "messages") if name in now}
+    kept = {
+        name: now[name] for name in ("shard_digits", "messages", "key_prefix", "key_column") if name in now
+    }
     return OutputSpec(
         path=job.destination,
         format=job.format,

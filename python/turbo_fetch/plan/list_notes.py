@@ -12,7 +12,11 @@ from turbo_fetch.redaction import redact
 MISFIT: Final = "misfit "
 """Starts the kind of values that do not fit the type of their column, before the column's name."""
 
+KEY: Final = "key"
+"""The kind of rows whose key is not the value of the column of keys alone."""
+
 _MEANINGS: Final = {
+    KEY: "no usable key, or one that an earlier row of the shard has, so the row's number is in it",
     "quotes": "a quote at the start of a field was taken as text",
     "short": "too few fields; the missing ones are null",
     "surplus": "too many fields, so no usable URL",

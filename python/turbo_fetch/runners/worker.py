@@ -247,7 +247,7 @@ class Worker:
         """Stop when another run has taken the output over: open shards are its to go on with."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
-            await asyncio.sleep(LEASE_EVERY_S)
+            await asyncio.sleep(max(LEASE_EVERY_S, self._tools.storage.change_every_s / 4))
             try:
                 await loop.run_in_executor(self._tools.files, self._tools.storage.check_fence)
             except OutputHeld as error:

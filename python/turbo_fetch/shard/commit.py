@@ -16,6 +16,7 @@ from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.table_file import TableFile
+from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.seal import sealed_for_people
@@ -104,9 +105,11 @@ def commit_shard(
     number, output = complete.number, fetch.output
     name = names.shard_name(number, output.shard_digits)
     files = ShardFiles(number, name, output.format, fetch.image, output.extras)
-    return publish_shard(
-        storage, files, _spooled_rows(fetch, complete), complete.times_s, dict(complete.facts)
-    )
+    keys = ShardKeys.of(complete.source, number, output)
+    facts = dict(complete.facts)
+    if keys.notes is not None:
+        facts[LIST_NOTES] = {**facts.get(LIST_NOTES, {}), **keys.notes}
+    return publish_shard(storage, files, _spooled_rows(fetch, complete, keys), complete.times_s, facts)
 
 
 def publish_shard(
@@ -144,12 +147,12 @@ def list_facts(record: Record | None) -> dict[str, Any]:
     return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
 
 
-def _spooled_rows(fetch: FetchSpec, complete: CompleteShard) -> Iterator[Rows]:
-    source, shard = complete.source, complete.number
+def _spooled_rows(fetch: FetchSpec, complete: CompleteShard, keys: ShardKeys) -> Iterator[Rows]:
+    source = complete.source
     for results in complete.spool.sorted_batches():
-        metadata = metadata_batch(source, results, shard, fetch.output, fetch.image)
+        metadata = metadata_batch(source, results, keys, fetch.image)
         samples = Samples(metadata, results.column("image"), results.column("original_format"))
-        yield Rows(samples, ledger_batch(source, results, shard, fetch.output))
+        yield Rows(samples, ledger_batch(source, results, keys))
 
 
 def _noted(rows: Iterable[Rows], ledger: TableFile, counts: _Counts) -> Iterator[Samples]:

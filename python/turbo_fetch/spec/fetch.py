@@ -387,6 +387,12 @@ class OutputSpec(Table):
     """Rows of the list per shard."""
     shard_digits: int = Field(default=5, ge=1, le=18)
     """Digits of shard numbers, zero-padded, in file names and keys."""
+    key_prefix: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,15})?$")
+    """What keys begin with: up to 16 letters, digits, `_` and `-`, a letter or digit first."""
+    key_column: str | None = None
+    """Kept column, of strings or integers, from which keys are made; by default they are the numbers of shard and row.
+    Other characters than letters, digits, `_` and `-` become `_`; a row whose key is empty, or that of an earlier row
+    of its shard, has its number in it, and is counted."""
     messages: Messages = "turbo-fetch"
     """Wording of `error_message`: that of turbo-fetch, or as close as possible to img2dataset. The ledger always has
     turbo-fetch's."""
@@ -427,6 +433,10 @@ class FetchSpec(Table):
             raise ValueError(
                 'input.boxes_column is set, but image.encode = "original" keeps the bytes and so what is in the '
                 "boxes; expected jpg, png or webp"
+            )
+        if self.output.key_column is not None and self.output.key_column not in self.input.kept.values():
+            raise ValueError(
+                f"output.key_column is {self.output.key_column!r}; expected the name of a column of input.keep_columns"
             )
         if self.duplicates.by and self.output.samples_per_shard > 1 << 24:
             raise ValueError(

@@ -82,6 +82,20 @@ class Spec(Table):
         return self
 
     @model_validator(mode="after")
+    def _commits_from_one_machine(self) -> Spec:
+        if (
+            self.fetch is not None
+            and self.engine.kind != "local"
+            and self.fetch.output.path.startswith("hf://")
+        ):
+            raise ValueError(
+                f'fetch.output.path = {self.fetch.output.path!r} with engine.kind = "{self.engine.kind}": every worker '
+                "of a cluster publishes by itself, and the Hub takes few commits; expected an object store or a shared "
+                "folder, and then `turbo-fetch push`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_places_apart(self) -> Spec:
         if problems := list(collisions(self)):
             raise ValueError("; ".join(problems))

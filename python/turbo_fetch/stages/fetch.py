@@ -14,6 +14,7 @@ from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
+from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Record, read_record
 from turbo_fetch.dataset.place import open_place
@@ -74,6 +75,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
     check_columns(fetch.output.format, columns, fetch.image)
+    check_key_column(columns, fetch.output)
     storage = open_place(fetch.output.path, fetch.output.spool)
     refuse_old_layout(storage)
     storage.probe(names.PROBE)

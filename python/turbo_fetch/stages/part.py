@@ -14,6 +14,7 @@ from turbo_fetch import __version__
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset
+from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lease import are_complete
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
@@ -66,6 +67,7 @@ def _run_part(
     check_sources(fetch)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_key_column(plan.schema(), fetch.output)
     outer = open_place(fetch.output.path, fetch.output.spool)
     fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
     storage = open_place(fetch.output.path, fetch.output.spool)
@@ -84,6 +86,7 @@ def _run_part(
             with closing(plan.shards(dataset.first_shard, skip)) as shards:
                 LocalRunner(fetch, spec.engine, account, stop).run(map(ShardTask, urls.marked(shards, known)))
         lease.complete()
+        storage.flush()
         # All of it is this part's, and is in the dataset now.
         shutil.rmtree(storage.work.parent)
     summary.wall_s = time.monotonic() - started_s

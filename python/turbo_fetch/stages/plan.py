@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
+from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.reader import ListReader
@@ -115,6 +116,7 @@ def plan_run(spec: Spec) -> Planned:
     check_packages(fetch.output.format)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_key_column(plan.schema(), fetch.output)
     planned = Planned(fetch.output.path, fetch.output.format, len(plan.files))
     domains = _survey(plan, fetch, planned)
     planned.domains = len(domains)

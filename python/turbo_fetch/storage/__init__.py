@@ -23,6 +23,10 @@ def open_storage(url: str) -> Storage:
     """
     if (local := path_of(url)) is not None:
         return LocalStorage(local)
+    if url.startswith("hf://datasets/"):
+        from turbo_fetch.storage.hub import HubStorage
+
+        return HubStorage(url)
     filesystem, path = open_filesystem(url, "Output to", SpecError)
     if is_local(filesystem):
         return LocalStorage(Path(path))

@@ -33,6 +33,8 @@ class Storage(ABC):
     path: Path | None = None
     work: Path
     is_local: bool
+    change_every_s: float = 0.0
+    """How far apart changes are brought to a place that does not take many; they wait until then, or for `flush`."""
     fence: Callable[[], None] | None = None
     """Called before anything is changed; raises where the one who writes may not any more. What an object store can
     refuse by itself, a file that another one wrote meanwhile, is then left to it."""
@@ -56,6 +58,14 @@ class Storage(ABC):
     @abstractmethod
     def write_bytes(self, name: str, content: bytes) -> None:
         """Publish a file with this content, replacing one of that name."""
+
+    def write_while(self, name: str, content: bytes, check: Callable[[], None]) -> None:
+        """Publish a file, and whatever waits, if `check` does not raise; a place that cannot tie them together leaves
+        it to the caller to check afterwards."""
+        self.write_bytes(name, content)
+
+    def flush(self) -> None:  # noqa: B027 - where nothing waits there is nothing to do
+        """Bring what waits to the place."""
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> bool:

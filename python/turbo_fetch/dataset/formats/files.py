@@ -25,7 +25,8 @@ from turbo_fetch.dataset.formats.members import TEXTS, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
-from turbo_fetch.dataset.names import FOLDER_METADATA
+from turbo_fetch.dataset.metadata_files import opened
+from turbo_fetch.dataset.names import FOLDER_METADATA, metadata
 from turbo_fetch.dataset.samples import Samples, source_rows
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
@@ -109,8 +110,10 @@ def _names_files(column: Any) -> bool:
 
 
 def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
-    names = sorted(entry.name for entry in storage.list(name) if entry.bytes is not None)
-    for found in names:
+    with opened(storage, metadata(name)) as table:
+        rows = {key: row for row, key in enumerate(table.read(["key"]).column("key").to_pylist())}
+    names = [entry.name for entry in storage.list(name) if entry.bytes is not None]
+    for found in sorted(names, key=lambda found: (rows.get(found.partition(".")[0], len(rows)), found)):
         key, _, extension = found.partition(".")
         if extension not in TEXTS and found != FOLDER_METADATA:
             yield StoredImage(key, storage.read_bytes(f"{name}/{found}"))

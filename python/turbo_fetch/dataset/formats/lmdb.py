@@ -29,7 +29,7 @@ from turbo_fetch.dataset.formats.images import extension_of
 from turbo_fetch.dataset.formats.members import TEXTS, Member, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.errors import MissingExtra, OutputError
+from turbo_fetch.errors import DatasetError, MissingExtra, OutputError
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
@@ -121,6 +121,8 @@ class Environment:
             self._make_room(records)
             with self._env.begin(write=True) as transaction:
                 for key, value in records:
+                    if key <= self._last and not key.startswith(b"__"):
+                        _refuse_another(key, value, transaction.get(key))
                     # Appending fills pages; LMDB takes it only for keys that come in order.
                     transaction.put(key, value, append=key > self._last)
                     self._last = max(self._last, key)
@@ -188,6 +190,15 @@ class LmdbFile:
     def close(self) -> None:
         """Close the file, finished or not."""
         self._environment.close()
+
+
+def _refuse_another(key: bytes, value: bytes | memoryview, before: bytes | None) -> None:
+    """Raise DatasetError if a record is there with another value: samples of two shards have the same key."""
+    if before is not None and before != bytes(value):
+        raise DatasetError(
+            f"{key.decode()} is in two shards; expected keys that are unique in the whole dataset to make one file of "
+            "it: another fetch.output.key_column"
+        )
 
 
 def _merge(path: Path, identity: bytes, image: ImageSpec, shards: Iterable[NamedShard]) -> int:
@@ -263,10 +274,15 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
         environment.begin() as transaction,
         transaction.cursor() as cursor,
     ):
-        for key, value in cursor:
+        keys = transaction.get(_keys_record(name, [])[0], b"").decode("ascii", "replace").split()
+        rows = {key: row for row, key in enumerate(keys)}
+        images = []
+        for key in cursor.iternext(values=False):
             stem, _, extension = key.decode("ascii", "replace").partition(".")
             if not key.startswith(KEYS_PREFIX[:2]) and extension not in TEXTS:
-                yield StoredImage(stem, value)
+                images.append((rows.get(stem, len(rows)), stem, key))
+        for _, stem, key in sorted(images):
+            yield StoredImage(stem, transaction.get(key))
 
 
 @contextmanager

@@ -1,0 +1,335 @@
+"""A dataset on the Hugging Face Hub, written and read through huggingface_hub, against a hub on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+from typer.testing import CliRunner
+
+import turbo_fetch
+from album import album
+from dataset_hub import TOKEN, DatasetHub, Repo, dataset_hub
+from jobs import content_hashes, job_spec, start, wait_for_hits, write_list
+from origin import Origin
+from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.lease import behind_claim, claim_on
+from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.errors import DatasetError, Interrupted, OutputError, OutputExists, OutputHeld, SpecError
+from turbo_fetch.maintenance import push as push_module
+from turbo_fetch.maintenance.push import push
+from turbo_fetch.maintenance.verify import verify
+from turbo_fetch.spec import Spec
+from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import open_storage
+
+# huggingface_hub calls its HTTP client in a way that this announces to end.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+ALBUM = album(80, side=40)
+NAME = "someone/photos"
+URL = f"hf://datasets/{NAME}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
+    """A hub that this process and those it starts know, and a home of their own."""
+    with dataset_hub() as hub:
+        known = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        homes = {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        for name, value in {**known, **homes}.items():
+            monkeypatch.setenv(name, value)
+        # Read when the package is imported.
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        yield hub
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin(ALBUM) as origin:
+        yield origin
+
+
+class Silent:
+    """Looks on without a word, and may stop what it sees when something is done."""
+
+    def __init__(self, stop: StopRequest | None = None) -> None:
+        self.stop = stop
+
+    def advance(self, rows: int) -> None:
+        if self.stop is not None:
+            self.stop.ask()
+
+    def refresh(self) -> None: ...
+
+
+def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
+    urls = tmp_path / "list.parquet"
+    if not urls.exists():
+        write_list(urls, [origin.url(name) for name in [*ALBUM][:rows]])
+    table = {"path": path, "samples_per_shard": 8, **output}
+    return job_spec(urls, Path("unused"), output=table, engine={"threads": 1, "workers": 2})
+
+
+def _data(repo: Repo) -> dict[str, str]:
+    """Return the sha256 of every file that must not depend on how a run went, as `content_hashes` does."""
+    return {
+        path: hashlib.sha256(content).hexdigest()
+        for path, content in sorted(repo.files.items())
+        if not path.endswith("_stats.json")
+        and not path.startswith(".")
+        and path not in {"README.md", "croissant.json", "report.html"}
+    }
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "files"])
+def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
+    kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin
+) -> None:
+    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), format=kind))
+    summary = turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind))
+    repo = hub.repos[NAME]
+    assert summary.fetch.outcomes["success"] == 24
+    assert _data(repo) == content_hashes(tmp_path / "local")
+    assert {"README.md", "croissant.json", "report.html", ".turbo-fetch/manifest"} <= repo.files.keys()
+    assert repo.visibility == "private"
+    # The repository, the lease, the run in two, the lease let go, and what is written after: card and report.
+    assert len(repo.commits) <= 7
+
+
+def test_datasets_loads_it_from_the_hub_by_its_name(
+    hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turbo_fetch.run(_spec(tmp_path, origin, URL, format="parquet"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)
+    data = datasets.load_dataset(NAME, split="train", cache_dir=str(tmp_path / "read"))
+    assert data.num_rows == 24
+    assert data[3]["image"].size == (64, 64)
+    assert data[3]["caption"] == "image 3"
+    assert f"load_dataset('{NAME}'" in hub.repos[NAME].files["README.md"].decode()
+
+
+def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:
+    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), rows=80))
+    process = start(_spec(tmp_path, origin, URL), tmp_path, "--quiet")
+    wait_for_hits(process, origin, 40)
+    process.kill()
+    process.communicate()
+    hits = origin.hits.total()
+    summary = turbo_fetch.run(_spec(tmp_path, origin, URL))
+    assert summary.fetch.outcomes["success"] == summary.fetch.rows == 80
+    assert _data(hub.repos[NAME]) == content_hashes(tmp_path / "local")
+    # What was in its spools, or waited for a commit, is not asked for again.
+    assert origin.hits.total() - hits < 80
+
+
+def test_what_a_killed_run_left_waiting_is_dropped_if_another_machine_has_gone_on(
+    hub: DatasetHub, tmp_path: Path
+) -> None:
+    here = open_place(URL, str(tmp_path / "here"))
+    there = open_place(URL, str(tmp_path / "there"))
+    with locked(here):
+        behind_claim(copy := open_place(URL, str(tmp_path / "here")), claim_on(here))
+        copy.write_bytes("first", b"1")
+    copy.write_bytes("left", b"by a killed run")
+    with locked(there):
+        there.write_bytes("second", b"2")
+    with locked(here):
+        here.write_bytes("third", b"3")
+    assert {"first", "second", "third"} <= hub.repos[NAME].files.keys()
+    assert "left" not in hub.repos[NAME].files
+    copy.write_bytes("left", b"by a killed run")
+    with locked(here):
+        assert here.read_bytes("left") == b"by a killed run"
+    assert "left" in hub.repos[NAME].files
+
+
+def test_a_run_that_lost_its_lease_commits_nothing_more(hub: DatasetHub, tmp_path: Path) -> None:
+    here = open_place(URL, str(tmp_path / "here"))
+
+    def takes_over(repo: Repo) -> None:
+        hub.before_commit = lambda repo: None
+        repo.add({**repo.files, ".turbo-fetch/lease/all.000002": repo.files[".turbo-fetch/lease/all.000001"]})
+
+    held = locked(here)
+    lease = held.__enter__()
+    here.write_bytes("late", b"")
+    # The other one takes the lease between this one's look at it and its commit.
+    here.fence = lease._confirm
+    hub.before_commit = takes_over
+    with pytest.raises(OutputHeld, match="took over"):
+        here.flush()
+    with pytest.raises(OutputHeld, match="took over"):
+        held.__exit__(None, None, None)
+    assert "late" not in hub.repos[NAME].files
+
+
+def test_commits_of_others_are_kept_and_lost_answers_and_limits_are_waited_out(
+    hub: DatasetHub, tmp_path: Path
+) -> None:
+    place = open_place(URL, str(tmp_path / "work"))
+    answers: list[int | None] = [429, 503, None]
+
+    def meddles(repo: Repo) -> int | None:
+        if not answers:
+            return None
+        answer = answers.pop(0)
+        if answer is None:
+            repo.add({**repo.files, "notes.md": b"by a person"})
+        return answer
+
+    with locked(place):
+        place.write_bytes("data", b"1")
+        hub.before_commit = meddles
+        place.flush()
+        hub.loses_answers = 1
+        place.write_bytes("more", b"2")
+    assert {"notes.md", "data", "more"} <= hub.repos[NAME].files.keys()
+    assert answers == []
+
+
+def test_a_file_that_the_hub_leaves_out_is_an_error(hub: DatasetHub, tmp_path: Path) -> None:
+    hub.ignored = re.compile("secret")
+    place = open_place(URL, str(tmp_path / "work"))
+    with locked(place):
+        place.write_bytes("secret.txt", b"1")
+        with pytest.raises(OutputError, match=r"left out secret.txt .*\.gitignore"):
+            place.flush()
+        place.delete("secret.txt")
+
+
+def test_files_and_folders_wait_move_and_go_as_in_any_place(hub: DatasetHub, tmp_path: Path) -> None:
+    place = open_place(f"{URL}/inner", str(tmp_path / "work"))
+    (folder := tmp_path / "folder").mkdir()
+    (folder / "one.txt").write_bytes(b"1")
+    (folder / "large.png").write_bytes(bytes(range(256)) * 400)
+    with locked(place):
+        place.publish(folder, "00000")
+        assert not folder.exists()
+        assert {entry.name: entry.bytes for entry in place.list("00000")} == {
+            "one.txt": 1,
+            "large.png": 102_400,
+        }
+        assert len(hub.repos[NAME].commits) == 2
+        place.flush()
+        place.delete("00000/one.txt")
+        assert not place.exists("00000/one.txt")
+        with pytest.raises(FileNotFoundError):
+            place.read_bytes("00000/one.txt")
+        place.move("00000", "00001")
+        assert [entry.name for entry in place.list("00001")] == ["large.png"]
+        place.delete("00001")
+        assert not place.exists("00001/large.png")
+        place.write_bytes("00001/new.txt", b"2")
+        assert place.inside("00001", tmp_path / "other").read_bytes("new.txt") == b"2"
+        assert [entry.name for entry in place.list("00001")] == ["new.txt"]
+    found = [path for path in hub.repos[NAME].files if path.startswith("inner/0")]
+    assert found == ["inner/00001/new.txt"]
+    assert open_storage(f"{URL}/inner").read_bytes("00001/new.txt") == b"2"
+
+
+def test_who_may_not_write_is_told_before_the_first_request(
+    hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repos[NAME] = Repo()
+    hub.repos[NAME].add({})
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    with pytest.raises(OutputError, match=r"the Hub refuses access .*HF_TOKEN"):
+        turbo_fetch.run(_spec(tmp_path, origin, URL))
+    assert not origin.hits.total()
+
+
+@pytest.mark.parametrize(
+    "url", ["hf://datasets/photos", "hf://datasets/", "hf://datasets/a/b@", "hf://datasets//b"]
+)
+def test_an_address_that_names_no_repository_is_refused(url: str) -> None:
+    with pytest.raises(SpecError, match="expected hf://datasets/owner/name"):
+        open_storage(url)
+
+
+def test_retry_and_verify_and_export_work_on_it(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:
+    urls = [origin.url(name) for name in [*ALBUM][:20]]
+    urls[9] = origin.url("00009.jpg", "status", code=503, times=1)
+    write_list(tmp_path / "list.parquet", urls)
+    turbo_fetch.run(
+        job_spec(
+            tmp_path / "list.parquet",
+            Path("unused"),
+            http={"retries": 0},
+            output={"path": URL, "samples_per_shard": 8},
+        )
+    )
+
+    def call(*arguments: str) -> Any:
+        ended = CliRunner().invoke(app, [*arguments, "--quiet", "--json"])
+        assert ended.exit_code == 0, ended.output
+        return json.loads(ended.stdout)
+
+    assert call("retry", URL)["recovered"] == 1
+    assert call("verify", URL, "--workers", "1")["problems"] == []
+    call("export", URL, f"{URL}-parquet", "--format", "parquet", "--workers", "1")
+    assert call("verify", f"{URL}-parquet", "--workers", "1")["problems"] == []
+    assert "00000.parquet" in hub.repos[f"{NAME}-parquet"].files
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "files"])
+def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
+    kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "local"
+    turbo_fetch.run(_spec(tmp_path, origin, str(out), format=kind))
+    monkeypatch.setattr(push_module, "SHARDS_AT_ONCE", 1)
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        push(str(out), URL, Silent(stop), stop)
+    uploads = hub.uploads
+    assert "00000_stats.json" in hub.repos[NAME].files
+    result = push(str(out), URL, Silent(), StopRequest())
+    repo = hub.repos[NAME]
+    assert (result.shards, result.rows) == (3, 24)
+    assert _data(repo) == content_hashes(out)
+    assert uploads
+    assert hub.uploads == len(hub.objects)
+    again = push(str(out), URL, Silent(), StopRequest())
+    assert again.files == 0
+    assert again.files_there > result.shards * 4
+    assert hub.uploads == len(hub.objects)
+    verified = verify(URL, "full", 1, Silent(), StopRequest())
+    assert (verified.problems, verified.rows) == ([], 24)
+    # The dataset there goes on as any other.
+    assert turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind)).fetch.was_complete
+
+
+def test_a_damaged_dataset_and_another_one_are_not_pushed(
+    hub: DatasetHub, tmp_path: Path, origin: Origin
+) -> None:
+    out = tmp_path / "local"
+    turbo_fetch.run(_spec(tmp_path, origin, str(out)))
+    push(str(out), URL, Silent(), StopRequest())
+    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "other"), format="parquet"))
+    with pytest.raises(OutputExists, match="holds another dataset"):
+        push(str(tmp_path / "other"), URL, Silent(), StopRequest())
+    content = bytearray((out / "00001.tar").read_bytes())
+    content[700] ^= 1
+    (out / "00001.tar").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"00001\.tar: is altered"):
+        push(str(out), URL, Silent(), StopRequest())
+    with pytest.raises(SpecError, match="expected hf://datasets/owner/name"):
+        push(str(out), str(tmp_path / "copy"), Silent(), StopRequest())
+
+
+def test_workers_of_a_cluster_do_not_commit_to_the_hub(tmp_path: Path) -> None:
+    table = {"path": URL}
+    with pytest.raises(SpecError, match="turbo-fetch push"):
+        job_spec(tmp_path / "list.parquet", tmp_path, output=table, engine={"kind": "ray"})
