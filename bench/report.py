@@ -34,7 +34,7 @@ _TITLES: Final = {
     "original": "the same, download only (original bytes kept)",
     "small": "wall time of a whole 1,000-image run, process start included",
     "faulty": "wall time with 100 ms latency, 1 % 404, 1 % resets, 0.5 % bodies of 20 s that all arrive",
-    "limit-share": "share of the bare limit (the same transform, bodies in memory, all cores)",
+    "limit-share": "CPU of the bare download and transform, as a share of a whole run's",
     "memory": "peak memory of all processes, short list and 10-million-row list",
     "first-request": "10-million-row Parquet list: start to first request",
     "latency": "200 ms latency: requests per second ÷ (concurrency ÷ latency)",
@@ -99,7 +99,7 @@ def _program(row: Row, figures: Row | None) -> str:
     """Tell what one program reached, in the terms of the row."""
     if row["row"] == "limit-share" and figures is not None:
         bare = row["figures"]["bare"]
-        return f"{figures['images_per_s']:.0f} images/s of {bare['images_per_s']:.0f}"
+        return f"{figures['cpu_s_per_1000']:.2f} CPU-s per 1,000, bare {bare['cpu_s_per_1000']:.2f}"
     if figures is None:
         return "-"
     if row["row"] == "first-request":

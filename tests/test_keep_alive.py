@@ -26,6 +26,7 @@ def answer(body: bytes, line: bytes = b"HTTP/1.1 200 OK", headers: bytes = b"") 
 WRONG = answer(b"a wrong image")
 ASKED = {
     "body": answer(b"asked for"),
+    "large body": answer(b"asked for" * 10_000),
     "304": b"HTTP/1.1 304 Not Modified\r\n\r\n",
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "404": answer(b"none", b"HTTP/1.1 404 Not Found"),
@@ -78,6 +79,7 @@ def test_good_neighbours_of_a_host_that_sends_unasked_bytes_get_their_own_images
     ends = {(one.outcome, one.body) for target in bad for one in results[target]}
     expected = {
         "body": (Outcome.SUCCESS, b"asked for"),
+        "large body": (Outcome.SUCCESS, b"asked for" * 10_000),
         "304": (Outcome.SUCCESS, None),
         "204": (Outcome.SUCCESS, b""),
         "404": (Outcome.HTTP_4XX, None),
@@ -87,9 +89,12 @@ def test_good_neighbours_of_a_host_that_sends_unasked_bytes_get_their_own_images
     assert ends == {expected[asked]}
 
 
+@pytest.mark.parametrize("asked", ["body", "large body"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_host_that_has_sent_unasked_bytes_gets_no_second_request_on_a_connection(loop: str) -> None:
-    with RawOrigin({"/bad.jpg": script(ASKED["body"], WRONG, None), **GOOD}) as origin:
+def test_a_host_that_has_sent_unasked_bytes_gets_no_second_request_on_a_connection(
+    loop: str, asked: str
+) -> None:
+    with RawOrigin({"/bad.jpg": script(ASKED[asked], WRONG, None), **GOOD}) as origin:
         fetched = fetch(loop, origin.url("/bad.jpg"), *map(origin.url, GOOD))
         assert origin.connections == len(fetched)
 

@@ -21,6 +21,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.is_paused = False
+        self.memory = memoryview(b"")
 
     def pause_reading(self) -> None:
         assert not self.is_paused
@@ -29,6 +30,10 @@ class Connection:
     def resume_reading(self) -> None:
         assert self.is_paused
         self.is_paused = False
+
+    def fill(self, memory: memoryview) -> None:
+        assert not self.is_paused
+        self.memory = memory
 
 
 def test_a_connection_is_held_back_while_much_waits_to_be_read_and_goes_on_afterwards() -> None:
@@ -56,9 +61,12 @@ def test_whoever_wants_a_whole_body_is_woken_when_it_is_whole_and_its_connection
         reading = asyncio.ensure_future(body.read())
         for _ in range(3):
             await asyncio.sleep(0)
-            body.feed_data(memoryview(PIECE))
+            connection.memory[: len(PIECE)] = PIECE
+            connection.memory = connection.memory[len(PIECE) :]
+            body.filled(len(PIECE))
             assert (connection.is_paused, reading.done()) == (False, False)
         body.feed_eof()
+        assert len(connection.memory) == 1, "room for a byte that is none of the body"
         assert await reading == PIECE * 4
         assert arrived == [number * len(PIECE) for number in range(1, 5)]
         assert body.at_eof()

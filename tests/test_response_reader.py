@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oddities import head, oddities
-from turbo_fetch.fetch.response import Body
+from turbo_fetch.fetch.response import FILLED_BYTES, Body
 from turbo_fetch.fetch.response_head import MAX_HEAD_BYTES, MAX_HEADERS, Head, MalformedResponse, parse_head
 from turbo_fetch.fetch.response_reader import ResponseReader
 
@@ -50,6 +50,9 @@ class Unhurried:
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def fill(self, memory: memoryview) -> None:
+        self.memory = memory
 
 
 @dataclass(slots=True)
@@ -213,3 +216,44 @@ def test_a_head_up_to_the_limits_is_taken() -> None:
 )
 def test_the_end_of_a_connection_ends_a_body_that_may_end_there(lines: list[bytes], end: str) -> None:
     assert read([head(*lines) + b"22"]).end == end
+
+
+@settings(deadline=None)
+@given(
+    st.integers(FILLED_BYTES, 2 * FILLED_BYTES),
+    st.lists(st.integers(0, 1 << 20), max_size=8),
+    st.binary(max_size=2),
+)
+def test_a_body_that_is_read_to_where_it_stays_is_the_same_whatever_its_segments(
+    length: int, places: list[int], more: bytes
+) -> None:
+    content = bytes(place * 7 % 251 for place in range(length))
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length
+    segments = cut(content + more, places)
+
+    async def scenario() -> None:
+        bodies: list[Body] = []
+        connection = Unhurried()
+        reader = ResponseReader(
+            connection, asyncio.get_running_loop(), lambda head, body: bodies.append(body)
+        )
+        reader.feed(answer)
+        early = len(segments) // 3
+        for segment in segments[:early]:
+            reader.feed(segment)
+        reading = asyncio.ensure_future(bodies[0].read())
+        await asyncio.sleep(0)
+        is_filled = length - bodies[0].total_bytes >= FILLED_BYTES
+        at = 0
+        for segment in segments[early:]:
+            if not is_filled or reader.is_done:
+                reader.feed(segment)
+                continue
+            taken = min(len(segment), len(connection.memory) - at)
+            connection.memory[at : at + taken] = segment[:taken]
+            at += taken
+            reader.filled(taken)
+        assert (await reading, reader.is_done, reader.left_bytes) == (content, True, 0)
+        assert reader.has_surplus == bool(more)
+
+    asyncio.run(scenario())

@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_data import picture, result, results
+from turbo_fetch import _native
 from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.errors import OutputError, OutputExists
 from turbo_fetch.shard.results import rows_digest
 from turbo_fetch.spec import Filter, ImageSpec, ResizeMode
-from turbo_fetch.spool import frames
 from turbo_fetch.spool import spool as spool_module
 from turbo_fetch.spool.spool import Spool
 
@@ -339,11 +339,11 @@ def test_images_come_back_as_the_bytes_that_went_in(tmp_path: Path) -> None:
     spool.close()
 
 
-@given(st.lists(st.integers(0, 3 * frames.CALL_BYTES) | st.integers(0, 9), max_size=12), st.integers(0, 99))
+@given(st.lists(st.integers(0, 700_000) | st.integers(0, 9), max_size=12), st.integers(0, 99))
 def test_pieces_of_any_length_are_written_one_after_the_other(lengths: list[int], offset: int) -> None:
     pieces = [bytes([number + 1]) * length for number, length in enumerate(lengths)]
     with tempfile.TemporaryFile() as file:
-        frames.write_at(file.fileno(), pieces, offset)
+        _native.write_at(file.fileno(), pieces, offset)
         assert file.read() == (bytes(offset) + b"".join(pieces) if any(lengths) else b"")
 
 

@@ -76,8 +76,8 @@ def performance_page() -> str:
         + "\n\n"
         + f"- A list of 10 million rows: {first['value']:.1f} s from start to the first request.\n"
         + f"- A server 200 ms away: {latency['value']:.0%} of the possible requests per second.\n"
-        + f"- {rows['limit-share']['value']:.0%} of the upper limit: the same images decoded, resized and encoded "
-        + "from memory, and nothing else.\n"
+        + f"- {rows['limit-share']['value']:.0%} of the upper limit: the same images fetched by bare sockets, then "
+        + "decoded, resized and encoded from memory, and nothing else.\n"
     )
 
 

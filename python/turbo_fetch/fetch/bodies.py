@@ -12,7 +12,7 @@ from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 from turbo_fetch.fetch.codings import MAX_CODINGS, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.request import Draft
-from turbo_fetch.fetch.response import Body
+from turbo_fetch.fetch.response import Body, Bytes
 
 WHOLE_BYTES: Final = 1_000_000
 """A body announced to be no larger is charged as a whole in advance, and its connection is never paused."""
@@ -20,7 +20,7 @@ WHOLE_BYTES: Final = 1_000_000
 
 async def read_body(
     content: Body, budget: ByteBudget, max_bytes: int, draft: Draft, deadline: Deadline
-) -> bytes | None:
+) -> Bytes | None:
     """Return a body, which stays charged to the budget, or None if it is larger than allowed.
 
     Raises CodingError if it is not packed as its headers say.
@@ -51,11 +51,11 @@ async def _joined(chunks: list[bytes], count: int) -> bytes:
 
 async def _plain(
     content: Body, reader: BodyReader, max_bytes: int, draft: Draft, deadline: Deadline
-) -> list[bytes] | None:
+) -> list[Bytes] | None:
     announced_bytes = content.framing.length or 0
     if 0 < announced_bytes <= WHOLE_BYTES:
         return await _announced(content, reader, draft, deadline)
-    chunks: list[bytes] = []
+    chunks: list[Bytes] = []
     deadline.progress()
     while chunk := await content.readany():
         deadline.progress()
@@ -69,7 +69,7 @@ async def _plain(
     return chunks
 
 
-async def _announced(content: Body, reader: BodyReader, draft: Draft, deadline: Deadline) -> list[bytes]:
+async def _announced(content: Body, reader: BodyReader, draft: Draft, deadline: Deadline) -> list[Bytes]:
     """Read a small body of known length at once: its reader is woken only when it is whole."""
     await _turn(reader, deadline)
     reader.charge_up_to(content.framing.length or 0)
@@ -83,8 +83,8 @@ async def _announced(content: Body, reader: BodyReader, draft: Draft, deadline: 
 
 async def _packed(
     content: Body, reader: BodyReader, max_bytes: int, draft: Draft, deadline: Deadline
-) -> list[bytes] | None:
-    chunks: list[bytes] = []
+) -> list[Bytes] | None:
+    chunks: list[Bytes] = []
     unpacker = Unpacker(content.framing.codings)
     loop = asyncio.get_running_loop()
     is_last = False

@@ -179,6 +179,20 @@ class ResponseProtocol(ResponseHandler):
         """Take bytes again."""
         self._resume_transport_reading()
 
+    def fill(self, memory: memoryview) -> None:
+        """Read the rest of the body into `memory`; see Flow."""
+        if self._response is not None:
+            self._read_by(_Filling(self, self._response, memory))
+
+    def _read_by(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have bytes go to `protocol` from now on."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            # uvloop asks how to read only when it begins to.
+            self.pause_reading()
+            transport.set_protocol(protocol)
+            self.resume_reading()
+
     def _begun(self, head: Head, body: Body) -> None:
         """Hand a response over to whoever waits for it."""
         if head.should_close or body.framing.is_odd:
@@ -215,6 +229,46 @@ class ResponseProtocol(ResponseHandler):
         failure.__cause__ = problem
         self._fail_body(response, failure)
         self._fail(problem)
+
+
+class _Filling(asyncio.BufferedProtocol):
+    """Reads the rest of a body into memory, and then leaves the connection to its own protocol again."""
+
+    __slots__ = ("_at", "_connection", "_memory", "_response")
+
+    def __init__(self, connection: ResponseProtocol, response: ResponseReader, memory: memoryview) -> None:
+        self._connection = connection
+        self._response = response
+        self._memory = memory
+        self._at = 0
+
+    def get_buffer(self, _size: int) -> memoryview:
+        """Return where the next bytes belong."""
+        return self._memory[self._at :]
+
+    def buffer_updated(self, count: int) -> None:
+        """Take note of bytes that lie there."""
+        self._at += count
+        if count >= self._response.left_bytes:
+            # Before its end is told, for then the connection may be used again at once.
+            self._connection._read_by(self._connection)
+        self._response.filled(count)
+
+    def eof_received(self) -> bool | None:
+        """Take the end of what the other side sends."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Take note that much waits to be sent."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Take note that little waits to be sent."""
+        self._connection.resume_writing()
 
 
 class BoundedConnector(aiohttp.TCPConnector):

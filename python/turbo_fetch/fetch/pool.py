@@ -31,6 +31,8 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 _QUEUE_PART: Final = 4
+_STARTS_AT_ONCE: Final = 16
+"""Requests that start before the loop looks at those under way: the first are sent while others still connect."""
 _CLOSED_DETAIL: Final = "not asked, the server refuses requests"
 
 
@@ -144,6 +146,7 @@ class FetchPool:
 
         Rows that are in the pool at that time are forgotten, and their `done` is not called.
         """
+        started = 0
         try:
             async with asyncio.TaskGroup() as requests:
                 requests.create_task(self.network.watch())
@@ -151,6 +154,9 @@ class FetchPool:
                     row = self._take() if self._budget.has_room else None
                     if row is not None:
                         requests.create_task(self._attempt(row))
+                        started += 1
+                        if not started % _STARTS_AT_ONCE:
+                            await asyncio.sleep(0)
                         continue
                     self._update_capacity()
                     self._wake.clear()

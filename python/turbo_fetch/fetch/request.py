@@ -29,7 +29,7 @@ class Fetched:
     outcome: Outcome
     detail: str | None
     """Why it failed, the same text for the same failure; None on success."""
-    body: bytes | None
+    body: bytes | memoryview | None
     """Not None exactly on success, unless a condition was sent and the answer is 304; its length is charged to the
     byte budget."""
     http_status: int | None
@@ -86,7 +86,7 @@ class Draft:
         self.last_modified = _clean(headers.get(_LAST_MODIFIED))
         self.retry_after = _clean(headers.get(_RETRY_AFTER))
 
-    def end(self, outcome: Outcome, detail: str | None, body: bytes | None = None) -> Fetched:
+    def end(self, outcome: Outcome, detail: str | None, body: bytes | memoryview | None = None) -> Fetched:
         """Return the finished record of this attempt."""
         return Fetched(
             outcome=outcome,

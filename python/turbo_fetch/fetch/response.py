@@ -10,6 +10,9 @@ from multidict import CIMultiDictProxy
 
 from turbo_fetch.fetch.response_head import Framing, Head
 
+FILLED_BYTES: Final = 32_768
+"""So much of a body of known length that is still to come is read to where the body stays."""
+
 READ_BUFFER_BYTES: Final = 131_072
 """A connection is paused when more than this waits to be read; it is held besides the budget."""
 
@@ -28,6 +31,10 @@ class Flow(Protocol):
         """Take bytes again."""
         ...
 
+    def fill(self, memory: memoryview) -> None:
+        """Read the rest of a body of known length into `memory`, which has one byte more, to see what follows it."""
+        ...
+
 
 class Body:
     """The body of a response, still encoded, and how it is framed; for one reader, in one event loop."""
@@ -40,6 +47,7 @@ class Body:
         "_is_paused",
         "_is_read_whole",
         "_loop",
+        "_memory",
         "_waiter",
         "_waiting_bytes",
         "framing",
@@ -66,6 +74,7 @@ class Body:
         self._is_read_whole = False
         self._is_paused = False
         self._is_ended = False
+        self._memory: memoryview | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -82,6 +91,13 @@ class Body:
             self._is_paused = True
             self._flow.pause_reading()
         self._wake()
+
+    def filled(self, count: int) -> None:
+        """Take note of bytes that were read to where the body stays."""
+        self.total_bytes += count
+        self._waiting_bytes += count
+        if self.on_data is not None:
+            self.on_data()
 
     def feed_eof(self) -> None:
         """Take note that the body is whole."""
@@ -108,15 +124,22 @@ class Body:
             raise self._error
         return self.read_nowait()
 
-    async def read(self) -> bytes:
+    async def read(self) -> Bytes:
         """Return all of the body that has not been read; its connection is not paused, nor its reader woken, before."""
         self._is_read_whole = True
         self._resume()
+        left_bytes = (self.framing.length or 0) - self.total_bytes
+        if left_bytes >= FILLED_BYTES and not self._is_ended and self._error is None:
+            self._fill(left_bytes)
         while not self._is_ended and self._error is None:
             await self._change()
         if self._error is not None:
             raise self._error
-        return self.read_nowait()
+        if self._memory is None:
+            return self.read_nowait()
+        memory, self._memory = self._memory[: self._waiting_bytes].toreadonly(), None
+        self._waiting_bytes = 0
+        return memory
 
     def read_nowait(self) -> bytes:
         """Return what has arrived since the last call."""
@@ -124,6 +147,17 @@ class Body:
         self._resume()
         first = chunks[0] if len(chunks) == 1 else None
         return first if isinstance(first, bytes) else b"".join(chunks)
+
+    def _fill(self, left_bytes: int) -> None:
+        """Have the rest read behind what is there already, so that no body is copied when it is whole."""
+        memory = memoryview(bytearray(self._waiting_bytes + left_bytes + 1))
+        at = 0
+        for chunk in self._chunks:
+            memory[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        self._chunks = []
+        self._memory = memory
+        self._flow.fill(memory[at:])
 
     def _resume(self) -> None:
         if self._is_paused:

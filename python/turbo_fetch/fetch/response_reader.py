@@ -39,6 +39,8 @@ _LEAST_CHUNK_BYTES: Final = 16
 """Each chunk costs about a microsecond: beyond the free ones their mean size has a bound."""
 _BEGINNING_BYTES: Final = 8
 _USUAL_BEGINNING: Final = b"HTTP/1."
+_SURPLUS: Final = b"?"
+"""Stands for the byte that follows a body; what it is does not matter."""
 _HEAD_TOO_LARGE: Final = f"headers larger than {MAX_HEAD_BYTES // 1024} KiB"
 _TOO_MANY_INTERIM: Final = f"more than {MAX_INTERIM} interim responses"
 _TOO_MANY_CHUNKS: Final = f"more than {_FREE_CHUNKS} chunks of a few bytes"
@@ -99,6 +101,21 @@ class ResponseReader:
             data = _TAKE[self._at](self, data)
         if data:
             self.has_surplus = True
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of a body of known length that are still to come."""
+        return self._left_bytes
+
+    def filled(self, count: int) -> None:
+        """Take note of bytes that were read to where the body stays, maybe one more than belongs to it."""
+        body = self.body
+        assert body is not None
+        taken = min(count, self._left_bytes)
+        self._left_bytes -= taken
+        body.filled(taken)
+        if not self._left_bytes:
+            self._end(_SURPLUS[: count - taken])
 
     def feed_eof(self) -> None:
         """Take the end of the connection; raises ClientPayloadError if the body is not whole."""

@@ -13,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class DecodeError(Exception):
         self.reason = reason
 
 
-def decode(reader: int, kind: str, body: bytes) -> Pixels:
+def decode(reader: int, kind: str, body: Blob) -> Pixels:
     """Return the pixels of a body of format `kind`; raises DecodeError for one that has none."""
     try:
         return _with_opencv(body) if reader == OPENCV else _with_pillow(kind, body)
@@ -55,7 +56,7 @@ def decode(reader: int, kind: str, body: bytes) -> Pixels:
         raise DecodeError(Outcome.OUT_OF_MEMORY, "takes more memory than there is") from None
 
 
-def _with_opencv(body: bytes) -> Pixels:
+def _with_opencv(body: Blob) -> Pixels:
     """Decode what the native module found to be 8 or 16 bits of grey or colour, upright and without alpha."""
     import cv2
     import numpy as np
@@ -79,7 +80,7 @@ def _with_opencv(body: bytes) -> Pixels:
     return Pixels(pixels.tobytes(), width, height, layout, pixels.dtype.itemsize * 8)
 
 
-def _with_pillow(kind: str, body: bytes) -> Pixels:
+def _with_pillow(kind: str, body: Blob) -> Pixels:
     try:
         picture = _opened(kind, body)
         # The decoders run without the interpreter's lock.
@@ -91,7 +92,7 @@ def _with_pillow(kind: str, body: bytes) -> Pixels:
         raise DecodeError(Outcome.CORRUPT, "data is broken") from None
 
 
-def _opened(kind: str, body: bytes) -> ImageFile:
+def _opened(kind: str, body: Blob) -> ImageFile:
     """Return the image, of which TIFF is loaded too, since its loading warns as the opening of others does."""
     from PIL import AvifImagePlugin, Image, Jpeg2KImagePlugin, TiffImagePlugin
 

@@ -7,6 +7,7 @@ from typing import Final, cast
 
 import pyarrow as pa
 
+from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH
 from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
@@ -53,7 +54,7 @@ def prefilter(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: Deny
     )
 
 
-def _with_body(ended: Ended) -> list[tuple[int, bytes]]:
+def _with_body(ended: Ended) -> list[tuple[int, Blob]]:
     return [(row, fetched.body) for row, fetched in ended if fetched.body is not None]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from turbo_fetch import _native
-from turbo_fetch.arrow.binaries import blobs, view_array
+from turbo_fetch.arrow.binaries import Blob, blobs, view_array
 from turbo_fetch.arrow.schemas import TRANSFORMED
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.shard import other_decoders as foreign
@@ -76,7 +76,7 @@ class Transform:
             memory_bytes=memory_bytes,
         )
 
-    def run(self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
+    def run(self, bodies: Sequence[Blob], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
         """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad image.
 
         `boxes` are those to blur in each image, or empty if there are none in any: left, top, right, bottom,
@@ -89,7 +89,7 @@ class Transform:
         return pa.concat_batches([records[place] for place in range(len(bodies))])
 
     def parts(
-        self, bodies: Sequence[bytes], boxes: Sequence[Boxes] = ()
+        self, bodies: Sequence[Blob], boxes: Sequence[Boxes] = ()
     ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
         """Yield what :meth:`run` returns as soon as it is there: places of bodies, and their records.
 
@@ -122,7 +122,7 @@ class Transform:
                 return
 
     def _foreign(
-        self, asked: Sequence[tuple[int, pa.RecordBatch]], bodies: Sequence[bytes], boxes: Sequence[Boxes]
+        self, asked: Sequence[tuple[int, pa.RecordBatch]], bodies: Sequence[Blob], boxes: Sequence[Boxes]
     ) -> Iterator[tuple[list[int], pa.RecordBatch]]:
         places: list[int] = []
         records: list[pa.RecordBatch] = []
@@ -138,7 +138,7 @@ class Transform:
                 yield places, _with_bodies(pa.concat_batches(records), [bodies[place] for place in places])
                 places, records, held = [], [], 0
 
-    def _finish(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+    def _finish(self, reader: int, body: Blob, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
         """Return the record of an image that is decoded here; where memory is short, once no other one is made."""
         pixels = record["original_width"][0].as_py() * record["original_height"][0].as_py()
         with self._holding(pixels * _BYTES_PER_PIXEL):
@@ -148,7 +148,7 @@ class Transform:
                 finished = self._decoded(reader, body, record, boxes)
         return finished
 
-    def _decoded(self, reader: int, body: bytes, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
+    def _decoded(self, reader: int, body: Blob, record: pa.RecordBatch, boxes: Boxes) -> pa.RecordBatch:
         try:
             found = foreign.decode(reader, record["original_format"][0].as_py(), body)
         except foreign.DecodeError as error:
@@ -167,7 +167,7 @@ class Transform:
             self._native.give_back_memory(count)
 
 
-def digests(kind: HashKind, bodies: Sequence[bytes]) -> list[str]:
+def digests(kind: HashKind, bodies: Sequence[Blob]) -> list[str]:
     """Return the hash of each body in lower-case hex, the GIL released."""
     return [found for found in _native.digests(kind, bodies) if found is not None]
 
@@ -180,7 +180,7 @@ def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBa
     return pa.record_batch(list(columns.values()), schema=record.schema)
 
 
-def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[bytes]) -> pa.RecordBatch:
+def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[Blob]) -> pa.RecordBatch:
     """Return the batch with the bodies that are kept as they came: the native module copies none, but leaves a null."""
     if not batch["image"].null_count:
         return batch

@@ -9,15 +9,14 @@ image that contains the bytes of a frame can pass for one.
 from __future__ import annotations
 
 import mmap
-import os
 import struct
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
-from crc32c import crc32c
+
+from turbo_fetch import _native
 
 Piece = bytes | memoryview
 """A part of what is written; the length of a view is that in bytes."""
@@ -25,11 +24,6 @@ Piece = bytes | memoryview
 PREAMBLE: Final = struct.Struct("<8s8s")
 MAGIC: Final = b"TFSPOOL2"
 ALIGNMENT: Final = 16
-MOST_PIECES: Final = 1024
-"""That one system call takes on Linux and macOS."""
-CALL_BYTES: Final = 256 << 10
-"""More at once makes Linux take huge pages for its cache, and on a virtual machine those are the ones that it has never
-used: the host has to find memory for them first, which took five times as long as the copy."""
 
 _HEAD: Final = struct.Struct("<IIB7x")
 _SEED: Final = struct.Struct("<8sQIB")
@@ -46,10 +40,7 @@ class Frame:
 
 
 def _checksum(nonce: bytes, offset: int, kind: int, payload: Sequence[Piece], length: int) -> int:
-    checksum = crc32c(_SEED.pack(nonce, offset, length, kind))
-    for piece in payload:
-        checksum = crc32c(piece, checksum)
-    return checksum
+    return _native.crc32c([_SEED.pack(nonce, offset, length, kind), *payload])
 
 
 def encode(nonce: bytes, offset: int, kind: int, payload: Sequence[Piece]) -> tuple[list[Piece], Frame]:
@@ -97,25 +88,3 @@ class Mapped:
     def let_go(self) -> None:
         """Drop the pages from this process's memory; they come back from the page cache when touched."""
         self._map.madvise(mmap.MADV_DONTNEED)
-
-
-def write_at(descriptor: int, pieces: Sequence[Piece], offset: int) -> None:
-    """Write all pieces at `offset`, about CALL_BYTES at a time."""
-    left = deque(memoryview(piece) for piece in pieces)
-    while left:
-        batch: list[memoryview] = []
-        room = CALL_BYTES
-        while left and room > 0 and len(batch) < MOST_PIECES:
-            piece = left.popleft()
-            if piece.nbytes > room:
-                left.appendleft(piece[room:])
-                piece = piece[:room]
-            batch.append(piece)
-            room -= piece.nbytes
-        written = os.pwritev(descriptor, batch, offset)
-        offset += written
-        # The kernel may take less than all of it.
-        while batch and written >= batch[0].nbytes:
-            written -= batch.pop(0).nbytes
-        if batch:
-            left.extendleft(reversed([batch[0][written:], *batch[1:]]))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from turbo_fetch import _native
 from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.errors import OutputError, OutputExists
 from turbo_fetch.spool import frames
@@ -147,7 +148,7 @@ class Spool:
             raise ValueError(f"{self.path} is closed")
         pieces, frame = frames.encode(self._nonce, self._end, kind, payload)
         try:
-            frames.write_at(self._descriptor, pieces, self._end)
+            _native.write_at(self._descriptor, pieces, self._end)
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
             raise write_error(error, str(self.path), frame.end - self._end) from error
@@ -220,7 +221,7 @@ def _create(path: Path, descriptor: int, identity: dict[str, object]) -> Spool:
     spool = Spool(path, descriptor, nonce, frames.PREAMBLE.size, Index(int(str(identity["rows"]))))
     try:
         os.ftruncate(descriptor, 0)
-        frames.write_at(descriptor, [frames.PREAMBLE.pack(frames.MAGIC, nonce)], 0)
+        _native.write_at(descriptor, [frames.PREAMBLE.pack(frames.MAGIC, nonce)], 0)
     except OSError as error:
         raise write_error(error, str(path), frames.PREAMBLE.size) from error
     spool._write(_IDENTITY, [orjson.dumps(identity)])

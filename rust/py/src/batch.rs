@@ -1,11 +1,11 @@
 //! Batches of images: bytes in, one Arrow record batch out, the GIL released in between.
 
+use crate::memory::{Memory, slices};
 use crate::seam::{detached, guarded};
 use arrow_array::RecordBatch;
 use arrow_pyarrow::PyArrowType;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use turbo_fetch_image::batch::Transformer as ImageTransformer;
 use turbo_fetch_image::blur::Bounds;
 use turbo_fetch_image::digest;
@@ -87,7 +87,7 @@ impl Transformer {
     fn run(
         &self,
         py: Python<'_>,
-        bodies: Vec<PyBackedBytes>,
+        bodies: Vec<Memory>,
         boxes: Vec<Vec<Bounds>>,
     ) -> PyResult<PyArrowType<RecordBatch>> {
         detached(py, || self.0.run(&slices(&bodies), &boxes))?
@@ -100,8 +100,8 @@ impl Transformer {
     fn run_pixels(
         &self,
         py: Python<'_>,
-        body: PyBackedBytes,
-        samples: PyBackedBytes,
+        body: Memory,
+        samples: Memory,
         shape: (u32, u32, &str, u8),
         boxes: Vec<Bounds>,
     ) -> PyResult<PyArrowType<RecordBatch>> {
@@ -111,12 +111,12 @@ impl Transformer {
             .map_err(|_| PyValueError::new_err(format!("no layout is named {layout:?}")))?;
         detached(py, || {
             let pixels = ForeignPixels {
-                samples: &samples,
+                samples: samples.as_ref(),
                 size: Size::new(width, height),
                 layout,
                 bits,
             };
-            self.0.run_pixels(&body, &pixels, &boxes)
+            self.0.run_pixels(body.as_ref(), &pixels, &boxes)
         })?
         .map(PyArrowType)
         .map_err(|error| PyRuntimeError::new_err(error.to_string()))
@@ -133,10 +133,6 @@ impl Transformer {
     }
 }
 
-fn slices(buffers: &[PyBackedBytes]) -> Vec<&[u8]> {
-    buffers.iter().map(AsRef::as_ref).collect()
-}
-
 /// Hash each body; `kind` is md5, sha256 or sha512.
 #[pyfunction]
 #[expect(
@@ -146,7 +142,7 @@ fn slices(buffers: &[PyBackedBytes]) -> Vec<&[u8]> {
 fn digests(
     py: Python<'_>,
     kind: &str,
-    bodies: Vec<PyBackedBytes>,
+    bodies: Vec<Memory>,
 ) -> PyResult<Vec<Option<String>>> {
     let kind = kind.parse().map_err(unknown)?;
     detached(py, || digest::hex_digests(kind, &slices(&bodies)))

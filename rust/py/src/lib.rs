@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 
 mod batch;
+mod files;
+mod memory;
 mod seam;
 mod urls;
 
@@ -18,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         },
     )?;
     batch::register(module)?;
+    files::register(module)?;
     urls::register(module)?;
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Iterable
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from turbo_fetch import _native
 from turbo_fetch.storage.failures import write_error
 
-BLOCK_BYTES: Final = 256 << 10
-WORTH_A_COPY_BYTES: Final = 32 << 10
-MOST_VECTORS: Final = 512
+GATHERED_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,7 @@ class WrittenFile:
 class StagedFile(io.RawIOBase):
     """A new local file, written once from start to end; OutputError if that fails.
 
-    Pieces are gathered into blocks: many small ones cost one write and one hash per block, which the processor's cache
-    holds from the one to the other.
+    Pieces are gathered and handed to the native module together, which writes and hashes them without Python's lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,11 +42,11 @@ class StagedFile(io.RawIOBase):
         self.size_bytes = 0
         self._pieces: list[bytes | memoryview] = []
         self._gathered_bytes = 0
-        self._digest = hashlib.sha256()
         try:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise write_error(error, str(path), 0) from error
+        self._hashed = _native.HashedFile(self._descriptor)
 
     def writable(self) -> bool:
         """Return True; see io.RawIOBase."""
@@ -71,7 +68,7 @@ class StagedFile(io.RawIOBase):
             self._gathered_bytes += len(piece)
         added = self._gathered_bytes - before
         self.size_bytes += added
-        if self._gathered_bytes >= BLOCK_BYTES:
+        if self._gathered_bytes >= GATHERED_BYTES:
             self._drain()
         return added
 
@@ -79,7 +76,7 @@ class StagedFile(io.RawIOBase):
         """Write what is left and close; the file then is complete but not yet synced to disk."""
         self._drain()
         self.close()
-        return WrittenFile(name, self.path, self.size_bytes, self._digest.hexdigest())
+        return WrittenFile(name, self.path, self.size_bytes, self._hashed.hexdigest())
 
     def close(self) -> None:
         """Close the file, complete or not."""
@@ -88,37 +85,9 @@ class StagedFile(io.RawIOBase):
         super().close()
 
     def _drain(self) -> None:
-        blocks = _blocks(self._pieces)
-        self._pieces = []
-        self._gathered_bytes = 0
-        for block in blocks:
-            self._digest.update(block)
+        pieces, self._pieces = self._pieces, []
+        count, self._gathered_bytes = self._gathered_bytes, 0
         try:
-            for start in range(0, len(blocks), MOST_VECTORS):
-                _write_all(self._descriptor, blocks[start : start + MOST_VECTORS])
+            self._hashed.append(pieces)
         except OSError as error:
-            raise write_error(error, str(self.path), sum(map(len, blocks))) from error
-
-
-def _blocks(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Return the same content in fewer pieces: small neighbours are joined, large ones are not copied."""
-    blocks: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
-    for piece in pieces:
-        if len(piece) < WORTH_A_COPY_BYTES:
-            small.append(piece)
-            continue
-        blocks += [b"".join(small), piece]
-        small = []
-    blocks.append(b"".join(small))
-    return blocks
-
-
-def _write_all(descriptor: int, blocks: list[bytes | memoryview]) -> None:
-    left = [memoryview(block) for block in blocks]
-    while left:
-        written = os.writev(descriptor, left)
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if left:
-            left[0] = left[0][written:]
+            raise write_error(error, str(self.path), count) from error

@@ -27,8 +27,8 @@ from typing import IO, Any, Final, Literal, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
-from crc32c import crc32c
 
+from turbo_fetch import _native
 from turbo_fetch.arrow.binaries import blobs
 from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
 from turbo_fetch.dataset.formats.format import Format, StoredImage, reading, refuse_columns
@@ -158,7 +158,7 @@ def decode_example(content: bytes) -> dict[str, Feature]:
 
 
 def _masked_checksum(content: bytes) -> bytes:
-    crc = crc32c(content)
+    crc = _native.crc32c([content])
     return _CHECKSUM.pack((((crc >> 15) | (crc << 17)) + _MASK) & _WORD)
 
 

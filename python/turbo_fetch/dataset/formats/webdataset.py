@@ -45,8 +45,8 @@ class TarFile(StagedFile):
 
     def add(self, samples: Samples) -> None:
         """Append the samples that have an image."""
-        for member in members(samples, lambda _: self._extension):
-            self.append(_entry(member))
+        named = members(samples, lambda _: self._extension)
+        self.append(piece for member in named for piece in _entry(member))
 
     def finish(self, name: str) -> WrittenFile:
         """End the archive; return the file, to be published as `name`."""

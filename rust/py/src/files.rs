@@ -1,0 +1,100 @@
+//! Writing to files, the GIL released.
+
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use turbo_fetch_files as files;
+
+use crate::memory::{Memory, slices};
+use crate::seam::detached;
+
+/// The CRC-32C of the pieces, as of one message; `checksum` is that of what comes before.
+#[pyfunction]
+#[pyo3(signature = (pieces, checksum=0))]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments from Python are owned"
+)]
+fn crc32c(py: Python<'_>, pieces: Vec<Memory>, checksum: u32) -> PyResult<u32> {
+    let pieces = slices(&pieces);
+    detached(py, || files::crc32c(&pieces, checksum))
+}
+
+/// Write all pieces at a place in the file.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments from Python are owned"
+)]
+fn write_at(
+    py: Python<'_>,
+    descriptor: RawFd,
+    pieces: Vec<Memory>,
+    offset: u64,
+) -> PyResult<()> {
+    let pieces = slices(&pieces);
+    detached(py, || files::write_at(borrowed(descriptor), &pieces, offset))?.map_err(|error| os_error(&error))
+}
+
+/// A file that is written from start to end and hashed on the way; the descriptor is the caller's to close.
+#[pyclass(frozen, module = "turbo_fetch._native")]
+struct HashedFile {
+    descriptor: RawFd,
+    hashed: Mutex<files::HashedFile>,
+}
+
+#[pymethods]
+impl HashedFile {
+    #[new]
+    fn new(descriptor: RawFd) -> Self {
+        Self {
+            descriptor,
+            hashed: Mutex::default(),
+        }
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "arguments from Python are owned"
+    )]
+    fn append(&self, py: Python<'_>, pieces: Vec<Memory>) -> PyResult<()> {
+        let pieces = slices(&pieces);
+        detached(py, || {
+            let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+            hashed.append(borrowed(self.descriptor), &pieces)
+        })?
+        .map_err(|error| os_error(&error))
+    }
+
+    fn hexdigest(&self) -> String {
+        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.hex_digest()
+    }
+}
+
+#[expect(unsafe_code, reason = "Python's descriptors are plain numbers")]
+fn borrowed<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: used for the length of a call, in which the caller keeps it open. One that is closed all the same, or is none
+    // at all, is an error that the system reports; -1 alone is not a value that may be borrowed.
+    unsafe { BorrowedFd::borrow_raw(descriptor.max(0)) }
+}
+
+/// An OSError with its number, by which Python tells the kinds apart; `PyO3`'s own has none.
+fn os_error(error: &io::Error) -> PyErr {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or_default().to_owned();
+    match error.raw_os_error() {
+        Some(number) => PyOSError::new_err((number, plain)),
+        None => PyOSError::new_err(plain),
+    }
+}
+
+/// Add the classes and functions of this file to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(crc32c, module)?)?;
+    module.add_function(wrap_pyfunction!(write_at, module)?)?;
+    module.add_class::<HashedFile>()
+}
