@@ -18,7 +18,9 @@ from typing import Any, Final
 import transformers
 
 from bench.gpu_models import SMALL
+from turbo_fetch.dreambooth.families import skeleton
 from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
+from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
 from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
 from turbo_fetch.errors import ModelError
 from turbo_fetch.spec import TrainSpec
@@ -153,6 +155,13 @@ LADDERS: Final[Mapping[str, tuple[Changes, ...]]] = {
         ("and sample_every = 0", {"sample_every": 0}),
         ("and resolution = 512", {"resolution": 512}),
     ),
+    "lora, swapped": (
+        ("half of the blocks swapped", {**_CHECKPOINTED, "blocks_to_swap": 0.5}),
+        ("all blocks swapped", {"blocks_to_swap": 1.0}),
+        ('and base_precision = "int8"', {"base_precision": "int8"}),
+        ("and sample_every = 0", {"sample_every": 0}),
+        ("and resolution = 512", {"resolution": 512}),
+    ),
     "full": (
         ("nothing", {}),
         ("gradient_checkpointing = true", _CHECKPOINTED),
@@ -162,15 +171,18 @@ LADDERS: Final[Mapping[str, tuple[Changes, ...]]] = {
         ("and resolution = 512", {"resolution": 512}),
     ),
 }
-"""By method, what is set from the least on, each beside what is before it."""
+"""By method, what is set from the least on, each beside what is before it; of blocks the share that is swapped."""
 
 
 def estimates(name: str, method: str, base: Path) -> Iterator[tuple[str, Estimate]]:
     """Yield what training takes with each rung of the ladder, up to the one that fits the smallest card."""
-    table: dict[str, Any] = {"base": str(base), "subject": "photos", "class": "dog", "method": method}
-    table["text_encoder"] = False
+    table: dict[str, Any] = {"base": str(base), "subject": "photos", "class": "dog", "text_encoder": False}
+    table["method"] = method.partition(",")[0]
+    blocks = len(repeated_blocks(skeleton(str(base)).denoiser))
     for words, keys in LADDERS[method]:
         table |= keys
+        if "blocks_to_swap" in keys:
+            table["blocks_to_swap"] = int(keys["blocks_to_swap"] * blocks)
         needed = estimate(TrainSpec.model_validate(table), "bf16", with_prior=False)
         print(f"{name}, {method}, {words}: {needed.peak_bytes / 1e9:.1f} GB", file=sys.stderr)
         yield words, needed

@@ -15,8 +15,10 @@ MARGIN = 1.1
 WORDS = {
     "nothing": "as it is",
     "gradient_checkpointing = true": "checkpointing",
-    'and base_precision = "int8"': "checkpointing, int8",
+    'and base_precision = "int8"': "{before}, int8",
     'or base_precision = "nf4"': "checkpointing, nf4",
+    "half of the blocks swapped": "half",
+    "all blocks swapped": "all",
     'and optimiser.kind = "adamw8bit"': "checkpointing, 8-bit",
     "and optimiser.fused_backward = true, clip = 0": "checkpointing, 8-bit, fused",
     "and sample_every = 0": "{before}, no samples",

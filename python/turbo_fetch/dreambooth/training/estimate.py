@@ -18,12 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from turbo_fetch.dreambooth.data.cache import CAPTIONS_AT_ONCE
-from turbo_fetch.dreambooth.families import DTYPES, Family, skeleton
+from turbo_fetch.dreambooth.families import DTYPES, Conditioning, Family, skeleton
+from turbo_fetch.dreambooth.families.block_swap import AT_ONCE, swapped_matrices
 from turbo_fetch.dreambooth.families.quantised import bytes_saved
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable
 from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
 from turbo_fetch.dreambooth.training.objectives import example_errors
-from turbo_fetch.dreambooth.training.trainer import place_model
+from turbo_fetch.dreambooth.training.trainer import blocks_swapped, place_model
 from turbo_fetch.spec import TrainSpec
 
 META: Final = torch.device("meta")
@@ -74,12 +75,18 @@ def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
 
 
 def _resident(family: Family, train: TrainSpec) -> tuple[int, int, int]:
-    """Return the bytes of the denoiser, the VAE and all text encoders."""
+    """Return the bytes that are on the GPU of the denoiser, the VAE and all text encoders."""
+    kind = train.base_precision
+    saved = {} if kind == "auto" else bytes_saved(family.denoiser, kind)
     sizes = {name: _bytes_of(module) for name, module in family.modules()}
-    denoiser = sizes.pop(family.denoiser_name)
-    if train.base_precision != "auto":
-        denoiser -= bytes_saved(family.denoiser, train.base_precision)
-    return denoiser, sizes.pop("vae"), sum(sizes.values())
+    sizes[family.denoiser_name] -= sum(saved.values())
+    for name in sizes:
+        blocks = [
+            sum(matrix.nbytes - saved.get(id(matrix), 0) for _, _, matrix in swapped_matrices(block))
+            for block in blocks_swapped(family, name, train)
+        ]
+        sizes[name] -= sum(sorted(blocks)[:-AT_ONCE])
+    return sizes.pop(family.denoiser_name), sizes.pop("vae"), sum(sizes.values())
 
 
 def _bytes_of(module: nn.Module) -> int:
@@ -111,12 +118,13 @@ def _step(
         parameter.register_post_accumulate_grad_hook(_free_gradient)  # type: ignore[no-untyped-call]
         for parameter in freed
     ]
+    remembered = _remembered(family, train, count)
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():
                 family.encode_images(torch.empty(count, 3, train.resolution, train.resolution, device=META))
         with torch.set_grad_enabled(trainable.has_text_encoder):
-            text = family.encode_captions([""] * count)
+            text = remembered or family.encode_captions([""] * count)
         latents = torch.empty(count, *shape, device=META)
         times = torch.zeros(count, dtype=torch.long, device=META)
         predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
@@ -129,15 +137,22 @@ def _step(
     return live.peak
 
 
+@torch.no_grad()
+def _remembered(family: Family, train: TrainSpec, count: int) -> Conditioning | None:
+    """Return what captions came to, if the encoders, which are freed, have left it; nothing of them is counted."""
+    return family.encode_captions([""] * count) if train.frees_text_encoders else None
+
+
 def _free_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
 def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:
     latents = torch.empty(2, *family.latent_shape(train.resolution, train.resolution), device=META)
+    remembered = _remembered(family, train, 2)
     with _counted(family) as live, torch.no_grad():
         with cuda_autocast(dtype):
-            text = family.encode_captions(["", ""])
+            text = remembered or family.encode_captions(["", ""])
             times = torch.zeros(2, dtype=torch.long, device=META)
             family.predict(latents, times, text, torch.empty(2, 6, device=META))
         family.decode(latents[:1])

@@ -59,6 +59,7 @@ from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.training.trainer import (
     TrainerFactory,
+    check_block_swap_device,
     compile_denoiser,
     component_types,
     device_of,
@@ -144,6 +145,7 @@ def train_here(
         if before:
             check_machine(output, before, machine)
         record["ran_on"] = machine
+        check_block_swap_device(train, device)
         with kernels_chosen(train, device, precision):
             return TrainReport(str(output), train.steps, _train(run), was_complete=False)
 
