@@ -8,6 +8,7 @@ for. Not rehearsed: kernels, and compiled code.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,6 +62,8 @@ class Witness:
     """How many tensors were put into pinned memory."""
     copied_beside: int = 0
     """How many tensors were copied from pinned memory while the GPU computes, and were waited for."""
+    pinnable_bytes: float = math.inf
+    """How much more memory can be made that is pinned."""
     live_bytes: int = 0
     peak_bytes: int = 0
     """Of the GPU."""
@@ -70,6 +73,12 @@ class Witness:
         """Take note that a model's part begins to run."""
         if type(module).__name__ in MODELS:
             self._inside.append(type(module).__name__)
+
+    def pin(self, size: int) -> None:
+        """Take note of new memory that is pinned. Raises RuntimeError if there is no more."""
+        if size > self.pinnable_bytes:
+            raise RuntimeError("CUDA error: out of memory")
+        self.pinnable_bytes -= size
 
     def allocate(self, storage: torch.UntypedStorage) -> None:
         """Take note that a tensor is put on the GPU, until it is freed."""
@@ -186,6 +195,9 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = common_device(func, args, kwargs)
+        if func is _aten.zeros.default and torch._C._current_graph_task_id() != -1:
+            # Autograd's own, for gradients that did not come: made for the device that is really there.
+            device = CUDA
         if _STREAMS[-1].is_beside:
             return _STREAMS[-1].copy(func, args, kwargs)
         result = func(*args, **kwargs)
@@ -203,12 +215,12 @@ class Stream:
         self._copies: list[tuple[Tensor, Tensor]] = []
 
     def copy(self, function: Any, args: Any, kwargs: Any) -> Tensor:
-        """Copy later. Raises DeviceMismatch for what else would be computed, or would have the processor wait."""
+        """Copy later, but at once from memory that is not pinned. Raises DeviceMismatch for all but copies."""
         made, source = args[:2]
         if function is not _aten.copy_.default or not (args[2:] or kwargs.values()):
             raise DeviceMismatch(f"{function} is on a stream that only copies")
         if not getattr(source.untyped_storage(), "is_pinned", False):
-            raise DeviceMismatch("a copy from memory that is not pinned has the processor wait")
+            return made.copy_(source)
         self._copies.append((made, source))
         made.view(torch.uint8).fill_(255)
         return made
@@ -308,6 +320,8 @@ def _made_on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if device not in (None, CPU):
             raise DeviceMismatch("only dense CPU tensors can be pinned")
         pinned = func(*args, **kwargs)
+        for witness in _WITNESSES:
+            witness.pin(pinned.nbytes)
         pinned.untyped_storage().is_pinned = True
         return pinned
     if device is None:

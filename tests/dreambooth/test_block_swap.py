@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fake_cuda import CUDA, Witness, fake_cuda
 from tiny_models import TINY_FLOW_MODELS, tiny_qwen_image, tiny_sd, tiny_sd3, tiny_sdxl
-from training import assert_equal_bits, fit, history, learned, stopped_after, training_spec
+from training import Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families.block_swap import chosen_blocks, repeated_blocks
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
@@ -144,3 +144,69 @@ def _exported(method: str) -> tuple[str, ...]:
     if method == "lora":
         return (DIFFUSERS_LORA,)
     return ("text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors")
+
+
+def test_blocks_are_swapped_without_pinned_memory_too(bases: dict[str, Path], tmp_path: Path) -> None:
+    keys = {"method": "lora", "gradient_checkpointing": True, "resolution": 32, "steps": 1, "seed": 3}
+    for number, some_bytes in enumerate((1 << 20, 3000)):
+        spec = training_spec(
+            bases["flux"], tmp_path, False, blocks_to_swap=4, output=str(tmp_path / str(number)), **keys
+        )
+        listener = Listener()
+        with fake_cuda() as gpu:
+            gpu.pinnable_bytes = some_bytes
+            fit(spec, listener)
+        (line,) = (note for note in listener.notes if "in main memory" in note)
+        assert line.startswith("train: 4 blocks of the transformer, ")
+        assert ("could be pinned, so that steps are slower" in line) == (number == 1)
+    assert history(tmp_path / "0") == history(tmp_path / "1")
+
+
+def test_swapped_blocks_are_spread_over_all() -> None:
+    blocks = [_Block() for _ in range(10)]
+    model = _Model()
+    model.blocks = nn.ModuleList(blocks)
+    assert repeated_blocks(model) == blocks
+    for count, places in ((0, []), (1, [5]), (3, [1, 5, 8]), (5, [1, 3, 5, 7, 9]), (10, list(range(10)))):
+        assert chosen_blocks(model, count) == [blocks[place] for place in places]
+
+
+class _Block(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+class _Model(nn.Module):
+    _no_split_modules = ("_Block",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"method": "full"}, 'expected method = "lora"'),
+        ({"gradient_checkpointing": False}, "expected gradient_checkpointing = true"),
+        ({"base_precision": "nf4"}, 'expected "auto", "int8" or "fp8"'),
+        ({"compile": True}, "expected compile = false"),
+        ({"devices": 2}, "is for one device"),
+        ({"blocks_to_swap": 2}, "expected 0, or 3 or more"),
+    ],
+)
+def test_what_swapped_blocks_do_not_go_with_is_refused(
+    tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
+    usual = {"method": "lora", "gradient_checkpointing": True, "blocks_to_swap": 4}
+    with pytest.raises(SpecError, match=expected) as told:
+        training_spec(tmp_path / "base", tmp_path, **usual | keys)
+    assert str(told.value).count("blocks_to_swap =") == 1
+
+
+def test_blocks_are_not_swapped_without_a_gpu_of_ones_own(bases: dict[str, Path], tmp_path: Path) -> None:
+    keys = {"method": "lora", "gradient_checkpointing": True, "resolution": 32, "steps": 1}
+    with pytest.raises(SpecError, match="this device is none; expected 0"):
+        fit(training_spec(bases["sd"], tmp_path, blocks_to_swap=4, **keys))
+    with fake_cuda(), pytest.raises(SpecError, match="has 4 blocks; expected at most 4"):
+        fit(training_spec(bases["sd"], tmp_path, blocks_to_swap=5, **keys))
+    spec = training_spec(bases["sd"], tmp_path, blocks_to_swap=4, **keys)
+    tables = spec.model_dump(by_alias=True, exclude_unset=True)
+    with pytest.raises(SpecError, match=r'engine\.kind = "ray" gives all workers the same'):
+        parse_spec({**tables, "engine": {"kind": "ray"}})

@@ -83,7 +83,7 @@ class Spec(Table):
             )
         if self.train.blocks_to_swap:
             raise ValueError(
-                f"train.blocks_to_swap = {self.train.blocks_to_swap} is for one device, but engine.kind = \"ray\" "
+                f'train.blocks_to_swap = {self.train.blocks_to_swap} is for one device, but engine.kind = "ray" '
                 "gives all workers the same weights; expected 0"
             )
         return self

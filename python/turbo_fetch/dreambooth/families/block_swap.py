@@ -60,7 +60,7 @@ def swapped_matrices(block: nn.Module) -> Iterator[_Matrix]:
 
 
 def swap_blocks(model: Any, blocks: Collection[nn.Module], device: torch.device) -> None:
-    """Have the matrices of blocks, which are in main memory, come to a GPU as they are needed, until `unswap_blocks`."""
+    """Have the matrices of blocks, which are in main memory, come to a GPU as they run, until `unswap_blocks`."""
     model.block_swap = BlockSwap(blocks, device)
 
 
@@ -69,6 +69,12 @@ def unswap_blocks(model: nn.Module) -> None:
     swap: BlockSwap | None = model.__dict__.pop("block_swap", None)
     if swap is not None:
         swap.end()
+
+
+def swapped_bytes(model: nn.Module) -> tuple[int, int]:
+    """Return how many bytes of a model lie in main memory to be swapped, and how many of them are pinned."""
+    swap: BlockSwap | None = model.__dict__.get("block_swap")
+    return (0, 0) if swap is None else (swap.bytes, swap.pinned_bytes)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ from turbo_fetch.dreambooth.training.trainer import (
     place_part,
     precision_of,
     set_attention,
+    swap_note,
 )
 from turbo_fetch.dreambooth.training.validation import Validations
 from turbo_fetch.errors import Interrupted, PicturesError
@@ -222,6 +223,8 @@ def _loaded(run: Run) -> tuple[Family, Trainable, Sequence[SubjectExamples], Cap
         families.bring(family, train.base, family.denoiser_name, types[family.denoiser_name])
         trainable = _settled(run, family)
         place_part(family, family.denoiser_name, device, precision, train)
+    if train.blocks_to_swap:
+        listener.note(swap_note(family, train))
     return family, trainable, subjects, captions
 
 

@@ -22,6 +22,7 @@ from turbo_fetch.dreambooth.families.block_swap import (
     chosen_blocks,
     repeated_blocks,
     swap_blocks,
+    swapped_bytes,
     swapped_matrices,
 )
 from turbo_fetch.dreambooth.families.precision import round_parameters
@@ -29,6 +30,7 @@ from turbo_fetch.dreambooth.families.quantised import quantise
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
+from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec.resume import FREE
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.spec.train_tables import FIND_THEIR_RATE
@@ -119,8 +121,8 @@ def check_block_swap_device(train: TrainSpec, device: torch.device) -> None:
     """Refuse to swap blocks where there is no GPU to spare. Raises SpecError."""
     if train.blocks_to_swap and device.type != "cuda":
         raise SpecError(
-            f"train.blocks_to_swap = {train.blocks_to_swap} keeps blocks out of the memory of an NVIDIA GPU, and this device "
-            "is none; expected 0"
+            f"train.blocks_to_swap = {train.blocks_to_swap} keeps blocks out of the memory of an NVIDIA GPU, and this "
+            "device is none; expected 0"
         )
 
 
@@ -220,7 +222,19 @@ def blocks_swapped(family: Family, name: str, train: TrainSpec) -> Sequence[nn.M
     if name == family.denoiser_name:
         return chosen_blocks(module, train.blocks_to_swap)
     is_encoder = name.startswith("text_encoder")
-    return repeated_blocks(module) if is_encoder and train.blocks_to_swap and train.frees_text_encoders else []
+    return (
+        repeated_blocks(module) if is_encoder and train.blocks_to_swap and train.frees_text_encoders else []
+    )
+
+
+def swap_note(family: Family, train: TrainSpec) -> str:
+    """Return the line that says what is swapped."""
+    size, pinned = swapped_bytes(family.denoiser)
+    slower = f"; only {human_bytes(pinned)} of them could be pinned, so that steps are slower"
+    return (
+        f"train: {train.blocks_to_swap} blocks of the {family.denoiser_name}, {human_bytes(size)}, lie in main memory"
+        f"{slower if pinned < size else ''}"
+    )
 
 
 def component_types(family: type[Family], train: TrainSpec, precision: str) -> Mapping[str, torch.dtype]:
