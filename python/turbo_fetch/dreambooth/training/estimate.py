@@ -7,7 +7,7 @@ whose tensors have a shape and a type but no content, with CUDA's rules for type
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +26,7 @@ from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
 from turbo_fetch.dreambooth.training.objectives import example_errors
 from turbo_fetch.dreambooth.training.trainer import blocks_swapped, place_model
 from turbo_fetch.spec import TrainSpec
+from turbo_fetch.spec.train_tables import OptimiserSpec
 
 META: Final = torch.device("meta")
 CONTEXT_BYTES: Final = 700_000_000
@@ -56,22 +57,46 @@ class Estimate:
 
 def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
     """Return what a run would take. Raises ModelError, SpecError as the run does."""
-    family = skeleton(train.base)
-    train = family.with_defaults(train)
-    trainable = configure_trainable(family, train)
-    place_model(family, META, precision, train)
-    denoiser, vae, texts = _resident(family, train)
-    learning = CONTEXT_BYTES + denoiser + _state_bytes(trainable, train)
-    frees, dtype = train.frees_text_encoders, DTYPES[precision]
-    peaks = {}
-    if train.cache:
-        before = CONTEXT_BYTES if frees else learning
-        peaks["encode"] = before + vae + texts + _encoding(family, train)
-    needed = (0 if frees else texts) + (0 if train.cache else vae)
-    peaks["step"] = learning + needed + _step(family, trainable, train, dtype, with_prior)
-    if train.sample_every:
-        peaks["sample"] = learning + vae + (0 if frees else texts) + _sampling(family, train, dtype)
-    return Estimate(peaks)
+    return Estimator(precision, with_prior).estimate(train)
+
+
+class Estimator:
+    """Estimates of one spec with changes: what is the same in several of them is counted once."""
+
+    def __init__(self, precision: str, with_prior: bool) -> None:
+        self._precision, self._with_prior = precision, with_prior
+        self._counted: dict[tuple[str, str], int] = {}
+
+    def estimate(self, train: TrainSpec) -> Estimate:
+        """Return what a run would take. Raises ModelError, SpecError as the run does."""
+        family = skeleton(train.base)
+        train = family.with_defaults(train)
+        trainable = configure_trainable(family, train)
+        place_model(family, META, self._precision, train)
+        denoiser, vae, texts = _resident(family, train)
+        learning = CONTEXT_BYTES + denoiser + _state_bytes(trainable, train)
+        frees, dtype, with_prior = train.frees_text_encoders, DTYPES[self._precision], self._with_prior
+        peaks = {}
+        if train.cache:
+            before = CONTEXT_BYTES if frees else learning
+            beside = self._beside("encode", train, lambda: _encoding(family, train))
+            peaks["encode"] = before + vae + texts + beside
+        needed = (0 if frees else texts) + (0 if train.cache else vae)
+        beside = self._beside("step", train, lambda: _step(family, trainable, train, dtype, with_prior))
+        peaks["step"] = learning + needed + beside
+        if train.sample_every:
+            beside = self._beside("sample", train, lambda: _sampling(family, train, dtype))
+            peaks["sample"] = learning + vae + (0 if frees else texts) + beside
+        return Estimate(peaks)
+
+    def _beside(self, part: str, train: TrainSpec, count: Callable[[], int]) -> int:
+        """Return what is alive beside weights and state, on which how these are held has no influence."""
+        optimiser = OptimiserSpec(clip=0, fused_backward=train.optimiser.fused_backward)
+        usual = {"base_precision": "auto", "blocks_to_swap": 0, "sample_every": 0, "optimiser": optimiser}
+        key = part, train.model_copy(update=usual).model_dump_json()
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
 
 
 def _resident(family: Family, train: TrainSpec) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from turbo_fetch.dreambooth.data.sources import class_images_place
 from turbo_fetch.dreambooth.families import family_of, skeleton
 from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
 from turbo_fetch.dreambooth.run_folder import checkpoints
-from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
+from turbo_fetch.dreambooth.training.estimate import Estimate, Estimator, estimate
 from turbo_fetch.dreambooth.training.trainer import (
     can_fuse,
     device_of,
@@ -112,6 +112,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     """Return the changes, from the least on, with which a run fits, or that none of them is enough."""
     words: list[str] = []
     needed = None
+    estimator = Estimator(precision, with_prior)
     blocks = len(repeated_blocks(skeleton(train.base).denoiser))
     for text, keys in _changes(family_of(train.base).with_defaults(train), precision, blocks):
         changed = train.changed(**keys)
@@ -120,7 +121,7 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
         key = text.partition(" ")[0]
         words = [*(word for word in words if word.partition(" ")[0] != key), text]
         train = changed
-        needed = estimate(train, precision, with_prior)
+        needed = estimator.estimate(train)
         if fits(needed, free_bytes):
             return f"in [train] set {', '.join(words)}: about {human_bytes(needed.peak_bytes)}"
     if needed is None:
