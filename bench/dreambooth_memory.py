@@ -18,8 +18,10 @@ from typing import Any, Final
 import transformers
 
 from bench.gpu_models import SMALL
+from turbo_fetch.dreambooth.families import skeleton
 from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
-from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
+from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
+from turbo_fetch.dreambooth.training.estimate import Estimate, Estimator
 from turbo_fetch.errors import ModelError
 from turbo_fetch.spec import TrainSpec
 
@@ -153,6 +155,13 @@ LADDERS: Final[Mapping[str, tuple[Changes, ...]]] = {
         ("and sample_every = 0", {"sample_every": 0}),
         ("and resolution = 512", {"resolution": 512}),
     ),
+    "lora, swapped": (
+        ("half of the blocks swapped", {**_CHECKPOINTED, "blocks_to_swap": 0.5}),
+        ("all blocks swapped", {"blocks_to_swap": 1.0}),
+        ('and base_precision = "int8"', {"base_precision": "int8"}),
+        ("and sample_every = 0", {"sample_every": 0}),
+        ("and resolution = 512", {"resolution": 512}),
+    ),
     "full": (
         ("nothing", {}),
         ("gradient_checkpointing = true", _CHECKPOINTED),
@@ -162,16 +171,19 @@ LADDERS: Final[Mapping[str, tuple[Changes, ...]]] = {
         ("and resolution = 512", {"resolution": 512}),
     ),
 }
-"""By method, what is set from the least on, each beside what is before it."""
+"""By method, what is set from the least on, each beside what is before it; of blocks the share that is swapped."""
 
 
-def estimates(name: str, method: str, base: Path) -> Iterator[tuple[str, Estimate]]:
+def estimates(name: str, method: str, base: Path, estimator: Estimator) -> Iterator[tuple[str, Estimate]]:
     """Yield what training takes with each rung of the ladder, up to the one that fits the smallest card."""
-    table: dict[str, Any] = {"base": str(base), "subject": "photos", "class": "dog", "method": method}
-    table["text_encoder"] = False
+    table: dict[str, Any] = {"base": str(base), "subject": "photos", "class": "dog", "text_encoder": False}
+    table["method"] = method.partition(",")[0]
+    blocks = len(repeated_blocks(skeleton(str(base)).denoiser))
     for words, keys in LADDERS[method]:
         table |= keys
-        needed = estimate(TrainSpec.model_validate(table), "bf16", with_prior=False)
+        if "blocks_to_swap" in keys:
+            table["blocks_to_swap"] = int(keys["blocks_to_swap"] * blocks)
+        needed = estimator.estimate(TrainSpec.model_validate(table))
         print(f"{name}, {method}, {words}: {needed.peak_bytes / 1e9:.1f} GB", file=sys.stderr)
         yield words, needed
         if needed.peak_bytes * 1.1 <= SMALLEST_CARD_BYTES:
@@ -201,7 +213,7 @@ def main(names: list[str]) -> None:
     """Estimate the models of these names, by default all, and keep the others as they were."""
     rows = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
     for name in names or MODELS:
-        model = MODELS[name]
+        model, estimator = MODELS[name], Estimator("bf16", with_prior=False)
         with TemporaryDirectory() as folder:
             base = write_configs(model, Path(folder) / "base")
             rows[name] = {"parameters_e9": model.parameters_e9, "methods": {}}
@@ -210,7 +222,8 @@ def main(names: list[str]) -> None:
                 if method == "full" and model.parameters_e9 * 6e9 > LARGEST_CARD_BYTES:
                     continue
                 rows[name]["methods"][method] = [
-                    {"set": words, "peaks": needed.peaks} for words, needed in estimates(name, method, base)
+                    {"set": words, "peaks": needed.peaks}
+                    for words, needed in estimates(name, method, base, estimator)
                 ]
         whole = {
             "made_by": "python -m bench.dreambooth_memory",

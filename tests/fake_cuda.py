@@ -2,11 +2,14 @@
 
 PyTorch's own FakeTensorMode has the rules but no numbers, and cannot go backward without a GPU. Here every storage
 carries the device that it claims to be on. Each operation is checked as CUDA checks it, autocast is that of CUDA, and
-generators and conversions refuse what they refuse there. Not rehearsed: kernels, streams, and compiled code.
+generators and conversions refuse what they refuse there. What a stream of its own copies is garbage until it is waited
+for. Not rehearsed: kernels, and compiled code.
 """
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.utils._python_dispatch
 import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -56,12 +60,39 @@ class Witness:
     """By class of the model that a convolution or matrix belongs to: type and device of its output."""
     pinned: int = 0
     """How many tensors were put into pinned memory."""
+    copied_beside: int = 0
+    """How many tensors were copied from pinned memory while the GPU computes, and were waited for."""
+    pinnable_bytes: float = math.inf
+    """How much more memory can be made that is pinned."""
+    live_bytes: int = 0
+    peak_bytes: int = 0
+    """Of the GPU."""
     _inside: list[str] = field(default_factory=list)
 
     def enter(self, module: Any, _inputs: Any) -> None:
         """Take note that a model's part begins to run."""
         if type(module).__name__ in MODELS:
             self._inside.append(type(module).__name__)
+
+    def pin(self, size: int) -> None:
+        """Take note of new memory that is pinned. Raises RuntimeError if there is no more."""
+        if size > self.pinnable_bytes:
+            raise RuntimeError("CUDA error: out of memory")
+        self.pinnable_bytes -= size
+
+    def allocate(self, storage: torch.UntypedStorage) -> None:
+        """Take note that a tensor is put on the GPU, until it is freed."""
+        size = storage.nbytes()
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._free, size)
+
+    def forget_peak(self) -> None:
+        """Count the most anew."""
+        self.peak_bytes = self.live_bytes
+
+    def _free(self, size: int) -> None:
+        self.live_bytes -= size
 
     def leave(self, module: Any, _inputs: Any, output: Any) -> None:
         """Take note of what a module made; nothing, if it was stopped by an exception."""
@@ -111,7 +142,11 @@ def put_on(tensor: Tensor, device: torch.device) -> Tensor:
     """Let the storage of a tensor claim to be on `device`."""
     with torch._C.DisableTorchFunction():
         if tensor.device.type == "cpu" and tensor.layout == torch.strided:
-            tensor.untyped_storage().claimed = device  # type: ignore[attr-defined]
+            storage: Any = tensor.untyped_storage()
+            if device.type == "cuda" and getattr(storage, "claimed", CPU) != device:
+                for witness in _WITNESSES:
+                    witness.allocate(storage)
+            storage.claimed = device
     return tensor
 
 
@@ -160,11 +195,70 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = common_device(func, args, kwargs)
+        if func is _aten.zeros.default and torch._C._current_graph_task_id() != -1:
+            # Autograd's own, for gradients that did not come: made for the device that is really there.
+            device = CUDA
+        if _STREAMS[-1].is_beside:
+            return _STREAMS[-1].copy(func, args, kwargs)
         result = func(*args, **kwargs)
         if device != CPU:
             for made in _tensors((result,)):
                 put_on(made, device)
         return result
+
+
+class Stream:
+    """A stream: what is copied in one beside the usual one is there when it is waited for, and garbage until then."""
+
+    def __init__(self, device: Any = None, is_beside: bool = True) -> None:
+        self.is_beside = is_beside
+        self._copies: list[tuple[Tensor, Tensor]] = []
+
+    def copy(self, function: Any, args: Any, kwargs: Any) -> Tensor:
+        """Copy later, but at once from memory that is not pinned. Raises DeviceMismatch for all but copies."""
+        made, source = args[:2]
+        if function is not _aten.copy_.default or not (args[2:] or kwargs.values()):
+            raise DeviceMismatch(f"{function} is on a stream that only copies")
+        if not getattr(source.untyped_storage(), "is_pinned", False):
+            return made.copy_(source)
+        self._copies.append((made, source))
+        made.view(torch.uint8).fill_(255)
+        return made
+
+    def record_event(self) -> SimpleNamespace:
+        """Return what can be waited for: what is copied until now."""
+        copies, self._copies = self._copies, []
+        return SimpleNamespace(copies=copies)
+
+    def wait_event(self, event: SimpleNamespace) -> None:
+        """Have what comes later wait for an event."""
+        with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
+            for made, source in event.copies:
+                made.copy_(source)
+        for witness in _WITNESSES:
+            witness.copied_beside += len(event.copies)
+        event.copies.clear()
+
+    def wait_stream(self, stream: Stream) -> None:
+        """Have what comes later wait for another stream."""
+        assert not stream.is_beside
+
+    def is_capturing(self) -> bool:
+        """Return whether it is recorded."""
+        return False
+
+
+_STREAMS = [Stream(is_beside=False)]
+"""The current one is the last."""
+
+
+@contextmanager
+def _in_stream(stream: Stream) -> Iterator[None]:
+    _STREAMS.append(stream)
+    try:
+        yield
+    finally:
+        _STREAMS.pop()
 
 
 class Generator(torch.Generator):
@@ -222,8 +316,14 @@ def _made_on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise DeviceMismatch(
                 f"Expected a '{place.type}' device type for generator but found '{generator.device.type}'"
             )
-    if kwargs.pop("pin_memory", False) and device not in (None, CPU):
-        raise DeviceMismatch("only dense CPU tensors can be pinned")
+    if kwargs.pop("pin_memory", False):
+        if device not in (None, CPU):
+            raise DeviceMismatch("only dense CPU tensors can be pinned")
+        pinned = func(*args, **kwargs)
+        for witness in _WITNESSES:
+            witness.pin(pinned.nbytes)
+        pinned.untyped_storage().is_pinned = True
+        return pinned
     if device is None:
         return func(*args, **kwargs)
     if device.type == "meta":
@@ -358,7 +458,7 @@ _ACCELERATOR: dict[str, Any] = {
     "device_count": lambda: 1,
     "current_device_index": lambda: 0,
     "set_device_index": lambda device: None,
-    "current_stream": lambda device=None: SimpleNamespace(is_capturing=lambda: False),
+    "current_stream": lambda device=None: _STREAMS[-1],
 }
 
 
@@ -385,6 +485,9 @@ def _card(capability: tuple[int, int], memory_bytes: int) -> dict[str, Any]:
         "mem_get_info": lambda device=None: (memory_bytes, memory_bytes),
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: None,
+        "Stream": Stream,
+        "stream": _in_stream,
+        "current_stream": lambda device=None: _STREAMS[-1],
         "get_rng_state": lambda device=0: state(),
         "get_rng_state_all": lambda: [state()],
         "set_rng_state": lambda new, device=0: None,
@@ -392,6 +495,6 @@ def _card(capability: tuple[int, int], memory_bytes: int) -> dict[str, Any]:
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
         "memory_stats": lambda device=None: {},
-        "max_memory_allocated": lambda device=None: 0,
-        "reset_peak_memory_stats": lambda device=None: None,
+        "max_memory_allocated": lambda device=None: _WITNESSES[-1].peak_bytes,
+        "reset_peak_memory_stats": lambda device=None: _WITNESSES[-1].forget_peak(),
     }

@@ -131,7 +131,6 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False, **transformer: 
             sample_size=32,
             patch_size=2,
             in_channels=4,
-            num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
             joint_attention_dim=2 * HIDDEN,
@@ -139,7 +138,7 @@ def tiny_sd3(folder: Path, seed: int = 0, with_t5: bool = False, **transformer: 
             pooled_projection_dim=2 * HIDDEN,
             out_channels=4,
             pos_embed_max_size=32,
-            **transformer,
+            **{"num_layers": 2, **transformer},
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(shift_factor=0.06),
@@ -211,7 +210,7 @@ def tiny_flux2(folder: Path, seed: int = 0) -> Path:
     return _saved(pipeline, folder)
 
 
-def tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
+def tiny_qwen_image(folder: Path, seed: int = 0, layers: int = 2) -> Path:
     """Save a Qwen-Image pipeline; returns `folder`."""
     torch.manual_seed(seed)
     text = {
@@ -245,7 +244,7 @@ def tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
         transformer=QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,
-            num_layers=2,
+            num_layers=layers,
             attention_head_dim=8,
             num_attention_heads=4,
             joint_attention_dim=HIDDEN,

@@ -15,8 +15,10 @@ MARGIN = 1.1
 WORDS = {
     "nothing": "as it is",
     "gradient_checkpointing = true": "checkpointing",
-    'and base_precision = "int8"': "checkpointing, int8",
+    'and base_precision = "int8"': "{before}, int8",
     'or base_precision = "nf4"': "checkpointing, nf4",
+    "half of the blocks swapped": "half",
+    "all blocks swapped": "all",
     'and optimiser.kind = "adamw8bit"': "checkpointing, 8-bit",
     "and optimiser.fused_backward = true, clip = 0": "checkpointing, 8-bit, fused",
     "and sample_every = 0": "{before}, no samples",
@@ -42,13 +44,14 @@ LEGEND = """
 | as it is | |
 | checkpointing | `gradient_checkpointing = true` |
 | int8, nf4 | `base_precision = "int8"`, `"nf4"` |
+| half, all | `gradient_checkpointing = true`, and `blocks_to_swap` = half or all of the model's blocks: main memory holds the rest |
 | 8-bit | `optimiser.kind = "adamw8bit"` |
 | fused | `optimiser.fused_backward = true`, `optimiser.clip = 0` |
 | no samples | `sample_every = 0` |
 | 512 pixels | `resolution = 512` |
 
-Where the text encoders alone are too large, nothing of this helps: they run before the denoiser is loaded, in bf16,
-and are not quantised. `full` is left out for models whose weights and smallest optimiser state, 6 bytes for each
+The text encoders run before the denoiser is loaded, in bf16, and are not quantised: where they alone are too large, only
+swapped blocks help, since theirs are swapped too. `full` is left out for models whose weights and smallest optimiser state, 6 bytes for each
 number, do not fit 24 GB.
 """
 
@@ -61,7 +64,8 @@ def training_memory_page() -> str:
     for name, model in models.items():
         for method, rungs in model["methods"].items():
             cells = " | ".join(_cell(rungs, card) for card in CARDS_GB)
-            lines.append(f"| {name} | `{method}` | {cells} |")
+            key, _, rest = method.partition(",")
+            lines.append(f"| {name} | `{key}`{rest} | {cells} |")
     return INTRODUCTION + "\n".join(lines) + "\n" + LEGEND
 
 

@@ -87,7 +87,7 @@ class Case:
     @property
     def keys(self) -> dict[str, Any]:
         """Keys of `[train]`."""
-        with_lora = "lora" in self.method
+        with_lora, averages = "lora" in self.method, self.optimiser == "prodigy_schedulefree"
         method = self.method
         if self.family in ONLY_LANGUAGE:
             method = "lora" if with_lora or method == "token" else "full"
@@ -104,7 +104,8 @@ class Case:
             **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
             **({"compile": True, "cudnn_benchmark": True} if self.more == "compile" else {}),
             **({"compile": "blocks"} if self.more == "blocks" else {}),
-            **({"accumulation": 2, "ema": {"decay": 0.9}} if self.more == "accumulation" else {}),
+            **({"accumulation": 2} if self.more == "accumulation" else {}),
+            **({"ema": {"decay": 0.9}} if self.more == "accumulation" and not averages else {}),
         }
 
 

@@ -50,6 +50,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "cudnn_benchmark": (False, True),
     "base_precision": ("auto", "int8"),
     "gradient_checkpointing": (False, True),
+    "blocks_to_swap": (0, 3),
     "attention": ("auto", "sdpa", "xformers"),
     "vae_tiling": ("auto", True, False),
     "cache": (True, False),

@@ -16,7 +16,7 @@ from fake_cuda import fake_cuda
 from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, clip_tokenizer, tiny_sd
 from training import training_spec
 from turbo_fetch.cli.commands import app
-from turbo_fetch.dreambooth.training.estimate import estimate
+from turbo_fetch.dreambooth.training.estimate import CONTEXT_BYTES, estimate
 from turbo_fetch.dreambooth.training.requirements import MARGIN, training_findings, what_fits
 from turbo_fetch.dreambooth.training.trainer import memory_explained
 from turbo_fetch.errors import TrainingFailed
@@ -125,19 +125,35 @@ def test_what_does_not_fit_comes_with_what_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "is_advised"),
+    ("keys", "advised"),
     [
-        ({}, True),
-        ({"lora": {"kind": "lokr"}}, False),
-        ({"devices": 2}, False),
+        ({}, {"base_precision", "blocks_to_swap"}),
+        ({"lora": {"kind": "lokr"}}, {"blocks_to_swap"}),
+        ({"devices": 2}, set()),
     ],
 )
-def test_only_what_the_spec_allows_is_advised(tmp_path: Path, keys: dict[str, Any], is_advised: bool) -> None:
+def test_only_what_the_spec_allows_is_advised(
+    tmp_path: Path, keys: dict[str, Any], advised: set[str]
+) -> None:
     train = _train(tiny_sd(tmp_path / "base"), method="lora", resolution=64, **keys)
-    assert ("base_precision" in what_fits(train, "bf16", False, 1)) == is_advised
     with pytest.raises(TrainingFailed) as failed, memory_explained(train):
         raise torch.OutOfMemoryError
-    assert ("base_precision" in str(failed.value)) == is_advised
+    for text in (what_fits(train, "bf16", False, 1), str(failed.value)):
+        assert {key for key in ("base_precision", "blocks_to_swap") if key in text} == advised
+
+
+def test_captions_that_are_cached_take_nothing_of_a_step(tmp_path: Path) -> None:
+    base = tiny_sd(tmp_path / "base")
+    config = base / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 1 << 20}))
+    keys = {"method": "lora", "resolution": 64, "sample_every": 5}
+    cached, each_time = (
+        estimate(_train(base, cache=cache, **keys), "bf16", with_prior=False) for cache in (True, False)
+    )
+    words = 77 * (1 << 20) * 2
+    assert cached.peaks["encode"] > words
+    for part in ("step", "sample"):
+        assert cached.peaks[part] < CONTEXT_BYTES + words < each_time.peaks[part]
 
 
 def _fused(train: TrainSpec) -> TrainSpec:

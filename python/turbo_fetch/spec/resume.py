@@ -92,6 +92,7 @@ FREE: Final = frozenset(
         "precision",
         "output",
         "gradient_checkpointing",
+        "blocks_to_swap",
         "optimiser.fused_backward",
         "checkpoint_every",
         "checkpoints_kept",

@@ -97,6 +97,10 @@ class TrainSpec(Table):
     made of once, which takes a fraction of that."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: less memory, about a quarter slower."""
+    blocks_to_swap: NonNegativeInt = 0
+    """Block swap: of how many of the blocks that a frozen denoiser repeats the matrices lie in main memory, and come to
+    the GPU each time their block runs, two at once: less memory of the GPU, slower, the same numbers. Needs
+    `gradient_checkpointing`."""
     attention: Literal["auto", "xformers", "sdpa"] = "auto"
     """Attention implementation; `auto`: xformers where it runs, otherwise PyTorch's scaled dot product attention."""
     vae_tiling: VaeTiling = "auto"
@@ -284,6 +288,7 @@ def _contradictions(train: TrainSpec) -> _Problems:
         _of_optimiser,
         _of_method,
         _of_base_precision,
+        _of_block_swap,
         _of_fused_backward,
         _of_steps,
     )
@@ -444,6 +449,34 @@ def _of_base_precision(train: TrainSpec) -> _Problems:
         bool(train.compile),
         f"{named} is not compiled; expected compile = false",
     )
+
+
+def _of_block_swap(train: TrainSpec) -> _Problems:
+    """Yield what blocks that come and go do not go with."""
+    if not train.blocks_to_swap:
+        return
+    named = f"blocks_to_swap = {train.blocks_to_swap}"
+    yield (
+        train.blocks_to_swap < 3,
+        f"{named} saves nothing, as two of the swapped blocks are on the GPU at once; expected 0, or 3 or more",
+    )
+    yield (
+        train.trains("full"),
+        f'{named} is for blocks that stay as they are, but method = "{train.method}" trains them; expected '
+        'method = "lora"',
+    )
+    yield (
+        not train.gradient_checkpointing,
+        f"{named}, but without gradient_checkpointing each block stays until the backward pass; expected "
+        "gradient_checkpointing = true",
+    )
+    yield (
+        train.base_precision == "nf4",
+        f'{named}, but of base_precision = "nf4" bitsandbytes keeps each block until the backward pass; expected '
+        '"auto", "int8" or "fp8"',
+    )
+    yield (bool(train.compile), f"{named} is not compiled; expected compile = false")
+    yield (train.devices > 1, f"{named} is for one device, but devices = {train.devices}")
 
 
 def _of_fused_backward(train: TrainSpec) -> _Problems:

@@ -74,10 +74,17 @@ class Spec(Table):
 
     @model_validator(mode="after")
     def _steps_alone(self) -> Spec:
-        if self.train is not None and self.train.optimiser.fused_backward and self.engine.kind == "ray":
+        if self.train is None or self.engine.kind != "ray":
+            return self
+        if self.train.optimiser.fused_backward:
             raise ValueError(
                 'train.optimiser.fused_backward = true is for one device, but engine.kind = "ray" joins the gradients '
                 "of all workers"
+            )
+        if self.train.blocks_to_swap:
+            raise ValueError(
+                f'train.blocks_to_swap = {self.train.blocks_to_swap} is for one device, but engine.kind = "ray" '
+                "gives all workers the same weights; expected 0"
             )
         return self
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from turbo_fetch.dreambooth.export.files import save_folder, save_single_file, write_safetensors
 from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.families import DTYPES, Family, is_empty
+from turbo_fetch.dreambooth.families.block_swap import unswap_blocks
 from turbo_fetch.dreambooth.families.embeddings import TRIGGER, stored_embedding
 from turbo_fetch.dreambooth.families.facts import CLIP_SKIP_KEY, PREDICTION_KEY
 from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weights_of
@@ -29,6 +30,7 @@ def export_model(train: TrainSpec, family: Family, trainable: Trainable, output:
     """
     for _, part in family.modules():
         if not is_empty(part):
+            unswap_blocks(part)
             part.to("cpu")
     learned = merge_tokens(family, trainable)
     if train.trains("lora"):

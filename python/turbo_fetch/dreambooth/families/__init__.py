@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from turbo_fetch.dreambooth.families import single_file, transformer_file
+from turbo_fetch.dreambooth.families.block_swap import unswap_blocks
 from turbo_fetch.dreambooth.families.configs import first_line, index_of, json_of, without_weights
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, Posterior, Sides
 from turbo_fetch.dreambooth.families.flux import Flux
@@ -166,7 +167,9 @@ def let_go(family: Family, names: Iterable[str]) -> None:
     """Free the weights of components, which keep their configs."""
     family.make_whole()
     for name in names:
-        getattr(family.pipeline, name).to("meta")
+        module = getattr(family.pipeline, name)
+        unswap_blocks(module)
+        module.to("meta")
 
 
 def is_empty(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Literal
@@ -36,14 +36,21 @@ def check_quantisation(kind: Quantisation | Literal["auto"]) -> None:
         raise MissingExtra(PACKAGES[kind], "quantised", f"train.base_precision = {kind!r}")
 
 
-def quantise(module: nn.Module, kind: Quantisation, device: torch.device) -> None:
-    """Hold the frozen matrices of a module, which go to `device`, in fewer bits; the rest stays as it is."""
+def quantise(
+    module: nn.Module, kind: Quantisation, device: torch.device, back: Collection[nn.Module] = ()
+) -> None:
+    """Hold the frozen matrices of a module, which go to `device`, in fewer bits; the rest stays as it is.
+
+    Those in `back` return to main memory.
+    """
     for owner, name, linear in list(frozen_matrices(module)):
         linear.to(device)
         if kind == "nf4":
             setattr(owner, name, _as_nf4(linear))
         else:
             _with_torchao(linear, kind)
+        if linear in back:
+            linear.to("cpu")
 
 
 def frozen_matrices(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -58,10 +65,10 @@ def frozen_matrices(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Line
             yield parents[-1], name.rpartition(".")[2], linear
 
 
-def bytes_saved(module: nn.Module, kind: Quantisation) -> int:
-    """Return how many bytes less a module takes once it is quantised."""
+def bytes_saved(module: nn.Module, kind: Quantisation) -> dict[int, int]:
+    """Return how many bytes less each matrix of a module takes once it is quantised, by its `id`."""
     weights = {id(linear.weight): linear.weight for _, _, linear in frozen_matrices(module)}
-    return sum(weight.nbytes - _quantised_bytes(weight, kind) for weight in weights.values())
+    return {key: weight.nbytes - _quantised_bytes(weight, kind) for key, weight in weights.items()}
 
 
 def _quantised_bytes(weight: torch.Tensor, kind: Quantisation) -> int:

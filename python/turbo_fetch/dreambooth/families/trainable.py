@@ -11,6 +11,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from turbo_fetch.dreambooth.families.block_swap import check_block_swap
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
@@ -94,6 +95,7 @@ def settle(family: Family, train: TrainSpec) -> None:
     family.check_options(train)
     family.settle_prediction(train.loss.kind)
     family.tile_vae(train.vae_tiling, "train.vae_tiling")
+    check_block_swap(family.denoiser, train.blocks_to_swap)
     if train.clip_skip:
         family.skip_layers(train.clip_skip)
     for _, module in family.modules():

@@ -7,7 +7,7 @@ whose tensors have a shape and a type but no content, with CUDA's rules for type
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,13 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from turbo_fetch.dreambooth.data.cache import CAPTIONS_AT_ONCE
-from turbo_fetch.dreambooth.families import DTYPES, Family, skeleton
+from turbo_fetch.dreambooth.families import DTYPES, Conditioning, Family, skeleton
+from turbo_fetch.dreambooth.families.block_swap import AT_ONCE, swapped_matrices
 from turbo_fetch.dreambooth.families.quantised import bytes_saved
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable
 from turbo_fetch.dreambooth.training.cuda_autocast import cuda_autocast
 from turbo_fetch.dreambooth.training.objectives import example_errors
-from turbo_fetch.dreambooth.training.trainer import place_model
+from turbo_fetch.dreambooth.training.trainer import blocks_swapped, place_model
 from turbo_fetch.spec import TrainSpec
+from turbo_fetch.spec.train_tables import OptimiserSpec
 
 META: Final = torch.device("meta")
 CONTEXT_BYTES: Final = 700_000_000
@@ -55,31 +57,61 @@ class Estimate:
 
 def estimate(train: TrainSpec, precision: str, with_prior: bool) -> Estimate:
     """Return what a run would take. Raises ModelError, SpecError as the run does."""
-    family = skeleton(train.base)
-    train = family.with_defaults(train)
-    trainable = configure_trainable(family, train)
-    place_model(family, META, precision, train)
-    denoiser, vae, texts = _resident(family, train)
-    learning = CONTEXT_BYTES + denoiser + _state_bytes(trainable, train)
-    frees, dtype = train.frees_text_encoders, DTYPES[precision]
-    peaks = {}
-    if train.cache:
-        before = CONTEXT_BYTES if frees else learning
-        peaks["encode"] = before + vae + texts + _encoding(family, train)
-    needed = (0 if frees else texts) + (0 if train.cache else vae)
-    peaks["step"] = learning + needed + _step(family, trainable, train, dtype, with_prior)
-    if train.sample_every:
-        peaks["sample"] = learning + vae + (0 if frees else texts) + _sampling(family, train, dtype)
-    return Estimate(peaks)
+    return Estimator(precision, with_prior).estimate(train)
+
+
+class Estimator:
+    """Estimates of one spec with changes: what is the same in several of them is counted once."""
+
+    def __init__(self, precision: str, with_prior: bool) -> None:
+        self._precision, self._with_prior = precision, with_prior
+        self._counted: dict[tuple[str, str], int] = {}
+
+    def estimate(self, train: TrainSpec) -> Estimate:
+        """Return what a run would take. Raises ModelError, SpecError as the run does."""
+        family = skeleton(train.base)
+        train = family.with_defaults(train)
+        trainable = configure_trainable(family, train)
+        place_model(family, META, self._precision, train)
+        denoiser, vae, texts = _resident(family, train)
+        learning = CONTEXT_BYTES + denoiser + _state_bytes(trainable, train)
+        frees, dtype, with_prior = train.frees_text_encoders, DTYPES[self._precision], self._with_prior
+        peaks = {}
+        if train.cache:
+            before = CONTEXT_BYTES if frees else learning
+            beside = self._beside("encode", train, lambda: _encoding(family, train))
+            peaks["encode"] = before + vae + texts + beside
+        needed = (0 if frees else texts) + (0 if train.cache else vae)
+        beside = self._beside("step", train, lambda: _step(family, trainable, train, dtype, with_prior))
+        peaks["step"] = learning + needed + beside
+        if train.sample_every:
+            beside = self._beside("sample", train, lambda: _sampling(family, train, dtype))
+            peaks["sample"] = learning + vae + (0 if frees else texts) + beside
+        return Estimate(peaks)
+
+    def _beside(self, part: str, train: TrainSpec, count: Callable[[], int]) -> int:
+        """Return what is alive beside weights and state, on which how these are held has no influence."""
+        optimiser = OptimiserSpec(clip=0, fused_backward=train.optimiser.fused_backward)
+        usual = {"base_precision": "auto", "blocks_to_swap": 0, "sample_every": 0, "optimiser": optimiser}
+        key = part, train.model_copy(update=usual).model_dump_json()
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
 
 
 def _resident(family: Family, train: TrainSpec) -> tuple[int, int, int]:
-    """Return the bytes of the denoiser, the VAE and all text encoders."""
+    """Return the bytes that are on the GPU of the denoiser, the VAE and all text encoders."""
+    kind = train.base_precision
+    saved = {} if kind == "auto" else bytes_saved(family.denoiser, kind)
     sizes = {name: _bytes_of(module) for name, module in family.modules()}
-    denoiser = sizes.pop(family.denoiser_name)
-    if train.base_precision != "auto":
-        denoiser -= bytes_saved(family.denoiser, train.base_precision)
-    return denoiser, sizes.pop("vae"), sum(sizes.values())
+    sizes[family.denoiser_name] -= sum(saved.values())
+    for name in sizes:
+        blocks = [
+            sum(matrix.nbytes - saved.get(id(matrix), 0) for _, _, matrix in swapped_matrices(block))
+            for block in blocks_swapped(family, name, train)
+        ]
+        sizes[name] -= sum(sorted(blocks)[:-AT_ONCE])
+    return sizes.pop(family.denoiser_name), sizes.pop("vae"), sum(sizes.values())
 
 
 def _bytes_of(module: nn.Module) -> int:
@@ -111,12 +143,13 @@ def _step(
         parameter.register_post_accumulate_grad_hook(_free_gradient)  # type: ignore[no-untyped-call]
         for parameter in freed
     ]
+    remembered = _remembered(family, train, count)
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:
             with torch.no_grad():
                 family.encode_images(torch.empty(count, 3, train.resolution, train.resolution, device=META))
         with torch.set_grad_enabled(trainable.has_text_encoder):
-            text = family.encode_captions([""] * count)
+            text = remembered or family.encode_captions([""] * count)
         latents = torch.empty(count, *shape, device=META)
         times = torch.zeros(count, dtype=torch.long, device=META)
         predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
@@ -129,15 +162,22 @@ def _step(
     return live.peak
 
 
+@torch.no_grad()
+def _remembered(family: Family, train: TrainSpec, count: int) -> Conditioning | None:
+    """Return what captions came to, if the encoders, which are freed, have left it; nothing of them is counted."""
+    return family.encode_captions([""] * count) if train.frees_text_encoders else None
+
+
 def _free_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
 def _sampling(family: Family, train: TrainSpec, dtype: torch.dtype) -> int:
     latents = torch.empty(2, *family.latent_shape(train.resolution, train.resolution), device=META)
+    remembered = _remembered(family, train, 2)
     with _counted(family) as live, torch.no_grad():
         with cuda_autocast(dtype):
-            text = family.encode_captions(["", ""])
+            text = remembered or family.encode_captions(["", ""])
             times = torch.zeros(2, dtype=torch.long, device=META)
             family.predict(latents, times, text, torch.empty(2, 6, device=META))
         family.decode(latents[:1])

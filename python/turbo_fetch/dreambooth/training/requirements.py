@@ -12,9 +12,10 @@ import torch
 from turbo_fetch.doctor.accelerator import BF16_CAPABILITY, xformers_fault
 from turbo_fetch.doctor.advice import Finding
 from turbo_fetch.dreambooth.data.sources import class_images_place
-from turbo_fetch.dreambooth.families import family_of
+from turbo_fetch.dreambooth.families import family_of, skeleton
+from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
 from turbo_fetch.dreambooth.run_folder import checkpoints
-from turbo_fetch.dreambooth.training.estimate import Estimate, estimate
+from turbo_fetch.dreambooth.training.estimate import Estimate, Estimator, estimate
 from turbo_fetch.dreambooth.training.trainer import (
     can_fuse,
     device_of,
@@ -111,14 +112,16 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     """Return the changes, from the least on, with which a run fits, or that none of them is enough."""
     words: list[str] = []
     needed = None
-    for text, keys in _changes(family_of(train.base).with_defaults(train), precision):
+    estimator = Estimator(precision, with_prior)
+    blocks = len(repeated_blocks(skeleton(train.base).denoiser))
+    for text, keys in _changes(family_of(train.base).with_defaults(train), precision, blocks):
         changed = train.changed(**keys)
         if changed is None:
             continue
         key = text.partition(" ")[0]
         words = [*(word for word in words if word.partition(" ")[0] != key), text]
         train = changed
-        needed = estimate(train, precision, with_prior)
+        needed = estimator.estimate(train)
         if fits(needed, free_bytes):
             return f"in [train] set {', '.join(words)}: about {human_bytes(needed.peak_bytes)}"
     if needed is None:
@@ -127,8 +130,11 @@ def what_fits(train: TrainSpec, precision: str, with_prior: bool, free_bytes: in
     return f"even {', '.join(words)} takes about {least}: expected a GPU with more memory"
 
 
-def _changes(train: TrainSpec, precision: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what to change, with the keys, some of which may not go with others of the spec."""
+def _changes(train: TrainSpec, precision: str, blocks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what to change, with the keys, some of which may not go with others of the spec.
+
+    `blocks` is of how many the denoiser is made.
+    """
     if train.batch_size > 1:
         yield smaller_batch(train)
     if not train.gradient_checkpointing:
@@ -144,6 +150,9 @@ def _changes(train: TrainSpec, precision: str) -> Iterator[tuple[str, dict[str, 
         yield "text_encoder = false", {"text_encoder": False, "text_encoder_learning_rate": None}
     if train.trains("full"):
         yield 'method = "lora"', {"method": train.method.replace("full", "lora")}
+    for count in (blocks // 2, blocks):
+        if count > train.blocks_to_swap:
+            yield f"blocks_to_swap = {count}", {"blocks_to_swap": count}
     for smaller in _SMALLER[train.base_precision]:
         yield f'base_precision = "{smaller}"', {"base_precision": smaller}
 

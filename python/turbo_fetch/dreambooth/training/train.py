@@ -59,6 +59,7 @@ from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.training.trainer import (
     TrainerFactory,
+    check_block_swap_device,
     compile_denoiser,
     component_types,
     device_of,
@@ -68,6 +69,7 @@ from turbo_fetch.dreambooth.training.trainer import (
     place_part,
     precision_of,
     set_attention,
+    swap_note,
 )
 from turbo_fetch.dreambooth.training.validation import Validations
 from turbo_fetch.errors import Interrupted, PicturesError
@@ -144,6 +146,7 @@ def train_here(
         if before:
             check_machine(output, before, machine)
         record["ran_on"] = machine
+        check_block_swap_device(train, device)
         with kernels_chosen(train, device, precision):
             return TrainReport(str(output), train.steps, _train(run), was_complete=False)
 
@@ -220,6 +223,8 @@ def _loaded(run: Run) -> tuple[Family, Trainable, Sequence[SubjectExamples], Cap
         families.bring(family, train.base, family.denoiser_name, types[family.denoiser_name])
         trainable = _settled(run, family)
         place_part(family, family.denoiser_name, device, precision, train)
+    if train.blocks_to_swap:
+        listener.note(swap_note(family, train))
     return family, trainable, subjects, captions
 
 

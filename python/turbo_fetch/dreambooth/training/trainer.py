@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,19 @@ from torch import nn
 
 from turbo_fetch.doctor.accelerator import best_precision, xformers_fault
 from turbo_fetch.dreambooth.families import DTYPES, Family, is_empty
+from turbo_fetch.dreambooth.families.block_swap import (
+    chosen_blocks,
+    repeated_blocks,
+    swap_blocks,
+    swapped_bytes,
+    swapped_matrices,
+)
 from turbo_fetch.dreambooth.families.precision import round_parameters
 from turbo_fetch.dreambooth.families.quantised import quantise
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.checkpoint import WholeFiles
 from turbo_fetch.errors import SpecError, TrainingFailed
+from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec.resume import FREE
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.spec.train_tables import FIND_THEIR_RATE
@@ -109,6 +117,15 @@ def device_of(train: TrainSpec, local_rank: int) -> torch.device:
     raise SpecError(f'train.accelerator = "{kind}": this machine has none; expected "auto" or "cpu"')
 
 
+def check_block_swap_device(train: TrainSpec, device: torch.device) -> None:
+    """Refuse to swap blocks where there is no GPU to spare. Raises SpecError."""
+    if train.blocks_to_swap and device.type != "cuda":
+        raise SpecError(
+            f"train.blocks_to_swap = {train.blocks_to_swap} keeps blocks out of the memory of an NVIDIA GPU, and this "
+            "device is none; expected 0"
+        )
+
+
 def precision_of(train: TrainSpec, device: torch.device) -> str:
     """Return fp32, bf16 or fp16. Raises SpecError if the device cannot do what is asked for."""
     if train.precision == "fp16" and device.type == "cpu":
@@ -162,9 +179,7 @@ def compile_denoiser(denoiser: Any, how: bool | Literal["blocks"]) -> None:
         denoiser.compile()
     if how != "blocks":
         return
-    # Not all models name them; none splits what it repeats over devices.
-    names = getattr(denoiser, "_repeated_blocks", None) or getattr(denoiser, "_no_split_modules", None) or ()
-    blocks = [module for module in denoiser.modules() if type(module).__name__ in names]
+    blocks = repeated_blocks(denoiser)
     if not blocks:
         raise SpecError(
             f'train.compile = "blocks", but a {type(denoiser).__name__} has no blocks that repeat; expected true'
@@ -190,11 +205,36 @@ def place_part(family: Family, name: str, device: torch.device, precision: str, 
     module: nn.Module = getattr(family.pipeline, name)
     round_parameters(module, component_types(type(family), train, precision)[name])
     is_denoiser = name == family.denoiser_name
+    swapped = blocks_swapped(family, name, train) if device.type != "meta" else []
     if is_denoiser and train.base_precision != "auto" and device.type != "meta":
-        quantise(module, train.base_precision, device)
+        back = {owner for block in swapped for owner, _, _ in swapped_matrices(block)}
+        quantise(module, train.base_precision, device, back)
+    if swapped:
+        swap_blocks(module, swapped, device)
     module.to(device)
     if is_denoiser and device.type == "cuda":
         module.to(memory_format=torch.channels_last)
+
+
+def blocks_swapped(family: Family, name: str, train: TrainSpec) -> Sequence[nn.Module]:
+    """Return the blocks of a component that are swapped: of a text encoder that only encodes all of them."""
+    module = getattr(family.pipeline, name)
+    if name == family.denoiser_name:
+        return chosen_blocks(module, train.blocks_to_swap)
+    is_encoder = name.startswith("text_encoder")
+    return (
+        repeated_blocks(module) if is_encoder and train.blocks_to_swap and train.frees_text_encoders else []
+    )
+
+
+def swap_note(family: Family, train: TrainSpec) -> str:
+    """Return the line that says what is swapped."""
+    size, pinned = swapped_bytes(family.denoiser)
+    slower = f"; only {human_bytes(pinned)} of them could be pinned, so that steps are slower"
+    return (
+        f"train: {train.blocks_to_swap} blocks of the {family.denoiser_name}, {human_bytes(size)}, lie in main memory"
+        f"{slower if pinned < size else ''}"
+    )
 
 
 def component_types(family: type[Family], train: TrainSpec, precision: str) -> Mapping[str, torch.dtype]:
@@ -221,6 +261,7 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     advice: list[tuple[Any, str]] = [
         (train.batch_size > 1, smaller_batch(train)[0]),
         (not train.gradient_checkpointing, "gradient_checkpointing = true"),
+        (can_swap(train), f"blocks_to_swap = {max(10, 2 * train.blocks_to_swap)}"),
         (train.optimiser.kind == "adamw", 'optimiser.kind = "adamw8bit"'),
         (can_fuse(train), fused_words(train)),
         (train.trains("full"), 'method = "lora"'),
@@ -241,6 +282,11 @@ def _out_of_memory(train: TrainSpec, error: BaseException) -> TrainingFailed:
     return TrainingFailed(
         f"{what}; the last checkpoint is good.{resuming} In another train.output, in this order: {others}"
     )
+
+
+def can_swap(train: TrainSpec) -> bool:
+    """Return whether blocks of the denoiser, or more of them, could be swapped, once gradients are checkpointed."""
+    return train.changed(gradient_checkpointing=True, blocks_to_swap=3) is not None
 
 
 def can_fuse(train: TrainSpec) -> bool:
