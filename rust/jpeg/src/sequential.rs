@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::bits::Bits;
 use crate::decoder::{Decoder, Job, Row};
-use crate::huffman::{Ac, Dc, LOOKUP_BITS, SLOW, extend};
+use crate::huffman::{Ac, Code, Dc, END, LOOKUP_BITS, Pair, extend};
 use crate::inverse::{GROUP, Inverse};
 use crate::markers::Scan;
 use crate::processor::{Instructions, Work};
@@ -12,14 +12,14 @@ use crate::{Declined, Result};
 
 /// Blocks side by side in a chunk.
 const LANES: usize = 2 * GROUP;
-/// Coefficients of a block: 64, and as many as the longest run may go past them before it is found to be wrong.
-const PLACES: usize = 64 + 16;
+/// Coefficients of a block: 64, as many as the longest run may go past them before it is found to be wrong, and none.
+const PLACES: usize = 64 + 16 + 1;
 
 /// Blocks side by side: each coefficient of all of them, in the order of the file.
 pub type Chunk = [[i16; LANES]; PLACES];
 
-/// Lookups between refills: 56 bits less a long code.
-const LOOKUPS: usize = (56 - 16) / LOOKUP_BITS as usize + 1;
+/// Lookups between refills, which leave 56 bits.
+const LOOKUPS: usize = 56 / Pair::MOST_BITS as usize;
 
 struct Part<'a> {
     dc: &'a Dc,
@@ -96,9 +96,20 @@ fn block(
     loop {
         bits.refill();
         for _ in 0..LOOKUPS {
-            let entry = part.ac.pairs[bits.peek(LOOKUP_BITS)];
-            if entry & u64::from(SLOW) != 0 {
-                match long_symbol(bits, part.ac, entry, next) {
+            let pair = part.ac.pairs[bits.peek(LOOKUP_BITS)];
+            let window = bits.window;
+            bits.consume(pair.bits());
+            let first = next + pair.first();
+            let both = next + pair.both();
+            if both < 64 {
+                // The same place for both where the pair is one symbol, whose value remains.
+                chunk[both - 1][column] = pair.second_value();
+                chunk[first - 1][column] = pair.first_value(window);
+                next = both;
+                continue;
+            }
+            if pair.is_unknown() {
+                match long_symbol(bits, part.ac, next) {
                     Symbol::End => return true,
                     Symbol::Wrong => return false,
                     Symbol::Coefficient { index, value } => {
@@ -111,16 +122,11 @@ fn block(
                 }
                 break;
             }
-            bits.consume(entry as u32);
-            let first = next + (entry >> 16) as usize % 32;
-            chunk[first - 1][column] = (entry >> 32) as i16;
-            next = first + (entry >> 24) as usize % 256;
-            if next < 64 {
-                // The same value again where the entry has one symbol.
-                chunk[next - 1][column] = (entry >> 48) as i16;
-                continue;
-            }
-            return last_symbols(bits, chunk, column, entry, first, next);
+            // An end of block alone has no coefficient.
+            let index = std::hint::select_unpredictable(first > next, first - 1, PLACES - 1);
+            chunk[index][column] = pair.first_value(window);
+            return (first < 64 && both >= END as usize)
+                || last_symbols(bits, chunk, column, pair, (first, both));
         }
     }
 }
@@ -131,59 +137,48 @@ enum Symbol {
     Coefficient { index: usize, value: i16 },
 }
 
-/// A symbol that the lookup does not hold whole.
+/// A symbol that no lookup has.
 #[inline(always)]
-fn long_symbol(bits: &mut Bits<'_>, ac: &Ac, entry: u64, next: usize) -> Symbol {
-    let mut length = (entry >> 8) as u32 & 63;
-    let mut advance = (entry >> 16) as usize & 31;
-    let mut size = (entry >> 32) as u32 & 15;
-    if length == 0 {
-        let Some(code) = ac.codes.find(bits.window) else {
-            return Symbol::Wrong;
-        };
-        (length, size) = (code.length, code.size);
-        advance = match (code.run, code.size) {
-            (15, 0) => 16,
-            (_, 0) => 0,
-            (run, _) => run as usize + 1,
-        };
-    }
+fn long_symbol(bits: &mut Bits, ac: &Ac, next: usize) -> Symbol {
+    bits.refill();
+    let Some(Code { length, run, size }) = ac.codes.find(bits.window) else {
+        return Symbol::Wrong;
+    };
     bits.consume(length);
-    if advance == 0 {
+    if size == 0 && run < 15 {
         return Symbol::End;
     }
-    let index = next + advance - 1;
+    let index = next + run as usize;
     if index > 63 {
         return Symbol::Wrong;
     }
     let value = if size == 0 {
         0
     } else {
-        bits.refill();
         extend(bits.take(size), size) as i16
     };
     Symbol::Coefficient { index, value }
 }
 
-/// The symbols of `entry` reach or pass the last coefficient; return whether they end the block as they may.
+/// The symbols of `pair` reach or pass the last coefficient, and are not an end of block after others; return whether they
+/// end the block as they may.
 #[inline(always)]
 fn last_symbols(
-    bits: &mut Bits<'_>,
+    bits: &mut Bits,
     chunk: &mut Chunk,
     column: usize,
-    entry: u64,
-    first: usize,
-    next: usize,
+    pair: Pair,
+    (first, both): (usize, usize),
 ) -> bool {
-    match (first, next) {
-        (64, 64) | (..64, 128..) => true,
+    match (first, both) {
+        (64, 64) => true,
         // The first symbol filled the block; the second belongs to the next.
         (64, _) => {
-            *bits = bits.back((entry as u32 & 63) - ((entry >> 8) as u32 & 63));
+            *bits = bits.back(pair.used() - pair.used_by_first());
             true
         }
         (..64, 64) => {
-            chunk[63][column] = (entry >> 48) as i16;
+            chunk[63][column] = pair.second_value();
             true
         }
         _ => false,
