@@ -19,6 +19,13 @@ pub struct Code {
     pub size: u32,
 }
 
+impl Code {
+    /// Bits of code and value.
+    pub fn bits(self) -> u32 {
+        self.length + self.size
+    }
+}
+
 /// Canonical codes.
 #[derive(Debug)]
 pub struct Codes {
@@ -117,7 +124,7 @@ pub fn extend(bits: u32, size: u32) -> i32 {
     bits as i32 - if below { (1 << size) - 1 } else { 0 }
 }
 
-/// The value that `size` bits mean, 0 to 16, after `length` others at the top of `window`; without a branch, since no one
+/// The value that `size` bits mean, 0 to 15, after `length` others at the top of `window`; without a branch, since no one
 /// knows what comes.
 #[inline(always)]
 fn value_after(window: u64, length: u32, size: u32) -> i32 {
@@ -322,51 +329,50 @@ impl Ac {
 
 /// One or two symbols of AC coefficients.
 ///
-/// Bits used in 0 to 5; [`Self::WHOLE`]; bits of the first symbol from 8, or of its code where its value is in the data; what
-/// the first adds to the index of the next coefficient from 16, and what both add from 24; values from 32 and 48, or from 48
-/// the size of the value in the data. An end of block adds [`END`] more, and an unknown code [`Self::NONE`].
+/// Bits used in 0 to 5; what the first adds to the index of the coefficient from 6; [`Self::WHOLE`]; what both add from 16;
+/// values from 32 and 48. Where the value is not in the table but in the data: the length of the code from 24, what is to be
+/// added to a value below zero from 32, and 64 less the size of the value from 48. An end of block adds [`END`] more, and
+/// what no lookup has [`Self::NONE`].
 #[derive(Debug, Clone, Copy)]
 pub struct Pair(u64);
 
 impl Pair {
-    /// Most bits of a symbol that is not unknown.
+    /// Most bits of what is not left to others.
     pub const MOST_BITS: u32 = 18;
-    const NONE: usize = 192;
-    const UNKNOWN: Self = Self((Self::NONE as u64) << 24 | Self::WHOLE);
-    const WHOLE: u64 = 1 << 6;
+    const NONE: u32 = 192;
+    const WHOLE: u64 = 1 << 11;
+    const UNKNOWN: Self = Self((Self::NONE as u64) << 16 | Self::WHOLE);
 
     fn whole(bits: u32, advance: u32, value: i32) -> Self {
         let value = u64::from(value as u16);
-        let advance = u64::from(advance);
-        let bits = u64::from(bits);
-        Self(bits | Self::WHOLE | bits << 8 | advance << 16 | advance << 24 | value << 32)
+        Self(Self::places(bits, advance, advance) | Self::WHOLE | value << 32)
     }
 
     fn end(bits: u32) -> Self {
-        Self::whole(bits, 0, 0).and(u64::from(END) << 24)
+        Self(Self::places(bits, 0, END) | Self::WHOLE)
     }
 
     fn long(code: Code) -> Self {
         let Code { length, run, size } = code;
-        let advance = u64::from(run + 1);
-        let places = u64::from(length + size) | u64::from(length) << 8;
-        Self(places | advance << 16 | advance << 24 | u64::from(size) << 48)
+        let places = Self::places(length + size, run + 1, run + 1);
+        let below = u64::from((1_u16 << size).wrapping_neg().wrapping_add(1));
+        Self(places | u64::from(length) << 24 | below << 32 | u64::from(64 - size) << 48)
     }
 
-    fn and(self, more: u64) -> Self {
-        Self(self.0 + more)
+    fn places(bits: u32, first: u32, both: u32) -> u64 {
+        u64::from(bits | first << 6 | both << 16)
     }
 
     /// The entry for this symbol and `next`, where code and value of both fit.
     fn joined(self, next: Self) -> Self {
         let whole = self.0 & next.0 & Self::WHOLE != 0;
-        let both = self.used() + next.used();
-        if !whole || self.both() >= END as usize || next.is_unknown() || both > LOOKUP_BITS {
+        let [one, two] = [self, next].map(|pair| pair.0 as u32 >> 16 & 255);
+        let bits = self.used() + next.used();
+        if !whole || one >= END || two == Self::NONE || bits > LOOKUP_BITS {
             return self;
         }
-        let advance = ((self.both() + next.both()) as u64) << 24;
-        let kept = self.0 & 0x0000_ffff_00ff_ff40;
-        Self(kept | u64::from(both) | advance | next.0 >> 32 << 48)
+        let values = self.0 & 0xffff_0000_0000 | next.0 >> 32 << 48;
+        Self(Self::places(bits, one, one + two) | Self::WHOLE | values)
     }
 
     #[inline(always)]
@@ -380,32 +386,32 @@ impl Pair {
         self.0 as u32
     }
 
-    /// Bits of the first of two symbols.
-    pub fn used_by_first(self) -> u32 {
-        (self.0 >> 8) as u32 & 31
+    /// What the first symbol adds to the index of the coefficient, at most 31 times `UNIT`.
+    #[inline(always)]
+    pub fn first<const UNIT: usize>(self) -> usize {
+        (self.0 as usize >> 6 & 31) * UNIT
     }
 
+    /// What all symbols add.
     #[inline(always)]
-    pub fn first(self) -> usize {
-        (self.0 >> 16) as usize & 31
-    }
-
-    #[inline(always)]
-    pub fn both(self) -> usize {
-        (self.0 >> 24) as usize & 255
+    pub fn both<const UNIT: usize>(self) -> usize {
+        (self.0 as usize >> 16 & 255) * UNIT
     }
 
     #[inline(always)]
     pub fn is_unknown(self) -> bool {
-        self.both() == Self::NONE
+        self.both::<1>() == Self::NONE as usize
     }
 
     /// Value of the first symbol, which begins at the top of `window`.
     #[inline(always)]
     pub fn first_value(self, window: u64) -> i16 {
         let stored = (self.0 >> 32) as i16;
-        let read = value_after(window, (self.0 >> 8) as u32 & 31, (self.0 >> 48) as u32 & 31);
-        std::hint::select_unpredictable(self.0 & Self::WHOLE != 0, stored, read as i16)
+        let top = window << (self.0 >> 24 & 63);
+        let bits = (top >> (self.0 >> 48 & 63)) as i16;
+        let below = bits.wrapping_add(stored);
+        let read = std::hint::select_unpredictable((top as i64) < 0, bits, below);
+        std::hint::select_unpredictable(self.0 & Self::WHOLE != 0, stored, read)
     }
 
     /// Value of the second symbol, if there is one.

@@ -12,8 +12,11 @@ use crate::{Declined, Result};
 
 /// Blocks side by side in a chunk.
 const LANES: usize = 2 * GROUP;
-/// Coefficients of a block: 64, as many as the longest run may go past them before it is found to be wrong, and none.
-const PLACES: usize = 64 + 16 + 1;
+/// Coefficients of a block: 64, as many as a lookup may go past them before it is found to be wrong, and one for none.
+const PLACES: usize = 64 + 31 + 1;
+/// Where the last coefficients of the blocks begin in a chunk, and where one for none is.
+const LAST: usize = 63 * LANES;
+const NOWHERE: usize = (PLACES - 1) * LANES;
 
 /// Blocks side by side: each coefficient of all of them, in the order of the file.
 pub type Chunk = [[i16; LANES]; PLACES];
@@ -91,42 +94,43 @@ fn block(
     if i32::from(*prediction as i16) != *prediction {
         return false;
     }
-    // Index of the next coefficient.
-    let mut next = 1;
+    // Places are those of the column in all lanes; this is the last coefficient's.
+    let values = chunk.as_flattened_mut();
+    let mut place = column;
     loop {
         bits.refill();
         for _ in 0..LOOKUPS {
             let pair = part.ac.pairs[bits.peek(LOOKUP_BITS)];
             let window = bits.window;
             bits.consume(pair.bits());
-            let first = next + pair.first();
-            let both = next + pair.both();
-            if both < 64 {
+            let first = place + pair.first::<LANES>();
+            let both = place + pair.both::<LANES>();
+            if both < LAST {
                 // The same place for both where the pair is one symbol, whose value remains.
-                chunk[both - 1][column] = pair.second_value();
-                chunk[first - 1][column] = pair.first_value(window);
-                next = both;
+                values[both] = pair.second_value();
+                values[first] = pair.first_value(window);
+                place = both;
                 continue;
             }
             if pair.is_unknown() {
-                match long_symbol(bits, part.ac, next) {
+                match long_symbol(bits, part.ac) {
                     Symbol::End => return true,
                     Symbol::Wrong => return false,
-                    Symbol::Coefficient { index, value } => {
-                        chunk[index][column] = value;
-                        next = index + 1;
+                    Symbol::Coefficient { advance, value } => {
+                        place += advance * LANES;
+                        values[place] = value;
                     }
                 }
-                if next == 64 {
-                    return true;
+                if place >= LAST {
+                    return place < LAST + LANES;
                 }
                 break;
             }
             // An end of block alone has no coefficient.
-            let index = std::hint::select_unpredictable(first > next, first - 1, PLACES - 1);
-            chunk[index][column] = pair.first_value(window);
-            return (first < 64 && both >= END as usize)
-                || last_symbols(bits, chunk, column, pair, (first, both));
+            let index = std::hint::select_unpredictable(first > place, first, NOWHERE);
+            values[index] = pair.first_value(window);
+            return (first < LAST && both >= END as usize * LANES)
+                || last_symbols(bits, values, (first, both), (pair, part.ac, window));
         }
     }
 }
@@ -134,55 +138,50 @@ fn block(
 enum Symbol {
     End,
     Wrong,
-    Coefficient { index: usize, value: i16 },
+    Coefficient { advance: usize, value: i16 },
 }
 
 /// A symbol that no lookup has.
 #[inline(always)]
-fn long_symbol(bits: &mut Bits, ac: &Ac, next: usize) -> Symbol {
+fn long_symbol(bits: &mut Bits<'_>, ac: &Ac) -> Symbol {
     bits.refill();
     let Some(Code { length, run, size }) = ac.codes.find(bits.window) else {
         return Symbol::Wrong;
     };
     bits.consume(length);
-    if size == 0 && run < 15 {
-        return Symbol::End;
-    }
-    let index = next + run as usize;
-    if index > 63 {
-        return Symbol::Wrong;
-    }
-    let value = if size == 0 {
-        0
-    } else {
-        extend(bits.take(size), size) as i16
+    let value = match (run, size) {
+        (15, 0) => 0,
+        (_, 0) => return Symbol::End,
+        _ => extend(bits.take(size), size) as i16,
     };
-    Symbol::Coefficient { index, value }
+    Symbol::Coefficient {
+        advance: run as usize + 1,
+        value,
+    }
 }
 
 /// The symbols of `pair` reach or pass the last coefficient, and are not an end of block after others; return whether they
 /// end the block as they may.
 #[inline(always)]
 fn last_symbols(
-    bits: &mut Bits,
-    chunk: &mut Chunk,
-    column: usize,
-    pair: Pair,
+    bits: &mut Bits<'_>,
+    values: &mut [i16],
     (first, both): (usize, usize),
+    (pair, ac, window): (Pair, &Ac, u64),
 ) -> bool {
-    match (first, both) {
-        (64, 64) => true,
-        // The first symbol filled the block; the second belongs to the next.
-        (64, _) => {
-            *bits = bits.back(pair.used() - pair.used_by_first());
-            true
+    let last = LAST..LAST + LANES;
+    if last.contains(&first) {
+        // The block is full; a second symbol belongs to the next.
+        if both > first {
+            *bits = bits.back(pair.used() - ac.codes.find(window).map_or(0, Code::bits));
         }
-        (..64, 64) => {
-            chunk[63][column] = pair.second_value();
-            true
-        }
-        _ => false,
+        return true;
     }
+    let sound = first < LAST && last.contains(&both);
+    if sound {
+        values[both] = pair.second_value();
+    }
+    sound
 }
 
 impl Decoder {
