@@ -19,6 +19,13 @@ pub struct Code {
     pub size: u32,
 }
 
+impl Code {
+    /// Bits of code and value.
+    pub fn bits(self) -> u32 {
+        self.length + self.size
+    }
+}
+
 /// Canonical codes.
 #[derive(Debug)]
 pub struct Codes {
@@ -117,6 +124,17 @@ pub fn extend(bits: u32, size: u32) -> i32 {
     bits as i32 - if below { (1 << size) - 1 } else { 0 }
 }
 
+/// The value that `size` bits mean, 0 to 15, after `length` others at the top of `window`; without a branch, since no one
+/// knows what comes.
+#[inline(always)]
+fn value_after(window: u64, length: u32, size: u32) -> i32 {
+    let top = window << (length & 63);
+    let bits = (top >> 1 >> (!size & 63)) as i32;
+    // All ones where the first bit of the value is 0.
+    let below = !(top as i64 >> 63) as i32;
+    bits.wrapping_sub(below & (1_i32 << (size & 31)).wrapping_sub(1))
+}
+
 /// Call `each` with the parts of `slots` that have the same `size` bits after a code of `length`, and their value.
 fn each_value(
     slots: std::ops::Range<usize>,
@@ -137,8 +155,8 @@ fn each_value(
 
 /// A table of differences of DC coefficients.
 ///
-/// Entries: bits used in 0 to 5, [`SLOW`], and from 16 the difference; in slow ones the length of the code, 0 where it is
-/// not known, and from 16 the size of the difference.
+/// Entries: bits used by code and difference in 0 to 5, length of the code from 8, size of the difference from 16; 0 where
+/// the code is not known.
 pub struct Dc {
     codes: Codes,
     lookup: [u32; SLOTS],
@@ -149,7 +167,7 @@ impl Default for Dc {
     fn default() -> Self {
         Self {
             codes: Codes::default(),
-            lookup: [SLOW; SLOTS],
+            lookup: [0; SLOTS],
             defined: false,
         }
     }
@@ -163,15 +181,9 @@ impl Dc {
         }
         if self.codes.define(counts, values)? {
             let lookup = &mut self.lookup;
-            lookup.fill(SLOW);
+            lookup.fill(0);
             self.codes.each(|slots, code| {
-                if code.length + code.size > LOOKUP_BITS {
-                    lookup[slots].fill(code.size << 16 | SLOW | code.length);
-                    return;
-                }
-                each_value(slots, code, |slots, value| {
-                    lookup[slots].fill((value as u32) << 16 | (code.length + code.size));
-                });
+                lookup[slots].fill(dc_entry(code));
             });
         }
         self.defined = true;
@@ -181,34 +193,26 @@ impl Dc {
     /// The next difference, or nothing when there is no such code. Needs 31 bits in the window.
     #[inline(always)]
     pub fn difference(&self, bits: &mut Bits) -> Option<i32> {
-        let entry = self.lookup[bits.peek(LOOKUP_BITS)];
-        if entry & SLOW == 0 {
-            bits.consume(entry);
-            return Some(entry as i32 >> 16);
+        let mut entry = self.lookup[bits.peek(LOOKUP_BITS)];
+        if entry == 0 {
+            entry = dc_entry(self.codes.find(bits.window)?);
         }
-        let (length, size) = match (entry & 63, entry >> 16) {
-            (0, _) => self
-                .codes
-                .find(bits.window)
-                .map(|code| (code.length, code.size))?,
-            known => known,
-        };
-        bits.consume(length);
-        Some(if size == 0 {
-            0
-        } else {
-            extend(bits.take(size), size)
-        })
+        let value = value_after(bits.window, entry >> 8 & 31, entry >> 16);
+        bits.consume(entry);
+        Some(value)
     }
+}
+
+/// For DC, the symbol is the size: its upper half, which is a run elsewhere, is zero.
+fn dc_entry(code: Code) -> u32 {
+    code.size << 16 | code.length << 8 | (code.length + code.size)
 }
 
 /// A table of runs of zeros and sizes of AC coefficients; its lookups are made when a scan first needs them.
 pub struct Ac {
     pub codes: Codes,
-    /// For sequential scans: one or two symbols. Bits used in 0 to 5, [`SLOW`], bits of the first symbol from 8, what the
-    /// first adds to the index from 16, what the second adds from 24 (0 where there is none), values from 32 and 48.
-    /// In slow ones the length of the code from 8, 0 where it is not known, what it adds from 16, its size from 32.
-    pub pairs: [u64; SLOTS],
+    /// For sequential scans; see [`Pair`].
+    pub pairs: [Pair; SLOTS],
     /// For first progressive scans: bits used in 0 to 5, [`SLOW`], what is added to the index from 8, and from 16 the value.
     /// In slow ones the length of the code, 0 where it is not known, and from 16 its size, or where nothing is added the
     /// size of an end-of-band run.
@@ -224,7 +228,7 @@ impl Default for Ac {
     fn default() -> Self {
         Self {
             codes: Codes::default(),
-            pairs: [0; SLOTS],
+            pairs: [Pair(0); SLOTS],
             firsts: [0; SLOTS],
             refinements: [0; SLOTS],
             made: 0,
@@ -254,32 +258,23 @@ impl Ac {
         if self.is_made(1) {
             return;
         }
-        let slow = u64::from(SLOW);
-        let mut single = [slow; SLOTS];
-        self.codes.each(|slots, code| {
-            let length = u64::from(code.length);
-            let run = u64::from(code.run);
-            let whole = |bits: u64, advance: u64, value: u64| {
-                bits | bits << 8 | advance << 16 | value << 32 | value << 48
-            };
-            match (code.run, code.size) {
-                (15, 0) => single[slots].fill(whole(length, 16, 0)),
-                (_, 0) => single[slots].fill(slow | length << 8),
-                (_, size) if code.length + size > LOOKUP_BITS => {
-                    single[slots]
-                        .fill(slow | length << 8 | (run + 1) << 16 | u64::from(size) << 32);
-                }
-                (_, size) => each_value(slots, code, |slots, value| {
-                    let value = u64::from(value as u16);
-                    single[slots].fill(whole(length + u64::from(size), run + 1, value));
-                }),
+        let mut single = [Pair::UNKNOWN; SLOTS];
+        self.codes.each(|slots, code| match (code.run, code.size) {
+            (15, 0) => single[slots].fill(Pair::whole(code.length, 16, 0)),
+            (_, 0) => single[slots].fill(Pair::end(code.length)),
+            (_, size) if code.length + size <= LOOKUP_BITS => {
+                each_value(slots, code, |slots, value| {
+                    single[slots].fill(Pair::whole(code.length + size, code.run + 1, value));
+                });
             }
+            (_, size) if code.length + size <= Pair::MOST_BITS => {
+                single[slots].fill(Pair::long(code));
+            }
+            _ => {}
         });
         for (index, pair) in self.pairs.iter_mut().enumerate() {
             let one = single[index];
-            let used = (one & 63) as usize;
-            let two = single[index << used & (SLOTS - 1)];
-            *pair = joined(one, two);
+            *pair = one.joined(single[index << one.used() & (SLOTS - 1)]);
         }
     }
 
@@ -332,19 +327,96 @@ impl Ac {
     }
 }
 
-/// The entry for the symbol of entry `one`, and that of `two` where its code and value fit as well.
-fn joined(one: u64, two: u64) -> u64 {
-    let slow = u64::from(SLOW);
-    let (used, more) = (one & 63, two >> 8 & 63);
-    if one & slow != 0 || two == slow || used + more > u64::from(LOOKUP_BITS) {
-        return one;
+/// One or two symbols of AC coefficients.
+///
+/// Bits used in 0 to 5; what the first adds to the index of the coefficient from 6; [`Self::WHOLE`]; what both add from 16;
+/// values from 32 and 48. Where the value is not in the table but in the data: the length of the code from 24, what is to be
+/// added to a value below zero from 32, and 64 less the size of the value from 48. An end of block adds [`END`] more, and
+/// what no lookup has [`Self::NONE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Pair(u64);
+
+impl Pair {
+    /// Most bits of what is not left to others.
+    pub const MOST_BITS: u32 = 18;
+    const NONE: u32 = 192;
+    const WHOLE: u64 = 1 << 11;
+    const UNKNOWN: Self = Self((Self::NONE as u64) << 16 | Self::WHOLE);
+
+    fn whole(bits: u32, advance: u32, value: i32) -> Self {
+        let value = u64::from(value as u16);
+        Self(Self::places(bits, advance, advance) | Self::WHOLE | value << 32)
     }
-    let first = one & 0x0000_ffff_00ff_ff00 | (used + more);
-    if two & slow == 0 {
-        first | (two >> 16 & 0xff) << 24 | two & 0xffff_0000_0000_0000
-    } else if two >> 16 == 0 {
-        first | u64::from(END) << 24
-    } else {
-        one
+
+    fn end(bits: u32) -> Self {
+        Self(Self::places(bits, 0, END) | Self::WHOLE)
+    }
+
+    fn long(code: Code) -> Self {
+        let Code { length, run, size } = code;
+        let places = Self::places(length + size, run + 1, run + 1);
+        let below = u64::from((1_u16 << size).wrapping_neg().wrapping_add(1));
+        Self(places | u64::from(length) << 24 | below << 32 | u64::from(64 - size) << 48)
+    }
+
+    fn places(bits: u32, first: u32, both: u32) -> u64 {
+        u64::from(bits | first << 6 | both << 16)
+    }
+
+    /// The entry for this symbol and `next`, where code and value of both fit.
+    fn joined(self, next: Self) -> Self {
+        let whole = self.0 & next.0 & Self::WHOLE != 0;
+        let [one, two] = [self, next].map(|pair| pair.0 as u32 >> 16 & 255);
+        let bits = self.used() + next.used();
+        if !whole || one >= END || two == Self::NONE || bits > LOOKUP_BITS {
+            return self;
+        }
+        let values = self.0 & 0xffff_0000_0000 | next.0 >> 32 << 48;
+        Self(Self::places(bits, one, one + two) | Self::WHOLE | values)
+    }
+
+    #[inline(always)]
+    pub fn used(self) -> u32 {
+        self.0 as u32 & 63
+    }
+
+    /// The used bits in the lowest six, and others above.
+    #[inline(always)]
+    pub fn bits(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// What the first symbol adds to the index of the coefficient, at most 31 times `UNIT`.
+    #[inline(always)]
+    pub fn first<const UNIT: usize>(self) -> usize {
+        (self.0 as usize >> 6 & 31) * UNIT
+    }
+
+    /// What all symbols add.
+    #[inline(always)]
+    pub fn both<const UNIT: usize>(self) -> usize {
+        (self.0 as usize >> 16 & 255) * UNIT
+    }
+
+    #[inline(always)]
+    pub fn is_unknown(self) -> bool {
+        self.both::<1>() == Self::NONE as usize
+    }
+
+    /// Value of the first symbol, which begins at the top of `window`.
+    #[inline(always)]
+    pub fn first_value(self, window: u64) -> i16 {
+        let stored = (self.0 >> 32) as i16;
+        let top = window << (self.0 >> 24 & 63);
+        let bits = (top >> (self.0 >> 48 & 63)) as i16;
+        let below = bits.wrapping_add(stored);
+        let read = std::hint::select_unpredictable((top as i64) < 0, bits, below);
+        std::hint::select_unpredictable(self.0 & Self::WHOLE != 0, stored, read)
+    }
+
+    /// Value of the second symbol, if there is one.
+    #[inline(always)]
+    pub fn second_value(self) -> i16 {
+        (self.0 >> 48) as i16
     }
 }

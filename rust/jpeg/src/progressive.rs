@@ -3,11 +3,12 @@
 
 use crate::bits::{Bits, Reversed};
 use crate::decoder::{Decoder, Job, Row};
-use crate::frame::Component;
+use crate::frame::{Component, Frame};
 use crate::huffman::{Ac, LOOKUP_BITS, SLOW, extend};
 use crate::inverse::GROUP;
 use crate::markers::Scan;
 use crate::processor::{Instructions, Work};
+use crate::tables::Tables;
 use crate::zigzag::Corner;
 use crate::{Declined, Result};
 
@@ -211,42 +212,103 @@ impl Work for Refinement<'_> {
         let (across, down) = band.size;
         let mut bits = Reversed::new(band.bytes, 0);
         let mask = band.scan.band();
-        let unit = 1_i16 << band.scan.shift;
         // Blocks to come, this one included, in which no coefficient becomes other than zero.
         let mut empty = 0;
+        let mut changes = Changes::new(&band);
         for y in 0..down {
             let nonzero = &mut band.store.nonzero[y * band.store.across..][..across];
             let row = &mut band.store.values[y * band.store.row..][..band.store.row];
-            for (x, known) in nonzero.iter_mut().enumerate() {
-                let end = band.intervals.end();
-                if band.intervals.advance() {
-                    if empty > 0 || !bits.is_at(end) {
-                        return false;
+            for (group, nonzero) in nonzero.chunks_mut(GROUP).enumerate() {
+                for (lane, known) in nonzero.iter_mut().enumerate() {
+                    let end = band.intervals.end();
+                    if band.intervals.advance() {
+                        if empty > 0 || !bits.is_at(end) {
+                            return false;
+                        }
+                        bits = bits.restarted(end);
                     }
-                    bits = bits.restarted(end);
+                    let Some(refined) =
+                        refine::<I>(&mut bits, band.table, *known, mask, &mut empty)
+                    else {
+                        return false;
+                    };
+                    *known |= refined.positive | refined.negative;
+                    changes.note(lane, &refined);
                 }
-                let Some(refined) = refine::<I>(&mut bits, band.table, *known, mask, &mut empty)
-                else {
-                    return false;
-                };
-                *known |= refined.positive | refined.negative;
-                let all = refined.grown | refined.positive | refined.negative;
-                let mut seen = all & band.corner.mask;
-                while seen != 0 {
-                    let index = seen.trailing_zeros() as usize;
-                    let value = &mut row[band.places[index] as usize + x];
-                    // All ones for a coefficient below zero, so that it moves away from zero.
-                    let sign =
-                        *value >> 15 | ((refined.negative >> index & 1) as i16).wrapping_neg();
-                    *value = value.wrapping_add((unit ^ sign).wrapping_sub(sign));
-                    seen &= seen - 1;
-                }
+                changes.apply(&band.places, &mut row[group * GROUP..]);
             }
             if bits.is_past(band.intervals.end()) {
                 return false;
             }
         }
         empty == 0 && bits.is_at(band.intervals.end())
+    }
+}
+
+/// Coefficients that may be refined together: their bits fit a lane.
+const WORD: usize = u16::BITS as usize;
+
+/// What a refinement does to the coefficients of a group of blocks, which is applied to all blocks at once: of one block
+/// nobody knows how many change, of all there is one loop.
+struct Changes {
+    /// Coefficients that are used, and how far each changes.
+    used: u64,
+    unit: i16,
+    /// Which of any block changes, and of each block by words: which change, and which of those turn negative.
+    any: u64,
+    changed: [[u16; GROUP]; 64 / WORD],
+    negative: [[u16; GROUP]; 64 / WORD],
+}
+
+impl Changes {
+    fn new(band: &Band<'_>) -> Self {
+        Self {
+            used: band.corner.mask & band.scan.band(),
+            unit: 1 << band.scan.shift,
+            any: 0,
+            changed: [[0; GROUP]; 64 / WORD],
+            negative: [[0; GROUP]; 64 / WORD],
+        }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, lane: usize, refined: &Refined) {
+        let changed = refined.grown | refined.positive | refined.negative;
+        self.any |= changed;
+        for word in 0..64 / WORD {
+            self.changed[word][lane] = (changed >> (word * WORD)) as u16;
+            self.negative[word][lane] = (refined.negative >> (word * WORD)) as u16;
+        }
+    }
+
+    /// Change the values in `row`, which begins with the first block of the group.
+    #[inline(always)]
+    fn apply(&mut self, places: &[u32; 256], row: &mut [i16]) {
+        let mut rest = self.any & self.used;
+        while rest != 0 {
+            let index = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            let place = places[index] as usize;
+            let Some(values) = row.get_mut(place..).and_then(<[i16]>::first_chunk_mut) else {
+                continue;
+            };
+            let (word, bit) = (index / WORD, (index % WORD) as u32);
+            let (changed, negative) = (&self.changed[word], &self.negative[word]);
+            let values: &mut [i16; GROUP] = values;
+            for lane in 0..GROUP {
+                let value = values[lane];
+                // All ones for a coefficient below zero, so that it moves away from zero.
+                let sign = value >> 15 | ((negative[lane] >> bit & 1) as i16).wrapping_neg();
+                let applies = ((changed[lane] >> bit & 1) as i16).wrapping_neg();
+                values[lane] = value.wrapping_add((self.unit ^ sign).wrapping_sub(sign) & applies);
+            }
+        }
+        *self = Self {
+            any: 0,
+            changed: [[0; GROUP]; 64 / WORD],
+            negative: [[0; GROUP]; 64 / WORD],
+            ..*self
+        };
     }
 }
 
@@ -351,6 +413,65 @@ fn long_correction<I: Instructions>(bits: &mut Reversed<'_>, range: u64) -> u64 
     grown
 }
 
+/// A scan of DC coefficients.
+struct DcBand<'a> {
+    bytes: &'a [u8],
+    intervals: Intervals<'a>,
+    tables: &'a Tables,
+    stores: &'a mut [Store],
+    frame: &'a Frame,
+    scan: &'a Scan,
+}
+
+impl Work for DcBand<'_> {
+    type Output = Result<()>;
+
+    #[inline(always)]
+    fn run<I: Instructions>(mut self) -> Result<()> {
+        let (across, down) = self.scan.mcus(self.frame);
+        let mut bits = Bits::new(self.bytes, 0);
+        let mut predictions = [0_i32; 3];
+        for y in 0..down {
+            for x in 0..across {
+                let end = self.intervals.end();
+                if self.intervals.advance() {
+                    if !bits.is_at(end) {
+                        return Err(Declined("restart interval"));
+                    }
+                    bits = bits.restarted(end);
+                    predictions = [0; 3];
+                }
+                for (part, prediction) in self.scan.parts.iter().zip(&mut predictions) {
+                    let (wide, high) = self.scan.blocks(self.frame, part);
+                    let store = &mut self.stores[part.component];
+                    for line in y * high..(y + 1) * high {
+                        let start = line * store.row + x * wide;
+                        for value in &mut store.values[start..start + wide] {
+                            bits.refill();
+                            if self.scan.before > 0 {
+                                *value |= (bits.take(1) << self.scan.shift) as i16;
+                                continue;
+                            }
+                            let table = &self.tables.dc[part.dc];
+                            let difference = table.difference(&mut bits).ok_or(Declined("code"))?;
+                            *prediction = prediction.wrapping_add(difference);
+                            let shifted = i64::from(*prediction) << self.scan.shift;
+                            *value = i16::try_from(shifted).map_err(|_| Declined("large value"))?;
+                        }
+                    }
+                }
+            }
+            if bits.is_past(self.intervals.end()) {
+                return Err(Declined("data ends early"));
+            }
+        }
+        if !bits.is_at(self.intervals.end()) {
+            return Err(Declined("data left over"));
+        }
+        Ok(())
+    }
+}
+
 impl Decoder {
     pub(crate) fn progressive_scan(&mut self, job: &Job<'_>, scan: &Scan) -> Result<()> {
         if scan.first == 0 {
@@ -394,48 +515,15 @@ impl Decoder {
     }
 
     fn dc_scan(&mut self, job: &Job<'_>, scan: &Scan) -> Result<()> {
-        let (across, down) = scan.mcus(job.frame);
-        let mut bits = Bits::new(&self.data.bytes, 0);
-        let mut intervals = Intervals::new(&self.data.ends, job.restart);
-        let mut predictions = [0_i32; 3];
-        for y in 0..down {
-            for x in 0..across {
-                let end = intervals.end();
-                if intervals.advance() {
-                    if !bits.is_at(end) {
-                        return Err(Declined("restart interval"));
-                    }
-                    bits = bits.restarted(end);
-                    predictions = [0; 3];
-                }
-                for (part, prediction) in scan.parts.iter().zip(&mut predictions) {
-                    let (wide, high) = scan.blocks(job.frame, part);
-                    let store = &mut self.stores[part.component];
-                    for line in y * high..(y + 1) * high {
-                        for column in x * wide..(x + 1) * wide {
-                            bits.refill();
-                            let value = &mut store.values[line * store.row + column];
-                            if scan.before > 0 {
-                                *value |= (bits.take(1) << scan.shift) as i16;
-                                continue;
-                            }
-                            let table = &self.tables.dc[part.dc];
-                            let difference = table.difference(&mut bits).ok_or(Declined("code"))?;
-                            *prediction = prediction.wrapping_add(difference);
-                            let shifted = i64::from(*prediction) << scan.shift;
-                            *value = i16::try_from(shifted).map_err(|_| Declined("large value"))?;
-                        }
-                    }
-                }
-            }
-            if bits.is_past(intervals.end()) {
-                return Err(Declined("data ends early"));
-            }
-        }
-        if !bits.is_at(intervals.end()) {
-            return Err(Declined("data left over"));
-        }
-        Ok(())
+        let band = DcBand {
+            bytes: &self.data.bytes,
+            intervals: Intervals::new(&self.data.ends, job.restart),
+            tables: &self.tables,
+            stores: &mut self.stores,
+            frame: job.frame,
+            scan,
+        };
+        job.processor.run(band)
     }
 
     /// Transform all coefficients once the last scan has come.

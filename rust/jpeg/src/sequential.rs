@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::bits::Bits;
 use crate::decoder::{Decoder, Job, Row};
-use crate::huffman::{Ac, Dc, LOOKUP_BITS, SLOW, extend};
+use crate::huffman::{Ac, Code, Dc, END, LOOKUP_BITS, Pair, extend};
 use crate::inverse::{GROUP, Inverse};
 use crate::markers::Scan;
 use crate::processor::{Instructions, Work};
@@ -12,14 +12,17 @@ use crate::{Declined, Result};
 
 /// Blocks side by side in a chunk.
 const LANES: usize = 2 * GROUP;
-/// Coefficients of a block: 64, and as many as the longest run may go past them before it is found to be wrong.
-const PLACES: usize = 64 + 16;
+/// Coefficients of a block: 64, as many as a lookup may go past them before it is found to be wrong, and one for none.
+const PLACES: usize = 64 + 31 + 1;
+/// Where the last coefficients of the blocks begin in a chunk, and where one for none is.
+const LAST: usize = 63 * LANES;
+const NOWHERE: usize = (PLACES - 1) * LANES;
 
 /// Blocks side by side: each coefficient of all of them, in the order of the file.
 pub type Chunk = [[i16; LANES]; PLACES];
 
-/// Lookups between refills: 56 bits less a long code.
-const LOOKUPS: usize = (56 - 16) / LOOKUP_BITS as usize + 1;
+/// Lookups between refills, which leave 56 bits.
+const LOOKUPS: usize = 56 / Pair::MOST_BITS as usize;
 
 struct Part<'a> {
     dc: &'a Dc,
@@ -91,36 +94,43 @@ fn block(
     if i32::from(*prediction as i16) != *prediction {
         return false;
     }
-    // Index of the next coefficient.
-    let mut next = 1;
+    // Places are those of the column in all lanes; this is the last coefficient's.
+    let values = chunk.as_flattened_mut();
+    let mut place = column;
     loop {
         bits.refill();
         for _ in 0..LOOKUPS {
-            let entry = part.ac.pairs[bits.peek(LOOKUP_BITS)];
-            if entry & u64::from(SLOW) != 0 {
-                match long_symbol(bits, part.ac, entry, next) {
+            let pair = part.ac.pairs[bits.peek(LOOKUP_BITS)];
+            let window = bits.window;
+            bits.consume(pair.bits());
+            let first = place + pair.first::<LANES>();
+            let both = place + pair.both::<LANES>();
+            if both < LAST {
+                // The same place for both where the pair is one symbol, whose value remains.
+                values[both] = pair.second_value();
+                values[first] = pair.first_value(window);
+                place = both;
+                continue;
+            }
+            if pair.is_unknown() {
+                match long_symbol(bits, part.ac) {
                     Symbol::End => return true,
                     Symbol::Wrong => return false,
-                    Symbol::Coefficient { index, value } => {
-                        chunk[index][column] = value;
-                        next = index + 1;
+                    Symbol::Coefficient { advance, value } => {
+                        place += advance * LANES;
+                        values[place] = value;
                     }
                 }
-                if next == 64 {
-                    return true;
+                if place >= LAST {
+                    return place < LAST + LANES;
                 }
                 break;
             }
-            bits.consume(entry as u32);
-            let first = next + (entry >> 16) as usize % 32;
-            chunk[first - 1][column] = (entry >> 32) as i16;
-            next = first + (entry >> 24) as usize % 256;
-            if next < 64 {
-                // The same value again where the entry has one symbol.
-                chunk[next - 1][column] = (entry >> 48) as i16;
-                continue;
-            }
-            return last_symbols(bits, chunk, column, entry, first, next);
+            // An end of block alone has no coefficient.
+            let index = std::hint::select_unpredictable(first > place, first, NOWHERE);
+            values[index] = pair.first_value(window);
+            return (first < LAST && both >= END as usize * LANES)
+                || last_symbols(bits, values, (first, both), (pair, part.ac, window));
         }
     }
 }
@@ -128,66 +138,50 @@ fn block(
 enum Symbol {
     End,
     Wrong,
-    Coefficient { index: usize, value: i16 },
+    Coefficient { advance: usize, value: i16 },
 }
 
-/// A symbol that the lookup does not hold whole.
+/// A symbol that no lookup has.
 #[inline(always)]
-fn long_symbol(bits: &mut Bits<'_>, ac: &Ac, entry: u64, next: usize) -> Symbol {
-    let mut length = (entry >> 8) as u32 & 63;
-    let mut advance = (entry >> 16) as usize & 31;
-    let mut size = (entry >> 32) as u32 & 15;
-    if length == 0 {
-        let Some(code) = ac.codes.find(bits.window) else {
-            return Symbol::Wrong;
-        };
-        (length, size) = (code.length, code.size);
-        advance = match (code.run, code.size) {
-            (15, 0) => 16,
-            (_, 0) => 0,
-            (run, _) => run as usize + 1,
-        };
-    }
-    bits.consume(length);
-    if advance == 0 {
-        return Symbol::End;
-    }
-    let index = next + advance - 1;
-    if index > 63 {
+fn long_symbol(bits: &mut Bits<'_>, ac: &Ac) -> Symbol {
+    bits.refill();
+    let Some(Code { length, run, size }) = ac.codes.find(bits.window) else {
         return Symbol::Wrong;
-    }
-    let value = if size == 0 {
-        0
-    } else {
-        bits.refill();
-        extend(bits.take(size), size) as i16
     };
-    Symbol::Coefficient { index, value }
+    bits.consume(length);
+    let value = match (run, size) {
+        (15, 0) => 0,
+        (_, 0) => return Symbol::End,
+        _ => extend(bits.take(size), size) as i16,
+    };
+    Symbol::Coefficient {
+        advance: run as usize + 1,
+        value,
+    }
 }
 
-/// The symbols of `entry` reach or pass the last coefficient; return whether they end the block as they may.
+/// The symbols of `pair` reach or pass the last coefficient, and are not an end of block after others; return whether they
+/// end the block as they may.
 #[inline(always)]
 fn last_symbols(
     bits: &mut Bits<'_>,
-    chunk: &mut Chunk,
-    column: usize,
-    entry: u64,
-    first: usize,
-    next: usize,
+    values: &mut [i16],
+    (first, both): (usize, usize),
+    (pair, ac, window): (Pair, &Ac, u64),
 ) -> bool {
-    match (first, next) {
-        (64, 64) | (..64, 128..) => true,
-        // The first symbol filled the block; the second belongs to the next.
-        (64, _) => {
-            *bits = bits.back((entry as u32 & 63) - ((entry >> 8) as u32 & 63));
-            true
+    let last = LAST..LAST + LANES;
+    if last.contains(&first) {
+        // The block is full; a second symbol belongs to the next.
+        if both > first {
+            *bits = bits.back(pair.used() - ac.codes.find(window).map_or(0, Code::bits));
         }
-        (..64, 64) => {
-            chunk[63][column] = (entry >> 48) as i16;
-            true
-        }
-        _ => false,
+        return true;
     }
+    let sound = first < LAST && last.contains(&both);
+    if sound {
+        values[both] = pair.second_value();
+    }
+    sound
 }
 
 impl Decoder {
