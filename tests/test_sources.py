@@ -160,7 +160,9 @@ def test_what_was_not_readable_is_read_by_a_retry(
     assert set(outcomes(tmp_path / "out").values()) == {"success"}
 
 
-def test_a_list_may_name_files_of_a_hub(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_may_name_files_of_a_hub(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (photos / "large.png").write_bytes(encoded(900, 900, 3, kind="PNG") + b"\0" * 2_000_000)
     expected = {
         "hf://datasets/me/set/00000.jpg": "success",

@@ -12,7 +12,21 @@ from turbo_fetch.spec import InputSpec
 from turbo_fetch.storage.filesystems import is_local, path_of
 
 SUFFIXES: Final = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png"}
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".jxl",
+        ".png",
+    }
     | {".tif", ".tiff", ".webp"}
 )
 CAPTION_SUFFIX: Final = ".txt"
