@@ -16,7 +16,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def hub_of(models: dict[str, Path]) -> Iterator[str]:
-    """Serve folders as models by their ids, or as datasets (`datasets/…`), while the context lasts; yields the address."""
+    """Serve folders as models by their ids, or as datasets (`datasets/…`), while the context lasts.
+
+    Yields the address.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

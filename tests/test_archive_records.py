@@ -22,9 +22,12 @@ from album import encoded
 from jobs import job_spec, ledger
 from object_store import empty_bucket, filesystem
 from turbo_fetch.arrow.schemas import RECORD
+from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.plan.reader import read_rows
+from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.sources.archive_records import place_of
 from turbo_fetch.spec import InputSpec
+from turbo_fetch.stop import StopRequest
 
 BODY = encoded(80, 60, 1)
 LONG = Random(1).randbytes(700_000)
@@ -172,3 +175,27 @@ def test_an_index_may_be_a_list_of_any_format(tmp_path: Path, name: str) -> None
 )
 def test_places_are_numbers(offset: str | None, length: str | None, place: tuple[int, int] | None) -> None:
     assert place_of(offset, length) == place
+
+
+def test_a_retry_finds_the_records_in_the_list(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crawl").mkdir()
+    places = write_warc(tmp_path / "crawl" / "a.warc.gz")
+    write_index(tmp_path / "index.parquet", {"good": places["good"], "chunked": places["chunked"]})
+    empty_bucket(s3)
+    filesystem(s3).put(str(tmp_path / "crawl"), "data/crawl", recursive=True)
+    spec = job_spec(
+        tmp_path / "index.parquet",
+        tmp_path / "out",
+        input={"caption_column": None, "rows": 2, "warc": {"prefix": "s3://data/"}},
+        sources={"stores": ["s3://data/"]},
+        http={"retries": 0},
+    )
+    with monkeypatch.context() as environment:
+        environment.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:1")
+        environment.setenv("AWS_MAX_ATTEMPTS", "1")
+        turbo_fetch.run(spec)
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["unreadable"] * 2
+    retry(spec, ProgressListener(), StopRequest())
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"] * 2

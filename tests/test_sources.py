@@ -103,6 +103,17 @@ def test_by_default_a_list_reaches_neither_files_nor_stores(photos: Path, tmp_pa
     assert outcomes(tmp_path / "out") == expected
 
 
+def test_a_folder_of_lists_does_not_open_what_lies_beside_them(photos: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "a.jpg").write_bytes(encoded(80, 60, 1))
+    (lists / "urls.txt").write_text(f"{lists}/a.jpg\nfile://{lists}/a.jpg\n")
+    for number, urls in enumerate((lists, lists / "*.txt")):
+        out = tmp_path / str(number)
+        turbo_fetch.run(job_spec(urls, out, input={"caption_column": None}))
+        assert outcomes(out) == {f"{lists}/a.jpg": "url", f"file://{lists}/a.jpg": "address"}
+
+
 def test_a_folder_of_images_is_a_list_with_captions(photos: Path, tmp_path: Path) -> None:
     turbo_fetch.run(folder_spec(photos, tmp_path / "out"))
     found = rows(tmp_path / "out")
@@ -160,7 +171,9 @@ def test_what_was_not_readable_is_read_by_a_retry(
     assert set(outcomes(tmp_path / "out").values()) == {"success"}
 
 
-def test_a_list_may_name_files_of_a_hub(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_may_name_files_of_a_hub(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (photos / "large.png").write_bytes(encoded(900, 900, 3, kind="PNG") + b"\0" * 2_000_000)
     expected = {
         "hf://datasets/me/set/00000.jpg": "success",

@@ -8,15 +8,11 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from turbo_fetch.spec import InputSpec
-from turbo_fetch.storage.filesystems import is_local, path_of
+from turbo_fetch.storage.filesystems import is_local
 
-SUFFIXES: Final = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png"}
-    | {".tif", ".tiff", ".webp"}
-)
+_COMMON: Final = frozenset({".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+SUFFIXES: Final = _COMMON | {".avif", ".bmp", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jxl"}
 CAPTION_SUFFIX: Final = ".txt"
-_WILDCARDS: Final = frozenset("*?[")
 
 
 class ImageFile(NamedTuple):
@@ -45,25 +41,6 @@ def fingerprint(images: Iterable[ImageFile], folder: str) -> str:
         line = f"{image.path[len(folder) :]}\n{image.size} {image.caption is not None}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def open_folders(spec: InputSpec) -> tuple[str, ...]:
-    """Return the folders that a list is, or may be, whose files its rows may name: their user named them.
-
-    Of a glob it is the part before the first wildcard. Folders in stores count if the format says that it is images.
-    """
-    entries = (spec.urls,) if isinstance(spec.urls, str) else spec.urls
-    return tuple(folder for urls in entries if (folder := _open_folder(urls, spec.format)) is not None)
-
-
-def _open_folder(urls: str, kind: str) -> str | None:
-    parts = urls.split("/")
-    fixed = next((number for number, part in enumerate(parts) if _WILDCARDS & set(part)), len(parts))
-    folder = "/".join(parts[:fixed])
-    path = path_of(folder) if kind in {"auto", "images"} else None
-    if path is not None:
-        return str(path) if path.is_dir() else None
-    return folder if kind == "images" and "://" in folder else None
 
 
 def _walk(folder: str) -> Iterator[ImageFile]:

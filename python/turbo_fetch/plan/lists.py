@@ -117,6 +117,24 @@ def _find(urls: str, wanted: InputFormat) -> list[ListFile]:
     ]
 
 
+def image_folders(spec: InputSpec) -> list[str]:
+    """Return the folders of images that a list is; a store's is taken at its word.
+
+    What lies in them may be read, for their user named them, which is not so with folders that lists lie in.
+    """
+    entries = [spec.urls] if isinstance(spec.urls, str) else spec.urls
+    found = []
+    for urls in entries:
+        path = path_of(urls)
+        if path is not None and spec.format in {"auto", "images"} and path.is_dir():
+            filesystem, folder = open_filesystem(urls, READING, InputError)
+            if _is_image_folder(filesystem, folder, spec.format):
+                found.append(str(path))
+        elif path is None and spec.format == "images":
+            found.append(urls)
+    return found
+
+
 def _is_image_folder(filesystem: Any, path: str, wanted: str) -> bool:
     """Whether an address is a folder of images: one of this machine that has no list but images, or any if wanted."""
     if wanted != "auto":

@@ -8,7 +8,7 @@ from typing import Final
 from turbo_fetch.errors import PROTOCOL_EXTRAS
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.plan.image_files import open_folders
+from turbo_fetch.plan.lists import image_folders
 from turbo_fetch.plan.urls import MALFORMED_MARK
 from turbo_fetch.sources.data_urls import DataUrls, media_type
 from turbo_fetch.sources.files import Files
@@ -25,7 +25,7 @@ class Sources:
 
     def __init__(self, fetch: FetchSpec) -> None:
         spec = fetch.sources
-        folders = open_folders(fetch.input)
+        folders = image_folders(fetch.input)
         local = [folder for folder in folders if "://" not in folder]
         self._files = Files((*spec.files, *local)) if spec.files or local else None
         self._stores = Stores((*spec.stores, *(folder for folder in folders if folder not in local)))

@@ -1,4 +1,4 @@
-"""Rows whose images are in a column: read in series, in a thread each, under the budget of all bodies."""
+"""Rows whose images are in a column: read in series, one after the other, under the budget of all bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from turbo_fetch.sources.columns import ImageColumn
 from turbo_fetch.sources.source import read_failure
 from turbo_fetch.spec import HttpSpec
 
-SERIES_AT_ONCE: Final = 2
 NO_IMAGE: Final = "no image in the column"
 
 
@@ -35,11 +34,11 @@ class ColumnPool:
 
     def __init__(self, column: str, budget: ByteBudget, http: HttpSpec) -> None:
         self.in_flight = 0
-        """Series that are read now."""
+        """Series that are read now, at most one: each may hold pages of a hundred megabytes."""
         self._column = ImageColumn(column)
         self._budget = budget
         self._max_body_mb = http.max_body_mb
-        self._threads = ThreadPoolExecutor(SERIES_AT_ONCE, "columns")
+        self._threads = ThreadPoolExecutor(1, "columns")
         self._series: deque[tuple[Series, Done]] = deque()
         self._wake = asyncio.Event()
         self._capacity = asyncio.Event()
@@ -66,24 +65,17 @@ class ColumnPool:
     async def run(self) -> None:
         """Read series, until cancelled."""
         try:
-            async with asyncio.TaskGroup() as reads:
-                for _ in range(SERIES_AT_ONCE):
-                    reads.create_task(self._work())
+            while True:
+                while not self._series:
+                    self._capacity.set()
+                    self._wake.clear()
+                    await self._wake.wait()
+                series, done = self._series.popleft()
+                self.in_flight = 1
+                await self._read(series, done)
+                self.in_flight = 0
         finally:
             self._series.clear()
-
-    async def _work(self) -> None:
-        while True:
-            while not self._series:
-                self._capacity.set()
-                self._wake.clear()
-                await self._wake.wait()
-            series, done = self._series.popleft()
-            self.in_flight += 1
-            try:
-                await self._read(series, done)
-            finally:
-                self.in_flight -= 1
 
     async def _read(self, series: Series, done: Done) -> None:
         """Read one series; a failure ends all rows of it that are left."""

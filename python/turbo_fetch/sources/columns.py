@@ -1,7 +1,8 @@
 """Images in a column of Parquet and Arrow files, read from front to back, a few megabytes at a time.
 
 A Parquet file is read by row groups, from the start of one, so how far a file was read is remembered: the next shard
-goes on from there, and a row group of a gigabyte is decompressed once, not once per shard.
+goes on from there, and a row group of a gigabyte is decompressed once, not once per shard. What has to fit into memory
+are two data pages of the column, for these are read whole.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from threading import Lock
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -23,8 +23,6 @@ from turbo_fetch.plan.stream import ByteStream
 PIECE_BYTES: Final = 4_000_000
 """About how much is read at once."""
 MOST_ROWS: Final = 1024
-KEPT_OPEN: Final = 8
-"""Files that stay open where they were read to."""
 
 Piece = tuple[int, pa.Array]
 """The number of a row in its file, and values of the column from there on."""
@@ -44,12 +42,11 @@ class _File(Protocol):
 
 
 class ImageColumn:
-    """Reads the images of rows by number; used by several threads, each with a file of its own."""
+    """Reads the images of rows by number; used by one thread at a time."""
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._idle: list[_Cursor] = []
-        self._lock = Lock()
+        self._last: _Cursor | None = None
 
     def images(self, file: str, numbers: Sequence[int]) -> Iterator[list[tuple[int, memoryview | None]]]:
         """Yield the images of rows of a file, whose numbers ascend, some at a time; None where there is none.
@@ -62,27 +59,21 @@ class ImageColumn:
         except BaseException:
             cursor.file.close()
             raise
-        with self._lock:
-            self._idle.append(cursor)
-            surplus = self._idle[:-KEPT_OPEN]
-            del self._idle[:-KEPT_OPEN]
-        for each in surplus:
-            each.file.close()
+        self._last = cursor
 
     def close(self) -> None:
-        """Close all files."""
-        for cursor in self._idle:
-            cursor.file.close()
-        self._idle.clear()
+        """Close the file that was read last."""
+        if self._last is not None:
+            self._last.file.close()
+            self._last = None
 
     def _cursor(self, name: str, row: int) -> _Cursor:
-        """Return where a file was read to that is nearest before a row, or a file just opened."""
-        with self._lock:
-            fitting = [each for each in self._idle if each.name == name and each.first <= row]
-            if fitting:
-                nearest = max(fitting, key=lambda each: each.first)
-                self._idle.remove(nearest)
-                return nearest
+        """Return where a file was read to, if that is before a row, or a file just opened."""
+        last = self._last
+        if last is not None and last.name == name and last.first <= row:
+            self._last = None
+            return last
+        self.close()
         source = ListFile(name, None, "parquet", None, "")
         if _is_arrow(source):
             return _Cursor(name, _Arrow(source, self._column))
