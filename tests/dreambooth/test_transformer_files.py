@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from turbo_fetch.dreambooth.export.files import save_single_file
 from turbo_fetch.dreambooth.export.model import convert
 from turbo_fetch.dreambooth.families.flux import Flux
 from turbo_fetch.dreambooth.families.models import weights_there
-from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, make_images
+from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, add_lora, make_images
 from turbo_fetch.errors import ModelError, OutputExists, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
@@ -262,3 +263,52 @@ def test_a_file_in_the_folder_of_another_model_is_not_put_into_that(
     (other / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(ModelError, match=r"FLUX\.1-dev"):
         families.family_of(str(other / "mine.safetensors"))
+
+
+STYLES: dict[str, Callable[[str], str]] = {
+    "kohya": lambda name: f"lora_unet_{name.replace('.', '_')}",
+    "ai-toolkit": lambda name: f"diffusion_model.{name}",
+}
+
+
+@pytest.mark.parametrize(("kind", "style"), [("lora", "kohya"), ("loha", "ai-toolkit")])
+def test_a_lora_on_matrices_of_the_original_model_is_read(
+    trained: tuple[families.Family, Path], kind: str, style: str, tmp_path: Path
+) -> None:
+    """ComfyUI: comfy/lora.py, `model_lora_keys_unet`: each weight of the original model, with underscores or dots."""
+    _, base = trained
+    family, theirs = families.load(str(base)), {}
+    transformer: Any = family.denoiser
+    layout = family.layout_of(transformer.config)  # type: ignore[attr-defined]
+    original = layout.original(transformer.state_dict())
+    torch.manual_seed(2)
+    for name, weight in original.items():
+        if (
+            not name.endswith(".weight")
+            or weight.ndim != 2
+            or not re.search(r"(blocks|layers)\.0\.", name)
+            or "adaLN" in name
+        ):
+            continue
+        place, (rows, columns) = STYLES[style](name.removesuffix(".weight")), weight.shape
+        down, up = torch.randn(2, columns) * 0.3, torch.randn(rows, 2) * 0.3
+        if kind == "lora":
+            own = {"lora_down.weight": down, "lora_up.weight": up}
+            change = up @ down
+        else:
+            own = {"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": up.flip(0), "hada_w2_b": down.clone()}
+            change = (up @ down) * (up.flip(0) @ down)
+        theirs |= {f"{place}.{part}": value.contiguous() for part, value in own.items()}
+        theirs[f"{place}.alpha"] = torch.tensor(1.0)
+        original[name] = weight + 0.5 * change
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    add_lora(family, str(tmp_path / "theirs.safetensors"), 1.0)
+    if kind == "lora":
+        family.merge_lora()
+    shapes = {name: weight.shape for name, weight in transformer.state_dict().items()}
+    changed = 0
+    before = families.load(str(base)).denoiser.state_dict()
+    for name, weight in layout.read(shapes, original.__getitem__):
+        assert torch.allclose(transformer.state_dict()[name], weight, atol=1e-5), name
+        changed += not torch.equal(before[name], weight)
+    assert changed >= len(theirs) // 5

@@ -309,6 +309,11 @@ def training_of(checkpoint: Path) -> TrainSpec:
         ) from error
 
 
+def is_of_run(spec: Spec, name: str) -> bool:
+    """Return whether a model, by its path, lies in the output of `[train]`, where the run may put it."""
+    return spec.train is not None and Path(name).absolute().is_relative_to(Path(spec.train.output).absolute())
+
+
 def trained_model(spec: Spec, named: str | None, lora: str | None, key: str) -> tuple[str, str | None]:
     """Return the model of a stage and its LoRA, if any: the one it names, or what the spec trained.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from types import ModuleType
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted, MissingExtra
@@ -90,16 +91,21 @@ async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSumma
 def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Sequence[str]) -> RunSummary:
     summary = RunSummary()
     # What follows needs all of the dataset, of which this is to make a part.
-    for name in names if spec.engine.shards is None else ("fetch",):
-        if getattr(spec, name) is not None:
-            listener.stage(name)
-            stop.second_raises = name != "fetch"
-            stage, output = _stage(name, spec), _records(spec, name)
-            if output is None:
-                summary.reports[name] = stage(spec, listener, stop)
-            else:
-                with tracked(spec.track, name, output, listener) as recorder:
-                    summary.reports[name] = stage(spec, recorder, stop)
+    wanted = names if spec.engine.shards is None else ("fetch",)
+    ahead = [name for name in wanted if getattr(spec, name) is not None]
+    first_that_takes_long = next((name for name in ahead if name != "fetch"), None)
+    for number, name in enumerate(ahead):
+        listener.stage(name)
+        stop.second_raises = name != "fetch"
+        stage, output = _stage(name, spec), _records(spec, name)
+        if name == first_that_takes_long:
+            for later in ahead[number + 1 :]:
+                _check_of(later)(spec)
+        if output is None:
+            summary.reports[name] = stage(spec, listener, stop)
+        else:
+            with tracked(spec.track, name, output, listener) as recorder:
+                summary.reports[name] = stage(spec, recorder, stop)
     return summary
 
 
@@ -125,10 +131,18 @@ def _stage(name: str, spec: Spec) -> Stage:
         from turbo_fetch.stages import fetch as job
 
         return job.run
+    return cast(Stage, _module(name).run)
+
+
+def _check_of(name: str) -> Callable[[Spec], None]:
+    """Return what finds, before other stages take hours, what a stage after them would fail for."""
+    return cast(Callable[[Spec], None], _module(name).check)
+
+
+def _module(name: str) -> ModuleType:
     try:
-        module = import_module(_HOMES[name])
+        return import_module(_HOMES[name])
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("turbo_fetch"):
             raise
         raise MissingExtra(error.name, "train", f"the stage [{name}]") from error
-    return cast(Stage, module.run)

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -110,7 +111,7 @@ class LocalStorage(Storage):
     def probe(self, name: str) -> None:
         """See Storage."""
         target = self._at(name)
-        is_new = not target.parent.exists()
+        new = [folder for folder in target.parents if not folder.exists()]
         with explained(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             # Not brought to disk, which can take as long as all else before the first request.
@@ -118,8 +119,10 @@ class LocalStorage(Storage):
                 target.write_bytes(b"probe")
             finally:
                 target.unlink(missing_ok=True)
-            if is_new:
-                target.parent.rmdir()
+            # Somebody else may have put something there.
+            with suppress(OSError):
+                for folder in new:
+                    folder.rmdir()
 
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)

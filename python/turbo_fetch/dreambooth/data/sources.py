@@ -18,7 +18,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.data.folder import kohya_name, read_folder
 from turbo_fetch.dreambooth.data.images import ImageFile
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import InputError, PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage.failures import explained
 
@@ -39,6 +39,30 @@ def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) 
     if "://" not in place and read_job(open_place(place)) is None:
         return read_folder(Path(place), what, note)
     return read_folder(_unpacked(place, work), what, note)
+
+
+def check_images(place: str, key: str) -> None:
+    """Raise as `read_images`, or InputError, naming the spec's `key`, if there is nothing at a place."""
+    if "://" in place:
+        return
+    if not Path(place).exists():
+        raise InputError(f"{key} = {place!r}: no such folder; expected a folder or dataset of images")
+    if read_job(open_place(place)) is None:
+        try:
+            read_folder(Path(place), "subject", lambda _note: None)
+        except PicturesError as error:
+            raise PicturesError(f"{key}: {error}") from error
+
+
+def image_places(spec: Spec) -> dict[str, str]:
+    """Return the folders and datasets of images of `[train]` that no stage makes, by key."""
+    train = train_spec_of(spec)
+    named: dict[str, str] = {}
+    for number, (each, held_out) in enumerate(zip(train.each_subject, train.held_out, strict=True)):
+        alone = not train.subjects
+        named["train.subject" if alone else f"train.subjects.{number}.images"] = each.subject
+        named["train.validation.pictures" if alone else f"train.subjects.{number}.validation"] = held_out
+    return {key: place for key, place in named.items() if place and place != FETCHED}
 
 
 def _unpacked(place: str, work: Path) -> Path:

@@ -320,6 +320,13 @@ class Family(ABC):
             return (f"{component}.{path}",)
         return (f"{self.kohya_prefixes[component]}_{path.replace('.', '_')}",)
 
+    def matrices_in_files(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Yield names in LoRA files of matrices of the original model, each with the modules of the denoiser in it.
+
+        They are its rows from top to bottom. Files of Stable Diffusion have none that diffusers has not.
+        """
+        yield from ()
+
     def merge_lora(self) -> None:
         """Put the LoRA that is on the pipeline into its weights."""
         # Some pipelines would leave out that of the text encoders.

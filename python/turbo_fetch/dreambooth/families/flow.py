@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.family import Family, Sides
 from turbo_fetch.dreambooth.families.layout import Layout
@@ -85,6 +85,22 @@ class FlowFamily(Family):
                 f"train.loss.kind = {train.loss.kind!r}, but a {cls.name} model learns by flow matching; "
                 'expected "auto"'
             )
+
+    def matrices_in_files(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """See Family: as kohya's scripts, ComfyUI, ai-toolkit and LyCORIS have them."""
+        transformer = self.pipeline.transformer
+        layout = self.layout_of(transformer.config)
+        names = [
+            f"{name}.weight" for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)
+        ]
+        for original, parts in layout.parts(names).items():
+            module, modules = (
+                original.removesuffix(".weight"),
+                tuple(part.removesuffix(".weight") for part in parts),
+            )
+            flat = module.replace(".", "_")
+            if not layout.swapped.intersection(modules):
+                yield (f"lora_unet_{flat}", f"diffusion_model.{module}", module, f"lycoris_{flat}"), modules
 
     def single_file_header(self) -> dict[str, str]:
         """See Family: the rest of the model says what it is, but for the new words of its encoders."""

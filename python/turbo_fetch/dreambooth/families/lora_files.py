@@ -6,7 +6,7 @@ a factor per output in both. So d = m · |W| / |W + ΔW|, which needs the weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,10 @@ MAGNITUDE: Final = "lora_magnitude_vector"
 DORA_SCALE: Final = "dora_scale"
 KOHYA_DOWN: Final = "lora_down.weight"
 KOHYA_UP: Final = "lora_up.weight"
+
+Place = tuple[str, str]
+"""Component and module."""
+Places = tuple[Place, ...]
 
 
 def module_weight(pipeline: Any, component: str, module: str) -> Tensor:
@@ -70,15 +74,34 @@ def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
         return None
     return {
         key: weight
-        for place, parts in _by_module(family, weights, path).items()
-        for key, weight in _for_diffusers(family, place, parts, path).items()
+        for places, parts in _by_module(family, weights, path).items()
+        for place, own in _each(family, places, parts, path)
+        for key, weight in _for_diffusers(family, place, own, path).items()
     }
 
 
-def _by_module(
-    family: Family, weights: Mapping[str, Tensor], path: Path
-) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """Return the parts of each module by its component and name. Raises ModelError for one that is not there."""
+def _each(
+    family: Family, places: Places, parts: Mapping[str, Tensor], path: Path
+) -> Iterator[tuple[Place, Mapping[str, Tensor]]]:
+    """Yield the parts of each module in a matrix: what comes to its rows. Raises ModelError."""
+    rows = [len(module_weight(family.pipeline, *place)) for place in places]
+    if len(places) == 1:
+        yield places[0], parts
+        return
+    cut = [name for name in (KOHYA_UP, UP, DORA_SCALE) if name in parts]
+    for name in cut:
+        if len(parts[name]) != sum(rows):
+            raise ModelError(
+                f"{path}: {name} of {', '.join(module for _, module in places)} has {len(parts[name])} rows; "
+                f"expected {sum(rows)}"
+            )
+    pieces = {name: parts[name].split(rows) for name in cut}
+    for number, place in enumerate(places):
+        yield place, {**parts, **{name: found[number] for name, found in pieces.items()}}
+
+
+def _by_module(family: Family, weights: Mapping[str, Tensor], path: Path) -> dict[Places, dict[str, Tensor]]:
+    """Return the parts of each matrix by the modules that are its rows. Raises ModelError for one that is not there."""
     modules: dict[str, dict[str, Tensor]] = {}
     for key, weight in weights.items():
         name, part = _split(key)
@@ -95,13 +118,15 @@ def merge_lycoris(family: Family, path: Path, scale: float) -> bool:
     weights = _tensors(path)
     if not is_lycoris(weights):
         return False
-    for (component, module), parts in _by_module(family, weights, path).items():
-        layer: Any = getattr(family.pipeline, component).get_submodule(module)
+    for places, parts in _by_module(family, weights, path).items():
+        layers: list[Any] = [getattr(family.pipeline, part).get_submodule(module) for part, module in places]
+        rows = [len(layer.weight) for layer in layers]
         try:
-            change = lycoris_change(parts, layer.weight)
+            change = lycoris_change(parts, (sum(rows), *layers[0].weight.shape[1:]))
         except ModelError as error:
-            raise ModelError(f"{path}: {module} {error}") from None
-        layer.weight.data += (scale * change).to(layer.weight)
+            raise ModelError(f"{path}: {', '.join(module for _, module in places)} {error}") from None
+        for layer, own in zip(layers, change.split(rows), strict=True):
+            layer.weight.data += (scale * own).to(layer.weight)
     return True
 
 
@@ -152,10 +177,15 @@ def magnitude_name(component: str, module: str) -> str:
     return f"{module}.{MAGNITUDE}{'.weight' if component.startswith('text_encoder') else ''}"
 
 
-def _known_names(family: Family) -> dict[str, tuple[str, str]]:
-    """Return component and module by every name that a module has in files."""
-    return {
-        name: (component, module)
+def _known_names(family: Family) -> dict[str, Places]:
+    """Return the modules that are the rows of a matrix by every name that it has in files."""
+    of_the_original = {
+        name: tuple((family.denoiser_name, module) for module in modules)
+        for names, modules in family.matrices_in_files()
+        for name in names
+    }
+    return of_the_original | {
+        name: ((component, module),)
         for component in family.trained_names
         for module, layer in getattr(family.pipeline, component).named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)

@@ -5,7 +5,7 @@ diffusers does not read them, so what is read is added to the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -36,8 +36,8 @@ def stored_parts(parts: Mapping[str, Tensor], alpha: float, rank: int) -> dict[s
     return {**parts, ALPHA: torch.tensor(float(alpha))}
 
 
-def weight_change(parts: Mapping[str, Tensor], weight: Tensor) -> Tensor:
-    """Return what the parts of a module in a file add to its weight. Raises ModelError."""
+def weight_change(parts: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+    """Return what the parts of a module in a file add to its weight, which has this shape. Raises ModelError."""
     known = {name: part.float() for name, part in parts.items()}
     unknown = sorted(known.keys() - {*PARTS, ALPHA})
     if unknown:
@@ -46,10 +46,10 @@ def weight_change(parts: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         change, rank = _hadamard(known) if "hada_w1_a" in known else _kronecker(known)
         # Without a rank, both factors are whole and nothing is scaled.
         scale = float(known[ALPHA]) / rank if ALPHA in known and rank else 1.0
-        return scale * change.reshape(weight.shape)
+        return scale * change.reshape(tuple(shape))
     except (KeyError, RuntimeError) as error:
         shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in sorted(known.items()))
-        raise ModelError(f"has {shapes}, which do not make a weight of {tuple(weight.shape)}") from error
+        raise ModelError(f"has {shapes}, which do not make a weight of {tuple(shape)}") from error
 
 
 def _hadamard(parts: Mapping[str, Tensor]) -> tuple[Tensor, int]:

@@ -50,6 +50,20 @@ def check_model(model: str) -> None:
     family_of(model)
 
 
+def check_named(name: str, key: str, is_model: bool) -> None:
+    """Raise ModelError, naming the spec's `key`, if there is no such model, LoRA or word, without loading it.
+
+    A LoRA that is no path may be a hub id, which is for whoever loads it.
+    """
+    if is_model:
+        try:
+            check_model(name)
+        except ModelError as error:
+            raise ModelError(f"{key}: {error}") from error
+    elif not Path(name).exists() and (Path(name).suffix or name.count("/") != 1):
+        raise ModelError(f"{key} = {name!r}: no such file or folder")
+
+
 def family_of(model: str) -> type[Family]:
     """Return the family of a model, or of the base of a checkpoint. Raises ModelError."""
     return families.family_of(training_of(Path(model)).base if is_checkpoint(model) else model)

@@ -49,7 +49,7 @@ _OF_A_BLOCK: Final = {
 
 
 def sd3_layout(blocks: int) -> Layout:
-    """Return the layout of a transformer of so many blocks, the last of which ends its context with an output's norm."""
+    """Return the layout of a transformer of so many blocks, the last of which ends its context otherwise."""
     last = f"transformer_blocks.{blocks - 1}.norm1_context.linear"
     return Layout(
         _ENDS, {"transformer_blocks": ("joint_blocks", _OF_A_BLOCK)}, frozenset({"norm_out.linear", last})

@@ -124,7 +124,7 @@ def described(pipeline: Any) -> str:
         if hasattr(component, "add_tokens") and not isinstance(component, CLIPTokenizer):
             # A file holds no vocabulary of a language model, so that its encoder is of no use.
             absent = (name, name.replace("tokenizer", "text_encoder"))
-            configs["model_index"] |= dict.fromkeys(absent, [None, None])
+            configs["model_index"] |= {each: [None, None] for each in absent}
         elif hasattr(component, "add_tokens"):
             configs[name] = {"pad_token": component.pad_token, "added_tokens": new_words(component)}
         elif hasattr(component, "config"):

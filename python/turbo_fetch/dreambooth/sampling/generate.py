@@ -11,8 +11,8 @@ from PIL import Image
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
-from turbo_fetch.dreambooth.families.models import family_of, weights_of
-from turbo_fetch.dreambooth.run_folder import trained_model
+from turbo_fetch.dreambooth.families.models import check_named, family_of, weights_of
+from turbo_fetch.dreambooth.run_folder import is_of_run, trained_model
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, write_own
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
 from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
@@ -70,6 +70,22 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
     if wants_grid and not write_own(place, GRID, _sheet(place, wanted)):
         listener.note(f"{place.url}: {GRID} is not one that turbo-fetch made, and left as it is")
     return GenerateReport(place.url, len(wanted), made)
+
+
+def check(spec: Spec) -> None:
+    """Raise before a model is trained what the stage would: of prompts, files that it names, and its place."""
+    generate = spec.generate
+    if generate is None:
+        return
+    read_prompts(generate.prompts, Words.of_each(spec.train), "generate.prompts")
+    for key, name in {
+        "model": generate.model,
+        "lora": generate.lora,
+        "embedding": generate.embedding,
+    }.items():
+        if name is not None and not is_of_run(spec, name):
+            check_named(name, f"generate.{key}", is_model=key == "model")
+    open_place(generate.output).probe(PROBE)
 
 
 def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:

@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from glob import has_magic
+from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
@@ -14,8 +16,15 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import ImageFile, open_upright
-from turbo_fetch.dreambooth.data.sources import read_images, subject_place
-from turbo_fetch.dreambooth.families.models import check_model, family_of, model_hash, weights_of
+from turbo_fetch.dreambooth.data.sources import FETCHED, check_images, read_images, subject_place
+from turbo_fetch.dreambooth.families.models import (
+    check_model,
+    check_named,
+    family_of,
+    model_hash,
+    weights_of,
+)
+from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
 from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model, sampler_name
@@ -126,6 +135,21 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateRe
             if before is not None:
                 return _report(place, *before, made=0)
         return _evaluate(evaluate, prompt_set, real, tested, (place, facts, RunControl(listener, stop)))
+
+
+def check(spec: Spec) -> None:
+    """Raise before a model is trained what the stage would: of prompts, photos, models, encoders, and its place."""
+    evaluate, train = spec.evaluate, spec.train
+    if evaluate is None or (train is not None and is_complete(Path(train.output), train.steps)):
+        return
+    _prompt_set(spec, evaluate)
+    if evaluate.subject is not None and evaluate.subject != FETCHED:
+        check_images(evaluate.subject, "evaluate.subject")
+    for name in [*evaluate.models, *([evaluate.base] if evaluate.base else [])]:
+        if not has_magic(name) and not is_of_run(spec, name) and not Path(name).exists():
+            check_named(name, "evaluate.base" if name == evaluate.base else "evaluate.models", is_model=True)
+    open_place(evaluate.output).probe(PROBE)
+    _open_encoders(evaluate)
 
 
 def _evaluate(

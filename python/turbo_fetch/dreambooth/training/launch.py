@@ -21,7 +21,9 @@ import torch.distributed
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
+from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.data.sources import check_images, image_places
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.families.quantised import check_quantisation
 from turbo_fetch.dreambooth.run_folder import is_complete, tidy
@@ -61,6 +63,19 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
             return train_on_ray(spec, train, listener, stop)
         with ddp_launcher(spec, train) as factory:
             return train_here(spec, train, listener, stop, factory)
+
+
+def check(spec: Spec) -> None:
+    """Raise before class images are made what the stage would: of images, base, options, and where it writes."""
+    train = spec.train
+    if train is None or is_complete(Path(train.output), train.steps):
+        return
+    check_sampling(spec, train.base)
+    _check_options(train)
+    place = open_place(train.output)
+    place.probe(PROBE)
+    for key, folder in image_places(spec).items():
+        check_images(folder, key)
 
 
 def _check_options(train: TrainSpec) -> None:
