@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tiny_models import TINY_FLOW_MODELS, tiny_sd3, tiny_sdxl
 from training import Listener, training_spec
+from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.captions import read_text
 from turbo_fetch.dreambooth.data.folder import read_folder
-from turbo_fetch.dreambooth.data.sources import image_warnings
+from turbo_fetch.dreambooth.data.sources import image_warnings, length_warnings
 from turbo_fetch.errors import PicturesError
 
 
@@ -209,3 +212,32 @@ def test_images_in_other_subfolders_are_pointed_at(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(PicturesError, match="a file; expected a folder"):
         _read(path)
+
+
+LONG = {
+    "sdxl": (tiny_sdxl, [(77, "CLIP")]),
+    "sd3": (lambda folder: tiny_sd3(folder, with_t5=True), [(77, "CLIP"), (77, "T5")]),
+    "flux": (TINY_FLOW_MODELS["flux"], [(77, "CLIP"), (512, "T5")]),
+    "flux2": (TINY_FLOW_MODELS["flux2"], [(512, "Qwen3")]),
+    "qwen-image": (TINY_FLOW_MODELS["qwen-image"], [(1058, "Qwen2.5")]),
+    "z-image": (TINY_FLOW_MODELS["z-image"], [(512, "Qwen3")]),
+}
+"""Families, with how many tokens each of their text encoders reads."""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_captions_that_are_cut_are_counted_for_each_encoder(tmp_path: Path, name: str) -> None:
+    make, expected = LONG[name]
+    family = families.load(str(make(tmp_path / "model")))
+    longest, short = "an old dog " * 700, "an old dog"
+    told = list(length_warnings(family, [longest, short, longest]))
+    assert [line.partition(" reads")[0] for line in told] == [
+        f"2 of 3 captions are longer than the {most} tokens that the {encoder}" for most, encoder in expected
+    ]
+    # What is behind the end is not read, whatever it is.
+    texts = [
+        family.encode_captions([text])["hidden"]
+        for text in (longest, f"{longest} in red", short, f"{short} in red")
+    ]
+    assert torch.equal(texts[0], texts[1])
+    assert texts[2].shape != texts[3].shape or not torch.equal(texts[2], texts[3])

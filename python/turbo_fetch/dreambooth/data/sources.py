@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.data.folder import kohya_name, read_folder
 from turbo_fetch.dreambooth.data.images import ImageFile
+from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.errors import InputError, PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage.failures import explained
@@ -155,8 +157,8 @@ def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequ
             )
 
 
-def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> Iterator[str]:
-    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token, long captions."""
+def word_warnings(train: TrainSpec, tokenizer: Any) -> Iterator[str]:
+    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token."""
     numbers, usual = (
         tokenizer(word, add_special_tokens=False).input_ids for word in (train.identifier, USUAL_WORD)
     )
@@ -170,7 +172,19 @@ def word_warnings(train: TrainSpec, tokenizer: Any, captions: Sequence[str]) -> 
         yield f"identifier {train.identifier!r} is {found}; one rare token learns better{example}"
     elif numbers[0] < RARE_AFTER:
         yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one{example}"
-    limit = tokenizer.model_max_length
-    long = [caption for caption in captions if len(tokenizer(caption).input_ids) > limit]
-    if long:
-        yield f"{len(long)} captions are longer than the {limit} tokens that are read: {shown(long)}"
+
+
+def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
+    """Yield how many captions are longer than a text encoder reads, for each that there is."""
+    counts = Counter(captions)
+    long: dict[tuple[str, int], list[str]] = {}
+    for caption in counts:
+        for encoder, count, most in set(family.readers(caption)):
+            if count > most:
+                long.setdefault((encoder, most), []).append(caption)
+    for (encoder, most), found in sorted(long.items()):
+        total = sum(counts[caption] for caption in found)
+        yield (
+            f"{total} of {len(captions)} captions are longer than the {most} tokens that the {encoder} reads, and cut: "
+            f"{shown(found)}"
+        )

@@ -15,6 +15,7 @@ from turbo_fetch.dreambooth.data.images import ImageFile, buckets
 from turbo_fetch.dreambooth.data.sources import (
     class_images_places,
     image_warnings,
+    length_warnings,
     read_images,
     subject_place,
     word_warnings,
@@ -97,8 +98,15 @@ def make_concepts(
         )
     made = []
     for number, images in enumerate(data.subjects):
-        captions = _captions_of(images.train, images.subject)
-        for warning in word_warnings(images.train, family.prompt_tokenizer, captions):
+        captions = [
+            *_captions_of(images.train, images.subject),
+            *_captions_of(images.train, images.prior, data.class_prompt),
+            *_captions_of(images.train, images.validation),
+        ]
+        for warning in (
+            *word_warnings(images.train, family.prompt_tokenizer),
+            *length_warnings(family, captions),
+        ):
             note(warning)
         made.append(_examples_of(family, images, data.class_prompt, sizes, train.seed + 2 * number))
     return tuple(_encoded(train, family, examples, advance) for examples in made)

@@ -358,6 +358,11 @@ class Family(ABC):
         """Return a number that is the larger the more tokens the denoiser is told of a caption."""
         return 0
 
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """Yield for each text encoder what it is, how many tokens a caption has for it, and how many it reads."""
+        for tokenizer in self.tokenizers.values():
+            yield "CLIP", len(tokenizer(caption).input_ids), tokenizer.model_max_length
+
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Return what the denoiser is told of the captions; gradients flow if the encoders are trained.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -149,6 +149,11 @@ class Flux(FlowFamily):
         path = with_wrapper(component, module).replace(".", "_")
         prefix = "lora_transformer" if component == self.denoiser_name else "lora_te1"
         return (*super().lora_names(component, module), f"{prefix}_{path}")
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        yield from super().readers(caption)
+        yield "T5", len(self.pipeline.tokenizer_2(caption).input_ids), T5_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""

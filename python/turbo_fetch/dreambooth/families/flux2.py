@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -130,6 +130,11 @@ class Flux2Klein(FlowFamily):
         mean = everywhere(vae.bn.running_mean)
         deviation = everywhere(torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps))
         return Posterior((posterior.mean.float() - mean) / deviation, posterior.std.float() / deviation)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        (said,) = chats(self.pipeline.tokenizer, [caption], enable_thinking=False)
+        yield "Qwen3", len(self.pipeline.tokenizer(said).input_ids), QWEN_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -106,6 +106,13 @@ class QwenImage(FlowFamily):
     def token_count(self, caption: str) -> int:
         """See Family."""
         return len(self.pipeline.tokenizer(self.pipeline.prompt_template_encode.format(caption)).input_ids)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        # With the words of the template before it.
+        pipeline = self.pipeline
+        most = pipeline.tokenizer_max_length + pipeline.prompt_template_encode_start_idx
+        yield "Qwen2.5", self.token_count(caption), most
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family: what the language model makes of the captions, without the words of the template before them."""

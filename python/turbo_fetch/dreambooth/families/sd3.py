@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -97,6 +97,12 @@ class StableDiffusion3(FlowFamily):
     def single_file_header(self) -> dict[str, str]:
         """See Family: its files hold all of it."""
         return Family.single_file_header(self)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        yield from super().readers(caption)
+        if self.pipeline.text_encoder_3 is not None:
+            yield "T5", len(self.pipeline.tokenizer_3(caption).input_ids), T5_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
@@ -88,6 +88,10 @@ class ZImage(FlowFamily):
 
     def _said(self, captions: Sequence[str]) -> list[str]:
         return chats(self.pipeline.tokenizer, captions, enable_thinking=True)
+
+    def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
+        """See Family."""
+        yield "Qwen3", self.token_count(caption), PROMPT_TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family: what the last layer but one makes of the captions, as a person says them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from turbo_fetch.dreambooth.data.examples import Validation
 from turbo_fetch.dreambooth.run_folder import BEST, SUFFIX, best_checkpoint, read_checkpoint
@@ -87,17 +88,28 @@ class Validations(AtStepEnd):
                 # After the last step nothing resumes that could measure it.
                 if trainer.global_step < self._train.steps and is_stopped(trainer, self._control.stop):
                     return None
-        measured = {"validation_loss": float(module.over_devices(torch.stack(losses).mean()))}
-        if len(self._held_out.concepts) > 1:
-            for identifier in self._held_out.concepts:
-                own = [
-                    loss
-                    for number, loss in enumerate(losses)
-                    if self._held_out.identifier(number) == identifier
-                ]
-                mean = module.over_devices(torch.stack(own).mean())
-                measured[f"validation_loss_{identifier}"] = float(mean)
+        of_each = {
+            identifier: module.over_devices(torch.stack(own).mean())
+            for identifier, own in self._by_subject(losses).items()
+        }
+        # As often as each comes in training, however many images of it are held out.
+        weights = dict(zip(self._identifiers, self._train.weights, strict=True))
+        total = sum(weights[identifier] for identifier in of_each)
+        mean = sum(weights[identifier] * float(own) for identifier, own in of_each.items()) / total
+        measured = {"validation_loss": mean}
+        if len(of_each) > 1:
+            measured |= {f"validation_loss_{identifier}": float(own) for identifier, own in of_each.items()}
         return measured
+
+    @property
+    def _identifiers(self) -> list[str]:
+        return [each.identifier for each in self._train.each_subject]
+
+    def _by_subject(self, losses: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        found: dict[str, list[Tensor]] = {}
+        for number, loss in enumerate(losses):
+            found.setdefault(self._held_out.identifier(number), []).append(loss)
+        return found
 
 
 def _best_before(path: Path, measured_on: list[str]) -> tuple[float | None, str]:
