@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -205,6 +206,41 @@ def test_a_pickle_that_could_run_a_program_is_refused_and_does_not(tmp_path: Pat
     with pytest.raises(ModelError, match=r"holds more than weights \(posix\.system\).*\.safetensors"):
         families.load(str(path))
     assert not Path("/tmp/run-by-a-pickle").exists()
+
+
+def _halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
+        (lambda folder: _halved(folder / "tokenizer" / "tokenizer.json"), "JSONDecodeError"),
+        (lambda folder: _halved(folder / "text_encoder" / "model.safetensors"), "SafetensorError"),
+        (lambda folder: _halved(folder / "vae" / "diffusion_pytorch_model.safetensors"), "OSError"),
+        (lambda folder: shutil.rmtree(folder / "scheduler"), "no file named scheduler_config.json"),
+    ],
+    ids=["no tokenizer", "half a tokenizer", "half a text encoder", "half a VAE", "no scheduler"],
+)
+def test_a_folder_with_a_damaged_part_is_told(
+    models: dict[str, Path], tmp_path: Path, damage: Callable[[Path], object], expected: str
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    damage(folder)
+    with pytest.raises(ModelError, match=rf"base: cannot be loaded as a sd model: .*{expected}"):
+        families.load(str(folder))
+
+
+def test_a_tokenizer_that_does_not_say_its_length_reads_as_much_as_its_encoder(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    encoded = [
+        families.load(str(base)).encode_captions(["a dog"])["hidden"] for base in (folder, models["sd"])
+    ]
+    assert torch.equal(*encoded)
 
 
 @pytest.mark.parametrize(

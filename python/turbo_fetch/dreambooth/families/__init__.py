@@ -27,7 +27,7 @@ from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
 from turbo_fetch.dreambooth.families.transformer_file import TransformerFile
 from turbo_fetch.dreambooth.families.z_image import ZImage
-from turbo_fetch.errors import ModelError
+from turbo_fetch.errors import ModelError, TurboFetchError
 
 __all__ = [
     "DTYPES",
@@ -114,10 +114,30 @@ def load(
     transformers_logging.disable_progress_bar()
     with _explained(base, adapter):
         pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
+        _settle_tokenizers(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     family = adapter(pipeline)
     family.notes = notes
     return family
+
+
+def _settle_tokenizers(pipeline: Any) -> None:
+    """Have tokenizers read as much as their encoders. Raises ValueError for one whose files are missing.
+
+    transformers makes one without words of a folder without a vocabulary.
+    """
+    for name, tokenizer in pipeline.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+            raise ValueError(
+                f"its {name} has no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
+            )
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        most = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if most is not None and tokenizer.model_max_length > most:
+            # Said in a file that may be missing.
+            tokenizer.model_max_length = most
 
 
 def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
@@ -144,7 +164,10 @@ def is_empty(module: nn.Module) -> bool:
 def _explained(base: str, adapter: type[Family]) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except TurboFetchError:
+        raise
+    except Exception as error:
+        # Whatever damaged files make the readers of three libraries raise.
         raise ModelError(
             f"{base}: cannot be loaded as a {adapter.name} model: {first_line(error)}"
         ) from error
@@ -249,7 +272,9 @@ def _empty(base: str, names: Iterable[str]) -> dict[str, Any]:
                 name: None if index[name][0] is None else without_weights(place, name, torch.device("meta"))
                 for name in names
             }
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except TurboFetchError:
+        raise
+    except Exception as error:
         raise ModelError(f"{base}: its configuration cannot be read: {first_line(error)}") from error
 
 
