@@ -212,16 +212,39 @@ def _halved(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def _renamed(path: Path, name: str) -> None:
+    """Have a file without a weight of this name."""
+    save_file({f"{key}x" if key == name else key: weight for key, weight in load_file(path).items()}, path)
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
+        (
+            lambda folder: _renamed(
+                folder / "unet" / "diffusion_pytorch_model.safetensors", "conv_in.weight"
+            ),
+            r"its unet has no conv_in\.weight",
+        ),
+        (
+            lambda folder: _renamed(folder / "text_encoder" / "model.safetensors", "final_layer_norm.weight"),
+            r"its text_encoder has no .*final_layer_norm\.weight",
+        ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
         (lambda folder: _halved(folder / "tokenizer" / "tokenizer.json"), "JSONDecodeError"),
         (lambda folder: _halved(folder / "text_encoder" / "model.safetensors"), "SafetensorError"),
         (lambda folder: _halved(folder / "vae" / "diffusion_pytorch_model.safetensors"), "OSError"),
         (lambda folder: shutil.rmtree(folder / "scheduler"), "no file named scheduler_config.json"),
     ],
-    ids=["no tokenizer", "half a tokenizer", "half a text encoder", "half a VAE", "no scheduler"],
+    ids=[
+        "a weight is missing",
+        "one of an encoder is missing",
+        "no tokenizer",
+        "half a tokenizer",
+        "half a text encoder",
+        "half a VAE",
+        "no scheduler",
+    ],
 )
 def test_a_folder_with_a_damaged_part_is_told(
     models: dict[str, Path], tmp_path: Path, damage: Callable[[Path], object], expected: str

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from turbo_fetch.dreambooth.families import single_file, transformer_file
@@ -115,6 +117,7 @@ def load(
     with _explained(base, adapter):
         pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
         _settle_tokenizers(pipeline)
+        _check_filled(pipeline, later)
     pipeline.set_progress_bar_config(disable=True)
     family = adapter(pipeline)
     family.notes = notes
@@ -140,11 +143,22 @@ def _settle_tokenizers(pipeline: Any) -> None:
             tokenizer.model_max_length = most
 
 
+def _check_filled(pipeline: Any, others: Collection[str]) -> None:
+    """Raise ValueError for a weight that no file has, but of `others`: diffusers leaves it without values."""
+    for name, part in pipeline.components.items():
+        for key, weight in (
+            part.named_parameters() if isinstance(part, nn.Module) and name not in others else ()
+        ):
+            if weight.is_meta:
+                raise ValueError(f"its {name} has no {key}")
+
+
 def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
     """Load a component that is without weights, on the CPU. Raises ModelError."""
     others = {key: value for key, value in family.pipeline.components.items() if key != name}
     with _explained(base, type(family)):
         pipeline, _ = _pipeline(base, dtype, type(family), others)
+        _check_filled(pipeline, others)
     setattr(family.pipeline, name, getattr(pipeline, name))
 
 
@@ -222,13 +236,41 @@ def _from_folder(
     given = {"dtype": types, **_absent(index_of(base), adapter), **there, **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
-        return DiffusionPipeline.from_pretrained(base, variant=variant_of(folder, index_of(base)), **given)
+        encoders = _encoders(folder, index_of(base), types, given)
+        variant = variant_of(folder, index_of(base))
+        return DiffusionPipeline.from_pretrained(base, variant=variant, **encoders, **given)
     try:
         return DiffusionPipeline.from_pretrained(base, **given)
     except (OSError, ValueError) as error:
         if "no file named" not in str(error):
             raise
         return DiffusionPipeline.from_pretrained(base, variant="fp16", **given)
+
+
+def _encoders(
+    folder: Path, index: Mapping[str, Any], types: Any, given: Collection[str]
+) -> dict[str, nn.Module]:
+    """Load the components of transformers that are not given.
+
+    Raises ValueError for a weight that no file has, which would be drawn at random.
+    """
+    found = {}
+    for name, kind in index.items():
+        made = (
+            getattr(transformers, kind[1], None)
+            if isinstance(kind, list) and kind[0] == "transformers"
+            else None
+        )
+        if name in given or not isinstance(made, type) or not issubclass(made, PreTrainedModel):
+            continue
+        dtype = types.get(name, types.get("default", torch.float32)) if isinstance(types, dict) else types
+        model, info = made.from_pretrained(
+            folder / name, variant=variant_of(folder, {name: kind}), dtype=dtype, output_loading_info=True
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"its {name} has no {missing[0]}")
+        found[name] = model
+    return found
 
 
 def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
