@@ -114,7 +114,7 @@ def test_other_shards_have_the_same_keys_and_one_file_refuses_a_key_of_two_shard
     export(recut, Silent(), StopRequest())
     keys = [sample.key for sample in turbo_fetch.open_dataset(str(tmp_path / "recut")).samples()]
     assert keys == [*map(str, range(6)), "0-0000006", *map(str, range(7, 12))]
-    with pytest.raises(DatasetError, match="0.jpg is in two shards"):
+    with pytest.raises(DatasetError, match=r"0\.jpg is in two shards"):
         merge(str(tmp_path / "out"), str(tmp_path / "all.lmdb"), "lmdb", Silent(), StopRequest())
 
 
@@ -143,7 +143,7 @@ def test_a_retry_gives_the_keys_that_a_lucky_run_gives(tmp_path: Path, origin: O
 def test_a_column_that_cannot_name_samples_is_refused_before_the_first_request(
     tmp_path: Path, origin: Origin
 ) -> None:
-    with pytest.raises(InputError, match="key_column.* double; expected strings or integers"):
+    with pytest.raises(InputError, match=r"key_column.* double; expected strings or integers"):
         _run(tmp_path, origin, tmp_path / "out", [number / 3 for number in range(12)], key_column="id")
     with pytest.raises(SpecError, match=r"expected the name of a column of input\.keep_columns"):
         _run(tmp_path, origin, tmp_path / "out", key_column="other")

@@ -269,9 +269,9 @@ def _free(
         )
         # Looks are counted: a machine that slept meanwhile has not seen what the other one did.
         for _ in range(LOOKS):
+            _pause(silence_s / LOOKS, stop)
             if stop:
                 raise Interrupted("stopped while waiting for another run; nothing was begun")
-            time.sleep(silence_s / LOOKS)
             for claim in list(silent):
                 holder = _read(storage, claim)
                 if holder is not None and holder.is_released:
@@ -287,6 +287,13 @@ def _free(
     gone = _content(replace(Holder.new(storage), is_released=True))
     for claim in waiting:
         storage.create(names.lease(claim.scope, claim.token + 1), gone)
+
+
+def _pause(seconds: float, stop: StopRequest | None) -> None:
+    """Sleep, in steps of a second at most, until asked to stop."""
+    end_s = _now_s() + seconds
+    while not stop and (left_s := end_s - _now_s()) > 0:
+        time.sleep(min(left_s, 1.0))
 
 
 def _is_gone(storage: Storage, holder: Holder) -> bool:

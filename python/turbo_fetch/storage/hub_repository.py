@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import IO, Any, Final, cast
 from urllib.parse import quote
 
@@ -15,13 +16,15 @@ from turbo_fetch.errors import PROTOCOL_EXTRAS, MissingExtra, OutputError, SpecE
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry
 
-SCHEME: Final = "hf://datasets/"
 _ADDRESS: Final = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
 _PATIENCE_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits before a commit is tried again that the network, or the Hub, failed."""
 _LIMITED_S: Final = 60.0
-"""Wait where the Hub takes no more commits for now, and does not say for how long."""
+"""Longest wait at once where the Hub takes no more commits for now."""
+_LIMITED_TIMES: Final = 10
+"""How often that is waited for; what waits for a commit is kept, and is committed the next time."""
 _NAMES_AT_ONCE: Final = 500
+_TOO_MANY: Final = 429
 _BACK: Final = 412
 """What the Hub answers to a commit whose parent is not the newest any more."""
 
@@ -36,19 +39,24 @@ class Repository:
 
     @classmethod
     def at(cls, url: str) -> tuple[Repository, str]:
-        """Return the repository of an address, and the folder in it, which may be empty; SpecError if it is none."""
+        """Return the repository of an address, and the folder in it, which may be empty; SpecError if it is none.
+
+        Raises MissingExtra if huggingface_hub is not installed.
+        """
         match = _ADDRESS.fullmatch(url.rstrip("/"))
         if match is None:
             raise SpecError(f"{url}: expected hf://datasets/owner/name, maybe followed by @branch or /folder")
+        if find_spec("huggingface_hub") is None:
+            raise MissingExtra(*PROTOCOL_EXTRAS["hf"], purpose=url)
         return cls(match[1], match[2] or "main"), (match[3] or "").strip("/")
 
     @cached_property
     def _api(self) -> Any:
-        try:
-            import huggingface_hub
-            from huggingface_hub.utils import disable_progress_bars
-        except ImportError as error:
-            raise MissingExtra(*PROTOCOL_EXTRAS["hf"], purpose=f"{SCHEME}{self.name}") from error
+        import huggingface_hub
+
+        # Documented, though not declared as exported.
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
         disable_progress_bars()
         return huggingface_hub.HfApi(library_name="turbo-fetch")
 
@@ -119,7 +127,7 @@ class Repository:
         What may pass, a failing network or too many commits, is waited for.
         """
         operations = list(operations)
-        waits_s = iter(_PATIENCE_S)
+        waits_s, limited = iter(_PATIENCE_S), 0
         while True:
             try:
                 return str(
@@ -134,8 +142,9 @@ class Repository:
             except Exception as error:
                 if status_of(error) == _BACK:
                     return None
+                limited += status_of(error) == _TOO_MANY
                 wait_s = _wait_s(error, waits_s)
-                if wait_s is None:
+                if wait_s is None or limited > _LIMITED_TIMES:
                     raise
             time.sleep(wait_s)
 
@@ -158,9 +167,9 @@ def status_of(error: BaseException) -> int | None:
 def _wait_s(error: Exception, waits_s: Iterator[float]) -> float | None:
     """Return how long to wait before a request is made again, None if that is of no use."""
     status = status_of(error)
-    if status == 429:
+    if status == _TOO_MANY:
         after = cast(Any, error).response.headers.get("Retry-After", "")
-        return float(after) if after.isdecimal() else _LIMITED_S
+        return min(float(after), _LIMITED_S) if after.isdecimal() else _LIMITED_S
     is_of_network = status is None and type(error).__module__.partition(".")[0] in {"httpx", "httpx2"}
     return next(waits_s, None) if is_of_network or (status or 0) >= 500 else None
 
