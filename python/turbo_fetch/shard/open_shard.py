@@ -164,7 +164,7 @@ class OpenShard:
         headers = self._work.headers()
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
-            urls = parse_urls(source.column("url").take(pa.array(part, pa.uint32())))
+            urls = parse_urls(_values(source.column("url"), part))
             requests = self._requests(part, urls, headers, journal)
             self._tools.pool.submit(requests, lambda row, fetched: self._take(row, fetched, journal))
             await asyncio.sleep(0)
@@ -249,6 +249,13 @@ class OpenShard:
         self._left -= len(batch)
         if self._left == 0:
             self._ended.set()
+
+
+def _values(column: pa.Array, rows: Sequence[int]) -> pa.Array:
+    """Return the values of some rows; of a range, as in every new shard, without what `take` has to import."""
+    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+        return column.slice(rows[0], len(rows))
+    return column.take(pa.array(rows, pa.uint32()))
 
 
 def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journal: Journal) -> list[int]:
