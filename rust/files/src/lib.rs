@@ -4,6 +4,7 @@
 //! machine those are the ones that it has never used: the host has to find memory for them first, which took five times
 //! as long as the copy. What is hashed on the way is still in the processor's cache when it is written.
 
+use std::fmt::Write;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
@@ -61,8 +62,15 @@ impl HashedFile {
     #[must_use]
     pub fn hex_digest(&self) -> String {
         let digest: [u8; 32] = self.0.clone().finalize().into();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Pieces, cut into blocks of what one system call takes.
@@ -164,8 +172,7 @@ mod tests {
             }
             let found = read(file.path()).unwrap();
             prop_assert_eq!(&found, &pieces.concat());
-            let expected: String =
-                Sha256::digest(&found).iter().map(|byte| format!("{byte:02x}")).collect();
+            let expected = hex(&Sha256::digest(&found));
             prop_assert_eq!(hashed.hex_digest(), expected);
         }
 
