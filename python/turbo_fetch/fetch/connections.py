@@ -254,9 +254,9 @@ class _Filling(asyncio.BufferedProtocol):
             self._connection._read_by(self._connection)
         self._response.filled(count)
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> None:
         """Take the end of what the other side sends."""
-        return self._connection.eof_received()
+        self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""

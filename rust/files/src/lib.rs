@@ -4,6 +4,7 @@
 //! machine those are the ones that it has never used: the host has to find memory for them first, which took five times
 //! as long as the copy. What is hashed on the way is still in the processor's cache when it is written.
 
+use std::fmt::Write;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
@@ -18,9 +19,9 @@ const MOST_PIECES: usize = 1024;
 /// The CRC-32C of `checksum`'s bytes and the pieces, as of one message.
 #[must_use]
 pub fn crc32c(pieces: &[&[u8]], checksum: u32) -> u32 {
-    pieces.iter().fold(checksum, |sum, piece| {
-        crc32c::crc32c_append(sum, piece)
-    })
+    pieces
+        .iter()
+        .fold(checksum, |sum, piece| crc32c::crc32c_append(sum, piece))
 }
 
 /// Write all pieces from byte `offset` on.
@@ -61,8 +62,15 @@ impl HashedFile {
     #[must_use]
     pub fn hex_digest(&self) -> String {
         let digest: [u8; 32] = self.0.clone().finalize().into();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Pieces, cut into blocks of what one system call takes.
@@ -83,7 +91,10 @@ impl<'a> Iterator for Blocks<'a> {
             whole += 1;
         }
         let mut block: Vec<_> = self.0.drain(..whole).collect();
-        if room > 0 && whole < MOST_PIECES && let Some(first) = self.0.first_mut() {
+        if room > 0
+            && whole < MOST_PIECES
+            && let Some(first) = self.0.first_mut()
+        {
             let (begin, rest) = first.split_at(room);
             block.push(begin);
             *first = rest;
@@ -126,7 +137,9 @@ mod tests {
         let length = prop_oneof![0usize..40, 0usize..3 * CALL_BYTES];
         prop::collection::vec((any::<u8>(), length), 0..12).prop_map(|pieces| {
             let grown = |(seed, length): (u8, usize)| {
-                (0..length).map(|place| seed.wrapping_add((place * 7 % 251) as u8)).collect()
+                (0..length)
+                    .map(|place| seed.wrapping_add((place * 7 % 251) as u8))
+                    .collect()
             };
             pieces.into_iter().map(grown).collect()
         })
@@ -159,8 +172,7 @@ mod tests {
             }
             let found = read(file.path()).unwrap();
             prop_assert_eq!(&found, &pieces.concat());
-            let expected: String =
-                Sha256::digest(&found).iter().map(|byte| format!("{byte:02x}")).collect();
+            let expected = hex(&Sha256::digest(&found));
             prop_assert_eq!(hashed.hex_digest(), expected);
         }
 
@@ -185,13 +197,21 @@ mod tests {
     #[test]
     fn the_checksum_is_that_of_rfc_3720() {
         assert_eq!(crc32c(&[b"1234".as_slice(), b"", b"56789"], 0), 0xe306_9283);
-        assert_eq!(crc32c(&[b"56789".as_slice()], crc32c(&[b"1234".as_slice()], 0)), 0xe306_9283);
+        assert_eq!(
+            crc32c(&[b"56789".as_slice()], crc32c(&[b"1234".as_slice()], 0)),
+            0xe306_9283
+        );
     }
 
     #[test]
     fn a_file_that_takes_nothing_is_an_error() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let error = HashedFile::default().append(full.as_fd(), &[b"x"]).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NOSPC.raw_os_error()));
+        let error = HashedFile::default()
+            .append(full.as_fd(), &[b"x"])
+            .unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::NOSPC.raw_os_error())
+        );
     }
 }

@@ -139,11 +139,7 @@ impl Transformer {
     clippy::needless_pass_by_value,
     reason = "arguments from Python are owned"
 )]
-fn digests(
-    py: Python<'_>,
-    kind: &str,
-    bodies: Vec<Memory>,
-) -> PyResult<Vec<Option<String>>> {
+fn digests(py: Python<'_>, kind: &str, bodies: Vec<Memory>) -> PyResult<Vec<Option<String>>> {
     let kind = kind.parse().map_err(unknown)?;
     detached(py, || digest::hex_digests(kind, &slices(&bodies)))
 }

@@ -29,14 +29,12 @@ fn crc32c(py: Python<'_>, pieces: Vec<Memory>, checksum: u32) -> PyResult<u32> {
     clippy::needless_pass_by_value,
     reason = "arguments from Python are owned"
 )]
-fn write_at(
-    py: Python<'_>,
-    descriptor: RawFd,
-    pieces: Vec<Memory>,
-    offset: u64,
-) -> PyResult<()> {
+fn write_at(py: Python<'_>, descriptor: RawFd, pieces: Vec<Memory>, offset: u64) -> PyResult<()> {
     let pieces = slices(&pieces);
-    detached(py, || files::write_at(borrowed(descriptor), &pieces, offset))?.map_err(|error| os_error(&error))
+    detached(py, || {
+        files::write_at(borrowed(descriptor), &pieces, offset)
+    })?
+    .map_err(|error| os_error(&error))
 }
 
 /// A file that is written from start to end and hashed on the way; the descriptor is the caller's to close.
@@ -85,7 +83,11 @@ fn borrowed<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
 /// An OSError with its number, by which Python tells the kinds apart; `PyO3`'s own has none.
 fn os_error(error: &io::Error) -> PyErr {
     let text = error.to_string();
-    let plain = text.split(" (os error").next().unwrap_or_default().to_owned();
+    let plain = text
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     match error.raw_os_error() {
         Some(number) => PyOSError::new_err((number, plain)),
         None => PyOSError::new_err(plain),
