@@ -108,7 +108,10 @@ def main() -> int:
         ratio = max(per_row) / min(per_row)
         is_flat &= ratio <= TARGET
         print(f"{name}: {', '.join(f'{each:.0f}' for each in per_row)} us per row, {ratio:.2f}", flush=True)
-        print(f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}", flush=True)
+        print(
+            f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}",
+            flush=True,
+        )
         known[name] = {
             "cpu_us_per_row": per_row,
             "most_over_least": ratio,

@@ -86,7 +86,9 @@ def _change(victim: Path, random: Random) -> bool:
     content[random.randrange(len(content))] ^= 1 << random.randrange(8)
     victim.write_bytes(content)
     try:
-        read = [(orjson.loads(line), orjson.loads(new)) for line, new in _objects(victim, before, bytes(content))]
+        read = [
+            (orjson.loads(line), orjson.loads(new)) for line, new in _objects(victim, before, bytes(content))
+        ]
     except ValueError:
         return False
     return all(

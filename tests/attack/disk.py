@@ -122,7 +122,7 @@ class Disk:
         return {path: node.content() if isinstance(node, File) else None for path, node in _walk(self.root)}
 
     def after_power_loss(self, random: Random | None) -> dict[str, File | None]:
-        """Return what may be there after power loss, None for folders; without `random` only what was brought to disk."""
+        """Return what may be there after power loss, None for folders; without `random` only what was synced."""
         tables: dict[int, dict[str, Node]] = {}
         for change in [] if random is None else self._closed(_some(self._changes, random)):
             for folder, name, node in change.entries:

@@ -349,8 +349,10 @@ def _parse(content: bytes) -> Record | None:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    is_record = isinstance(record, dict) and record.keys() >= _NEEDED
-    return record if is_record and is_intact(content) else None
+    if not isinstance(record, dict) or not record.keys() >= _NEEDED or not is_intact(content):
+        return None
+    record.pop(SEAL, None)
+    return record
 
 
 def _sort(path: Path) -> None:
