@@ -131,7 +131,7 @@ def main() -> int:
 
 
 def measure_kind(kind: Kind, lengths: list[int], folder: Path) -> list[Cost]:
-    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows do not fail as they should."""
+    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows end otherwise."""
     from bench.origin import free_ports
 
     with _served(folder) as base:
@@ -203,8 +203,9 @@ def _outcomes(output: Path) -> dict[str, int]:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    from bench import origin
     from PIL import Image
+
+    from bench import origin
 
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
