@@ -80,7 +80,9 @@ def test_power_loss_keeps_what_was_synced_and_nothing_else_for_certain(tmp_path:
     disk.remove("old")
 
     def certain() -> dict[str, bytes | None]:
-        return {name: file and file.synced for name, file in disk.after_power_loss(None).items()}
+        return {
+            name: None if file is None else file.synced for name, file in disk.after_power_loss(None).items()
+        }
 
     assert certain() == {"folder": None, "old": b"old"}
     disk.sync("folder/renamed")

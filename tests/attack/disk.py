@@ -115,7 +115,9 @@ class Disk:
         if isinstance(node, File):
             node.synced, node.pending = node.content(), []
         else:
-            self._bring_to_disk([each for each in self._changes if node in (it[0] for it in each.entries)])
+            self._bring_to_disk(
+                [each for each in self._changes if any(folder is node for folder, _, _ in each.entries)]
+            )
 
     def tree(self) -> dict[str, bytes | None]:
         """Return what running programs see: paths with their content, None for folders."""

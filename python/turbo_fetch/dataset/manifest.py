@@ -98,7 +98,8 @@ class Manifest:
 
     def lost(self) -> list[int]:
         """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""
-        listing, there = _Listing(_entries(self._storage)), set()
+        listing = _Listing(_entries(self._storage))
+        there: set[int] = set()
         with suppress(FileNotFoundError):
             for records in _batched(_read(self._path)):
                 backed = zip(records, listing.back(records), strict=True)
