@@ -108,7 +108,10 @@ def main() -> int:
         ratio = max(per_row) / min(per_row)
         is_flat &= ratio <= TARGET
         print(f"{name}: {', '.join(f'{each:.0f}' for each in per_row)} us per row, {ratio:.2f}", flush=True)
-        print(f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}", flush=True)
+        print(
+            f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}",
+            flush=True,
+        )
         known[name] = {
             "cpu_us_per_row": per_row,
             "most_over_least": ratio,
@@ -128,7 +131,7 @@ def main() -> int:
 
 
 def measure_kind(kind: Kind, lengths: list[int], folder: Path) -> list[Cost]:
-    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows do not fail as they should."""
+    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows end otherwise."""
     from bench.origin import free_ports
 
     with _served(folder) as base:
@@ -200,8 +203,9 @@ def _outcomes(output: Path) -> dict[str, int]:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    from bench import origin
     from PIL import Image
+
+    from bench import origin
 
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)

@@ -60,10 +60,10 @@ def _changed_bytes(whole: Path, random: Random, folder: Path) -> str | None:
     ]
     victims = random.sample(sorted(files), random.choice((1, 1, 1, 2, 3)))
     names = [victim.relative_to(out).as_posix() for victim in victims]
-    is_harmless = all([_change(victim, random) for victim in victims])
+    harmless = [_change(victim, random) for victim in victims]
     verified = _run("verify", out, folder)
     told = " ".join(verified.output.split())
-    if not is_harmless and (verified.exit_code != 1 or not any(name in told for name in names)):
+    if not all(harmless) and (verified.exit_code != 1 or not any(name in told for name in names)):
         return f"verify does not name a changed byte in {names}: {told[:500]}"
     ended = _run(random.choice(COMMANDS), out, folder)
     for result in (verified, ended):
@@ -86,7 +86,9 @@ def _change(victim: Path, random: Random) -> bool:
     content[random.randrange(len(content))] ^= 1 << random.randrange(8)
     victim.write_bytes(content)
     try:
-        read = [(orjson.loads(line), orjson.loads(new)) for line, new in _objects(victim, before, bytes(content))]
+        read = [
+            (orjson.loads(line), orjson.loads(new)) for line, new in _objects(victim, before, bytes(content))
+        ]
     except ValueError:
         return False
     return all(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -167,4 +166,3 @@ def state(place: Path) -> dict[str, object]:
     left = [path for path in place.rglob("*") if path.suffix in WORK_SUFFIXES]
     found["left"] = sorted(path.relative_to(place).as_posix() for path in left)
     return found
-

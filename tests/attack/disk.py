@@ -115,14 +115,16 @@ class Disk:
         if isinstance(node, File):
             node.synced, node.pending = node.content(), []
         else:
-            self._bring_to_disk([each for each in self._changes if node in (it[0] for it in each.entries)])
+            self._bring_to_disk(
+                [each for each in self._changes if any(folder is node for folder, _, _ in each.entries)]
+            )
 
     def tree(self) -> dict[str, bytes | None]:
         """Return what running programs see: paths with their content, None for folders."""
         return {path: node.content() if isinstance(node, File) else None for path, node in _walk(self.root)}
 
     def after_power_loss(self, random: Random | None) -> dict[str, File | None]:
-        """Return what may be there after power loss, None for folders; without `random` only what was brought to disk."""
+        """Return what may be there after power loss, None for folders; without `random` only what was synced."""
         tables: dict[int, dict[str, Node]] = {}
         for change in [] if random is None else self._closed(_some(self._changes, random)):
             for folder, name, node in change.entries:

@@ -46,9 +46,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     """Return the attacks, whose server lives as long as the stack."""
     place = folder / "kills"
     place.mkdir()
-    return [
-        Attack(f"kill {command.name}", partial(_attempt, command)) for command in commands(stack, place)
-    ]
+    return [Attack(f"kill {command.name}", partial(_attempt, command)) for command in commands(stack, place)]
 
 
 def _attempt(command: Command, random: Random, folder: Path) -> str | None:

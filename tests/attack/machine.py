@@ -93,7 +93,11 @@ def _clock(scene: Scene, library: Path, random: Random, folder: Path) -> str | N
                 os.killpg(running.pid, signal.SIGKILL)
 
     by = Disturbance(
-        meanwhile=meddle, environment=environment, after=set_clock, ends_well=not is_killed, may_be_killed=True
+        meanwhile=meddle,
+        environment=environment,
+        after=set_clock,
+        ends_well=not is_killed,
+        may_be_killed=True,
     )
     failure = disturbed(scene, folder / "run", by)
     took_s = time.monotonic() - began_s

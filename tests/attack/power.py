@@ -44,7 +44,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
 
 def _during(command: Command, random: Random, folder: Path) -> str | None:
     recorded = _recorded(command)
-    moments = range(1, len(recorded.calls) + 1)
+    moments = list(range(1, len(recorded.calls) + 1))
     if random.random() < 0.5:
         moments = [number for number in moments if recorded.calls[number - 1].changes_names]
     moment = random.choice(moments) - random.randint(0, 1)

@@ -39,7 +39,20 @@ class Call:
 
 def record(command: Sequence[str], place: Path, log: Path) -> list[Call]:
     """Run a command and return what it did in `place`; AssertionError if it did not end well."""
-    strace = ["strace", "-f", "-y", "-xx", "-ttt", "-qq", "-s", str(1 << 26), "-e", f"trace={CALLS}", "-o", str(log)]
+    strace = [
+        "strace",
+        "-f",
+        "-y",
+        "-xx",
+        "-ttt",
+        "-qq",
+        "-s",
+        str(1 << 26),
+        "-e",
+        f"trace={CALLS}",
+        "-o",
+        str(log),
+    ]
     done = subprocess.run(
         [*strace, *command], capture_output=True, text=True, timeout=300, check=False, cwd="/"
     )

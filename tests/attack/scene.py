@@ -1,4 +1,4 @@
-"""A run that something disturbs, and what is expected of it: a sentence at worst, and in the end the bytes of a quiet run."""
+"""A run that something disturbs: it ends with a sentence at worst, and in the end with the bytes of a quiet run."""
 
 from __future__ import annotations
 

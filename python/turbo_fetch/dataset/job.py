@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,7 +24,6 @@ from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
 from turbo_fetch.spec import FetchSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import differences, dump_spec_for_others
-from turbo_fetch.spool.spool import holds_results
 from turbo_fetch.storage import Storage
 
 Lists = Sequence[Mapping[str, Any]]
@@ -289,13 +289,22 @@ def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
 def _has_nothing(storage: Storage) -> bool:
     """Return whether no row has come of what was begun in a place, by this machine or by a cluster."""
     pattern = names.shard_files(data_suffixes())
-    spools = [*names.spools(storage.work), *names.spools(storage.work, of_refresh=True)]
     return (
         not any(pattern.fullmatch(entry.name) for entry in storage.list())
         and not storage.exists(names.ATTEMPTS)
         and not names.has_parts(storage.work)
-        and not any(holds_results(path) for _, path in spools)
+        and not _has_results(storage.work)
     )
+
+
+def _has_results(work: Path) -> bool:
+    """Return whether a spool in a work folder has a result of any row."""
+    spools = [*names.spools(work), *names.spools(work, of_refresh=True)]
+    if not spools:
+        return False
+    from turbo_fetch.spool.spool import holds_results
+
+    return any(holds_results(path) for _, path in spools)
 
 
 def _refuse_changes(

@@ -98,7 +98,8 @@ class Manifest:
 
     def lost(self) -> list[int]:
         """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""
-        listing, there = _Listing(_entries(self._storage)), set()
+        listing = _Listing(_entries(self._storage))
+        there: set[int] = set()
         with suppress(FileNotFoundError):
             for records in _batched(_read(self._path)):
                 backed = zip(records, listing.back(records), strict=True)
@@ -349,8 +350,10 @@ def _parse(content: bytes) -> Record | None:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    is_record = isinstance(record, dict) and record.keys() >= _NEEDED
-    return record if is_record and is_intact(content) else None
+    if not isinstance(record, dict) or not record.keys() >= _NEEDED or not is_intact(content):
+        return None
+    record.pop(SEAL, None)
+    return record
 
 
 def _sort(path: Path) -> None:

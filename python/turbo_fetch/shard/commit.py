@@ -19,8 +19,8 @@ from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Record
-from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.dataset.samples import Samples, metadata_batch
+from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
