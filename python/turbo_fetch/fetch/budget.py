@@ -1,11 +1,11 @@
 """The bound on bytes in flight: how much of all bodies may be in memory at once.
 
 Bytes are charged in advance where their number is known and small, else as they arrive, and are released when
-the transform is done with them. A quarter of the limit is a reserve. Once the rest is used, readers wait, and
-no new request is admitted. Incomplete bodies of one domain may use half of that, so that one which never ends its
-bodies leaves room to others. All this would deadlock when no incomplete body may go on, so the eldest reader that has to
-wait becomes exempt: its bytes count no more for anything, until it ends. It is stopped only when finished bodies fill the
-reserve and there is no room, and those are released without its help.
+the transform is done with them. A quarter of the limit is a reserve. Once the rest is used, readers wait, and no new
+request is admitted. Incomplete bodies of one domain may use half of that, so that one which never ends its bodies
+leaves room to others. All this would deadlock when no incomplete body may go on, so the eldest reader that has to
+wait becomes exempt: its bytes count no more for anything, until it ends. It is stopped only when finished bodies
+fill the reserve and there is no room, and those are released without its help.
 
 So at any time: used ≤ limit + one body (the exempt one) + one chunk per reader.
 """

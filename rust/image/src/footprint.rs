@@ -32,11 +32,11 @@ pub fn making(options: &Options, plan: &Plan, header: &Header<'_>, is_blurred: b
         (!header.orientation.is_upright(), turned),
         (whole.is_some(), whole.unwrap_or(0)),
     ];
-    let copied: u64 = copies
+    let intermediate: u64 = copies
         .iter()
         .filter_map(|&(is_made, pixels)| is_made.then_some(pixels * COLOURS))
         .sum();
-    copied + whole.unwrap_or(size) * encoder_bytes_per_pixel(options.encode, options.quality)
+    intermediate + whole.unwrap_or(size) * encoder_bytes_per_pixel(options.encode, options.quality)
 }
 
 /// What an encoder holds besides the pixels, the file included.

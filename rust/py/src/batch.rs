@@ -123,13 +123,13 @@ impl Transformer {
     }
 
     /// Wait until images that are made at once leave so many bytes to one that the caller decodes.
-    fn take_memory(&self, py: Python<'_>, bytes: u64) -> PyResult<()> {
-        detached(py, || self.0.memory().take(bytes))
+    fn take_memory(&self, py: Python<'_>, count: u64) -> PyResult<()> {
+        detached(py, || self.0.memory().take(count))
     }
 
     /// Give back what was taken.
-    fn give_back_memory(&self, bytes: u64) -> PyResult<()> {
-        guarded(|| self.0.memory().give_back(bytes))
+    fn give_back_memory(&self, count: u64) -> PyResult<()> {
+        guarded(|| self.0.memory().give_back(count))
     }
 }
 

@@ -111,6 +111,7 @@ pub fn read_reduced(
 }
 
 /// The fewest eighths of each component that leave enough for sizes of luma and chroma.
+#[must_use]
 pub fn reduction(
     frame: &Frame,
     (luma, chroma): (Size, Size),
