@@ -95,7 +95,7 @@ class BlockSwap:
 
     def __init__(self, blocks: Collection[nn.Module], device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._blocks = [list(swapped_matrices(block)) for block in blocks]
         self.pinned_bytes = _pin(self._blocks)
         self._recent = (-1, -1)
@@ -128,7 +128,7 @@ class BlockSwap:
         self._await(self._coming)
         self._coming = None
 
-    def _enter(self, block: int, *_: Any) -> None:
+    def _enter(self, block: int, *_given: Any) -> None:
         coming = self._coming
         if coming is None or coming.block != block:
             # The memory of a wrong guess is not free before it has arrived.
@@ -142,7 +142,7 @@ class BlockSwap:
         following = self._next.get(self._recent)
         self._coming = None if following is None else self._sent(following)
 
-    def _leave(self, block: int, *_: Any) -> None:
+    def _leave(self, block: int, *_given: Any) -> None:
         for owner, name, parameter in self._blocks[block]:
             setattr(owner, name, parameter)
 
