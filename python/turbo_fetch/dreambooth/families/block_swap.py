@@ -55,8 +55,12 @@ def swapped_matrices(block: nn.Module) -> Iterator[_Matrix]:
     """Yield the frozen matrices of a block; what is smaller stays on the GPU."""
     for owner in block.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.dim() > 1 and not parameter.requires_grad:
+            if _is_swapped(parameter):
                 yield owner, name, parameter
+
+
+def _is_swapped(parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and not parameter.requires_grad
 
 
 def swap_blocks(model: Any, blocks: Collection[nn.Module], device: torch.device) -> None:
@@ -177,7 +181,7 @@ def _moved(parameter: nn.Parameter, move: Callable[[Tensor], Tensor]) -> nn.Para
 
 def _hold_back(owner: Any) -> None:
     """Have a module's matrices stay when it is moved, with all that it is a part of; the rest of it moves."""
-    names = [name for name, parameter in owner.named_parameters(recurse=False) if parameter.dim() > 1]
+    names = [name for name, parameter in owner.named_parameters(recurse=False) if _is_swapped(parameter)]
 
     def without_matrices(function: Any, recurse: bool = True) -> Any:
         kept = {name: owner._parameters[name] for name in names}
