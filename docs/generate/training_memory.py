@@ -44,15 +44,15 @@ LEGEND = """
 | as it is | |
 | checkpointing | `gradient_checkpointing = true` |
 | int8, nf4 | `base_precision = "int8"`, `"nf4"` |
-| half, all | `gradient_checkpointing = true`, and `blocks_to_swap` = half or all of the model's blocks: main memory holds the rest |
+| half, all | checkpointing, and `blocks_to_swap` = half or all of the model's blocks, which lie in main memory |
 | 8-bit | `optimiser.kind = "adamw8bit"` |
 | fused | `optimiser.fused_backward = true`, `optimiser.clip = 0` |
 | no samples | `sample_every = 0` |
 | 512 pixels | `resolution = 512` |
 
-The text encoders run before the denoiser is loaded, in bf16, and are not quantised: where they alone are too large, only
-swapped blocks help, since theirs are swapped too. `full` is left out for models whose weights and smallest optimiser state, 6 bytes for each
-number, do not fit 24 GB.
+The text encoders run before the denoiser is loaded, in bf16, and are not quantised: where they alone are too large,
+only swapped blocks help, since theirs are swapped too. `full` is left out for models whose weights and smallest
+optimiser state, 6 bytes for each number, do not fit 24 GB.
 """
 
 

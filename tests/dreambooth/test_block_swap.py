@@ -92,7 +92,7 @@ def test_gradients_are_the_same_with_less_of_the_gpu(
     whole, plain = _gradients(base, tmp_path, 0, **keys)
     swapped, gpu = _gradients(base, tmp_path, len(blocks), **keys)
     assert_equal_bits(whole, swapped)
-    assert len(whole) > 2
+    assert len(whole) > 1
     assert gpu.copied_beside > len(blocks)
     assert plain.computed == gpu.computed
     estimates = []

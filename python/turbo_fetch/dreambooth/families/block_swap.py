@@ -55,8 +55,12 @@ def swapped_matrices(block: nn.Module) -> Iterator[_Matrix]:
     """Yield the frozen matrices of a block; what is smaller stays on the GPU."""
     for owner in block.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.dim() > 1 and not parameter.requires_grad:
+            if _is_swapped(parameter):
                 yield owner, name, parameter
+
+
+def _is_swapped(parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and not parameter.requires_grad
 
 
 def swap_blocks(model: Any, blocks: Collection[nn.Module], device: torch.device) -> None:
@@ -95,7 +99,7 @@ class BlockSwap:
 
     def __init__(self, blocks: Collection[nn.Module], device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._blocks = [list(swapped_matrices(block)) for block in blocks]
         self.pinned_bytes = _pin(self._blocks)
         self._recent = (-1, -1)
@@ -128,7 +132,7 @@ class BlockSwap:
         self._await(self._coming)
         self._coming = None
 
-    def _enter(self, block: int, *_: Any) -> None:
+    def _enter(self, block: int, *_given: Any) -> None:
         coming = self._coming
         if coming is None or coming.block != block:
             # The memory of a wrong guess is not free before it has arrived.
@@ -142,7 +146,7 @@ class BlockSwap:
         following = self._next.get(self._recent)
         self._coming = None if following is None else self._sent(following)
 
-    def _leave(self, block: int, *_: Any) -> None:
+    def _leave(self, block: int, *_given: Any) -> None:
         for owner, name, parameter in self._blocks[block]:
             setattr(owner, name, parameter)
 
@@ -177,7 +181,7 @@ def _moved(parameter: nn.Parameter, move: Callable[[Tensor], Tensor]) -> nn.Para
 
 def _hold_back(owner: Any) -> None:
     """Have a module's matrices stay when it is moved, with all that it is a part of; the rest of it moves."""
-    names = [name for name, parameter in owner.named_parameters(recurse=False) if parameter.dim() > 1]
+    names = [name for name, parameter in owner.named_parameters(recurse=False) if _is_swapped(parameter)]
 
     def without_matrices(function: Any, recurse: bool = True) -> Any:
         kept = {name: owner._parameters[name] for name in names}
