@@ -27,18 +27,15 @@ fn main() -> Result<(), Failure> {
     for (kind, mut decoder) in decoders {
         for (lot, bodies) in &lots {
             for eighths in [1, 2, 3, 4, 5, 8] {
-                let mut sum_ns = 0;
-                for body in bodies {
-                    // Other work on the machine only adds, so the least of some rounds counts.
-                    let mut least_ns = u64::MAX;
-                    for _ in 0..ROUNDS {
-                        let began_ns = processor_ns()?;
+                let mut best = f64::INFINITY;
+                for _ in 0..ROUNDS {
+                    let began = processor_ns()?;
+                    for body in bodies {
                         decode(&mut decoder, body, eighths)?;
-                        least_ns = least_ns.min(processor_ns()? - began_ns);
                     }
-                    sum_ns += least_ns;
+                    best = best.min((processor_ns()? - began) as f64 / 1e6);
                 }
-                let each = sum_ns as f64 / 1e6 / bodies.len() as f64;
+                let each = best / bodies.len() as f64;
                 println!("{kind:5} {lot:12} {eighths}/8 {each:7.3} ms");
             }
         }

@@ -64,13 +64,14 @@ fn eight_bytes(data: &[u8], position: usize) -> [u8; 8] {
         .unwrap_or_default()
 }
 
-fn is_end(used: usize, end: usize) -> bool {
-    used <= end * 8 && end * 8 - used < 8
-}
-
 /// Bits in the order of the file: the next is the highest of `window`.
+pub type Bits<'a> = BitReader<'a, false>;
+/// Bits of data whose bytes were reversed: the next is the lowest of `window`.
+pub type Reversed<'a> = BitReader<'a, true>;
+
+/// Data by a window of 64 bits, which is used from one end or the other.
 #[derive(Debug, Clone, Copy)]
-pub struct Bits<'a> {
+pub struct BitReader<'a, const LOWEST_FIRST: bool> {
     data: &'a [u8],
     position: usize,
     pub window: u64,
@@ -78,7 +79,7 @@ pub struct Bits<'a> {
     held: u32,
 }
 
-impl<'a> Bits<'a> {
+impl<'a, const LOWEST_FIRST: bool> BitReader<'a, LOWEST_FIRST> {
     pub fn new(data: &'a [u8], position: usize) -> Self {
         Self {
             data,
@@ -91,23 +92,53 @@ impl<'a> Bits<'a> {
     /// Have at least 56 bits in the window.
     #[inline(always)]
     pub fn refill(&mut self) {
-        let word = u64::from_be_bytes(eight_bytes(self.data, self.position));
-        self.window |= word >> (self.held & 63);
+        let bytes = eight_bytes(self.data, self.position);
+        self.window |= if LOWEST_FIRST {
+            u64::from_le_bytes(bytes) << (self.held & 63)
+        } else {
+            u64::from_be_bytes(bytes) >> (self.held & 63)
+        };
         self.position += ((!self.held & 63) >> 3) as usize;
         self.held = 56 + (self.held & 7);
-    }
-
-    /// The next `count` bits, 1 to 63.
-    #[inline(always)]
-    pub fn peek(&self, count: u32) -> usize {
-        (self.window >> (64 - count)) as usize
     }
 
     /// Drop as many bits as the low six bits of `count` say.
     #[inline(always)]
     pub fn consume(&mut self, count: u32) {
-        self.window <<= count & 63;
+        if LOWEST_FIRST {
+            self.window >>= count & 63;
+        } else {
+            self.window <<= count & 63;
+        }
         self.held = self.held.wrapping_sub(count);
+    }
+
+    /// The bits from byte `position` on.
+    pub fn restarted(&self, position: usize) -> Self {
+        Self::new(self.data, position)
+    }
+
+    fn used(&self) -> usize {
+        (self.position * 8).saturating_sub((self.held & 63) as usize)
+    }
+
+    /// Whether all bits before byte `end` were used, apart from padding of less than a byte.
+    pub fn is_at(&self, end: usize) -> bool {
+        let (used, end) = (self.used(), end * 8);
+        used <= end && end - used < 8
+    }
+
+    /// Whether bits after byte `end` were used.
+    pub fn is_past(&self, end: usize) -> bool {
+        self.used() > end * 8
+    }
+}
+
+impl Bits<'_> {
+    /// The next `count` bits, 1 to 63.
+    #[inline(always)]
+    pub fn peek(&self, count: u32) -> usize {
+        (self.window >> (64 - count)) as usize
     }
 
     /// Take `count` bits, 1 to 32.
@@ -116,11 +147,6 @@ impl<'a> Bits<'a> {
         let value = self.peek(count) as u32;
         self.consume(count);
         value
-    }
-
-    /// The bits from byte `position` on.
-    pub fn restarted(&self, position: usize) -> Self {
-        Self::new(self.data, position)
     }
 
     /// Return to where `count` fewer bits were used.
@@ -132,73 +158,5 @@ impl<'a> Bits<'a> {
         bits.refill();
         bits.consume((used % 8) as u32);
         bits
-    }
-
-    fn used(&self) -> usize {
-        (self.position * 8).saturating_sub((self.held & 63) as usize)
-    }
-
-    /// Whether all bits before byte `end` were used, apart from padding of less than a byte.
-    pub fn is_at(&self, end: usize) -> bool {
-        is_end(self.used(), end)
-    }
-
-    /// Whether bits after byte `end` were used.
-    pub fn is_past(&self, end: usize) -> bool {
-        self.used() > end * 8
-    }
-}
-
-/// Bits of data whose bytes were reversed: the next is the lowest of `window`.
-#[derive(Debug, Clone, Copy)]
-pub struct Reversed<'a> {
-    data: &'a [u8],
-    position: usize,
-    pub window: u64,
-    held: u32,
-}
-
-impl<'a> Reversed<'a> {
-    pub fn new(data: &'a [u8], position: usize) -> Self {
-        Self {
-            data,
-            position,
-            window: 0,
-            held: 0,
-        }
-    }
-
-    /// Have at least 56 bits in the window.
-    #[inline(always)]
-    pub fn refill(&mut self) {
-        let word = u64::from_le_bytes(eight_bytes(self.data, self.position));
-        self.window |= word << (self.held & 63);
-        self.position += ((!self.held & 63) >> 3) as usize;
-        self.held = 56 + (self.held & 7);
-    }
-
-    #[inline(always)]
-    pub fn consume(&mut self, count: u32) {
-        self.window >>= count & 63;
-        self.held = self.held.wrapping_sub(count);
-    }
-
-    /// The bits from byte `position` on.
-    pub fn restarted(&self, position: usize) -> Self {
-        Self::new(self.data, position)
-    }
-
-    fn used(&self) -> usize {
-        (self.position * 8).saturating_sub((self.held & 63) as usize)
-    }
-
-    /// Whether all bits before byte `end` were used, apart from padding of less than a byte.
-    pub fn is_at(&self, end: usize) -> bool {
-        is_end(self.used(), end)
-    }
-
-    /// Whether bits after byte `end` were used.
-    pub fn is_past(&self, end: usize) -> bool {
-        self.used() > end * 8
     }
 }
