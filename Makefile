@@ -51,9 +51,8 @@ fuzz: setup ## Damage pictures and lists for SECONDS (600) from SEED; what fails
 asan: $(VENV)/.fetching ## The same with AddressSanitizer in the C libraries (no nightly Rust needed; builds its own copy)
 	$(BIN)/python tests/fuzz_corpus.py .cache/fuzz/seeds
 	CFLAGS_x86_64_unknown_linux_gnu="-fsanitize=address -fno-omit-frame-pointer -g" \
-	RUSTFLAGS="-C link-arg=-fsanitize=address" \
-	cargo build --release --quiet -p turbo-fetch-fuzz --target x86_64-unknown-linux-gnu --target-dir target/asan
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 JSIMD_FORCENONE=1 \
+	cargo rustc --release --quiet -p turbo-fetch-fuzz --target x86_64-unknown-linux-gnu --target-dir target/asan -- -C link-arg=-lasan
+	LD_PRELOAD=$$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 JSIMD_FORCENONE=1 \
 	target/asan/x86_64-unknown-linux-gnu/release/turbo-fetch-fuzz .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
 
 attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED; what fails stays in .cache/attack and is tried first
