@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fake_cuda import CUDA, Witness, fake_cuda
@@ -134,8 +135,11 @@ def test_a_run_with_swapped_blocks_is_the_same_to_the_bit(
         fit(swapped(blocks_to_swap=blocks))
     assert history(tmp_path / "whole") == history(tmp_path / "swapped")
     assert_equal_bits(learned(tmp_path / "whole"), learned(tmp_path / "swapped"))
-    for made in ("samples/step-000000.png", "samples/step-000002.png", *_exported(RUNS[name]["method"])):
+    for made in ("samples/step-000000.png", "samples/step-000002.png"):
         assert (tmp_path / "whole" / made).read_bytes() == (tmp_path / "swapped" / made).read_bytes()
+    for made in _exported(RUNS[name]["method"]):
+        # Headers name the output.
+        assert_equal_bits(load_file(tmp_path / "whole" / made), load_file(tmp_path / "swapped" / made))
     assert gpu.copied_beside > 0
     assert plain.computed == gpu.computed
 
