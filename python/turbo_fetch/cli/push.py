@@ -33,6 +33,6 @@ def push(
 
     without_pandas()
     rows = sum(shard.rows for shard in open_dataset(dataset).shards)
-    with stop_on_signals() as stop, RowProgress(sys.stderr, "pushing", rows, quiet) as progress:
+    with RowProgress(sys.stderr, "pushing", rows, quiet) as progress, stop_on_signals(progress.note) as stop:
         result = bring(dataset, destination, progress, stop)
     show(result, as_json)

@@ -26,7 +26,7 @@ async def read_body(
     Raises CodingError if it is not packed as its headers say.
     """
     reader = budget.reader(draft.domain)
-    body: bytes | None = None
+    body: Bytes | None = None
     try:
         read = _packed if content.framing.codings else _plain
         chunks = await read(content, reader, max_bytes, draft, deadline)
@@ -40,7 +40,7 @@ async def read_body(
     return body
 
 
-async def _joined(chunks: list[bytes], count: int) -> bytes:
+async def _joined(chunks: list[Bytes], count: int) -> Bytes:
     if len(chunks) == 1:
         return chunks[0]
     if count < WHOLE_BYTES:

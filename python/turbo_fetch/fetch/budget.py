@@ -54,7 +54,7 @@ class ByteBudget:
 
     def local_reader(self) -> BodyReader:
         """Register the reader of a body that does not come over the network."""
-        reader = BodyReader(self)
+        reader = BodyReader(self, "")
         self._readers[reader] = None
         return reader
 

@@ -39,9 +39,9 @@ class PacedBudget(ByteBudget):
         """See ByteBudget."""
         return not self._is_in_debt() and super().has_room
 
-    def reader(self) -> BodyReader:
+    def reader(self, domain: str = "") -> BodyReader:
         """See ByteBudget."""
-        reader = _PacedReader(self)
+        reader = _PacedReader(self, domain)
         self._readers[reader] = None
         return reader
 
@@ -92,11 +92,11 @@ class _PacedReader(BodyReader):
 
     def charge_up_to(self, size: int) -> None:
         """See BodyReader."""
-        before = self._charged_bytes
+        before = self.charged_bytes
         super().charge_up_to(size)
         budget = self._budget
         assert isinstance(budget, PacedBudget)
-        budget.spend(self._charged_bytes - before)
+        budget.spend(self.charged_bytes - before)
 
 
 def budget_of(http: HttpSpec) -> ByteBudget:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.errors import MissingExtra
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.failures import Failure, status_failure
@@ -73,7 +74,7 @@ class ArchiveRecords:
             return _failed(fetched, (Outcome.OPT_OUT, objection))
         return self._with_body(fetched, record)
 
-    def _record(self, body: bytes, url: str | None) -> tuple[Any, Failure | None]:
+    def _record(self, body: Blob, url: str | None) -> tuple[Any, Failure | None]:
         """Return the first record in some bytes, or why it is not the one of a row."""
         text, failure = self._unzipped(body)
         if failure is not None:
@@ -92,9 +93,9 @@ class ArchiveRecords:
             return None, _no_record("a record of another URL")
         return record, None
 
-    def _unzipped(self, body: bytes) -> tuple[bytes, Failure | None]:
+    def _unzipped(self, body: Blob) -> tuple[Blob, Failure | None]:
         """Return the first member of a gzip file, within bounds; what is not compressed as it is."""
-        if not body.startswith(_GZIP):
+        if body[: len(_GZIP)] != _GZIP:
             return body, None
         unpacker = zlib.decompressobj(wbits=31)
         try:

@@ -267,9 +267,10 @@ def _encoders(
         if name in given or not isinstance(made, type) or not issubclass(made, PreTrainedModel):
             continue
         dtype = types.get(name, types.get("default", torch.float32)) if isinstance(types, dict) else types
-        model, info = made.from_pretrained(
+        loaded: Any = made.from_pretrained(
             folder / name, variant=variant_of(folder, {name: kind}), dtype=dtype, output_loading_info=True
         )
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"its {name} has no {missing[0]}")
         found[name] = model

@@ -99,7 +99,7 @@ class BlockSwap:
 
     def __init__(self, blocks: Collection[nn.Module], device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)
         self._blocks = [list(swapped_matrices(block)) for block in blocks]
         self.pinned_bytes = _pin(self._blocks)
         self._recent = (-1, -1)

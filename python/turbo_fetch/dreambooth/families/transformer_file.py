@@ -86,7 +86,8 @@ class TransformerFile:
             module.tie_weights()
         if any(parameter.is_meta for parameter in module.parameters()):
             raise ValueError(f"it has no {missing[0]}")
-        return module.eval().requires_grad_(False)
+        frozen: nn.Module = module.eval().requires_grad_(False)
+        return frozen
 
     def add_words(self, pipeline: Any) -> None:
         """Teach the tokenizers of a pipeline around the file the words that its encoders know."""
@@ -141,7 +142,8 @@ class _Reader:
             raise ValueError(
                 f"{scales[0]} is {tuple(scale.shape)} for {tuple(weight.shape)}; expected one, or one for each row"
             )
-        return (weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))).to(self._dtype)
+        scaled: Tensor = weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))
+        return scaled.to(self._dtype)
 
 
 def find(path: Path, families: Iterable[type[Any]]) -> TransformerFile | None:

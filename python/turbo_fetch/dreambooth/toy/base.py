@@ -59,7 +59,7 @@ def train_base(folder: Path, recipe: Recipe, progress: Progress = lambda *_: Non
         text_encoder, unet = _new_text_encoder(), _new_unet()
         examples = _examples(recipe, random, vae, tokenizer)
         _train_denoiser(text_encoder, unet, examples, recipe, progress)
-        give_words_meanings(text_encoder, tokenizer, examples.tokens.unique())  # type: ignore[no-untyped-call]
+        give_words_meanings(text_encoder, tokenizer, examples.tokens.unique())
     pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

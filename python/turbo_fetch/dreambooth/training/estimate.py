@@ -140,7 +140,7 @@ def _step(
     shape = family.latent_shape(train.resolution, train.resolution)
     freed = [parameter for _, parameter in trainable.named() if train.optimiser.fused_backward]
     hooks = [
-        parameter.register_post_accumulate_grad_hook(_free_gradient)  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(_free_gradient)
         for parameter in freed
     ]
     remembered = _remembered(family, train, count)
@@ -153,7 +153,7 @@ def _step(
         latents = torch.empty(count, *shape, device=META)
         times = torch.zeros(count, dtype=torch.long, device=META)
         predicted = family.predict(latents, times, text, torch.empty(count, 6, device=META))
-        example_errors(predicted, latents).mean().backward()  # type: ignore[no-untyped-call]
+        example_errors(predicted, latents).mean().backward()
         del predicted, text
     for _, parameter in trainable.named():
         parameter.grad = None
@@ -196,7 +196,7 @@ def _counted(family: Family) -> Iterator[_LiveBytes]:
         yield live
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _LiveBytes(TorchDispatchMode):
     def __init__(self, known: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0

@@ -205,7 +205,7 @@ class Ema:
         """Move the means towards the parameters after an optimiser step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(decay)
         average(self.means, [parameter.detach() for parameter in self._parameters], self.steps)
 
     @contextmanager

@@ -90,8 +90,8 @@ def _list_notes(notes: list[str]) -> str:
 def _outcomes(material: Material) -> str:
     """Return one bar of successes and failures, and a line for each way to fail, on the scale of the most frequent."""
     summary = material.summary
-    failed = [(label, count) for label, count in summary.outcomes.most_common() if label in BY_LABEL]
-    failed = [(BY_LABEL[label], count) for label, count in failed if label != Outcome.SUCCESS.label]
+    found = [(BY_LABEL[label], count) for label, count in summary.outcomes.most_common() if label in BY_LABEL]
+    failed = [(outcome, count) for outcome, count in found if outcome is not Outcome.SUCCESS]
     share = _percent(summary.successes, summary.rows)
     good = _length("good", summary.successes, summary.rows)
     bar = f'<div class="bar" role="img" aria-label="{share} success">{good}</div>'

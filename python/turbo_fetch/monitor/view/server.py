@@ -97,8 +97,9 @@ class Viewer:
     async def _sample(self, request: web.Request) -> web.Response:
         with _invalid():
             query, limit, seed = _query(request), _limit(request), int(request.query.get("seed") or 0)
+        none: list[dict[str, Any]] = []
         return await self._json(
-            lambda: {"rows": self._opened(lambda rows: rows.sample(query, seed, limit), [])}
+            lambda: {"rows": self._opened(lambda rows: rows.sample(query, seed, limit), none)}
         )
 
     async def _count(self, request: web.Request) -> web.Response:
