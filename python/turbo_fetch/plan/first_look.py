@@ -153,17 +153,17 @@ def _start(source: ListFile) -> tuple[Values, bool]:
         parquet = open_parquet(source)
         try:
             schema = parquet.schema_arrow
-            names = [field.name for field in schema if not _may_hold_images(field)]
+            others = [field.name for field in schema if not _may_hold_images(field)]
             with readable(source.url):
                 batch = (
-                    next(parquet.iter_batches(ROWS, columns=names, use_threads=False), None)
-                    if names
+                    next(parquet.iter_batches(ROWS, columns=others, use_threads=False), None)
+                    if others
                     else None
                 )
-                rows = min(ROWS, parquet.metadata.num_rows)
+                count = min(ROWS, parquet.metadata.num_rows)
         finally:
             parquet.close(force=True)
-        return _by_column(schema, batch, rows), True
+        return _by_column(schema, batch, count), True
     stream = ByteStream(source)
     try:
         match source.format:
