@@ -21,6 +21,7 @@ import turbo_fetch
 from album import encoded
 from jobs import job_spec, ledger
 from object_store import empty_bucket, filesystem
+from origin import Origin
 from turbo_fetch.arrow.schemas import RECORD
 from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.plan.reader import read_rows
@@ -144,6 +145,28 @@ def test_records_are_images_wherever_the_archive_is(tmp_path: Path, s3: str, kin
     assert found[url("gone")]["http_status"] == 404
     assert found[url("good")]["final_url"] == f"{prefix}crawl/a.warc.gz"
     assert not {"warc_filename", "record file"} & metadata[url("good")].keys()
+
+
+def test_a_server_that_ignores_ranges_gives_no_row_the_record_of_another(tmp_path: Path) -> None:
+    places = write_warc(tmp_path / "a.warc.gz")
+    offset, length = places["chunked"]
+    table = pa.table(
+        {
+            "url": [None, url("good")],
+            "warc_filename": ["a.warc.gz"] * 2,
+            "warc_record_offset": [offset] * 2,
+            "warc_record_length": [length] * 2,
+        }
+    )
+    pq.write_table(table, tmp_path / "index.parquet")
+    with Origin({"a.warc.gz": (tmp_path / "a.warc.gz").read_bytes()}) as origin:
+        warc = {"prefix": origin.url("")}
+        spec = job_spec(
+            tmp_path / "index.parquet", tmp_path / "out", input={"caption_column": None, "warc": warc}
+        )
+        turbo_fetch.run(spec)
+    found = [(row["outcome"], row["detail"]) for row in ledger(tmp_path / "out")]
+    assert found == [("no-record", "the server does not send parts of files")] * 2
 
 
 @pytest.mark.parametrize("name", ["index.csv", "index.jsonl", "index.arrow"])

@@ -15,6 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import turbo_fetch
+from album import encoded
+from jobs import ledger
+from object_store import empty_bucket, filesystem
 from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.init import SCHEMA
 from turbo_fetch.plan.sharder import Plan
@@ -155,6 +159,78 @@ def test_what_is_no_list_of_urls_is_told_in_a_sentence(
     assert ended.exit_code == 2
     assert expected in ended.output
     assert not (tmp_path / "spec.toml").exists()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("is_struct", [True, False])
+def test_images_in_the_list_are_found_and_not_read(tmp_path: Path, suffix: str, is_struct: bool) -> None:
+    body = encoded(80, 60, 1)
+    images = [{"bytes": body, "path": "1.jpg"}, None] if is_struct else [body, None]
+    path = _made(tmp_path / f"list.{suffix}", pa.table({"image": images, "text": ["a cat", "a dog"]}))
+    ended = _init(path, "--spec", tmp_path / "spec.toml", "--output", tmp_path / "out")
+    assert ended.exit_code == 0, ended.output
+    assert "images    in 'image', captions in 'text'" in ended.output
+    turbo_fetch.run(load_spec(tmp_path / "spec.toml"))
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success", "not-found"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "sources"),
+    [
+        (["/data/a/1.jpg", "file:///data/b%20c/2.jpg"], {"files": ["/data"]}),
+        (["a/1.jpg", "/1.png"], {"files": ["/folder/of/the/images"]}),
+        (
+            ["S3://bucket/1.jpg", "hf://datasets/a/b/1.jpg"],
+            {"stores": ["hf://datasets/a/b/", "s3://bucket/"]},
+        ),
+        (["s3://name:secret@bucket/1.jpg", "ftp://a/1.jpg", "data:,"], {}),
+        (["http://example.org/1.jpg", "gs://bucket/1"], {"stores": ["gs://bucket/"]}),
+    ],
+)
+def test_places_that_a_list_names_are_proposed_and_stay_closed(
+    tmp_path: Path, addresses: list[str], sources: dict[str, list[str]]
+) -> None:
+    path = _made(
+        tmp_path / "list.csv", pa.table({"at": addresses, "n": [str(n) for n, _ in enumerate(addresses)]})
+    )
+    ended = _init(path, "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 0, ended.output
+    assert ("fetch.sources" in ended.output) == bool(sources)
+    text = (tmp_path / "spec.toml").read_text()
+    assert "secret" not in text
+    assert tomllib.loads(text)["fetch"].get("sources", {}) == {}
+    proposed = text.replace("# files", "files").replace("# stores", "stores")
+    assert tomllib.loads(proposed)["fetch"].get("sources", {}) == sources
+    (tmp_path / "all.toml").write_text(proposed)
+    fetch = load_spec(tmp_path / "all.toml").fetch
+    assert fetch is not None
+    assert fetch.input.url_column == "at"
+
+
+def test_an_index_of_archives_is_recognised(tmp_path: Path) -> None:
+    table = TABLE.append_column("warc_filename", pa.array(["a.warc.gz"] * 3))
+    for name in ("warc_record_offset", "warc_record_length"):
+        table = table.append_column(name, pa.array([1, 2, 3]))
+    path = _made(tmp_path / "index.parquet", table)
+    ended = _init(path, "--spec", tmp_path / "spec.toml")
+    assert ended.exit_code == 0, ended.output
+    assert "records   of WARC files" in ended.output
+    fetch = load_spec(tmp_path / "spec.toml").fetch
+    assert fetch is not None
+    assert fetch.input.warc is not None
+    assert (
+        "# keep_columns = {" in (text := (tmp_path / "spec.toml").read_text()) or "# keep_columns = [" in text
+    )
+    assert "warc_filename" not in (tmp_path / "spec.toml").read_text()
+
+
+def test_a_folder_of_images_in_a_store_is_recognised_beside_its_captions(tmp_path: Path, s3: str) -> None:
+    empty_bucket(s3)
+    filesystem(s3).pipe({"data/a/1.jpg": encoded(80, 60, 1), "data/a/1.txt": b"a cat"})
+    ended = _init("s3://data/a/", "--spec", tmp_path / "spec.toml", "--output", tmp_path / "out")
+    assert ended.exit_code == 0, ended.output
+    turbo_fetch.run(load_spec(tmp_path / "spec.toml"))
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv", "jsonl", "txt"])

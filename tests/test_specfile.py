@@ -154,7 +154,7 @@ def test_a_spec_with_every_stage_is_the_same_after_it_was_written_out() -> None:
 
 PATHS: Final = {
     "fetch": {
-        "input": {"urls": "lists/*.txt"},
+        "input": {"urls": "lists/*.txt", "warc": {"prefix": "archive/"}},
         "deny": {"urls": ["deny.txt", "s3://bucket/deny.txt"], "domains": ["../domains.txt"]},
         "duplicates": {"by": ["url"], "against": ["other"]},
         "http": {"ca_file": "ca.pem"},
@@ -186,6 +186,8 @@ def test_relative_paths_of_a_file_begin_at_its_folder_wherever_it_is_read(
         assert spec.train is not None
         assert spec.generate is not None
         assert spec.fetch.input.urls == str(folder / "lists" / "*.txt")
+        assert spec.fetch.input.warc is not None
+        assert spec.fetch.input.warc.prefix == f"{folder}/archive/"
         assert spec.fetch.deny.urls == (str(folder / "deny.txt"), "s3://bucket/deny.txt")
         assert spec.fetch.deny.domains == (str(tmp_path / "domains.txt"),)
         assert spec.fetch.duplicates.against == (str(folder / "other"),)

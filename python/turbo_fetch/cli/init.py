@@ -52,11 +52,20 @@ def init(
     typer.echo(
         f"list      {len(look.files):,} {'file' if len(look.files) == 1 else 'files'} in the format "
         f"{look.files[0].format}{rows}; columns: {names}\n"
-        f"URLs      in {look.url!r}, captions {'in ' + repr(look.caption) if look.caption else 'in none'}\n"
+        f"{_where(look)}, captions {'in ' + repr(look.caption) if look.caption else 'in none'}\n"
         f"spec      {spec}; look at it, then\n"
         f"          turbo-fetch plan {spec}    # what it would take\n"
         f"          turbo-fetch run {spec}     # make the dataset"
     )
+
+
+def _where(look: FirstLook) -> str:
+    if look.image is not None:
+        return f"images    in {look.image!r}"
+    if look.has_records:
+        return f"records   of WARC files, URLs in {look.url!r}"
+    is_closed = any(line == "[fetch.sources]" for line in _places(look))
+    return f"URLs      in {look.url!r}{', also of places to be opened in fetch.sources' if is_closed else ''}"
 
 
 def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
@@ -78,7 +87,9 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
             if look.has_header
             else [f"column_names = {_toml(look.names)}    # the files have no header: name them"]
         ),
+        *(['format = "images"'] if look.files[0].format == "images" and "://" in urls else []),
         *([] if look.url == "url" else [f"url_column = {_toml(look.url)}"]),
+        *([f"image_column = {_toml(look.image)}    # the images are in the list"] if look.image else []),
         *(
             [f"caption_column = {_toml(look.caption)}"]
             if look.caption
@@ -95,6 +106,7 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
         ),
         *([f"# where = {_toml(_example(others[0]))}    # which rows to take"] if others else []),
         "# rows = 1000    # a small trial first, into another dataset",
+        *_places(look),
         "",
         "[fetch.http]",
         "# Who you are and how site owners reach you; without a contact many block you.",
@@ -113,6 +125,54 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
         "samples_per_shard = 10_000",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _places(look: FirstLook) -> list[str]:
+    """Return the lines about where images are that are not on the web. The user opens these places, not the list."""
+    from turbo_fetch.spec import WarcSpec
+
+    lines = []
+    if look.has_records:
+        lines += [
+            "",
+            "[fetch.input.warc]",
+            f"prefix = {_toml(WarcSpec().prefix)}    # or a store, or a folder",
+        ]
+    folders, stores = _folders(look.elsewhere), sorted(filter(None, map(_store, look.elsewhere)))
+    if folders or stores:
+        lines += [
+            "",
+            "[fetch.sources]",
+            "# The list names these places. They are read only if you open them:",
+        ]
+    if folders:
+        lines.append(f"# files = {_toml(folders)}    # folders, where relative paths begin, too")
+    if stores:
+        lines.append(f"# stores = {_toml(list(dict.fromkeys(stores)))}    # beginnings of addresses")
+    return lines
+
+
+def _store(address: str) -> str | None:
+    """Return the bucket, or the repository of a hub, that an address is in; None if it is in none."""
+    from turbo_fetch.errors import PROTOCOL_EXTRAS
+
+    scheme, mark, rest = address.strip().partition("://")
+    parts = rest.split("/")[: 3 if scheme.lower() == "hf" else 1]
+    is_store = bool(mark) and scheme.lower() in PROTOCOL_EXTRAS and parts[0] and "@" not in parts[0]
+    return f"{scheme.lower()}://{'/'.join(parts)}/" if is_store else None
+
+
+def _folders(addresses: Sequence[str]) -> list[str]:
+    """Return the folder that the files of some addresses are in, or one to be replaced if no path says it."""
+    from posixpath import commonpath, dirname
+    from urllib.parse import unquote, urlsplit
+
+    texts = [address.strip() for address in addresses]
+    paths = [unquote(urlsplit(text).path) for text in texts if text.lower().startswith("file:")]
+    paths += [text for text in texts if "://" not in text and not text.lower().startswith(("file:", "data:"))]
+    absolute = [dirname(path) for path in paths if path.startswith("/")]
+    shared = commonpath(absolute) if absolute else "/"
+    return ["/folder/of/the/images" if shared == "/" else shared] if paths else []
 
 
 def _kept(names: Sequence[str]) -> str:

@@ -12,21 +12,26 @@ from typing import Any, Final
 import pyarrow as pa
 
 from turbo_fetch import _native
+from turbo_fetch.arrow.kept_types import is_binary
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.image_files import is_image
 from turbo_fetch.plan.image_folders import COLUMNS, count_images
 from turbo_fetch.plan.json_lists import row_batches
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.lists import ListFile, find_lists, readable
+from turbo_fetch.plan.lists import ListFile, find_lists, holds_images, readable
 from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.text_lists import DELIMITERS
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import InputSpec, WarcSpec
 
 ROWS: Final = 1000
 """How many rows are looked at."""
 
 _URL: Final = re.compile(r"\s*(https?:)?//[^\s/]+\S*\s*", re.IGNORECASE)
+_ELSEWHERE: Final = re.compile(r"\s*([a-z][a-z0-9+.-]*://\S|file:/|data:)", re.IGNORECASE)
+"""How addresses begin that are not of the web; paths begin in any way."""
+_IMAGE_NAMES: Final = re.compile(r"image|img|picture|photo|jpe?g|png|webp|bytes", re.IGNORECASE)
 _HEX: Final = {32: "md5", 64: "sha256", 128: "sha512"}
 _URL_NAMES: Final = re.compile(r"(image|img|picture|photo)?[_ ]?(url|link|uri|href|src)", re.IGNORECASE)
 _CAPTION_NAMES: Final = re.compile(r"caption|text|alt|title|description|prompt|label", re.IGNORECASE)
@@ -48,30 +53,42 @@ class FirstLook:
     hash: tuple[str, str] | None
     """A column of hashes, and their kind."""
     has_header: bool = True
+    image: str | None = None
+    """A column that holds the images themselves."""
+    has_records: bool = False
+    """Whether the list says where in WARC files the images are."""
+    elsewhere: tuple[str, ...] = ()
+    """Addresses of the list that are not of the web."""
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Columns that are neither URL, caption nor hash."""
-        used = {self.url, self.caption, None if self.hash is None else self.hash[0]}
+        """Columns that are neither URL, caption, image, hash nor of a record."""
+        used = {self.url, self.caption, self.image, None if self.hash is None else self.hash[0]}
+        used.update(WarcSpec().columns if self.has_records else ())
         return tuple(name for name in self.names if name not in used)
 
 
 def first_look(urls: str) -> FirstLook:
-    """Look at the start of a list. Raises InputError if it cannot be read, or no column holds URLs."""
-    files = tuple(find_lists(InputSpec(urls=urls)))
+    """Look at the start of a list. Raises InputError if it cannot be read, or no column holds URLs or images."""
+    files = tuple(find_lists(InputSpec(urls=urls, format="images" if holds_images(urls) else "auto")))
     if files[0].format == "images":
         return FirstLook(files, COLUMNS, count_images(files[0]), "url", "caption", None)
     source, values, has_header = _first_rows(files)
-    found = _share_of(values, lambda value: isinstance(value, str) and _URL.fullmatch(value) is not None)
+    found = _share_of(values, _is_url)
+    if not any(found.values()):
+        found = _share_of(values, _is_elsewhere)
     likely = [name for name, share in found.items() if share > 0.5] or [
         name for name in found if found[name] > 0
     ]
+    image = _image(source)
+    if not likely and image is not None:
+        likely = ["url"]
     if not likely:
         shown = "; ".join(f"{name!r}: {str(_first(column))[:40]!r}" for name, column in values.items())
         raise InputError(
             f"{source.url}: no column holds URLs ({shown}); expected texts such as http://example.org/1.jpg"
         )
-    url = min(likely, key=lambda name: (_URL_NAMES.fullmatch(name) is None, -found[name]))
+    url = min(likely, key=lambda name: (_URL_NAMES.fullmatch(name) is None, -found.get(name, 0)))
     return FirstLook(
         files=files,
         names=tuple(values),
@@ -80,7 +97,43 @@ def first_look(urls: str) -> FirstLook:
         caption=_caption({name: column for name, column in values.items() if name not in likely}),
         hash=_hash(values),
         has_header=has_header,
+        image=image,
+        has_records=image is None and set(WarcSpec().columns) <= values.keys(),
+        elsewhere=tuple(filter(_is_elsewhere, values.get(url, ()))) if image is None else (),
     )
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and _URL.fullmatch(value) is not None
+
+
+def _is_elsewhere(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and not _is_url(value)
+        and (_ELSEWHERE.match(value) is not None or is_image(value.strip()))
+    )
+
+
+def _image(source: ListFile) -> str | None:
+    """Return the column of a file that holds images, by its type and, where it is plain binary, its name."""
+    if source.format == "parquet":
+        parquet = open_parquet(source)
+        schema = parquet.schema_arrow
+        parquet.close(force=True)
+    elif source.format == "arrow":
+        stream = ByteStream(source)
+        schema = open_arrow(stream).schema
+        stream.close()
+    else:
+        return None
+    return next((field.name for field in schema if _may_hold_images(field)), None)
+
+
+def _may_hold_images(field: pa.Field) -> bool:
+    if pa.types.is_struct(field.type):
+        return "bytes" in field.type.names and is_binary(field.type.field("bytes").type)
+    return is_binary(field.type) and _IMAGE_NAMES.search(field.name) is not None
 
 
 def _first_rows(files: Sequence[ListFile]) -> tuple[ListFile, Values, bool]:
@@ -99,18 +152,26 @@ def _start(source: ListFile) -> tuple[Values, bool]:
     if source.format == "parquet":
         parquet = open_parquet(source)
         try:
+            schema = parquet.schema_arrow
+            others = [field.name for field in schema if not _may_hold_images(field)]
             with readable(source.url):
-                batch = next(parquet.iter_batches(ROWS, use_threads=False), None)
+                batch = (
+                    next(parquet.iter_batches(ROWS, columns=others, use_threads=False), None)
+                    if others
+                    else None
+                )
+                count = min(ROWS, parquet.metadata.num_rows)
         finally:
             parquet.close(force=True)
-        return _by_column(parquet.schema_arrow, batch), True
+        return _by_column(schema, batch, count), True
     stream = ByteStream(source)
     try:
         match source.format:
             case "arrow":
                 reader = open_arrow(stream)
                 with readable(source.url):
-                    return _by_column(reader.schema, next((each for each in reader if len(each)), None)), True
+                    batch = next((each for each in reader if len(each)), None)
+                    return _by_column(reader.schema, batch, 0 if batch is None else len(batch)), True
             case "txt":
                 text = b""
                 for block in stream.text_blocks():
@@ -131,10 +192,16 @@ def _start(source: ListFile) -> tuple[Values, bool]:
         stream.close()
 
 
-def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None) -> Values:
-    if batch is None:
-        return {name: [] for name in schema.names}
-    return {name: batch.column(name).slice(0, ROWS).to_pylist() for name in schema.names}
+def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None, rows: int) -> Values:
+    """Return the values of each column; those that hold images are not looked at, for they may be large."""
+    return {
+        field.name: [None] * min(rows, ROWS)
+        if _may_hold_images(field)
+        else []
+        if batch is None
+        else batch.column(field.name).slice(0, ROWS).to_pylist()
+        for field in schema
+    }
 
 
 def _cells(stream: ByteStream, delimiter: str) -> tuple[Values, bool]:

@@ -139,7 +139,18 @@ def _is_image_folder(filesystem: Any, path: str, wanted: str) -> bool:
     """Whether an address is a folder of images: one of this machine that has no list but images, or any if wanted."""
     if wanted != "auto":
         return wanted == "images"
-    if not is_local(filesystem) or not filesystem.isdir(path):
+    return is_local(filesystem) and _holds_images(filesystem, path, wanted)
+
+
+def holds_images(urls: str) -> bool:
+    """Whether an address, also one in a store, is a folder that has images but no list. InputError if unreachable."""
+    filesystem, path = open_filesystem(urls, READING, InputError)
+    with readable(urls):
+        return _holds_images(filesystem, path, "auto")
+
+
+def _holds_images(filesystem: Any, path: str, wanted: str) -> bool:
+    if not filesystem.isdir(path):
         return False
     names = [_name(each) for each in filesystem.ls(path, detail=False)]
     # A text file of an image's name is its caption.

@@ -102,9 +102,31 @@ RULES: Final = (
         '{share} are at ports that are refused ({often}): set fetch.http.ports to "any" or to the ports you want',
     ),
     Rule(
+        _detail("address", r"fetch\.sources"),
+        "{share} are not read, since the spec does not open what they name ({often}): if you trust the list, open it "
+        "in fetch.sources",
+    ),
+    Rule(
+        _outcome("not-found"),
+        "{share} are not there ({often}): check the list, and where the paths in it begin (fetch.sources.files)",
+    ),
+    Rule(
+        _outcome("no-access"),
+        "{share} may not be read ({often}): check permissions, or the credentials of this machine",
+    ),
+    Rule(
+        _outcome("unreadable"),
+        "{share} could not be read ({often}): check the disk, or the store, its endpoint and the credentials of this "
+        "machine; then run turbo-fetch retry",
+    ),
+    Rule(
+        _outcome("no-record"),
+        "{share} have no record ({often}): check the columns and the prefix of fetch.input.warc",
+    ),
+    Rule(
         _detail("url", "^no scheme|^no URL"),
         "{share} have no URL ({often}): check that fetch.input.url_column names the column of the URLs, and that "
-        "they begin with http:// or https://",
+        "they begin with http:// or https://; to read paths of files, set fetch.sources.files",
     ),
     Rule(_outcome("url"), "{share} have a URL that cannot be used ({often}): check fetch.input.url_column"),
     Rule(

@@ -36,8 +36,9 @@ class Stores:
         """See Source."""
         if not self._allows(address):
             raise refused(OUTSIDE)
+        scheme, _, rest = address.partition("://")
         try:
-            filesystem, path = open_filesystem(address, "Reading", SpecError)
+            filesystem, path = open_filesystem(f"{scheme.lower()}://{rest}", "Reading", SpecError)
         except SpecError as error:
             raise KnownFailure((Outcome.URL, "not an address of this store")) from error
         if start == 0 and stop is None and "hf" in protocols(filesystem):

@@ -30,6 +30,8 @@ def _store(prefix: str) -> str:
 
 
 def _prefix(prefix: str) -> str:
+    if prefix and "://" not in prefix:
+        return f"{prefix.rstrip('/')}/"
     if prefix and not prefix.endswith("/"):
         raise ValueError(
             f"{prefix!r} does not end in a slash; expected a URL or folder such as s3://commoncrawl/"
@@ -38,8 +40,8 @@ def _prefix(prefix: str) -> str:
 
 
 class SourcesSpec(Table):
-    """`[fetch.sources]`: which addresses of a list are read that are not of the web. Unless a key here says so, none
-    but `data:` URLs: a list from elsewhere must not reach your files and buckets."""
+    """`[fetch.sources]`: which addresses of a list are read that are not of the web. Unless a key here says so,
+    none but `data:` URLs: a list from elsewhere must not reach your files and buckets."""
 
     files: tuple[Annotated[Location, AfterValidator(_folder)], ...] = ()
     """Folders of this machine whose files a list may name, by path or as `file://` URLs. Relative paths are looked for
@@ -57,9 +59,9 @@ class WarcSpec(Table):
     """`[fetch.input.warc]`: the list refers to records of WARC files, as Common Crawl's index does. Each row is read
     from its record, not from its URL."""
 
-    prefix: Annotated[str, AfterValidator(_prefix)] = "https://data.commoncrawl.org/"
-    """What stands before the file names of the list: a URL, a store in `fetch.sources.stores`, or a folder in
-    `fetch.sources.files`."""
+    prefix: Annotated[Location, AfterValidator(_prefix)] = "https://data.commoncrawl.org/"
+    """What stands before the file names of the list: a URL or a store in `fetch.sources.stores`, with its last slash,
+    or a folder in `fetch.sources.files`."""
     file_column: str = "warc_filename"
     """Column of the names of WARC files."""
     offset_column: str = "warc_record_offset"

@@ -28,9 +28,7 @@ def refuse_changed_list(
     left = {shard: str(digests[shard]) for shard in committed if digests.get(shard) is not None}
     if not left:
         return
-    listener.note(
-        f"comparing the list, whose files have changed or moved, with {len(left):,} finished shards"
-    )
+    listener.note(f"comparing the list, whose files may have changed, with {len(left):,} finished shards")
     changed = _first_changed(plan, left, dataset.first_shard, fetch, stop)
     if changed is not None:
         raise OutputExists(

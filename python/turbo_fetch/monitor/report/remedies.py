@@ -12,7 +12,7 @@ KEYS: Final[Mapping[Outcome, tuple[str, ...]]] = {
     Outcome.URL: ("fetch.input.url_column",),
     Outcome.ROBOTS: ("fetch.http.robots",),
     Outcome.OPT_OUT: ("fetch.http.opt_out", "fetch.http.content_usage", "fetch.http.tdm"),
-    Outcome.ADDRESS: ("fetch.http.allow_private_addresses", "fetch.http.ports"),
+    Outcome.ADDRESS: ("fetch.http.allow_private_addresses", "fetch.http.ports", "fetch.sources"),
     Outcome.TLS: ("fetch.http.ca_file", "fetch.http.verify_tls"),
     Outcome.TIMEOUT: ("fetch.http.timeout_s",),
     Outcome.STALLED: ("fetch.http.stall_timeout_s",),
