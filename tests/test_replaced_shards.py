@@ -69,7 +69,9 @@ def test_whoever_takes_the_lease_deletes_what_is_unfinished_and_nothing_of_the_u
         *(tmp_path / f".{name}.tmp" for name in ("00000_stats.json", "00001.tar", "123456.parquet")),
         *(records / name for name in (".job.tmp", ".00000.spool.tmp", "ledger/.00000.ledger.tmp")),
     ]
-    of_user = [tmp_path / name for name in (".notes.tmp", ".tmp", "croissant.json.tmp", ".00000_stats.json", "a.tmp")]
+    of_user = [
+        tmp_path / name for name in (".notes.tmp", ".tmp", "croissant.json.tmp", ".00000_stats.json", "a.tmp")
+    ]
     for path in (*ours, *of_user):
         path.touch()
     # Of a folder that was being moved from another disk.

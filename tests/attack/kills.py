@@ -16,7 +16,7 @@ from attack.campaign import Attack
 from attack.commands import Command, arguments_of, commands, finished, quiet, refuse_traceback
 
 HOOK = '''
-"""Ends the process group at the n-th change of a file, or of one whose name has an end: loaded by every Python process."""
+"""Ends the process group at the n-th change of a file, of those whose path has an end: loaded by every process."""
 import os
 import signal
 import sys
@@ -90,7 +90,10 @@ def _changes(command: Command) -> int:
 
 
 def with_hook(folder: Path, place: Path) -> dict[str, str]:
-    """Return the environment in which a command counts its changes, and kills nobody."""
+    """Return the environment in which a command counts its changes, and kills nobody.
+
+    With KILL_AT it is killed at that change, with KILL_NAME only those of paths with that end are counted.
+    """
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(HOOK)
     return {

@@ -40,7 +40,8 @@ def held(
 ) -> Iterator[Lease]:
     """Hold the lease on an output, or a part of it, while the context lasts; every change to it then checks it.
 
-    What killed commands left unfinished there is deleted. If it is lost, `stop` is asked to stop, and OutputHeld is raised. Raises what `lease.take` raises.
+    What killed commands left unfinished in the whole is deleted. If the lease is lost, `stop` is asked to stop, and
+    OutputHeld is raised. Raises what `lease.take` raises.
     """
     storage.make_work()
     lease = take(storage, scope, note, stop)
