@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import orjson
 import pytest
 
 from attack.commands import Command, commands, finished
 from attack.kills import give, with_hook
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dataset.replacement import finish_replacements, replace_shard
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,52 @@ def test_whoever_takes_the_lease_deletes_what_is_unfinished_and_nothing_of_the_u
         left = {path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "lease"}
         assert left == {*of_user}
         assert not (tmp_path / ".00002.tmp").exists()
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _killed_before(change: int) -> Callable[[], None]:
+    """Return a fence that lets through the changes before one."""
+    left = iter(range(change - 1))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise _Killed
+
+    return check
+
+
+@pytest.mark.parametrize("kind", ["local", "object store"])
+def test_a_shard_whose_replacement_stops_before_any_change_has_all_its_new_files_in_the_end(
+    kind: str, tmp_path: Path
+) -> None:
+    url = str(tmp_path / "out") if kind == "local" else f"memory://{tmp_path.name}"
+    place, change, was_killed = open_place(url, str(tmp_path / "spool")), 0, True
+    names_of_files = ["00000/a.jpg", "00000.parquet", ".turbo-fetch/ledger/00000.ledger"]
+    while was_killed:
+        change += 1
+        place.fence = None
+        for name in (*names_of_files, "00000_stats.json"):
+            place.write_bytes(name, b"old")
+        work = place.make_work()
+        staged = [work / f"{name}.part" for name in ("00000", "00000.parquet", "00000.ledger")]
+        staged[0].mkdir()
+        (staged[0] / "b.jpg").write_bytes(b"new")
+        for path in staged[1:]:
+            path.write_bytes(b"new")
+        published = ("00000", *names_of_files[1:])
+        record = {"name": "00000", "shard": change, "files": [{"name": name} for name in published]}
+        place.fence = _killed_before(change)
+        try:
+            replace_shard(place, staged, record)
+            was_killed = False
+        except _Killed:
+            place.fence = None
+            finish_replacements(place)
+        assert [place.read_bytes(name) for name in names_of_files[1:]] == [b"new", b"new"]
+        assert [entry.name for entry in place.list("00000")] == ["b.jpg"]
+        assert orjson.loads(place.read_bytes("00000_stats.json"))["shard"] == change
+        assert list(work.iterdir()) == []
+    assert change > 4
