@@ -100,7 +100,7 @@ def _killed_before(change: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("kind", ["local", "object store"])
-def test_a_shard_whose_replacement_stops_before_any_change_has_all_its_new_files_in_the_end(
+def test_a_shard_whose_replacement_stops_before_any_change_has_all_old_or_all_new_files_in_the_end(
     kind: str, tmp_path: Path
 ) -> None:
     url = str(tmp_path / "out") if kind == "local" else f"memory://{tmp_path.name}"
@@ -109,6 +109,7 @@ def test_a_shard_whose_replacement_stops_before_any_change_has_all_its_new_files
     while was_killed:
         change += 1
         place.fence = None
+        place.delete("00000")
         for name in (*names_of_files, "00000_stats.json"):
             place.write_bytes(name, b"old")
         work = place.make_work()
@@ -126,8 +127,28 @@ def test_a_shard_whose_replacement_stops_before_any_change_has_all_its_new_files
         except _Killed:
             place.fence = None
             finish_replacements(place)
-        assert [place.read_bytes(name) for name in names_of_files[1:]] == [b"new", b"new"]
-        assert [entry.name for entry in place.list("00000")] == ["b.jpg"]
-        assert orjson.loads(place.read_bytes("00000_stats.json"))["shard"] == change
+        # The first change takes the old record away.
+        content, image = (b"old", "a.jpg") if change == 1 else (b"new", "b.jpg")
+        assert [place.read_bytes(name) for name in names_of_files[1:]] == [content, content]
+        assert [entry.name for entry in place.list("00000")] == [image]
+        stats = place.read_bytes("00000_stats.json")
+        assert stats == b"old" if change == 1 else orjson.loads(stats)["shard"] == change
         assert list(work.iterdir()) == []
     assert change > 4
+
+
+def test_what_was_to_replace_a_shard_is_forgotten_when_somebody_else_has_made_it_since(
+    tmp_path: Path,
+) -> None:
+    place = open_place(str(tmp_path / "out"))
+    staged = place.make_work() / "00000.tar.part"
+    staged.write_bytes(b"new")
+    place.fence = _killed_before(2)
+    with pytest.raises(_Killed):
+        replace_shard(place, [staged], {"name": "00000", "files": [{"name": "00000.tar"}]})
+    place.fence = None
+    for name in ("00000.tar", "00000_stats.json"):
+        place.write_bytes(name, b"made since")
+    finish_replacements(place)
+    assert place.read_bytes("00000.tar") == place.read_bytes("00000_stats.json") == b"made since"
+    assert list(place.work.iterdir()) == []

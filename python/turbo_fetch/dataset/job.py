@@ -59,6 +59,7 @@ class Dataset:
             found = None
         elif found is None:
             _refuse_strangers(storage, _shard_file(fetch.output))
+            discard_replacements(storage)
         elif policy == "error":
             raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
         job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}

@@ -17,6 +17,7 @@ from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import replace_with, sync, sync_one
 from turbo_fetch.storage.failures import explained
+from turbo_fetch.storage.local import remove
 
 
 def replace_shard(storage: Storage, staged: Iterable[Path], record: Mapping[str, Any]) -> None:
@@ -35,15 +36,38 @@ def replace_shard(storage: Storage, staged: Iterable[Path], record: Mapping[str,
 
 
 def finish_replacements(storage: Storage) -> None:
-    """Publish the rest of the shards whose files were being replaced when a command was killed."""
+    """Publish the rest of the shards whose files were being replaced when a command was killed.
+
+    Where another commit record is there, none of the old files is gone, or somebody else has made the shard since.
+    """
     for path in names.staged_stats(storage.work):
-        _publish(storage, orjson.loads(path.read_bytes()))
+        content = path.read_bytes()
+        record = orjson.loads(content)
+        if _published(storage, names.stats(record["name"])) in {None, content}:
+            _publish(storage, record)
+        else:
+            _discard(path)
 
 
 def discard_replacements(storage: Storage) -> None:
-    """Forget the shards whose files were being replaced."""
+    """Forget the shards whose files were being replaced: what is there from now on is another dataset."""
     for path in names.staged_stats(storage.work):
-        path.unlink()
+        _discard(path)
+
+
+def _published(storage: Storage, stats: str) -> bytes | None:
+    """Return the commit record of this name, None if there is none."""
+    try:
+        return storage.read_bytes(stats)
+    except FileNotFoundError:
+        return None
+
+
+def _discard(staged: Path) -> None:
+    record = orjson.loads(staged.read_bytes())
+    staged.unlink()
+    for file in record["files"]:
+        remove(staged.with_name(names.staged(file["name"])))
 
 
 def _publish(storage: Storage, record: Mapping[str, Any]) -> None:
