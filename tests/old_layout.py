@@ -31,18 +31,18 @@ def put_back(dataset: Path) -> None:
         (ours / "ledger" / f"{shard}.ledger").rename(dataset / ledger)
         record = json.loads(stats.read_bytes())
         record["files"][-1]["name"] = ledger
+        # The hash of its own content, which earlier versions did not write.
+        del record["sha256"]
         stats.write_text(json.dumps(record), encoding="utf-8")
     (ours / "ledger").rmdir()
     (ours / "job").rename(dataset / "job.json")
     (ours / "metrics").rename(dataset / "metrics.jsonl")
     (ours / "spec.toml").rename(dataset / "spec.toml")
-    lines = (
-        (ours / "manifest")
-        .read_text()
-        .replace(".turbo-fetch/ledger/", "")
-        .replace('.ledger"', '.ledger.parquet"')
-    )
-    (dataset / "manifest.jsonl").write_text(lines)
+    lines = [json.loads(line) for line in (ours / "manifest").read_text().splitlines()]
+    for line in lines:
+        line["files"][-1]["name"] = f"{line['name']}.ledger.parquet"
+        del line["sha256"]
+    (dataset / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (ours / "manifest").unlink()
     refresh = ours / "refresh"
     if refresh.exists():

@@ -57,6 +57,14 @@ def test_what_is_published_can_be_read_listed_replaced_and_deleted(place: Storag
     assert _names(place) == {}
 
 
+@pytest.mark.parametrize("deleted", [[], ["a"], ["a", "missing"], ["missing"]])
+def test_of_files_those_that_are_there_are_deleted(place: Storage, deleted: list[str]) -> None:
+    for name in ("a", "b"):
+        place.write_bytes(name, b"content")
+    place.delete_files(deleted)
+    assert _names(place).keys() == {"a", "b"} - {*deleted}
+
+
 def test_bytes_can_be_written_and_a_missing_file_is_missing(place: Storage) -> None:
     place.write_bytes("job.json", b"{}")
     place.write_bytes("job.json", b"[1]")

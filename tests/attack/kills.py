@@ -16,16 +16,18 @@ from attack.campaign import Attack
 from attack.commands import Command, arguments_of, commands, finished, quiet, refuse_traceback
 
 HOOK = '''
-"""Ends the process group when it is about to change the file with a number: loaded by every Python process."""
+"""Ends the process group at the n-th change of a file, of those whose path has an end: loaded by every process."""
 import os
 import signal
 import sys
 
-_AT, _PLACE = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"]
+_AT, _PLACE, _NAME = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
 _counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 def _changes(event, arguments):
+    if not any(str(each).endswith(_NAME) for each in arguments):
+        return False
     if event == "open":
         return isinstance(arguments[2], int) and arguments[2] & _WRITES
     return event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
@@ -54,12 +56,12 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
     for number in range(random.choice((1, 2, 3, 5))):
-        hook = _with_hook(folder / f"hook{number}", place)
+        hook = with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
-            was_killed = _run(command.commands[0], place, hook | {"KILL_AT": str(random.randint(1, changes))})
+            was_killed = give(command.commands[0], place, hook | {"KILL_AT": str(random.randint(1, changes))})
         else:
             after_s = random.uniform(0.1, quiet(command).seconds)
-            was_killed = _run(command.commands[0], place, hook, after_s)
+            was_killed = give(command.commands[0], place, hook, after_s)
         if not was_killed:
             break
         killed += 1
@@ -81,14 +83,17 @@ def _changes(command: Command) -> int:
     if key not in _known:
         folder = command.begin.parent / f"counted {command.name}"
         place = Path(shutil.copytree(command.begin, folder / "place"))
-        hook = _with_hook(folder / "hook", place)
-        _run(command.commands[0], place, hook)
+        hook = with_hook(folder / "hook", place)
+        give(command.commands[0], place, hook)
         _known[key] = Path(hook["KILL_COUNTER"]).stat().st_size
     return _known[key]
 
 
-def _with_hook(folder: Path, place: Path) -> dict[str, str]:
-    """Return the environment in which a command counts its changes, and kills nobody."""
+def with_hook(folder: Path, place: Path) -> dict[str, str]:
+    """Return the environment in which a command counts its changes, and kills nobody.
+
+    With KILL_AT it is killed at that change, with KILL_NAME only those of paths with that end are counted.
+    """
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(HOOK)
     return {
@@ -99,7 +104,7 @@ def _with_hook(folder: Path, place: Path) -> dict[str, str]:
     }
 
 
-def _run(
+def give(
     arguments: Sequence[str], place: Path, hook: dict[str, str], kill_after_s: float | None = None
 ) -> bool:
     """Give a command, and return whether it was killed."""

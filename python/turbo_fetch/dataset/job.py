@@ -19,6 +19,7 @@ from turbo_fetch.dataset.description import Job, read_job, read_spec, refuse_old
 from turbo_fetch.dataset.facts import stored_schema
 from turbo_fetch.dataset.formats import data_suffixes
 from turbo_fetch.dataset.manifest import Manifest, Record, read_manifest
+from turbo_fetch.dataset.replacement import discard_replacements
 from turbo_fetch.errors import DatasetError, InputError, OutputError, OutputExists, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.redaction import redact_tables
@@ -58,6 +59,7 @@ class Dataset:
             found = None
         elif found is None:
             _refuse_strangers(storage, _shard_file(fetch.output))
+            discard_replacements(storage)
         elif policy == "error":
             raise OutputExists(f'{storage.url} holds a dataset already, and fetch.output.if_exists = "error"')
         job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
@@ -331,6 +333,7 @@ def _shard_file(output: OutputSpec) -> re.Pattern[str]:
 
 def _delete_shards(storage: Storage, shard_file: re.Pattern[str]) -> None:
     """Delete all that a run makes, the commit records first, and nothing else."""
+    discard_replacements(storage)
     ours = [entry.name for entry in storage.list() if shard_file.fullmatch(entry.name)]
     records = [name for name in ours if names.shard_of_stats(name) is not None]
     storage.delete_files(records)

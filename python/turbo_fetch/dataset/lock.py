@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
+from turbo_fetch.dataset.leftovers import discard_leftovers
 from turbo_fetch.errors import Interrupted, OutputError, TurboFetchError
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -39,13 +40,16 @@ def held(
 ) -> Iterator[Lease]:
     """Hold the lease on an output, or a part of it, while the context lasts; every change to it then checks it.
 
-    If it is lost, `stop` is asked to stop, and OutputHeld is raised. Raises what `lease.take` raises.
+    What killed commands left unfinished in the whole is deleted. If the lease is lost, `stop` is asked to stop, and
+    OutputHeld is raised. Raises what `lease.take` raises.
     """
     storage.make_work()
     lease = take(storage, scope, note, stop)
     kept[storage.url] = lease
     behind_lease(storage)
     try:
+        if scope == WHOLE:
+            discard_leftovers(storage)
         yield lease
         storage.flush()
         lease.check()

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import orjson
 
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.replacement import finish_replacements
 from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Entry, Storage
@@ -66,10 +67,12 @@ class Manifest:
     def open(cls, storage: Storage, part: Part | None = None) -> Manifest:
         """Read the manifest, drop what is not there, adopt what it lacks, and write it anew if it changed.
 
+        Shards whose files were being replaced when a command was killed are published first.
         A record counts only if its `NNNNN_stats.json` is there and each of its files has the recorded size.
         Of a part of the shards it has those alone, and stays in the work folder: the commit records say it all.
         Raises OutputError if the place cannot be read, or the manifest not be written.
         """
+        finish_replacements(storage)
         path = _local_path(storage, part)
         manifest = cls(storage, path, part)
         listing = _Listing(_entries(storage))

@@ -124,6 +124,11 @@ def staged(name: str) -> str:
     return f"{name.rpartition('/')[2]}{_STAGED_SUFFIX}"
 
 
+def staged_stats(work: Path) -> list[Path]:
+    """Return the commit records that wait in a work folder, which need not exist, to be published."""
+    return sorted(work.glob(f"*{_STATS_SUFFIX}{_STAGED_SUFFIX}"))
+
+
 def part_work(work: Path, scope: str) -> Path:
     """Return the folder for what one of several runs has in progress."""
     return work / f"part-{scope}"

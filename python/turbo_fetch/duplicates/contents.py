@@ -1,7 +1,8 @@
 """Pictures that an earlier row has: found when all shards are there, and taken out of the shards that have them.
 
-Shards are written anew one by one, each atomically; what is decided does not depend on which were already, since a
-row that is taken out never was the original of another. So an interrupted pass simply runs again.
+Shards are written anew one by one, and one that a kill interrupts is published by the next command; what is decided
+does not depend on which were already, since a row that is taken out never was the original of another. So an
+interrupted pass simply runs again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from turbo_fetch.duplicates.row_numbers import ROW_BITS, Names, place, shard_of
 from turbo_fetch.errors import DatasetError, Interrupted
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
+from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, republish_shard
 from turbo_fetch.shard.deny_lists import hash_key
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -140,7 +141,7 @@ def _rewritten(
         raise DatasetError(f"{storage.url}: shard {shard.name} has no commit record")
     files = ShardFiles(shard.number, shard.name, stored.format, fetch.image, fetch.output.extras)
     times = (record["start_time"], record["end_time"])
-    return publish_shard(storage, files, _without(stored, shard, details), times, list_facts(record))
+    return republish_shard(storage, files, _without(stored, shard, details), times, list_facts(record))
 
 
 def _without(stored: StoredDataset, shard: StoredShard, details: dict[int, str]) -> Iterator[Rows]:

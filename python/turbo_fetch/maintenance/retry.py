@@ -157,8 +157,8 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             for record in manifest.records():
                 if record["shard"] in numbers:
                     result.after.update(record["outcomes"])
-        if known:
-            write_card(storage)
+        # One that was killed may have come to all but this.
+        write_card(storage)
     result.causes = account.summary.causes
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s

@@ -19,6 +19,7 @@ from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.replacement import replace_shard
 from turbo_fetch.dataset.samples import Samples, metadata_batch
 from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.outcomes import Outcome
@@ -125,6 +126,43 @@ def publish_shard(
     committed. One that is there from before is deleted first, so that no reader mixes old files with new ones.
     Raises OutputError if something cannot be written.
     """
+    written, record = _written(storage, files, rows, times_s, facts)
+    storage.delete(names.stats(files.name))
+    for file in written:
+        storage.publish(file.path, file.name)
+    storage.write_bytes(names.stats(files.name), sealed_for_people(record))
+    return record
+
+
+def republish_shard(
+    storage: Storage,
+    files: ShardFiles,
+    rows: Iterable[Rows],
+    times_s: tuple[float, float],
+    facts: dict[str, Any],
+) -> Record:
+    """Do the same where the rows come from the files of the shard itself: what is killed here is not made again.
+
+    See :mod:`turbo_fetch.dataset.replacement`.
+    """
+    written, record = _written(storage, files, rows, times_s, facts)
+    replace_shard(storage, [file.path for file in written], record)
+    return record
+
+
+def list_facts(record: Record | None) -> dict[str, Any]:
+    """Return what a commit record says of the list, for a record of the same rows."""
+    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
+
+
+def _written(
+    storage: Storage,
+    files: ShardFiles,
+    rows: Iterable[Rows],
+    times_s: tuple[float, float],
+    facts: dict[str, Any],
+) -> tuple[list[WrittenFile], Record]:
+    """Write the files of a shard into the work folder; return them in the order to publish them, and the record."""
     work = storage.make_work()
     counts = _Counts()
     with ExitStack() as stack:
@@ -134,17 +172,7 @@ def publish_shard(
             files.format, _noted(rows, ledger, counts), work, files.name, files.image, files.extras
         )
         written.append(ledger.finish(names.ledger(files.name)))
-    storage.delete(names.stats(files.name))
-    for file in written:
-        storage.publish(file.path, file.name)
-    record = _record(files, counts, written, times_s) | facts
-    storage.write_bytes(names.stats(files.name), sealed_for_people(record))
-    return record
-
-
-def list_facts(record: Record | None) -> dict[str, Any]:
-    """Return what a commit record says of the list, for a record of the same rows."""
-    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
+    return written, _record(files, counts, written, times_s) | facts
 
 
 def _spooled_rows(fetch: FetchSpec, complete: CompleteShard, keys: ShardKeys) -> Iterator[Rows]:

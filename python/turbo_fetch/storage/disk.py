@@ -20,9 +20,30 @@ _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, 
 def unfinished(target: Path) -> Path:
     """Return where the content of `target` is until it is whole.
 
-    The same name each time: what a killed process left there is replaced when the write is done again.
+    The same name each time: what a killed process left there is replaced when the write is done again, and may be
+    discarded before.
     """
     return target.with_name(f".{target.name}.tmp")
+
+
+def unfinished_in(folder: Path) -> dict[Path, str]:
+    """Return what is unfinished in a folder, which need not exist, each with the name of its target."""
+    return {path: path.name[1:].removesuffix(".tmp") for path in folder.glob(".?*.tmp")}
+
+
+def discard_unfinished(path: Path) -> None:
+    """Delete what a killed process left, a file or a folder, unless another one is writing it by `replace_with`."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        return
+    with suppress(BlockingIOError, FileNotFoundError), path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A file system without locks.
+            if isinstance(error, BlockingIOError):
+                raise
+        path.unlink()
 
 
 def free_bytes(path: Path) -> int:

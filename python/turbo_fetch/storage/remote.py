@@ -8,6 +8,7 @@ one that was there when the fence was looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
@@ -115,8 +116,15 @@ class RemoteStorage(Storage):
     def delete_files(self, names: Sequence[str]) -> None:
         """See Storage."""
         self.check_fence()
+        paths = [self._at(name) for name in names]
         with explained(self.url):
-            self._filesystem.rm([self._at(name) for name in names])
+            try:
+                self._filesystem.rm(paths)
+            except FileNotFoundError:
+                # Said of an empty list, too; and who deletes one after the other has stopped there.
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        self._filesystem.rm_file(path)
 
     def move(self, name: str, target: str, is_left: bool = False) -> None:
         """See Storage."""

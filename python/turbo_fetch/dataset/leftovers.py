@@ -1,0 +1,34 @@
+"""What killed commands left of the files that they were writing: it goes when the next one takes the lease."""
+
+from __future__ import annotations
+
+from turbo_fetch.dataset import names
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.disk import discard_unfinished, unfinished_in
+from turbo_fetch.storage.failures import explained
+
+
+def discard_leftovers(storage: Storage) -> None:
+    """Delete the unfinished files of a dataset; those of the user's, who may have hidden files too, stay.
+
+    Nobody else may be at work there: whoever has the lease on the whole knows that.
+    """
+    found = unfinished_in(storage.work)
+    if storage.path is not None:
+        for folder in (names.FOLDER, names.LEDGERS, names.REFRESH):
+            found |= unfinished_in(storage.path / folder)
+        beside = unfinished_in(storage.path)
+        found |= {path: name for path, name in beside.items() if _is_ours(name)}
+    for path in found:
+        with explained(str(path)):
+            discard_unfinished(path)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file beside `.turbo-fetch/` is one that a dataset has."""
+    # Imports all formats.
+    from turbo_fetch.dataset.formats import data_suffixes
+
+    return name in {names.README, names.CROISSANT, names.REPORT} or bool(
+        names.shard_files(data_suffixes()).fullmatch(name)
+    )
