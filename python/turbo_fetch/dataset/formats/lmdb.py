@@ -274,6 +274,10 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
         environment.begin() as transaction,
         transaction.cursor() as cursor,
     ):
+        whole_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        # Beyond the end of a file that was cut off its mapped memory cannot be read: the process would be killed.
+        if path.stat().st_size < whole_bytes:
+            raise EOFError(f"ends after {path.stat().st_size:,} of {whole_bytes:,} bytes")
         keys = transaction.get(_keys_record(name, [])[0], b"").decode("ascii", "replace").split()
         rows = {key: row for row, key in enumerate(keys)}
         images = []
