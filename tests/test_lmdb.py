@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pyarrow as pa
 import pytest
 
 from shard_data import fails, picture, samples
-from turbo_fetch.dataset.formats import write_shard
+from turbo_fetch.dataset.formats import format_of, write_shard
 from turbo_fetch.dataset.names import sample_key
+from turbo_fetch.dataset.place import open_place
+from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import ImageSpec
 
 IMAGE = ImageSpec(encode="png", quality=6)
@@ -79,3 +82,13 @@ def test_a_run_that_needs_the_missing_package_ends_before_any_request(tmp_path: 
     assert ended.returncode == 2
     assert "pip install 'turbo-fetch[lmdb]'" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("eighths", range(8))
+def test_a_file_that_was_cut_off_is_damaged_and_ends_no_process(tmp_path: Path, eighths: int) -> None:
+    file, _ = write_shard("lmdb", samples(COUNT, IMAGE), tmp_path, "00000", IMAGE)
+    os.truncate(file.path, file.path.stat().st_size * eighths // 8)
+    read_images = format_of("lmdb").read_images
+    assert read_images is not None
+    with pytest.raises(DatasetError, match=r"00000.lmdb: damaged"):
+        list(read_images(open_place(str(tmp_path)), "00000"))
