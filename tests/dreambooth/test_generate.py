@@ -319,9 +319,9 @@ def test_a_lora_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_make_no_black_image(tmp_path: Path) -> None:
     base = tiny_sd(tmp_path / "sd")
-    family = families.load(str(base))
-    family.denoiser.conv_out.weight.data[0, 0, 0, 0] = float("nan")
-    family.denoiser.save_pretrained(base / "unet")
+    unet: Any = families.load(str(base)).denoiser
+    unet.conv_out.weight.data[0, 0, 0, 0] = float("nan")
+    unet.save_pretrained(base / "unet")
     with pytest.raises(ModelError, match=r"no image but NaN.*expected other weights, or precision"):
         stages.run(generate(base, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.png"))
@@ -337,8 +337,9 @@ def test_a_lora_that_fits_a_model_only_in_part_is_refused(
     there = next(
         module for module, _ in family.denoiser.named_modules() if module.endswith(("attn1.to_q", ".to_q"))
     )
-    rows = family.denoiser.get_submodule(there).weight.shape[0]
-    weights = {}
+    layer: Any = family.denoiser.get_submodule(there)
+    rows = layer.weight.shape[0]
+    weights: dict[str, torch.Tensor] = {}
     for module in (there, re.sub(r"\d+", "7", there)):
         ends = ("lora_A.weight", "lora_B.weight")
         place = f"{name}.{module}"
