@@ -230,6 +230,14 @@ def _renamed(path: Path, name: str) -> None:
             lambda folder: _renamed(folder / "text_encoder" / "model.safetensors", "final_layer_norm.weight"),
             r"its text_encoder has no .*final_layer_norm\.weight",
         ),
+        (
+            lambda folder: shutil.rmtree(folder / "text_encoder"),
+            r"its text_encoder has no weights; .*\bmodel\.",
+        ),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+            r"its unet has no weights; expected diffusion_pytorch_model\.safetensors in the folder unet",
+        ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
         (lambda folder: _halved(folder / "tokenizer" / "tokenizer.json"), "JSONDecodeError"),
         (lambda folder: _halved(folder / "text_encoder" / "model.safetensors"), "SafetensorError"),
@@ -239,6 +247,8 @@ def _renamed(path: Path, name: str) -> None:
     ids=[
         "a weight is missing",
         "one of an encoder is missing",
+        "no text encoder",
+        "no UNet",
         "no tokenizer",
         "half a tokenizer",
         "half a text encoder",
@@ -253,6 +263,13 @@ def test_a_folder_with_a_damaged_part_is_told(
     damage(folder)
     with pytest.raises(ModelError, match=rf"base: cannot be loaded as a sd model: .*{expected}"):
         families.load(str(folder))
+
+
+def test_a_model_that_does_not_say_its_size_is_told(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    (folder / "unet" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"config\.json of the model's unet has sample_size = None"):
+        fit(training_spec(folder, tmp_path))
 
 
 def test_a_tokenizer_that_does_not_say_its_length_reads_as_much_as_its_encoder(

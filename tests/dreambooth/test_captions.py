@@ -234,6 +234,7 @@ def test_captions_that_are_cut_are_counted_for_each_encoder(tmp_path: Path, name
     assert [line.partition(" reads")[0] for line in told] == [
         f"2 of 3 captions are longer than the {most} tokens that the {encoder}" for most, encoder in expected
     ]
+    assert all("an old dog" in line and len(line) < 200 for line in told)
     # What is behind the end is not read, whatever it is.
     texts = [
         family.encode_captions([text])["hidden"]

@@ -45,6 +45,8 @@ def broken(folder: Path) -> None:
             {"lora": "missing.safetensors"},
             r"generate\.lora = .*missing\.safetensors': no such file",
         ),
+        ("generate", {"lora": "lora.safetensors"}, r"generate\.lora: .*lora\.safetensors: not a whole file"),
+        ("generate", {"embedding": "lora.safetensors"}, r"generate\.embedding: .*: not a whole file"),
         ("generate", {"embedding": "word.safetensors"}, r"generate\.embedding = .*: no such file"),
         ("generate", {"model": "empty"}, r"generate\.model: .*empty: a folder without model_index\.json"),
         ("generate", {"output": "file/images"}, r"/file: this is a file"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from peft import LoraConfig
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from tiny_models import tiny_sd, tiny_sd3
+from tiny_models import TINY_FLOW_MODELS, tiny_sd, tiny_sd3
 from training import Listener
 from turbo_fetch import stages
 from turbo_fetch.cli.commands import app
@@ -27,7 +29,7 @@ from turbo_fetch.dreambooth.export.lora import save_lora
 from turbo_fetch.dreambooth.run_folder import KOHYA_LORA
 from turbo_fetch.dreambooth.sampling import prior
 from turbo_fetch.dreambooth.sampling.image_folder import Settings, settings_in
-from turbo_fetch.dreambooth.sampling.sampler import SAMPLERS, SampleRequest, make_images, open_model
+from turbo_fetch.dreambooth.sampling.sampler import SAMPLERS, SampleRequest, add_lora, make_images, open_model
 from turbo_fetch.errors import InputError, Interrupted, ModelError, OutputExists, SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec.dreambooth import SamplingTable
@@ -313,6 +315,40 @@ def test_a_lora_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
         stages.run(generate(model, tmp_path / "out", lora=str(tmp_path / "lora.safetensors")))
     with pytest.raises(ModelError, match=r"/nowhere/model: no such folder, and no hub id"):
         stages.run(generate(Path("/nowhere/model"), tmp_path / "out"))
+
+
+def test_weights_that_are_no_numbers_make_no_black_image(tmp_path: Path) -> None:
+    base = tiny_sd(tmp_path / "sd")
+    unet: Any = families.load(str(base)).denoiser
+    unet.conv_out.weight.data[0, 0, 0, 0] = float("nan")
+    unet.save_pretrained(base / "unet")
+    with pytest.raises(ModelError, match=r"no image but NaN.*expected other weights, or precision"):
+        stages.run(generate(base, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize("style", ["diffusers", "kohya"])
+@pytest.mark.parametrize("make", [tiny_sd, tiny_sd3, *TINY_FLOW_MODELS.values()])
+def test_a_lora_that_fits_a_model_only_in_part_is_refused(
+    make: Callable[[Path], Path], style: str, tmp_path: Path
+) -> None:
+    family = families.load(str(make(tmp_path / "model")))
+    name = family.denoiser_name
+    there = next(
+        module for module, _ in family.denoiser.named_modules() if module.endswith(("attn1.to_q", ".to_q"))
+    )
+    layer: Any = family.denoiser.get_submodule(there)
+    rows = layer.weight.shape[0]
+    weights: dict[str, torch.Tensor] = {}
+    for module in (there, re.sub(r"\d+", "7", there)):
+        ends = ("lora_A.weight", "lora_B.weight")
+        place = f"{name}.{module}"
+        if style == "kohya":
+            ends, place = ("lora_down.weight", "lora_up.weight"), family.lora_names(name, module)[0]
+        weights |= {f"{place}.{ends[0]}": torch.ones(2, rows), f"{place}.{ends[1]}": torch.ones(rows, 2)}
+    save_file(weights, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match=rf"does not fit this {family.name} model: it has no module"):
+        add_lora(family, str(tmp_path / "lora.safetensors"), 1.0)
 
 
 @pytest.mark.parametrize("make", [tiny_sd, tiny_sd3])

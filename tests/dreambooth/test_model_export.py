@@ -223,6 +223,15 @@ def test_the_command_replaces_nothing_and_names_what_is_missing(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["model.ckpt", "model.SAFETENSORS", "model.gguf"])
+def test_no_folder_is_made_with_the_name_of_a_file(
+    models: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    made = export(models["sd"], tmp_path / name)
+    assert (made.exit_code, "expected one that ends in .safetensors" in made.output) == (2, True)
+    assert not (tmp_path / name).exists()
+
+
 def umask() -> int:
     current = os.umask(0)
     os.umask(current)

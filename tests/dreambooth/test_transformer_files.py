@@ -208,6 +208,27 @@ def test_what_cannot_be_read_is_named(
         families.load(str(base / "file.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_layers", 1), ("n_layers", 1), ("num_single_layers", 1), ("guidance_embeds", False)],
+)
+def test_a_file_of_a_larger_model_is_not_cut_to_that_of_its_folder(
+    trained: tuple[families.Family, Path], key: str, value: Any, tmp_path: Path
+) -> None:
+    family, base = trained
+    config: Any = family.denoiser.config
+    if not config.get(key) or config[key] == value:
+        return
+    folder = tmp_path / "smaller"
+    shutil.copytree(base, folder)
+    place = folder / "transformer" / "config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), key: value}))
+    with pytest.raises(
+        ModelError, match=r"it has \S+, of [\d,]+ weights that the transformer of \S+ has not"
+    ):
+        families.load(str(folder / "trained.safetensors"))
+
+
 def test_where_the_rest_of_the_model_is_looked_for_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 from turbo_fetch.dataset import names
@@ -153,7 +154,7 @@ def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequ
         if without:
             yield (
                 f"{len(without)} of {len(captions)} captions lack the {key} {word!r}, "
-                f"which is then not learned from them: {shown([repr(caption) for caption in without])}"
+                f"which is then not learned from them: {_quoted(without)}"
             )
 
 
@@ -186,5 +187,9 @@ def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
         total = sum(counts[caption] for caption in found)
         yield (
             f"{total} of {len(captions)} captions are longer than the {most} tokens that the {encoder} reads, and cut: "
-            f"{shown(found)}"
+            f"{_quoted(found)}"
         )
+
+
+def _quoted(captions: Sequence[str]) -> str:
+    return shown(repr(shorten(caption, 60, placeholder=" …")) for caption in captions)

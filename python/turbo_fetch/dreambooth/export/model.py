@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ from turbo_fetch.dreambooth.families.models import load_model, set_dtype, weight
 from turbo_fetch.dreambooth.families.trainable import Trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import embeddings_name
 from turbo_fetch.dreambooth.sampling.sampler import add_lora
-from turbo_fetch.errors import OutputExists
+from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.spec import TrainSpec
+
+SAFETENSORS: Final = ".safetensors"
+_FILES: Final = (SAFETENSORS, ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""How files of models end, which nobody means as the name of a folder."""
 
 
 def export_model(train: TrainSpec, family: Family, trainable: Trainable, output: Path) -> None:
@@ -56,8 +60,12 @@ def convert(
 ) -> None:
     """Write a model, with a LoRA merged into it if given, as one safetensors file or as a diffusers folder.
 
-    Raises ModelError, OutputError, OutputExists if `target` is there already.
+    Raises SpecError, ModelError, OutputError, OutputExists if `target` is there already.
     """
+    if target.suffix != SAFETENSORS and target.suffix.lower() in _FILES:
+        raise SpecError(
+            f"{target}: not a name for a model; expected one that ends in {SAFETENSORS}, or that of a folder"
+        )
     if target.exists():
         raise OutputExists(f"{target} is there already; expected a new name, or that you delete it first")
     family = load_model(model)
@@ -65,7 +73,7 @@ def convert(
         add_lora(family, lora, lora_scale)
         family.merge_lora()
     family.make_whole()
-    if target.suffix == ".safetensors":
+    if target.suffix == SAFETENSORS:
         metadata = {"modelspec.title": target.stem, "turbo_fetch.source_hash": weights_of(model)}
         save_single_file(family, target, metadata, DTYPES[precision])
     else:

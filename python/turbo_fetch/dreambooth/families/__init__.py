@@ -239,6 +239,7 @@ def _from_folder(
     given = {"dtype": types, **_absent(index_of(base), adapter), **there, **adapter.not_loaded}
     folder = Path(base)
     if folder.is_dir():
+        _check_parts(folder, given)
         encoders = _encoders(folder, index_of(base), types, given)
         variant = variant_of(folder, index_of(base))
         return DiffusionPipeline.from_pretrained(base, variant=variant, **encoders, **given)
@@ -248,6 +249,26 @@ def _from_folder(
         if "no file named" not in str(error):
             raise
         return DiffusionPipeline.from_pretrained(base, variant="fp16", **given)
+
+
+def _check_parts(folder: Path, given: Collection[str]) -> None:
+    """Raise ValueError for a component without a folder or without weights, but of those that are given."""
+    for name, kind in index_of(str(folder)).items():
+        if name in given or not isinstance(kind, list) or kind[0] is None:
+            continue
+        files = [path.name for path in (folder / name).glob("*")]
+        library = {"diffusers": diffusers, "transformers": transformers}.get(kind[0])
+        made = getattr(library, kind[1], None)
+        if not isinstance(made, type) or not issubclass(made, nn.Module):
+            continue
+        if not any(_WEIGHTS.fullmatch(file) for file in files):
+            raise ValueError(
+                f"its {name} has no weights; expected {_weights_name(made)} in the folder {name}"
+            )
+
+
+def _weights_name(made: type[nn.Module]) -> str:
+    return "model.safetensors" if issubclass(made, PreTrainedModel) else "diffusion_pytorch_model.safetensors"
 
 
 def _encoders(

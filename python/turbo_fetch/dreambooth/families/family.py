@@ -16,7 +16,7 @@ from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
 from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
 from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare_memory
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import validated
 from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.spec.train import TrainSpec
@@ -196,8 +196,14 @@ class Family(ABC):
 
     @property
     def image_side(self) -> int:
-        """Width and height in pixels of the images that the model was made for."""
-        return int(self.denoiser.config.sample_size) * self.vae_scale  # type: ignore[union-attr, arg-type]
+        """Width and height in pixels of the images that the model was made for. Raises ModelError if it says none."""
+        config: Any = self.denoiser.config
+        if not isinstance(config.sample_size, int):
+            raise ModelError(
+                f"the config.json of the model's {self.denoiser_name} has sample_size = {config.sample_size}; "
+                "expected the side of its latents"
+            )
+        return config.sample_size * self.vae_scale
 
     @property
     def size_multiple(self) -> int:

@@ -6,7 +6,8 @@ a factor per output in both. So d = m · |W| / |W + ΔW|, which needs the weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ MAGNITUDE: Final = "lora_magnitude_vector"
 DORA_SCALE: Final = "dora_scale"
 KOHYA_DOWN: Final = "lora_down.weight"
 KOHYA_UP: Final = "lora_up.weight"
+_PART: Final = re.compile(r"[._]lora[._]")
+"""Between module and part in the names that diffusers converts to."""
 
 Place = tuple[str, str]
 """Component and module."""
@@ -80,6 +83,35 @@ def read_lora(family: Family, path: Path) -> dict[str, Tensor] | None:
     }
 
 
+def refuse_strange_modules(family: Family, lora: str, file: Mapping[str, str]) -> None:
+    """Raise ModelError if a LoRA that diffusers reads has a module that the denoiser has not, which it would leave out.
+
+    `file` is diffusers' `weight_name`, where the LoRA is one file of a folder.
+    """
+    name = family.denoiser_name
+    # As the pipelines ask for it, since blocks of XL are counted in another way in files.
+    config = {"unet_config": family.denoiser.config} if name == "unet" else {}
+    read: Any = family.pipeline.lora_state_dict(lora, **file, **config)
+    weights = read[0] if isinstance(read, tuple) else read
+    # Of attention, diffusers' older names are those of a processor within it.
+    places = {
+        key[: part.start()].replace(".processor.", ".") for key in weights if (part := _PART.search(key))
+    }
+    there = {f"{name}.{module}" for module, _ in family.denoiser.named_modules()}
+    strange = sorted(
+        place
+        for place in places - there
+        if place.startswith(f"{name}.") or not hasattr(family.pipeline, place.partition(".")[0])
+    )
+    if strange:
+        raise _does_not_fit(family, lora, strange)
+
+
+def _does_not_fit(family: Family, lora: object, strange: Sequence[str]) -> ModelError:
+    more = f" and {len(strange) - 1} more" if strange[1:] else ""
+    return ModelError(f"{lora}: does not fit this {family.name} model: it has no module {strange[0]}{more}")
+
+
 def _each(
     family: Family, places: Places, parts: Mapping[str, Tensor], path: Path
 ) -> Iterator[tuple[Place, Mapping[str, Tensor]]]:
@@ -109,7 +141,7 @@ def _by_module(family: Family, weights: Mapping[str, Tensor], path: Path) -> dic
     known = _known_names(family)
     strange = sorted(modules.keys() - known.keys())
     if strange:
-        raise ModelError(f"{path}: does not fit this {family.name} model: it has no module {strange[0]}")
+        raise _does_not_fit(family, path, strange)
     return {known[name]: parts for name, parts in modules.items()}
 
 

@@ -20,11 +20,13 @@ from torch import nn
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.precision import convert
+from turbo_fetch.dreambooth.families.single_file import contents_of
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable, merge_tokens
 from turbo_fetch.dreambooth.run_folder import (
     MODEL_INDEX,
     RECORD,
     is_checkpoint,
+    lora_in,
     read_checkpoint,
     training_of,
 )
@@ -51,16 +53,20 @@ def check_model(model: str) -> None:
 
 
 def check_named(name: str, key: str, is_model: bool) -> None:
-    """Raise ModelError, naming the spec's `key`, if there is no such model, LoRA or word, without loading it.
+    """Raise ModelError, naming the spec's `key`, if there is no such model, LoRA or word, or it is no whole file.
 
     A LoRA that is no path may be a hub id, which is for whoever loads it.
     """
-    if is_model:
-        try:
+    path = Path(name)
+    file = lora_in(path) or path
+    try:
+        if is_model:
             check_model(name)
-        except ModelError as error:
-            raise ModelError(f"{key}: {error}") from error
-    elif not Path(name).exists() and (Path(name).suffix or name.count("/") != 1):
+        elif file.suffix == ".safetensors" and file.is_file():
+            contents_of(file)
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
+    if not is_model and not path.exists() and (path.suffix or name.count("/") != 1):
         raise ModelError(f"{key} = {name!r}: no such file or folder")
 
 

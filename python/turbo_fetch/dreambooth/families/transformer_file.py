@@ -7,7 +7,7 @@ diffusers folder that it lies in, as in the repositories of the models, or else 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.configs import index_of, without_weights
 from turbo_fetch.dreambooth.families.flow import FlowFamily
-from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL
+from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL, Layout
 from turbo_fetch.dreambooth.families.single_file import WORDS_KEY, contents_of, holds_whole_model
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
@@ -108,6 +108,7 @@ class TransformerFile:
         """Return the weights of a component by their names in diffusers or transformers."""
         if name == self.family.denoiser_name:
             layout = self.family.layout_of(module.config)
+            self._refuse_more_than(layout, layout.parts(shapes).keys())
             return layout.read(shapes, lambda key: read(self.prefix + key))
         prefix = self.family.parts_in_files[name]
         keys = [key for key in contents_of(self.path).weights if key.startswith(prefix)]
@@ -117,6 +118,24 @@ class TransformerFile:
         # transformers 5.6 took `text_model` out of the names of CLIP's weights.
         plain = {full: key for key in shapes for full in (prefix + key, f"{prefix}text_model.{key}")}
         return [(plain[key], read(key)) for key in keys if key in plain]
+
+    def _refuse_more_than(self, layout: Layout, known: Collection[str]) -> None:
+        """Raise ValueError for weights that the transformer of `home` has not: the file is of another size or kind.
+
+        What no transformer of the family has (the unused norm of Z-Image's authors) is left out.
+        """
+        words = {name.partition(".")[0] for name in (*known, *layout.ends.values())}
+        own = (
+            name.removeprefix(self.prefix)
+            for name in contents_of(self.path).weights
+            if name.startswith(self.prefix) and not name.endswith(_OF_FP8)
+        )
+        more = [name for name in own if name.partition(".")[0] in words and name not in known]
+        if more:
+            raise ValueError(
+                f"it has {self.prefix}{more[0]}, of {len(more):,} weights that the transformer of {self.home} has not; "
+                "expected the folder of the same model"
+            )
 
 
 class _Reader:

@@ -22,6 +22,7 @@ from turbo_fetch.dreambooth.families.lora_files import (
     merge_lycoris,
     read_header,
     read_lora,
+    refuse_strange_modules,
     settle_training,
 )
 from turbo_fetch.dreambooth.families.models import load_model
@@ -194,10 +195,12 @@ def add_lora(family: Family, lora: str, scale: float) -> None:
             if merge_lycoris(family, path, scale):
                 return
             converted = read_lora(family, path)
-            where = {"weight_name": path.name} if converted is None else {}
-            pipeline.load_lora_weights(converted or path.parent, adapter_name="lora", **where)
+            if converted is None:
+                _load_lora(family, str(path.parent), {"weight_name": path.name})
+            else:
+                pipeline.load_lora_weights(converted, adapter_name="lora")
         else:
-            pipeline.load_lora_weights(lora, adapter_name="lora")
+            _load_lora(family, lora, {})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
@@ -209,6 +212,12 @@ def add_lora(family: Family, lora: str, scale: float) -> None:
     pipeline.set_adapters(["lora"], adapter_weights=[scale])
 
 
+def _load_lora(family: Family, lora: str, file: Mapping[str, str]) -> None:
+    """Put a LoRA on a model as diffusers reads it. Raises ModelError if it would leave out modules."""
+    refuse_strange_modules(family, lora, file)
+    family.pipeline.load_lora_weights(lora, adapter_name="lora", **file)
+
+
 def make_images(
     family: Family,
     sampling: SamplingTable,
@@ -218,16 +227,21 @@ def make_images(
     """Yield the images in order, each a function of its prompt and seed only, batch by batch.
 
     Guidance runs both halves in one forward pass. Raises Interrupted within one denoising step of `stopped`,
-    and ModelError when memory runs out.
+    and ModelError when memory runs out, or what comes out is no numbers, which would be saved as black.
     """
     width, height = sampling.width or family.image_side, sampling.height or family.image_side
     _check_sides({"width": width, "height": height}, family.own_sides)
     family.check_steps(sampling.steps)
 
-    def check(_pipeline: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def check(pipeline: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
         if stopped():
             raise Interrupted(
                 "stopped while making images; the same command resumes with those that are missing"
+            )
+        if step + 1 == pipeline.num_timesteps and not values["latents"].isfinite().all():
+            raise ModelError(
+                "the model computes no image but NaN: its weights, or those of its LoRA, are damaged, or too large for "
+                'fp16; expected other weights, or precision = "bf16" or "fp32"'
             )
         return values
 
