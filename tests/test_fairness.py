@@ -87,11 +87,12 @@ def others_s(good: Origin) -> float:
 
 
 @pytest.mark.parametrize("hostile", [*HOSTILE, *ROBOTS])
-def test_the_loop_spends_little_on_a_hostile_host(hostile: str, others_s: float) -> None:
+def test_the_loop_spends_little_on_a_hostile_host(good: Origin, hostile: str, others_s: float) -> None:
     with RawOrigin(_scripts(hostile)) as bad:
         spent = [_spent(None, [bad])]
-        # Whatever else the machine does may cost a cache now and then.
-        while not spent[-1].is_fair(others_s) and len(spent) < 4:
+        # Whatever else the machine does may cost caches and half of a core, for a while, of both alike.
+        while not spent[-1].is_fair(others_s) and len(spent) < 6:
+            others_s = max(others_s, _spent(good, []).measured_s)
             spent.append(_spent(None, [bad]))
     assert spent[-1].is_fair(others_s), (others_s, spent)
 
