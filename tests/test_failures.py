@@ -23,6 +23,7 @@ from jobs import job_spec, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.failure import no_traceback
+from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(12, side=32)
@@ -217,9 +218,9 @@ def test_a_dataset_of_open_shards_alone_has_nothing_to_retry_and_the_run_is_to_g
 def test_a_retry_of_an_unfinished_dataset_says_that_it_is_one(dataset: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"
     shutil.copytree(dataset, place)
-    job = json.loads((place / ".turbo-fetch/job").read_text())
+    job = json.loads((place / ".turbo-fetch/job").read_bytes())
     job["lists"][0]["complete"] = False
-    (place / ".turbo-fetch/job").write_text(json.dumps(job))
+    (place / ".turbo-fetch/job").write_bytes(sealed_for_people(job))
     ended = CliRunner().invoke(app, ["retry", str(place), "--quiet"])
     assert ended.exit_code == 0, ended.output
     assert "the list is not done yet: `turbo-fetch run` with its spec continues it" in ended.stdout
