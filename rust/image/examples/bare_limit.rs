@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut bodies = Vec::new();
     collect(Path::new(&folder), &mut bodies)?;
     let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
-    let transformer = Transformer::new(usual::options(256), threads)?;
+    let transformer = Transformer::new(usual::options(256), threads, u64::MAX)?;
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
         let began = Instant::now();

@@ -80,7 +80,7 @@ fn borrowed<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(descriptor.max(0)) }
 }
 
-/// An OSError with its number, by which Python tells the kinds apart; `PyO3`'s own has none.
+/// An `OSError` with its number, by which Python tells the kinds apart; `PyO3`'s own has none.
 fn os_error(error: &io::Error) -> PyErr {
     let text = error.to_string();
     let plain = text
