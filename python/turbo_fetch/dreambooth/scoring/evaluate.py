@@ -27,7 +27,7 @@ from turbo_fetch.dreambooth.families.models import (
 from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model, sampler_name
+from turbo_fetch.dreambooth.sampling.sampler import best_device, check_sampling, open_model, sampler_name
 from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates
 from turbo_fetch.dreambooth.scoring.encoders import (
     distance_weights,
@@ -142,6 +142,8 @@ def check(spec: Spec) -> None:
     evaluate, train = spec.evaluate, spec.train
     if evaluate is None or (train is not None and is_complete(Path(train.output), train.steps)):
         return
+    if train is not None:
+        check_sampling(spec, train.base)
     _prompt_set(spec, evaluate)
     if evaluate.subject is not None and evaluate.subject != FETCHED:
         check_images(evaluate.subject, "evaluate.subject")

@@ -139,10 +139,7 @@ def _step(
     count = train.batch_size * (2 if with_prior else 1)
     shape = family.latent_shape(train.resolution, train.resolution)
     freed = [parameter for _, parameter in trainable.named() if train.optimiser.fused_backward]
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(_free_gradient)
-        for parameter in freed
-    ]
+    hooks = [parameter.register_post_accumulate_grad_hook(_free_gradient) for parameter in freed]
     remembered = _remembered(family, train, count)
     with _counted(family) as live, cuda_autocast(dtype):
         if not train.cache:

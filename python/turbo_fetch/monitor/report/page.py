@@ -187,7 +187,8 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     if not rows:
         return ""
     names = "".join(f"<th>{name}</th>" for name in head)
-    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<table class="stacked"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _link(url: str, inner: str) -> str:
