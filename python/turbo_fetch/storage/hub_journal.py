@@ -40,7 +40,7 @@ class Journal:
     def put(self, *changes: Change) -> None:
         """Have changes wait, all or, if this process is killed, the first ones."""
         self._waiting.mkdir(parents=True, exist_ok=True)
-        with self._locked("lock"):
+        with self._locked("mutex"):
             for change in changes:
                 target = self._waiting / _file_name(change.name)
                 unfinished = self._folder / f"unfinished-{os.getpid()}"
@@ -61,14 +61,14 @@ class Journal:
         """Return all changes by name, in the order in which they came."""
         if not self._folder.exists():
             return {}
-        with self._locked("lock"):
+        with self._locked("mutex"):
             return self._read()
 
     def discard(self, names: list[str]) -> None:
         """Forget the changes of files."""
         if not names:
             return
-        with self._locked("lock"):
+        with self._locked("mutex"):
             for name in names:
                 for folder in (self._waiting, self._leaving):
                     (folder / _file_name(name)).unlink(missing_ok=True)
@@ -80,13 +80,13 @@ class Journal:
             yield {}
             return
         with self._locked("committing"):
-            with self._locked("lock"):
+            with self._locked("mutex"):
                 changes = self._read()
                 self._leaving.mkdir(exist_ok=True)
                 for path in self._waiting.glob("*"):
                     path.replace(self._leaving / path.name)
             yield changes
-            with self._locked("lock"):
+            with self._locked("mutex"):
                 shutil.rmtree(self._leaving, ignore_errors=True)
 
     def begin(self, before: str, head: str) -> None:
