@@ -68,7 +68,7 @@ if "turbo_fetch.runners" in sys.orig_argv:
     whole = Transform.parts
 
     def parts(self, bodies, boxes=()):
-        if any(b"deadly" in body for body in bodies):
+        if any(b"deadly" in bytes(body) for body in bodies):
             os.kill(os.getpid(), {signal})
         return whole(self, bodies, boxes)
 
