@@ -125,10 +125,11 @@ class TransformerFile:
         What no transformer of the family has (the unused norm of Z-Image's authors) is left out.
         """
         words = {name.partition(".")[0] for name in (*known, *layout.ends.values())}
+        # What lies below a weight tells how that is quantised, which its reader refuses.
         own = (
             name.removeprefix(self.prefix)
             for name in contents_of(self.path).weights
-            if name.startswith(self.prefix) and not name.endswith(_OF_FP8)
+            if name.startswith(self.prefix) and not name.endswith(_OF_FP8) and ".weight." not in name
         )
         more = [name for name in own if name.partition(".")[0] in words and name not in known]
         if more:
