@@ -53,8 +53,15 @@ class Dataset:
         if policy == "overwrite":
             refuse_old_layout(storage)
             _delete_shards(storage, _shard_file(fetch.output))
-        elif found is not None and part is None and policy != "error" and _has_nothing(storage):
-            # What an earlier run left that came to nothing binds nobody.
+        elif (
+            found is not None
+            and part is None
+            and policy != "error"
+            and not _is_same_job(found, fetch, lists)
+            and _has_nothing(storage)
+        ):
+            # What an earlier run left that came to nothing binds nobody. The same job goes on with it: results of a
+            # cluster may lie on other machines.
             _delete_shards(storage, _shard_file(fetch.output))
             found = None
         elif found is None:
@@ -286,6 +293,13 @@ def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
             f"{storage.url} holds shards of something else ({', '.join(strangers[:3])} …, and no {names.JOB}); "
             'choose another path, or set fetch.output.if_exists = "overwrite" to delete them'
         )
+
+
+def _is_same_job(job: Job, fetch: FetchSpec, lists: Lists) -> bool:
+    """Return whether a dataset was begun with this spec and these lists."""
+    fingerprints = [file["fingerprint"] for file in lists]
+    known = [[file["fingerprint"] for file in entry["files"]] for entry in job["lists"]]
+    return fingerprints in known and not any(differences(job["essentials"], _essentials(fetch)))
 
 
 def _has_nothing(storage: Storage) -> bool:
