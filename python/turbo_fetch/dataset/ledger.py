@@ -10,9 +10,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.rows import rows_at
 from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset.keys import ShardKeys
-from turbo_fetch.dataset.samples import LABELS, by_outcome, source_rows
+from turbo_fetch.dataset.samples import LABELS, by_outcome
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.redaction import shown_url
@@ -34,7 +35,7 @@ def ledger_batch(source: pa.RecordBatch, results: pa.RecordBatch, keys: ShardKey
     outcome = results.column("outcome").cast(pa.int32())
     columns = {
         "key": keys.take(rows),
-        "url": _shown(source_rows(source.select(["url"]), rows).column("url").cast(pa.string())),
+        "url": _shown(rows_at(source.select(["url"]), rows).column("url").cast(pa.string())),
         "outcome": LABELS.take(outcome),
         "retryable": _RETRYABLE.take(outcome),
     }

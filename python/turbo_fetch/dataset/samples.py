@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
+from turbo_fetch.arrow.rows import rows_at
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS, UNSTORED
 from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
 from turbo_fetch.dataset.keys import ShardKeys
@@ -86,7 +86,7 @@ def metadata_batch(
     `source` holds all rows of the shard, row i at index i; `results` any of them (`RESULTS`).
     """
     rows = results.column("row")
-    picked = source_rows(source, rows.to_numpy())
+    picked = rows_at(source, rows.to_numpy())
     success = pc.equal(results.column("outcome"), Outcome.SUCCESS.number)
     outcome = results.column("outcome").cast(pa.int32())
     message = pc.coalesce(results.column("detail"), LABELS.take(outcome))
@@ -114,29 +114,10 @@ def _statuses(results: pa.RecordBatch) -> pa.StringArray:
     return pc.if_else(cut, Outcome.CORRUPT.img2dataset_status, _STATUSES.take(outcome.cast(pa.int32())))
 
 
-def source_rows(source: pa.RecordBatch, rows: npt.NDArray[np.uint32]) -> pa.RecordBatch:
-    """Return the rows at the indices `rows` of a batch, in that order, without a copy where they are a range."""
-    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
-        if int(rows[-1]) >= source.num_rows:
-            raise IndexError(f"row {rows[-1]} of a shard whose source has {source.num_rows} rows")
-        return source.slice(int(rows[0]), rows.size)
-    return pa.RecordBatch.from_arrays(
-        [_take(column, rows) for column in source.columns], schema=source.schema
-    )
-
-
 def rows_where(batch: pa.RecordBatch, condition: pa.BooleanArray) -> pa.RecordBatch:
     """Return the rows of a batch for which the condition, which has no nulls, holds."""
     kept = np.flatnonzero(condition.to_numpy(zero_copy_only=False))
-    return source_rows(batch, kept.astype(np.uint32))
-
-
-def _take(values: pa.Array, rows: npt.NDArray[np.uint32]) -> pa.Array:
-    try:
-        return values.take(pa.array(rows))
-    except pa.ArrowNotImplementedError:
-        # Arrow cannot take from views yet.
-        return pa.concat_arrays([values.slice(0, 0), *(values.slice(row, 1) for row in rows.tolist())])
+    return rows_at(batch, kept.astype(np.uint32))
 
 
 def _source_columns(source: pa.Schema) -> list[str]:

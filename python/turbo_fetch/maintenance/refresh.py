@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.rows import rows_at
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_packages
@@ -28,7 +29,7 @@ from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
-from turbo_fetch.dataset.samples import rows_where, source_rows
+from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import (
@@ -163,7 +164,7 @@ class RefreshedShard:
             place += old.num_rows
             taken = np.array([drift in self.choice.applied for drift in found])
             both = pa.concat_batches([old, new])
-            yield source_rows(both, (np.arange(old.num_rows) + taken * old.num_rows).astype(np.uint32))
+            yield rows_at(both, (np.arange(old.num_rows) + taken * old.num_rows).astype(np.uint32))
 
 
 @dataclass(slots=True)

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
+from turbo_fetch.arrow.rows import rows_at
 from turbo_fetch.arrow.schemas import IMAGE_AT, RECORD
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.request import Request
@@ -48,7 +50,7 @@ class Router:
     ) -> Routes:
         """Return how `rows` get their bytes; `source` has all rows of the shard."""
         wanted = [name for name in ("url", IMAGE_AT, *RECORD) if name in source.schema.names]
-        source = _part(source.select(wanted), rows)
+        source = rows_at(source.select(wanted), np.asarray(rows, np.uint32))
         texts = source.column("url")
         urls = parse_urls(texts)
         found = Routes()
@@ -86,9 +88,16 @@ class Router:
             else:
                 found.requests.append(Request(row, url, domain, headers.get(row)))
 
-    def _elsewhere(self, row: int, text: str | None, error: str | None, found: Routes) -> None:
-        """Route a row whose text is no address of the web, by the error that it has as one."""
-        reading = self._sources.reading(row, text)
+    def _elsewhere(
+        self,
+        row: int,
+        text: str | None,
+        error: str | None,
+        found: Routes,
+        place: tuple[int, int | None] = (0, None),
+    ) -> None:
+        """Route a row whose text is no address of the web, by the error that it has as one, or to bytes at a place."""
+        reading = self._sources.reading(row, text, *place)
         if isinstance(reading, Reading):
             found.readings.append(reading)
         else:
@@ -114,11 +123,7 @@ class Router:
                 wanted = {**headers.get(row, {}), "Range": f"bytes={place[0]}-{place[1] - 1}"}
                 found.requests.append(Request(row, url, domain, wanted))
             else:
-                reading = self._sources.reading(row, addresses[index], *place)
-                if isinstance(reading, Reading):
-                    found.readings.append(reading)
-                else:
-                    found.ended.append((row, reading or (Outcome.URL, parsed.error[index])))
+                self._elsewhere(row, addresses[index], parsed.error[index], found, place)
 
     def _refusal(
         self, row: int, url: str | None, host: str | None, duplicates: Mapping[int, str]
@@ -128,13 +133,6 @@ class Router:
             if reason is not None:
                 return Outcome.DENIED, reason
         return (Outcome.DUPLICATE, duplicates[row]) if row in duplicates else None
-
-
-def _part(source: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
-    """Return some rows; of a range, as in every new shard, without a copy and without what `take` has to import."""
-    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
-        return source.slice(rows[0], len(rows))
-    return source.take(pa.array(rows, pa.uint32()))
 
 
 def _by_column(left: Sequence[tuple[int, int]], places: Sequence[str], found: Routes) -> None:

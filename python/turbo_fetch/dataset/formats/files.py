@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import is_list
+from turbo_fetch.arrow.rows import rows_at
 from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage
 from turbo_fetch.dataset.formats.images import true_extension
 from turbo_fetch.dataset.formats.members import TEXTS, members
@@ -27,7 +28,7 @@ from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.hf_features import from_python, values_from_python
 from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.names import FOLDER_METADATA, metadata
-from turbo_fetch.dataset.samples import Samples, source_rows
+from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import write_error
@@ -85,7 +86,7 @@ class Folder:
 
     def _add_metadata(self, samples: Samples, table: TableFile) -> None:
         kept = np.flatnonzero(samples.image.is_valid()).astype(np.uint32)
-        rows = source_rows(samples.metadata, kept)
+        rows = rows_at(samples.metadata, kept)
         formats = samples.original_format.take(pa.array(kept)).to_pylist()
         names = [
             f"{key}.{self._extension(found)}"
