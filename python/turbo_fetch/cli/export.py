@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Optional, get_args
 
 import typer
@@ -42,7 +41,7 @@ def export(
     Ledger, manifest and spec are copied, so that retry, refresh and verify work on the result. Run the same command
     again after an interruption to resume.
     """
-    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.progress import row_progress
     from turbo_fetch.cli.usage import show
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
@@ -50,17 +49,13 @@ def export(
     from turbo_fetch.maintenance.merge import merge as merge_shards
     from turbo_fetch.runners.cpu_allocation import available_cores
     from turbo_fetch.startup import without_pandas
-    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     known = checked_format(output_format)
     if merge and samples_per_shard is not None:
         raise SpecError("--merge with --samples-per-shard: expected one of them; one file has no shards")
     rows = sum(shard.rows for shard in open_dataset(source).shards)
-    with (
-        RowProgress(sys.stderr, "exporting", rows, quiet) as progress,
-        stop_on_signals(progress.note) as stop,
-    ):
+    with row_progress("exporting", rows, quiet) as (progress, stop):
         if merge:
             show(merge_shards(source, destination, known, progress, stop), as_json)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -19,16 +18,12 @@ def migrate(
 
     Samples and metadata stay as they are. Interrupted, the same command resumes where it stopped.
     """
-    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.progress import row_progress
     from turbo_fetch.cli.usage import show
     from turbo_fetch.maintenance.migrate import migrate as migrate_dataset
     from turbo_fetch.startup import without_pandas
-    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
-    with (
-        RowProgress(sys.stderr, "migrating", None, quiet) as progress,
-        stop_on_signals(progress.note) as stop,
-    ):
+    with row_progress("migrating", None, quiet) as (progress, stop):
         result = migrate_dataset(dataset, progress, stop)
     show(result, as_json)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from turbo_fetch.stop import StopRequest, stop_on_signals
+
 PLAIN_EVERY_S: Final = 10.0
+
+
+@contextmanager
+def row_progress(verb: str, total: int | None, quiet: bool) -> Iterator[tuple[RowProgress, StopRequest]]:
+    """Show the progress of a command on standard error, and answer signals there; yields both."""
+    with RowProgress(sys.stderr, verb, total, quiet) as progress, stop_on_signals(progress.note) as stop:
+        yield progress, stop
 
 
 class RowProgress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -24,15 +23,14 @@ def push(
     What the Hub has already is not sent again, so run the same command again after an interruption, or when the
     dataset has changed.
     """
-    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.progress import row_progress
     from turbo_fetch.cli.usage import show
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.maintenance.push import push as bring
     from turbo_fetch.startup import without_pandas
-    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     rows = sum(shard.rows for shard in open_dataset(dataset).shards)
-    with RowProgress(sys.stderr, "pushing", rows, quiet) as progress, stop_on_signals(progress.note) as stop:
+    with row_progress("pushing", rows, quiet) as (progress, stop):
         result = bring(dataset, destination, progress, stop)
     show(result, as_json)

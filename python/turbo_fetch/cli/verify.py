@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,24 +27,20 @@ def verify(
 
     Reports every problem. Exit codes: 0 no problem; 1 problems; 2 no dataset.
     """
-    from turbo_fetch.cli.progress import RowProgress
+    from turbo_fetch.cli.progress import row_progress
     from turbo_fetch.cli.usage import show
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
     from turbo_fetch.maintenance import verify as verification
     from turbo_fetch.runners.cpu_allocation import available_cores
     from turbo_fetch.startup import without_pandas
-    from turbo_fetch.stop import stop_on_signals
 
     without_pandas()
     if quick and deep:
         raise SpecError("--quick --deep: expected at most one of them")
     level: Level = "quick" if quick else "deep" if deep else "full"
     rows = sum(shard.rows for shard in open_dataset(dataset).shards)
-    with (
-        RowProgress(sys.stderr, "verifying", rows, quiet) as progress,
-        stop_on_signals(progress.note) as stop,
-    ):
+    with row_progress("verifying", rows, quiet) as (progress, stop):
         result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
     show(result, as_json)
     if repair:

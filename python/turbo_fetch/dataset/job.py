@@ -207,11 +207,8 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
 
 def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> dict[str, Any]:
     """Return the entry of the job's list, a new one if it is not there and may be added."""
-    fingerprints = [file["fingerprint"] for file in lists]
-    entry: dict[str, Any]
-    for entry in job["lists"]:
-        if [file["fingerprint"] for file in entry["files"]] == fingerprints:
-            return entry
+    if (known_entry := _known_entry(job, lists)) is not None:
+        return known_entry
     if not may_extend:
         known = ", ".join(file["url"] for entry in job["lists"] for file in entry["files"][:3])
         given = ", ".join(file["url"] for file in lists[:3])
@@ -232,6 +229,15 @@ def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> di
     entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
     job["lists"].append(entry)
     return entry
+
+
+def _known_entry(job: Job, lists: Lists) -> dict[str, Any] | None:
+    """Return the entry of these lists in a job."""
+    fingerprints = [file["fingerprint"] for file in lists]
+    entries: list[dict[str, Any]] = job["lists"]
+    return next(
+        (entry for entry in entries if [file["fingerprint"] for file in entry["files"]] == fingerprints), None
+    )
 
 
 def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
@@ -297,9 +303,8 @@ def _refuse_strangers(storage: Storage, shard_file: re.Pattern[str]) -> None:
 
 def _is_same_job(job: Job, fetch: FetchSpec, lists: Lists) -> bool:
     """Return whether a dataset was begun with this spec and these lists."""
-    fingerprints = [file["fingerprint"] for file in lists]
-    known = [[file["fingerprint"] for file in entry["files"]] for entry in job["lists"]]
-    return fingerprints in known and not any(differences(job["essentials"], _essentials(fetch)))
+    is_known = _known_entry(job, lists) is not None
+    return is_known and not any(differences(job["essentials"], _essentials(fetch)))
 
 
 def _has_nothing(storage: Storage) -> bool:

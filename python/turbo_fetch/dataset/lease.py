@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import os
 import secrets
+import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -290,10 +291,13 @@ def _free(
 
 
 def _pause(seconds: float, stop: StopRequest | None) -> None:
-    """Sleep, in steps of a second at most, until asked to stop."""
-    end_s = _now_s() + seconds
-    while not stop and (left_s := end_s - _now_s()) > 0:
-        time.sleep(min(left_s, 1.0))
+    """Sleep until asked to stop."""
+    if stop is None:
+        time.sleep(seconds)
+    elif not stop:
+        poll = select.poll()
+        poll.register(stop, select.POLLIN)
+        poll.poll(1000 * seconds)
 
 
 def _is_gone(storage: Storage, holder: Holder) -> bool:

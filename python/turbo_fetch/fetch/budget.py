@@ -48,13 +48,13 @@ class ByteBudget:
 
     def reader(self, domain: str = "") -> BodyReader:
         """Register the reader of one body of a domain; age is the order of registration."""
-        reader = BodyReader(self, domain)
-        self._readers[reader] = None
-        return reader
+        return self._registered(BodyReader(self, domain))
 
     def local_reader(self) -> BodyReader:
         """Register the reader of a body that does not come over the network."""
-        reader = BodyReader(self, "")
+        return self._registered(BodyReader(self, ""))
+
+    def _registered(self, reader: BodyReader) -> BodyReader:
         self._readers[reader] = None
         return reader
 

@@ -14,7 +14,7 @@ from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.documents import Document, SharedDocuments, read_document
-from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure
+from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure, too_large
 from turbo_fetch.fetch.hosts import Hosts
 from turbo_fetch.fetch.origins import Origin, path_of
 from turbo_fetch.fetch.proxies import Proxies
@@ -221,11 +221,8 @@ class Client:
                 return draft.end(Outcome.SUCCESS, None)
             return draft.end(*status_failure(response.status, response.reason))
         if (response.body.framing.length or 0) > self._max_body_bytes:
-            return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
+            return draft.end(*too_large(self.http.max_body_mb))
         body = await read_body(response.body, self.budget, self._max_body_bytes, draft, deadline)
         if body is None:
-            return draft.end(Outcome.TOO_LARGE, self._too_large_detail())
+            return draft.end(*too_large(self.http.max_body_mb))
         return draft.end(Outcome.SUCCESS, None, body)
-
-    def _too_large_detail(self) -> str:
-        return f"body larger than {self.http.max_body_mb:g} MB"

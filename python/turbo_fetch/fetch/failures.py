@@ -44,6 +44,11 @@ _CLOSED_IN_HANDSHAKE: Final = (Outcome.CONNECT, "connection closed during the TL
 _CLOSED_DURING_HANDSHAKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
+def too_large(max_body_mb: float) -> Failure:
+    """Return the failure of a body that is larger than allowed, in megabytes of 10^6 bytes."""
+    return Outcome.TOO_LARGE, f"body larger than {max_body_mb:g} MB"
+
+
 def status_failure(status: int, reason: str | None) -> Failure:
     """Return the failure that an HTTP status other than 2xx means, redirects excepted.
 

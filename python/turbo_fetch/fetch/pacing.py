@@ -41,9 +41,7 @@ class PacedBudget(ByteBudget):
 
     def reader(self, domain: str = "") -> BodyReader:
         """See ByteBudget."""
-        reader = _PacedReader(self, domain)
-        self._readers[reader] = None
-        return reader
+        return self._registered(_PacedReader(self, domain))
 
     def set_rate(self, bytes_per_s: float) -> None:
         """Allow so many bytes per second from now on; to be called in the loop."""

@@ -55,8 +55,6 @@ from turbo_fetch.sources.archive_records import ArchiveRecords
 from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
 
-"""What hosts said in robots.txt and the like; in the work folder."""
-
 NO_FILES: Final = (
     "too many open files: expected a higher limit (ulimit -n), or a smaller fetch.http.concurrency"
 )
@@ -312,17 +310,17 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(
-                setup.fetch,
-                storage,
-                pool,
-                sources,
-                router,
-                budget,
-                transform,
-                transforms,
-                files,
-                deny,
-                records,
+                fetch=setup.fetch,
+                storage=storage,
+                pool=pool,
+                sources=sources,
+                router=router,
+                budget=budget,
+                transform=transform,
+                transforms=transforms,
+                files=files,
+                deny=deny,
+                records=records,
             )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)

@@ -13,7 +13,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.errors import MissingExtra
 from turbo_fetch.fetch.consent import SILENT, Consent
-from turbo_fetch.fetch.failures import Failure, status_failure
+from turbo_fetch.fetch.failures import Failure, status_failure, too_large
 from turbo_fetch.fetch.request import Fetched, printable
 from turbo_fetch.fetch.session import request_headers
 from turbo_fetch.outcomes import Outcome
@@ -47,7 +47,7 @@ class ArchiveRecords:
             raise MissingExtra("warcio", "warc", purpose="fetch.input.warc") from error
         self._loader: Any = ArcWarcRecordLoader()
         self._max_body_bytes = int(http.max_body_mb * 1e6)
-        self._too_large: Failure = (Outcome.TOO_LARGE, f"body larger than {http.max_body_mb:g} MB")
+        self._too_large = too_large(http.max_body_mb)
         self._consent = Consent.of(http, request_headers(http)["User-Agent"])
 
     def unpacked(self, fetched: Fetched, url: str | None) -> Fetched:

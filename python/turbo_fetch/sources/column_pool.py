@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.failures import too_large
 from turbo_fetch.fetch.request import Done, Draft
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 from turbo_fetch.sources.columns import ImageColumn
 from turbo_fetch.sources.source import read_failure
+from turbo_fetch.sources.threaded_pool import ThreadedPool
 from turbo_fetch.spec import HttpSpec
 
 NO_IMAGE: Final = "no image in the column"
@@ -29,32 +29,14 @@ class Series:
     rows: tuple[tuple[int, int], ...]
 
 
-class ColumnPool:
-    """Reads series; belongs to one event loop. A context manager, at whose end nothing waits for reads that hang."""
+class ColumnPool(ThreadedPool):
+    """Reads series, one at a time: each may hold pages of a hundred megabytes."""
 
     def __init__(self, column: str, budget: ByteBudget, http: HttpSpec) -> None:
-        self.in_flight = 0
-        """Series that are read now, at most one: each may hold pages of a hundred megabytes."""
+        super().__init__(budget, 1, "columns")
         self._column = ImageColumn(column)
-        self._budget = budget
         self._max_body_mb = http.max_body_mb
-        self._threads = ThreadPoolExecutor(1, "columns")
         self._series: deque[tuple[Series, Done]] = deque()
-        self._wake = asyncio.Event()
-        self._capacity = asyncio.Event()
-        self._capacity.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def wants_rows(self) -> None:
-        """Wait until there is capacity."""
-        await self._capacity.wait()
 
     def submit(self, series: Sequence[Series], done: Done) -> None:
         """Take rows over; `done` is called in the loop for each, once, and owns the body, as in `FetchPool.submit`."""
@@ -101,7 +83,7 @@ class ColumnPool:
             return
         draft.body_bytes = image.nbytes
         if image.nbytes > self._max_body_mb * 1e6:
-            done(row, draft.end(Outcome.TOO_LARGE, f"body larger than {self._max_body_mb:g} MB"))
+            done(row, draft.end(*too_large(self._max_body_mb)))
             return
         reader = self._budget.local_reader()
         reader.charge_up_to(image.nbytes)

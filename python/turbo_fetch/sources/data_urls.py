@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from turbo_fetch.fetch.failures import KnownFailure
+from turbo_fetch.fetch.failures import KnownFailure, too_large
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.sources.source import CHUNK_BYTES
 
@@ -29,7 +29,7 @@ class DataUrls:
         """See Source."""
         # Not before it is known to be small: of four characters come three bytes, or of three one.
         if len(address) > 4 * self._max_bytes:
-            raise KnownFailure((Outcome.TOO_LARGE, f"body larger than {self._max_bytes / 1e6:g} MB"))
+            raise KnownFailure(too_large(self._max_bytes / 1e6))
         body = decoded(address)[start:stop]
         for at in range(0, len(body) + 1, CHUNK_BYTES):
             yield body[at : at + CHUNK_BYTES]

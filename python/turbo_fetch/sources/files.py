@@ -34,13 +34,13 @@ class Files:
 
     def chunks(self, address: str, start: int, stop: int | None) -> Iterator[bytes]:
         """See Source; `address` is a path or a `file:` URL."""
-        with os.fdopen(self._open(path_in(address)), "rb", buffering=0) as file:
+        with os.fdopen(self._open(path_in(address)), "rb") as file:
             if start:
                 file.seek(start)
             at = start
             while True:
                 wanted = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - at)
-                chunk = _read(file.fileno(), wanted)
+                chunk = file.read(wanted)
                 at += len(chunk)
                 yield chunk
                 if len(chunk) < CHUNK_BYTES:
@@ -108,11 +108,3 @@ def _open_inside(folder: Path, parts: Sequence[str]) -> int:
 def _check_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise KnownFailure((Outcome.NOT_FOUND, "a folder" if stat.S_ISDIR(mode) else "not a regular file"))
-
-
-def _read(descriptor: int, wanted: int) -> bytes:
-    """Read so many bytes, fewer only at the end."""
-    chunk = os.read(descriptor, wanted)
-    while chunk and len(chunk) < wanted and (more := os.read(descriptor, wanted - len(chunk))):
-        chunk += more
-    return chunk

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from random import Random
 from time import time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
+from turbo_fetch.fetch.failures import too_large
 from turbo_fetch.fetch.request import Done, Draft, Fetched
 from turbo_fetch.fetch.retry_policy import Retry, next_step
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
 from turbo_fetch.sources.source import CHUNK_BYTES, Source, read_failure
+from turbo_fetch.sources.threaded_pool import ThreadedPool
 from turbo_fetch.spec import HttpSpec
 
 _QUEUE_PART: Final = 4
@@ -45,40 +45,22 @@ class _Row:
     attempts: int = 0
 
 
-class ReadingPool:
-    """Reads rows; belongs to one event loop. A context manager, at whose end nothing waits for reads that hang."""
+class ReadingPool(ThreadedPool):
+    """Reads rows."""
 
     def __init__(self, budget: ByteBudget, http: HttpSpec, concurrency: int) -> None:
-        self.in_flight = 0
-        """Rows that are read now."""
-        self._budget = budget
+        super().__init__(budget, concurrency, "sources")
         self._http = http
         self._max_bytes = int(http.max_body_mb * 1e6)
         self._concurrency = concurrency
-        self._threads = ThreadPoolExecutor(concurrency, "sources")
         self._random = Random()
         self._rows: deque[_Row] = deque()
         self._delays: dict[int, asyncio.TimerHandle] = {}
-        self._wake = asyncio.Event()
-        self._capacity = asyncio.Event()
-        self._capacity.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def waiting(self) -> int:
         """Rows that wait for their next attempt."""
         return len(self._delays)
-
-    async def wants_rows(self) -> None:
-        """Wait until there is capacity."""
-        await self._capacity.wait()
 
     def submit(self, readings: Sequence[Reading], done: Done) -> None:
         """Take rows over; `done` is called in the loop for each, once, and owns the body, as in `FetchPool.submit`."""
@@ -138,7 +120,7 @@ class ReadingPool:
         draft = Draft(content_type=reading.content_type)
         draft.final_url = redact(reading.address) if reading.is_shown else None
         if reading.stop is not None and reading.stop - reading.start > self._max_bytes:
-            return draft.end(Outcome.TOO_LARGE, self._too_large())
+            return draft.end(*too_large(self._http.max_body_mb))
         reader = self._budget.reader() if reading.source.is_remote else self._budget.local_reader()
         body: bytes | None = None
         try:
@@ -151,7 +133,7 @@ class ReadingPool:
             else:
                 reader.finish(len(body))
         if body is None:
-            return draft.end(Outcome.TOO_LARGE, self._too_large())
+            return draft.end(*too_large(self._http.max_body_mb))
         return draft.end(Outcome.SUCCESS, None, body)
 
     async def _body(self, reading: Reading, draft: Draft, reader: BodyReader) -> bytes | None:
@@ -170,6 +152,3 @@ class ReadingPool:
             if len(chunk) < CHUNK_BYTES:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             await reader.turn()
-
-    def _too_large(self) -> str:
-        return f"body larger than {self._http.max_body_mb:g} MB"

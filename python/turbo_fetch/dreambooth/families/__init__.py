@@ -115,7 +115,7 @@ def load(
     adapter = family_of(base)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    with _explained(base, adapter):
+    with _explained(_unloadable(base, adapter)):
         pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
         _settle_tokenizers(pipeline)
         _check_filled(pipeline, later)
@@ -157,7 +157,7 @@ def _check_filled(pipeline: Any, others: Collection[str]) -> None:
 def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
     """Load a component that is without weights, on the CPU. Raises ModelError."""
     others = {key: value for key, value in family.pipeline.components.items() if key != name}
-    with _explained(base, type(family)):
+    with _explained(_unloadable(base, type(family))):
         pipeline, _ = _pipeline(base, dtype, type(family), others)
         _check_filled(pipeline, others)
     setattr(family.pipeline, name, getattr(pipeline, name))
@@ -178,16 +178,18 @@ def is_empty(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _explained(base: str, adapter: type[Family]) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
+    """Turn whatever damaged files make the readers of three libraries raise into a ModelError that says `what`."""
     try:
         yield
     except TurboFetchError:
         raise
     except Exception as error:
-        # Whatever damaged files make the readers of three libraries raise.
-        raise ModelError(
-            f"{base}: cannot be loaded as a {adapter.name} model: {first_line(error)}"
-        ) from error
+        raise ModelError(f"{what}: {first_line(error)}") from error
+
+
+def _unloadable(base: str, adapter: type[Family]) -> str:
+    return f"{base}: cannot be loaded as a {adapter.name} model"
 
 
 def _pipeline(
@@ -254,17 +256,23 @@ def _from_folder(
 def _check_parts(folder: Path, given: Collection[str]) -> None:
     """Raise ValueError for a component without a folder or without weights, but of those that are given."""
     for name, kind in index_of(str(folder)).items():
-        if name in given or not isinstance(kind, list) or kind[0] is None:
+        made = None if name in given else _module_class(kind)
+        if made is None:
             continue
         files = [path.name for path in (folder / name).glob("*")]
-        library = {"diffusers": diffusers, "transformers": transformers}.get(kind[0])
-        made = getattr(library, kind[1], None)
-        if not isinstance(made, type) or not issubclass(made, nn.Module):
-            continue
         if not any(_WEIGHTS.fullmatch(file) for file in files):
             raise ValueError(
                 f"its {name} has no weights; expected {_weights_name(made)} in the folder {name}"
             )
+
+
+def _module_class(kind: Any) -> Any:
+    """Return the class of a component with weights by its entry in a model's index, None for any other component."""
+    library = {"diffusers": diffusers, "transformers": transformers}.get(
+        kind[0] if isinstance(kind, list) else ""
+    )
+    made = None if library is None else getattr(library, kind[1], None)
+    return made if isinstance(made, type) and issubclass(made, nn.Module) else None
 
 
 def _weights_name(made: type[nn.Module]) -> str:
@@ -280,18 +288,13 @@ def _encoders(
     """
     found = {}
     for name, kind in index.items():
-        made = (
-            getattr(transformers, kind[1], None)
-            if isinstance(kind, list) and kind[0] == "transformers"
-            else None
-        )
-        if name in given or not isinstance(made, type) or not issubclass(made, PreTrainedModel):
+        made = None if name in given else _module_class(kind)
+        if made is None or not issubclass(made, PreTrainedModel):
             continue
         dtype = types.get(name, types.get("default", torch.float32)) if isinstance(types, dict) else types
-        loaded: Any = made.from_pretrained(
+        model, info = made.from_pretrained(
             folder / name, variant=variant_of(folder, {name: kind}), dtype=dtype, output_loading_info=True
         )
-        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ValueError(f"its {name} has no {missing[0]}")
         found[name] = model
@@ -332,17 +335,12 @@ def _empty(base: str, names: Iterable[str]) -> dict[str, Any]:
     names = list(names)
     if not names:
         return {}
-    try:
-        with _configs_in(base) as place:
-            index = index_of(place)
-            return {
-                name: None if index[name][0] is None else without_weights(place, name, torch.device("meta"))
-                for name in names
-            }
-    except TurboFetchError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{base}: its configuration cannot be read: {first_line(error)}") from error
+    with _explained(f"{base}: its configuration cannot be read"), _configs_in(base) as place:
+        index = index_of(place)
+        return {
+            name: None if index[name][0] is None else without_weights(place, name, torch.device("meta"))
+            for name in names
+        }
 
 
 @contextmanager

@@ -104,10 +104,10 @@
     if (!by("detail").open) by("detail").showModal();
   };
 
-  const step = async (by) => {
-    const wanted = shown + by;
+  const step = async (rowsOn) => {
+    const wanted = shown + rowsOn;
     if (wanted >= 0 && wanted < rows.length) show(wanted);
-    else if (by > 0 && next) {
+    else if (rowsOn > 0 && next) {
       await go({ from: next, sample: "" });
       if (rows.length) show(0);
     }
