@@ -3,7 +3,7 @@ from typing import final
 
 import pyarrow as pa
 
-Memory = bytes | bytearray | memoryview
+_Memory = bytes | bytearray | memoryview
 """What lies there is not to change during a call."""
 
 __all__ = [
@@ -50,19 +50,19 @@ class Transformer:
         memory_bytes: int,
     ) -> Transformer: ...
     def run(
-        self, bodies: Sequence[Memory], boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...
+        self, bodies: Sequence[_Memory], boxes: Sequence[Sequence[tuple[float, float, float, float]]] = ...
     ) -> pa.RecordBatch: ...
     def run_pixels(
         self,
-        body: Memory,
-        samples: Memory,
+        body: _Memory,
+        samples: _Memory,
         shape: tuple[int, int, str, int],
         boxes: Sequence[tuple[float, float, float, float]] = ...,
     ) -> pa.RecordBatch: ...
     def take_memory(self, count: int) -> None: ...
     def give_back_memory(self, count: int) -> None: ...
 
-def digests(kind: str, bodies: Sequence[Memory]) -> list[str | None]:
+def digests(kind: str, bodies: Sequence[_Memory]) -> list[str | None]:
     """Return the md5, sha256 or sha512 of each body in lower-case hex."""
 
 def parse_urls(urls: pa.Array) -> pa.RecordBatch:
@@ -107,14 +107,14 @@ class HashedFile:
     """A file that is written from start to end and hashed on the way; its descriptor is the caller's to close."""
 
     def __new__(cls, descriptor: int) -> HashedFile: ...
-    def append(self, pieces: Sequence[Memory]) -> None:
+    def append(self, pieces: Sequence[_Memory]) -> None:
         """Write all pieces where the file ends so far; OSError if the system does not take them."""
 
     def hexdigest(self) -> str:
         """Return the SHA-256 of all that was written."""
 
-def write_at(descriptor: int, pieces: Sequence[Memory], offset: int) -> None:
+def write_at(descriptor: int, pieces: Sequence[_Memory], offset: int) -> None:
     """Write all pieces from byte `offset` on; OSError if the system does not take them."""
 
-def crc32c(pieces: Sequence[Memory], checksum: int = 0) -> int:
+def crc32c(pieces: Sequence[_Memory], checksum: int = 0) -> int:
     """Return the CRC-32C of the pieces as of one message; `checksum` is that of what comes before."""
