@@ -150,7 +150,7 @@ def measure_costs() -> Any:
 
     from bench.scale_model import Costs
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.storage import open_storage
+    from turbo_fetch.dataset.place import open_place
 
     http, steady = (
         json.loads(Path(f"bench/results/{row}.json").read_text())["figures"]["turbo-fetch"]
@@ -159,7 +159,7 @@ def measure_costs() -> Any:
     moved = json.loads(Path("bench/results/micro-driver-cost.json").read_text())["figures"]["commit"]
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
-        storage = open_storage(folder)
+        storage = open_place(folder)
         base_bytes = process.memory_info().rss
         begun_s = time.process_time()
         with Manifest.open(storage) as manifest:

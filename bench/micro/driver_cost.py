@@ -106,10 +106,10 @@ def _commit_all(storage: Any, attempt: str, records: list[dict[str, Any]]) -> No
 def measure_manifest(shards: int) -> dict[str, float]:
     """Return how long a manifest takes to be opened, the memory for it, and its size."""
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.storage import open_storage
+    from turbo_fetch.dataset.place import open_place
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
-        storage = open_storage(folder)
+        storage = open_place(folder)
         (Path(folder) / ".turbo-fetch/ledger").mkdir(parents=True)
         with (Path(folder) / ".turbo-fetch/manifest").open("w") as file:
             for shard in range(shards):
