@@ -48,6 +48,22 @@ def test_jpeg_of_any_subsampling_and_odd_sides_lands_in_place(
     assert difference(made, image.resize((80, 60), Image.Resampling.LANCZOS)) < 1.0
 
 
+@pytest.mark.parametrize("quality", [60, 80, 95])
+@pytest.mark.parametrize("sides", [(400, 300), (401, 299), (1031, 777), (17, 13)])
+@pytest.mark.parametrize(
+    ("encode", "encoded_at", "tolerance"), [("png", 1, 1.0), ("jpg", 98, 2.0), ("webp", 100, 1.0)]
+)
+@pytest.mark.parametrize("profile", [False, True])
+def test_lossy_webp_is_resampled_as_pillow_does_it(
+    quality: int, sides: tuple[int, int], encode: str, encoded_at: int, tolerance: float, profile: bool
+) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if profile else b""
+    body = encoded(scene(*sides), "WEBP", quality=quality, icc_profile=icc)
+    pillows = Image.open(io.BytesIO(body)).convert("RGB").resize((80, 60), Image.Resampling.LANCZOS)
+    made = pixels(body, mode="stretch", size=(80, 60), encode=encode, quality=encoded_at)
+    assert difference(made, pillows) < tolerance
+
+
 def interlaced_png(image: Image.Image) -> bytes:
     """Write the seven passes of Adam7 by hand, since no encoder here interlaces."""
     passes = [

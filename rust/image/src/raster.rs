@@ -59,7 +59,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Y, Cb and Cr of a JPEG, chroma at its stored resolution, perhaps reduced by the decoder.
+/// Y, Cb and Cr of a JPEG or a lossy WebP, chroma at its stored resolution, perhaps reduced by the decoder.
 ///
 /// A plane may reach past the image's edge where the sides are not multiples of the block; `width` and `height` say
 /// which part of the luma plane, in its own pixels, is image.

@@ -51,7 +51,7 @@ pub fn decode(
     let decoded = match header.format {
         Format::Jpeg => jpeg::decode(header, body, demand, scratch),
         Format::Png => png::decode(header, body, scratch),
-        Format::Webp => webp::decode(header, body, scratch),
+        Format::Webp => webp::decode(header, body, demand, scratch),
         Format::Gif => gif::decode(body, scratch),
         Format::Bmp => bmp::decode(body, scratch),
         Format::Ico => ico::decode(body, scratch),
