@@ -1,4 +1,4 @@
-"""Machines that fail: little memory, few files, processes that stand still, clocks that are set.
+"""Machines that fail: little memory, few files, clocks that are set.
 
 A run ends well or with a sentence, never with a traceback, and the same command goes on to the bytes of a quiet run.
 """
@@ -13,13 +13,11 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
 
-import psutil
 from PIL import Image
 
 from attack.campaign import Attack
@@ -37,8 +35,6 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     scene = Scene.prepared(stack, folder / "machine")
     found = [
         Attack("few file descriptors", partial(_few_files, scene)),
-        Attack("processes that stand still", partial(_stopped, scene, (0.2, 3))),
-        Attack("processes that stand still for minutes", partial(_stopped, scene, (30, 120))),
         Attack("little memory", _little_memory),
     ]
     if shutil.which("cc"):
@@ -53,23 +49,6 @@ def _few_files(scene: Scene, random: Random, folder: Path) -> str | None:
     most = random.randrange(20, 120)
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most, most))
     return disturbed(scene, folder / "run", Disturbance(before=limit))
-
-
-def _stopped(scene: Scene, seconds: tuple[float, float], random: Random, folder: Path) -> str | None:
-    """Hold a process of a run still for a while, or all of them at once: the parent, a worker, the monitor."""
-
-    def hold(running: subprocess.Popen[str]) -> None:
-        wait_for_hits(running, scene.origin, random.randrange(1, 80))
-        with _gone_processes():
-            tree = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
-            group = random.choice([*([each] for each in tree), tree])
-            for each in group:
-                each.suspend()
-            time.sleep(random.uniform(*seconds))
-            for each in group:
-                each.resume()
-
-    return disturbed(scene, folder / "run", Disturbance(meanwhile=hold, ends_well=True))
 
 
 def _clock(scene: Scene, library: Path, random: Random, folder: Path) -> str | None:
@@ -136,12 +115,3 @@ def _little_memory(random: Random, folder: Path) -> str | None:
     if set(outcomes.values()) != {"success"} or huge not in {"success", "out-of-memory"}:
         return f"{kind}: {huge}, and beside it {set(outcomes.values())}"
     return None
-
-
-@contextmanager
-def _gone_processes() -> Iterator[None]:
-    """Put up with processes that end while they are looked at."""
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return
