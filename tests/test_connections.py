@@ -250,11 +250,8 @@ class TestTls:
         assert "handshake" in fetched.detail
 
     @pytest.mark.parametrize("version", ["-tls1", "-tls1_1"])
-    @pytest.mark.parametrize("alerts", [True, False])
-    def test_a_server_of_another_age_is_a_tls_failure(
-        self, loop: str, version: str, alerts: bool, tmp_path: Path
-    ) -> None:
-        with old_server(version, tmp_path, alerts) as port:
+    def test_a_server_of_another_age_is_a_tls_failure(self, loop: str, version: str, tmp_path: Path) -> None:
+        with old_server(version, tmp_path) as port:
             (fetched,) = fetch(loop, f"https://127.0.0.1:{port}/a.jpg", verify_tls=False)
         assert fetched.outcome is Outcome.TLS
         assert fetched.detail is not None

@@ -271,6 +271,7 @@ class Network:
 
     async def watch(self) -> None:
         """Find out what is in doubt, until cancelled."""
+        self._looked_s = monotonic()
         async with asyncio.TaskGroup() as watching:
             for service in self._services:
                 watching.create_task(service.watch())
