@@ -62,7 +62,7 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
-    for number in range(random.choice((1, 2, 3, 5))):
+    for number in range(random.choice((1, 3, 5, 10))):
         hook = with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
             was_killed = give(command, place, hook | {"KILL_AT": str(random.randint(1, changes))})
