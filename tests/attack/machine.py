@@ -26,6 +26,24 @@ from jobs import job_spec, ledger, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.spec.specfile import dump_spec
 
+NO_THREADS = '''
+"""Refuses threads to some processes, after a number of them, as the file THREADS says."""
+import os, sys, threading
+from pathlib import Path
+
+limit = Path(os.environ["THREADS"])
+if limit.exists():
+    who, left = limit.read_text().split()
+    left = iter(range(int(left)))
+    start = threading._start_new_thread
+
+    def start_if_any(*arguments, **options):
+        if any(word.endswith(who) for word in sys.orig_argv) and next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        return start(*arguments, **options)
+
+    threading._start_new_thread = start_if_any
+'''
 MOST_WAITED_S = 60.0
 """That a run goes on within, whatever a clock says."""
 
@@ -35,6 +53,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     scene = Scene.prepared(stack, folder / "machine")
     found = [
         Attack("few file descriptors", partial(_few_files, scene)),
+        Attack("few threads", partial(_few_threads, scene)),
         Attack("little memory", _little_memory),
     ]
     if shutil.which("cc"):
@@ -49,6 +68,17 @@ def _few_files(scene: Scene, random: Random, folder: Path) -> str | None:
     most = random.randrange(20, 120)
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most, most))
     return disturbed(scene, folder / "run", Disturbance(before=limit))
+
+
+def _few_threads(scene: Scene, random: Random, folder: Path) -> str | None:
+    """Refuse threads to the processes of a run as the system does where there are too many, from some thread on."""
+    hook, limit = folder / "hook", folder / "limit"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(NO_THREADS)
+    limit.write_text(f"{random.choice(('runners', 'monitor', 'run'))} {random.randrange(8)}")
+    paths = f"{hook}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    by = Disturbance(environment={"PYTHONPATH": paths, "THREADS": str(limit)}, after=limit.unlink)
+    return disturbed(scene, folder / "run", by)
 
 
 def _clock(scene: Scene, library: Path, random: Random, folder: Path) -> str | None:
