@@ -269,7 +269,7 @@ class _Listing:
         files = [(file["name"], file["bytes"]) for file in record["files"]]
         has = self._have(files) | self._have([(name, None) for name, _ in files])
         lacking = (name for (name, _), is_there in zip(files, has, strict=True) if not is_there)
-        return next(lacking, names.stats(record["name"]))
+        return next(lacking, names.stats(record.get("name", names.shard_name(record["shard"]))))
 
     def _enter(self, entry: Entry) -> int:
         shard = names.shard_of_stats(entry.name)
