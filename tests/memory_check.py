@@ -28,6 +28,7 @@ DAMAGED_SHARE = 0.7
 MARK = "@@ "
 """Begins the lines by which the log tells where an image begins."""
 ABOUT = re.compile(r"Invalid|uninitialised|overlap|Mismatched|silly")
+OUTPUT = "Syscall param write"
 FRAME = re.compile(r"(?:at|by) 0x[0-9A-F]+: (.*)")
 LIBRARIES = re.compile(r"cv2|PIL|_imaging|_avif|pillow\.libs|opencv|_native")
 VALGRIND = (
@@ -74,10 +75,11 @@ def read_log(lines: Iterable[str]) -> tuple[int, Counter[tuple[str, str]], int]:
             block.append(text.strip())
             continue
         if block and ABOUT.search(block[0]):
-            frames = [frame for each in block if (frame := FRAME.match(each))]
-            if image and any(LIBRARIES.search(frame[1]) for frame in frames):
-                where = next((frame[1] for frame in frames if LIBRARIES.search(frame[1])), "")
-                found[image, f"{block[0]} at {where}"] += 1
+            frames = [frame[1] for each in block if (frame := FRAME.match(each))]
+            ours = [frame for frame in frames if LIBRARIES.search(frame)]
+            # What is written out is the image, whoever copied it there.
+            if image and (ours or OUTPUT in block[0]):
+                found[image, f"{block[0]} at {(ours or frames or ['an unknown place'])[0]}"] += 1
             else:
                 elsewhere += 1
         block = []
