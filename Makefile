@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 # uv.lock names PyPI itself, whatever mirror this machine installs from.
 PYPI := https://pypi.org/simple
 
-.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz asan attack wheel wheel-manylinux bench ci clean
+.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz asan memcheck attack wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ asan: $(VENV)/.fetching ## The same with AddressSanitizer in the C libraries (no
 	cargo rustc --release --quiet -p turbo-fetch-fuzz --target x86_64-unknown-linux-gnu --target-dir target/asan -- -C link-arg=-lasan
 	LD_PRELOAD=$$(cc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 JSIMD_FORCENONE=1 \
 	target/asan/x86_64-unknown-linux-gnu/release/turbo-fetch-fuzz .cache/fuzz/seeds .cache/fuzz/found $(SECONDS) $(SEED)
+
+memcheck: setup ## Hostile images through OpenCV and Pillow for SECONDS (600) from SEED under valgrind, which has to be installed
+	cd tests && ../$(BIN)/python memory_check.py $(SECONDS) $(SEED)
 
 attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED; what fails stays in .cache/attack and is tried first
 	cd tests && ../$(BIN)/python -m attack.campaign ../.cache/attack $(SECONDS) $(SEED) $(ONLY)

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: Hypothesis profiles, and the rule that no test leaves processes behind."""
+"""Settings of the whole suite: Hypothesis profiles, an object store, and what is skipped elsewhere than on Linux."""
 
 from __future__ import annotations
 

@@ -8,26 +8,37 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 import turbo_fetch
 from album import encoded
+from fetching import LIMITS
 from jobs import job_spec, ledger
+from loops import run_on
 from object_store import empty_bucket, filesystem
 from origin import Origin
+from raw_origin import CLOSE, RawOrigin
 from turbo_fetch.arrow.schemas import RECORD
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Client, Fetched
+from turbo_fetch.fetch.failures import KnownFailure
 from turbo_fetch.maintenance.retry import retry
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.reader import read_rows
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.sources.archive_records import place_of
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.sources.source import CHUNK_BYTES
+from turbo_fetch.sources.stores import Stores
+from turbo_fetch.spec import HttpSpec, InputSpec
 from turbo_fetch.stop import StopRequest
 
 BODY = encoded(80, 60, 1)
@@ -165,8 +176,59 @@ def test_a_server_that_ignores_ranges_gives_no_row_the_record_of_another(tmp_pat
             tmp_path / "index.parquet", tmp_path / "out", input={"caption_column": None, "warc": warc}
         )
         turbo_fetch.run(spec)
-    found = [(row["outcome"], row["detail"]) for row in ledger(tmp_path / "out")]
-    assert found == [("no-record", "the server does not send parts of files")] * 2
+    found = [(row["outcome"], row["detail"], row["body_bytes"]) for row in ledger(tmp_path / "out")]
+    assert found == [("no-record", "the server does not send parts of files", 0)] * 2
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 900000", b"Connection: close"])
+def test_no_more_is_read_of_a_part_than_was_asked_for(framing: bytes) -> None:
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 7-900006/900007\r\n" + framing + b"\r\n\r\n"
+    client_of_test = Client(HttpSpec(**LIMITS), ByteBudget(10_000_000))
+
+    async def scenario(url: str) -> Fetched:
+        async with client_of_test as client:
+            return await client.get(url, {"Range": "bytes=7-1006"})
+
+    with RawOrigin({"/a": [head + bytes(900_000), CLOSE]}) as origin:
+        fetched = run_on("uvloop", scenario(origin.url("/a")))
+    assert (fetched.outcome, fetched.detail) == (
+        Outcome.NO_RECORD,
+        "the server does not send parts of files",
+    )
+    assert fetched.body_bytes < 400_000
+    assert client_of_test.budget.used_bytes == 0
+
+
+class WithoutRanges(MemoryFileSystem):  # type: ignore[misc]
+    """A store that sends all of an object whatever part is asked for."""
+
+    protocol = "whole"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("whole://", "memory://")))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        """Return a whole object."""
+        return bytes(super().cat_file(path))
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES, 2 * CHUNK_BYTES + 1])
+def test_a_store_that_ignores_ranges_gives_whole_objects_once_and_no_parts(count: int) -> None:
+    fsspec.register_implementation("whole", WithoutRanges, clobber=True)
+    content = LONG * 3
+    content = content[:count]
+    WithoutRanges().pipe_file("/a", content)
+    stores = Stores(["whole://"])
+    chunks = list(stores.chunks("whole://a", 0, None))
+    assert b"".join(chunks) == content
+    assert [len(chunk) < CHUNK_BYTES for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    if count > CHUNK_BYTES:
+        for start, stop in ((0, CHUNK_BYTES), (5, None), (5, 9)):
+            with pytest.raises(KnownFailure, match="does not send parts"):
+                list(stores.chunks("whole://a", start, stop))
 
 
 @pytest.mark.parametrize("name", ["index.csv", "index.jsonl", "index.arrow"])
@@ -217,8 +279,7 @@ def test_a_retry_finds_the_records_in_the_list(
     )
     with monkeypatch.context() as environment:
         environment.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-        environment.setenv("AWS_MAX_ATTEMPTS", "1")
         turbo_fetch.run(spec)
-    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["unreadable"] * 2
+    assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["connect"] * 2
     retry(spec, ProgressListener(), StopRequest())
     assert [row["outcome"] for row in ledger(tmp_path / "out")] == ["success"] * 2

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from fetching import BODY, LIMITS, PATH, arrived, fetch, fetch_in_turns
 from loops import LOOPS, run_on
@@ -33,6 +35,25 @@ def origin() -> Iterator[Origin]:
 def loop(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+@contextlib.contextmanager
+def old_server(version: str, folder: Path) -> Iterator[int]:
+    """Run OpenSSL's server with a single version of TLS on a free port of loopback; yield the port."""
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(folder / "server.pem")]
+    command += ["-cipher", "ALL:@SECLEVEL=0", "-www", version]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        assert server.stdout is not None
+        try:
+            while b"ACCEPT" not in (line := server.stdout.readline()):
+                assert line, "the server did not start"
+            yield port
+        finally:
+            server.kill()
 
 
 def test_a_listener_that_does_not_answer_is_a_connection_timeout(loop: str) -> None:
@@ -227,6 +248,14 @@ class TestTls:
         assert fetched.outcome in {Outcome.TLS, Outcome.CONNECT}
         assert fetched.detail is not None
         assert "handshake" in fetched.detail
+
+    @pytest.mark.parametrize("version", ["-tls1", "-tls1_1"])
+    def test_a_server_of_another_age_is_a_tls_failure(self, loop: str, version: str, tmp_path: Path) -> None:
+        with old_server(version, tmp_path) as port:
+            (fetched,) = fetch(loop, f"https://127.0.0.1:{port}/a.jpg", verify_tls=False)
+        assert fetched.outcome is Outcome.TLS
+        assert fetched.detail is not None
+        assert "version" in fetched.detail or "protocol" in fetched.detail
 
     def test_a_missing_authority_file_is_an_error_of_the_spec(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"fetch\.http\.ca_file"):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -173,6 +174,13 @@ def test_a_file_where_a_folder_is_to_be_made_is_told(lair: Path, key: str, below
     ended = _invoke("run", lair / "spec.toml", "--set", f"fetch.output.{key}={place}")
     assert ended.exit_code == 2
     assert f"{lair}/list.txt: this is a file; expected a folder" in ended.stderr
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_worker_to_the_next_command(lair: Path) -> None:
+    """It would have the environment of this one: another cache, other credentials."""
+    assert _invoke("run", lair / "spec.toml", "--set", f"fetch.output.path={lair}/list.txt").exit_code == 2
+    left = [each for each in psutil.Process().children() if "turbo_fetch.runners" in each.cmdline()]
+    assert left == []
 
 
 @pytest.mark.parametrize("command", ["retry", "refresh", "report"])

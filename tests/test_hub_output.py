@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,32 @@ def test_what_a_killed_run_left_waiting_is_dropped_if_another_machine_has_gone_o
     with locked(here):
         assert here.read_bytes("left") == b"by a killed run"
     assert "left" in hub.repos[NAME].files
+
+
+def test_it_is_dropped_too_if_the_answer_to_the_first_commit_since_is_lost(
+    hub: DatasetHub, tmp_path: Path
+) -> None:
+    here = open_place(URL, str(tmp_path / "here"))
+    there = open_place(URL, str(tmp_path / "there"))
+    with locked(here):
+        behind_claim(copy := open_place(URL, str(tmp_path / "here")), claim_on(here))
+    copy.write_bytes("same", b"by a killed run")
+    with locked(there):
+        there.write_bytes("same", b"by the last one")
+    hub.loses_answers = 1
+    with locked(here):
+        here.write_bytes("third", b"3")
+    assert hub.loses_answers == 0
+    assert hub.repos[NAME].files["same"] == b"by the last one"
+
+
+def test_a_repository_that_vanishes_in_mid_run_is_an_error(hub: DatasetHub, tmp_path: Path) -> None:
+    place = open_place(URL, str(tmp_path / "work"))
+    with suppress(OutputHeld), locked(place):
+        place.write_bytes("data", b"1")
+        hub.repos.clear()
+        with pytest.raises(OutputError, match="shows no repository here any more"):
+            list(place.list())
 
 
 def test_a_run_that_lost_its_lease_commits_nothing_more(hub: DatasetHub, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 
 import psutil
 import pytest
@@ -87,6 +88,31 @@ def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
     assert [row["url"] for row in ledger(final)] == [origin.url(name) for name in ALBUM]
     assert len(manifest(final)) == 8
     assert "400 of 400 rows" in out
+
+
+@pytest.mark.parametrize("which", ["turbo_fetch", "turbo_fetch.runners", "turbo_fetch.monitor"])
+def test_a_process_that_stands_still_for_longer_than_a_request_may_take_costs_no_row(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path, which: str
+) -> None:
+    urls, expected = quiet
+    http = {"concurrency": 4, "retries": 0, "timeout_s": 2.0, "stall_timeout_s": 1.0}
+    process = start(
+        job_spec(urls, tmp_path / "out", http=http, engine={"workers": 2, "threads": 1}), tmp_path
+    )
+    wait_for_hits(process, origin, 60)
+    tree = [psutil.Process(process.pid), *_members(process)]
+    held = [one for one in tree if which in one.cmdline()]
+    assert held
+    for one in held:
+        one.suspend()
+    # Not to wait for anything: this is how long they stand still.
+    sleep(4)
+    for one in held:
+        one.resume()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert content_hashes(tmp_path / "out") == expected
+    assert {(row["outcome"], row["attempts"]) for row in ledger(tmp_path / "out")} == {("success", 1)}
 
 
 def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(

@@ -190,6 +190,26 @@ def test_withdrawn_records_are_committed_again_or_taken_back(place: Storage) -> 
     ]
 
 
+def test_of_what_is_lost_meanwhile_a_file_is_named(place: Storage) -> None:
+    with Manifest.open(place) as manifest:
+        for shard in range(4):
+            manifest.commit(_publish(place, shard))
+        assert manifest.lost() == {}
+        place.delete("00001.tar")
+        place.delete("00002_stats.json")
+        place.write_bytes("00003.tar", bytes(9))
+        assert manifest.lost() == {1: "00001.tar", 2: "00002_stats.json", 3: "00003.tar"}
+
+
+def test_a_manifest_that_is_lost_meanwhile_is_what_is_named(tmp_path: Path) -> None:
+    place = open_place(str(tmp_path))
+    manifest = Manifest.open(place)
+    manifest.commit(_publish(place, 0))
+    path = tmp_path / ".turbo-fetch/manifest"
+    path.unlink()
+    assert manifest.lost() == {0: str(path)}
+
+
 def test_shards_withdrawn_one_after_the_other_are_all_taken_back(place: Storage) -> None:
     with Manifest.open(place) as manifest:
         for shard in range(3):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from turbo_fetch.causes import cause_of, local_cause
 from turbo_fetch.errors import Unreachable
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.network import FEW, QUIET_S
+from turbo_fetch.fetch.network import FEW, QUIET_S, STANDSTILL_S
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.request import Request
 from turbo_fetch.fetch.resolver import Lookup, Resolver
@@ -132,7 +132,9 @@ def test_no_row_of_a_short_list_is_recorded_behind_a_dead_proxy(tmp_path: Path) 
     assert ledger(tmp_path / "out") == []
 
 
-def run_pool(lookup: Lookup, requests: list[Request], http: dict[str, Any]) -> dict[int, Fetched]:
+def run_pool(
+    lookup: Lookup, requests: list[Request], http: dict[str, Any], stands_still_s: float = 0.0
+) -> dict[int, Fetched]:
     """Fetch through a pool until all rows have ended, as a worker does at the end of its list."""
     spec = HttpSpec.model_validate({**LIMITS, "connect_timeout_s": 5, "backoff_s": 0.01, **http})
     client_of_test = Client(spec, ByteBudget(10_000_000), Resolver(lookup))
@@ -152,6 +154,7 @@ def run_pool(lookup: Lookup, requests: list[Request], http: dict[str, Any]) -> d
             running = asyncio.ensure_future(pool.run())
             pool.submit(requests, done)
             pool.expect_no_more()
+            asyncio.get_running_loop().call_later(0.2, sleep, stands_still_s)
             await whole.wait()
             running.cancel()
             await asyncio.wait({running})
@@ -177,6 +180,21 @@ def test_rows_that_met_a_resolver_that_was_down_are_asked_again_and_no_attempt_c
     assert ended.pop(40).outcome is Outcome.DNS
     assert {(fetched.outcome, fetched.attempts) for fetched in ended.values()} == {(Outcome.SUCCESS, 1)}
     assert monotonic() - began_s > 3 * QUIET_S
+
+
+@pytest.mark.parametrize("fault", [None, "truncated", "reset_before_headers"])
+def test_what_was_under_way_while_the_process_stood_still_is_asked_again_and_no_attempt_counts(
+    fault: str | None,
+) -> None:
+    """Deadlines went by meanwhile that no host missed, and connections ended that nobody attended to."""
+    with Origin({"a.jpg": b"y" * 100}, latency_s=0.3) as origin:
+        urls = [
+            origin.url("a.jpg", fault, times=1, row=row) if fault else origin.url("a.jpg") for row in range(2)
+        ]
+        requests = [Request(row, url, "d") for row, url in enumerate(urls)]
+        http = {"retries": 0, "concurrency": 2, "timeout_s": 1.0, "stall_timeout_s": 0.8}
+        ended = run_pool(lambda *_: ("127.0.0.1",), requests, http, stands_still_s=STANDSTILL_S + 0.5)
+    assert {(fetched.outcome, fetched.attempts) for fetched in ended.values()} == {(Outcome.SUCCESS, 1)}
 
 
 def test_while_there_is_nothing_else_to_do_a_row_asks_whether_anybody_answers() -> None:

@@ -41,7 +41,7 @@ def test_a_command_killed_while_it_takes_out_duplicates_goes_on_by_itself(
     command = known[name]
     place = Path(shutil.copytree(command.begin, tmp_path / "place"))
     hook = with_hook(tmp_path / "hook", place) | {"KILL_NAME": f"/{file}", "KILL_AT": str(time)}
-    assert give(command.commands[0], place, hook)
+    assert give(command, place, hook)
     assert finished(command, place, is_begun=True) is None
 
 
@@ -57,7 +57,7 @@ def test_a_retry_killed_before_it_renames_a_small_file_leaves_no_temporary_and_t
     if file.endswith("_stats.json"):
         # The first change is that it is deleted.
         hook["KILL_AT"] = "2"
-    assert give(command.commands[0], place, hook)
+    assert give(command, place, hook)
     assert (place / "out" / f".{file}.tmp").exists()
     assert finished(command, place, is_begun=True) is None
     assert (place / "out/README.md").read_text() != before

@@ -164,9 +164,10 @@ def test_what_was_not_readable_is_read_by_a_retry(
     spec = job_spec(urls, tmp_path / "out", sources={"stores": ["s3://data/"]}, http={"retries": 0})
     with monkeypatch.context() as environment:
         environment.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-        environment.setenv("AWS_MAX_ATTEMPTS", "1")
         turbo_fetch.run(spec)
-    assert set(outcomes(tmp_path / "out").values()) == {"unreadable"}
+    assert {(row["outcome"], row["detail"]) for row in ledger(tmp_path / "out")} == {
+        ("connect", "the store cannot be reached")
+    }
     retried = retry(spec, ProgressListener(), StopRequest())
     assert (retried.asked, retried.recovered) == (2, 2)
     assert set(outcomes(tmp_path / "out").values()) == {"success"}

@@ -22,6 +22,8 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
 
 from __future__ import annotations
 
+import errno
+
 PROTOCOL_EXTRAS = {
     "s3": ("s3fs", "s3"),
     "s3a": ("s3fs", "s3"),
@@ -126,3 +128,15 @@ class Interrupted(TurboFetchError):
     """The run was stopped by a signal after its state was saved."""
 
     exit_code = 130
+
+
+def shortage(error: BaseException) -> str | None:
+    """Return a sentence for an error by which the system refuses more files, or more threads; None for another one."""
+    if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+        return "too many open files: expected a higher limit (ulimit -n), or a smaller fetch.http.concurrency"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return (
+            "no more threads can be started: expected a higher limit of processes (ulimit -u, or the container's), "
+            "fewer workers (engine.workers), or a smaller fetch.sources.concurrency"
+        )
+    return None

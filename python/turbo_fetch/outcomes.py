@@ -83,7 +83,7 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.NO_SUCH_HOST: "The host does not exist.",
     Outcome.ADDRESS: "The address of the host is not public, or the port is not allowed; or the row names a file or "
     "object that `[fetch.sources]` does not open.",
-    Outcome.CONNECT: "The connection was refused, or closed before the response.",
+    Outcome.CONNECT: "The connection was refused, or closed before the response; or a store cannot be reached.",
     Outcome.TLS: "The certificate is not trusted, or the handshake failed.",
     Outcome.TIMEOUT: "The connection or the whole request took too long.",
     Outcome.STALLED: "The response paused for too long.",
@@ -99,7 +99,7 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.DENIED: "The URL, its domain or the hash of the bytes is on a deny list.",
     Outcome.NOT_FOUND: "There is no such file or object, or no image in the column.",
     Outcome.NO_ACCESS: "The file or object is there, but this user may not read it.",
-    Outcome.UNREADABLE: "The file or object could not be read, or its store not be reached.",
+    Outcome.UNREADABLE: "The file or object could not be read.",
     Outcome.NO_RECORD: "The bytes at the place in the list are not the WARC record of the row.",
     Outcome.NOT_AN_IMAGE: "The body is something else: a web page, text, or empty.",
     Outcome.UNSUPPORTED: "An image in a format or variant that cannot be decoded.",

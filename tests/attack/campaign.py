@@ -103,13 +103,13 @@ def table(outcomes: dict[str, Outcome]) -> str:
 
 def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
     """Run a campaign; return the exit code."""
-    from attack import books, hosts, images, kills, machine, places, power
+    from attack import books, hosts, images, kills, machine, places, power, stops
 
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         attacks = [
             attack
-            for module in (images, hosts, books, machine, places, kills, power)
+            for module in (images, hosts, books, machine, places, kills, stops, power)
             for attack in module.attacks(stack, place)
             if not wanted or any(word in attack.name for word in wanted)
         ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,19 @@ import pyarrow.parquet as pq
 
 import turbo_fetch
 from album import album
+from dataset_hub import TOKEN, DatasetHub, dataset_hub
 from jobs import content_hashes, job_spec, manifest, write_list
+from old_layout import put_back
 from origin import Origin
 from turbo_fetch.spec.specfile import dump_spec
 
 WORK_SUFFIXES = {".spool", ".part", ".tmp"}
+JOURNAL = {"waiting", "leaving"}
+"""Folders of what waits for a commit to the Hub."""
 RUN = ("run", "PLACE/job.toml", "--set", "fetch.output.path=PLACE/out")
+SIMPLY = ("--set", "fetch.duplicates.by=[]")
+FORMATS = ("files", "parquet", "parquet_bytes", "lmdb", "tfrecord")
+"""Those of `run` besides webdataset."""
 EXPORT = ("export", "PLACE/out", "PLACE/exported", "--format", "parquet", "--workers", "1")
 MERGE = ("export", "PLACE/out", "PLACE/merged.lmdb", "--format", "lmdb", "--merge")
 
@@ -35,7 +43,10 @@ class Command:
     begin: Path
     """A folder with the dataset `out` before the command."""
     commands: Sequence[Sequence[str]]
-    """Arguments of turbo-fetch one after the other, with PLACE for the folder; the first is the one that is killed."""
+    """Arguments of turbo-fetch one after the other, with PLACE for the folder, and HUB for a repository of its own; the
+    first is the one that is killed."""
+    hub: DatasetHub | None = None
+    """What it writes to, if not to the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,10 @@ def commands(stack: ExitStack, folder: Path) -> list[Command]:
     turbo_fetch.run(spec)
     (place / "job.toml").write_text(dump_spec(spec))
     damaged = Path(shutil.copytree(place, folder / "damaged"))
+    old = Path(shutil.copytree(place, folder / "old"))
+    put_back(old / "out")
+    more = write_list(folder / "more.parquet", [f"{origin.url(name)}?again" for name in names[:30]])
+    hub = stack.enter_context(dataset_hub())
     content = bytearray((damaged / "out/00001.tar").read_bytes())
     content[len(content) // 2] ^= 1
     (damaged / "out/00001.tar").write_bytes(content)
@@ -82,14 +97,28 @@ def commands(stack: ExitStack, folder: Path) -> list[Command]:
     origin.pictures = {**images, names[1]: images[names[0]], names[14]: images[names[0]]}
     del origin.pictures[names[30]]
     return [
-        Command("run", empty, [[*RUN, "--set", "fetch.duplicates.by=[]"]]),
+        Command("run", empty, [[*RUN, *SIMPLY]]),
+        *(
+            Command(f"run into {kind}", empty, [[*RUN, *SIMPLY, "--set", f"fetch.output.format={kind}"]])
+            for kind in FORMATS
+        ),
         Command("run without duplicates by content", empty, [RUN]),
+        Command("run in parts", empty, [[*RUN, *SIMPLY, "--shards", f"{part}/2"] for part in range(2)]),
+        Command(
+            "run with a further list",
+            place,
+            [[*RUN, "--set", f"fetch.input.urls={more}", "--set", "fetch.output.if_exists=extend"]],
+        ),
+        Command("run that overwrites", place, [[*RUN, "--set", "fetch.output.if_exists=overwrite"]]),
+        Command("run into the Hub", empty, [[*RUN, *SIMPLY, "--set", "fetch.output.path=HUB"]], hub),
         Command("retry", place, [["retry", "PLACE/out"]]),
         Command("refresh", place, [["refresh", "PLACE/out", "--apply", "--drop-gone"]]),
         Command("export", place, [EXPORT]),
         Command("export into other shards", place, [[*EXPORT, "--samples-per-shard", "7"]]),
         Command("merge", place, [MERGE]),
         Command("repair", damaged, [["verify", "PLACE/out", "--repair", "--workers", "1"], RUN]),
+        Command("migrate", old, [["migrate", "PLACE/out"]]),
+        Command("push", place, [["push", "PLACE/out", "HUB"]], hub),
     ]
 
 
@@ -102,11 +131,11 @@ def quiet(command: Command) -> Quiet:
     if key not in _known:
         place = Path(shutil.copytree(command.begin, command.begin.parent / f"quiet {command.name}"))
         began_s = time.monotonic()
-        call(command.commands[0], place)
+        call(command, 0, place)
         took_s = time.monotonic() - began_s
-        for arguments in command.commands[1:]:
-            call(arguments, place)
-        _known[key] = Quiet(took_s, state(place))
+        for number in range(1, len(command.commands)):
+            call(command, number, place)
+        _known[key] = Quiet(took_s, state(command, place))
     return _known[key]
 
 
@@ -116,29 +145,46 @@ def finished(command: Command, place: Path, is_begun: bool) -> str | None:
     One that was not even begun to be disturbed came to its end, and would begin anew.
     """
     expected = quiet(command).state
-    for arguments in command.commands if is_begun else command.commands[1:]:
-        call(arguments, place)
-    found = state(place)
+    for number in range(0 if is_begun else 1, len(command.commands)):
+        call(command, number, place)
+    found = state(command, place)
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         return f"other than undisturbed: { {name: (found.get(name), expected.get(name)) for name in names} }"
     return None
 
 
-def arguments_of(arguments: Sequence[str], place: Path) -> list[str]:
-    """Return the whole command line of a command."""
-    return [sys.executable, "-m", "turbo_fetch", *(word.replace("PLACE", str(place)) for word in arguments)]
+def arguments_of(command: Command, number: int, place: Path) -> list[str]:
+    """Return the whole command line of one of the commands."""
+    words = [word.replace("PLACE", str(place)) for word in command.commands[number]]
+    hub = f"hf://datasets/{_repository(place)}"
+    return [sys.executable, "-m", "turbo_fetch", *(word.replace("HUB", hub) for word in words)]
 
 
-def call(arguments: Sequence[str], place: Path) -> None:
-    """Give a command; AssertionError if it does not end well."""
+def environment_of(command: Command, place: Path) -> Mapping[str, str]:
+    """Return the environment of the commands; what waits for a commit to the Hub does so in the place."""
+    if command.hub is None:
+        return os.environ
+    hub = {"HF_ENDPOINT": command.hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    homes = {"HF_HOME": str(place.parent / "hf"), "XDG_CACHE_HOME": str(place / "cache")}
+    return {**os.environ, **hub, **homes}
+
+
+def call(command: Command, number: int, place: Path) -> None:
+    """Give one of the commands; AssertionError if it does not end well."""
     done = subprocess.run(
-        arguments_of(arguments, place), capture_output=True, text=True, timeout=120, check=False
+        arguments_of(command, number, place),
+        env=environment_of(command, place),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     refuse_traceback(done.stderr)
+    name = command.commands[number][0]
     # A repair tells of what it repaired.
-    if done.returncode not in ({0, 1} if arguments[0] == "verify" else {0}):
-        raise AssertionError(f"{arguments[0]} ended with {done.returncode}: {done.stderr[-1500:]}")
+    if done.returncode not in ({0, 1} if name == "verify" else {0}):
+        raise AssertionError(f"{name} ended with {done.returncode}: {done.stderr[-1500:]}")
 
 
 def refuse_traceback(text: str) -> None:
@@ -147,7 +193,7 @@ def refuse_traceback(text: str) -> None:
         raise AssertionError(text[-2000:])
 
 
-def state(place: Path) -> dict[str, object]:
+def state(command: Command, place: Path) -> dict[str, object]:
     """Return what must be the same: the data, the records, the report of a refresh, and that no work is left."""
     found: dict[str, object] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.glob("merged.*")
@@ -163,6 +209,29 @@ def state(place: Path) -> dict[str, object]:
         found |= {
             f"{output.name}/{path.name}": pq.read_table(path)["drift"].to_pylist() for path in refreshed
         }
-    left = [path for path in place.rglob("*") if path.suffix in WORK_SUFFIXES]
+    if command.hub is not None:
+        found["hub"] = _state_of(command.hub, _repository(place))
+    left = [path for path in place.rglob("*") if path.suffix in WORK_SUFFIXES or path.parent.name in JOURNAL]
     found["left"] = sorted(path.relative_to(place).as_posix() for path in left)
     return found
+
+
+def _repository(place: Path) -> str:
+    return f"attacked/{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
+
+
+def _state_of(hub: DatasetHub, repository: str) -> dict[str, object]:
+    """Return of a repository what must be the same: the data, and which files the shards have."""
+    files = hub.repos[repository].files
+    records = map(orjson.loads, files[".turbo-fetch/manifest"].splitlines())
+    data = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in files.items()
+        if not name.startswith(".") and not name.endswith((".md", ".json", ".html"))
+    }
+    has = [[(file["name"], file["name"] in files) for file in record["files"]] for record in records]
+    return {
+        "data": data,
+        "records": has,
+        "stats": sorted(name for name in files if name.endswith("_stats.json")),
+    }

@@ -6,14 +6,21 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
 
 from attack.campaign import Attack
-from attack.commands import Command, arguments_of, commands, finished, quiet, refuse_traceback
+from attack.commands import (
+    Command,
+    arguments_of,
+    commands,
+    environment_of,
+    finished,
+    quiet,
+    refuse_traceback,
+)
 
 HOOK = '''
 """Ends the process group at the n-th change of a file, of those whose path has an end: loaded by every process."""
@@ -55,13 +62,13 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
-    for number in range(random.choice((1, 2, 3, 5))):
+    for number in range(random.choice((1, 3, 5, 10))):
         hook = with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
-            was_killed = give(command.commands[0], place, hook | {"KILL_AT": str(random.randint(1, changes))})
+            was_killed = give(command, place, hook | {"KILL_AT": str(random.randint(1, changes))})
         else:
             after_s = random.uniform(0.1, quiet(command).seconds)
-            was_killed = give(command.commands[0], place, hook, after_s)
+            was_killed = give(command, place, hook, after_s)
         if not was_killed:
             break
         killed += 1
@@ -84,7 +91,7 @@ def _changes(command: Command) -> int:
         folder = command.begin.parent / f"counted {command.name}"
         place = Path(shutil.copytree(command.begin, folder / "place"))
         hook = with_hook(folder / "hook", place)
-        give(command.commands[0], place, hook)
+        give(command, place, hook)
         _known[key] = Path(hook["KILL_COUNTER"]).stat().st_size
     return _known[key]
 
@@ -104,13 +111,11 @@ def with_hook(folder: Path, place: Path) -> dict[str, str]:
     }
 
 
-def give(
-    arguments: Sequence[str], place: Path, hook: dict[str, str], kill_after_s: float | None = None
-) -> bool:
-    """Give a command, and return whether it was killed."""
+def give(command: Command, place: Path, hook: dict[str, str], kill_after_s: float | None = None) -> bool:
+    """Give the first of the commands, and return whether it was killed."""
     running = subprocess.Popen(
-        arguments_of(arguments, place),
-        env={**os.environ, **hook},
+        arguments_of(command, 0, place),
+        env={**environment_of(command, place), **hook},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

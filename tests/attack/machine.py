@@ -1,4 +1,4 @@
-"""Machines that fail: little memory, few files, processes that stand still, clocks that are set.
+"""Machines that fail: little memory, few files, clocks that are set.
 
 A run ends well or with a sentence, never with a traceback, and the same command goes on to the bytes of a quiet run.
 """
@@ -13,13 +13,11 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
 
-import psutil
 from PIL import Image
 
 from attack.campaign import Attack
@@ -28,6 +26,24 @@ from jobs import job_spec, ledger, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.spec.specfile import dump_spec
 
+NO_THREADS = '''
+"""Refuses threads to some processes, after a number of them, as the file THREADS says."""
+import os, sys, threading
+from pathlib import Path
+
+limit = Path(os.environ["THREADS"])
+if limit.exists():
+    who, left = limit.read_text().split()
+    left = iter(range(int(left)))
+    start = threading._start_new_thread
+
+    def start_if_any(*arguments, **options):
+        if any(word.endswith(who) for word in sys.orig_argv) and next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        return start(*arguments, **options)
+
+    threading._start_new_thread = start_if_any
+'''
 MOST_WAITED_S = 60.0
 """That a run goes on within, whatever a clock says."""
 
@@ -37,8 +53,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     scene = Scene.prepared(stack, folder / "machine")
     found = [
         Attack("few file descriptors", partial(_few_files, scene)),
-        Attack("processes that stand still", partial(_stopped, scene, (0.2, 3))),
-        Attack("processes that stand still for minutes", partial(_stopped, scene, (30, 120))),
+        Attack("few threads", partial(_few_threads, scene)),
         Attack("little memory", _little_memory),
     ]
     if shutil.which("cc"):
@@ -55,21 +70,15 @@ def _few_files(scene: Scene, random: Random, folder: Path) -> str | None:
     return disturbed(scene, folder / "run", Disturbance(before=limit))
 
 
-def _stopped(scene: Scene, seconds: tuple[float, float], random: Random, folder: Path) -> str | None:
-    """Hold a process of a run still for a while, or all of them at once: the parent, a worker, the monitor."""
-
-    def hold(running: subprocess.Popen[str]) -> None:
-        wait_for_hits(running, scene.origin, random.randrange(1, 80))
-        with _gone_processes():
-            tree = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
-            group = random.choice([*([each] for each in tree), tree])
-            for each in group:
-                each.suspend()
-            time.sleep(random.uniform(*seconds))
-            for each in group:
-                each.resume()
-
-    return disturbed(scene, folder / "run", Disturbance(meanwhile=hold, ends_well=True))
+def _few_threads(scene: Scene, random: Random, folder: Path) -> str | None:
+    """Refuse threads to the processes of a run as the system does where there are too many, from some thread on."""
+    hook, limit = folder / "hook", folder / "limit"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(NO_THREADS)
+    limit.write_text(f"{random.choice(('runners', 'monitor', 'run'))} {random.randrange(8)}")
+    paths = f"{hook}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    by = Disturbance(environment={"PYTHONPATH": paths, "THREADS": str(limit)}, after=limit.unlink)
+    return disturbed(scene, folder / "run", by)
 
 
 def _clock(scene: Scene, library: Path, random: Random, folder: Path) -> str | None:
@@ -136,12 +145,3 @@ def _little_memory(random: Random, folder: Path) -> str | None:
     if set(outcomes.values()) != {"success"} or huge not in {"success", "out-of-memory"}:
         return f"{kind}: {huge}, and beside it {set(outcomes.values())}"
     return None
-
-
-@contextmanager
-def _gone_processes() -> Iterator[None]:
-    """Put up with processes that end while they are looked at."""
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return

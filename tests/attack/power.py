@@ -35,7 +35,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
         return []
     place = folder / "power"
     place.mkdir()
-    found = commands(stack, place)
+    found = [command for command in commands(stack, place) if command.hub is None]
     return [
         *(Attack(f"power loss during {command.name}", partial(_during, command)) for command in found),
         *(Attack(f"power loss after {command.name}", partial(_after, command)) for command in found),
@@ -62,7 +62,7 @@ def _after(command: Command, random: Random, folder: Path) -> str | None:
     _lose_power(command, recorded, len(recorded.calls), None)
     if len(command.commands) > 1:
         return finished(command, recorded.place, is_begun=False)
-    found, expected = state(recorded.place), quiet(command).state
+    found, expected = state(command, recorded.place), quiet(command).state
     lost = {name for name in {*found, *expected} if found.get(name) != expected.get(name)}
     return f"what was told to be done is not on disk: {sorted(lost)}" if lost else None
 
@@ -91,7 +91,7 @@ def _recorded(command: Command) -> Recorded:
     if key not in _known:
         folder = command.begin.parent / f"recorded {command.name}"
         place = Path(shutil.copytree(command.begin, folder / "place"))
-        calls = record(arguments_of(command.commands[0], place), place, folder / "calls")
+        calls = record(arguments_of(command, 0, place), place, folder / "calls")
         replay = Replay(Disk.of(command.begin), str(place))
         for call in calls:
             replay.make(call)

@@ -29,13 +29,16 @@ class Scene:
     origin: Origin
     listed: Path
     quiet: dict[str, str]
+    timeout_s: float = 20
 
     @classmethod
-    def prepared(cls, stack: ExitStack, place: Path) -> Scene:
-        """Return a scene whose server lives as long as the stack."""
+    def prepared(cls, stack: ExitStack, place: Path, timeout_s: float = 20) -> Scene:
+        """Return a scene whose server lives as long as the stack; `timeout_s` is what a request may take."""
         place.mkdir()
         origin = stack.enter_context(Origin(SMALL, latency_s=0.02))
-        scene = cls(origin, write_list(place / "list.parquet", [origin.url(name) for name in SMALL]), {})
+        scene = cls(
+            origin, write_list(place / "list.parquet", [origin.url(name) for name in SMALL]), {}, timeout_s
+        )
         turbo_fetch.run(scene.spec(place))
         scene.quiet.update(content_hashes(place / "out"))
         return scene
@@ -45,7 +48,7 @@ class Scene:
         return job_spec(
             self.listed,
             folder / "out",
-            http={"concurrency": 4, "retries": 0, "timeout_s": 20},
+            http={"concurrency": 4, "retries": 0, "timeout_s": self.timeout_s},
             output={"samples_per_shard": 40},
             engine={"workers": 2, "threads": 1},
         )

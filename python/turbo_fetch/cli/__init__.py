@@ -7,18 +7,15 @@ import sys
 from turbo_fetch.cli.ahead import start_for
 from turbo_fetch.cli.failure import no_traceback
 from turbo_fetch.cli.streams import safe_streams
-from turbo_fetch.runners.processes import end_ahead
+from turbo_fetch.runners.processes import none_left_ahead
 from turbo_fetch.startup import importing, without_plugins
 
 
 def main() -> None:
     """Run the command line."""
-    with safe_streams(), no_traceback():
-        try:
-            without_plugins()
-            start_for(sys.argv[1:])
-            with importing():
-                from turbo_fetch.cli.commands import called_by
-            called_by(sys.argv[1:])()
-        finally:
-            end_ahead()
+    with safe_streams(), no_traceback(), none_left_ahead():
+        without_plugins()
+        start_for(sys.argv[1:])
+        with importing():
+            from turbo_fetch.cli.commands import called_by
+        called_by(sys.argv[1:])()

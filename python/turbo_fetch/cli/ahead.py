@@ -13,7 +13,7 @@ from turbo_fetch.runners.processes import start_ahead
 
 
 def start_for(arguments: Sequence[str]) -> None:
-    """Start a worker if the arguments are those of a run that fetches on this machine; `end_ahead` ends it if not."""
+    """Start a worker if the arguments are those of a run that fetches on this machine; `none_left_ahead` ends it."""
     if arguments[:1] == ["run"] and _fetches_here(arguments[1:]):
         start_ahead(1)
 

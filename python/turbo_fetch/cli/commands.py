@@ -30,13 +30,14 @@ from turbo_fetch.cli.schema import schema
 from turbo_fetch.cli.submit import submit
 from turbo_fetch.cli.verify import verify
 from turbo_fetch.cli.view import view
+from turbo_fetch.runners.processes import none_left_ahead
 
 
 class _Commands(TyperGroup):
     """Commands whose every failure is clear."""
 
     def invoke(self, ctx: Any) -> Any:
-        with clear_failures():
+        with clear_failures(), none_left_ahead():
             return super().invoke(ctx)
 
 

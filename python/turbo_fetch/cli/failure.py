@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.errors import TurboFetchError, shortage
 from turbo_fetch.redaction import redact
 
 INTERRUPTED: Final = 130
@@ -26,6 +26,10 @@ def clear_failures() -> Iterator[None]:
         _end("interrupted", INTERRUPTED, error)
     except OSError as error:
         _end(_told(error), 1, error)
+    except RuntimeError as error:
+        if (reason := shortage(error)) is None:
+            raise
+        _end(reason, 1, error)
     except MemoryError as error:
         _end("out of memory; use fewer workers (engine.workers) or a smaller fetch.http.memory_mb", 1, error)
 
@@ -45,10 +49,19 @@ def no_traceback() -> Iterator[None]:
 def _told(error: OSError) -> str:
     place = error.filename if isinstance(error.filename, str) else None
     # Those that libraries raise have nothing but a text, which may be a name alone.
-    reason = error.strerror or f"{type(error).__name__}: {error}"
+    reason = shortage(error) or error.strerror or f"{type(error).__name__}: {error}"
+    if isinstance(error, FileNotFoundError) and place is None and not _is_in_a_folder():
+        reason = "the folder in which this command was given is gone; expected one that is there"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         reason += "; free some space and run it again"
     return f"{os.path.abspath(place)}: {reason}" if place else reason  # noqa: PTH100
+
+
+def _is_in_a_folder() -> bool:
+    try:
+        return bool(os.getcwd())  # noqa: PTH109
+    except FileNotFoundError:
+        return False
 
 
 def _record(error: Exception) -> str:

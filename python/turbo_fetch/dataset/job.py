@@ -138,9 +138,10 @@ class Dataset:
         """Raise OutputError if committed shards are not there any more."""
         lost = self._manifest.lost()
         if lost:
+            first = min(lost)
             raise OutputError(
-                f"{self._storage.url}: {len(lost):,} finished shards are gone, the first of them {lost[0]}: something "
-                "has deleted their files meanwhile. The same command makes them again"
+                f"{self._storage.url}: {len(lost):,} finished shards are not whole any more, for one {first}: "
+                f"something has deleted {lost[first]} meanwhile. The same command makes good what is missing"
             )
 
     @property

@@ -99,15 +99,21 @@ class Manifest:
         """Yield the commit records as they stand in the manifest, one in memory at a time."""
         return _read(self._path)
 
-    def lost(self) -> list[int]:
-        """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""
+    def lost(self) -> dict[int, str]:
+        """Return the committed shards that are not whole any more, by id, each with a file that it lacks.
+
+        Somebody deleted them meanwhile; or this file, which then is what they lack.
+        """
         listing = _Listing(_entries(self._storage))
-        there: set[int] = set()
+        lost = dict.fromkeys(sorted(self._committed), str(self._path))
         with suppress(FileNotFoundError):
             for records in _batched(_read(self._path)):
-                backed = zip(records, listing.back(records), strict=True)
-                there.update(record["shard"] for record, is_backed in backed if is_backed)
-        return sorted(self._committed - there)
+                for record, is_backed in zip(records, listing.back(records), strict=True):
+                    if is_backed:
+                        lost.pop(record["shard"], None)
+                    else:
+                        lost[record["shard"]] = listing.lacking(record)
+        return lost
 
     def commit(self, record: Mapping[str, Any]) -> None:
         """Add a commit record, durably where the place is local; ValueError if the shard has one already.
@@ -257,6 +263,13 @@ class _Listing:
         starts = np.concatenate([[0], ends[:-1]])
         whole = (missing[ends] == missing[starts]).tolist()
         return [good and record["shard"] in self.shards for good, record in zip(whole, records, strict=True)]
+
+    def lacking(self, record: Record) -> str:
+        """Return the name of a file that a shard lacks which is not backed."""
+        files = [(file["name"], file["bytes"]) for file in record["files"]]
+        has = self._have(files) | self._have([(name, None) for name, _ in files])
+        lacking = (name for (name, _), is_there in zip(files, has, strict=True) if not is_there)
+        return next(lacking, names.stats(record.get("name", names.shard_name(record["shard"]))))
 
     def _enter(self, entry: Entry) -> int:
         shard = names.shard_of_stats(entry.name)

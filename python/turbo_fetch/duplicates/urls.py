@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
-from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
+from turbo_fetch.duplicates.key_table import KeyTable, by_place
 from turbo_fetch.duplicates.row_numbers import Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
@@ -26,18 +27,20 @@ from turbo_fetch.storage import Storage
 class KnownUrls:
     """The rows of a list that need not be requested, sorted by place, of the dataset numbered `dataset`."""
 
-    pairs: Pairs
+    places: npt.NDArray[np.uint64]
+    originals: npt.NDArray[np.uint64]
     dataset: int
     names: Names
 
     def of(self, shard: Shard) -> dict[int, str]:
         """Return the rows of a shard that are duplicates, and of what."""
         start = place(self.dataset, shard.id)
-        first, last = np.searchsorted(self.pairs[:, 0], np.array([start, start + shard.count], np.uint64))
-        return {
-            duplicate - start: self.names.detail(original)
-            for duplicate, original in self.pairs[first:last].tolist()
-        }
+        first, last = np.searchsorted(self.places, np.array([start, start + shard.count], np.uint64))
+        rows = (self.places[first:last] - np.uint64(start)).tolist()
+        # Most rows that are duplicates are of few others.
+        originals, which = np.unique(self.originals[first:last], return_inverse=True)
+        details = [self.names.detail(original) for original in originals.tolist()]
+        return {row: details[number] for row, number in zip(rows, which.tolist(), strict=True)}
 
 
 def find(
@@ -68,7 +71,8 @@ def find(
             _check(stop)
         start = place(own, first_shard)
         pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
-    return KnownUrls(pairs, own, Names(against, fetch.output))
+    # Each on its own, for the search of a place in one of two columns copies it.
+    return KnownUrls(pairs[:, 0].copy(), pairs[:, 1].copy(), own, Names(against, fetch.output))
 
 
 def marked(shards: Iterator[Shard], known: KnownUrls | None) -> Iterator[Shard]:

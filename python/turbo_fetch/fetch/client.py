@@ -37,6 +37,8 @@ from turbo_fetch.spec import HttpSpec
 __all__ = ["Client", "Fetched"]
 
 _NOT_MODIFIED: Final = 304
+_PARTIAL: Final = 206
+_NO_PARTS: Final = (Outcome.NO_RECORD, "the server does not send parts of files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class _Wanted:
     @property
     def has_conditions(self) -> bool:
         return bool(self.conditions)
+
+    @property
+    def part_bytes(self) -> int | None:
+        """How many bytes are asked for, if not all."""
+        if self.conditions is None or "Range" not in self.conditions:
+            return None
+        first, _, last = self.conditions["Range"].removeprefix("bytes=").partition("-")
+        return int(last) + 1 - int(first)
 
     def headers(self, is_own_host: bool) -> Mapping[str, str] | None:
         """Return the headers for one hop."""
@@ -156,7 +166,7 @@ class Client:
                 draft.answered(address, response.status, response.headers)
                 if not is_redirect(response):
                     objection = self._consent.response_objects(response.headers, rules, path)
-                    return await self._receive(response, wanted.has_conditions, objection, draft, deadline)
+                    return await self._receive(response, wanted, objection, draft, deadline)
                 onward = redirect_target(address, response)
                 await drain(response)
             finally:
@@ -205,7 +215,7 @@ class Client:
     async def _receive(
         self,
         response: Response,
-        is_conditional: bool,
+        wanted: _Wanted,
         objection: str | None,
         draft: Draft,
         deadline: Deadline,
@@ -217,12 +227,16 @@ class Client:
         if objection is not None:
             return draft.end(Outcome.OPT_OUT, objection)
         if response.status == _NOT_MODIFIED:
-            if is_conditional:
+            if wanted.has_conditions:
                 return draft.end(Outcome.SUCCESS, None)
             return draft.end(*status_failure(response.status, response.reason))
-        if (response.body.framing.length or 0) > self._max_body_bytes:
-            return draft.end(*too_large(self.http.max_body_mb))
-        body = await read_body(response.body, self.budget, self._max_body_bytes, draft, deadline)
-        if body is None:
-            return draft.end(*too_large(self.http.max_body_mb))
-        return draft.end(Outcome.SUCCESS, None, body)
+        max_bytes, excess = self._max_body_bytes, too_large(self.http.max_body_mb)
+        if wanted.part_bytes is not None:
+            if response.status != _PARTIAL:
+                return draft.end(*_NO_PARTS)
+            if wanted.part_bytes <= max_bytes:
+                max_bytes, excess = wanted.part_bytes, _NO_PARTS
+        if (response.body.framing.length or 0) > max_bytes:
+            return draft.end(*excess)
+        body = await read_body(response.body, self.budget, max_bytes, draft, deadline)
+        return draft.end(*excess) if body is None else draft.end(Outcome.SUCCESS, None, body)

@@ -6,6 +6,9 @@ say whose fault it was (:mod:`turbo_fetch.fetch.witnesses`). If it was the host'
 network's, there is an outage: no request starts, witnesses are asked again and again, and when one answers, all rows
 that met the outage are asked again as if nothing had been.
 
+A process that is stopped, or a loop that is held up, sees deadlines go by that no host missed, and connections end that
+nobody attended to: what was under way then is asked again as after an outage.
+
 Where no witness can tell and the failure is of a kind that has its cause on this side, rows are held as long as nobody
 answers; when they become many, the parent stops the run (:mod:`turbo_fetch.progress.outage`).
 """
@@ -37,6 +40,8 @@ LONGEST_PAUSE_S: Final = 5.0
 """Between two questions to witnesses in an outage."""
 PROBE_EVERY_S: Final = 2.0
 """Between two questions where no witness can tell."""
+STANDSTILL_S: Final = 2.0
+"""The loop looks around at least every GRACE_S: where so much passes between two looks, this process stood still."""
 FEW: Final = 100
 """So few rows at the end of a list are not waited with where no witness can tell."""
 MANY: Final = 1000
@@ -47,6 +52,8 @@ DOMAINS_COUNTED: Final = 16
 
 _UNASKED: Final = frozenset({Outcome.URL, Outcome.ADDRESS, Outcome.ROBOTS, Outcome.DENIED, Outcome.DUPLICATE})
 """Outcomes that are known without an answer of anybody."""
+_CUT: Final = frozenset({Outcome.CONNECT, Outcome.TRUNCATED})
+"""How an attempt also ends whose connection nobody attended to for a while."""
 _REQUEST_TIMEOUT: Final = 408
 
 
@@ -204,7 +211,8 @@ class Network:
         self.pool = pool
         self._begun = 0
         self._spared = 0
-        """Attempts up to this one were under way in an outage."""
+        """Attempts up to this one were under way in an outage, or when this process stood still."""
+        self._looked_s: float | None = None
         self._heard_s = 0.0
         self._quiet_s = QUIET_S
         self._idle_since_s: float | None = None
@@ -244,11 +252,13 @@ class Network:
 
     def ended(self, row: Row, fetched: Fetched, begun: int) -> bool:
         """Take the end of an attempt; return whether its row is held, or asked again already."""
+        self._look_around()
+        was_disturbed = begun <= self._spared and not self.is_down and not row.was_spared
+        if was_disturbed and (is_silent(fetched) or fetched.outcome in _CUT):
+            row.was_spared = True
+            self.pool.ask_again(row)
+            return True
         if is_silent(fetched):
-            if begun <= self._spared and not self.is_down and not row.was_spared:
-                row.was_spared = True
-                self.pool.ask_again(row)
-                return True
             service = self._resolver if fetched.outcome is Outcome.DNS else self._reachable
             was_quiet = monotonic() - self._heard_s >= QUIET_S / 2
             service.hold(HeldRow(row, fetched, self._begun, was_quiet))
@@ -261,11 +271,13 @@ class Network:
 
     async def watch(self) -> None:
         """Find out what is in doubt, until cancelled."""
+        self._looked_s = monotonic()
         async with asyncio.TaskGroup() as watching:
             for service in self._services:
                 watching.create_task(service.watch())
             while True:
                 await asyncio.sleep(GRACE_S)
+                self._look_around()
                 self._look_for_quiet()
 
     def settle(self, batch: list[HeldRow]) -> None:
@@ -347,6 +359,15 @@ class Network:
             self._reachable.answered(begun)
         if self._resolver.held and self._resolver.is_unknown:
             self._resolver.answered(begun)
+
+    def _look_around(self) -> None:
+        """See whether this process stood still, in which case what was under way says nothing of hosts."""
+        now_s = monotonic()
+        before_s, self._looked_s = self._looked_s, now_s
+        if before_s is not None and now_s - before_s >= STANDSTILL_S and not self.is_down:
+            self.over()
+            for service in self._services:
+                self.spare(service.take(len(service.held)))
 
     def _look_for_quiet(self) -> None:
         if self._heard_s and not self.is_down and monotonic() - self._heard_s >= self._quiet_s:

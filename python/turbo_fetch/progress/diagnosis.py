@@ -181,6 +181,11 @@ RULES: Final = (
         share=0.3,
     ),
     Rule(
+        _detail("connect", "^the store"),
+        "{share} are in a store that cannot be reached ({often}): check its endpoint and the network of this machine; "
+        "then run turbo-fetch retry",
+    ),
+    Rule(
         _outcome("connect"),
         "{share} could not connect to their hosts ({often}): if these servers are up, they or a firewall block you",
     ),

@@ -10,6 +10,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 SETTINGS: Final = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
@@ -28,13 +30,27 @@ _ahead: list[WorkerProcess] = []
 
 
 def start_ahead(count: int) -> None:
-    """See that `count` workers are there whose job is not known yet; `start_process` hands them out first."""
+    """See that `count` workers are there whose job is not known yet; `start_process` hands them out first.
+
+    For a command that is inside of `none_left_ahead`.
+    """
     while len(_ahead) < count:
         _ahead.append(_start())
 
 
-def end_ahead() -> None:
-    """End the workers that nobody needed, who hold nothing yet."""
+@contextmanager
+def none_left_ahead() -> Iterator[None]:
+    """End the workers in the end that were started ahead and that nobody needed, who hold nothing yet.
+
+    They have the environment, and the folder, of the command for which they were started: no other one may get them.
+    """
+    try:
+        yield
+    finally:
+        _end_ahead()
+
+
+def _end_ahead() -> None:
     while _ahead:
         process, descriptor = _ahead.pop()
         process.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import signal
@@ -24,7 +23,7 @@ from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
 from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import OutputHeld, TurboFetchError
+from turbo_fetch.errors import OutputHeld, TurboFetchError, shortage
 from turbo_fetch.fetch.allocations import Grant
 from turbo_fetch.fetch.client import Client
 from turbo_fetch.fetch.documents import SharedDocuments
@@ -54,10 +53,6 @@ from turbo_fetch.shard.transform import Transform
 from turbo_fetch.sources.archive_records import ArchiveRecords
 from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
-
-NO_FILES: Final = (
-    "too many open files: expected a higher limit (ulimit -n), or a smaller fetch.http.concurrency"
-)
 
 TALLY_EVERY_S: Final = 0.5
 LOOK_FOR_PARENT_EVERY_S: Final = 1.0
@@ -374,18 +369,25 @@ def main() -> None:
     spare_garbage_collection()
     try:
         uvloop.run(work(connection, setup, _stop_on_sigterm))
-    except* OSError as group:
-        if (
-            group.subgroup(lambda error: getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE})
-            is None
-        ):
-            raise
+    except* (OSError, RuntimeError) as group:
         # It may come up anywhere, a module that is imported late included.
-        sys.stderr.write(f"{NO_FILES}\n")
+        reason = next(filter(None, map(shortage, _leaves(group))), None)
+        if reason is None:
+            raise
+        sys.stderr.write(f"{reason}\n")
         os._exit(1)
     # The listening thread may still wait for the parent; everything is saved, so nothing waits for it.
     sys.stdout.flush()
     os._exit(0)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors of which a group is made."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def _stop_on_sigterm(worker: Worker) -> None:

@@ -54,9 +54,6 @@ class ArchiveRecords:
         """Return the end of a row whose body is a record as the end that the archived response makes of it. Blocks."""
         if fetched.body is None:
             return fetched
-        # Without ranges, a server sends the file from its beginning: the record of another row, or of another time.
-        if fetched.http_status not in {None, 206}:
-            return _failed(fetched, _no_record("the server does not send parts of files"))
         record, failure = self._record(fetched.body, url)
         if failure is not None:
             return _failed(fetched, failure)

@@ -14,6 +14,18 @@ CHUNK_BYTES: Final = 1_000_000
 """What a thread reads at once. Most images are smaller, and take one read."""
 
 _NO_PATH: Final = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
+_UNREACHED: Final = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+    }
+)
+_NO_CONNECTION: Final = frozenset({"EndpointConnectionError", "ConnectionClosedError", "ConnectError"})
+"""Names of exceptions of clients whose store cannot be reached, and which have no number of the system."""
 _BUSY: Final = frozenset({errno.EBUSY, errno.EAGAIN})
 
 
@@ -54,6 +66,10 @@ def read_failure(error: BaseException) -> Failure:
             return Outcome.NO_ACCESS, "no permission to read it"
         case TimeoutError():
             return Outcome.TIMEOUT, "not read in time"
+        case OSError() if error.errno in _UNREACHED and status is None:
+            return Outcome.CONNECT, f"the store cannot be reached: {os.strerror(error.errno).lower()}"
+        case _ if type(error).__name__ in _NO_CONNECTION:
+            return Outcome.CONNECT, "the store cannot be reached"
         case OSError() if error.errno in _BUSY:
             return Outcome.RATE_LIMITED, "the store asks for fewer requests"
         case _ if status in {401, 403}:

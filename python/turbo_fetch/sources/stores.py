@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from turbo_fetch.errors import SpecError
@@ -11,6 +11,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.sources.source import CHUNK_BYTES, refused
 from turbo_fetch.storage.filesystems import open_filesystem, protocols
 
+WHOLE: Final = (Outcome.UNREADABLE, "the store does not send parts of objects")
 OUTSIDE: Final = "outside of the stores in fetch.sources.stores"
 
 
@@ -37,16 +38,29 @@ class Stores:
         if not self._allows(address):
             raise refused(OUTSIDE)
         scheme, _, rest = address.partition("://")
+        scheme = scheme.lower()
         try:
-            filesystem, path = open_filesystem(f"{scheme.lower()}://{rest}", "Reading", SpecError)
+            filesystem, path = open_filesystem(f"{scheme}://{rest}", "Reading", SpecError, _options(scheme))
         except SpecError as error:
             raise KnownFailure((Outcome.URL, "not an address of this store")) from error
         if start == 0 and stop is None and "hf" in protocols(filesystem):
             yield from _stream(filesystem, path)
             return
+        first: bytes | None = None
         while True:
             end = start + CHUNK_BYTES if stop is None else min(stop, start + CHUNK_BYTES)
             chunk = _range(filesystem, path, start, end)
+            if len(chunk) > end - start:
+                # All of the object, from its beginning: its client does not say so.
+                if start or stop is not None:
+                    raise KnownFailure(WHOLE)
+                yield from _pieces(chunk)
+                return
+            if chunk == first and _ends_by(filesystem, path, start):
+                # Here all of the object is just as long as a chunk.
+                yield b""
+                return
+            first = first or chunk
             start += len(chunk)
             yield chunk
             if len(chunk) < CHUNK_BYTES:
@@ -62,6 +76,25 @@ class Stores:
             address.startswith(prefix if prefix.endswith("/") else f"{prefix}/") or address == prefix
             for prefix in self._prefixes
         )
+
+
+def _options(scheme: str) -> Mapping[str, Any]:
+    """Return what the client of a store is told besides the user's settings: it leaves it to us to try again.
+
+    It takes longer than a read may, so that a store which is down would show as one that is slow.
+    """
+    if scheme not in {"s3", "s3a"}:
+        return {}
+    import fsspec
+
+    settings: Mapping[str, Any] = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"max_attempts": 0}, **settings}}
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """Yield a whole object as chunks, the last of which is short."""
+    for start in range(0, len(content) + 1, CHUNK_BYTES):
+        yield content[start : start + CHUNK_BYTES]
 
 
 def _stream(filesystem: Any, path: str) -> Iterator[bytes]:
@@ -84,6 +117,11 @@ def _range(filesystem: Any, path: str, start: int, end: int) -> bytes:
         raise
     except Exception:
         # Stores refuse ranges of empty objects, and those that begin at the end, each in its own way.
-        if (filesystem.info(path)["size"] or 0) <= start:
+        if _ends_by(filesystem, path, start):
             return b""
         raise
+
+
+def _ends_by(filesystem: Any, path: str, start: int) -> bool:
+    """Return whether an object has no bytes from `start` on."""
+    return (filesystem.info(path)["size"] or 0) <= start

@@ -6,6 +6,7 @@ fsspec is imported for addresses that need it: it looks through the metadata of 
 from __future__ import annotations
 
 import os.path
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,8 +40,12 @@ def is_local(filesystem: Any) -> bool:
     return "file" in protocols(filesystem)
 
 
-def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> tuple[Any, str]:
+def open_filesystem(
+    url: str, purpose: str, refused: type[TurboFetchError], options: Mapping[str, Any] | None = None
+) -> tuple[Any, str]:
     """Return the filesystem of a path or fsspec URL, and the path in it; nothing is asked of it yet.
+
+    `options` are for its client.
 
     Raises MissingExtra, which names the `purpose`, if the protocol needs a package that is not installed, and `refused`
     for an address that is empty, or none.
@@ -50,7 +55,7 @@ def open_filesystem(url: str, purpose: str, refused: type[TurboFetchError]) -> t
     import fsspec
 
     try:
-        filesystem, path = fsspec.url_to_fs(url)
+        filesystem, path = fsspec.url_to_fs(url, **(options or {}))
     except ImportError as error:
         protocol = url.partition("://")[0]
         if protocol in PROTOCOL_EXTRAS:

@@ -48,7 +48,7 @@ class HubStorage(Storage):
         if _is_deleted(path, changes):
             return False
         with told(self.url, reading=True):
-            head = self._repository.head()
+            head = self._head_if_any()
             return head is not None and path in self._repository.find([path], head)
 
     def list(self, folder: str = "") -> Iterator[Entry]:
@@ -57,7 +57,7 @@ class HubStorage(Storage):
         changes = self._waiting()
         found: dict[str, Entry] = {}
         with told(self.url, reading=True):
-            head = self._repository.head()
+            head = self._head_if_any()
             if head is not None and not _is_deleted(place, changes):
                 for entry in self._repository.entries(place, head):
                     if not _is_deleted(_joined(place, entry.name), changes):
@@ -106,8 +106,11 @@ class HubStorage(Storage):
             while True:
                 head = self._head()
                 if path in self._repository.find([path], head):
-                    # The answer to an earlier try may have been lost.
-                    return self._repository.read(path, head) == content
+                    if self._repository.read(path, head) != content:
+                        return False
+                    # The answer to an earlier try was lost; others may have committed before it, or since.
+                    self._journal.begin(None, head)
+                    return True
                 new = self._repository.commit([CommitOperationAdd(path, content)], head)
                 if new is not None:
                     self._journal.begin(head, new)
@@ -206,9 +209,19 @@ class HubStorage(Storage):
         """Return a commit that has a file as it is now; FileNotFoundError if it is not there."""
         if change is not None and change.kind != "deleted":
             self.flush()
-        head = self._repository.head()
+        head = self._head_if_any()
         if head is None or (change is not None and change.kind == "deleted"):
             raise FileNotFoundError(f"{self.url}/{name}")
+        return head
+
+    def _head_if_any(self) -> str | None:
+        """Return the newest commit of the repository, None if it is not there; OutputError where a run has a lease."""
+        head = self._repository.head()
+        if head is None and self.fence is not None:
+            raise OutputError(
+                f"{self.url}: the Hub shows no repository here any more; expected the one that this run began with, "
+                "and a token that may read it"
+            )
         return head
 
     def _head(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +42,8 @@ class Journal:
         with self._locked("mutex"):
             for change in changes:
                 target = self._waiting / _file_name(change.name)
-                unfinished = self._folder / f"unfinished-{os.getpid()}"
+                # One process at a time comes here; what a killed one left is written over.
+                unfinished = self._folder / "unfinished"
                 head = orjson.dumps([change.name, change.kind])
                 unfinished.write_bytes(head + b"\n" + change.payload)
                 unfinished.replace(target)
@@ -89,8 +89,11 @@ class Journal:
             with self._locked("mutex"):
                 shutil.rmtree(self._leaving, ignore_errors=True)
 
-    def begin(self, before: str, head: str) -> None:
-        """Start a run by a commit that followed `before`: what an earlier run left counts if nothing was in between."""
+    def begin(self, before: str | None, head: str) -> None:
+        """Start a run by a commit that followed `before`: what an earlier run left counts if nothing was in between.
+
+        None: it is not known what was in between.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._seen() != before:
             shutil.rmtree(self._waiting, ignore_errors=True)
