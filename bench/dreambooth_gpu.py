@@ -37,7 +37,7 @@ from bench.machine import describe_machine, now, our_versions
 from turbo_fetch.doctor.accelerator import probe
 from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.dreambooth.training.estimate import CONTEXT_BYTES, estimate
-from turbo_fetch.dreambooth.training.trainer import device_of, precision_of
+from turbo_fetch.dreambooth.training.machine import device_of, precision_of
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import parse_spec

@@ -24,7 +24,8 @@ from turbo_fetch.doctor.accelerator import best_precision
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families import DTYPES
 from turbo_fetch.dreambooth.run_folder import checkpoints, read_checkpoint
-from turbo_fetch.dreambooth.training.trainer import compile_denoiser, kernels_chosen, uses_tf32
+from turbo_fetch.dreambooth.training.machine import kernels_chosen, uses_tf32
+from turbo_fetch.dreambooth.training.trainer import compile_denoiser
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.specfile import parse_spec

@@ -27,8 +27,8 @@ from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, add_lora, make_images, open_model
+from turbo_fetch.dreambooth.training.machine import use_xformers
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
-from turbo_fetch.dreambooth.training.trainer import use_xformers
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 

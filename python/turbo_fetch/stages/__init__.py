@@ -105,14 +105,14 @@ def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Seque
     # What follows needs all of the dataset, of which this is to make a part.
     wanted = names if spec.engine.shards is None else ("fetch",)
     ahead = [name for name in wanted if getattr(spec, name) is not None]
-    first_that_takes_long = next((name for name in ahead if name != "fetch"), None)
-    for number, name in enumerate(ahead):
+    for name in ahead:
+        if name != "fetch":
+            # What a stage would fail for is said before one before it takes hours.
+            _module(name).check(spec)
+    for name in ahead:
         listener.stage(name)
         stop.second_raises = name != "fetch"
         stage, output = _stage(name, spec), _records(spec, name)
-        if name == first_that_takes_long:
-            for later in ahead[number + 1 :]:
-                _check_of(later)(spec)
         if output is None:
             summary.reports[name] = stage(spec, listener, stop)
         else:
@@ -144,11 +144,6 @@ def _stage(name: str, spec: Spec) -> Stage:
 
         return job.run
     return cast(Stage, _module(name).run)
-
-
-def _check_of(name: str) -> Callable[[Spec], None]:
-    """Return what finds, before other stages take hours, what a stage after them would fail for."""
-    return cast(Callable[[Spec], None], _module(name).check)
 
 
 def _module(name: str) -> ModuleType:

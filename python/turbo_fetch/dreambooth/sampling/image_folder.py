@@ -29,6 +29,8 @@ from turbo_fetch.storage import Storage
 OWN_CHUNK: Final = "turbo-fetch"
 _SEAL: Final = "pixels"
 """In it: a digest of the pixels, by which a retouched image is told from one that is as it was made."""
+TO_COME: Final = "that of weights that are yet to be trained"
+"""Stands for a hash that nobody knows yet, and is that of no image."""
 SHARED_CHUNK: Final = "parameters"
 """Text chunk that AUTOMATIC1111's web UI writes and ComfyUI, Civitai and others read."""
 
@@ -81,6 +83,11 @@ class ImageDiff:
     """Names of images that turbo-fetch made and somebody changed since."""
     foreign: tuple[str, ...]
     """Names of images that turbo-fetch did not make."""
+
+    def refuse(self, url: str, key: str) -> None:
+        """Raise OutputExists for an image of other settings or of somebody else; `key` is the spec's."""
+        self.refuse_different(url, key)
+        self.refuse_others(url, key, self.foreign)
 
     def refuse_different(self, url: str, key: str) -> None:
         """Raise OutputExists for an image of other settings; `key` is the spec's, which names the folder."""
