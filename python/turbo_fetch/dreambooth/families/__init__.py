@@ -203,25 +203,25 @@ def _pipeline(
         return _from_transformer_file(held, dtype, there), tuple(held.notes)
     if not Path(base).is_file():
         return _from_folder(base, dtype, adapter, there), ()
-    # diffusers reads a file in one type.
-    whole = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    types = _types(dtype, adapter)
     absent = _absent(single_file.configs_of(Path(base))["model_index"], adapter)
-    pipeline, notes = single_file.load_pipeline(Path(base), whole, {**absent, **there, **adapter.not_loaded})
-    if adapter.fp32_vae:
-        # As published files hold it, in half, but computed in fp32.
-        pipeline.vae.to(torch.float32)
-    return pipeline, notes
+    given = {**absent, **there, **adapter.not_loaded}
+    return single_file.load_pipeline(Path(base), lambda name: types.get(name, types["default"]), given)
+
+
+def _types(dtype: torch.dtype | Mapping[str, torch.dtype], adapter: type[Family]) -> dict[str, torch.dtype]:
+    """Return the type of each component that is not of the type `default`, and that."""
+    types = {"default": dtype} if isinstance(dtype, torch.dtype) else {"default": torch.float32, **dtype}
+    return types | {"vae": torch.float32} if adapter.fp32_vae else types
 
 
 def _from_transformer_file(
     held: TransformerFile, dtype: torch.dtype | Mapping[str, torch.dtype], there: Mapping[str, Any]
 ) -> Any:
     """Load what a file holds, and around it the rest of the model."""
-    types = {"default": dtype} if isinstance(dtype, torch.dtype) else dtype
+    types = _types(dtype, held.family)
     read = {
-        name: held.read(name, types.get(name, types.get("default", torch.float32)))
-        for name in held.parts
-        if name not in there
+        name: held.read(name, types.get(name, types["default"])) for name in held.parts if name not in there
     }
     pipeline = _from_folder(held.home, dtype, held.family, {**read, **there})
     held.add_words(pipeline)
@@ -235,10 +235,13 @@ def _from_folder(
     there: Mapping[str, Any],
 ) -> Any:
     """Load a diffusers folder or hub id, in whichever variant its weights are there."""
-    types: Any = dtype if isinstance(dtype, torch.dtype) else dict(dtype)
-    if adapter.fp32_vae:
-        types = {**(types if isinstance(types, dict) else {"default": types}), "vae": torch.float32}
-    given = {"dtype": types, **_absent(index_of(base), adapter), **there, **adapter.not_loaded}
+    types = _types(dtype, adapter)
+    given: dict[str, Any] = {
+        "dtype": types,
+        **_absent(index_of(base), adapter),
+        **there,
+        **adapter.not_loaded,
+    }
     folder = Path(base)
     if folder.is_dir():
         _check_parts(folder, given)
@@ -280,7 +283,7 @@ def _weights_name(made: type[nn.Module]) -> str:
 
 
 def _encoders(
-    folder: Path, index: Mapping[str, Any], types: Any, given: Collection[str]
+    folder: Path, index: Mapping[str, Any], types: Mapping[str, torch.dtype], given: Collection[str]
 ) -> dict[str, nn.Module]:
     """Load the components of transformers that are not given.
 
@@ -291,7 +294,7 @@ def _encoders(
         made = None if name in given else _module_class(kind)
         if made is None or not issubclass(made, PreTrainedModel):
             continue
-        dtype = types.get(name, types.get("default", torch.float32)) if isinstance(types, dict) else types
+        dtype = types.get(name, types["default"])
         model, info = made.from_pretrained(
             folder / name, variant=variant_of(folder, {name: kind}), dtype=dtype, output_loading_info=True
         )
