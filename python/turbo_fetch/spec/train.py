@@ -373,6 +373,8 @@ def _unused(train: TrainSpec) -> _Problems:
 def _of_optimiser(train: TrainSpec) -> _Problems:
     """Yield what the optimiser makes no sense beside."""
     rates = {train.rates[group] for group in train.trained_groups}
+    # Those of blocks are in the place of the denoiser's.
+    rates |= {train.rates["denoiser"] * factor for factor in train.lora.blocks.values()}
     kind = train.optimiser.kind
     averages, named = kind == "prodigy_schedulefree", f'optimiser.kind = "{kind}"'
     yield (
@@ -390,7 +392,7 @@ def _of_optimiser(train: TrainSpec) -> _Problems:
     yield (
         kind in FIND_THEIR_RATE and len(rates) > 1,
         f"{kind} finds one learning rate for all that is trained, but {len(rates)} are given; expected "
-        "learning_rate alone, or another optimiser.kind",
+        "learning_rate alone, or factors of 1 in lora.blocks, or another optimiser.kind",
     )
 
 
