@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Posterior
+from turbo_fetch.dreambooth.families.family import Conditioning
 from turbo_fetch.dreambooth.families.flow import (
     FlowFamily,
     before_each,
@@ -21,6 +21,7 @@ from turbo_fetch.dreambooth.families.flow import (
     unpacked,
 )
 from turbo_fetch.dreambooth.families.flux import OF_TWO_STREAMS
+from turbo_fetch.dreambooth.families.latent_space import Posterior
 from turbo_fetch.dreambooth.families.layout import Layout
 from turbo_fetch.errors import ModelError
 
