@@ -49,7 +49,7 @@ _PARTS: Final = {
 """What a whole model has, by what the names of its weights begin with."""
 _EXPECTED: Final = (
     "expected Stable Diffusion 1, 2, XL, 3 or 3.5 with VAE and text encoders, or the transformer of 3, 3.5, Flux.1, "
-    "Flux.2 Klein, Qwen-Image or Z-Image"
+    "Flux.2, Qwen-Image or Z-Image"
 )
 
 Configs = dict[str, Any]
