@@ -125,6 +125,7 @@ MODELS = DENOISERS | {
     "Qwen2_5_VLForConditionalGeneration",
     "Qwen3ForCausalLM",
     "Qwen3Model",
+    "Mistral3ForConditionalGeneration",
     "ViTModel",
 }
 

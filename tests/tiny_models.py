@@ -223,7 +223,7 @@ def tiny_flux2_dev(folder: Path, seed: int = 0) -> Path:
     vae = AutoencoderKLFlux2(**_VAE).eval()
     vae.bn.running_mean.normal_(std=0.1)
     vae.bn.running_var.uniform_(0.5, 2.0)
-    text = MistralConfig(**{**_QWEN, "num_hidden_layers": 30})
+    text = MistralConfig(**{**_QWEN, "num_hidden_layers": 30, "vocab_size": 300})
     vision = PixtralVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28
     )
@@ -414,6 +414,10 @@ _QWEN: dict[str, Any] = {
     "eos_token_id": 258,
     "pad_token_id": 256,
 }
+_TOLD_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

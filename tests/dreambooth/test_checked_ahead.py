@@ -85,7 +85,7 @@ def all_stages(base: Path, dino: Path, folder: Path) -> dict[str, dict[str, Any]
         ),
         ("train", {"output": "file/model"}, r"/file: this is a file"),
         ("train", {"accelerator": "mps"}, r'train\.accelerator = "mps": this machine has none'),
-        ("train", {"resolution": 60}, r"train\.resolution = 60: sides of this model's images are multiples"),
+        ("train", {"resolution": 61}, r"train\.resolution = 61: sides of this model's images are multiples"),
         ("train", {"method": "lora", "lora": {"targets": ["to_z"]}}, r"train\.lora\.targets = \['to_z'\]"),
         ("train", {"clip_skip": 9}, r"train\.clip_skip = 9"),
         ("train", {"method": "token", "identifier": "dog"}, r"train\.identifier = 'dog' is a token"),

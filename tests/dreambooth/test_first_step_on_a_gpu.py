@@ -51,7 +51,7 @@ FAMILIES = {
     "qwen-image": partial(tiny_qwen_image, layers=3),
 }
 DIFFUSION = {"sd", "sd, v", "sdxl"}
-ONLY_LANGUAGE = {"flux2", "qwen-image", "z-image"}
+ONLY_LANGUAGE = {"flux2", "flux2-dev", "qwen-image", "z-image"}
 """Families none of whose text encoders is trained."""
 KEPT_IN_FP32 = {"Encoder", "Decoder", "QwenImageEncoder3d", "QwenImageDecoder3d"}
 

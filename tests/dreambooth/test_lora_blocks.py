@@ -17,6 +17,7 @@ from turbo_fetch.dreambooth.sampling.sampler import add_lora
 from turbo_fetch.errors import Interrupted, SpecError
 
 RATE = 1e-3
+INNER = "up_blocks.0.attentions.0.transformer_blocks.0.attn2"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def lora_in(blocks: dict[str, float], **keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "blocks", "kept"),
     [
-        ("sd", {"up_blocks": 1.0, "mid_block": 0.5, "up_blocks.1": 0.1}, ("up_blocks", "mid_block")),
+        ("sd", {"up_blocks": 1.0, "mid_block": 0.5, INNER: 0.1}, ("up_blocks", "mid_block")),
         ("flux", {"single_transformer_blocks.1": 2.0}, ("single_transformer_blocks.1",)),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_block_that_is_not_there_is_refused_with_those_that_are(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:
     for name, blocks, expected in (
-        ("sd", {"middle": 1.0}, r"begins with \['middle'\]; expected .*down_blocks\.0, .*mid_block"),
+        ("sd", {"middle": 1.0}, r"begins with \['middle'\]; expected .*down_blocks\.1, .*mid_block"),
         ("sd", {"up": 1.0, "mid_block": 1.0}, r"begins with \['up'\]"),
         ("sd", {"conv_in": 1.0}, r"nothing that gets LoRA in the unet begins with \['conv_in'\]"),
         ("flux", {"mid_block": 1.0}, r"expected .*transformer_blocks\.0, .*single_transformer_blocks\.0"),

@@ -84,7 +84,7 @@ def test_an_estimate_is_near_what_others_measured_on_a_t4(
     ("name", "method"),
     [
         *product(TINY_MODELS, ["full", "lora+token"]),
-        *zip(TINY_FLOW_MODELS, ["lora+token", "full", "lora", "lora"], strict=True),
+        *zip(TINY_FLOW_MODELS, ["lora+token", "full", "lora", "lora", "lora"], strict=True),
     ],
 )
 def test_every_family_is_estimated_without_its_weights(tmp_path: Path, name: str, method: str) -> None:

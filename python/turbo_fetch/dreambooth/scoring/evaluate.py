@@ -148,16 +148,23 @@ def check(spec: Spec) -> None:
     is_done = train is None or is_complete(Path(train.output), train.steps)
     if is_done:
         for candidate in candidates(spec, evaluate):
-            check_model(candidate.model)
+            _check_candidate(candidate)
     if train is not None and not is_done:
         for candidate in known_ahead(spec, evaluate):
-            check_model(candidate.model)
+            _check_candidate(candidate)
             _under_test(place, candidate, plan(evaluate, prompt_set, candidate, weights_of))
         for candidate in to_come(evaluate, train):
             _under_test(place, candidate, plan(evaluate, prompt_set, candidate, lambda _model: TO_COME))
     place.probe(PROBE)
     if not is_done or not place.exists(SCORES):
         _open_encoders(evaluate)
+
+
+def _check_candidate(candidate: Candidate) -> None:
+    """Raise ModelError for a model or LoRA that is not whole, or of no known family."""
+    check_model(candidate.model)
+    if candidate.lora is not None:
+        check_named(candidate.lora, "evaluate.models", is_model=False)
 
 
 def _evaluate(

@@ -21,11 +21,12 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dreambooth.quiet import quiet
 from turbo_fetch.dreambooth.run_folder import tidy
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.dreambooth.training.preconditions import check_training
 from turbo_fetch.dreambooth.training.train import train_here
-from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
+from turbo_fetch.dreambooth.training.trainer import TrainerFactory
 from turbo_fetch.errors import SpecError, TurboFetchError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec

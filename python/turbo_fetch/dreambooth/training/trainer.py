@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -29,7 +26,6 @@ from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec.train import TrainSpec
 
-_LIGHTNING: Final = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 _LIGHTNING_PRECISION: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -72,24 +68,6 @@ class TrainerFactory:
             default_root_dir=train.output,
         )
         return self.finish(trainer)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning from telling what a user of turbo-fetch can neither see nor change."""
-    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=UserWarning, module="torch.optim.lr_scheduler")
-        # Of processors alone: autocast of GPUs gives both the same type.
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
 
 
 def compile_denoiser(denoiser: Any, how: bool | Literal["blocks"]) -> None:
