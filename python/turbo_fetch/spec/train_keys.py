@@ -43,8 +43,8 @@ class TrainKeys(Table):
     method: str = "full"
     """What is trained: `full` (all weights), `lora`, `token` (a new word), or `full+token`, `lora+token`."""
     text_encoder: bool | Literal["auto"] = "auto"
-    """Whether `full` and `lora` also train the text encoders; a T5, Qwen or Mistral is never trained. `auto`: with `full` those
-    of Stable Diffusion 1 and 2, no others."""
+    """Whether `full` and `lora` also train the text encoders; a T5, Qwen or Mistral is never trained. `auto`: with
+    `full` those of Stable Diffusion 1 and 2, no others."""
     clip_skip: NonNegativeInt = 0
     """Layers at the end of the text encoder that are passed over, for Stable Diffusion 1 and 2; 1 is what the web UIs
     call a clip skip of 2."""

@@ -191,8 +191,8 @@ def _numbers(tokenizer: Any, word: str) -> list[int]:
     return numbers
 
 
-def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
-    """Yield how many captions are longer than a text encoder reads, for each that there is."""
+def length_warnings(family: Family, captions: Sequence[str], what: str = "captions") -> Iterator[str]:
+    """Yield how many captions, or `what` else, are longer than a text encoder reads, for each that there is."""
     counts = Counter(captions)
     long: dict[tuple[str, int], list[str]] = {}
     for caption in counts:
@@ -202,7 +202,7 @@ def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
     for (encoder, most), found in sorted(long.items()):
         total = sum(counts[caption] for caption in found)
         yield (
-            f"{total} of {len(captions)} captions are longer than the {most} tokens that the {encoder} reads, and cut: "
+            f"{total} of {len(captions)} {what} are longer than the {most} tokens that the {encoder} reads, and cut: "
             f"{_quoted(found)}"
         )
 

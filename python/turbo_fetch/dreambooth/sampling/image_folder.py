@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from turbo_fetch.dreambooth.data.captions import shown
+from turbo_fetch.dreambooth.data.sources import length_warnings
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, known_as, make_images
 from turbo_fetch.errors import InputError, OutputExists
@@ -163,7 +164,8 @@ def fill(
     if not requests:
         return 0
     family = open_model()
-    for line in family.notes:
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    for line in (*family.notes, *length_warnings(family, prompts, "prompts")):
         control.listener.note(line)
     sampler = known_as(sampling.scheduler, family)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))
