@@ -295,8 +295,9 @@ def test_a_step_whose_gradient_overflows_moves_neither_schedule_nor_mean(
     assert [entry["learning_rate"] for entry in history(spec.train.output)] == [0.0] * 3
 
 
+@pytest.mark.timeout(400)
 def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> None:
-    variants = ("lora, bf16, blocks compiled", "full, bf16, xformers", "lora, bf16, base in int8")
+    variants = ("lora, bf16, blocks compiled", "full, bf16, xformers")
     plan = Plan(
         small=True,
         families=("sdxl",),
@@ -311,8 +312,7 @@ def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> N
     assert whole["sdxl fp16"]["not black"], whole
     assert whole["sdxl, blocks swapped"]["equal to the bit"], whole
     assert 0 < whole["sdxl, base in int8"]["relative difference"] < 0.05, whole
-    for name in ("lora, bf16, blocks compiled", "lora, bf16, base in int8"):
-        assert result["speed and memory"][name]["s_per_step"] > 0, result
+    assert result["speed and memory"]["lora, bf16, blocks compiled"]["s_per_step"] > 0, result
     # No kernel runs on a GPU that is not there, and what fails stops nothing else.
     assert "xformers" in result["speed and memory"]["full, bf16, xformers"]["failed"]
     json.dumps(result)
