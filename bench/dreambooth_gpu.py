@@ -4,9 +4,11 @@
 
 Parts, each of which is reported even if others fail:
 - `correctness`: two steps of a small model of each family on the GPU against the same on the processor, in fp32, and
-  what sampling makes in each precision;
+  what sampling makes in each precision; swapped blocks against the same without, to the bit, and bases of fewer bits
+  against one in bf16;
 - `memory`: the most that a run takes against what `turbo-fetch doctor --train` estimates;
-- `speed`: seconds a step of Stable Diffusion 1.5's shape by precision, attention and compilation, and the peer's.
+- `speed`: seconds a step of Stable Diffusion 1.5's shape by precision, attention, compilation, swapped blocks and bits
+  of the base, and the peer's.
 No network is used. Needs a GPU that nothing else uses; `--small` runs all of it on small models, to try the script.
 """
 
@@ -35,9 +37,11 @@ from bench.dreambooth_programs import PACKAGES, Task, one_run, the_peer
 from bench.gpu_models import SMALL, write_sd15
 from bench.machine import describe_machine, now, our_versions
 from turbo_fetch.doctor.accelerator import probe
+from turbo_fetch.dreambooth.families import skeleton
+from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
 from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.dreambooth.training.estimate import CONTEXT_BYTES, estimate
-from turbo_fetch.dreambooth.training.trainer import device_of, precision_of
+from turbo_fetch.dreambooth.training.machine import device_of, precision_of
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import parse_spec
@@ -45,6 +49,14 @@ from turbo_fetch.stop import StopRequest
 
 LOSS_TOLERANCE: Final = 1e-3
 """Relative: GPUs add in another order, and TF32 is off."""
+QUANTISED: Final = ("int8", "fp8", "nf4")
+_SWAPPED: Final = "blocks_to_swap"
+"""In a variant, which share of the model's blocks."""
+_CHECKPOINTED: Final[Mapping[str, Any]] = {
+    "precision": "bf16",
+    "method": "lora",
+    "gradient_checkpointing": True,
+}
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "full, fp32": {"precision": "fp32"},
     "full, fp32, TF32": {"precision": "fp32", "tf32": True},
@@ -64,6 +76,13 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "lora, bf16": {"precision": "bf16", "method": "lora"},
     "lora, bf16, compiled": {"precision": "bf16", "method": "lora", "compile": True},
     "lora, bf16, blocks compiled": {"precision": "bf16", "method": "lora", "compile": "blocks"},
+    "lora, bf16, checkpointed": _CHECKPOINTED,
+    "lora, bf16, checkpointed, half of the blocks swapped": _CHECKPOINTED | {_SWAPPED: 0.5},
+    "lora, bf16, checkpointed, all blocks swapped": _CHECKPOINTED | {_SWAPPED: 1.0},
+    "lora, bf16, base in int8": {"precision": "bf16", "method": "lora", "base_precision": "int8"},
+    "lora, bf16, base in fp8": {"precision": "bf16", "method": "lora", "base_precision": "fp8"},
+    "lora, bf16, base in nf4": {"precision": "bf16", "method": "lora", "base_precision": "nf4"},
+    "lora, bf16, base in int8, all blocks swapped": _CHECKPOINTED | {"base_precision": "int8", _SWAPPED: 1.0},
 }
 
 
@@ -79,6 +98,7 @@ class Plan:
     families: tuple[str, ...] = tuple(SMALL)
     methods: tuple[str, ...] = ("full", "lora")
     precisions: tuple[str, ...] = ("fp16", "bf16")
+    quantised: tuple[str, ...] = QUANTISED
     variants: tuple[str, ...] = tuple(VARIANTS)
 
 
@@ -176,6 +196,9 @@ def _correctness(bench: Bench, plan: Plan) -> Iterator[tuple[str, Any]]:
             yield f"{family} {method}", _attempt(lambda: _same_as_the_processor(bench, base, method))  # noqa: B023
         for precision in plan.precisions:
             yield f"{family} {precision}", _attempt(lambda: _samples(bench, base, precision))  # noqa: B023
+        yield f"{family}, blocks swapped", _attempt(lambda: _same_with_swapped_blocks(bench, base))  # noqa: B023
+        for kind in plan.quantised:
+            yield f"{family}, base in {kind}", _attempt(lambda: _near_in_fewer_bits(bench, base, kind))  # noqa: B023
 
 
 def _same_as_the_processor(bench: Bench, base: Path, method: str) -> dict[str, Any]:
@@ -195,6 +218,31 @@ def _same_as_the_processor(bench: Bench, base: Path, method: str) -> dict[str, A
         "largest difference of a weight": difference,
         "equal": off < LOSS_TOLERANCE,
     }
+
+
+def _same_with_swapped_blocks(bench: Bench, base: Path) -> dict[str, Any]:
+    """Train two steps with blocks on the GPU and with three of them swapped, and compare to the bit."""
+    keys = {**_CHECKPOINTED, "steps": 2}
+    found = {}
+    for count in (0, 3):
+        spec = bench.spec(f"swapped-{count}", base, 32, {**keys, "blocks_to_swap": count})
+        _run(spec)
+        found[count] = _losses(spec), _weights(bench.folder / f"swapped-{count}")
+    (losses, weights), (others, moved) = found.values()
+    same = all(torch.equal(weight, moved[name]) for name, weight in weights.items())
+    return {"losses": others, "equal to the bit": same and losses == others and len(weights) > 0}
+
+
+def _near_in_fewer_bits(bench: Bench, base: Path, kind: str) -> dict[str, Any]:
+    """Train two steps beside a base of fewer bits, and compare the losses with those beside one in bf16."""
+    found = {}
+    for held in ("auto", kind):
+        keys = {"precision": "bf16", "method": "lora", "steps": 2, "base_precision": held}
+        spec = bench.spec(f"held-{held}", base, 32, keys)
+        _run(spec)
+        found[held] = _losses(spec)
+    off = max(abs(a - b) / abs(b) for a, b in zip(found[kind], found["auto"], strict=True))
+    return {"losses": found[kind], "in bf16": found["auto"], "relative difference": off}
 
 
 def _samples(bench: Bench, base: Path, precision: str) -> dict[str, Any]:
@@ -217,7 +265,11 @@ def _speed(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 def _one_variant(bench: Bench, keys: Mapping[str, Any]) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
-    spec = bench.spec("speed", bench.base, bench.resolution, {**keys, "steps": 1_000_000})
+    keys = {**keys, "steps": 1_000_000}
+    if _SWAPPED in keys:
+        blocks = len(repeated_blocks(skeleton(str(bench.base)).denoiser))
+        keys[_SWAPPED] = max(3, round(keys[_SWAPPED] * blocks))
+    spec = bench.spec("speed", bench.base, bench.resolution, keys)
     assert spec.train is not None
     times = StepTimes(bench.warm_up, bench.warm_up + bench.steps)
     started_s = time.monotonic()

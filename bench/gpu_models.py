@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +16,16 @@ from bench.dreambooth_model import save_pipeline
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
+from tiny_models import TINY_FLOW_MODELS, tiny_qwen_image, tiny_sd, tiny_sd3, tiny_sdxl
 
-SMALL: Final[Mapping[str, Callable[[Path], Path]]] = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+SMALL: Final[Mapping[str, Callable[[Path], Path]]] = {
+    "sd": tiny_sd,
+    "sdxl": tiny_sdxl,
+    "sd3": partial(tiny_sd3, num_layers=4),
+    **TINY_FLOW_MODELS,
+    "qwen-image": partial(tiny_qwen_image, layers=4),
+}
+"""Each of three blocks that repeat or more, so that blocks can be swapped."""
 
 
 def write_sd15(folder: Path) -> Path:

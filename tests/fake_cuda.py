@@ -125,6 +125,7 @@ MODELS = DENOISERS | {
     "Qwen2_5_VLForConditionalGeneration",
     "Qwen3ForCausalLM",
     "Qwen3Model",
+    "Mistral3ForConditionalGeneration",
     "ViTModel",
 }
 
@@ -353,10 +354,11 @@ def _moved(
     copy: bool = False,
 ) -> Tensor:
     options: dict[str, Any] = {} if layout is None else {"memory_format": layout}
+    # Past what a subclass makes of it, which has called this.
     if device is not None and device.type == "meta":
-        return tensor.to(device, dtype or tensor.dtype, **options)
+        return Tensor.to(tensor, device, dtype or tensor.dtype, **options)
     before = device_of(tensor)
-    moved = tensor.to(dtype or tensor.dtype, copy=copy, **options)
+    moved = Tensor.to(tensor, dtype or tensor.dtype, copy=copy, **options)
     if device is None or device == before:
         return moved
     if moved.is_meta:

@@ -18,6 +18,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -41,6 +42,12 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralImageProcessor,
+    PixtralProcessor,
+    PixtralVisionConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -210,6 +217,41 @@ def tiny_flux2(folder: Path, seed: int = 0) -> Path:
     return _saved(pipeline, folder)
 
 
+def tiny_flux2_dev(folder: Path, seed: int = 0) -> Path:
+    """Save a Flux.2 dev pipeline, whose texts are padded on the left; returns `folder`."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    text = MistralConfig(**{**_QWEN, "num_hidden_layers": 30, "vocab_size": 300})
+    vision = PixtralVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28
+    )
+    tokenizer = _qwen_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    tokenizer.padding_side = "left"
+    pipeline = Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Mistral3ForConditionalGeneration(
+            Mistral3Config(text_config=text, vision_config=vision, image_token_index=len(tokenizer) - 3)
+        ).eval(),
+        tokenizer=PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=_TOLD_CHAT),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * _QWEN["hidden_size"],
+            axes_dims_rope=(4, 4, 4, 4),
+            timestep_guidance_channels=16,
+            guidance_embeds=True,
+        ),
+    )
+    return _saved(pipeline, folder)
+
+
 def tiny_qwen_image(folder: Path, seed: int = 0, layers: int = 2) -> Path:
     """Save a Qwen-Image pipeline; returns `folder`."""
     torch.manual_seed(seed)
@@ -307,6 +349,7 @@ TINY_MODELS: dict[str, Callable[[Path], Path]] = {"sd": tiny_sd, "sdxl": tiny_sd
 TINY_FLOW_MODELS: dict[str, Callable[[Path], Path]] = {
     "flux": tiny_flux,
     "flux2": tiny_flux2,
+    "flux2-dev": tiny_flux2_dev,
     "qwen-image": tiny_qwen_image,
     "z-image": tiny_z_image,
 }
@@ -371,6 +414,10 @@ _QWEN: dict[str, Any] = {
     "eos_token_id": 258,
     "pad_token_id": 256,
 }
+_TOLD_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+)
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -68,6 +68,7 @@ def training_spec(base: Path, folder: Path, prior: bool = True, **keys: Any) -> 
 
 def fit(spec: Spec, listener: Listener | None = None, stop: StopRequest | None = None) -> TrainReport:
     """Run the training stage in this process."""
+    launch.check(spec)
     return launch.run(spec, listener or Listener(), StopRequest() if stop is None else stop)
 
 

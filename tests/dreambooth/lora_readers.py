@@ -23,7 +23,7 @@ OriginalName = Callable[[str], str]
 """From a module's path in the UNet of diffusers to that in the original checkpoint."""
 
 
-TRANSFORMERS = {"flux", "flux2", "qwen-image", "z-image"}
+TRANSFORMERS = {"flux", "flux2", "flux2-dev", "qwen-image", "z-image"}
 """Families that neither AUTOMATIC1111 nor sd-scripts' networks/lora.py has."""
 
 
@@ -54,7 +54,7 @@ def comfyui_names(family: str, path: Path, original: OriginalName) -> set[str]:
         return names | (
             {f"lora_te_text_model_{_underscored(module)}"} if component == "text_encoder" else set()
         )
-    if family in {"flux", "flux2"}:
+    if family in {"flux", "flux2", "flux2-dev"}:
         names = {f"lora_transformer_{_underscored(module)}", f"lycoris_{_underscored(module)}"}
         return {f"transformer.{module}", *names}
     if family in {"qwen-image", "z-image"}:
@@ -182,6 +182,7 @@ KOHYA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0", "s
 KOHYA_VERSIONS |= {
     "flux": "flux1",
     "flux2": "flux_2_klein_4b",
+    "flux2-dev": "flux_2_dev",
     "qwen-image": "qwen_image",
     "z-image": "z_image",
 }
@@ -193,6 +194,7 @@ ARCHITECTURES = {
     "sd3": "stable-diffusion-3-medium",
     "flux": "flux-1-dev",
     "flux2": "Flux.2-klein-4b",
+    "flux2-dev": "Flux.2-dev",
     "qwen-image": "Qwen-Image",
     "z-image": "Z-Image",
 }

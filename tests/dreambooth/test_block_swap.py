@@ -42,6 +42,7 @@ LEARNING: dict[str, dict[str, Any]] = {
     "sd3": {"method": "lora", "lora": {"dora": True}},
     "flux": {"method": "lora", "base_precision": "int8"},
     "flux2": {"method": "lora", "base_precision": "fp8"},
+    "flux2-dev": {"method": "lora"},
     "qwen-image": {"method": "lora", "lora": {"kind": "loha"}},
     "z-image": {"method": "lora"},
 }

@@ -219,6 +219,7 @@ LONG = {
     "sd3": (lambda folder: tiny_sd3(folder, with_t5=True), [(77, "CLIP"), (77, "T5")]),
     "flux": (TINY_FLOW_MODELS["flux"], [(77, "CLIP"), (512, "T5")]),
     "flux2": (TINY_FLOW_MODELS["flux2"], [(512, "Qwen3")]),
+    "flux2-dev": (TINY_FLOW_MODELS["flux2-dev"], [(512, "Mistral")]),
     "qwen-image": (TINY_FLOW_MODELS["qwen-image"], [(1058, "Qwen2.5")]),
     "z-image": (TINY_FLOW_MODELS["z-image"], [(512, "Qwen3")]),
 }

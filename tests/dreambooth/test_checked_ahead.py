@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tiny_models import tiny_dino, tiny_sd
-from training import Listener, training_spec
+from training import Listener, history, training_spec, write_images
 from turbo_fetch import stages
-from turbo_fetch.errors import TurboFetchError
+from turbo_fetch.dreambooth.data import folder
+from turbo_fetch.errors import ModelError, OutputExists, TurboFetchError
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.stop import StopRequest
 
@@ -33,6 +34,24 @@ def broken(folder: Path) -> None:
     (folder / "photos").mkdir()
     (folder / "photos" / "one.png").write_bytes(b"\x89PNG broken")
     (folder / "lora.safetensors").write_bytes(b"broken")
+
+
+def all_stages(base: Path, dino: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return a quick spec of all stages that run a model, which write into a folder."""
+    train = training_spec(base, folder, prior=False, steps=1).model_dump(by_alias=True, exclude_none=True)
+    return {
+        "train": train["train"],
+        "prior": {"images": 1, "steps": 1, "output": str(folder / "made")},
+        "generate": {"prompts": ["a dog"], "images": 1, "steps": 1, "output": str(folder / "images")},
+        "evaluate": {
+            "metrics": ["dino"],
+            "prompts": ["a dog"],
+            "images": 1,
+            "steps": 1,
+            "dino": str(dino),
+            "output": str(folder / "scores"),
+        },
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,13 +84,20 @@ def broken(folder: Path) -> None:
             r"train\.validation\.pictures = .*missing': no such folder",
         ),
         ("train", {"output": "file/model"}, r"/file: this is a file"),
+        ("train", {"accelerator": "mps"}, r'train\.accelerator = "mps": this machine has none'),
+        ("train", {"resolution": 61}, r"train\.resolution = 61: sides of this model's images are multiples"),
+        ("train", {"method": "lora", "lora": {"targets": ["to_z"]}}, r"train\.lora\.targets = \['to_z'\]"),
+        ("train", {"clip_skip": 9}, r"train\.clip_skip = 9"),
+        ("train", {"method": "token", "identifier": "dog"}, r"train\.identifier = 'dog' is a token"),
+        ("prior", {"output": "file/made"}, r"/file: this is a file"),
+        ("prior", {"source": "empty", "images": 1}, r"(?s)prior\.source: .*empty: no images of the class"),
     ],
 )
 def test_what_a_later_stage_would_fail_for_is_said_before_anything_is_made(
     base: Path, dino: Path, tmp_path: Path, stage: str, keys: dict[str, Any], expected: str
 ) -> None:
     broken(tmp_path)
-    places = {"prompts", "lora", "embedding", "model", "output", "subject", "dino", "base"}
+    places = {"prompts", "lora", "embedding", "model", "output", "subject", "dino", "base", "source"}
     own: dict[str, Any] = {
         key: str(tmp_path / value) if key in places and isinstance(value, str) else value
         for key, value in keys.items()
@@ -80,15 +106,100 @@ def test_what_a_later_stage_would_fail_for_is_said_before_anything_is_made(
         own["models"] = [str(tmp_path / name) for name in keys["models"]]
     if "validation" in keys:
         own["validation"] = {"pictures": str(tmp_path / keys["validation"]["pictures"]), "every": 1}
-    tables: dict[str, dict[str, Any]] = {
-        "train": training_spec(base, tmp_path, prior=False, steps=1).model_dump(
-            by_alias=True, exclude_none=True
-        )["train"],
-        "prior": {"images": 1, "steps": 1, "output": str(tmp_path / "made")},
-        "generate": {"prompts": ["a dog"], "steps": 1, "output": str(tmp_path / "images")},
-        "evaluate": {"metrics": ["dino"], "dino": str(dino), "output": str(tmp_path / "scores")},
-    }
+    tables = all_stages(base, dino, tmp_path)
     tables[stage] |= own
     with pytest.raises(TurboFetchError, match=expected):
         stages.run(parse_spec(tables), Listener(), StopRequest())
     assert not any((tmp_path / name).exists() for name in ("made", "model", "images", "scores"))
+
+
+def test_the_list_of_a_spec_is_not_fetched_for_a_model_that_is_not_there(
+    base: Path, dino: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("http://127.0.0.1:9/a.jpg\n")
+    tables = all_stages(base, dino, tmp_path)
+    fetched = {"input": {"urls": str(tmp_path / "list.txt")}, "output": {"path": str(tmp_path / "fetched")}}
+    for place in ("fetch", str(tmp_path / "fetched")):
+        tables["train"] |= {"subject": place, "base": str(tmp_path / "nowhere" / "at" / "all")}
+        with pytest.raises(ModelError, match="nowhere/at/all: no such folder"):
+            stages.run(parse_spec({"fetch": fetched, **tables}), Listener(), StopRequest())
+        assert not (tmp_path / "fetched").exists()
+        # Images that are yet to be fetched are none that are missing.
+        tables["train"] |= {"base": str(base), "output": str(tmp_path / "list.txt" / "model")}
+        with pytest.raises(TurboFetchError, match=r"list\.txt"):
+            stages.run(parse_spec({"fetch": fetched, **tables}), Listener(), StopRequest())
+        assert not (tmp_path / "fetched").exists()
+
+
+def test_images_of_another_model_or_of_somebody_else_are_told_of_before_a_model_is_trained(
+    base: Path, dino: Path, tmp_path: Path
+) -> None:
+    tables = all_stages(base, dino, tmp_path)
+    del tables["prior"]
+    stages.run(parse_spec(tables), Listener(), StopRequest())
+    tables["train"]["steps"] = 2
+
+    def refuses(expected: str) -> None:
+        with pytest.raises(OutputExists, match=expected):
+            stages.run(parse_spec(tables), Listener(), StopRequest())
+        assert len(history(tmp_path / "model")) == 1
+
+    refuses(r"images: 00000-000\.png was made with other settings \(model_hash was .* yet to be trained")
+    photo = write_images(tmp_path / "own", 1) / "0.png"
+    photo.rename(tmp_path / "own" / "00000-000.png")
+    tables["generate"]["output"] = str(tmp_path / "own")
+    refuses(r"own: not as turbo-fetch made them, and so not written over: 00000-000\.png")
+    tables["generate"]["output"] = str(tmp_path / "new")
+    scored = tmp_path / "scores" / "pictures"
+    (scored / "step-000001").rename(scored / "step-000002")
+    refuses(r"step-000002: 00000-000\.png was made with other settings")
+    (scored / "step-000002").rename(scored / "step-000001")
+    stages.run(parse_spec(tables), Listener(), StopRequest())
+    assert len(history(tmp_path / "model")) == 2
+
+
+def test_the_run_of_another_spec_is_told_of_before_class_images_are_made(
+    base: Path, dino: Path, tmp_path: Path
+) -> None:
+    tables = all_stages(base, dino, tmp_path)
+    stages.run(parse_spec(tables), Listener(), StopRequest(), names=("prior", "train"))
+    tables["prior"]["output"] = str(tmp_path / "others")
+    for steps in (1, 2):
+        tables["train"] |= {"seed": 1, "steps": steps}
+        with pytest.raises(OutputExists, match=r"train\.seed"):
+            stages.run(parse_spec(tables), Listener(), StopRequest())
+    assert not (tmp_path / "others").exists()
+
+
+def test_what_is_refused_of_scores_leaves_nothing_behind(base: Path, dino: Path, tmp_path: Path) -> None:
+    broken(tmp_path)
+    for keys, expected in (
+        ({"dino": str(tmp_path / "empty")}, r"evaluate\.dino"),
+        ({"subject": str(tmp_path / "photos")}, r"(?s)evaluate\.subject: .*one\.png"),
+        ({"models": [str(tmp_path / "lora.safetensors")]}, r"lora\.safetensors: not a whole file"),
+    ):
+        own = {
+            "models": [str(base)],
+            "base": str(base),
+            "identifier": "sks",
+            "class": "dog",
+            "subject": str(write_images(tmp_path / "subject", 3)),
+        }
+        tables = {"evaluate": all_stages(base, dino, tmp_path)["evaluate"] | own | keys}
+        with pytest.raises(TurboFetchError, match=expected):
+            stages.run(parse_spec(tables), Listener(), StopRequest())
+        assert not (tmp_path / "scores").exists()
+
+
+def test_a_folder_that_is_as_it_was_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, read, inspect = write_images(tmp_path / "photos", 3), [], folder.inspect
+    monkeypatch.setattr(folder, "inspect", lambda *given: (read.append(given[0].name), inspect(*given))[1])
+    notes: list[str] = []
+    (photos / "notes.md").write_text("")
+    first, again = (folder.read_folder(photos, "subject", notes.append) for _ in range(2))
+    assert first == again
+    assert read == ["0.png", "1.png", "2.png"]
+    assert [note.partition(": ")[2] for note in notes] == ["left out, not images: notes.md"] * 2
+    (photos / "1.txt").write_text("a caption")
+    changed = folder.read_folder(photos, "subject", notes.append)
+    assert [image.caption for image in changed] == [None, "a caption", None]

@@ -17,14 +17,23 @@ import torch
 from bench.dreambooth_gpu import Plan, measured
 
 from fake_cuda import CUDA, DENOISERS, Witness, fake_cuda
-from tiny_models import TINY_FLOW_MODELS, tiny_clip, tiny_dino, tiny_sd, tiny_sd3, tiny_sdxl
+from tiny_models import (
+    TINY_FLOW_MODELS,
+    tiny_clip,
+    tiny_dino,
+    tiny_qwen_image,
+    tiny_sd,
+    tiny_sd3,
+    tiny_sdxl,
+)
 from training import Listener, history, write_images
 from turbo_fetch import stages
 from turbo_fetch.doctor.accelerator import best_precision
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.families import DTYPES
 from turbo_fetch.dreambooth.run_folder import checkpoints, read_checkpoint
-from turbo_fetch.dreambooth.training.trainer import compile_denoiser, kernels_chosen, uses_tf32
+from turbo_fetch.dreambooth.training.machine import kernels_chosen, uses_tf32
+from turbo_fetch.dreambooth.training.trainer import compile_denoiser
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.spec.specfile import parse_spec
@@ -37,11 +46,12 @@ FAMILIES = {
     "sd": tiny_sd,
     "sd, v": partial(tiny_sd, prediction="v_prediction"),
     "sdxl": tiny_sdxl,
-    "sd3": partial(tiny_sd3, with_t5=True),
+    "sd3": partial(tiny_sd3, with_t5=True, num_layers=3),
     **TINY_FLOW_MODELS,
+    "qwen-image": partial(tiny_qwen_image, layers=3),
 }
 DIFFUSION = {"sd", "sd, v", "sdxl"}
-ONLY_LANGUAGE = {"flux2", "qwen-image", "z-image"}
+ONLY_LANGUAGE = {"flux2", "flux2-dev", "qwen-image", "z-image"}
 """Families none of whose text encoders is trained."""
 KEPT_IN_FP32 = {"Encoder", "Decoder", "QwenImageEncoder3d", "QwenImageDecoder3d"}
 
@@ -61,6 +71,12 @@ VARIED: dict[str, tuple[Any, ...]] = {
         "dora",
         "lokr",
         "loha",
+        "int8",
+        "fp8",
+        "nf4",
+        "swap",
+        "int8 and swap",
+        "tiles",
     ),
 }
 """What a run is made of."""
@@ -87,11 +103,16 @@ class Case:
     @property
     def keys(self) -> dict[str, Any]:
         """Keys of `[train]`."""
-        with_lora, averages = "lora" in self.method, self.optimiser == "prodigy_schedulefree"
+        averages, swaps = self.optimiser == "prodigy_schedulefree", "swap" in self.more
+        held = self.more.partition(" ")[0] if self.more.startswith(("int8", "fp8", "nf4")) else "auto"
         method = self.method
         if self.family in ONLY_LANGUAGE:
-            method = "lora" if with_lora or method == "token" else "full"
-            with_lora = method == "lora"
+            method = "lora" if "lora" in method or method == "token" else "full"
+        if held != "auto":
+            method = "lora"
+        elif swaps:
+            method = method.replace("full", "lora")
+        with_lora = "lora" in method
         return {
             "method": method,
             "precision": self.precision,
@@ -101,7 +122,10 @@ class Case:
             **({"identifier": "<sks>"} if "token" in method else {}),
             **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
             **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family in DIFFUSION else {}),
-            **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" else {}),
+            **({"gradient_checkpointing": True} if self.more == "gradient_checkpointing" or swaps else {}),
+            **({"blocks_to_swap": 3} if swaps else {}),
+            "base_precision": held,
+            "vae_tiling": True if self.more == "tiles" else "auto",
             **({"compile": True, "cudnn_benchmark": True} if self.more == "compile" else {}),
             **({"compile": "blocks"} if self.more == "blocks" else {}),
             **({"accumulation": 2} if self.more == "accumulation" else {}),
@@ -271,13 +295,23 @@ def test_a_step_whose_gradient_overflows_moves_neither_schedule_nor_mean(
     assert [entry["learning_rate"] for entry in history(spec.train.output)] == [0.0] * 3
 
 
+@pytest.mark.timeout(400)
 def test_the_script_for_a_gpu_runs_to_its_end(tmp_path: Path, gpu: Witness) -> None:
     variants = ("lora, bf16, blocks compiled", "full, bf16, xformers")
-    plan = Plan(small=True, families=("sdxl",), methods=("lora",), precisions=("fp16",), variants=variants)
+    plan = Plan(
+        small=True,
+        families=("sdxl",),
+        methods=("lora",),
+        precisions=("fp16",),
+        quantised=("int8",),
+        variants=variants,
+    )
     result = measured(tmp_path, plan)
     whole = result["correctness"]
     assert whole["sdxl lora"]["equal"], whole
     assert whole["sdxl fp16"]["not black"], whole
+    assert whole["sdxl, blocks swapped"]["equal to the bit"], whole
+    assert 0 < whole["sdxl, base in int8"]["relative difference"] < 0.05, whole
     assert result["speed and memory"]["lora, bf16, blocks compiled"]["s_per_step"] > 0, result
     # No kernel runs on a GPU that is not there, and what fails stops nothing else.
     assert "xformers" in result["speed and memory"]["full, bf16, xformers"]["failed"]

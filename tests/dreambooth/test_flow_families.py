@@ -27,8 +27,8 @@ from turbo_fetch.dreambooth.data.examples import Batch, Examples
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, add_lora, make_images, open_model
+from turbo_fetch.dreambooth.training.machine import use_xformers
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
-from turbo_fetch.dreambooth.training.trainer import use_xformers
 from turbo_fetch.errors import Interrupted, SpecError
 from turbo_fetch.spec.dreambooth import SamplingTable
 
@@ -171,7 +171,7 @@ def _flux_loss(
 def _flux2_loss(
     pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Callable[..., Tensor]
 ) -> Tensor:
-    """As examples/dreambooth/train_dreambooth_lora_flux2_klein.py of diffusers; noise levels as in the pipeline."""
+    """As examples/dreambooth/train_dreambooth_lora_flux2.py of diffusers and that of Klein; noise levels as sampled."""
     vae = pipeline.vae
     posterior = vae.encode(pixels).latent_dist
     latents = pipeline._patchify_latents(posterior.mean + posterior.std * draw(posterior.mean.shape))
@@ -184,10 +184,11 @@ def _flux2_loss(
     )
     hidden, text_ids = pipeline.encode_prompt(list(captions), device=torch.device("cpu"))
     ids = pipeline._prepare_latent_ids(noisy)
+    is_told = pipeline.transformer.config.guidance_embeds
     predicted = pipeline.transformer(
         hidden_states=pipeline._pack_latents(noisy),
         timestep=sigma,
-        guidance=None,
+        guidance=torch.ones(len(noisy)) if is_told else None,
         encoder_hidden_states=hidden,
         txt_ids=text_ids,
         img_ids=ids,
@@ -196,7 +197,13 @@ def _flux2_loss(
     return (pipeline._unpack_latents_with_ids(predicted, ids) - target).square().mean()
 
 
-RECIPES = {"flux": _flux_loss, "flux2": _flux2_loss, "qwen-image": _qwen_loss, "z-image": _z_loss}
+RECIPES = {
+    "flux": _flux_loss,
+    "flux2": _flux2_loss,
+    "flux2-dev": _flux2_loss,
+    "qwen-image": _qwen_loss,
+    "z-image": _z_loss,
+}
 
 
 @torch.no_grad()
@@ -277,7 +284,7 @@ def test_a_whole_model_is_exported_as_a_folder_that_diffusers_and_we_read(base: 
         assert torch.equal(weight, trained.denoiser.state_dict()[name])
 
 
-@pytest.mark.parametrize("name", ["flux2", "qwen-image", "z-image"])
+@pytest.mark.parametrize("name", ["flux2", "flux2-dev", "qwen-image", "z-image"])
 def test_a_lora_of_musubi_tuner_is_read(bases: dict[str, Path], name: str, tmp_path: Path) -> None:
     base = bases[name]
     lora = {"rank": 2, "alpha": 1.0}
@@ -299,7 +306,7 @@ def test_a_lora_of_musubi_tuner_is_read(bases: dict[str, Path], name: str, tmp_p
 
 
 @pytest.mark.parametrize("keys", [{"text_encoder": True}, {"method": "lora+token", "identifier": "<sks>"}])
-@pytest.mark.parametrize("name", ["flux2", "qwen-image", "z-image"])
+@pytest.mark.parametrize("name", ["flux2", "flux2-dev", "qwen-image", "z-image"])
 def test_a_language_model_is_not_trained(
     bases: dict[str, Path], name: str, tmp_path: Path, keys: dict[str, Any]
 ) -> None:

@@ -17,8 +17,8 @@ from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, clip_tokenizer, tiny_sd
 from training import training_spec
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dreambooth.training.estimate import CONTEXT_BYTES, estimate
+from turbo_fetch.dreambooth.training.memory_advice import memory_explained
 from turbo_fetch.dreambooth.training.requirements import MARGIN, training_findings, what_fits
-from turbo_fetch.dreambooth.training.trainer import memory_explained
 from turbo_fetch.errors import TrainingFailed
 from turbo_fetch.spec import TrainSpec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
@@ -84,7 +84,7 @@ def test_an_estimate_is_near_what_others_measured_on_a_t4(
     ("name", "method"),
     [
         *product(TINY_MODELS, ["full", "lora+token"]),
-        *zip(TINY_FLOW_MODELS, ["lora+token", "full", "lora", "lora"], strict=True),
+        *zip(TINY_FLOW_MODELS, ["lora+token", "full", "lora", "lora", "lora"], strict=True),
     ],
 )
 def test_every_family_is_estimated_without_its_weights(tmp_path: Path, name: str, method: str) -> None:
@@ -180,6 +180,11 @@ def test_the_command_tells_of_a_spec_before_anything_is_there(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     names = [finding["name"] for finding in json.loads(result.stdout)["findings"]]
     assert names == ["device", "precision", "attention", "memory"]
+    command = ["doctor", "--train", str(tmp_path / "spec.toml"), "--set", "train.attention=sdpa", "--json"]
+    changed = json.loads(CliRunner().invoke(app, command).stdout)["findings"]
+    assert "as asked" in next(finding["found"] for finding in changed if finding["name"] == "attention")
+    nothing = CliRunner().invoke(app, ["doctor", "--set", "train.attention=sdpa"])
+    assert (nothing.exit_code, "--set changes a key of a spec" in nothing.output) == (2, True)
     missing = CliRunner().invoke(app, ["doctor", "--train"])
     assert missing.exit_code == 2
     assert "expected one" in missing.output

@@ -65,6 +65,9 @@ def test_only_keys_that_bind_are_compared() -> None:
 
     def leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
         for name, value in table.items():
+            if f"{prefix}{name}" in BINDING:
+                yield f"{prefix}{name}"
+                continue
             inner = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
             yield from leaves(inner, f"{prefix}{name}.") if isinstance(inner, dict) else [f"{prefix}{name}"]
 

@@ -16,8 +16,9 @@ from training import Listener, fit, history, learned, training_spec, write_image
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.training_data import make_concepts, read_training_data
 from turbo_fetch.dreambooth.run_folder import CACHE
+from turbo_fetch.dreambooth.training.machine import precision_of, set_attention
+from turbo_fetch.dreambooth.training.memory_advice import memory_explained
 from turbo_fetch.dreambooth.training.module import DreamBooth
-from turbo_fetch.dreambooth.training.trainer import memory_explained, precision_of, set_attention
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from turbo_fetch.cli.failure import clear_failures
+from turbo_fetch.cli.run import Overrides
 from turbo_fetch.cli.usage import load_job
 from turbo_fetch.errors import MissingExtra, SpecError
 
@@ -25,6 +27,7 @@ def doctor(
             help="A spec, to check whether it would use the proxies of this machine.", metavar="SPEC.TOML"
         ),
     ] = None,
+    overrides: Overrides = None,
     output: Annotated[
         Path, typer.Option(help="Folder of the dataset, to check the free space on its disk.")
     ] = Path(),
@@ -53,11 +56,16 @@ def doctor(
     from turbo_fetch.doctor.probe import measure, measure_lookups
     from turbo_fetch.doctor.proxy import ask_through, check_proxies
 
+    with clear_failures():
+        if overrides and spec is None:
+            raise SpecError(
+                "--set changes a key of a spec; expected one: turbo-fetch doctor SPEC.TOML --set …"
+            )
     if train:
-        _show(_training(spec), as_json)
+        _show(_training(spec, overrides or ()), as_json)
         return
     with clear_failures():
-        fetch = load_job(spec, None).fetch if spec is not None else None
+        fetch = load_job(spec, overrides).fetch if spec is not None else None
     key = fetch.http.proxy if fetch is not None else None
     proxies = check_proxies(os.environ, key, spec is not None, None if no_network else ask_through)
     machine = measure(output, None if no_network else measure_lookups(), proxies)
@@ -76,13 +84,13 @@ def doctor(
     Console(highlight=False).print(table)
 
 
-def _training(spec: Path | None) -> list[Finding]:
+def _training(spec: Path | None, overrides: Sequence[str]) -> list[Finding]:
     with clear_failures():
         if spec is None:
             raise SpecError(
                 "--train looks at the [train] of a spec; expected one: turbo-fetch doctor --train SPEC.TOML"
             )
-        job = load_job(spec, None)
+        job = load_job(spec, overrides)
         try:
             from turbo_fetch.dreambooth.training.requirements import training_findings
         except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 import logging
 
-# Both warn at import, over many lines, of what they cannot do on this machine; `attention.py` says it in one.
-for _library in ("xformers", "bitsandbytes"):
+# They warn at import, some over many lines, of what they cannot do on this machine, and of parts of their own;
+# `machine.py` says in one line what matters of it.
+for _library in ("xformers", "bitsandbytes", "torchao", "torch.utils._pytree", "diffusers.quantizers"):
     logging.getLogger(_library).setLevel(logging.ERROR)

@@ -76,6 +76,7 @@ BINDING: Final = frozenset(
         "lora.alpha",
         "lora.dropout",
         "lora.targets",
+        "lora.blocks",
         "lora.dora",
         "token.initial",
         "token.vectors",
@@ -119,7 +120,7 @@ def binding(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in table.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key not in BINDING:
             inner = binding(value, f"{key}.")
             if inner or not value:
                 found[name] = inner

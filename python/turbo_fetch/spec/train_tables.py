@@ -166,6 +166,10 @@ class LoraSpec(Table):
     targets: tuple[str, ...] = ()
     """Suffixes of the names of the modules that get LoRA; by default the attention of the family. A text encoder that
     is trained, but has no module of these names, gets LoRA in its attention."""
+    blocks: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Which parts of the denoiser learn, and how fast: beginnings of names of its modules, such as `mid_block` or
+    `up_blocks.1`, each with a factor of the learning rate. Of several that fit the longest counts, and what none fits
+    does not learn. By default all learn alike."""
     dora: bool = False
     """Also learn the magnitude of each row of a `lora` (arXiv 2402.09353)."""
 

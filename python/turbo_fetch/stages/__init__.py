@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
@@ -105,20 +106,28 @@ def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Seque
     # What follows needs all of the dataset, of which this is to make a part.
     wanted = names if spec.engine.shards is None else ("fetch",)
     ahead = [name for name in wanted if getattr(spec, name) is not None]
-    first_that_takes_long = next((name for name in ahead if name != "fetch"), None)
-    for number, name in enumerate(ahead):
-        listener.stage(name)
-        stop.second_raises = name != "fetch"
-        stage, output = _stage(name, spec), _records(spec, name)
-        if name == first_that_takes_long:
-            for later in ahead[number + 1 :]:
-                _check_of(later)(spec)
-        if output is None:
-            summary.reports[name] = stage(spec, listener, stop)
-        else:
-            with tracked(spec.track, name, output, listener) as recorder:
-                summary.reports[name] = stage(spec, recorder, stop)
+    models = [name for name in ahead if name != "fetch"]
+    with _quiet(models):
+        for name in models:
+            # What a stage would fail for is said before one before it takes hours.
+            _module(name).check(spec)
+        for name in ahead:
+            listener.stage(name)
+            stop.second_raises = name != "fetch"
+            stage, output = _stage(name, spec), _records(spec, name)
+            if output is None:
+                summary.reports[name] = stage(spec, listener, stop)
+            else:
+                with tracked(spec.track, name, output, listener) as recorder:
+                    summary.reports[name] = stage(spec, recorder, stop)
     return summary
+
+
+def _quiet(models: Sequence[str]) -> AbstractContextManager[None]:
+    """Keep the libraries of models from telling what no user can change, in stages that run one."""
+    if not models:
+        return nullcontext()
+    return cast(AbstractContextManager[None], _imported("turbo_fetch.dreambooth.quiet", models[0]).quiet())
 
 
 def _records(spec: Spec, name: str) -> str | None:
@@ -146,14 +155,14 @@ def _stage(name: str, spec: Spec) -> Stage:
     return cast(Stage, _module(name).run)
 
 
-def _check_of(name: str) -> Callable[[Spec], None]:
-    """Return what finds, before other stages take hours, what a stage after them would fail for."""
-    return cast(Callable[[Spec], None], _module(name).check)
-
-
 def _module(name: str) -> ModuleType:
+    return _imported(_HOMES[name], name)
+
+
+def _imported(home: str, name: str) -> ModuleType:
+    """Import what a stage needs. Raises MissingExtra."""
     try:
-        return import_module(_HOMES[name])
+        return import_module(home)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("turbo_fetch"):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +25,28 @@ _KOHYA: Final = re.compile(r"(\d+)_(.+)")
 
 
 def read_folder(folder: Path, what: str, note: Callable[[str], None]) -> list[ImageFile]:
-    """Open every image of a folder; `what` names it in messages.
+    """Open every image of a folder; `what` names it in messages. A folder that is as it was is read once.
 
     Raises PicturesError that lists every file that is broken, or says that there is none; MissingExtra.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise PicturesError(f"{folder}: {found}; expected a folder with images of the {what}")
+    images, notes = _read_as_of(folder, what, _state(folder))
+    for line in notes:
+        note(f"{folder}: {line}")
+    return list(images)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes when a file of a folder does."""
+    found = ((path, path.stat()) for path in sorted(folder.iterdir()) if path.exists())
+    return tuple((str(path.absolute()), stat.st_mtime_ns, stat.st_size, stat.st_ino) for path, stat in found)
+
+
+@lru_cache(maxsize=16)
+def _read_as_of(folder: Path, what: str, _state: object) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
+    """Return the images of a folder, and what is to be told of it; raises as `read_folder`."""
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in paths if path.is_file()]
     images = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_mask(path)]
@@ -39,9 +55,8 @@ def read_folder(folder: Path, what: str, note: Callable[[str], None]) -> list[Im
     others = [path for path in files if path not in set(images)]
     captions = find_captions(images, others)
     opened = _opened(folder, images, others, captions)
-    for line in (*captions.notes, *_done_to(opened), *_left_out(paths, opened, captions)):
-        note(f"{folder}: {line}")
-    return opened
+    notes = (*captions.notes, *_done_to(opened), *_left_out(paths, opened, captions))
+    return tuple(opened), notes
 
 
 def kohya_name(name: str) -> tuple[int, str] | None:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final
@@ -30,7 +31,8 @@ FEW: Final = 3
 """The DreamBooth paper uses three to five images; fewer are learned by heart."""
 RARE_AFTER: Final = 15_000
 """CLIP's vocabulary goes from common to rare; the paper takes rare ones, and `sks` is number 48,136."""
-USUAL_WORD: Final = TrainSpec.model_fields["identifier"].default
+RARE_WORDS: Final = (TrainSpec.model_fields["identifier"].default, "ohwx", "zwx", "ukj", "olis", "shs")
+"""Words that people use for subjects, as they mean little to CLIP; one that a model reads as one token is named."""
 
 
 def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) -> list[ImageFile]:
@@ -44,28 +46,33 @@ def read_images(place: str, what: str, work: Path, note: Callable[[str], None]) 
     return read_folder(_unpacked(place, work), what, note)
 
 
-def check_images(place: str, key: str) -> None:
-    """Raise as `read_images`, or InputError, naming the spec's `key`, if there is nothing at a place."""
-    if "://" in place:
+def check_images(spec: Spec, place: str, key: str, what: str = "subject") -> None:
+    """Raise as `read_images`, or InputError, naming the spec's `key`, if there is nothing at a place.
+
+    What the fetch stage of the spec makes may be yet to come.
+    """
+    fetched = None if spec.fetch is None else Path(spec.fetch.output.path).absolute()
+    place = subject_place(spec, place, key)
+    if "://" in place or (fetched is not None and Path(place).absolute().is_relative_to(fetched)):
         return
     if not Path(place).exists():
         raise InputError(f"{key} = {place!r}: no such folder; expected a folder or dataset of images")
     if read_job(open_place(place)) is None:
         try:
-            read_folder(Path(place), "subject", lambda _note: None)
+            read_folder(Path(place), what, lambda _note: None)
         except PicturesError as error:
             raise PicturesError(f"{key}: {error}") from error
 
 
 def image_places(spec: Spec) -> dict[str, str]:
-    """Return the folders and datasets of images of `[train]` that no stage makes, by key."""
+    """Return the folders and datasets of images of the subjects of `[train]`, by key."""
     train = train_spec_of(spec)
     named: dict[str, str] = {}
     for number, (each, held_out) in enumerate(zip(train.each_subject, train.held_out, strict=True)):
         alone = not train.subjects
         named["train.subject" if alone else f"train.subjects.{number}.images"] = each.subject
         named["train.validation.pictures" if alone else f"train.subjects.{number}.validation"] = held_out
-    return {key: place for key, place in named.items() if place and place != FETCHED}
+    return {key: place for key, place in named.items() if place}
 
 
 def _unpacked(place: str, work: Path) -> Path:
@@ -158,25 +165,34 @@ def image_warnings(train: TrainSpec, images: Sequence[ImageFile], captions: Sequ
             )
 
 
-def word_warnings(train: TrainSpec, tokenizer: Any) -> Iterator[str]:
-    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token."""
-    numbers, usual = (
-        tokenizer(word, add_special_tokens=False).input_ids for word in (train.identifier, USUAL_WORD)
-    )
-    # Not one token of every tokenizer.
-    example = f": {USUAL_WORD}" if len(usual) == 1 else ""
+def word_warnings(train: TrainSpec, tokenizer: Any, taken: Collection[str] = ()) -> Iterator[str]:
+    """Yield what the tokenizer makes doubtful: an identifier that is no rare single token.
+
+    `taken` are the identifiers of all subjects, none of which is recommended for another.
+    """
     if train.trains("token"):
-        pass
-    elif len(numbers) != 1:
+        return
+    word, numbers = train.identifier, _numbers(tokenizer, train.identifier)
+    rare = (
+        other for other in RARE_WORDS if other not in {word, *taken} and len(_numbers(tokenizer, other)) == 1
+    )
+    # None of them may be one token of this tokenizer.
+    example = "".join(f": {other}" for other in islice(rare, 1))
+    if len(numbers) != 1:
         parts = shown([repr(token) for token in tokenizer.convert_ids_to_tokens(numbers)])
         found = f"{len(numbers)} tokens ({parts})"
-        yield f"identifier {train.identifier!r} is {found}; one rare token learns better{example}"
+        yield f"identifier {word!r} is {found}; one rare token learns better{example}"
     elif numbers[0] < RARE_AFTER:
-        yield f"identifier {train.identifier!r} is a common word, which has a meaning to unlearn; a rare one{example}"
+        yield f"identifier {word!r} is a common word, which has a meaning to unlearn; a rare one{example}"
 
 
-def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
-    """Yield how many captions are longer than a text encoder reads, for each that there is."""
+def _numbers(tokenizer: Any, word: str) -> list[int]:
+    numbers: list[int] = tokenizer(word, add_special_tokens=False).input_ids
+    return numbers
+
+
+def length_warnings(family: Family, captions: Sequence[str], what: str = "captions") -> Iterator[str]:
+    """Yield how many captions, or `what` else, are longer than a text encoder reads, for each that there is."""
     counts = Counter(captions)
     long: dict[tuple[str, int], list[str]] = {}
     for caption in counts:
@@ -186,7 +202,7 @@ def length_warnings(family: Family, captions: Sequence[str]) -> Iterator[str]:
     for (encoder, most), found in sorted(long.items()):
         total = sum(counts[caption] for caption in found)
         yield (
-            f"{total} of {len(captions)} captions are longer than the {most} tokens that the {encoder} reads, and cut: "
+            f"{total} of {len(captions)} {what} are longer than the {most} tokens that the {encoder} reads, and cut: "
             f"{_quoted(found)}"
         )
 

@@ -90,13 +90,13 @@ def make_concepts(
     `advance` is called for every variant of an image that was encoded, and may raise to stop. Raises SpecError if the
     model cannot make images of that resolution, OutputError.
     """
-    sizes = _sizes(train, family)
+    sizes = image_sizes(train, family)
     if not family.image_side / 1.5 < train.resolution < family.image_side * 1.5:
         note(
             f"train.resolution = {train.resolution}, but this model was made for images of {family.image_side} pixels "
             f"a side, and far from them it makes worse ones; expected train.resolution = {family.image_side}"
         )
-    made = []
+    made, words = [], [images.train.identifier for images in data.subjects]
     for number, images in enumerate(data.subjects):
         captions = [
             *_captions_of(images.train, images.subject),
@@ -104,7 +104,7 @@ def make_concepts(
             *_captions_of(images.train, images.validation),
         ]
         for warning in (
-            *word_warnings(images.train, family.prompt_tokenizer),
+            *word_warnings(images.train, family.prompt_tokenizer, words),
             *length_warnings(family, captions),
         ):
             note(warning)
@@ -184,7 +184,8 @@ def _concept(family: Family, image_set: ImageSet, batch_size: int, repeats: int 
     return Concept(image_set, sequence, family.vae_scale)
 
 
-def _sizes(train: TrainSpec, family: Family) -> Sequence[Size]:
+def image_sizes(train: TrainSpec, family: Family) -> Sequence[Size]:
+    """Return the sizes to which images are cut. Raises SpecError for those that the model cannot make."""
     multiple = family.size_multiple
     largest = family.own_sides.largest
     possible = Sides(multiple, None if largest is None else largest // multiple * multiple)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,13 +11,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from turbo_fetch.dreambooth.families.facts import ModelFacts
+from turbo_fetch.dreambooth.families.latent_space import LatentSpace
 from turbo_fetch.dreambooth.families.noise import NoiseProcess
 from turbo_fetch.dreambooth.families.precision import in_own_type
 from turbo_fetch.dreambooth.families.single_file import DESCRIPTION_KEY, described
-from turbo_fetch.dreambooth.families.vae_tiling import can_tile, is_tiled, spare_memory
-from turbo_fetch.errors import ModelError, SpecError
+from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.specfile import validated
-from turbo_fetch.spec.table import VaeTiling
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.spec.train_tables import FIND_THEIR_RATE, USUAL_LEARNING_RATE, Part
 
@@ -26,37 +24,7 @@ Conditioning = dict[str, Tensor]
 """What the denoiser is told of the captions; each tensor has one row per caption."""
 
 
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """The Gaussian that the VAE makes of an image, in the scale of the denoiser: two tensors [B, C, h, w].
-
-    In all families latents have this shape; those whose denoiser takes them in another one bring them into it in
-    `predict`, and back.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Return latents [B, C, h, w] drawn from it."""
-        normals = torch.randn(self.mean.shape, generator=generator, device=generator.device)
-        return self.mean + self.deviation * normals.to(self.mean)
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """Which widths and heights in pixels the images have that a model can make."""
-
-    multiple: int
-    largest: int | None = None
-
-    def nearest(self, side: int) -> int:
-        """Return the side nearest to one that is wanted."""
-        rounded = max(self.multiple, (side + self.multiple // 2) // self.multiple * self.multiple)
-        return rounded if self.largest is None else min(rounded, self.largest)
-
-
-class Family(ABC):
+class Family(LatentSpace, ABC):
     """A loaded model: its components, and how to run them. Owns the pipeline, whose modules it trains.
 
     What is true of a family and not of others is said by its subclass, and nowhere else.
@@ -65,7 +33,6 @@ class Family(ABC):
     name: ClassVar[str]
     pipeline_name: ClassVar[str]
     """The pipeline class of diffusers that a `model_index.json` of the family names."""
-    denoiser_name: ClassVar[str]
     text_encoder_names: ClassVar[tuple[str, ...]]
     """Text encoders that can be trained, if any can."""
     optional: ClassVar[tuple[str, ...]] = ()
@@ -100,14 +67,13 @@ class Family(ABC):
     """The name of a text encoder in files of learned embeddings; without any, the one encoder's is the new word."""
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
-        self.pipeline: Any = pipeline
+        self.pipeline = pipeline
         self.notes: tuple[str, ...] = ()
         """What a person should know of how it was loaded."""
         for component, methods in self.own_type.items():
             for method in methods if getattr(pipeline, component, None) is not None else ():
                 in_own_type(getattr(pipeline, component), method)
-        self.vae_tiling: VaeTiling = "auto"
-        spare_memory(self.vae, self.vae_scale, lambda: self.vae_tiling)
+        self.spare_memory()
 
     @classmethod
     def with_defaults(cls, train: TrainSpec) -> TrainSpec:
@@ -145,27 +111,6 @@ class Family(ABC):
             )
 
     @property
-    def denoiser(self) -> nn.Module:
-        """The UNet or transformer."""
-        module: nn.Module = getattr(self.pipeline, self.denoiser_name)
-        return module
-
-    @property
-    def vae(self) -> Any:
-        """The autoencoder, which is never trained."""
-        return self.pipeline.vae
-
-    def tile_vae(self, wish: VaeTiling, key: str = "vae_tiling") -> None:
-        """Take images in tiles through the autoencoder as a spec says. Raises SpecError, naming the spec's `key`."""
-        if wish is True and not can_tile(self.vae):
-            raise SpecError(f'{key} = true, but a {type(self.vae).__name__} has no tiles; expected "auto"')
-        self.vae_tiling = wish
-
-    def tiles(self, width: int, height: int) -> bool:
-        """Return whether images of this size go through the autoencoder in tiles."""
-        return can_tile(self.vae) and is_tiled(self.vae_tiling, width * height)
-
-    @property
     def text_encoders(self) -> dict[str, Any]:
         """The text encoders that can be trained, by component name."""
         return {name: getattr(self.pipeline, name) for name in self.text_encoder_names}
@@ -194,72 +139,12 @@ class Family(ABC):
         """Names of the components that can be trained."""
         return (self.denoiser_name, *self.text_encoder_names)
 
-    @property
-    def image_side(self) -> int:
-        """Width and height in pixels of the images that the model was made for. Raises ModelError if it says none."""
-        config: Any = self.denoiser.config
-        if not isinstance(config.sample_size, int):
-            raise ModelError(
-                f"the config.json of the model's {self.denoiser_name} has sample_size = {config.sample_size}; "
-                "expected the side of its latents"
-            )
-        return config.sample_size * self.vae_scale
-
-    @property
-    def size_multiple(self) -> int:
-        """Sides of an image in pixels are multiples of this."""
-        blocks = getattr(self.denoiser.config, "down_block_types", ())
-        return int(self.vae_scale * 2 ** max(len(blocks) - 1, 0))
-
-    @classmethod
-    def sides(cls, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> Sides:
-        """Return which images a model with these configs of its components can make."""
-        return Sides(cls.scale_of(vae))
-
-    @property
-    def own_sides(self) -> Sides:
-        """Which images this model can make."""
-        config: Any = self.denoiser.config
-        return self.sides(config, self.vae.config)
-
-    @classmethod
-    def scale_of(cls, vae: Mapping[str, Any]) -> int:
-        """Return how many pixels along a side a VAE with this config makes one latent of."""
-        return int(2 ** (len(vae["block_out_channels"]) - 1))
-
-    @property
-    def vae_scale(self) -> int:
-        """Pixels per latent along a side."""
-        return self.scale_of(self.vae.config)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of latents."""
-        return int(self.vae.config.latent_channels)
-
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """Return the shape of the latents of an image."""
-        return self.latent_channels, height // self.vae_scale, width // self.vae_scale
-
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> Posterior:
-        """Return the posterior of images [B, 3, H, W] between -1 and 1, in fp32."""
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        scale = self.vae.config.scaling_factor
-        return Posterior((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
-
     def whole_prompts(self, prompts: list[str]) -> list[str]:
         """Return prompts as the pipeline is to be given them, so that all tokens of a new word are read, once.
 
         Most pipelines of diffusers put the other tokens behind the first themselves.
         """
         return prompts
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return the images that the VAE makes of its own latents [B, C, h, w]."""
-        images: Tensor = self.vae.decode(latents, return_dict=False)[0]
-        return images
 
     @classmethod
     def guidance_of(cls, given: float | None) -> float:
@@ -309,10 +194,10 @@ class Family(ABC):
         Raises SpecError if it cannot.
         """
 
-    def skip_layers(self, count: int) -> None:  # noqa: B027 # those that cannot are told by `check_options`
+    def skip_layers(self, count: int) -> None:  # those that cannot are told by `check_options`
         """Pass over the last layers of the text encoder, from now on and in all that is saved. Raises SpecError."""
 
-    def make_whole(self) -> None:  # noqa: B027 # most families pass over nothing
+    def make_whole(self) -> None:  # most families pass over nothing
         """Put back the layers that are passed over, so that all of the model is saved; it then samples no more."""
 
     @abstractmethod

@@ -14,7 +14,8 @@ from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
-from turbo_fetch.dreambooth.families.family import Family, Sides
+from turbo_fetch.dreambooth.families.family import Family
+from turbo_fetch.dreambooth.families.latent_space import Sides
 from turbo_fetch.dreambooth.families.layout import Layout
 from turbo_fetch.dreambooth.families.noise import Flow
 from turbo_fetch.dreambooth.families.single_file import WORDS_KEY, new_words

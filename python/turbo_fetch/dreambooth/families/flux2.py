@@ -1,15 +1,20 @@
-"""Flux.2 Klein: a Qwen3 that is read at three depths, a transformer, latents in the scale of a batch normalisation."""
+"""Flux.2: a language model that is read at three depths, a transformer, latents in the scale of a batch normalisation.
+
+That of Klein is a Qwen3, that of dev a Mistral, which is told how it is to think of images.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Posterior
+from turbo_fetch.dreambooth.families.family import Conditioning
 from turbo_fetch.dreambooth.families.flow import (
     FlowFamily,
     before_each,
@@ -21,13 +26,11 @@ from turbo_fetch.dreambooth.families.flow import (
     unpacked,
 )
 from turbo_fetch.dreambooth.families.flux import OF_TWO_STREAMS
+from turbo_fetch.dreambooth.families.latent_space import Posterior
 from turbo_fetch.dreambooth.families.layout import Layout
-from turbo_fetch.errors import ModelError
 
-QWEN_TOKENS = 512
-"""As many as the pipeline of diffusers reads."""
-QWEN_LAYERS = (9, 18, 27)
-"""After which layers the text is read."""
+TOKENS = 512
+"""As many as the pipelines of diffusers read."""
 USUAL_STEPS = 50
 """Of sampling: the noise levels of an image depend on it, and training is for those of as many."""
 
@@ -36,6 +39,8 @@ _ENDS: Final = {
     "context_embedder": "txt_in",
     "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
     "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
     "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
     "single_stream_modulation.linear": "single_stream_modulation.lin",
@@ -57,11 +62,13 @@ _OF_ONE_STREAM: Final = {
 }
 
 
-class Flux2Klein(FlowFamily):
-    """See the module."""
+class Flux2(FlowFamily):
+    """What both models have in common."""
 
-    name = "flux2"
-    pipeline_name = "Flux2KleinPipeline"
+    reader: ClassVar[str]
+    """What reads the prompts."""
+    read_layers: ClassVar[tuple[int, ...]]
+    """After which of its layers they are read."""
     text_encoder_names: ClassVar[tuple[str, ...]] = ()
     guidance = 4.0
     has_negative_prompt = False
@@ -80,14 +87,18 @@ class Flux2Klein(FlowFamily):
         },
         swapped=frozenset({"norm_out.linear"}),
     )
-    marks = ("double_blocks.0.img_attn.qkv.weight", "single_stream_modulation.lin.weight")
+    marks: ClassVar[tuple[str, ...]] = (
+        "double_blocks.0.img_attn.qkv.weight",
+        "single_stream_modulation.lin.weight",
+    )
 
-    @classmethod
-    def published(cls, weights: Mapping[str, Tensor]) -> str:
-        """See FlowFamily: the larger of the two models is the wider one. Raises ModelError for `dev`."""
-        if "guidance_in.in_layer.weight" in weights:
-            raise ModelError("Flux.2 dev, of no known family; expected Flux.2 Klein")
-        return f"black-forest-labs/FLUX.2-klein-{_size(len(weights['img_in.weight']))}"
+    @abstractmethod
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids and attention mask [B, TOKENS] of captions as the language model is told them."""
+
+    @abstractmethod
+    def count(self, caption: str) -> int:
+        """Return how many tokens a caption has, with all that is said around it."""
 
     def shift_exponent(self, tokens: int) -> float:
         """See FlowFamily: as the model's authors measured it."""
@@ -96,21 +107,10 @@ class Flux2Klein(FlowFamily):
     def call_arguments(
         self, prompts: list[str], guidance: float | None, negative: str = ""
     ) -> dict[str, Any]:
-        """See Family: it is guided away from the empty prompt alone."""
+        """See Family: its pipelines take no negative prompt, be it empty."""
         arguments = super().call_arguments(prompts, guidance, negative)
         del arguments["negative_prompt"]
         return arguments
-
-    def header(self) -> dict[str, str]:
-        """See Family: in the words of musubi-tuner."""
-        config = self.pipeline.transformer.config
-        size = _size(config.num_attention_heads * config.attention_head_dim).lower()
-        return {
-            "modelspec.architecture": f"Flux.2-klein-{size}",
-            "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
-            "ss_base_model_version": f"flux_2_klein_{size}",
-            "ss_v2": "False",
-        }
 
     def lora_names(self, component: str, module: str) -> tuple[str, ...]:
         """See Family: ComfyUI knows this family by diffusers' names; the others are other trainers'."""
@@ -133,35 +133,115 @@ class Flux2Klein(FlowFamily):
 
     def readers(self, caption: str) -> Iterator[tuple[str, int, int]]:
         """See Family."""
-        (said,) = chats(self.pipeline.tokenizer, [caption], enable_thinking=False)
-        yield "Qwen3", len(self.pipeline.tokenizer(said).input_ids), QWEN_TOKENS
+        yield self.reader, self.count(caption), TOKENS
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """See Family."""
-        encoder, tokenizer = self.pipeline.text_encoder, self.pipeline.tokenizer
-        texts = chats(tokenizer, captions, enable_thinking=False)
-        ids, mask = language_tokens(tokenizer, texts, QWEN_TOKENS, encoder.device)
-        seen = mask.bool()[:, None, None, :] & before_each(QWEN_TOKENS, ids.device)
+        encoder = self.pipeline.text_encoder
+        ids, mask = (each.to(encoder.device) for each in self.tokens(captions))
+        seen = mask.bool()[:, None, None, :] & before_each(TOKENS, ids.device)
         with torch.no_grad():
             states = encoder(
                 input_ids=ids, attention_mask=seen, output_hidden_states=True, use_cache=False
             ).hidden_states
-        return {"hidden": torch.cat([states[layer] for layer in QWEN_LAYERS], dim=-1)}
+        return {"hidden": torch.cat([states[layer] for layer in self.read_layers], dim=-1)}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Mapping[str, Tensor], sizes: Tensor) -> Tensor:
-        """See Family."""
+        """See Family: with a guidance of 1 where it is told one, which leaves what is learned as it is."""
         height, width = noisy.shape[-2:]
-        hidden = text["hidden"]
-        predicted = self.pipeline.transformer(
+        hidden, transformer = text["hidden"], self.pipeline.transformer
+        is_told = transformer.config.guidance_embeds
+        predicted = transformer(
             hidden_states=packed(noisy, self.patch),
             timestep=timesteps / 1000,
-            guidance=None,
+            guidance=torch.ones(len(noisy), device=noisy.device) if is_told else None,
             encoder_hidden_states=hidden,
             txt_ids=places(1, 1, 1, hidden.shape[1], device=noisy.device),
             img_ids=places(1, height // self.patch, width // self.patch, 1, device=noisy.device),
             return_dict=False,
         )[0]
         return unpacked(predicted, height, width, self.patch)
+
+
+class Flux2Klein(Flux2):
+    """Flux.2 Klein, which is guided away from the empty prompt."""
+
+    name = "flux2"
+    pipeline_name = "Flux2KleinPipeline"
+    reader = "Qwen3"
+    read_layers = (9, 18, 27)
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily: the larger of the two models is the wider one."""
+        return f"black-forest-labs/FLUX.2-klein-{_size(len(weights['img_in.weight']))}"
+
+    def header(self) -> dict[str, str]:
+        """See Family: in the words of musubi-tuner."""
+        config = self.pipeline.transformer.config
+        size = _size(config.num_attention_heads * config.attention_head_dim).lower()
+        return {
+            "modelspec.architecture": f"Flux.2-klein-{size}",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
+            "ss_base_model_version": f"flux_2_klein_{size}",
+            "ss_v2": "False",
+        }
+
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See Flux2."""
+        texts = chats(self.pipeline.tokenizer, captions, enable_thinking=False)
+        return language_tokens(self.pipeline.tokenizer, texts, TOKENS, "cpu")
+
+    def count(self, caption: str) -> int:
+        """See Flux2."""
+        (said,) = chats(self.pipeline.tokenizer, [caption], enable_thinking=False)
+        return len(self.pipeline.tokenizer(said).input_ids)
+
+
+class Flux2Dev(Flux2):
+    """Flux.2 dev, which is told how strongly it is guided."""
+
+    name = "flux2-dev"
+    pipeline_name = "Flux2Pipeline"
+    reader = "Mistral"
+    read_layers = (10, 20, 30)
+    marks = (*Flux2.marks, "guidance_in.in_layer.weight")
+
+    @classmethod
+    def published(cls, weights: Mapping[str, Tensor]) -> str:
+        """See FlowFamily."""
+        return "black-forest-labs/FLUX.2-dev"
+
+    @property
+    def prompt_tokenizer(self) -> Any:
+        """See Family: one beside what prepares images, which it could read as well."""
+        return self.pipeline.tokenizer.tokenizer
+
+    def header(self) -> dict[str, str]:
+        """See Family: in the words of musubi-tuner."""
+        return {
+            "modelspec.architecture": "Flux.2-dev",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux2",
+            "ss_base_model_version": "flux_2_dev",
+            "ss_v2": "False",
+        }
+
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See Flux2."""
+        made = self._chat(captions, padding="max_length", truncation=True, max_length=TOKENS)
+        return made["input_ids"], made["attention_mask"]
+
+    def count(self, caption: str) -> int:
+        """See Flux2."""
+        return int(self._chat([caption])["input_ids"].shape[1])
+
+    def _chat(self, captions: Sequence[str], **options: Any) -> Mapping[str, Tensor]:
+        pipeline = self.pipeline
+        chat = format_input(list(captions), system_message=pipeline.system_message)
+        made: Mapping[str, Tensor] = pipeline.tokenizer.apply_chat_template(
+            chat, tokenize=True, return_dict=True, return_tensors="pt", **options
+        )
+        return made
 
 
 def _size(width: int) -> str:

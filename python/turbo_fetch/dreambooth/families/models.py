@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -180,6 +181,12 @@ def _components(index: Path) -> list[str]:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
+    """Return the SHA-256 of a file as hex digits; one that is the same file as before is read once."""
+    stat = path.stat()
+    return _hash_as_of(path.absolute(), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@lru_cache(maxsize=512)
+def _hash_as_of(path: Path, *_state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ become the same bits each time, so that a run resumes exactly.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
@@ -97,9 +96,6 @@ def _as_nf4(linear: nn.Linear) -> nn.Module:
 
 
 def _with_torchao(linear: nn.Linear, kind: Quantisation) -> None:
-    # It tells of its own parts at its import.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-    logging.getLogger("torchao").setLevel(logging.ERROR)
     torchao: Any = import_module("torchao.quantization")
     torchao.quantize_(linear, getattr(torchao, _TORCHAO[kind])())
     linear.requires_grad_(False)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Posterior
+from turbo_fetch.dreambooth.families.family import Conditioning
 from turbo_fetch.dreambooth.families.flow import (
     FlowFamily,
     generic_lora_names,
@@ -16,6 +16,7 @@ from turbo_fetch.dreambooth.families.flow import (
     padded_tokens,
     unpacked,
 )
+from turbo_fetch.dreambooth.families.latent_space import Posterior
 
 
 class QwenImage(FlowFamily):

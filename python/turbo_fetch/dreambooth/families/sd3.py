@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Family, Sides, tokens, with_wrapper
+from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens, with_wrapper
 from turbo_fetch.dreambooth.families.flow import FlowFamily, language_tokens, with_every_token
+from turbo_fetch.dreambooth.families.latent_space import Sides
 from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL, Layout
 from turbo_fetch.dreambooth.families.sd import VAE, original_t5, original_vae
 from turbo_fetch.dreambooth.families.sd3_layout import sd3_layout

@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import diffusers
 import torch
+from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers.utils import logging
 from safetensors import safe_open
@@ -48,7 +49,7 @@ _PARTS: Final = {
 """What a whole model has, by what the names of its weights begin with."""
 _EXPECTED: Final = (
     "expected Stable Diffusion 1, 2, XL, 3 or 3.5 with VAE and text encoders, or the transformer of 3, 3.5, Flux.1, "
-    "Flux.2 Klein, Qwen-Image or Z-Image"
+    "Flux.2, Qwen-Image or Z-Image"
 )
 
 Configs = dict[str, Any]
@@ -74,10 +75,13 @@ def configs_of(path: Path) -> Configs:
     return _configs(path, contents_of(path))
 
 
-def load_pipeline(path: Path, dtype: torch.dtype, absent: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """Return the pipeline in a file, on the CPU, and what to tell of it; `absent` are arguments for what is not loaded.
+def load_pipeline(
+    path: Path, type_of: Callable[[str], torch.dtype], given: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the pipeline in a file, on the CPU, and what to tell of it; `given` are arguments for what is not loaded.
 
-    Raises ModelError, MissingExtra, and what diffusers raises for a file that is not whole.
+    `type_of` says the type of a component. Raises ModelError, MissingExtra, and what diffusers raises for a file that
+    is not whole.
     """
     contents = contents_of(path)
     configs = _configs(path, contents)
@@ -88,12 +92,31 @@ def load_pipeline(path: Path, dtype: torch.dtype, absent: Mapping[str, Any]) -> 
     try:
         with TemporaryDirectory() as folder, _nothing_run(path):
             _write(configs, Path(folder))
+            # Each is read by itself: of the file no more is in memory at a time, and each has a type of its own.
+            parts = {
+                name: made.from_single_file(
+                    str(path), config=folder, subfolder=name, local_files_only=True, dtype=type_of(name)
+                )
+                for name, made in _models(configs["model_index"])
+                if name not in given
+            }
+            encoders = type_of("text_encoder")
             loaded = kind.from_single_file(
-                str(path), config=folder, local_files_only=True, dtype=dtype, **absent
+                str(path), config=folder, local_files_only=True, dtype=encoders, **parts, **given
             )
     finally:
         logging.set_verbosity(verbosity)
     return loaded, tuple(_guesses(path, contents, configs))
+
+
+def _models(index: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the components of a pipeline that are diffusers' own, which reads each from a file."""
+    for name, kind in index.items():
+        made = (
+            getattr(diffusers, kind[1]) if isinstance(kind, list | tuple) and kind[0] == "diffusers" else None
+        )
+        if made is not None and issubclass(made, FromOriginalModelMixin):
+            yield name, made
 
 
 @contextmanager

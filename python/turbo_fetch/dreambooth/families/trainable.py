@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
@@ -17,6 +18,9 @@ from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
 from turbo_fetch.spec.train import TrainSpec
 from turbo_fetch.spec.train_tables import LoraSpec
+
+_BLOCK: Final = re.compile(r"\w+(\.\d+)?")
+"""The beginning of a module's name: `mid_block`, `up_blocks.1`."""
 
 
 class TokenEmbedding(nn.Module):
@@ -118,7 +122,32 @@ def _lora_targets(
             f"train.lora.targets = {list(wanted)}: the {family.denoiser_name} has no module {nowhere or list(wanted)}; "
             f"expected ends of names such as {', '.join(sorted(_ends(family.denoiser)))}"
         )
+    if train.lora.blocks:
+        found[family.denoiser_name] = _inside_blocks(family, found[family.denoiser_name], train.lora.blocks)
     return found
+
+
+def _inside_blocks(family: Family, targets: Collection[str], blocks: Collection[str]) -> list[str]:
+    """Return the whole names of the modules in blocks that get LoRA. Raises SpecError for a block without any."""
+    names = [
+        name
+        for name, _ in family.denoiser.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    ]
+    within = {name: block_of(name, blocks) for name in names}
+    if unused := sorted(set(blocks) - set(within.values())):
+        known = dict.fromkeys(match[0] for name in names if (match := _BLOCK.match(name)) is not None)
+        raise SpecError(
+            f"train.lora.blocks: nothing that gets LoRA in the {family.denoiser_name} begins with {unused}; expected "
+            f"beginnings of names such as {', '.join(known)}"
+        )
+    return [name for name, block in within.items() if block is not None]
+
+
+def block_of(name: str, blocks: Collection[str]) -> str | None:
+    """Return the block that a module or parameter lies in by its name, the innermost of several; None for none."""
+    around = [block for block in blocks if f"{name}.".startswith(f"{block}.")]
+    return max(around, key=len, default=None)
 
 
 def _ends(module: nn.Module) -> set[str]:
@@ -143,7 +172,7 @@ def _make_trainable(module: Any, targets: list[str], train: TrainSpec) -> None:
         module.add_adapter(_adapter_config(train.lora, targets))
     except ValueError as error:
         # Such as a norm, which has no such matrices.
-        raise SpecError(f"train.lora.targets = {targets}: {error}") from error
+        raise SpecError(f"train.lora.targets = {list(train.lora.targets)}: {error}") from error
     for parameter in module.parameters():
         if parameter.requires_grad:
             # peft gives them the type of the weights beside them.
@@ -206,10 +235,18 @@ def _make_groups(trainable: Trainable, parts: dict[str, tuple[nn.Module, str]], 
     rows = {id(learned.rows) for learned in trainable.embeddings.values()}
     decay = train.optimiser.weight_decay
     for name, (module, group) in parts.items():
-        own = [p for p in module.parameters() if p.requires_grad and id(p) not in rows]
-        trainable.groups.append(
-            {"params": own, "lr": train.rates[group], "weight_decay": decay, "name": name}
-        )
+        own = {key: p for key, p in module.named_parameters() if p.requires_grad and id(p) not in rows}
+        rate, factors = train.rates[group], train.lora.blocks if group == "denoiser" else {}
+        for block in factors or (None,):
+            held = [p for key, p in own.items() if block_of(key, factors) == block]
+            trainable.groups.append(
+                {
+                    "params": held,
+                    "lr": rate if block is None else rate * factors[block],
+                    "weight_decay": decay,
+                    "name": name if block is None else f"{name} {block}",
+                }
+            )
     if trainable.embeddings:
         tokens = [learned.rows for learned in trainable.embeddings.values()]
         trainable.groups.append(

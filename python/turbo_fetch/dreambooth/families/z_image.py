@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from turbo_fetch.dreambooth.families.family import Conditioning, Sides
+from turbo_fetch.dreambooth.families.family import Conditioning
 from turbo_fetch.dreambooth.families.flow import (
     FlowFamily,
     before_each,
@@ -16,6 +16,7 @@ from turbo_fetch.dreambooth.families.flow import (
     generic_lora_names,
     padded_tokens,
 )
+from turbo_fetch.dreambooth.families.latent_space import Sides
 from turbo_fetch.dreambooth.families.layout import Layout
 
 PROMPT_TOKENS = 512

@@ -5,20 +5,29 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
+from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.families.models import check_named, family_of, weights_of
-from turbo_fetch.dreambooth.run_folder import is_of_run, trained_model
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, write_own
+from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run, trained_model
+from turbo_fetch.dreambooth.sampling.image_folder import (
+    TO_COME,
+    RunControl,
+    Settings,
+    compare,
+    fill,
+    write_own,
+)
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
 from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.spec import GenerateSpec, Spec
+from turbo_fetch.spec import GenerateSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -41,7 +50,7 @@ class GenerateReport:
 
 
 def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateReport:
-    """Make the images that are missing; blocks until done.
+    """Make the images that are missing; blocks until done. What `check` refuses, it did.
 
     Raises SpecError, InputError, ModelError, OutputError, OutputExists if the place holds images of other
     settings, or Interrupted, after which the same call resumes with the missing ones.
@@ -52,11 +61,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
     prompts = read_prompts(generate.prompts, Words.of_each(spec.train), "generate.prompts")
     model, lora = trained_model(spec, generate.model, generate.lora, "generate.model")
     place = open_place(generate.output)
-    place.probe(PROBE)
-    wanted = plan(generate, prompts, model, lora)
+    wanted = plan(generate, prompts, _Weights.of(generate, model, lora))
     found = compare(place, wanted)
-    found.refuse_different(place.url, "generate.output")
-    found.refuse_others(place.url, "generate.output", found.foreign)
+    found.refuse(place.url, "generate.output")
     found.tell_retouched(place.url, listener.note)
     made = fill(
         place,
@@ -73,11 +80,11 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> GenerateRe
 
 
 def check(spec: Spec) -> None:
-    """Raise before a model is trained what the stage would: of prompts, files that it names, and its place."""
-    generate = spec.generate
+    """Raise before anything is made what the stage would: of prompts, files that it names, its place and its images."""
+    generate, train = spec.generate, spec.train
     if generate is None:
         return
-    read_prompts(generate.prompts, Words.of_each(spec.train), "generate.prompts")
+    prompts = read_prompts(generate.prompts, Words.of_each(train), "generate.prompts")
     for key, name in {
         "model": generate.model,
         "lora": generate.lora,
@@ -85,17 +92,61 @@ def check(spec: Spec) -> None:
     }.items():
         if name is not None and not is_of_run(spec, name):
             check_named(name, f"generate.{key}", is_model=key == "model")
-    open_place(generate.output).probe(PROBE)
+    place = open_place(generate.output)
+    place.probe(PROBE)
+    if train is None:
+        trained_model(spec, generate.model, generate.lora, "generate.model")
+    elif not is_complete(Path(train.output), train.steps):
+        compare(place, plan(generate, prompts, _Weights.to_come(spec, generate, train))).refuse(
+            place.url, "generate.output"
+        )
 
 
-def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str | None) -> dict[str, Settings]:
-    """Return the settings of every image by its name, prompt by prompt."""
-    weights = weights_of(model)
-    family = family_of(model)
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What images are made with, and hashes of it."""
+
+    family: type[Family]
+    model: str
+    model_hash: str
+    lora: str | None
+    lora_hash: str | None
+    word_hash: str | None
+
+    @classmethod
+    def of(cls, generate: GenerateSpec, model: str, lora: str | None) -> _Weights:
+        """Return it of a model and a LoRA that are there. Raises ModelError."""
+        word = generate.embedding
+        return cls(
+            family_of(model),
+            model,
+            weights_of(model),
+            lora,
+            None if lora is None else weights_of(lora),
+            None if word is None else weights_of(word),
+        )
+
+    @classmethod
+    def to_come(cls, spec: Spec, generate: GenerateSpec, train: TrainSpec) -> _Weights:
+        """Return it before `[train]` has run: nobody knows the hash of what that makes. Raises ModelError."""
+
+        def hash_of(name: str | None) -> str | None:
+            if name is None:
+                return None
+            return TO_COME if is_of_run(spec, name) else weights_of(name)
+
+        is_lora = train.method == "lora" and (generate.model is None or is_of_run(spec, generate.model))
+        model = train.base if is_lora else generate.model or train.output
+        lora = generate.lora or (train.output if is_lora else None)
+        family = family_of(train.base if is_of_run(spec, model) else model)
+        return cls(family, model, hash_of(model) or "", lora, hash_of(lora), hash_of(generate.embedding))
+
+
+def plan(generate: GenerateSpec, prompts: Sequence[str], weights: _Weights) -> dict[str, Settings]:
+    """Return the settings of every image by its name, prompt by prompt. Raises SpecError."""
+    family = weights.family
     family.check_negative(generate.negative, "generate.negative")
     scheduler = sampler_name(generate.scheduler, family, "generate.scheduler")
-    lora_weights = None if lora is None else weights_of(lora)
-    word = None if generate.embedding is None else weights_of(generate.embedding)
     wanted = {}
     for row, prompt in enumerate(prompts):
         for number in range(generate.images):
@@ -108,14 +159,14 @@ def plan(generate: GenerateSpec, prompts: Sequence[str], model: str, lora: str |
                 guidance=family.guidance_of(generate.guidance),
                 width=generate.width,
                 height=generate.height,
-                model=model,
-                model_hash=weights,
-                lora=lora,
-                lora_hash=lora_weights,
-                lora_scale=generate.lora_scale if lora is not None else 1.0,
+                model=weights.model,
+                model_hash=weights.model_hash,
+                lora=weights.lora,
+                lora_hash=weights.lora_hash,
+                lora_scale=generate.lora_scale if weights.lora is not None else 1.0,
                 precision=generate.precision,
                 embedding=generate.embedding,
-                embedding_hash=word,
+                embedding_hash=weights.word_hash,
                 vae_tiling=generate.vae_tiling,
             )
     return wanted

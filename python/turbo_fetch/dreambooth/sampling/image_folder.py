@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from turbo_fetch.dreambooth.data.captions import shown
+from turbo_fetch.dreambooth.data.sources import length_warnings
 from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.dreambooth.sampling.sampler import SampleRequest, known_as, make_images
 from turbo_fetch.errors import InputError, OutputExists
@@ -29,6 +30,8 @@ from turbo_fetch.storage import Storage
 OWN_CHUNK: Final = "turbo-fetch"
 _SEAL: Final = "pixels"
 """In it: a digest of the pixels, by which a retouched image is told from one that is as it was made."""
+TO_COME: Final = "that of weights that are yet to be trained"
+"""Stands for a hash that nobody knows yet, and is that of no image."""
 SHARED_CHUNK: Final = "parameters"
 """Text chunk that AUTOMATIC1111's web UI writes and ComfyUI, Civitai and others read."""
 
@@ -81,6 +84,11 @@ class ImageDiff:
     """Names of images that turbo-fetch made and somebody changed since."""
     foreign: tuple[str, ...]
     """Names of images that turbo-fetch did not make."""
+
+    def refuse(self, url: str, key: str) -> None:
+        """Raise OutputExists for an image of other settings or of somebody else; `key` is the spec's."""
+        self.refuse_different(url, key)
+        self.refuse_others(url, key, self.foreign)
 
     def refuse_different(self, url: str, key: str) -> None:
         """Raise OutputExists for an image of other settings; `key` is the spec's, which names the folder."""
@@ -156,7 +164,8 @@ def fill(
     if not requests:
         return 0
     family = open_model()
-    for line in family.notes:
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    for line in (*family.notes, *length_warnings(family, prompts, "prompts")):
         control.listener.note(line)
     sampler = known_as(sampling.scheduler, family)
     images = make_images(family, sampling, requests, lambda: bool(control.stop))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dreambooth.data.sources import (
+    check_images,
     class_images_place,
     class_images_places,
     train_spec_of,
@@ -20,7 +21,7 @@ from turbo_fetch.dreambooth.data.sources import (
 from turbo_fetch.dreambooth.families.models import family_of, model_hash
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill, is_own
 from turbo_fetch.dreambooth.sampling.sampler import check_sampling, open_model, sampler_name
-from turbo_fetch.errors import InputError, SpecError
+from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import PriorSpec, Spec, TrainSpec
 from turbo_fetch.stop import StopRequest
@@ -45,7 +46,7 @@ class PriorReport:
 
 
 def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorReport:
-    """Make the class images that are missing; blocks until done.
+    """Make the class images that are missing; blocks until done. What `check` refuses, it did.
 
     Raises SpecError, InputError, ModelError, OutputError, or Interrupted, after which the same call resumes.
     """
@@ -55,13 +56,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
     train = train_spec_of(spec)
     folder = str(class_images_place(spec))
     if prior.source != "generate":
-        for place in class_images_places(spec).values():
-            if "://" not in place and not Path(place).exists():
-                raise InputError(
-                    f'prior.source = {place!r}: no such folder; expected "generate", or a folder or dataset of images'
-                )
         return PriorReport(folder, 0, 0)
-    check_sampling(spec, train.base)
     places = class_images_places(spec)
     subjects = {each.class_: each for each in train.each_subject}
     made = sum(
@@ -70,12 +65,26 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> PriorRepor
     return PriorReport(folder, prior.images * len(places), made)
 
 
+def check(spec: Spec) -> None:
+    """Raise before anything is made what the stage would: of the model, the place, and images that are there."""
+    prior = spec.prior
+    if prior is None:
+        return
+    train = train_spec_of(spec)
+    for place in class_images_places(spec).values():
+        if prior.source == "generate":
+            LocalStorage(Path(place)).probe(PROBE)
+        else:
+            check_images(spec, place, "prior.source", "class")
+    if prior.source == "generate":
+        check_sampling(spec, train.base)
+
+
 def _make(prior: PriorSpec, train: TrainSpec, folder: str, control: RunControl) -> int:
     """Make the images of one class that are missing; return how many."""
     listener = control.listener
     wanted = plan(prior, train)
     place = LocalStorage(Path(folder))
-    place.probe(PROBE)
     found = compare(place, wanted)
     retouched = [name for name in found.retouched if name in found.different]
     found.refuse_others(place.url, "prior.output", [*found.foreign, *retouched])

@@ -12,6 +12,7 @@ from turbo_fetch.dreambooth.families.single_file import holds_model
 from turbo_fetch.dreambooth.run_folder import (
     best_checkpoint,
     checkpoints,
+    is_of_run,
     lora_in,
     read_checkpoint,
     steps_done,
@@ -54,6 +55,27 @@ def candidates(spec: Spec, evaluate: EvaluateSpec) -> list[Candidate]:
     else:
         raise SpecError("evaluate.models is missing, and the spec has no [train] whose models could be meant")
     return [Candidate(BASE, base, step=0), *found] if base is not None else found
+
+
+def known_ahead(spec: Spec, evaluate: EvaluateSpec) -> list[Candidate]:
+    """Return the models that are there already, before `[train]` has run; raises as `candidates`."""
+    if any(has_magic(model) or is_of_run(spec, model) for model in evaluate.models):
+        # The names of models depend on all of them.
+        return []
+    base = evaluate.base or (spec.train.base if spec.train else None)
+    if evaluate.models or base is None:
+        return candidates(spec, evaluate)
+    return [Candidate(BASE, base, step=0)]
+
+
+def to_come(evaluate: EvaluateSpec, train: TrainSpec) -> list[Candidate]:
+    """Return the models that `[train]` has yet to make, by name and step; the rest of them is of its base."""
+    if evaluate.models:
+        return []
+    every, there = train.checkpoint_every, checkpoints(Path(train.output))
+    marks = range(train.steps - train.steps % every, 0, -every)[: train.checkpoints_kept]
+    steps = sorted({train.steps, *marks})[-train.checkpoints_kept :]
+    return [Candidate(f"{_STEP}{step:06d}", train.base, step=step) for step in steps if step not in there]
 
 
 def _named(models: Sequence[str], base: str | None) -> list[Candidate]:

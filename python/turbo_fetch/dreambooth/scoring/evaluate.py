@@ -16,7 +16,7 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import ImageFile, open_upright
-from turbo_fetch.dreambooth.data.sources import FETCHED, check_images, read_images, subject_place
+from turbo_fetch.dreambooth.data.sources import check_images, read_images, subject_place
 from turbo_fetch.dreambooth.families.models import (
     check_model,
     check_named,
@@ -25,10 +25,10 @@ from turbo_fetch.dreambooth.families.models import (
     weights_of,
 )
 from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run
-from turbo_fetch.dreambooth.sampling.image_folder import RunControl, Settings, compare, fill
+from turbo_fetch.dreambooth.sampling.image_folder import TO_COME, RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import best_device, check_sampling, open_model, sampler_name
-from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates
+from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model, sampler_name
+from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates, known_ahead, to_come
 from turbo_fetch.dreambooth.scoring.encoders import (
     distance_weights,
     encoder_weights,
@@ -105,25 +105,22 @@ class ModelUnderTest:
 def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateReport:
     """Make the images that are missing, score all, and write the report; blocks until done.
 
-    What cannot be measured is refused before an image is made. Raises SpecError, InputError, PicturesError,
-    ModelError, MissingExtra, OutputError, OutputExists if the place holds images of other settings, or Interrupted,
-    after which the same call resumes.
+    What `check` refuses, it did, and what else cannot be measured is refused before an image is made. Raises SpecError,
+    InputError, PicturesError, ModelError, MissingExtra, OutputError, OutputExists if the place holds images of other
+    settings, or Interrupted, after which the same call resumes.
     """
     evaluate = spec.evaluate
     if evaluate is None:
         raise SpecError("the spec has no table [evaluate]")
     prompt_set = _prompt_set(spec, evaluate)
     found = candidates(spec, evaluate)
-    for candidate in found:
-        check_model(candidate.model)
     if not evaluate.models and len(found) <= 2:
         listener.note(
             "evaluate: one step to score; train.checkpoints_kept = 10 keeps more of the next run for curves"
         )
     place = open_place(evaluate.output)
     with locked(place, listener.note, stop):
-        place.probe(PROBE)
-        real = _real_images(spec, evaluate, place, listener)
+        real = read_images(_real_place(spec, evaluate)[0], "subject", place.work, listener.note)
         hash_of = partial(weights_of, hash_of=cache(model_hash))
         tested = [
             _under_test(place, candidate, plan(evaluate, prompt_set, candidate, hash_of))
@@ -138,20 +135,36 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> EvaluateRe
 
 
 def check(spec: Spec) -> None:
-    """Raise before a model is trained what the stage would: of prompts, photos, models, encoders, and its place."""
+    """Raise before anything is made what the stage would: of prompts, photos, models, encoders, place and images."""
     evaluate, train = spec.evaluate, spec.train
-    if evaluate is None or (train is not None and is_complete(Path(train.output), train.steps)):
+    if evaluate is None:
         return
-    if train is not None:
-        check_sampling(spec, train.base)
-    _prompt_set(spec, evaluate)
-    if evaluate.subject is not None and evaluate.subject != FETCHED:
-        check_images(evaluate.subject, "evaluate.subject")
+    prompt_set = _prompt_set(spec, evaluate)
+    check_images(spec, *_real_place(spec, evaluate))
     for name in [*evaluate.models, *([evaluate.base] if evaluate.base else [])]:
         if not has_magic(name) and not is_of_run(spec, name) and not Path(name).exists():
             check_named(name, "evaluate.base" if name == evaluate.base else "evaluate.models", is_model=True)
-    open_place(evaluate.output).probe(PROBE)
-    _open_encoders(evaluate)
+    place = open_place(evaluate.output)
+    is_done = train is None or is_complete(Path(train.output), train.steps)
+    if is_done:
+        for candidate in candidates(spec, evaluate):
+            _check_candidate(candidate)
+    if train is not None and not is_done:
+        for candidate in known_ahead(spec, evaluate):
+            _check_candidate(candidate)
+            _under_test(place, candidate, plan(evaluate, prompt_set, candidate, weights_of))
+        for candidate in to_come(evaluate, train):
+            _under_test(place, candidate, plan(evaluate, prompt_set, candidate, lambda _model: TO_COME))
+    place.probe(PROBE)
+    if not is_done or not place.exists(SCORES):
+        _open_encoders(evaluate)
+
+
+def _check_candidate(candidate: Candidate) -> None:
+    """Raise ModelError for a model or LoRA that is not whole, or of no known family."""
+    check_model(candidate.model)
+    if candidate.lora is not None:
+        check_named(candidate.lora, "evaluate.models", is_model=False)
 
 
 def _evaluate(
@@ -226,17 +239,16 @@ def _subject(spec: Spec, evaluate: EvaluateSpec) -> TrainSpec | None:
     return subjects.get(evaluate.identifier or "")
 
 
-def _real_images(
-    spec: Spec, evaluate: EvaluateSpec, place: Storage, listener: ProgressListener
-) -> list[ImageFile]:
+def _real_place(spec: Spec, evaluate: EvaluateSpec) -> tuple[str, str]:
+    """Return where the real images are, and by which key. Raises SpecError."""
     trained = _subject(spec, evaluate)
-    named = evaluate.subject or (trained.subject if trained else None)
-    if named is None:
+    if evaluate.subject is not None:
+        return subject_place(spec, evaluate.subject, "evaluate.subject"), "evaluate.subject"
+    if trained is None:
         raise SpecError(
             "evaluate.subject is missing, and the spec has no [train] whose subject could be meant"
         )
-    folder = subject_place(spec, named, "evaluate.subject")
-    return read_images(folder, "subject", place.work, listener.note)
+    return subject_place(spec, trained.subject, "train.subject"), "train.subject"
 
 
 def _under_test(place: Storage, candidate: Candidate, wanted: Mapping[str, Settings]) -> ModelUnderTest:

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -21,17 +20,13 @@ import torch.distributed
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from turbo_fetch.dataset.lock import locked
-from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.dreambooth.data.sources import check_images, image_places
-from turbo_fetch.dreambooth.families import family_of
-from turbo_fetch.dreambooth.families.quantised import check_quantisation
-from turbo_fetch.dreambooth.run_folder import is_complete, tidy
-from turbo_fetch.dreambooth.sampling.sampler import check_sampling
+from turbo_fetch.dreambooth.quiet import quiet
+from turbo_fetch.dreambooth.run_folder import tidy
 from turbo_fetch.dreambooth.training.history import TrainReport
-from turbo_fetch.dreambooth.training.optimisers import optimiser_class
+from turbo_fetch.dreambooth.training.preconditions import check_training
 from turbo_fetch.dreambooth.training.train import train_here
-from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
+from turbo_fetch.dreambooth.training.trainer import TrainerFactory
 from turbo_fetch.errors import SpecError, TurboFetchError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import Spec, TrainSpec
@@ -42,7 +37,7 @@ _END_S: Final = 30.0
 
 
 def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainReport:
-    """Train what `[train]` says, from where an earlier run stopped; blocks until done.
+    """Train what `[train]` says, from where an earlier run stopped; blocks until done. What `check` refuses, it did.
 
     Raises SpecError, PicturesError, ModelError, OutputError, OutputExists, MissingExtra, TrainingFailed, or
     Interrupted, after which the same call resumes exactly where it stopped.
@@ -50,10 +45,6 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
     train = spec.train
     if train is None:
         raise SpecError("the spec has no table [train]")
-    # What is complete has no need of its base any more.
-    if not is_complete(Path(train.output), train.steps):
-        check_sampling(spec, train.base)
-        _check_options(train)
     with locked(open_place(train.output), listener.note, stop), quiet():
         tidy(Path(train.output))
         if spec.engine.kind == "ray":
@@ -66,27 +57,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> TrainRepor
 
 
 def check(spec: Spec) -> None:
-    """Raise before class images are made what the stage would: of images, base, options, and where it writes."""
-    train = spec.train
-    if train is None or is_complete(Path(train.output), train.steps):
-        return
-    check_sampling(spec, train.base)
-    _check_options(train)
-    place = open_place(train.output)
-    place.probe(PROBE)
-    for key, folder in image_places(spec).items():
-        check_images(folder, key)
-
-
-def _check_options(train: TrainSpec) -> None:
-    """Refuse what the base or this installation cannot do, before anything is read. Raises SpecError, MissingExtra."""
-    optimiser_class(train.optimiser.kind)
-    check_quantisation(train.base_precision)
-    family_of(train.base).check_options(train)
-    if train.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
-        raise SpecError(
-            f"train.strategy = {train.strategy!r} needs the package 'deepspeed'. Install it with: pip install deepspeed"
-        )
+    """Raise before anything is made what the stage would, see `preconditions`."""
+    check_training(spec)
 
 
 class LocalGroup(LightningEnvironment):

@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from turbo_fetch import errors
 from turbo_fetch.dreambooth.data.sources import class_images_place
+from turbo_fetch.dreambooth.quiet import quiet
 from turbo_fetch.dreambooth.run_folder import HISTORY
 from turbo_fetch.dreambooth.training.history import TrainReport, read_history
 from turbo_fetch.dreambooth.training.train import train_here
-from turbo_fetch.dreambooth.training.trainer import TrainerFactory, quiet
+from turbo_fetch.dreambooth.training.trainer import TrainerFactory
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.runners.ray.cluster import cluster_resources, connected
 from turbo_fetch.runners.remote_errors import cause_in

@@ -16,14 +16,8 @@ from turbo_fetch.dreambooth.families import family_of, skeleton
 from turbo_fetch.dreambooth.families.block_swap import repeated_blocks
 from turbo_fetch.dreambooth.run_folder import checkpoints
 from turbo_fetch.dreambooth.training.estimate import Estimate, Estimator, estimate
-from turbo_fetch.dreambooth.training.trainer import (
-    can_fuse,
-    device_of,
-    fused_words,
-    precision_of,
-    smaller_batch,
-    uses_tf32,
-)
+from turbo_fetch.dreambooth.training.machine import device_of, precision_of, uses_tf32
+from turbo_fetch.dreambooth.training.memory_advice import can_fuse, fused_words, smaller_batch
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.summary import human_bytes
 from turbo_fetch.spec import Spec, TrainSpec

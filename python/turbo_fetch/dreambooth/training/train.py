@@ -56,19 +56,21 @@ from turbo_fetch.dreambooth.training.callbacks import (
 )
 from turbo_fetch.dreambooth.training.checkpoint import seed_random_states
 from turbo_fetch.dreambooth.training.history import Entry, History, TrainReport
+from turbo_fetch.dreambooth.training.machine import (
+    check_block_swap_device,
+    device_of,
+    kernels_chosen,
+    precision_of,
+    set_attention,
+)
+from turbo_fetch.dreambooth.training.memory_advice import memory_explained
 from turbo_fetch.dreambooth.training.module import DreamBooth, Setup
 from turbo_fetch.dreambooth.training.trainer import (
     TrainerFactory,
-    check_block_swap_device,
     compile_denoiser,
     component_types,
-    device_of,
-    kernels_chosen,
-    memory_explained,
     place_model,
     place_part,
-    precision_of,
-    set_attention,
     swap_note,
 )
 from turbo_fetch.dreambooth.training.validation import Validations
