@@ -135,6 +135,15 @@ class Manifest:
         with explained(str(self._path)):
             self._rewrite(kept)
 
+    def take(self, records: Iterable[Record]) -> None:
+        """Add the records of shards that were published, in place of those that they had."""
+        found = list(records)
+        again = self._committed & {record["shard"] for record in found}
+        if again:
+            self.withdraw(again)
+        for record in found:
+            self.commit(record)
+
     def flush(self) -> None:
         """Bring the records to where readers find them, which for an object store is not done with each."""
         self._put()

@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Final
 
-from turbo_fetch.dataset.attempts import discard_attempts, light_beacon, move_shard, new_attempt
+from turbo_fetch.dataset.attempts import light_beacon, move_shard, new_attempt
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import Interrupted, TurboFetchError
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import ParquetRange, SpreadRange, inline
+from turbo_fetch.plan.sharder import inline
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.task import ShardTask
@@ -62,7 +62,9 @@ class Driver:
     def done(self, message: ShardDone) -> None:
         """See Listener. Begins to move the shard."""
         assert message.attempt is not None
-        moving = self._threads.submit(move_shard, self._storage, message.attempt, message.record)
+        moving = self._threads.submit(
+            move_shard, self._storage, message.attempt, message.record, message.replaced
+        )
         self._moving[moving] = message
 
     def tick(self) -> None:
@@ -77,12 +79,11 @@ class Driver:
         self._collect()
 
     def end(self, failure: TurboFetchError | None, stop: StopRequest) -> None:
-        """Raise what a run has to say for itself, if anything; delete what it needed beside the dataset."""
+        """Raise what a run has to say for itself, if anything."""
         if failure is not None:
             raise failure
         if stop:
             raise Interrupted("stopped by a signal; all that had arrived is saved")
-        discard_attempts(self._storage)
 
     def _collect(self) -> None:
         for moving in [moving for moving in self._moving if moving.done()]:
@@ -103,7 +104,7 @@ def portable(task: ShardTask) -> ShardTask:
     Raises InputError if the file cannot be read any more.
     """
     shard = task.shard
-    if isinstance(shard.rows, ParquetRange | SpreadRange) and shard.rows.source.local_path is not None:
+    if shard.rows.is_here:
         notes = ListNotes()
         table = shard.load(notes)
         return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))

@@ -21,7 +21,7 @@ import psutil
 import uvloop
 
 from turbo_fetch.dataset import names
-from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.dataset.attempts import adopt_spools, close_attempt, open_attempt
 from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError
@@ -174,7 +174,7 @@ class Worker:
             if self._attempt is not None:
                 name = names.shard_name(task.shard.id, self._tools.fetch.output.shard_digits)
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, name
+                    self._tools.files, adopt_spools, self._tools.storage, name
                 )
             opened = OpenShard(self._tools, task)
             self._open[task.shard.id] = opened
@@ -206,7 +206,7 @@ class Worker:
             record = await opened.run()
             if record is not None:
                 await self._send_tally()
-                await self._send(ShardDone(opened.shard.id, record, self._attempt))
+                await self._send(ShardDone(opened.shard.id, record, self._attempt, opened.replaced))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
             self.stop()
@@ -321,6 +321,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
                 files=files,
                 deny=deny,
                 records=records,
+                is_aside=setup.attempt is not None,
             )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)

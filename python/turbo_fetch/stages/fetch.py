@@ -86,8 +86,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         locked(storage, listener.note, stop),
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
-        for record in attempts.recover(storage, dataset.committed):
-            dataset.commit(dict(record))
+        dataset.take(attempts.recover(storage, dataset.committed))
         _discard_published_spools(storage, dataset.committed)
         summary = Summary(storage.url)
         if not dataset.is_planned_from(plan.fingerprint):
@@ -113,7 +112,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                     account = Account(dataset, summary, recorder, plan, guard)
                     for record in dataset.records():
                         account.resume(record)
-                    runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
+                    runner = runner_of(spec.engine.kind)(fetch, spec.engine, account, stop)
                     runner.run(map(ShardTask, urls.marked(shards, known)))
                 if fetch.duplicates.by_content:
                     from turbo_fetch.duplicates import contents
@@ -127,6 +126,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             refuse_changed_list(plan, dataset, fetch, listener, stop)
         dataset.refuse_losses()
         dataset.complete()
+        attempts.discard_attempts(storage)
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
 
@@ -159,7 +159,7 @@ def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summar
     return summary
 
 
-def _runner(kind: str) -> type[Runner]:
+def runner_of(kind: str) -> type[Runner]:
     """Return the runner of an engine; raises MissingExtra if its package is not installed."""
     if kind == "ray":
         from turbo_fetch.runners.ray.runner import RayRunner
