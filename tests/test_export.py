@@ -48,6 +48,9 @@ class Silent:
     def refresh(self) -> None:
         """See Progress."""
 
+    def note(self, text: str) -> None:
+        """See Progress."""
+
 
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:

@@ -19,7 +19,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import orjson
 
@@ -86,6 +86,16 @@ def open_attempt(storage: Storage, attempt: str, spool: str | None) -> Storage:
     return storage.inside(names.attempt(attempt), work)
 
 
+@contextmanager
+def opened(storage: Storage, attempt: str, spool: str | None) -> Iterator[Storage]:
+    """Have an attempt open while the context lasts; raises as `open_attempt`."""
+    place = open_attempt(storage, attempt, spool)
+    try:
+        yield place
+    finally:
+        close_attempt(place)
+
+
 def adopt_spools(place: Storage, shard: str) -> None:
     """Take over the spools of a shard, by its name, that a dead worker of the same dataset left on this machine.
 
@@ -116,6 +126,8 @@ def close_attempt(place: Storage) -> None:
     with suppress(OSError):
         place.work.rmdir()
         place.work.parent.rmdir()
+    # The process may live on, as those of Spark do, and what is left is for others.
+    os.close(_held.pop(place.work))
 
 
 def move_shard(
@@ -215,10 +227,15 @@ def _see_beacon(storage: Storage, beacon: str) -> None:
         )
 
 
+_held: Final[dict[Path, int]] = {}
+"""Descriptors of the locks of this process's work folders."""
+
+
 def _hold(work: Path) -> None:
-    """Lock a work folder until this process ends, whatever ends it."""
+    """Lock a work folder until its attempt is closed or this process ends, whatever ends it."""
     descriptor = os.open(work / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    _held[work] = descriptor
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, pa
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.sources.packages import check_sources
@@ -234,7 +235,7 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         with guard.explaining(_how_to_resume):
             run_again(spec, dataset, known, account, stop)
             if choice.apply:
-                contents.drop(fetch, storage, manifest, listener, stop)
+                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
         attempts.discard_attempts(storage, is_complete=is_complete(storage))
     _discard_spools(storage)
     if choice.apply:

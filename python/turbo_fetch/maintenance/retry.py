@@ -39,6 +39,7 @@ from turbo_fetch.maintenance.existing_shard import (
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
@@ -154,7 +155,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                 )
             ):
                 run_again(spec, dataset, known, account, stop)
-                contents.drop(fetch, storage, manifest, listener, stop)
+                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
             numbers = {each.shard.number for each in known}
             for record in manifest.records():
                 if record["shard"] in numbers:

@@ -31,6 +31,7 @@ from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
@@ -117,7 +118,9 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                 if fetch.duplicates.by_content:
                     from turbo_fetch.duplicates import contents
 
-                    if contents.drop(fetch, storage, dataset, listener, stop):
+                    if contents.drop(
+                        fetch, storage, dataset, listener, EngineSteps(spec.engine, listener, stop)
+                    ):
                         _recount(summary, dataset)
         finally:
             summary.wall_s = time.monotonic() - started_s
