@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 
 from object_store import configured, empty_bucket, s3_server
 from turbo_fetch.dataset.attempts import (
-    adopt_spool,
+    Replaced,
+    adopt_spools,
     close_attempt,
     discard_attempts,
     light_beacon,
     move_shard,
     new_attempt,
+    note_replaced,
     open_attempt,
     recover,
 )
@@ -43,9 +46,12 @@ def _publish(place: Storage, attempt: str, shard: int, content: bytes) -> dict[s
         "shard": shard,
         "name": name,
         "files": [
-            {"name": f"{name}.tar", "bytes": len(content)},
-            {"name": f".turbo-fetch/ledger/{name}.ledger", "bytes": len(content)},
+            {"name": f"{name}.tar", "bytes": len(content), "sha256": sha256(content).hexdigest()},
+            {"name": f".turbo-fetch/ledger/{name}.ledger", "bytes": len(content), "sha256": attempt},
         ],
+        "rows": 1,
+        "outcomes": {"success": 1},
+        "failing_hosts": {},
         "by": attempt,
     }
     place.write_bytes(f"{name}_stats.json", json.dumps(record).encode())
@@ -79,7 +85,7 @@ def test_files_that_are_nowhere_are_an_error(output: Storage, tmp_path: Path) ->
     attempt = new_attempt(light_beacon(output))
     record = _publish(open_attempt(output, attempt, str(tmp_path)), attempt, 3, b"whole")
     output.delete(f".turbo-fetch/attempts/{attempt}/00003.tar")
-    with pytest.raises(OutputError, match=r"00003\.tar of the attempt .* is gone"):
+    with pytest.raises(OutputError, match=r"attempts/.*/00003\.tar is gone"):
         move_shard(output, attempt, record)
 
 
@@ -99,6 +105,66 @@ def test_whole_shards_that_nobody_took_are_recovered_once_and_halves_are_not(
     assert not output.exists("00000.tar")
     assert not output.exists("00002.tar")
     assert not output.exists(".turbo-fetch/attempts")
+
+
+REPORT = ".turbo-fetch/refresh/00004.refresh"
+
+
+def _replacing(
+    output: Storage, tmp_path: Path, content: bytes, *reports: str
+) -> tuple[str, dict[str, Any], Replaced]:
+    """Commit shard 4, and publish another version of it aside; return that attempt, its record and what it replaces."""
+    beacon = light_beacon(output)
+    first, second = new_attempt(beacon), new_attempt(beacon)
+    old = _publish(open_attempt(output, first, str(tmp_path)), first, 4, b"old")
+    move_shard(output, first, old)
+    aside = open_attempt(output, second, str(tmp_path))
+    new = _publish(aside, second, 4, content)
+    for report in reports:
+        aside.write_bytes(report, b"what has changed")
+    replaced = Replaced.by(old, *reports)
+    note_replaced(aside, new, replaced)
+    return second, new, replaced
+
+
+def _by(output: Storage) -> str:
+    return str(json.loads(output.read_bytes("00004_stats.json"))["by"])
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_another_version_of_a_shard_is_taken_wherever_the_parent_was_killed(
+    output: Storage, tmp_path: Path, moved: int
+) -> None:
+    attempt, _, _ = _replacing(output, tmp_path, b"new", REPORT)
+    # As far as the parent came: the old record goes, then file by file.
+    if moved:
+        output.delete("00004_stats.json")
+    for name in ["00004.tar", ".turbo-fetch/ledger/00004.ledger", "00004_stats.json"][: max(0, moved - 1)]:
+        output.move(f".turbo-fetch/attempts/{attempt}/{name}", name)
+    records = list(recover(output, committed={4} if moved in {0, 4} else set()))
+    assert [record["by"] for record in records] == ([] if moved == 4 else [attempt])
+    assert _by(output) == attempt
+    assert output.read_bytes("00004.tar") == b"new"
+    assert output.read_bytes(REPORT) == b"what has changed"
+    assert not output.exists(".turbo-fetch/attempts")
+
+
+def test_a_version_of_a_shard_that_has_changed_since_is_not_taken(output: Storage, tmp_path: Path) -> None:
+    _replacing(output, tmp_path, b"late")
+    third = new_attempt(light_beacon(output))
+    move_shard(output, third, _publish(open_attempt(output, third, str(tmp_path)), third, 4, b"later"))
+    assert list(recover(output, committed={4})) == []
+    assert (_by(output), output.read_bytes("00004.tar")) == (third, b"later")
+
+
+def test_a_file_that_stays_the_same_is_not_moved(output: Storage, tmp_path: Path) -> None:
+    attempt, new, replaced = _replacing(output, tmp_path, b"old")
+    output.delete(f".turbo-fetch/attempts/{attempt}/00004.tar")
+    left = move_shard(output, attempt, new, replaced)
+    assert _by(output) == attempt
+    assert output.read_bytes("00004.tar") == b"old"
+    output.delete_files(left)
+    assert list(recover(output, committed={4})) == []
 
 
 def test_a_machine_that_sees_another_output_is_told(output: Storage, tmp_path: Path) -> None:
@@ -139,11 +205,11 @@ def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
     assert other.stdout is not None
     assert other.stdout.readline() == b"ready\n"
     place = open_attempt(output, new_attempt(beacon), str(tmp_path))
-    adopt_spool(place, shard)
+    adopt_spools(place, shard)
     assert not (place.work / f"{shard}.spool").exists()
     other.kill()
     other.communicate()
-    adopt_spool(place, shard)
+    adopt_spools(place, shard)
     assert (place.work / f"{shard}.spool").read_bytes() == b"journal"
     close_attempt(place)
     assert (place.work / f"{shard}.spool").exists()

@@ -17,7 +17,6 @@ import shlex
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,18 +88,15 @@ def measure_commits() -> dict[str, float]:
 
 
 def _commit_all(storage: Any, attempt: str, records: list[dict[str, Any]]) -> None:
-    from turbo_fetch.dataset.attempts import move_shard
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.runners.driver import MOVES_AT_ONCE
+    from turbo_fetch.dataset.moves import Moves
 
-    with Manifest.open(storage) as manifest, ThreadPoolExecutor(MOVES_AT_ONCE) as threads:
-
-        def move(record: dict[str, Any]) -> dict[str, Any]:
-            move_shard(storage, attempt, record)
-            return record
-
-        for record in threads.map(move, records):
-            manifest.commit(record)
+    with Manifest.open(storage) as manifest:
+        moves: Moves[dict[str, Any]] = Moves(storage)
+        for made in records:
+            moves.begin(made, attempt, made)
+        for made in moves.rest():
+            manifest.commit(made)
 
 
 def measure_manifest(shards: int) -> dict[str, float]:

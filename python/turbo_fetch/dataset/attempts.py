@@ -177,14 +177,16 @@ def recover(storage: Storage, committed: Container[int]) -> Iterator[Record]:
     whole: list[tuple[str, Record]] = []
     for attempt in sorted(entry.name for entry in attempts.list() if entry.bytes is None):
         place = attempts.inside(attempt, storage.work)
-        for entry in sorted(place.list(), key=lambda entry: entry.name):
-            if names.is_replaced(entry.name):
-                record = _replace(storage, attempt, orjson.loads(place.read_bytes(entry.name)))
-                if record is not None:
-                    taken.add(record["shard"])
-                    yield record
-            elif names.shard_of_stats(entry.name) is not None:
-                whole.append((attempt, orjson.loads(place.read_bytes(entry.name))))
+        found = sorted(entry.name for entry in place.list())
+        for name in found:
+            shard = names.shard_of_stats(name)
+            if shard is not None and names.replaced(shard) not in found:
+                whole.append((attempt, orjson.loads(place.read_bytes(name))))
+        for name in filter(names.is_replaced, found):
+            record = _replace(storage, attempt, orjson.loads(place.read_bytes(name)))
+            if record is not None:
+                taken.add(record["shard"])
+                yield record
     for attempt, record in whole:
         if record["shard"] not in committed and record["shard"] not in taken:
             move_shard(storage, attempt, record)

@@ -49,9 +49,11 @@ class Moves(Generic[What]):
 
     def rest(self) -> Iterator[What]:
         """Yield what is left, when it was moved; raises as `arrived`. Nothing is begun afterwards."""
-        wait(self._moving)
-        self.close()
-        yield from self.arrived()
+        try:
+            wait(self._moving)
+            yield from self.arrived()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Wait until nothing is changed any more."""

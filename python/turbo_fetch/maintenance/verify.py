@@ -98,6 +98,8 @@ def repair(result: Verified) -> int:
     """
     storage = open_place(result.path)
     with locked(storage):
+        # What a killed command left may rely on files that are damaged.
+        storage.delete(names.ATTEMPTS)
         for name in result.damaged_shards:
             storage.delete(names.stats(name))
         Manifest.open(storage).close()
