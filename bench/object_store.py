@@ -1,7 +1,7 @@
 """A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py`.
 
-It prints its address. What it knows is what a driver asks for: objects of one bucket, copies, conditions, lists. The number
-of requests so far is at `/requests`.
+It prints its address. What it knows is what a driver asks for: objects of one bucket, copies, conditions, lists. The
+number of requests so far is at `/requests`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Store:
         shared = "".join(
             f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders)
         )
-        return _xml(f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{shared}</ListBucketResult>")
+        return _xml(
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{shared}</ListBucketResult>"
+        )
 
 
 @contextmanager

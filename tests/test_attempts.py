@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import urllib.request
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from bench.object_store import keeping_store
 
-from object_store import configured, empty_bucket, s3_server
+from object_store import configured
 from turbo_fetch.dataset.attempts import (
     Replaced,
     adopt_spools,
@@ -25,9 +29,11 @@ from turbo_fetch.dataset.attempts import (
     open_attempt,
     recover,
 )
+from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage import Storage
+from turbo_fetch.storage.s3_copies import S3Copies
 
 
 @pytest.fixture
@@ -222,19 +228,65 @@ def test_a_worker_that_ends_leaves_nothing_but_spools(output: Storage, tmp_path:
     assert not place.work.exists()
 
 
-def test_a_shard_is_moved_in_an_object_store_by_one_request_a_file(tmp_path: Path) -> None:
-    with s3_server() as address, configured(address):
-        empty_bucket(address)
-        output = open_place("s3://data/set", str(tmp_path / "spool"))
+def _asked(address: str) -> int:
+    with urllib.request.urlopen(f"{address}/requests") as answer:
+        return int(answer.read())
+
+
+@pytest.mark.parametrize("is_signed_by_client", [True, False])
+def test_a_shard_is_moved_in_an_object_store_by_one_request_a_file(
+    tmp_path: Path, is_signed_by_client: bool
+) -> None:
+    # A folder with what addresses and headers have to quote.
+    with keeping_store() as address, configured(address):
+        if not is_signed_by_client:
+            fsspec.config.conf["s3"]["s3_additional_kwargs"] = {"ACL": "private"}
+        output = open_place("s3://data/a set, 100 % äöü", str(tmp_path / "spool"))
         attempt = new_attempt(light_beacon(output))
         aside = open_attempt(output, attempt, str(tmp_path))
         records = [_publish(aside, attempt, shard, b"content") for shard in range(3)]
-        sent: list[str] = []
-        client = fsspec.filesystem("s3")
-        client.s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(request.method))
+        before = _asked(address)
         left = [name for record in records for name in move_shard(output, attempt, record)]
-        assert sent == ["PUT"] * 9
+        assert _asked(address) - before == 9
         output.delete_files(left)
-        assert sent == ["PUT"] * 9 + ["POST"]
+        assert _asked(address) - before == 10
         assert not any(output.list(f".turbo-fetch/attempts/{attempt}"))
         assert [output.read_bytes(f"{shard:05d}.tar") for shard in range(3)] == [b"content"] * 3
+
+
+def test_behind_a_fence_another_version_replaces_the_one_that_was_seen(tmp_path: Path) -> None:
+    with keeping_store() as address, configured(address):
+        output = open_place("s3://data/set", str(tmp_path / "spool"))
+        with locked(output):
+            attempt, new, replaced = _replacing(output, tmp_path, b"new", REPORT)
+            output.delete_files(move_shard(output, attempt, new, replaced))
+            assert (_by(output), output.read_bytes("00004.tar")) == (attempt, b"new")
+            assert output.read_bytes(REPORT) == b"what has changed"
+            assert list(recover(output, committed={4})) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(200, b"<Error><Code>InternalError</Code></Error>"), (500, b""), (403, b"no XML")]
+)
+def test_a_copy_that_is_not_plainly_done_is_left_to_the_client(status: int, content: bytes) -> None:
+    """An object store says so with status 200 as well, when it fails late."""
+    asked: list[str] = []
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with configured(f"http://127.0.0.1:{server.server_port}"):
+            copies = S3Copies(fsspec.filesystem("s3"))
+            done = [copies.copy("data", "from", f"to/{number}", {"IfNoneMatch": "*"}) for number in range(5)]
+        server.shutdown()
+    assert done == [False] * 5
+    assert len(asked) == 3, "after three in a row nobody is asked in this way"

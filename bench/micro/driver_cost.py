@@ -1,8 +1,8 @@
 """What a shard costs the driver of a cluster: `python bench/micro/driver_cost.py`.
 
-Told are the requests and the CPU time of a commit to an object store (a small one on loopback, as a process of its own,
-so that only the client's share is counted): four files that a worker published aside are moved to where they belong, and
-the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run that resumes,
+Told are the requests and the CPU time of a commit to an object store (a small one on loopback, as a process of its
+own, so that only the client's share is counted): four files that a worker published aside are moved to where they
+belong, and the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run that resumes,
 with all its files there (`--shards` for fewer), and what the driver does for a shard of a list in the order `spread`.
 """
 
@@ -59,6 +59,7 @@ def measure_commits() -> dict[str, float]:
     import urllib.request
 
     from bench.object_store import keeping_store
+
     from object_store import configured
     from turbo_fetch.dataset.attempts import light_beacon, new_attempt
     from turbo_fetch.dataset.lock import locked
@@ -102,10 +103,10 @@ def _commit_all(storage: Any, attempt: str, records: list[dict[str, Any]]) -> No
 def measure_manifest(shards: int) -> dict[str, float]:
     """Return how long a manifest takes to be opened, the memory for it, and its size."""
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.storage import open_storage
+    from turbo_fetch.dataset.place import open_place
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
-        storage = open_storage(folder)
+        storage = open_place(folder)
         (Path(folder) / ".turbo-fetch/ledger").mkdir(parents=True)
         with (Path(folder) / ".turbo-fetch/manifest").open("w") as file:
             for shard in range(shards):

@@ -96,8 +96,15 @@ class Manifest:
         return frozenset(self._committed)
 
     def records(self) -> Iterator[Record]:
-        """Yield the commit records as they stand in the manifest, one in memory at a time."""
-        return _read(self._path)
+        """Yield the commit records as they stand in the manifest, one in memory at a time.
+
+        All lines are whole: they were read when it was opened, or written since.
+        """
+        with self._path.open("rb") as file:
+            for line in file:
+                record: Record = orjson.loads(line)
+                record.pop(SEAL, None)
+                yield record
 
     def lost(self) -> list[int]:
         """Return the ids of committed shards that are not there any more: somebody deleted them meanwhile."""

@@ -1,8 +1,8 @@
 """Copies within a bucket at a third of the processor time that the client's own call takes.
 
-A driver makes four of them for every shard. The client makes and signs the address of the request, so its endpoint, its
-credentials and its way to name buckets count; the request itself is sent from here. Whatever is not plainly done is left
-to the client's own call, with its retries and its errors.
+A driver makes four of them for every shard. The client makes and signs the address of the request, so its endpoint,
+its credentials and its way to name buckets count; the request itself is sent from here. Whatever is not plainly done is
+left to the client's own call, with its retries and its errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VALID_S: Final = 300
 WAIT_S: Final = 60.0
 CLOSE_S: Final = 5.0
 FAILURES: Final = 3
-"""So many in a row, and the client makes all further copies: a proxy, a certificate or a store needs what only it knows."""
+"""So many in a row, and the client makes all further copies: the way there needs what only it knows."""
 _HEADERS: Final = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
 
 
@@ -71,7 +71,6 @@ class S3Copies:
                 skip_auto_headers=("Content-Type", "User-Agent"),
             )
         return self._session
-
 
     def _close(self) -> None:
         if self._session is not None:
