@@ -278,3 +278,57 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, made: Path
     out = Path(shutil.copytree(made, tmp_path / "out"))
     _ended(_start(cluster, "retry", str(out), *duplicates))
     _check(out, expected)
+
+
+def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path: Path) -> None:
+    expected = [str(retried), str(tmp_path / "here"), "--format", "parquet"]
+    assert CliRunner().invoke(app, ["export", *expected, "--quiet", "--workers", "1"]).exit_code == 0
+    (tmp_path / "spark-defaults.conf").write_text(
+        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\nspark.ui.enabled false\n"
+        f"spark.executor.memory 600m\nspark.local.dir {tmp_path / 'local'}\n"
+    )
+    environment = {**os.environ, "SPARK_CONF_DIR": str(tmp_path), "PYSPARK_PYTHON": sys.executable}
+    engine = ["--set", "engine.kind=spark", "--set", "engine.address=local-cluster[2,1,700]", "--quiet"]
+    for command in (
+        ["export", str(retried), str(tmp_path / "there"), "--format", "parquet"],
+        ["verify", str(tmp_path / "there"), "--deep"],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "turbo_fetch", *command, *engine],
+            capture_output=True,
+            text=True,
+            timeout=150,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert content_hashes(tmp_path / "there") == content_hashes(tmp_path / "here")
+    assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["verify", "OUT", "--set", "fetch.http.timeout_s=1"], "--set fetch: means nothing here"),
+        (["verify", "OUT", "--set", "engine.shards=0/2"], "--set engine.shards: means nothing here"),
+        (["verify", "OUT", "--set", "engine.kind=raay"], "expected"),
+        (
+            ["export", "OUT", "x", "-f", "lmdb", "--merge", "--set", "engine.kind=ray"],
+            "written by one process",
+        ),
+        (
+            ["verify", "OUT", "--set", "engine.kind=ray", "--set", "engine.address=127.0.0.1:9"],
+            "no Ray cluster at 127.0.0.1:9",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(made: Path, command: list[str], told: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "turbo_fetch", *(str(made) if word == "OUT" else word for word in command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr

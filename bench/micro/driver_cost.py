@@ -2,8 +2,9 @@
 
 Told are the requests and the CPU time of a commit to an object store (a small one on loopback, as a process of its
 own, so that only the client's share is counted): four files that a worker published aside are moved to where they
-belong, and the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run that resumes,
-with all its files there (`--shards` for fewer), and what the driver does for a shard of a list in the order `spread`.
+belong, and the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run
+that resumes, with all its files there (`--shards` for fewer), and what the driver does for a shard of a list in the
+order `spread`.
 """
 
 from __future__ import annotations
