@@ -32,7 +32,8 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.progress.summary import Summary
-from turbo_fetch.runners.steps import Progress, run_steps
+from turbo_fetch.runners.step import Progress
+from turbo_fetch.runners.steps import run_steps
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.spec import EngineSpec, OutputFormat, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec_for_others

@@ -21,7 +21,8 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
 from turbo_fetch.progress.summary import human_bytes
-from turbo_fetch.runners.steps import Progress, run_steps
+from turbo_fetch.runners.step import Progress
+from turbo_fetch.runners.steps import run_steps
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.spool import frames
 from turbo_fetch.spool.spool import spool_identity

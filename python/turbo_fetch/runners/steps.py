@@ -13,41 +13,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from turbo_fetch import __version__, errors
-from turbo_fetch.errors import Interrupted, ShardFailed, TurboFetchError
+from turbo_fetch import errors
+from turbo_fetch.errors import ShardFailed
 from turbo_fetch.runners.cpu_allocation import available_cores
 from turbo_fetch.runners.messages import JobError
+from turbo_fetch.runners.step import AHEAD, TICK_S, Onlooker, RemoteWork, check
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.startup import without_pandas
 from turbo_fetch.stop import StopRequest
 
-TICK_S: Final = 0.25
-AHEAD: Final = 2
-"""Steps handed to each process in advance."""
 STEPS_PER_PROCESS: Final = 16
 """With fewer steps a further process takes longer to start than they do."""
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
-
-
-class Onlooker(Protocol):
-    """Who looks on."""
-
-    def refresh(self) -> None:
-        """Take the chance to redraw, a few times a second."""
-
-    def note(self, text: str) -> None:
-        """Take a line that a person should see."""
-
-
-class Progress(Onlooker, Protocol):
-    """Who looks on at a command that is all steps."""
-
-    def advance(self, rows: int) -> None:
-        """Take note that this many rows are done."""
 
 
 def run_steps(
@@ -98,33 +79,6 @@ class EngineSteps:
             processes = min(available_cores(), 1 + len(steps) // STEPS_PER_PROCESS)
             engine = EngineSpec(workers=processes)
         return run_steps(work, iter(steps), engine, self.progress, self.stop)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteWork:
-    """Work as a machine of a cluster does it. It can be pickled."""
-
-    work: Callable[[Any], Any]
-    version: str = __version__
-
-    def __call__(self, step: Any) -> Any:
-        """Return what the work on a step returns, or a JobError."""
-        if self.version != __version__:
-            return JobError(
-                "ClusterError",
-                f"a machine of the cluster has turbo-fetch {__version__}, this one has {self.version}; expected the "
-                "same everywhere",
-            )
-        try:
-            return self.work(step)
-        except TurboFetchError as error:
-            return JobError(type(error).__name__, str(error))
-
-
-def check(stop: StopRequest) -> None:
-    """Raise Interrupted if asked to stop."""
-    if stop:
-        raise Interrupted("interrupted; what was finished is kept. Run the same command again to resume")
 
 
 def _taken(result: Any) -> Any:

@@ -15,7 +15,7 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, ShardFailed
 from turbo_fetch.runners.ray.cluster import SPREAD, alive_nodes, connected, shortage
 from turbo_fetch.runners.remote_errors import cause_in
-from turbo_fetch.runners.steps import AHEAD, TICK_S, Onlooker, RemoteWork, check
+from turbo_fetch.runners.step import AHEAD, TICK_S, Onlooker, RemoteWork, check
 from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import StopRequest

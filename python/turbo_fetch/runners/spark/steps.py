@@ -12,7 +12,7 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import MissingExtra, ShardFailed
 from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.spark.session import session
-from turbo_fetch.runners.steps import TICK_S, Onlooker, RemoteWork, check
+from turbo_fetch.runners.step import TICK_S, Onlooker, RemoteWork, check
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import StopRequest
 
