@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, wait_for_hits, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
 from origin import Origin
 from ray_nodes import ray_cluster, worker_processes
 from turbo_fetch.cli.commands import app
@@ -53,8 +53,6 @@ def made(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Path:
         origin.url(name, "status", code=503, times=1) if row in LATE else origin.url(name)
         for row, name in enumerate(ALBUM)
     ]
-    # Two rows show what earlier ones show, in other shards.
-    rows[120], rows[240] = (f"{origin.url(name)}?copy" for name in ("00000.jpg", "00003.jpg"))
     urls = write_list(folder / "list.parquet", rows)
     http = {"retries": 0, "concurrency": 4}
     turbo_fetch.run(job_spec(urls, folder / "out", http=http, output={"samples_per_shard": 50}))
@@ -270,14 +268,27 @@ def test_an_export_whose_processes_and_driver_are_killed_goes_on(
     assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
 
 
-def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, made: Path, tmp_path: Path) -> None:
-    duplicates = ["--set", 'fetch.duplicates.by=["hash"]']
-    expected = _locally(made, tmp_path / "expected", "retry", *duplicates)
-    dropped = [row for row in ledger(expected) if row["outcome"] == "duplicate"]
-    assert [row["detail"] for row in dropped] == ["duplicate of 0000000", "duplicate of 0000003"]
-    out = Path(shutil.copytree(made, tmp_path / "out"))
-    _ended(_start(cluster, "retry", str(out), *duplicates))
-    _check(out, expected)
+def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Origin, tmp_path: Path) -> None:
+    names = list(ALBUM)
+    rows = [origin.url(name) for name in names[:100]] + [f"{origin.url(name)}?copy" for name in names[:100:9]]
+    urls = write_list(tmp_path / "list.parquet", rows)
+    tables = {"duplicates": {"by": ["hash"]}, "output": {"samples_per_shard": 30}}
+    turbo_fetch.run(job_spec(urls, tmp_path / "here", **tables))
+    engine = {"kind": "ray", "address": cluster.address}
+    process = start(job_spec(urls, tmp_path / "there", engine=engine, **tables), tmp_path)
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    assert "duplicate 12" in out
+    details = [row["detail"] for row in ledger(tmp_path / "there") if row["outcome"] == "duplicate"]
+    assert details[:2] == ["duplicate of 0000000", "duplicate of 0000009"]
+    for mine, theirs in zip(ledger(tmp_path / "there"), ledger(tmp_path / "here"), strict=True):
+        assert (mine["key"], mine["outcome"], mine["detail"]) == (
+            theirs["key"],
+            theirs["outcome"],
+            theirs["detail"],
+        )
+    assert content_hashes(tmp_path / "there") == content_hashes(tmp_path / "here")
+    assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
 
 
 def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path: Path) -> None:
