@@ -26,7 +26,7 @@ from turbo_fetch.dataset.reader import Sample, StoredShard, open_dataset
 from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
 from turbo_fetch.maintenance.export import Export, Part, Target, export, plan_targets
 from turbo_fetch.maintenance.merge import merge
-from turbo_fetch.spec import OutputFormat
+from turbo_fetch.spec import EngineSpec, OutputFormat
 from turbo_fetch.stop import StopRequest
 
 FORMATS: tuple[OutputFormat, ...] = tuple(name for name in get_args(OutputFormat) if name != "dummy")
@@ -46,6 +46,9 @@ class Silent:
             self._stop.ask()
 
     def refresh(self) -> None:
+        """See Progress."""
+
+    def note(self, text: str) -> None:
         """See Progress."""
 
 
@@ -144,7 +147,7 @@ def test_other_shards_have_the_same_rows_under_new_keys(
 
 def test_several_processes_make_the_same_as_one(made: Path, tmp_path: Path, stop: StopRequest) -> None:
     _export(made, tmp_path / "one", "parquet", stop)
-    _export(made, tmp_path / "two", "parquet", stop, processes=2)
+    _export(made, tmp_path / "two", "parquet", stop, engine=EngineSpec(workers=2))
     assert content_hashes(tmp_path / "one") == content_hashes(tmp_path / "two")
 
 

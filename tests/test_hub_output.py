@@ -28,7 +28,7 @@ from turbo_fetch.errors import DatasetError, Interrupted, OutputError, OutputExi
 from turbo_fetch.maintenance import push as push_module
 from turbo_fetch.maintenance.push import push
 from turbo_fetch.maintenance.verify import verify
-from turbo_fetch.spec import Spec
+from turbo_fetch.spec import EngineSpec, Spec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import open_storage
 
@@ -73,6 +73,8 @@ class Silent:
             self.stop.ask()
 
     def refresh(self) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
@@ -332,7 +334,7 @@ def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
     assert again.files == 0
     assert again.files_there > result.shards * 4
     assert hub.uploads == len(hub.objects)
-    verified = verify(URL, "full", 1, Silent(), StopRequest())
+    verified = verify(URL, "full", EngineSpec(workers=1), Silent(), StopRequest())
     assert (verified.problems, verified.rows) == ([], 24)
     # The dataset there goes on as any other.
     assert turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind)).fetch.was_complete

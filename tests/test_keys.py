@@ -25,7 +25,7 @@ from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.merge import merge
 from turbo_fetch.maintenance.verify import verify
-from turbo_fetch.spec import OutputSpec
+from turbo_fetch.spec import EngineSpec, OutputSpec
 from turbo_fetch.stop import StopRequest
 
 ALBUM = album(12, side=40)
@@ -36,6 +36,8 @@ class Silent:
     def advance(self, rows: int) -> None: ...
 
     def refresh(self) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_column_names_the_samples_in_every_format(kind: str, tmp_path: Path, o
     assert [row["key"] for row in ledger(out)] == expected
     assert [sample.metadata["id"] for sample in dataset.samples()] == IDS
     assert "4 rows: no usable key" in summary.text()
-    assert verify(str(out), "full", 1, Silent(), StopRequest()).problems == []
+    assert verify(str(out), "full", EngineSpec(workers=1), Silent(), StopRequest()).problems == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

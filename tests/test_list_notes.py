@@ -23,6 +23,7 @@ from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.maintenance.verify import verify
 from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import StopRequest
 
 
@@ -30,6 +31,9 @@ class Silent:
     """Progress that nobody sees."""
 
     def advance(self, rows: int) -> None:
+        """Nothing is shown."""
+
+    def note(self, text: str) -> None:
         """Nothing is shown."""
 
     def refresh(self) -> None:
@@ -132,7 +136,7 @@ def test_renamed_columns_pass_through_all_that_is_done_with_a_dataset(
     assert load_spec(tmp_path / "out" / ".turbo-fetch/spec.toml").fetch == spec.fetch
     stop = StopRequest()
     retry(spec, ProgressListener(), stop)
-    assert verify(str(tmp_path / "out"), "deep", 1, Silent(), stop).problems == []
+    assert verify(str(tmp_path / "out"), "deep", EngineSpec(workers=1), Silent(), stop).problems == []
     export(Export(str(tmp_path / "out"), str(tmp_path / "again"), "webdataset"), Silent(), stop)
     for folder in ("out", "again"):
         rows = metadata(tmp_path / folder)

@@ -36,6 +36,9 @@ class _Unseen:
     def refresh(self) -> None:
         """See Progress."""
 
+    def note(self, text: str) -> None:
+        """See Progress."""
+
 
 class _Killed(BaseException):
     pass

@@ -88,6 +88,22 @@ def test_a_retried_dataset_is_the_one_that_a_lucky_run_makes(
     assert "58 images" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("output_format", ["webdataset", "files", "lmdb", "tfrecord"])
+def test_where_nothing_is_recovered_the_images_are_not_written_again(
+    origin: Origin, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    out, _ = _make(origin, tmp_path, output_format)
+    CliRunner().invoke(app, ["retry", str(out), "--quiet"])
+    before = {path: path.stat().st_mtime_ns for path in out.glob("0000*")}
+    hashes = content_hashes(out)
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet", "--json"])
+    assert json.loads(ended.stdout)["recovered"] == 0
+    changed = {path.name for path in out.glob("0000*") if path.stat().st_mtime_ns != before[path]}
+    assert changed == {"00000_stats.json"}
+    assert content_hashes(out) == hashes
+    assert CliRunner().invoke(app, ["verify", str(out), "--deep", "--quiet"]).exit_code == 0
+
+
 def test_samples_that_were_there_keep_their_bytes_even_if_the_web_has_changed(
     origin: Origin, tmp_path: Path
 ) -> None:

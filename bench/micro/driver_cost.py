@@ -1,9 +1,10 @@
 """What a shard costs the driver of a cluster: `python bench/micro/driver_cost.py`.
 
-Told are the requests and the CPU time of a commit to an object store (moto on loopback, as a process of its own, so
-that only the client's share is counted): four files that a worker published aside are moved to where they belong, and
-the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run that resumes,
-with all its files there (`--shards` for fewer), and what the driver does for a shard of a list in the order `spread`.
+Told are the requests and the CPU time of a commit to an object store (a small one on loopback, as a process of its
+own, so that only the client's share is counted): four files that a worker published aside are moved to where they
+belong, and the record goes into the manifest. And how long a manifest of 500,000 records takes to be opened by a run
+that resumes, with all its files there (`--shards` for fewer), and what the driver does for a shard of a list in the
+order `spread`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import shlex
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,29 +57,30 @@ def main() -> None:
 
 def measure_commits() -> dict[str, float]:
     """Return requests, CPU and wall time per shard, of shards that are committed as the driver of a cluster does."""
-    import fsspec
+    import urllib.request
 
-    from object_store import configured, empty_bucket, s3_server
+    from bench.object_store import keeping_store
+
+    from object_store import configured
     from turbo_fetch.dataset.attempts import light_beacon, new_attempt
     from turbo_fetch.dataset.lock import locked
     from turbo_fetch.dataset.place import open_place
 
-    with s3_server() as address, configured(address), tempfile.TemporaryDirectory() as work:
-        empty_bucket(address)
+    with keeping_store() as address, configured(address), tempfile.TemporaryDirectory() as work:
         storage = open_place("s3://data/set", work)
         attempt = new_attempt(light_beacon(storage))
         aside = storage.inside(f".turbo-fetch/attempts/{attempt}", Path(work))
         records = [_published(aside, shard) for shard in range(COMMITS)]
-        sent: list[str] = []
-        client = fsspec.filesystem("s3")
-        client.connect()
-        client.s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(request.method))
+
+        def asked() -> int:
+            with urllib.request.urlopen(f"{address}/requests") as answer:
+                return int(answer.read())
+
         with locked(storage):
-            sent.clear()
-            begun_s, begun_cpu_s = time.monotonic(), time.process_time()
+            before, begun_s, begun_cpu_s = asked(), time.monotonic(), time.process_time()
             _commit_all(storage, attempt, records)
             cpu_s, wall_s = time.process_time() - begun_cpu_s, time.monotonic() - begun_s
-            requests = len(sent)
+            requests = asked() - before
         assert all(storage.exists(f"{record['name']}_stats.json") for record in (records[0], records[-1]))
     return {
         "requests": requests / COMMITS,
@@ -89,18 +90,15 @@ def measure_commits() -> dict[str, float]:
 
 
 def _commit_all(storage: Any, attempt: str, records: list[dict[str, Any]]) -> None:
-    from turbo_fetch.dataset.attempts import move_shard
     from turbo_fetch.dataset.manifest import Manifest
-    from turbo_fetch.runners.driver import MOVES_AT_ONCE
+    from turbo_fetch.dataset.moves import Moves
 
-    with Manifest.open(storage) as manifest, ThreadPoolExecutor(MOVES_AT_ONCE) as threads:
-
-        def move(record: dict[str, Any]) -> dict[str, Any]:
-            move_shard(storage, attempt, record)
-            return record
-
-        for record in threads.map(move, records):
-            manifest.commit(record)
+    with Manifest.open(storage) as manifest:
+        moves: Moves[dict[str, Any]] = Moves(storage)
+        for made in records:
+            moves.begin(made, attempt, made)
+        for made in moves.rest():
+            manifest.commit(made)
 
 
 def measure_manifest(shards: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Annotated, Optional, get_args
 
 import typer
 
-from turbo_fetch.cli.usage import Json, Quiet, checked_format
+from turbo_fetch.cli.usage import EngineOverrides, Json, Quiet, checked_format
 from turbo_fetch.spec.formats import OutputFormat
 
 
@@ -32,7 +32,10 @@ def export(
         bool,
         typer.Option("--merge", help="All samples in one file, DESTINATION, if the format can have that."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes, here or on a cluster; 0: one per core.")
+    ] = 0,
+    overrides: EngineOverrides = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -42,24 +45,27 @@ def export(
     again after an interruption to resume.
     """
     from turbo_fetch.cli.progress import row_progress
-    from turbo_fetch.cli.usage import show
+    from turbo_fetch.cli.usage import load_engine, show
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
     from turbo_fetch.maintenance import export as exports
     from turbo_fetch.maintenance.merge import merge as merge_shards
-    from turbo_fetch.runners.cpu_allocation import available_cores
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
     known = checked_format(output_format)
     if merge and samples_per_shard is not None:
         raise SpecError("--merge with --samples-per-shard: expected one of them; one file has no shards")
+    engine = load_engine(overrides, workers)
+    if merge and engine.kind != "local":
+        raise SpecError(
+            f"--merge with engine.kind={engine.kind}: expected one of them; one file is written by one process"
+        )
     rows = sum(shard.rows for shard in open_dataset(source).shards)
     with row_progress("exporting", rows, quiet) as (progress, stop):
         if merge:
             show(merge_shards(source, destination, known, progress, stop), as_json)
             return
-        processes = workers or available_cores()
-        job = exports.Export(source, destination, known, samples_per_shard, processes)
+        job = exports.Export(source, destination, known, samples_per_shard, engine)
         summary = exports.export(job, progress, stop)
     show(summary, as_json)

@@ -21,8 +21,9 @@ Place = Annotated[
 def retry(place: Place, overrides: Overrides = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Retry rows with temporary failures (timeouts, 5xx, 429, DNS …), and merge them into the dataset.
 
-    Everything else stays the same, byte for byte. Only shards with such rows are rewritten, on this machine. Requests
-    use the spec of the run, or the one given, with changes such as `--set fetch.http.timeout_s=30`.
+    Everything else stays the same, byte for byte. Only shards with such rows are rewritten. It runs and requests as the
+    spec of the run says, or the one given, with changes such as `--set fetch.http.timeout_s=30` or
+    `--set engine.kind=local`.
     """
     from turbo_fetch.cli.usage import load_dataset_spec, show
     from turbo_fetch.maintenance.retry import retry as retry_dataset

@@ -8,16 +8,24 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Optional, Protocol, cast, get_args
 
 import typer
 
 from turbo_fetch.redaction import redact
 
 if TYPE_CHECKING:
-    from turbo_fetch.spec import OutputFormat, Spec
+    from turbo_fetch.spec import EngineSpec, OutputFormat, Spec
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+EngineOverrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Where the work runs: `--set engine.kind=ray`, and `engine.address`.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -67,6 +75,29 @@ def load_job(path: Path, overrides: Sequence[str] | None) -> Spec:
     from turbo_fetch.dataset.description import load_spec
 
     return load_spec(path, overrides or (), os.environ)
+
+
+def load_engine(overrides: Sequence[str] | None, workers: int) -> EngineSpec:
+    """Return the engine that options say: `--workers`, 0 for as many as there are cores, and `--set engine.kind=ray`.
+
+    Raises SpecError, also for keys that mean nothing to a command that makes no request.
+    """
+    from turbo_fetch.errors import SpecError
+    from turbo_fetch.spec import EngineSpec
+    from turbo_fetch.spec.specfile import validated
+    from turbo_fetch.spec.toml import overridden
+
+    tables = overridden({}, overrides or ())
+    given = tables.pop("engine", {})
+    strange = [*tables, *(f"engine.{name}" for name in given if name in {"shards", "threads"})]
+    if strange or not isinstance(given, dict):
+        raise SpecError(
+            f"--set {(strange or ['engine'])[0]}: means nothing here; expected engine.kind, engine.address or "
+            "engine.workers"
+        )
+    if workers:
+        given["workers"] = workers
+    return validated(EngineSpec, given, "--set engine")
 
 
 def load_dataset_spec(place: str, overrides: Sequence[str]) -> Spec:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo_fetch.cli.usage import Json, Quiet
+from turbo_fetch.cli.usage import EngineOverrides, Json, Quiet
 
 if TYPE_CHECKING:
     from turbo_fetch.maintenance.shard_check import Level
@@ -19,7 +19,10 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove damaged shards, so that the next run rebuilds them.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes, here or on a cluster; 0: one per core.")
+    ] = 0,
+    overrides: EngineOverrides = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -28,20 +31,20 @@ def verify(
     Reports every problem. Exit codes: 0 no problem; 1 problems; 2 no dataset.
     """
     from turbo_fetch.cli.progress import row_progress
-    from turbo_fetch.cli.usage import show
+    from turbo_fetch.cli.usage import load_engine, show
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
     from turbo_fetch.maintenance import verify as verification
-    from turbo_fetch.runners.cpu_allocation import available_cores
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
     if quick and deep:
         raise SpecError("--quick --deep: expected at most one of them")
+    engine = load_engine(overrides, workers)
     level: Level = "quick" if quick else "deep" if deep else "full"
     rows = sum(shard.rows for shard in open_dataset(dataset).shards)
     with row_progress("verifying", rows, quiet) as (progress, stop):
-        result = verification.verify(dataset, level, workers or available_cores(), progress, stop)
+        result = verification.verify(dataset, level, engine, progress, stop)
     show(result, as_json)
     if repair:
         count = verification.repair(result)

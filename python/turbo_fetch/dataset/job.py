@@ -108,6 +108,10 @@ class Dataset:
         """Take out the records of shards that are to be written anew; see Manifest."""
         self._manifest.withdraw(shards)
 
+    def take(self, records: Iterable[Record]) -> None:
+        """Add published shards, in place of what they were; see Manifest."""
+        self._manifest.take(records)
+
     def flush(self) -> None:
         """Bring the records to where readers of the dataset find them."""
         self._manifest.flush()

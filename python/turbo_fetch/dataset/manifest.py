@@ -96,8 +96,15 @@ class Manifest:
         return frozenset(self._committed)
 
     def records(self) -> Iterator[Record]:
-        """Yield the commit records as they stand in the manifest, one in memory at a time."""
-        return _read(self._path)
+        """Yield the commit records as they stand in the manifest, one in memory at a time.
+
+        All lines are whole: they were read when it was opened, or written since.
+        """
+        with self._path.open("rb") as file:
+            for line in file:
+                record: Record = orjson.loads(line)
+                record.pop(SEAL, None)
+                yield record
 
     def lost(self) -> dict[int, str]:
         """Return the committed shards that are not whole any more, by id, each with a file that it lacks.
@@ -140,6 +147,15 @@ class Manifest:
         self._committed, self._last = set(), -1
         with explained(str(self._path)):
             self._rewrite(kept)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Add the records of shards that were published, in place of those that they had."""
+        found = list(records)
+        again = self._committed & {record["shard"] for record in found}
+        if again:
+            self.withdraw(again)
+        for record in found:
+            self.commit(record)
 
     def flush(self) -> None:
         """Bring the records to where readers find them, which for an object store is not done with each."""

@@ -67,6 +67,7 @@ _LEDGER_SUFFIX: Final = ".ledger"
 _REFRESH_SUFFIX: Final = ".refresh"
 _SPOOL_SUFFIX: Final = ".spool"
 _STAGED_SUFFIX: Final = ".part"
+_REPLACED_SUFFIX: Final = ".replaced"
 _LEASE: Final = re.compile(r"([\w-]+)\.(\d{6,})")
 _SPOOL: Final = re.compile(rf"(\d+)({re.escape(_REFRESH_SUFFIX)})?{re.escape(_SPOOL_SUFFIX)}")
 _STATS: Final = re.compile(rf"(\d+){re.escape(_STATS_SUFFIX)}")
@@ -158,6 +159,16 @@ def scope_of_lease(name: str) -> tuple[str, int] | None:
 def attempt(name: str) -> str:
     """Return the folder into which a worker publishes."""
     return f"{ATTEMPTS}/{name}"
+
+
+def replaced(shard: str) -> str:
+    """Return the name of what an attempt says of the version of a shard that it replaces."""
+    return f"{shard}{_REPLACED_SUFFIX}"
+
+
+def is_replaced(name: str) -> bool:
+    """Return whether what is said of a replaced version has this name in an attempt."""
+    return name.endswith(_REPLACED_SUFFIX)
 
 
 def deny_keys(kind: str, identity: str) -> str:

@@ -7,31 +7,37 @@ interrupted pass simply runs again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.dataset import names
+from turbo_fetch.dataset import attempts, names
+from turbo_fetch.dataset.attempts import Replaced
+from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.manifest import Record
+from turbo_fetch.dataset.moves import Moves
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
 from turbo_fetch.dataset.samples import SIDES, Samples
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
-from turbo_fetch.duplicates.row_numbers import ROW_BITS, Names, place, shard_of
-from turbo_fetch.errors import DatasetError, Interrupted
+from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
+from turbo_fetch.errors import DatasetError
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, republish_shard
+from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard, republish_shard
 from turbo_fetch.shard.deny_lists import hash_key
 from turbo_fetch.spec import FetchSpec
-from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
-Kept = dict[str, Any]
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 
 
 class CommittedShards(Protocol):
@@ -51,12 +57,21 @@ class CommittedShards(Protocol):
         """Bring the records to where readers of the dataset find them."""
 
 
+class Steps(Protocol):
+    """Does work for each of many steps, all over the engine of a run; see :mod:`turbo_fetch.runners.steps`."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether that is on this machine alone."""
+
+    def run(
+        self, work: Callable[[Step], Result], steps: Sequence[Step], here: bool = False
+    ) -> Iterator[Result]:
+        """Yield the results in the order in which they come; with `here`, of work on this machine."""
+
+
 def drop(
-    fetch: FetchSpec,
-    storage: Storage,
-    dataset: CommittedShards,
-    listener: ProgressListener,
-    stop: StopRequest,
+    fetch: FetchSpec, storage: Storage, dataset: CommittedShards, listener: ProgressListener, steps: Steps
 ) -> int:
     """Take the duplicates by content out of the committed shards; return how many there were.
 
@@ -70,78 +85,145 @@ def drop(
     datasets = [*(open_dataset(url) for url in fetch.duplicates.against), StoredDataset.open(storage)]
     pairs = np.empty((0, 2), np.uint64)
     if "hash" in keys:
-        pairs = _equal(datasets, fetch.image.digest, storage, stop)
+        pairs = _equal(datasets, fetch.image.digest, storage, steps)
     if "phash" in keys:
-        near = _near(datasets, pairs[:, 0], fetch.duplicates.max_distance, stop)
+        near = _near(datasets, pairs[:, 0], fetch.duplicates.max_distance, steps)
         pairs = np.concatenate([pairs, near])
         pairs = pairs[np.argsort(pairs[:, 0])]
     pairs = pairs[pairs[:, 0] >= np.uint64(place(len(datasets) - 1, 0))]
-    names = Names(datasets[:-1], fetch.output)
-    shards = np.array([shard_of(number) for number in pairs[:, 0].tolist()], np.int64)
+    found = list(_by_shard(datasets[-1], len(datasets) - 1, pairs))
     # All at once, for each time the manifest is written anew.
-    dataset.withdraw(set(shards.tolist()))
-    for shard in datasets[-1].shards:
-        found = pairs[shards == shard.number] if shards.size else pairs
-        if found.size:
-            _check(stop)
-            details = {
-                duplicate & ((1 << ROW_BITS) - 1): names.detail(original)
-                for duplicate, original in found.tolist()
-            }
-            dataset.commit(_rewritten(fetch, storage, datasets[-1], shard, details))
-            listener.refresh()
+    dataset.withdraw(shard.number for shard, _ in found)
+    beacon = None if steps.is_here else attempts.light_beacon(storage)
+    rewriting = Rewriting(fetch, datasets[-1].without_shards(), claim_on(storage), beacon)
+    names = Names(datasets[:-1], fetch.output)
+    for record in _rewritten(
+        rewriting, storage, [(shard, _details(names, each)) for shard, each in found], steps
+    ):
+        dataset.commit(record)
+        listener.refresh()
     return len(pairs)
 
 
-def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, stop: StopRequest) -> Pairs:
+def _by_shard(dataset: StoredDataset, number: int, pairs: Pairs) -> Iterator[tuple[StoredShard, Pairs]]:
+    """Yield the shards of a dataset that have duplicates, each with its own of `pairs`, which are sorted."""
+    for shard in dataset.shards:
+        start = place(number, shard.number)
+        first, last = np.searchsorted(pairs[:, 0], np.array([start, start + MAX_ROWS], np.uint64))
+        if first < last:
+            yield shard, pairs[first:last]
+
+
+def _details(names: Names, pairs: Pairs) -> dict[int, str]:
+    """Return of which row each is a duplicate, by the number of the row in its shard."""
+    return {duplicate & (MAX_ROWS - 1): names.detail(original) for duplicate, original in pairs.tolist()}
+
+
+def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, steps: Steps) -> Pairs:
     with KeyTable(storage.make_work() / names.CONTENT_KEYS) as table:
-        for values, places in _column(datasets, digest, stop):
-            table.add([hash_key(value) for value in values.to_pylist()], places)
+        for keys, places in _columns(datasets, partial(_hashes, digest), steps):
+            table.add(keys, places)
         return by_place(table.duplicates())
 
 
 def _near(
-    datasets: Sequence[StoredDataset], gone: npt.NDArray[np.uint64], max_distance: int, stop: StopRequest
+    datasets: Sequence[StoredDataset], gone: npt.NDArray[np.uint64], max_distance: int, steps: Steps
 ) -> Pairs:
     hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    for values, at in _column(datasets, "phash", stop):
+    for keys, at in _columns(datasets, _looks, steps):
         stays = ~np.isin(at, gone)
-        hashes.append(np.array([int(value, 16) for value in values.to_pylist()], np.uint64)[stays])
+        hashes.append(np.frombuffer(keys, np.uint64)[stays])
         places.append(at[stays])
-    return near_duplicates(np.concatenate(hashes), np.concatenate(places), max_distance)
+    all_places = np.concatenate(places)
+    order = np.argsort(all_places)
+    return near_duplicates(np.concatenate(hashes)[order], all_places[order], max_distance)
 
 
-def _column(
-    datasets: Sequence[StoredDataset], name: str, stop: StopRequest
-) -> Iterator[tuple[pa.Array, npt.NDArray[np.uint64]]]:
-    """Yield the values of a metadata column of all rows that have an image, with their places, by shards."""
+Keys = tuple[bytes, npt.NDArray[np.uint64]]
+"""Keys of rows that have an image, one after the other, and the places of the rows."""
+
+
+def _columns(
+    datasets: Sequence[StoredDataset], work: Callable[[tuple[StoredDataset, StoredShard]], Keys], steps: Steps
+) -> Iterator[Keys]:
+    """Yield the keys of all shards. A dataset to compare with may be one that only this machine sees."""
     for number, dataset in enumerate(datasets):
-        for shard in dataset.shards:
-            _check(stop)
-            metadata = dataset.metadata(shard)
-            if name not in metadata.column_names:
-                raise DatasetError(
-                    f"{dataset.storage.url}: shard {shard.name} has no column {name!r}, by which "
-                    "fetch.duplicates compares; expected a dataset made with the same fetch.image"
-                )
-            rows = np.flatnonzero(
-                pc.and_(pc.equal(metadata["status"], "success"), metadata[name].is_valid()).to_numpy()
-            )
-            values = metadata[name].take(pa.array(rows)).combine_chunks()
-            if rows.size:
-                yield values, rows.astype(np.uint64) + np.uint64(place(number, shard.number))
+        bare, is_own = dataset.without_shards(), number == len(datasets) - 1
+        each = [(bare, shard) for shard in dataset.shards]
+        for keys, places in steps.run(work, each, here=dataset.storage.is_local and not is_own):
+            yield keys, places + np.uint64(place(number, 0))
+
+
+def _hashes(digest: str, step: tuple[StoredDataset, StoredShard]) -> Keys:
+    values, places = _column(*step, digest)
+    return b"".join(hash_key(value) for value in values.to_pylist()), places
+
+
+def _looks(step: tuple[StoredDataset, StoredShard]) -> Keys:
+    values, places = _column(*step, "phash")
+    return np.array([int(value, 16) for value in values.to_pylist()], np.uint64).tobytes(), places
+
+
+def _column(dataset: StoredDataset, shard: StoredShard, name: str) -> tuple[pa.Array, npt.NDArray[np.uint64]]:
+    """Return the values of a metadata column of all rows of a shard that have an image, with their places."""
+    metadata = dataset.metadata(shard)
+    if name not in metadata.column_names:
+        raise DatasetError(
+            f"{dataset.storage.url}: shard {shard.name} has no column {name!r}, by which "
+            "fetch.duplicates compares; expected a dataset made with the same fetch.image"
+        )
+    has_image = pc.and_(pc.equal(metadata["status"], "success"), metadata[name].is_valid())
+    rows = np.flatnonzero(has_image.to_numpy())
+    values = metadata[name].take(pa.array(rows)).combine_chunks()
+    return values, rows.astype(np.uint64) + np.uint64(place(0, shard.number))
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """Publishes shards without their duplicates. It can be pickled."""
+
+    fetch: FetchSpec
+    stored: StoredDataset
+    claim: Claim | None
+    beacon: str | None
+    """Of the output where this is done on a cluster, which publishes aside."""
+
+    def __call__(self, step: tuple[StoredShard, dict[int, str]]) -> tuple[Record, str | None, Replaced]:
+        """Publish a shard; return its new record, the attempt that has its files, and what that replaces."""
+        shard, details = step
+        output = self.fetch.output
+        record = self.stored.record(shard)
+        if record is None:
+            raise DatasetError(f"{self.stored.storage.url}: shard {shard.name} has no commit record")
+        files = ShardFiles(shard.number, shard.name, self.stored.format, self.fetch.image, output.extras)
+        rows, facts = _without(self.stored, shard, details), list_facts(record)
+        times, replaced = (record["start_time"], record["end_time"]), Replaced.by(record)
+        place = open_place(self.stored.storage.url, output.spool)
+        if self.beacon is None:
+            place = behind_claim(place, self.claim)
+            return republish_shard(place, files, rows, times, facts), None, replaced
+        attempt = attempts.new_attempt(self.beacon)
+        with attempts.opened(place, attempt, output.spool) as aside:
+            made = publish_shard(aside, files, rows, times, facts, replaced)
+            attempts.note_replaced(aside, made, replaced)
+        return made, attempt, replaced
 
 
 def _rewritten(
-    fetch: FetchSpec, storage: Storage, stored: StoredDataset, shard: StoredShard, details: dict[int, str]
-) -> Kept:
-    """Publish a shard without its duplicates; return its new record."""
-    record = stored.record(shard)
-    if record is None:
-        raise DatasetError(f"{storage.url}: shard {shard.name} has no commit record")
-    files = ShardFiles(shard.number, shard.name, stored.format, fetch.image, fetch.output.extras)
-    times = (record["start_time"], record["end_time"])
-    return republish_shard(storage, files, _without(stored, shard, details), times, list_facts(record))
+    work: Rewriting, storage: Storage, found: Sequence[tuple[StoredShard, dict[int, str]]], steps: Steps
+) -> Iterator[Record]:
+    """Yield the new records of shards when each is where it belongs."""
+    moves: Moves[Record] = Moves(storage)
+    try:
+        for record, attempt, replaced in steps.run(work, found):
+            if attempt is None:
+                yield record
+            else:
+                moves.begin(record, attempt, record, replaced)
+                yield from moves.arrived()
+        yield from moves.rest()
+    finally:
+        moves.close()
 
 
 def _without(stored: StoredDataset, shard: StoredShard, details: dict[int, str]) -> Iterator[Rows]:
@@ -179,8 +261,3 @@ def _noted(ledger: pa.RecordBatch, texts: pa.StringArray) -> pa.RecordBatch:
     columns["retryable"] = pc.if_else(gone, Outcome.DUPLICATE.retryable, columns["retryable"])
     columns["detail"] = pc.coalesce(texts, columns["detail"])
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=ledger.schema)
-
-
-def _check(stop: StopRequest) -> None:
-    if stop:
-        raise Interrupted("stopped by a signal")

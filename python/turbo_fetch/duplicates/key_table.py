@@ -7,7 +7,7 @@ need 25 GB of disk for a while and 100 MB of memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +43,10 @@ class KeyTable:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, keys: Sequence[bytes], places: npt.NDArray[np.uint64]) -> None:
-        """Add rows; OutputError if the disk is full."""
-        rows = np.empty(len(keys), _RECORD)
-        halves = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2)
+    def add(self, keys: bytes, places: npt.NDArray[np.uint64]) -> None:
+        """Add rows, whose keys follow each other; OutputError if the disk is full."""
+        rows = np.empty(places.size, _RECORD)
+        halves = np.frombuffer(keys, ">u8").reshape(-1, 2)
         rows["high"], rows["low"], rows["place"] = halves[:, 0], halves[:, 1], places
         self._held.append(rows)
         self._rows += rows.size

@@ -95,7 +95,7 @@ def _add(table: KeyTable, urls: pa.Array, first: int) -> None:
     rows = [row for row, url in enumerate(normalised) if url is not None]
     keys = [text_key(url) for url in normalised if url is not None]
     if keys:
-        table.add(keys, np.array(rows, np.uint64) + np.uint64(first))
+        table.add(b"".join(keys), np.array(rows, np.uint64) + np.uint64(first))
 
 
 def _check(stop: StopRequest) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import not_
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
@@ -20,14 +23,19 @@ from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, wh
 from turbo_fetch.outcomes import BY_LABEL
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
+from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.shard.task import ShardTask
-from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.spool.spool import Spool, spool_identity
+from turbo_fetch.stages.fetch import Account, runner_of
+from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one
 
+OF_VERSION: Final = "of_version"
+"""Among the facts of a spool: what stands for the commit record of the shard from which it was begun."""
 _LABELS: Final = pa.array(list(BY_LABEL), pa.string())
 _NUMBERS: Final = pa.array([outcome.number for outcome in BY_LABEL.values()], pa.uint8())
 
@@ -40,6 +48,11 @@ class StoredRows:
     shard: StoredShard
     hash_kind: str | None
     """The kind of the hashes that the list demands, if it does."""
+
+    @property
+    def is_here(self) -> bool:
+        """See Rows: all machines see the dataset."""
+        return False
 
     def load(self, notes: ListNotes) -> pa.Table:
         """Return the columns that came from the list, under the names that the engine knows."""
@@ -59,6 +72,14 @@ class RowsOf:
         return self._rows, False
 
 
+class StoredWork(ExistingShard, Protocol):
+    """What is done with a finished shard."""
+
+    @property
+    def shard(self) -> StoredShard:
+        """Which it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnpublishedShard:
     """An existing shard that is not published, or not whole, though its spool has all that is to be kept of it."""
@@ -72,6 +93,11 @@ class UnpublishedShard:
         """See ExistingShard."""
         return str(self.facts["rows_digest"])
 
+    @property
+    def replaced(self) -> Replaced | None:
+        """See ShardWork: whatever is there may be half of a shard."""
+        return None
+
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         return work / names.spool(self.shard.name), self.rows_digest
@@ -82,7 +108,7 @@ class UnpublishedShard:
 
     def commit(self, fetch: FetchSpec, storage: Storage, complete: CompleteShard) -> Record:
         """See ShardWork."""
-        return commit_shard(fetch, storage, replace(complete, facts=dict(self.facts)))
+        return commit_shard(fetch, storage, replace(complete, facts=dict(self.facts)), self.replaced)
 
 
 def unpublished_shards(
@@ -100,7 +126,8 @@ def unpublished_shards(
         shard = StoredShard(int(name), name, identity["rows"])
         digest = identity["rows_digest"]
         if shard.number not in committed or _is_whole(path, shard, digest):
-            yield UnpublishedShard(shard, {**identity.get("facts", {}), "rows_digest": digest})
+            facts = {name: value for name, value in identity.get("facts", {}).items() if name != OF_VERSION}
+            yield UnpublishedShard(shard, {**facts, "rows_digest": digest})
 
 
 def _is_whole(path: Path, shard: StoredShard, rows_digest: str) -> bool:
@@ -112,22 +139,36 @@ def _is_whole(path: Path, shard: StoredShard, rows_digest: str) -> bool:
         spool.close()
 
 
-def shards_again(
-    dataset: StoredDataset, fetch: FetchSpec, existing: Mapping[int, tuple[StoredShard, ExistingShard]]
-) -> Iterator[ShardTask]:
-    """Yield finished shards, by their number, as units of work: with rows of the dataset, or of the list if need be.
+def run_again(
+    spec: Spec, dataset: StoredDataset, known: Sequence[StoredWork], account: Account, stop: StopRequest
+) -> None:
+    """Work on finished shards, on the engine of the spec; those that were begun on this machine go on here.
 
-    Raises InputError if the list is needed, and is not there as it was.
+    Raises what a runner raises, and InputError if a list is needed, and is not there as it was.
     """
+    fetch, engine, work = spec.fetch, spec.engine, dataset.storage.make_work()
+    assert fetch is not None
+    begun = {name for of_refresh in (False, True) for name, _ in names.spools(work, of_refresh)}
+    is_here = [engine.kind == "local" or each.shard.name in begun for each in known]
+    here = list(compress(known, is_here))
+    if here:
+        local = engine if engine.kind == "local" else EngineSpec()
+        LocalRunner(fetch, local, account, stop).run(_tasks(dataset, fetch, here))
+    elsewhere = list(compress(known, map(not_, is_here)))
+    if elsewhere:
+        runner_of(engine.kind)(fetch, engine, account, stop).run(_tasks(dataset, fetch, elsewhere))
+
+
+def _tasks(dataset: StoredDataset, fetch: FetchSpec, known: Sequence[StoredWork]) -> Iterator[ShardTask]:
+    """Yield finished shards as units of work: with rows of the dataset, or of the list if need be."""
     why = why_listed(fetch)
     if why is not None:
-        yield from listed_shards(
-            dataset.storage, fetch, {number: each for number, (_, each) in existing.items()}, why
-        )
+        yield from listed_shards(dataset.storage, fetch, {each.shard.number: each for each in known}, why)
         return
     hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
-    for shard, each in existing.values():
-        yield ShardTask(Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind)), each)
+    for each in known:
+        rows = StoredRows(dataset, each.shard, hash_kind)
+        yield ShardTask(Shard(each.shard.number, each.shard.rows, rows), each)
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:
@@ -171,6 +212,18 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
         raise DatasetError(
             f"{dataset.storage.url}/{shard.name}: there are {place} rows; expected {shard.rows}"
         )
+
+
+def begin_spool(
+    path: Path, shard: StoredShard, facts: Mapping[str, Any], batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Have a spool at `path` that was begun with the batches from this version of the shard, unless it is there.
+
+    One of another version may lie on a machine of a cluster, which did not hear of what became of the shard since.
+    """
+    identity = spool_identity(path) if path.exists() else None
+    if identity is None or identity.get("facts", {}).get(OF_VERSION, shard.record) != shard.record:
+        write_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches)
 
 
 def write_spool(

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
 from turbo_fetch import __version__
 from turbo_fetch.arrow.kept_types import kept_values, valid_texts
-from turbo_fetch.dataset import names
+from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import read_job, read_spec, write_job
 from turbo_fetch.dataset.formats import check_columns, check_packages
@@ -25,14 +26,16 @@ from turbo_fetch.dataset.keys import Unique, numbered
 from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
+from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
-from turbo_fetch.maintenance.steps import Progress, run_steps
 from turbo_fetch.progress.summary import Summary
+from turbo_fetch.runners.step import Progress
+from turbo_fetch.runners.steps import run_steps
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
-from turbo_fetch.spec import OutputFormat, OutputSpec
+from turbo_fetch.spec import EngineSpec, OutputFormat, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec_for_others
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -48,7 +51,7 @@ class Export:
     destination: str
     format: OutputFormat
     samples_per_shard: int | None = None
-    processes: int = 1
+    engine: EngineSpec = field(default_factory=lambda: EngineSpec(workers=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class _Work:
     output: OutputSpec
     target: Target
     claim: Claim | None
+    beacon: str | None
+    """Of the destination where this is done on a cluster, which publishes aside."""
 
 
 def plan_targets(shards: Sequence[StoredShard], rows_per_shard: int | None) -> Iterator[Target]:
@@ -134,32 +139,71 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
         _begin(job, source, storage, output)
         targets = list(plan_targets(source.shards, job.samples_per_shard))
         with Manifest.open(storage) as manifest:
+            manifest.take(attempts.recover(storage, manifest.committed))
             wanted = {target.number: target.origin for target in targets}
             good = {record["shard"]: record for record in manifest.records() if _is_good(record, wanted)}
-            manifest.withdraw(manifest.committed - good.keys())
-            bare = source.without_shards()
-            steps = (
-                _Work(job, bare, output, target, claim_on(storage))
-                for target in targets
-                if target.number not in good
-            )
+            stale = manifest.committed - good.keys()
+            manifest.withdraw(stale)
+            for number in stale:
+                # Nobody is to mix files of another version of the source with new ones.
+                storage.delete(names.stats(names.shard_name(number, output.shard_digits)))
+            missing = [target for target in targets if target.number not in good]
             progress.advance(sum(record["rows"] for record in good.values()))
-            for record in run_steps(_convert, steps, job.processes, progress, stop):
+            for record in _made(job, source, storage, output, missing, progress, stop):
                 manifest.commit(record)
                 summary.run_rows += record["rows"]
                 progress.advance(record["rows"])
             for record in manifest.records():
                 summary.add_shard(record)
         write_card(storage)
+        attempts.discard_attempts(storage)
     summary.wall_s = time.monotonic() - started_s
     return summary
 
 
-def _convert(work: _Work) -> Record:
-    """Make one destination shard; return its commit record."""
+def _made(
+    job: Export,
+    source: StoredDataset,
+    storage: Storage,
+    output: OutputSpec,
+    targets: Sequence[Target],
+    progress: Progress,
+    stop: StopRequest,
+) -> Iterator[Record]:
+    """Yield the commit records of the destination's shards, when each is where it belongs."""
+    is_aside = job.engine.kind != "local"
+    beacon = attempts.light_beacon(storage) if is_aside else None
+    bare, there = source.without_shards(), replace(job, destination=storage.url)
+    steps = (_Work(there, bare, output, target, claim_on(storage), beacon) for target in targets)
+    moves: Moves[Record] = Moves(storage)
+    try:
+        for record, attempt in run_steps(_convert, steps, job.engine, progress, stop):
+            if attempt is None:
+                yield record
+            else:
+                moves.begin(record, attempt, record)
+                yield from moves.arrived()
+        yield from moves.rest()
+    finally:
+        moves.close()
+
+
+@contextmanager
+def _opened(work: _Work) -> Iterator[tuple[Storage, str | None]]:
+    """Open where a shard is published to: the destination, or an attempt at it, and its name."""
+    place = open_place(work.export.destination)
+    if work.beacon is None:
+        yield behind_claim(place, work.claim), None
+        return
+    attempt = attempts.new_attempt(work.beacon)
+    with attempts.opened(place, attempt, None) as aside:
+        yield aside, attempt
+
+
+def _convert(work: _Work) -> tuple[Record, str | None]:
+    """Make one destination shard; return its commit record, and the attempt that has its files."""
     export, source, output, target = work.export, work.source, work.output, work.target
     started_s = time.time()
-    storage = behind_claim(open_place(export.destination), work.claim)
     files = ShardFiles(
         target.number, names.shard_name(target.number, output.shard_digits), export.format, source.image
     )
@@ -169,7 +213,8 @@ def _convert(work: _Work) -> Record:
     rows = _rows(source, target)
     if export.samples_per_shard is not None:
         rows = _renumbered(rows, target.number, output)
-    return publish_shard(storage, files, rows, (started_s, time.time()), facts)
+    with _opened(work) as (storage, attempt):
+        return publish_shard(storage, files, rows, (started_s, time.time()), facts), attempt
 
 
 def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:

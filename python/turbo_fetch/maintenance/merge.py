@@ -13,8 +13,8 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.errors import Interrupted, SpecError
-from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.runners.step import Progress
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.stop import StopRequest
 

@@ -19,7 +19,7 @@ from turbo_fetch.dataset.manifest import Manifest, Record, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.errors import InputError, Interrupted
-from turbo_fetch.maintenance.steps import Progress
+from turbo_fetch.runners.step import Progress
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 

@@ -26,8 +26,8 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, OutputExists, SpecError
 from turbo_fetch.maintenance.shard_check import check_shard
-from turbo_fetch.maintenance.steps import Progress
 from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.runners.step import Progress
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.hub import HubStorage

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.rows import rows_at
-from turbo_fetch.dataset import names
+from turbo_fetch.dataset import attempts, names
+from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.formats.table_file import TableFile
-from turbo_fetch.dataset.job import refuse_changes
+from turbo_fetch.dataset.job import is_complete, refuse_changes
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.metadata_files import opened
@@ -34,7 +35,8 @@ from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
-    shards_again,
+    begin_spool,
+    run_again,
     stored_results,
     unpublished_shards,
     write_spool,
@@ -43,7 +45,7 @@ from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, pa
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
-from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.sources.packages import check_sources
@@ -95,6 +97,12 @@ class RefreshedShard:
     facts: Mapping[str, Any]
     """What its record says of the list."""
     choice: Choice
+    version: Replaced
+
+    @property
+    def replaced(self) -> Replaced:
+        """See ShardWork."""
+        return self.version
 
     @property
     def rows_digest(self) -> str:
@@ -104,12 +112,11 @@ class RefreshedShard:
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         path = work / names.refresh_spool(self.shard.name)
-        if not path.exists():
-            failed = (
-                rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
-                for batch in stored_results(self.dataset, self.shard)
-            )
-            write_spool(path, self.shard, {"rows_digest": self.rows_digest}, failed)
+        failed = (
+            rows_where(batch, pc.not_equal(batch.column("outcome"), Outcome.SUCCESS.number))
+            for batch in stored_results(self.dataset, self.shard)
+        )
+        begin_spool(path, self.shard, {"rows_digest": self.rows_digest}, failed)
         return path, self.rows_digest
 
     def headers(self) -> Mapping[int, Mapping[str, str]]:
@@ -143,7 +150,7 @@ class RefreshedShard:
         if any(counts[drift] for drift in self.choice.applied):
             whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
             refreshed = replace(complete, spool=whole, facts=dict(self.facts))
-            record = commit_shard(fetch, storage, refreshed)
+            record = commit_shard(fetch, storage, refreshed, self.replaced)
             whole.close()
         path.unlink(missing_ok=True)
         return record
@@ -194,7 +201,7 @@ class Refreshed:
 
 
 def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRequest) -> Refreshed:
-    """Refresh the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
+    """Refresh the dataset of the spec, with its `[fetch.http]`, on its engine; blocks until done.
 
     Raises what a run raises, SpecError if the dataset has no hashes, and OutputExists if a run or a retry is open;
     after Interrupted the same call resumes where it stopped.
@@ -212,14 +219,13 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     storage = open_place(fetch.output.path, fetch.output.spool)
     with locked(storage, listener.note, stop), Manifest.open(storage) as manifest:
         refuse_changes(storage, fetch)
+        manifest.take(attempts.recover(storage, manifest.committed))
         dataset = StoredDataset.bare(storage)
         _publish_rest(spec, dataset, manifest, listener, stop)
         _refuse_open_shards(storage, manifest.committed)
         finished = _begin(storage, choice)
         known = [
-            RefreshedShard(dataset, stored_shard(record), list_facts(record), choice)
-            for record in manifest.records()
-            if stored_shard(record).name not in finished
+            _known(dataset, record, choice) for record in manifest.records() if record["name"] not in finished
         ]
         if choice.apply:
             manifest.withdraw(each.shard.number for each in known)
@@ -227,10 +233,10 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         guard = OutageGuard(stop, fetch.http.network_patience_s)
         account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard)
         with guard.explaining(_how_to_resume):
-            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
-            LocalRunner(fetch, spec.engine, account, stop).run(shards)
+            run_again(spec, dataset, known, account, stop)
             if choice.apply:
-                contents.drop(fetch, storage, manifest, listener, stop)
+                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
+        attempts.discard_attempts(storage, is_complete=is_complete(storage))
     _discard_spools(storage)
     if choice.apply:
         write_card(storage)
@@ -240,6 +246,11 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     result.asked = result.drift.total()
     result.wall_s = time.monotonic() - started_s
     return result
+
+
+def _known(dataset: StoredDataset, record: Record, choice: Choice) -> RefreshedShard:
+    version = Replaced.by(record, names.refresh_report(record["name"]))
+    return RefreshedShard(dataset, stored_shard(record), list_facts(record), choice, version)
 
 
 class _NoCommits:
@@ -320,17 +331,14 @@ def _publish_rest(
         for name, path in names.spools(storage.make_work()):
             if int(name) in manifest.committed and name not in reports:
                 path.unlink()
-    rest = {each.shard.number: (each.shard, each) for each in unpublished_shards(storage, manifest.committed)}
+    rest = list(unpublished_shards(storage, manifest.committed))
     if not rest:
         return
-    manifest.withdraw(rest)
-    rows, guard = (
-        RowsOf(shard for shard, _ in rest.values()),
-        OutageGuard(stop, fetch.http.network_patience_s),
-    )
-    account = Account(manifest, Summary(storage.url), listener, rows, guard)
+    manifest.withdraw(each.shard.number for each in rest)
+    guard = OutageGuard(stop, fetch.http.network_patience_s)
+    account = Account(manifest, Summary(storage.url), listener, RowsOf(each.shard for each in rest), guard)
     with guard.explaining(_how_to_resume):
-        LocalRunner(fetch, spec.engine, account, stop).run(shards_again(dataset, fetch, rest))
+        run_again(spec, dataset, rest, account, stop)
 
 
 def _refuse_open_shards(storage: Storage, committed: frozenset[int]) -> None:

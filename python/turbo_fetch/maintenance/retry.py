@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.dataset import attempts, names
+from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import is_complete, refuse_changes
@@ -30,15 +31,15 @@ from turbo_fetch.errors import DatasetError, InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
     UnpublishedShard,
-    shards_again,
+    begin_spool,
+    run_again,
     stored_results,
     unpublished_shards,
-    write_spool,
 )
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
-from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
@@ -55,13 +56,17 @@ class RetriedShard(UnpublishedShard):
 
     dataset: StoredDataset
     """As `bare` opens it."""
+    version: Replaced
+
+    @property
+    def replaced(self) -> Replaced:
+        """See ShardWork."""
+        return self.version
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         path = work / names.spool(self.shard.name)
-        if not path.exists():
-            kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
-            write_spool(path, self.shard, self.facts, kept)
+        begin_spool(path, self.shard, self.facts, map(_final, stored_results(self.dataset, self.shard)))
         return path, self.rows_digest
 
 
@@ -107,7 +112,7 @@ class Retried:
 
 
 def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
-    """Retry the dataset of the spec, with its `[fetch.http]`, on this machine; blocks until done.
+    """Retry the dataset of the spec, with its `[fetch.http]`, on its engine; blocks until done.
 
     Raises what a run raises, and DatasetError if published files are damaged; after Interrupted the same call goes
     on where it stopped.
@@ -123,8 +128,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
     with locked(storage, listener.note, stop):
         refuse_changes(storage, fetch)
         with Manifest.open(storage) as manifest:
-            for record in attempts.recover(storage, manifest.committed):
-                manifest.commit(dict(record))
+            manifest.take(attempts.recover(storage, manifest.committed))
             affected = {record["shard"]: record for record in manifest.records() if _asked(record)}
             for record in affected.values():
                 result.before.update(record["outcomes"])
@@ -144,21 +148,21 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             account = Account(
                 manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
             )
-            shards = shards_again(dataset, fetch, {each.shard.number: (each.shard, each) for each in known})
             with guard.explaining(
                 lambda: (
                     f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
                     "again to resume"
                 )
             ):
-                LocalRunner(fetch, spec.engine, account, stop).run(shards)
-                contents.drop(fetch, storage, manifest, listener, stop)
+                run_again(spec, dataset, known, account, stop)
+                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
             numbers = {each.shard.number for each in known}
             for record in manifest.records():
                 if record["shard"] in numbers:
                     result.after.update(record["outcomes"])
         # One that was killed may have come to all but this.
         write_card(storage)
+        attempts.discard_attempts(storage, is_complete=not result.is_unfinished)
     result.causes = account.summary.causes
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
@@ -176,7 +180,7 @@ def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
             f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
             "as after an export into other shards; retry the dataset that it was exported from"
         )
-    return RetriedShard(stored_shard(record), list_facts(record), dataset)
+    return RetriedShard(stored_shard(record), list_facts(record), dataset, Replaced.by(record))
 
 
 def _final(batch: pa.RecordBatch) -> pa.RecordBatch:

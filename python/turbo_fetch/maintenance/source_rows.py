@@ -32,6 +32,11 @@ class SameRows:
     image: ImageSpec
     shard: int
 
+    @property
+    def is_here(self) -> bool:
+        """See Rows."""
+        return self.rows.is_here
+
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError if they are other ones now."""
         table = self.rows.load(notes)

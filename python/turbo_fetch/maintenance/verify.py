@@ -20,8 +20,10 @@ from turbo_fetch.dataset.manifest import Manifest, read_lines, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
-from turbo_fetch.maintenance.steps import Progress, run_steps
 from turbo_fetch.progress.summary import human_bytes
+from turbo_fetch.runners.step import Progress
+from turbo_fetch.runners.steps import run_steps
+from turbo_fetch.spec import EngineSpec
 from turbo_fetch.spool import frames
 from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stop import StopRequest
@@ -70,7 +72,7 @@ class Verified:
         return "\n".join(lines)
 
 
-def verify(url: str, level: Level, processes: int, progress: Progress, stop: StopRequest) -> Verified:
+def verify(url: str, level: Level, engine: EngineSpec, progress: Progress, stop: StopRequest) -> Verified:
     """Check the dataset at `url`; problems are in the result. Raises InputError if there is no dataset."""
     storage = open_place(url)
     dataset = StoredDataset.open(storage)
@@ -80,7 +82,7 @@ def verify(url: str, level: Level, processes: int, progress: Progress, stop: Sto
     bare = dataset.without_shards()
     steps = ((bare, shard) for shard in dataset.shards)
     found: ShardProblems
-    for found in run_steps(partial(check_shard, level), steps, processes, progress, stop):
+    for found in run_steps(partial(check_shard, level), steps, engine, progress, stop):
         result.problems += found.problems
         result.rows += found.rows
         result.samples += found.samples
@@ -97,6 +99,8 @@ def repair(result: Verified) -> int:
     """
     storage = open_place(result.path)
     with locked(storage):
+        # What a killed command left may rely on files that are damaged.
+        storage.delete(names.ATTEMPTS)
         for name in result.damaged_shards:
             storage.delete(names.stats(name))
         Manifest.open(storage).close()

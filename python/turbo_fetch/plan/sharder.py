@@ -36,6 +36,10 @@ rows would cost more than a few microseconds per row wanted; then the parent rea
 class Rows(Protocol):
     """Where the rows of a shard are; can be pickled."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether they are in a file that maybe only this machine sees."""
+
     def load(self, notes: ListNotes) -> pa.Table:
         """Return the rows; what was odd about them is added to the notes."""
 
@@ -46,6 +50,11 @@ class InlineRows:
 
     ipc: bytes
     counts: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def is_here(self) -> bool:
+        """See Rows."""
+        return False
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows."""
@@ -62,6 +71,11 @@ class ParquetRange:
     count: int
     columns: Columns
     schema: pa.Schema
+
+    @property
+    def is_here(self) -> bool:
+        """See Rows."""
+        return self.source.local_path is not None
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError if the file is gone, damaged or shorter than it was."""
@@ -84,9 +98,9 @@ class SpreadRange:
     count: int
 
     @property
-    def source(self) -> ListFile:
-        """The file."""
-        return self.window.source
+    def is_here(self) -> bool:
+        """See Rows."""
+        return self.window.is_here
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError as for a range. What was odd in a window is told with the first shard of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.lease import Claim
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
@@ -66,6 +67,8 @@ class ShardDone:
     record: dict[str, Any]
     attempt: str | None = None
     """The attempt of the worker's Setup."""
+    replaced: Replaced | None = None
+    """The version of the shard that was committed before, if one was."""
 
 
 @dataclass(frozen=True, slots=True)

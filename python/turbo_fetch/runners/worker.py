@@ -19,8 +19,7 @@ from typing import Final, Protocol
 import psutil
 import uvloop
 
-from turbo_fetch.dataset import names
-from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attempt
+from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError, shortage
@@ -169,7 +168,7 @@ class Worker:
             if self._attempt is not None:
                 name = names.shard_name(task.shard.id, self._tools.fetch.output.shard_digits)
                 await asyncio.get_running_loop().run_in_executor(
-                    self._tools.files, adopt_spool, self._tools.storage, name
+                    self._tools.files, attempts.adopt_spools, self._tools.storage, name
                 )
             opened = OpenShard(self._tools, task)
             self._open[task.shard.id] = opened
@@ -201,7 +200,7 @@ class Worker:
             record = await opened.run()
             if record is not None:
                 await self._send_tally()
-                await self._send(ShardDone(opened.shard.id, record, self._attempt))
+                await self._send(ShardDone(opened.shard.id, record, self._attempt, opened.replaced))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
             self.stop()
@@ -316,6 +315,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
                 files=files,
                 deny=deny,
                 records=records,
+                is_aside=setup.attempt is not None,
             )
             worker = Worker(channel, tools, limiter, setup.attempt)
             started(worker)
@@ -330,11 +330,8 @@ def _output(setup: Setup) -> Iterator[Storage]:
     if setup.attempt is None:
         yield behind_claim(storage, setup.claim)
         return
-    attempt = open_attempt(storage, setup.attempt, output.spool)
-    try:
+    with attempts.opened(storage, setup.attempt, output.spool) as attempt:
         yield attempt
-    finally:
-        close_attempt(attempt)
 
 
 def spare_garbage_collection() -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import LEDGER
 from turbo_fetch.dataset import names
+from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.formats import WrittenFile, write_shard
 from turbo_fetch.dataset.formats.table_file import TableFile
 from turbo_fetch.dataset.keys import ShardKeys
@@ -28,6 +29,7 @@ from turbo_fetch.progress.size_histogram import SizeHistogram
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
+from turbo_fetch.storage.local import remove
 
 HOSTS_KEPT: Final = 20
 REASONS_KEPT: Final = 20
@@ -98,10 +100,12 @@ def commit_shard(
     fetch: FetchSpec,
     storage: Storage,
     complete: CompleteShard,
+    replaced: Replaced | None = None,
 ) -> Record:
     """Write and publish the files of a complete shard; return the record that commits it.
 
-    Raises OutputError if something cannot be written; the spool then still has everything.
+    Of one that is `replaced` those files stay that are the same. Raises OutputError if something cannot be written; the
+    spool then still has everything.
     """
     number, output = complete.number, fetch.output
     name = names.shard_name(number, output.shard_digits)
@@ -110,7 +114,8 @@ def commit_shard(
     facts = dict(complete.facts)
     if keys.notes is not None:
         facts[LIST_NOTES] = {**facts.get(LIST_NOTES, {}), **keys.notes}
-    return publish_shard(storage, files, _spooled_rows(fetch, complete, keys), complete.times_s, facts)
+    rows = _spooled_rows(fetch, complete, keys)
+    return publish_shard(storage, files, rows, complete.times_s, facts, replaced)
 
 
 def publish_shard(
@@ -119,17 +124,21 @@ def publish_shard(
     rows: Iterable[Rows],
     times_s: tuple[float, float],
     facts: dict[str, Any],
+    replaced: Replaced | None = None,
 ) -> Record:
     """Write and publish the files of a shard from all its rows in order; return the record that commits it.
 
     The record, to which `facts` are added, is published last, as `NNNNN_stats.json`: a shard without it is not
-    committed. One that is there from before is deleted first, so that no reader mixes old files with new ones.
-    Raises OutputError if something cannot be written.
+    committed. One that is there from before is deleted first, so that no reader mixes old files with new ones; of one
+    that is `replaced` those files stay that are the same. Raises OutputError if something cannot be written.
     """
     written, record = _written(storage, files, rows, times_s, facts)
     storage.delete(names.stats(files.name))
     for file in written:
-        storage.publish(file.path, file.name)
+        if replaced is not None and replaced.files.get(file.name) == file.sha256:
+            remove(file.path)
+        else:
+            storage.publish(file.path, file.name)
     storage.write_bytes(names.stats(files.name), sealed_for_people(record))
     return record
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from turbo_fetch.dataset.attempts import Replaced, note_replaced
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.request import Fetched
@@ -66,6 +67,8 @@ class Tools:
     records: ArchiveRecords | None = None
     """Takes bodies out of the records that were fetched, where rows are records of archives."""
     tally: Tally = field(default_factory=Tally)
+    is_aside: bool = False
+    """Whether shards are published into an attempt, from where the parent moves them."""
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a suspect is in the transform, so that no two suspects share the blame."""
 
@@ -101,6 +104,11 @@ class OpenShard:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
         self._suspects: set[int] = set()
+
+    @property
+    def replaced(self) -> Replaced | None:
+        """The version of the shard that is committed, None if none is."""
+        return self._work.replaced
 
     @property
     def rows_ended(self) -> int:
@@ -147,7 +155,11 @@ class OpenShard:
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times_s = (self._started_s, time.time())
         complete = CompleteShard(self.shard.id, source, journal.spool, journal.facts, times_s)
-        return self._work.commit(self._tools.fetch, self._tools.storage, complete)
+        storage, replaced = self._tools.storage, self._work.replaced
+        record = self._work.commit(self._tools.fetch, storage, complete)
+        if self._tools.is_aside and replaced is not None:
+            note_replaced(storage, record, replaced)
+        return record
 
     async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:
         """Bring every row into the spool, unless suspended: suspects first, one by one, then all others."""

@@ -16,6 +16,7 @@ from turbo_fetch.plan.sharder import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from turbo_fetch.dataset.attempts import Replaced
     from turbo_fetch.dataset.manifest import Record
     from turbo_fetch.shard.complete_shard import CompleteShard
     from turbo_fetch.spec import FetchSpec
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 class ShardWork(Protocol):
     """What differs between a shard made for the first time and an existing one; pickled, and its methods block."""
+
+    @property
+    def replaced(self) -> Replaced | None:
+        """The version of the shard that is committed, None if none is."""
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """Return the path of the spool, in the work folder, and the digest of the shard's rows when they were listed.
@@ -41,6 +46,10 @@ class ShardWork(Protocol):
 @dataclass(frozen=True, slots=True)
 class NewShard:
     """A shard that is made for the first time."""
+
+    @property
+    def replaced(self) -> None:
+        """See ShardWork."""
 
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""

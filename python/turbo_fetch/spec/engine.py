@@ -18,7 +18,7 @@ def _part(text: str) -> str:
 
 
 class EngineSpec(Table):
-    """`[engine]`: where the work runs."""
+    """`[engine]`: where the work runs, that of `retry` and `refresh` too."""
 
     kind: Literal["local", "ray", "spark"] = "local"
     """`local`: worker processes on this machine; `ray`, `spark`: workers on a cluster."""

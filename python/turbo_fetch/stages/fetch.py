@@ -31,6 +31,7 @@ from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
+from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
@@ -86,8 +87,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         locked(storage, listener.note, stop),
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
-        for record in attempts.recover(storage, dataset.committed):
-            dataset.commit(dict(record))
+        dataset.take(attempts.recover(storage, dataset.committed))
         _discard_published_spools(storage, dataset.committed)
         summary = Summary(storage.url)
         if not dataset.is_planned_from(plan.fingerprint):
@@ -113,12 +113,14 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
                     account = Account(dataset, summary, recorder, plan, guard)
                     for record in dataset.records():
                         account.resume(record)
-                    runner = _runner(spec.engine.kind)(fetch, spec.engine, account, stop)
+                    runner = runner_of(spec.engine.kind)(fetch, spec.engine, account, stop)
                     runner.run(map(ShardTask, urls.marked(shards, known)))
                 if fetch.duplicates.by_content:
                     from turbo_fetch.duplicates import contents
 
-                    if contents.drop(fetch, storage, dataset, listener, stop):
+                    if contents.drop(
+                        fetch, storage, dataset, listener, EngineSteps(spec.engine, listener, stop)
+                    ):
                         _recount(summary, dataset)
         finally:
             summary.wall_s = time.monotonic() - started_s
@@ -127,6 +129,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             refuse_changed_list(plan, dataset, fetch, listener, stop)
         dataset.refuse_losses()
         dataset.complete()
+        attempts.discard_attempts(storage)
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
 
@@ -159,7 +162,7 @@ def _second_look(summary: Summary, dataset: Dataset, storage: Storage) -> Summar
     return summary
 
 
-def _runner(kind: str) -> type[Runner]:
+def runner_of(kind: str) -> type[Runner]:
     """Return the runner of an engine; raises MissingExtra if its package is not installed."""
     if kind == "ray":
         from turbo_fetch.runners.ray.runner import RayRunner

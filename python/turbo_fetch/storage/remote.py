@@ -166,9 +166,13 @@ class RemoteStorage(Storage):
         bucket, _, key = self._at(name).partition("/")
         goal = self._at(target).partition("/")[2]
 
+        from turbo_fetch.storage.s3_copies import copies_of
+
         def copy(mode: str = "", **condition: str) -> None:
             if mode:
                 condition["IfNoneMatch"] = "*"
+            if copies_of(self._filesystem).copy(bucket, key, goal, condition):
+                return
             source = {"Bucket": bucket, "Key": key}
             self._filesystem.call_s3("copy_object", Bucket=bucket, Key=goal, CopySource=source, **condition)
 

@@ -6,11 +6,7 @@ Spark starts a task again, elsewhere, whose executor is lost; to the driver that
 from __future__ import annotations
 
 import math
-import os
-import re
 import secrets
-import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,22 +20,20 @@ from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
 from turbo_fetch.runners.driver import Driver, portable
 from turbo_fetch.runners.remote_errors import cause_in
+from turbo_fetch.runners.spark.session import session
 from turbo_fetch.runners.spark.worker import WorkerTask
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
-from turbo_fetch.stop import StopRequest, handlers_kept
+from turbo_fetch.stop import StopRequest
 
 try:
     from pyspark import InheritableThread, SparkContext
-    from pyspark.sql import SparkSession
 except ModuleNotFoundError as error:
     raise MissingExtra("pyspark", "spark", 'engine.kind = "spark"') from error
 
 GROUP: Final = "turbo-fetch"
-CONNECT_S: Final = 8.0
-
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
 
 
@@ -59,7 +53,7 @@ class SparkRunner:
         connections = WorkerConnections(
             self, map(portable, tasks), self._driver, self._stop, self._driver.http
         )
-        with _session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
+        with session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
             self._driver.begin()
             self._job = _Job(context, worker_task, _tasks(context, self._engine))
             try:
@@ -154,47 +148,6 @@ class _Job:
         # Spark and py4j raise what has no common base; it is told if the shards are not done.
         except Exception as error:
             self._error = error
-
-
-@contextmanager
-def _session(master: str | None) -> Iterator[SparkContext]:
-    """Yield the context of the session that is there, or of a new one, which ends with the context."""
-    existing = SparkSession.getActiveSession()
-    if existing is not None:
-        yield existing.sparkContext
-        return
-    builder = SparkSession.builder.appName("turbo-fetch").config("spark.ui.showConsoleProgress", "false")
-    if master is not None:
-        builder = builder.master(master)
-        if master.startswith("local"):
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    try:
-        _check_reachable(master or "")
-        with handlers_kept():
-            session = builder.getOrCreate()
-    # No Java, no master, a bad address: each has an exception of its own.
-    except Exception as error:
-        raise ClusterError(
-            f"no Spark at {master or 'the configured master'}: {' '.join(str(error).split())[:500]}; expected Java 17 "
-            "or later and a master that runs"
-        ) from error
-    try:
-        yield session.sparkContext
-    finally:
-        session.stop()
-
-
-def _check_reachable(master: str) -> None:
-    """Raise OSError if nothing listens at any master of `spark://host:port,host:port`; Spark would try for minutes."""
-    addresses = re.findall(r"(?:^spark://|,)([^,:]+):(\d+)", master)
-    for number, (host, port) in enumerate(addresses):
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        except OSError:
-            if number == len(addresses) - 1:
-                raise
-        else:
-            return
 
 
 @contextmanager

@@ -1,0 +1,142 @@
+"""A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py`.
+
+It prints its address. What it knows is what a driver asks for: objects of one bucket, copies, conditions, lists. The
+number of requests so far is at `/requests`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
+
+from aiohttp import web
+
+MOST_LISTED = 1000
+
+
+class Store:
+    """Objects by their key, with the bucket in front."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.requests = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer a request."""
+        key = request.path.lstrip("/")
+        if key == "requests":
+            return web.Response(text=str(self.requests))
+        self.requests += 1
+        if request.method == "PUT":
+            return await self._put(request, key)
+        if request.method == "POST" and "delete" in request.query:
+            for part in (await request.text()).split("<Key>")[1:]:
+                self.objects.pop(f"{key.rstrip('/')}/{part.partition('</Key>')[0]}", None)
+            return _xml("<DeleteResult/>")
+        if request.method == "DELETE":
+            self.objects.pop(key, None)
+            return web.Response(status=204)
+        if "list-type" in request.query:
+            return self._list(key.rstrip("/"), request.query.get("prefix", ""), request.query)
+        content = self.objects.get(key)
+        if content is None:
+            return web.Response(status=404)
+        headers = {"ETag": _tag(content), "Last-Modified": "Sun, 29 Nov 2026 00:00:00 GMT"}
+        return web.Response(body=content, headers=headers)
+
+    async def _put(self, request: web.Request, key: str) -> web.Response:
+        now, source = self.objects.get(key), request.headers.get("x-amz-copy-source")
+        wanted = request.headers.get("If-Match")
+        if (now is not None and request.headers.get("If-None-Match") == "*") or (
+            wanted is not None and (now is None or wanted != _tag(now))
+        ):
+            return _xml("<Error><Code>PreconditionFailed</Code></Error>", 412)
+        content = await _body(request) if source is None else self.objects.get(unquote(source).lstrip("/"))
+        if content is None:
+            return _xml("<Error><Code>NoSuchKey</Code></Error>", 404)
+        self.objects[key] = content
+        if source is None:
+            return web.Response(headers={"ETag": _tag(content)})
+        return _xml(f"<CopyObjectResult><ETag>{escape(_tag(content))}</ETag></CopyObjectResult>")
+
+    def _list(self, bucket: str, prefix: str, query: object) -> web.Response:
+        delimiter = query.get("delimiter", "")  # type: ignore[attr-defined]
+        found, folders = [], set()
+        for key in sorted(self.objects):
+            name = key.removeprefix(f"{bucket}/")
+            if not name.startswith(prefix):
+                continue
+            folder, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+            if slash:
+                folders.add(f"{prefix}{folder}/")
+            else:
+                found.append((name, self.objects[key]))
+        contents = "".join(
+            f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>{escape(_tag(content))}</ETag>"
+            "<LastModified>2026-11-29T00:00:00.000Z</LastModified></Contents>"
+            for name, content in found[:MOST_LISTED]
+        )
+        shared = "".join(
+            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders)
+        )
+        return _xml(
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{shared}</ListBucketResult>"
+        )
+
+
+@contextmanager
+def keeping_store() -> Iterator[str]:
+    """Run the store in a process of its own; yield its address."""
+    server = subprocess.Popen([sys.executable, str(Path(__file__))], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+async def _body(request: web.Request) -> bytes:
+    """Return the body, which comes in chunks with their sizes and a trailer where it is signed as a stream."""
+    left = await request.read()
+    if "aws-chunked" not in request.headers.get("Content-Encoding", ""):
+        return left
+    content = b""
+    while True:
+        head, _, left = left.partition(b"\r\n")
+        size = int(head.partition(b";")[0], 16)
+        if not size:
+            return content
+        content, left = content + left[:size], left[size + 2 :]
+
+
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+
+def _xml(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="application/xml")
+
+
+async def main() -> None:
+    """Serve until killed."""
+    store = Store()
+    application = web.Application()
+    application.router.add_route("*", "/{key:.*}", store.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
