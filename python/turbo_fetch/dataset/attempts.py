@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -82,6 +82,8 @@ def close_attempt(place: Storage) -> None:
     with suppress(OSError):
         place.work.rmdir()
         place.work.parent.rmdir()
+    # The process may live on, as those of Spark do, and what is left is for others.
+    os.close(_held.pop(place.work))
 
 
 def move_shard(storage: Storage, attempt: str, record: Mapping[str, Any]) -> list[str]:
@@ -142,10 +144,15 @@ def _see_beacon(storage: Storage, beacon: str) -> None:
         )
 
 
+_held: Final[dict[Path, int]] = {}
+"""Descriptors of the locks of this process's work folders."""
+
+
 def _hold(work: Path) -> None:
-    """Lock a work folder until this process ends, whatever ends it."""
+    """Lock a work folder until its attempt is closed or this process ends, whatever ends it."""
     descriptor = os.open(work / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    _held[work] = descriptor
 
 
 @contextmanager

@@ -41,7 +41,6 @@ BINDING: Final = frozenset(
         # The weights beside which it learns are others.
         "base_precision",
         "seed",
-        "devices",
         "strategy",
         "pictures.captions",
         "pictures.caption_dropout",
@@ -90,6 +89,7 @@ FREE: Final = frozenset(
         "subjects.validation",
         "accelerator",
         "precision",
+        "devices",
         "output",
         "gradient_checkpointing",
         "blocks_to_swap",
