@@ -54,7 +54,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
     """
     waiting = Waiting(listener.note, stop)
     with connected(spec.engine.address, waiting), lit_beacon(train.output) as beacon:
-        board, fruitless = new_board(), 0
+        board, fruitless, furthest = new_board(), 0, 0
         config = {"spec": _everywhere(spec), "board": board, "beacon": beacon}
         while True:
             relay = Relay(board, listener, stop)
@@ -64,7 +64,9 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
                 raise getattr(errors, failure[0])(failure[1])
             if error is None:
                 break
-            fruitless = 0 if relay.steps else fruitless + 1
+            # Steps that are done again are none.
+            fruitless = 0 if relay.furthest > furthest else fruitless + 1
+            furthest = max(furthest, relay.furthest)
             if fruitless >= FRUITLESS_LOSSES:
                 raise errors.TrainingFailed(
                     f"training on the cluster failed: {_what_failed(error)}"

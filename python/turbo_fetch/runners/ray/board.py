@@ -100,8 +100,8 @@ class Relay:
     def __init__(self, board: Any, listener: ProgressListener, stop: StopRequest) -> None:
         self.has_begun = False
         """Whether a worker has said that it works."""
-        self.steps = 0
-        """How often one has told of a step."""
+        self.furthest = 0
+        """The furthest step that one has told of."""
         self.asked_to_stop_s: float | None = None
         self._board = board
         self._listener = listener
@@ -116,6 +116,7 @@ class Relay:
             if event == "begun":
                 self.has_begun = True
                 continue
-            self.steps += event == "step"
+            if event == "step":
+                self.furthest = max(self.furthest, facts[0])
             getattr(self._listener, event)(*facts)
         self._listener.refresh()

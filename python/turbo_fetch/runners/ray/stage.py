@@ -94,7 +94,7 @@ def run_on_ray(
                     f"the stage [{name}] failed on the cluster: {cause_in(str(error))}"
                 ) from error
             except RayError as error:
-                fruitless = 0 if relay.steps else fruitless + 1
+                fruitless = 0 if relay.furthest else fruitless + 1
                 reason = cause_in(str(error))
                 if fruitless >= FRUITLESS_LOSSES:
                     raise ClusterError(
