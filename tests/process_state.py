@@ -17,9 +17,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 
 def state() -> dict[str, Any]:
     """Return the state of this process."""
+    # libuv keeps a pipe for its signals from the first loop of a process on.
+    uvloop.run(asyncio.sleep(0))
     files = []
     for each in sorted(Path("/proc/self/fd").iterdir()):
         try:

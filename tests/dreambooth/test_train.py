@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tiny_models import TINY_MODELS
-from training import Listener, fit, history, learned, training_spec, write_images
+from training import Listener, fit, history, learned, stopped_after, training_spec, write_images
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.training_data import make_concepts, read_training_data
 from turbo_fetch.dreambooth.run_folder import CACHE
@@ -21,6 +21,7 @@ from turbo_fetch.dreambooth.training.trainer import memory_explained, precision_
 from turbo_fetch.errors import (
     MissingExtra,
     ModelError,
+    OutputExists,
     OutputHeld,
     PicturesError,
     SpecError,
