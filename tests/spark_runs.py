@@ -49,6 +49,7 @@ def start_on_spark(
         "eventLog.enabled": "true",
         "eventLog.dir": folder / "events",
         "eventLog.rolling.enabled": "false",
+        "eventLog.compress": "false",
         **{name.replace("_", "."): value for name, value in conf.items()},
     }
     lines = (
@@ -80,5 +81,7 @@ def executors(process: subprocess.Popen[str], *, at_work: bool = False) -> list[
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Return what Spark noted of one kind, such as `SparkListenerTaskStart`."""
-    lines = [line for path in sorted((folder / "events").iterdir()) for line in path.read_text().splitlines()]
+    texts = [path.read_text() for path in sorted((folder / "events").iterdir())]
+    # The last line may still be being written.
+    lines = [line for text in texts for line in text.split("\n")[:-1]]
     return [event for event in map(json.loads, lines) if event["Event"] == kind]

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -39,7 +41,7 @@ def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         tmp_path_factory.mktemp("quiet"),
         origin,
         ALBUM,
-        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 60}),
+        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 20}),
     )
 
 
@@ -48,7 +50,7 @@ def _spec(urls: Path, folder: Path, executors: int = 2, port: int = 0, **http: o
         urls,
         folder / "out",
         http={"concurrency": 4, **http},
-        output={"samples_per_shard": 60},
+        output={"samples_per_shard": 20},
         engine={"kind": "spark", "address": f"local-cluster[{executors},1,700]", "port": port},
     )
 
@@ -58,7 +60,7 @@ def _check(process: subprocess.Popen[str], folder: Path, expected: dict[str, str
     assert process.returncode == 0, err
     assert "300 of 300 rows" in out
     assert content_hashes(folder / "out") == expected
-    assert Counter(record["shard"] for record in manifest(folder / "out")) == Counter(range(5))
+    assert Counter(record["shard"] for record in manifest(folder / "out")) == Counter(range(15))
     assert len(ledger(folder / "out")) == 300
     return " ".join(err.split())
 
@@ -86,7 +88,7 @@ def test_executors_that_are_lost_more_often_than_spark_bears_cost_nothing_while_
     urls, expected = quiet
     before = origin.hits.total()
     process = start_on_spark(_spec(urls, tmp_path, executors=1), tmp_path)
-    kills = 6
+    kills = 5
     for _ in range(kills):
         wait_for_hits(process, origin, 40)
         for executor in executors(process):
@@ -135,18 +137,16 @@ def test_tasks_end_and_speculation_does_no_row_twice(
         "speculation_quantile": "0.1",
         "speculation_minTaskRuntime": "100ms",
     }
-    spec = _spec(urls, tmp_path, port=port)
-    process = start_on_spark(spec, tmp_path, task_s=(0.2, 3.0), **conf)
-    wait_for_hits(process, origin, 60)
-    at = [
-        each.laddr.port for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"
-    ]
-    assert port in at
+    spec = _spec(urls, tmp_path, port=port, concurrency=1)
+    with _slow(origin):
+        process = start_on_spark(spec, tmp_path, task_s=(0.2, 6.0), **conf)
+        wait_for_hits(process, origin, 4)
+        connections = psutil.Process(process.pid).net_connections()
+        assert port in [each.laddr.port for each in connections if each.status == "LISTEN"]
+        _wait(process, lambda: any(_is_copy(event) for event in events(tmp_path, "SparkListenerTaskStart")))
     _check(process, tmp_path, expected)
     assert origin.hits.total() - before == 300
     assert len(events(tmp_path, "SparkListenerJobStart")) > 2
-    started = events(tmp_path, "SparkListenerTaskStart")
-    assert any(event["Task Info"]["Speculative"] for event in started), "Spark is to have started a copy"
 
 
 def test_executors_that_join_later_are_asked_for_and_get_work(
@@ -160,12 +160,35 @@ def test_executors_that_join_later_are_asked_for_and_get_work(
         "dynamicAllocation_maxExecutors": 3,
         "dynamicAllocation_schedulerBacklogTimeout": "1s",
     }
-    spec = _spec(urls, tmp_path, executors=3, per_domain=1)
-    process = start_on_spark(spec, tmp_path, **conf)
+    spec = _spec(urls, tmp_path, executors=3, concurrency=1)
+    with _slow(origin):
+        process = start_on_spark(spec, tmp_path, **conf)
+        _wait(process, lambda: len(executors(process, at_work=True)) == 3)
+        wait_for_hits(process, origin, 4)
     _check(process, tmp_path, expected)
-    worked = Counter(event["Task Info"]["Executor ID"] for event in events(tmp_path, "SparkListenerTaskEnd"))
-    assert len(events(tmp_path, "SparkListenerExecutorAdded")) == 3
+    worked = {event["Task Info"]["Executor ID"] for event in events(tmp_path, "SparkListenerTaskEnd")}
     assert len(worked) == 3
+
+
+@contextmanager
+def _slow(origin: Origin) -> Iterator[None]:
+    """Have the origin take so long meanwhile that a run does not end."""
+    before, origin.latency_s = origin.latency_s, 1.0
+    try:
+        yield
+    finally:
+        origin.latency_s = before
+
+
+def _wait(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    while not happened():
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        assert process.poll() is None, process.communicate()
+
+
+def _is_copy(event: dict[str, Any]) -> bool:
+    return bool(event["Task Info"]["Speculative"])
 
 
 def test_a_python_process_of_spark_stays_as_it_was(
