@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from time import monotonic
 from typing import Final
 
 from pyspark import InheritableThread, SparkContext
@@ -19,6 +20,7 @@ from turbo_fetch.runners.spark.door import Door
 from turbo_fetch.runners.spark.worker import WorkerTask
 
 _CANCEL_EVERY_S: Final = 0.5
+_ENDING_S: Final = 3.0
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
 _LOST: Final = re.compile(
     r"Task \d+ in stage [\d.]+ failed (\d+) times.*ExecutorLostFailure.*?Reason: ([^.\n]+)", re.S
@@ -51,6 +53,13 @@ class Wave:
         """Wait for the end of the job for so long at most."""
         self._thread.join(seconds)
 
+    def cancel(self) -> None:
+        """End the job, and wait for that."""
+        while not self.is_over:
+            # One that was submitted a moment ago may not be known yet.
+            self._context.cancelJobGroup(self._group)
+            self.wait(_CANCEL_EVERY_S)
+
     def _run(self, task: WorkerTask, size: int) -> None:
         self._context.setJobGroup(self._group, f"turbo-fetch: {size} workers", interruptOnCancel=True)
         try:
@@ -78,7 +87,8 @@ class Waves:
     def submit(self, size: int, rows_before: int) -> None:
         """Start a job of so many tasks."""
         task = self._door.task_of(self._number)
-        self.running[self._number] = Wave(self._context, self._group, task, size, rows_before)
+        group = f"{self._group}-{self._number}"
+        self.running[self._number] = Wave(self._context, group, task, size, rows_before)
         self._number += 1
 
     def failure(self, rows_done: int) -> TurboFetchError | None:
@@ -92,12 +102,13 @@ class Waves:
         return failure
 
     def end(self) -> None:
-        """Cancel what is left and wait for its end."""
-        while any(not wave.is_over for wave in self.running.values()):
-            # A job that was submitted a moment ago may not be known yet.
-            self._context.cancelJobGroup(self._group)
-            for wave in self.running.values():
-                wave.wait(_CANCEL_EVERY_S)
+        """Let tasks end whose workers have ended, cancel what is left, and wait for its end."""
+        ends_s = monotonic() + _ENDING_S
+        for wave in self.running.values():
+            # Spark would kill the Python process of a task that is cancelled.
+            wave.wait(0 if wave.waiting else max(0.0, ends_s - monotonic()))
+        for wave in self.running.values():
+            wave.cancel()
 
 
 def told(error: Exception) -> TurboFetchError:
