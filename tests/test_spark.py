@@ -45,13 +45,20 @@ def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     )
 
 
-def _spec(urls: Path, folder: Path, executors: int = 2, port: int = 0, **http: object) -> Spec:
+def _spec(
+    urls: Path, folder: Path, executors: int = 2, port: int = 0, workers: int | str = "auto", **http: object
+) -> Spec:
     return job_spec(
         urls,
         folder / "out",
         http={"concurrency": 4, **http},
         output={"samples_per_shard": 20},
-        engine={"kind": "spark", "address": f"local-cluster[{executors},1,700]", "port": port},
+        engine={
+            "kind": "spark",
+            "address": f"local-cluster[{executors},1,700]",
+            "port": port,
+            "workers": workers,
+        },
     )
 
 
@@ -137,9 +144,10 @@ def test_tasks_end_and_speculation_does_no_row_twice(
         "speculation_quantile": "0.1",
         "speculation_minTaskRuntime": "100ms",
     }
-    spec = _spec(urls, tmp_path, port=port, concurrency=1)
-    with _slow(origin):
-        process = start_on_spark(spec, tmp_path, task_s=(0.2, 6.0), **conf)
+    # A core is free for copies, and tasks that begin together end at other times.
+    spec = _spec(urls, tmp_path, executors=3, port=port, workers=2, concurrency=1)
+    with _slow(origin, 0.3):
+        process = start_on_spark(spec, tmp_path, task_s=(1, 40), **conf)
         wait_for_hits(process, origin, 4)
         connections = psutil.Process(process.pid).net_connections()
         assert port in [each.laddr.port for each in connections if each.status == "LISTEN"]
@@ -171,9 +179,9 @@ def test_executors_that_join_later_are_asked_for_and_get_work(
 
 
 @contextmanager
-def _slow(origin: Origin) -> Iterator[None]:
+def _slow(origin: Origin, latency_s: float = 1.0) -> Iterator[None]:
     """Have the origin take so long meanwhile that a run does not end."""
-    before, origin.latency_s = origin.latency_s, 1.0
+    before, origin.latency_s = origin.latency_s, latency_s
     try:
         yield
     finally:
