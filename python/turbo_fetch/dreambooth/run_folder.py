@@ -226,11 +226,8 @@ def check_machine(output: Path, before: Mapping[str, Any], now: Mapping[str, Any
 
     How many devices train may change, see `with_same_step`.
     """
-    kinds = [
-        {name: value for name, value in machine.items() if name != "devices"}
-        for machine in (before.get("ran_on", now), now)
-    ]
-    changed = list(differences(*kinds, "train."))
+    then = {**before.get("ran_on", now), "devices": now["devices"]}
+    changed = list(differences(then, now, "train."))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise OutputExists(

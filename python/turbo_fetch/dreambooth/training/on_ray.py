@@ -142,8 +142,10 @@ def _work(config: dict[str, Any]) -> None:
 
 def _scaling(spec: Spec, train: TrainSpec) -> ScalingConfig:
     """Return how many workers train, and with what: a number that the batch of a step can be divided by."""
-    needs, workers = needs_of(spec), spec.engine.workers
-    if workers == "auto":
+    needs = needs_of(spec)
+    if spec.engine.workers != "auto":
+        workers = spec.engine.workers
+    else:
         gpus = int(cluster_resources().get("GPU", 0)) if needs.has_gpu else 1
         passes = passes_of_step(Path(train.output), train)
         workers = gpus if passes is None else max(n for n in range(1, gpus + 1) if passes % n == 0)

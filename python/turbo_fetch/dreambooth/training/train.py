@@ -143,7 +143,11 @@ def train_here(
         record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
         run = Run(train, data, factory, RunControl(listener, stop), record)
         device, precision = run.machine
-        machine = {"accelerator": device.type, "precision": precision, "devices": factory.processes}
+        machine: dict[str, Any] = {
+            "accelerator": device.type,
+            "precision": precision,
+            "devices": factory.processes,
+        }
         if before:
             check_machine(output, before, machine)
             machine["devices"] = before.get("ran_on", machine)["devices"]
