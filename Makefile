@@ -12,11 +12,12 @@ DEPENDENCIES ?= --all-extras --group dev
 
 SECONDS ?= 600
 SEED ?= $(shell date +%s)
+SCHEDULES ?= 20
 
 # uv.lock names PyPI itself, whatever mirror this machine installs from.
 PYPI := https://pypi.org/simple
 
-.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz asan memcheck attack wheel wheel-manylinux bench ci clean
+.PHONY: help setup lock demo demo-dreambooth test rehearsal lint format typecheck docs rust-test fuzz asan memcheck attack faults wheel wheel-manylinux bench ci clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -60,6 +61,9 @@ memcheck: setup ## Hostile images through OpenCV and Pillow for SECONDS (600) fr
 
 attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED; what fails stays in .cache/attack and is tried first
 	cd tests && ../$(BIN)/python -m attack.campaign ../.cache/attack $(SECONDS) $(SEED) $(ONLY)
+
+faults: setup ## Kill workers, nodes and drivers and cut links in SCHEDULES (20) runs on each engine; needs root
+	$(BIN)/python tests/fault_schedules.py local ray spark --seeds $(SCHEDULES)
 
 lint: setup ## What is checked before a commit, clippy, and whether the site builds
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

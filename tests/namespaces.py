@@ -1,6 +1,6 @@
-"""Machines as network namespaces: a web of many addresses and names, a router, and a node that loses its way there.
+"""Machines as network namespaces: a web of many addresses and names, a router, and nodes that lose their way there.
 
-The servers of the web run in threads of the test; the node runs commands. Needs root.
+The servers of the web run in threads of the test; the nodes run commands. Needs root.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Cut = Literal[
     "silent", "unreachable", "carrier", "interface", "resolver silent", "resolver refuses", "two hosts"
 ]
 """`silent`: packets vanish beyond the router. `unreachable`: the router says that there is no way. `carrier`: the cable
-of the node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is
+of a node is pulled. `interface`: its interface is taken down. `resolver`: the name server does not answer, or is
 gone. `two hosts`: packets to the first two hosts vanish, and no others."""
 
 WEB = "10.79.1.1"
@@ -67,10 +67,16 @@ def address(number: int) -> str:
     return f"10.78.{number // 250}.{number % 250 + 1}"
 
 
-class Web:
-    """Three namespaces and the links between them; a context manager."""
+def node_address(number: int) -> str:
+    """Return the address of a node."""
+    return f"10.79.{number + 2}.2"
 
-    def __init__(self) -> None:
+
+class Web:
+    """A namespace each for the web, the router and the nodes, and the links between them; a context manager."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self._nodes = ["node", *(f"node{number}" for number in range(1, nodes))]
         self._prefix = f"tf{os.getpid()}"
         self._stack = ExitStack()
         self._mend: Callable[[], object] = lambda: None
@@ -79,26 +85,32 @@ class Web:
 
     @property
     def node(self) -> list[str]:
-        """How a command begins that the node runs."""
-        return ["ip", "netns", "exec", f"{self._prefix}-node"]
+        """How a command begins that the first node runs."""
+        return self.on(0)
+
+    def on(self, node: int) -> list[str]:
+        """How a command begins that a node runs."""
+        return ["ip", "netns", "exec", f"{self._prefix}-{self._nodes[node]}"]
 
     def __enter__(self) -> Self:
-        for name in ("web", "router", "node"):
+        for name in ("web", "router", *self._nodes):
             _run("ip", "netns", "add", f"{self._prefix}-{name}")
             self._stack.callback(_run, "ip", "netns", "delete", f"{self._prefix}-{name}")
         self._link("router", "10.79.1.2", "web", WEB)
-        self._link("router", "10.79.2.1", "node", "10.79.2.2")
+        for number, node in enumerate(self._nodes):
+            self._link("router", _gateway(number), node, node_address(number))
         self._ip("web", "route", "add", "local", "10.78.0.0/16", "dev", "lo")
         self._ip("web", "route", "add", "default", "via", "10.79.1.2")
         self._ip("router", "route", "add", "10.78.0.0/16", "via", WEB)
-        self._ip("node", "route", "add", "default", "via", "10.79.2.1")
         self._forward(1)
-        folder = Path(f"/etc/netns/{self._prefix}-node")
-        folder.mkdir(parents=True)
-        self._stack.callback(folder.rmdir)
-        resolv = folder / "resolv.conf"
-        resolv.write_text(f"nameserver {WEB}\noptions timeout:1 attempts:2\n")
-        self._stack.callback(resolv.unlink)
+        for number, node in enumerate(self._nodes):
+            self._ip(node, "route", "add", "default", "via", _gateway(number))
+            folder = Path(f"/etc/netns/{self._prefix}-{node}")
+            folder.mkdir(parents=True)
+            self._stack.callback(folder.rmdir)
+            resolv = folder / "resolv.conf"
+            resolv.write_text(f"nameserver {WEB}\noptions timeout:1 attempts:2\n")
+            self._stack.callback(resolv.unlink)
         self._start_dns()
         self._stack.callback(lambda: self._stop_dns())
         return self
@@ -120,8 +132,9 @@ class Web:
         thread.join()
         return result[0]
 
-    def cut(self, kind: Cut) -> None:
-        """Take the node off the web, in one of several ways."""
+    def cut(self, kind: Cut, node: int = 0) -> None:
+        """Take the nodes off the web, in one of several ways; `carrier` and `interface` take one off everything."""
+        name = self._nodes[node]
         match kind:
             case "silent":
                 self._forward(0)
@@ -130,11 +143,11 @@ class Web:
                 self._ip("router", "route", "replace", "unreachable", "10.78.0.0/16")
                 self._mend = lambda: self._ip("router", "route", "replace", "10.78.0.0/16", "via", WEB)
             case "carrier":
-                self._ip("router", "link", "set", "to-node", "down")
-                self._mend = lambda: self._ip("router", "link", "set", "to-node", "up")
+                self._ip("router", "link", "set", f"to-{name}", "down")
+                self._mend = lambda: self._ip("router", "link", "set", f"to-{name}", "up")
             case "interface":
-                self._ip("node", "link", "set", "to-router", "down")
-                self._mend = self._interface_up
+                self._ip(name, "link", "set", "to-router", "down")
+                self._mend = lambda: self._interface_up(node)
             case "two hosts":
                 self._blackhole("add")
                 self._mend = lambda: self._blackhole("delete")
@@ -153,9 +166,9 @@ class Web:
         for number in range(2):
             self._ip("router", "route", action, "blackhole", address(number))
 
-    def _interface_up(self) -> None:
-        self._ip("node", "link", "set", "to-router", "up")
-        self._ip("node", "route", "add", "default", "via", "10.79.2.1")
+    def _interface_up(self, node: int) -> None:
+        self._ip(self._nodes[node], "link", "set", "to-router", "up")
+        self._ip(self._nodes[node], "route", "add", "default", "via", _gateway(node))
 
     def _start_dns(self) -> None:
         def start() -> DNSServer:
@@ -188,6 +201,10 @@ class Web:
 
     def _ip(self, name: str, *arguments: str) -> None:
         _run("ip", "-n", f"{self._prefix}-{name}", *arguments)
+
+
+def _gateway(node: int) -> str:
+    return f"10.79.{node + 2}.1"
 
 
 def _run(*command: str) -> None:

@@ -221,6 +221,20 @@ def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
     assert (place.work / f"{shard}.spool").exists()
 
 
+def test_the_spool_of_a_worker_that_ended_is_adopted_though_its_process_lives_on(
+    output: Storage, tmp_path: Path
+) -> None:
+    """As processes of Spark do, which run one task after the other."""
+    beacon = light_beacon(output)
+    first = open_attempt(output, new_attempt(beacon), str(tmp_path))
+    (first.work / "00007.spool").write_bytes(b"journal")
+    close_attempt(first)
+    second = open_attempt(output, new_attempt(beacon), str(tmp_path))
+    adopt_spools(second, "00007")
+    assert (second.work / "00007.spool").read_bytes() == b"journal"
+    assert not first.work.exists()
+
+
 def test_a_worker_that_ends_leaves_nothing_but_spools(output: Storage, tmp_path: Path) -> None:
     place = open_attempt(output, new_attempt(light_beacon(output)), str(tmp_path))
     (place.work / "00001.tar").write_bytes(b"half")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits
+from jobs import content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from spark_runs import events, executors, start_on_spark
+from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(300, side=96)
@@ -36,42 +41,35 @@ def quiet(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         tmp_path_factory.mktemp("quiet"),
         origin,
         ALBUM,
-        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 60}),
+        lambda urls, output: job_spec(urls, output, output={"samples_per_shard": 20}),
     )
 
 
-def _start(urls: Path, folder: Path, python: str = sys.executable, **http: object) -> subprocess.Popen[str]:
-    """Start a run on two executors, as a user does whose Spark is set up by its configuration folder."""
-    spec = job_spec(
+def _spec(
+    urls: Path, folder: Path, executors: int = 2, port: int = 0, workers: int | str = "auto", **http: object
+) -> Spec:
+    return job_spec(
         urls,
         folder / "out",
         http={"concurrency": 4, **http},
-        output={"samples_per_shard": 60},
-        engine={"kind": "spark", "address": "local-cluster[2,1,700]"},
-    )
-    (folder / "job.toml").write_text(dump_spec(spec))
-    (folder / "spark-defaults.conf").write_text(
-        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\nspark.ui.enabled false\n"
-        f"spark.executor.memory 600m\nspark.local.dir {folder / 'local'}\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-m", "turbo_fetch", "run", str(folder / "job.toml")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=folder,
-        env={**os.environ, "SPARK_CONF_DIR": str(folder), "PYSPARK_PYTHON": python},
+        output={"samples_per_shard": 20},
+        engine={
+            "kind": "spark",
+            "address": f"local-cluster[{executors},1,700]",
+            "port": port,
+            "workers": workers,
+        },
     )
 
 
-def _executors(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+def _check(process: subprocess.Popen[str], folder: Path, expected: dict[str, str]) -> str:
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "300 of 300 rows" in out
+    assert content_hashes(folder / "out") == expected
+    assert Counter(record["shard"] for record in manifest(folder / "out")) == Counter(range(15))
+    assert len(ledger(folder / "out")) == 300
+    return " ".join(err.split())
 
 
 def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_local_run(
@@ -79,20 +77,173 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
 ) -> None:
     urls, expected = quiet
     origin.load.by_host_most.clear()
-    process = _start(urls, tmp_path, per_domain=3)
+    process = start_on_spark(_spec(urls, tmp_path, per_domain=3), tmp_path)
     wait_for_hits(process, origin, 120)
-    executors = _executors(process)
-    assert len(executors) == 2
-    executors[0].kill()
-    out, err = process.communicate(timeout=150)
-    assert process.returncode == 0, err
-    assert "300 of 300 rows" in out
-    assert content_hashes(tmp_path / "out") == expected
-    assert Counter(record["shard"] for record in manifest(tmp_path / "out")) == Counter(range(5))
-    assert len(ledger(tmp_path / "out")) == 300
+    found = executors(process)
+    assert len(found) == 2
+    found[0].kill()
+    _check(process, tmp_path, expected)
     assert list(origin.load.by_host_most.values()) == [3], (
         "the limit holds for all workers, dead ones included"
     )
+
+
+def test_executors_that_are_lost_more_often_than_spark_bears_cost_nothing_while_rows_are_done(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    """Spark ends a job of which one task has failed four times (`spark.task.maxFailures`): the next one goes on."""
+    urls, expected = quiet
+    before = origin.hits.total()
+    process = start_on_spark(_spec(urls, tmp_path, executors=1), tmp_path)
+    kills = 5
+    for _ in range(kills):
+        wait_for_hits(process, origin, 40)
+        for executor in executors(process):
+            executor.kill()
+    err = _check(process, tmp_path, expected)
+    assert err.count("a new worker resumes its shards") >= kills
+    failed = [
+        event for event in events(tmp_path, "SparkListenerJobEnd") if "JobFailed" in str(event["Job Result"])
+    ]
+    assert failed, "a job is to have failed for good"
+    assert origin.hits.total() - before <= 300 + 16 * kills
+
+
+def test_executors_that_are_lost_before_a_row_is_done_end_the_run_in_one_sentence(tmp_path: Path) -> None:
+    with Origin(ALBUM, latency_s=20) as slow:
+        urls = write_list(tmp_path / "list.parquet", [slow.url(name) for name in ALBUM])
+        process = start_on_spark(_spec(urls, tmp_path, executors=1, timeout_s=60), tmp_path)
+        while process.poll() is None:
+            for executor in executors(process, at_work=True):
+                executor.kill()
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+    out, err = process.communicate()
+    assert process.returncode == 1, err
+    told = " ".join(err.split())
+    assert "Spark lost the executor of a worker 4 times while no row was done" in told
+    assert "what arrived is saved" in told
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_tasks_end_and_speculation_does_no_row_twice(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.hits.total()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    conf = {
+        "speculation": True,
+        "speculation_interval": "100ms",
+        "speculation_multiplier": "1.01",
+        "speculation_quantile": "0.1",
+        "speculation_minTaskRuntime": "100ms",
+    }
+    # A core is free for copies, and tasks that begin together end at other times.
+    spec = _spec(urls, tmp_path, executors=3, port=port, workers=2, concurrency=1)
+    with _slow(origin, 0.3):
+        process = start_on_spark(spec, tmp_path, task_s=(1, 40), **conf)
+        wait_for_hits(process, origin, 4)
+        connections = psutil.Process(process.pid).net_connections()
+        assert port in [each.laddr.port for each in connections if each.status == "LISTEN"]
+        _wait(process, lambda: any(_is_copy(event) for event in events(tmp_path, "SparkListenerTaskStart")))
+    _check(process, tmp_path, expected)
+    assert origin.hits.total() - before == 300
+    assert len(events(tmp_path, "SparkListenerJobStart")) > 2
+
+
+def test_executors_that_join_later_are_asked_for_and_get_work(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    conf = {
+        "dynamicAllocation_enabled": True,
+        "dynamicAllocation_minExecutors": 1,
+        "dynamicAllocation_initialExecutors": 1,
+        "dynamicAllocation_maxExecutors": 3,
+        "dynamicAllocation_schedulerBacklogTimeout": "1s",
+    }
+    spec = _spec(urls, tmp_path, executors=3, concurrency=1)
+    with _slow(origin):
+        process = start_on_spark(spec, tmp_path, **conf)
+        _wait(process, lambda: len(executors(process, at_work=True)) == 3)
+        wait_for_hits(process, origin, 4)
+    _check(process, tmp_path, expected)
+    worked = {event["Task Info"]["Executor ID"] for event in events(tmp_path, "SparkListenerTaskEnd")}
+    assert len(worked) == 3
+
+
+@contextmanager
+def _slow(origin: Origin, latency_s: float = 1.0) -> Iterator[None]:
+    """Have the origin take so long meanwhile that a run does not end."""
+    before, origin.latency_s = origin.latency_s, latency_s
+    try:
+        yield
+    finally:
+        origin.latency_s = before
+
+
+def _wait(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    while not happened():
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        assert process.poll() is None, process.communicate()
+
+
+def _is_copy(event: dict[str, Any]) -> bool:
+    return bool(event["Task Info"]["Speculative"])
+
+
+def test_a_python_process_of_spark_stays_as_it_was(
+    quiet: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """A job of a user looks around before and after the run, in the same process of `spark.python.worker.reuse`."""
+    urls, expected = quiet
+    spec = _spec(urls, tmp_path).model_dump(mode="json", by_alias=True)
+    spec["engine"] = {"kind": "spark"}
+    (tmp_path / "job.json").write_text(json.dumps(spec))
+    found = subprocess.run(
+        [sys.executable, "-c", USER, str(tmp_path / "job.json")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": _with_tests()},
+    )
+    assert found.returncode == 0, found.stderr
+    before, after = json.loads(found.stdout.splitlines()[-1])
+    assert before["pid"] == after["pid"]
+    assert before == after
+    assert content_hashes(tmp_path / "out") == expected
+
+
+def _with_tests() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+
+
+USER = """
+import json, sys
+from pathlib import Path
+from pyspark.sql import SparkSession
+import turbo_fetch
+from process_state import settled, state
+from turbo_fetch.spec.specfile import parse_spec
+
+spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+         .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1").getOrCreate())
+look = lambda _: state()
+# The first look imports what the second one finds.
+before = [spark.sparkContext.parallelize([0], 1).map(look).first() for _ in range(2)][-1]
+turbo_fetch.run(parse_spec(json.loads(Path(sys.argv[1]).read_text())))
+after = spark.sparkContext.parallelize([0], 1).map(lambda _: settled(before)).first()
+print(json.dumps([before, after]))
+"""
 
 
 def test_a_python_without_turbo_fetch_is_one_clear_message(
@@ -100,7 +251,7 @@ def test_a_python_without_turbo_fetch_is_one_clear_message(
 ) -> None:
     urls, _ = quiet
     outside_of_the_environment = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    process = _start(urls, tmp_path, str(outside_of_the_environment))
+    process = start_on_spark(_spec(urls, tmp_path), tmp_path, str(outside_of_the_environment))
     out, err = process.communicate(timeout=150)
     assert process.returncode == 2, err
     assert "an executor lacks a package: " in err

@@ -6,33 +6,40 @@ import json
 import secrets
 import subprocess
 import sys
-from multiprocessing.connection import Listener
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from jobs import job_spec
 from turbo_fetch import __version__
 from turbo_fetch.runners.messages import NoMoreShards, Setup, WantShard
 
-USERS_PROCESS = """
-import gc, json, sys
+USERS_PROCESS = f"""
+import json, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from process_state import settled, state
 from turbo_fetch.runners.spark.worker import WorkerTask
 
-def state():
-    return [gc.get_threshold(), gc.get_freeze_count(), gc.isenabled(), [str(each) for each in sys.meta_path]]
-
+task = WorkerTask("127.0.0.1", int(sys.argv[1]), bytes.fromhex(sys.argv[2]), 5)
 before = state()
-WorkerTask("127.0.0.1", int(sys.argv[1]), bytes.fromhex(sys.argv[2]))(iter([0]))
-after = state()
+error = None
+try:
+    task(iter([3]))
+except Exception as raised:
+    error = f"{{type(raised).__name__}}: {{raised}}"
+after = settled(before)
 import pyarrow
-numbers = pyarrow.table({"n": pyarrow.array([1, 2])}).to_pandas()["n"].tolist()
-print(json.dumps([before, after, numbers]))
+numbers = pyarrow.table({{"n": pyarrow.array([1, 2])}}).to_pandas()["n"].tolist()
+print(json.dumps([before, after, numbers, error]))
 """
 """As Spark runs one task after the other in a process that it keeps: ours, then one in which a user needs pandas."""
 
 
-def test_a_user_finds_pandas_and_garbage_collection_as_they_were(tmp_path: Path) -> None:
-    fetch = job_spec(tmp_path / "list.parquet", tmp_path / "out").fetch
-    assert fetch is not None
+def _worked(folder: Path, talk: Callable[[Connection[Any, Any]], None]) -> list[Any]:
+    """Return what a process of a user says in which a task has worked for a driver that talks so."""
     key = secrets.token_bytes(32)
     with Listener(("127.0.0.1", 0), authkey=key) as listener:
         process = subprocess.Popen(
@@ -40,13 +47,34 @@ def test_a_user_finds_pandas_and_garbage_collection_as_they_were(tmp_path: Path)
             stdout=subprocess.PIPE,
             text=True,
         )
+        with pytest.raises((EOFError, OSError)):
+            # It looks first whether anything is there.
+            listener.accept()
         with listener.accept() as connection:
             assert connection.recv() == __version__
+            assert connection.recv() == (5, 3)
+            fetch = job_spec(folder / "list.parquet", folder / "out").fetch
+            assert fetch is not None
             connection.send(Setup(fetch, 1))
             while connection.recv() != WantShard():
                 pass
-            connection.send(NoMoreShards())
-            out, _ = process.communicate(timeout=60)
-    before, after, numbers = json.loads(out)
+            talk(connection)
+            if not connection.closed:
+                process.wait(60)
+        out, _ = process.communicate(timeout=60)
+    found: list[Any] = json.loads(out)
+    return found
+
+
+def test_a_user_finds_everything_as_it_was(tmp_path: Path) -> None:
+    before, after, numbers, error = _worked(tmp_path, lambda driver: driver.send(NoMoreShards()))
+    assert error is None
     assert after == before
     assert numbers == [1, 2]
+
+
+def test_a_task_whose_driver_is_gone_fails_so_that_spark_starts_it_again(tmp_path: Path) -> None:
+    before, after, _, error = _worked(tmp_path, lambda driver: driver.close())
+    assert error.startswith("ClusterError: ")
+    assert " has lost the driver at 127.0.0.1:" in error
+    assert after == before

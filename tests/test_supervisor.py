@@ -23,6 +23,7 @@ class Book:
     def __init__(self) -> None:
         self.done_shards: list[int] = []
         self.deaths: list[str] = []
+        self.notes: list[str] = []
 
     def tally(self, worker: int, tally: Tally) -> None: ...
 
@@ -34,17 +35,18 @@ class Book:
     def worker_died(self, worker: int, why: str) -> None:
         self.deaths.append(f"{worker} {why}")
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def tick(self) -> None: ...
 
 
-def _shards(count: int) -> Iterator[ShardTask]:
+def shards(count: int) -> Iterator[ShardTask]:
     return (ShardTask(Shard(number, 1, InlineRows(b""))) for number in range(count))
 
 
 def _started(count: int, book: Book, workers: int = 1) -> Supervisor:
-    supervisor = Supervisor(_shards(count), book, HttpSpec())
+    supervisor = Supervisor(shards(count), book, HttpSpec())
     for number in range(workers):
         supervisor.started(number)
     return supervisor
@@ -86,7 +88,7 @@ def test_a_shard_that_was_handed_to_another_worker_is_not_done_twice() -> None:
     assert book.done_shards == []
 
 
-def test_workers_that_get_nowhere_end_the_job_and_name_their_shards() -> None:
+def test_workers_that_get_nowhere_end_the_job_and_name_theirshards() -> None:
     book = Book()
     supervisor = _started(1, book)
     for _ in range(FRUITLESS_DEATHS - 1):
@@ -119,6 +121,16 @@ def test_no_shard_is_handed_out_once_the_job_is_to_end(stopping: bool) -> None:
         assert isinstance(supervisor.failure, OutputError)
     assert supervisor.answer(0, WantShard()) is None
     assert not supervisor.ended(0, "died")
+
+
+def test_a_worker_that_retires_gets_no_further_shard_and_the_next_one_does() -> None:
+    supervisor = _started(3, Book(), workers=1)
+    assert isinstance(supervisor.answer(0, WantShard()), ShardTask)
+    supervisor.retire(0)
+    assert supervisor.answer(0, WantShard()) == NoMoreShards()
+    assert supervisor.has_work
+    supervisor.started(1)
+    assert isinstance(supervisor.answer(1, WantShard()), ShardTask)
 
 
 def test_a_list_that_cannot_be_read_any_more_ends_the_job() -> None:

@@ -1,10 +1,14 @@
-"""Training on a Ray cluster: two workers learn what one would, also when one of them is killed."""
+"""Training and images on a Ray cluster: the same as on one machine, also when workers are killed."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,34 +59,147 @@ def _start(spec: Path) -> subprocess.Popen[str]:
     )
 
 
-def _kill_a_worker_after(process: subprocess.Popen[str], history: Path, steps: int) -> bool:
-    """Kill a training worker when so many steps are in the history; return whether there was one."""
-    while process.poll() is None:
-        if history.is_file() and len(history.read_text().splitlines()) >= steps:
-            for each in psutil.process_iter(["cmdline"]):
-                if (each.info["cmdline"] or [""])[0].startswith("ray::RayTrainWorker"):
-                    each.kill()
-                    return True
-        try:
-            process.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    return False
+def _processes(name: str) -> list[psutil.Process]:
+    """Return the processes of a cluster that work on something."""
+    return [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if (each.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
+    ]
 
 
-def test_two_workers_of_which_one_is_killed_learn_what_one_process_would(tmp_path: Path) -> None:
+def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Return when something has happened; fails if the run ends before."""
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def _steps(output: Path) -> int:
+    history = output / "history.jsonl"
+    return len(history.read_text().splitlines()) if history.is_file() else 0
+
+
+def _kill_a_worker_after(process: subprocess.Popen[str], output: Path, steps: int) -> None:
+    """Kill a training worker when so many steps are in the history."""
+    _wait_for(process, lambda: _steps(output) >= steps and bool(_processes("RayTrainWorker")))
+    _processes("RayTrainWorker")[0].kill()
+
+
+def test_workers_that_are_killed_again_and_again_and_go_on_as_one_learn_what_one_process_would(
+    tmp_path: Path,
+) -> None:
+    """More often than one worker may be lost without a step, and then on another number of workers."""
     tiny_sd(tmp_path / "base")
     _images(tmp_path / "subject", 4, seed=0)
     _images(tmp_path / "class", 6, seed=1)
+    together = tmp_path / "together"
     alone = _start(_write_spec(tmp_path, "alone", "", accumulation=2))
     with ray_cluster(nodes=2) as cluster:
-        engine = f'[engine]\nkind = "ray"\nworkers = 2\naddress = "{cluster.address}"\n'
-        together = _start(_write_spec(tmp_path, "together", engine))
-        was_killed = _kill_a_worker_after(together, tmp_path / "together" / "history.jsonl", 3)
-        out, err = together.communicate(timeout=500)
+        engine = '[engine]\nkind = "ray"\nworkers = {}\naddress = "' + cluster.address + '"\n'
+        process = _start(_write_spec(tmp_path, "together", engine.format(2)))
+        for steps in (2, 4):
+            _kill_a_worker_after(process, together, steps)
+        _wait_for(process, lambda: _steps(together) >= 6 and bool(_processes("RayTrainWorker")))
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        last = _start(_write_spec(tmp_path, "together", engine.format(1)))
+        out, err = last.communicate(timeout=300)
     assert alone.communicate(timeout=300) is not None
-    assert together.returncode == 0, err
-    assert was_killed
+    assert last.returncode == 0, err
+    assert "begun on 2 devices, goes on on 1" in " ".join(err.split())
     assert f"step {STEPS} of {STEPS}" in out
-    np.testing.assert_allclose(_losses(tmp_path / "together"), _losses(tmp_path / "alone"), rtol=1e-4)
-    assert (tmp_path / "together" / "model_index.json").is_file()
+    np.testing.assert_allclose(_losses(together), _losses(tmp_path / "alone"), rtol=1e-4)
+    assert (together / "model_index.json").is_file()
+
+
+PICTURES = """
+[prior]
+images = 3
+prompt = "a dog"
+steps = 2
+output = "{folder}/class"
+[train]
+base = "{base}"
+subject = "{folder}/subject"
+class = "dog"
+resolution = 64
+steps = 1
+sample_every = 0
+text_encoder = false
+output = "{folder}/model"
+[generate]
+prompts = ["a dog", "a cat"]
+images = 2
+steps = {steps}
+output = "{folder}/pictures"
+"""
+
+
+def _pictures(folder: Path) -> dict[str, bytes]:
+    """Return the pixels of all images below a folder; that they name their model's place is none of theirs."""
+    return {
+        path.relative_to(folder).as_posix(): Image.open(path).tobytes()
+        for name in ("class", "pictures")
+        for path in sorted((folder / name).glob("*.png"))
+    }
+
+
+def _picture_spec(folder: Path, base: Path, engine: str = "", steps: int = 2) -> Path:
+    folder.mkdir(exist_ok=True)
+    if not (folder / "subject").exists():
+        _images(folder / "subject", 4, seed=0)
+    path = folder / "job.toml"
+    path.write_text(PICTURES.format(folder=folder, base=base, steps=steps) + engine)
+    return path
+
+
+def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed_or_stopped(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_sd(base)
+    assert _start(_picture_spec(tmp_path / "here", base)).wait(300) == 0
+    there = tmp_path / "there"
+    with ray_cluster(nodes=1) as cluster:
+        engine = f'[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
+        process = _start(_picture_spec(there, base, engine))
+        _wait_for(process, lambda: bool(_processes("turbo-fetch prior")))
+        _processes("turbo-fetch prior")[0].kill()
+        _wait_for(process, lambda: bool(_processes("turbo-fetch generate")))
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "its worker was lost" in " ".join(err.split())
+        assert "3 class images, of which 3 were made in this run" in out
+        assert _pictures(there) == _pictures(tmp_path / "here")
+        assert len(_pictures(there)) == 3 + 4 + 1
+
+        # Long enough to be stopped in.
+        spec = _picture_spec(there, base, engine, steps=900)
+        spec.write_text(spec.read_text().replace("/pictures", "/more"))
+        process = _start(spec)
+        _wait_for(process, lambda: bool(list(there.glob("more/*.png"))))
+        began_s = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began_s < 5
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert len(list(there.glob("more/*.png"))) < 4
+
+        wrong = tmp_path / "wrong.toml"
+        wrong.write_text(
+            f'[generate]\nmodel = "{tmp_path}/nowhere"\nprompts = ["a"]\noutput = "{there}/x"\n{engine}'
+        )
+        failed = _start(wrong)
+        _, err = failed.communicate(timeout=120)
+        here = _start(_without_engine(wrong))
+        _, expected = here.communicate(timeout=120)
+        assert failed.returncode == here.returncode == 2
+        assert all(line in err for line in expected.splitlines())
+
+
+def _without_engine(spec: Path) -> Path:
+    path = spec.with_name("here.toml")
+    path.write_text(spec.read_text().partition("[engine]")[0])
+    return path

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tiny_models import TINY_MODELS
-from training import Listener, fit, history, learned, training_spec, write_images
+from training import Listener, fit, history, learned, stopped_after, training_spec, write_images
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.data.training_data import make_concepts, read_training_data
 from turbo_fetch.dreambooth.run_folder import CACHE
@@ -20,8 +20,10 @@ from turbo_fetch.dreambooth.training.machine import precision_of, set_attention
 from turbo_fetch.dreambooth.training.memory_advice import memory_explained
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import (
+    Interrupted,
     MissingExtra,
     ModelError,
+    OutputExists,
     OutputHeld,
     PicturesError,
     SpecError,
@@ -390,6 +392,31 @@ def test_two_devices_learn_what_one_does_in_two_passes(base: Path, tmp_path: Pat
     for name, value in first.items():
         # Gradients are summed in another order, and Adam divides by their size.
         torch.testing.assert_close(value, second[name], rtol=0, atol=1e-3)
+
+
+def test_a_run_goes_on_on_fewer_or_more_devices_with_the_same_batches(base: Path, tmp_path: Path) -> None:
+    """Bit for bit it would be another sum; a step of other batches would be far off."""
+    fit(training_spec(base, tmp_path, output=str(tmp_path / "one"), steps=8, accumulation=2))
+    changing = {"output": str(tmp_path / "changing"), "steps": 8}
+    for devices, step in ((2, 3), (1, 5)):
+        with pytest.raises(Interrupted):
+            stopped_after(training_spec(base, tmp_path, **changing, devices=devices), step)
+    listener = Listener()
+    fit(training_spec(base, tmp_path, **changing, devices=2), listener)
+    one, changed = history(tmp_path / "one"), history(tmp_path / "changing")
+    assert [entry["step"] for entry in changed] == list(range(1, 9))
+    assert [entry["loss"] for entry in changed] == pytest.approx([entry["loss"] for entry in one], rel=1e-4)
+    # Back on the devices that it began with, nothing is to be said.
+    assert not [note for note in listener.notes if "goes on on" in note]
+
+
+def test_devices_that_a_step_cannot_be_divided_by_are_one_sentence(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        stopped_after(training_spec(base, tmp_path, steps=8, accumulation=3), 2)
+    with pytest.raises(
+        OutputExists, match=r"whose step is of 3 batches; expected 1 or 3 devices or workers, not 2"
+    ):
+        fit(training_spec(base, tmp_path, steps=8, accumulation=3, devices=2))
 
 
 def test_a_lack_of_memory_says_what_to_change(base: Path, tmp_path: Path) -> None:

@@ -222,14 +222,42 @@ def check_record(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def check_machine(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise OutputExists with what differs if a run would resume on a machine that computes otherwise."""
-    changed = list(differences(before.get("ran_on", now), now, "train."))
+    """Raise OutputExists with what differs if a run would resume on a machine that computes otherwise.
+
+    How many devices train may change, see `with_same_step`.
+    """
+    then = {**before.get("ran_on", now), "devices": now["devices"]}
+    changed = list(differences(then, now, "train."))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise OutputExists(
             f"{output}: holds a run on another kind of machine, which this one would not continue bit for bit; "
             f"resume it there, or use another train.output:\n{listed}"
         )
+
+
+def passes_of_step(output: Path, train: TrainSpec) -> int | None:
+    """Return how many batches make a step of the run in a folder, on all devices together; None if there is none."""
+    devices = read_record(output).get("ran_on", {}).get("devices")
+    return None if devices is None else int(devices) * train.accumulation
+
+
+def with_same_step(output: Path, train: TrainSpec, began_on: int, devices: int) -> TrainSpec:
+    """Return the spec with which `devices` learn from the same batches in a step as those that the run began on.
+
+    Raises OutputExists if they cannot.
+    """
+    passes = began_on * train.accumulation
+    if devices == began_on:
+        return train
+    if passes % devices or train.strategy.startswith("deepspeed"):
+        numbers = [str(n) for n in range(1, passes + 1) if passes % n == 0]
+        fitting = [str(began_on)] if train.strategy.startswith("deepspeed") else numbers
+        raise OutputExists(
+            f"{output}: holds a run of {began_on} devices, whose step is of {passes} batches; expected "
+            f"{' or '.join(fitting)} devices or workers, not {devices}, or another train.output"
+        )
+    return train.model_copy(update={"accumulation": passes // devices})
 
 
 def check_steps(output: Path, done: int, train: TrainSpec) -> None:

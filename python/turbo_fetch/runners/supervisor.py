@@ -80,6 +80,8 @@ class Supervisor:
         """Why the job cannot go on; from then on no shard is handed out."""
         self.stopping = False
         """Set by the runner when workers are to end; from then on no shard is handed out."""
+        self.rows_done = 0
+        """By all workers, as they have told so far."""
         self._tasks = tasks
         self._listener = listener
         self._request_s = http.timeout_s
@@ -91,6 +93,7 @@ class Supervisor:
         self._greeted_s = 0.0
         self._workers: dict[int, _Assigned] = {}
         self._orphaned: deque[ShardTask] = deque()
+        self._retired: set[int] = set()
         self._fruitless_deaths = 0
         self._list_ended = False
 
@@ -105,6 +108,10 @@ class Supervisor:
         """Take note of a new worker."""
         self._workers[worker] = _Assigned()
         self._told.pop(worker, None)
+
+    def retire(self, worker: int) -> None:
+        """Give a worker no further shard, so that it ends when those that it has are done."""
+        self._retired.add(worker)
 
     def pending_messages(self) -> Iterable[tuple[int, Grant | Bandwidth | Alive]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
@@ -134,11 +141,12 @@ class Supervisor:
         assigned = self._workers[worker]
         match message:
             case WantShard():
-                return self._next_task(assigned)
+                return NoMoreShards() if worker in self._retired else self._next_task(assigned)
             case Demand():
                 self._limiter.take(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
+                self.rows_done += message.rows
                 assigned.open_rows = message.open_shards
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
                 self._listener.tally(worker, message)
@@ -156,6 +164,7 @@ class Supervisor:
         suspicion, and its requests may go on unseen until it finds itself cut off.
         """
         assigned = self._workers.pop(worker)
+        self._retired.discard(worker)
         lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
         is_through = why is None and not assigned.tasks
         self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from turbo_fetch.spec import HttpSpec
 from turbo_fetch.stop import StopRequest
 
 STOP_GRACE_S: Final = 10.0
+_CUT_OFF: Final = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+"""What the system says of a connection on which nothing arrives any more: the other end may be alive."""
 
 
 class WorkerProcesses(Protocol):
@@ -53,6 +56,14 @@ class WorkerConnections:
     def is_empty(self) -> bool:
         """Whether no worker is connected."""
         return not self._connections
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The workers that are connected."""
+        return tuple(self._connections)
+
+    def __len__(self) -> int:
+        return len(self._connections)
 
     def add(self, number: int, connection: Connection[ToWorker, ToParent], setup: Setup) -> None:
         """Take a worker on."""
@@ -109,10 +120,13 @@ class WorkerConnections:
         connection = self._connections[number]
         try:
             message = connection.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             connection.close()
             del self._connections[number]
-            if self.supervisor.ended(number, self._processes.why_gone(number)):
+            is_cut_off = isinstance(error, OSError) and error.errno in _CUT_OFF
+            if is_cut_off:
+                self._listener.note(f"worker {number} does not answer any more; others resume its shards")
+            if self.supervisor.ended(number, self._processes.why_gone(number), not is_cut_off):
                 self._processes.replace(number)
             return
         answer = self.supervisor.answer(number, message)

@@ -11,7 +11,7 @@ import io
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.outcomes import Outcome
@@ -56,14 +56,38 @@ def decode(reader: int, kind: str, body: Blob) -> Pixels:
         raise DecodeError(Outcome.OUT_OF_MEMORY, "takes more memory than there is") from None
 
 
+_SETTING = threading.Lock()
+_as_it_was: Final[dict[str, int]] = {}
+"""How many threads OpenCV had, and what it told."""
+
+
+def _opencv() -> Any:
+    """Return OpenCV, set to work in the thread that calls and to print no line for each odd file."""
+    import cv2
+
+    with _SETTING:
+        if not _as_it_was:
+            _as_it_was.update(threads=cv2.getNumThreads(), level=cv2.utils.logging.getLogLevel())
+            cv2.setNumThreads(1)
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2
+
+
+def leave_opencv_as_it_was() -> None:
+    """Set OpenCV back, in a process that is somebody else's and in which nothing is decoded any more."""
+    if _as_it_was:
+        import cv2
+
+        cv2.setNumThreads(_as_it_was["threads"])
+        cv2.utils.logging.setLogLevel(_as_it_was["level"])
+        _as_it_was.clear()
+
+
 def _with_opencv(body: Blob) -> Pixels:
     """Decode what the native module found to be 8 or 16 bits of grey or colour, upright and without alpha."""
-    import cv2
     import numpy as np
 
-    cv2.setNumThreads(1)
-    # OpenCV and its codecs would otherwise print a line for each odd file.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    cv2 = _opencv()
     try:
         pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

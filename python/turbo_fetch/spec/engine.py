@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Table
 
@@ -31,6 +31,9 @@ class EngineSpec(Table):
     """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine
     belongs to; by default that one if it exists, otherwise a new one on this machine. Spark: the master, such as
     `spark://host:7077`; by default what `spark-submit` or the Spark configuration says."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Spark: the port of the driver at which workers call, beside `spark.driver.port` and
+    `spark.driver.blockManager.port`, where a firewall lets only some through; 0: one that is free."""
 
     shards: Annotated[str, AfterValidator(_part)] | None = None
     """`i/n`: make only every n-th shard, from the i-th on, counted from 0, while other runs make the others into the
@@ -48,5 +51,13 @@ class EngineSpec(Table):
         if self.kind == "local" and self.address is not None:
             raise ValueError(
                 f'address is {self.address!r}, but kind is "local"; expected kind = "ray" or "spark"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _port_has_a_use(self) -> EngineSpec:
+        if self.kind != "spark" and self.port:
+            raise ValueError(
+                f'port is {self.port}, but kind is "{self.kind}"; it is where the workers of kind = "spark" call'
             )
         return self

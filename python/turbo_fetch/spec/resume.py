@@ -41,7 +41,6 @@ BINDING: Final = frozenset(
         # The weights beside which it learns are others.
         "base_precision",
         "seed",
-        "devices",
         "strategy",
         "pictures.captions",
         "pictures.caption_dropout",
@@ -91,6 +90,7 @@ FREE: Final = frozenset(
         "subjects.validation",
         "accelerator",
         "precision",
+        "devices",
         "output",
         "gradient_checkpointing",
         "blocks_to_swap",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Final, Protocol, cast
@@ -147,12 +148,30 @@ def _stage(name: str, spec: Spec) -> Stage:
         from turbo_fetch.stages import part
 
         return part.run
+    if (output := _far_output(name, spec)) is not None:
+        # Needs an extra that a run on this machine does without.
+        from turbo_fetch.runners.ray.stage import run_on_ray
+
+        return partial(run_on_ray, name, _HOMES[name], output)
     if name == "fetch":
         # Here, since it imports Arrow, which training has no use for: 70 MB.
         from turbo_fetch.stages import fetch as job
 
         return job.run
     return cast(Stage, _module(name).run)
+
+
+def _far_output(name: str, spec: Spec) -> str | None:
+    """Return where a stage writes that runs on a cluster as a whole; None for one that runs here, or sees to that."""
+    if spec.engine.kind != "ray" or name in {"fetch", "train"}:
+        return None
+    if name == "prior" and spec.prior is not None and spec.prior.source != "generate":
+        return None
+    output: str | None = getattr(spec, name).output
+    if output is None:
+        # Class images lie beside the model; without one, the stage says what is missing.
+        output = "." if spec.train is None else spec.train.output
+    return output
 
 
 def _module(name: str) -> ModuleType:

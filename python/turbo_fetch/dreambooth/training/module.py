@@ -196,7 +196,12 @@ class DreamBooth(LightningModule):
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` added."""
+        """Take what `on_save_checkpoint` added, and count passes as this run does, on other devices maybe."""
+        passes = checkpoint["global_step"] * self.setup_.train.accumulation
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        more = passes - progress["total"]["ready"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update({name: count + more for name, count in counts.items()})
         self._random = checkpoint["random"]
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint["ema"])

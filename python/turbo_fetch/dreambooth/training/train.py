@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from turbo_fetch.dreambooth.run_folder import (
     read_checkpoint,
     read_record,
     set_aside,
+    with_same_step,
     write_record,
 )
 from turbo_fetch.dreambooth.sampling.image_folder import RunControl
@@ -144,9 +145,20 @@ def train_here(
         record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
         run = Run(train, data, factory, RunControl(listener, stop), record)
         device, precision = run.machine
-        machine = {"accelerator": device.type, "precision": precision, "devices": factory.processes}
+        machine: dict[str, Any] = {
+            "accelerator": device.type,
+            "precision": precision,
+            "devices": factory.processes,
+        }
         if before:
             check_machine(output, before, machine)
+            machine["devices"] = before.get("ran_on", machine)["devices"]
+            run = replace(run, train=with_same_step(output, train, machine["devices"], factory.processes))
+        if run.train.accumulation != train.accumulation:
+            listener.note(
+                f"train: begun on {machine['devices']} devices, goes on on {factory.processes}; a step has the same "
+                f"batches (accumulation {run.train.accumulation} instead of {train.accumulation}) and rounds otherwise"
+            )
         record["ran_on"] = machine
         check_block_swap_device(train, device)
         with kernels_chosen(train, device, precision):

@@ -1,4 +1,4 @@
-"""Workers all over a Spark cluster: the tasks of one job, which call the driver and are fed by it.
+"""Workers all over a Spark cluster: the tasks of a few jobs, which call the driver and are fed by it.
 
 Spark starts a task again, elsewhere, whose executor is lost; to the driver that is a worker that died and a new one.
 """
@@ -6,180 +6,177 @@ Spark starts a task again, elsewhere, whose executor is lost; to the driver that
 from __future__ import annotations
 
 import math
-import secrets
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
-from multiprocessing.connection import Listener as Socket
 from queue import SimpleQueue
+from random import uniform
+from time import monotonic
 from typing import Any, Final
 
 from turbo_fetch import __version__
-from turbo_fetch.errors import ClusterError, MissingExtra, ShardFailed, TurboFetchError
+from turbo_fetch.errors import ClusterError
 from turbo_fetch.runners.driver import Driver, portable
-from turbo_fetch.runners.remote_errors import cause_in
-from turbo_fetch.runners.spark.session import session
-from turbo_fetch.runners.spark.worker import WorkerTask
+from turbo_fetch.runners.spark.door import Call, open_door
+from turbo_fetch.runners.spark.session import driver_address, session, threads
+from turbo_fetch.runners.spark.waves import Waves
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.runners.worker_connections import WorkerConnections
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
 
-try:
-    from pyspark import InheritableThread, SparkContext
-except ModuleNotFoundError as error:
-    raise MissingExtra("pyspark", "spark", 'engine.kind = "spark"') from error
+TASK_S: Final = (1200.0, 1800.0)
+"""How long a task takes shards, between the two: so that not all end at once."""
 
-GROUP: Final = "turbo-fetch"
-_LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
+_Place = tuple[int, int]
+"""A task of Spark: numbers of its job and of itself. Of several copies of it one works at a time."""
 
 
 class SparkRunner:
-    """Runs shards in the tasks of a Spark job."""
+    """Runs shards in tasks of Spark."""
 
     def __init__(self, fetch: FetchSpec, engine: EngineSpec, listener: Listener, stop: StopRequest) -> None:
         self._driver = Driver(fetch, listener)
         self._engine = engine
         self._stop = stop
-        self._callers: SimpleQueue[Connection[Any, Any]] = SimpleQueue()
-        self._job: _Job
+        self._waiting = Waiting(listener.note, stop)
+        self._calls: SimpleQueue[Call] = SimpleQueue()
+        self._places: dict[int, _Place] = {}
+        self._retires_s: dict[int, float] = {}
+        self._copies: list[tuple[_Place, Connection[Any, Any]]] = []
+        self._next_number = 0
+        self._waves: Waves
+        self._connections: WorkerConnections
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
         `WorkerConnections.run`."""
-        connections = WorkerConnections(
+        self._connections = WorkerConnections(
             self, map(portable, tasks), self._driver, self._stop, self._driver.http
         )
-        with session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
+        with (
+            session(self._engine.address) as context,
+            open_door(*driver_address(context), self._engine.port, self._calls) as door,
+        ):
             self._driver.begin()
-            self._job = _Job(context, worker_task, _tasks(context, self._engine))
+            self._waves = Waves(context, door)
             try:
-                self._supervise(connections, _threads(context, self._engine))
+                self._supervise(context.defaultParallelism, threads(context, self._engine))
             finally:
-                connections.close()
-                self._job.end()
+                self._connections.close()
+                self._dismiss_copies()
+                self._waves.end()
                 self._driver.close()
-        self._driver.end(connections.supervisor.failure, self._stop)
+        self._driver.end(self._connections.supervisor.failure, self._stop)
 
     def why_gone(self, number: int) -> str | None:
         """See WorkerProcesses. Spark knows why, the driver only whether shards are left open."""
         return None
 
     def replace(self, number: int) -> None:
-        """See WorkerProcesses. Spark starts the task again by itself."""
+        """See WorkerProcesses. Spark starts the task again by itself, unless a copy of it is here already."""
+        wave, task = self._places[number]
+        if wave in self._waves.running:
+            self._waves.running[wave].waiting.add(task)
 
     def kill(self) -> None:
-        """See WorkerProcesses. The job is cancelled when the run ends."""
+        """See WorkerProcesses. The jobs are cancelled when the run ends."""
 
-    def _supervise(self, connections: WorkerConnections, threads: int) -> None:
-        number = 0
+    def _supervise(self, cores: int, threads_each: int) -> None:
+        supervisor = self._connections.supervisor
         kill_at = math.inf
-        while not (self._job.is_over and connections.is_empty):
-            while not self._callers.empty():
-                self._welcome(self._callers.get(), connections, number, threads)
-                number += 1
-            kill_at = connections.step(kill_at)
-            if (
-                connections.supervisor.stopping or connections.supervisor.failure is not None
-            ) and connections.is_empty:
-                return
-        if connections.supervisor.has_work:
-            connections.supervisor.failure = self._job.failure()
+        while supervisor.has_work or not self._connections.is_empty:
+            if supervisor.has_work:
+                supervisor.failure = self._waves.failure(supervisor.rows_done)
+            self._welcome_copies(threads_each)
+            while not self._calls.empty():
+                self._answer(self._calls.get(), threads_each)
+            if supervisor.has_work:
+                self._submit(cores)
+            self._tell_wait()
+            self._retire()
+            kill_at = self._connections.step(kill_at)
 
-    def _welcome(
-        self, caller: Connection[Any, Any], connections: WorkerConnections, number: int, threads: int
-    ) -> None:
-        try:
-            version = caller.recv()
-        except (EOFError, OSError):
-            version = None
-        if (
-            version == __version__
-            and not connections.supervisor.stopping
-            and connections.supervisor.failure is None
-        ):
-            connections.add(number, caller, self._driver.setup(threads))
-            return
-        caller.close()
-        if version not in {None, __version__}:
-            connections.supervisor.failure = ClusterError(
-                f"an executor has turbo-fetch {version}, the driver has {__version__}; expected the same everywhere"
+    def _submit(self, cores: int) -> None:
+        """Have tasks wait for cores: all that are missing, or as many again as work, for executors that join."""
+        waiting, working = self._waves.waiting, len(self._connections)
+        if self._engine.workers != "auto":
+            size = self._engine.workers - working - waiting
+        else:
+            size = 0 if waiting else max(cores, working)
+        if size > 0:
+            self._waves.submit(size, self._connections.supervisor.rows_done)
+
+    def _answer(self, call: Call, threads_each: int) -> None:
+        """Take on who calls, if a worker is of use; a task that is told nothing ends."""
+        supervisor = self._connections.supervisor
+        place = (call.wave, call.task)
+        if call.version != __version__:
+            call.connection.close()
+            supervisor.failure = ClusterError(
+                f"an executor has turbo-fetch {call.version}, the driver has {__version__}; expected the same "
+                "everywhere"
             )
+        elif self._is_taken(place):
+            # If it ended now, Spark would take the task for done, and end the one that works (spark.speculation).
+            self._copies.append((place, call.connection))
+        elif supervisor.has_work and not self._is_crowded():
+            self._welcome(place, call.connection, threads_each)
+        else:
+            self._vacate(place)
+            call.connection.close()
 
+    def _is_taken(self, place: _Place) -> bool:
+        return any(self._places[number] == place for number in self._connections.numbers)
 
-class _Job:
-    """The Spark job, in a thread that waits for it."""
+    def _is_crowded(self) -> bool:
+        workers = self._engine.workers
+        return workers != "auto" and len(self._connections) >= workers
 
-    def __init__(self, context: SparkContext, worker_task: WorkerTask, tasks: int) -> None:
-        self._context = context
-        self._error: Exception | None = None
-        self._thread = InheritableThread(target=self._run, args=(worker_task, tasks), name="spark job")
-        self._thread.start()
+    def _welcome(self, place: _Place, connection: Connection[Any, Any], threads_each: int) -> None:
+        self._vacate(place)
+        number = self._next_number
+        self._next_number += 1
+        self._places[number] = place
+        self._retires_s[number] = monotonic() + uniform(*TASK_S)
+        self._connections.add(number, connection, self._driver.setup(threads_each))
 
-    @property
-    def is_over(self) -> bool:
-        return not self._thread.is_alive()
+    def _vacate(self, place: _Place) -> None:
+        wave, task = place
+        if wave in self._waves.running:
+            self._waves.running[wave].waiting.discard(task)
 
-    def failure(self) -> TurboFetchError:
-        """Return what to tell of a job that ended too early."""
-        reason = cause_in(str(self._error or "its tasks ended"))
-        if reason.startswith(_LACKS):
-            return ClusterError(
-                f"an executor lacks a package: {reason}; expected turbo-fetch {__version__} and all that it needs on "
-                "every executor: set PYSPARK_PYTHON to a Python that has them, or ship one with spark.archives"
+    def _welcome_copies(self, threads_each: int) -> None:
+        """Let a copy of a task work when the one before it was lost; where that is done, it is of no use."""
+        for copy in list(self._copies):
+            (wave, task), connection = copy
+            if self._is_taken((wave, task)):
+                continue
+            self._copies.remove(copy)
+            is_waited_for = wave in self._waves.running and task in self._waves.running[wave].waiting
+            if is_waited_for and self._connections.supervisor.has_work:
+                self._welcome((wave, task), connection, threads_each)
+            else:
+                connection.close()
+
+    def _dismiss_copies(self) -> None:
+        for _, connection in self._copies:
+            connection.close()
+        self._copies.clear()
+
+    def _retire(self) -> None:
+        """Let workers end that have worked for long enough; the next ones wait for their cores."""
+        now_s = monotonic()
+        for number in self._connections.numbers:
+            if now_s >= self._retires_s[number]:
+                self._connections.supervisor.retire(number)
+
+    def _tell_wait(self) -> None:
+        if self._connections.is_empty and self._connections.supervisor.has_work:
+            self._waiting.tell(
+                "Spark to begin a task: its master has no free cores for this application yet, or none of its "
+                "executors has started"
             )
-        return ShardFailed(
-            f"the Spark job ended before all shards were done: {reason}; what arrived is saved"
-        )
-
-    def end(self) -> None:
-        """Cancel what is left of the job and wait for its end."""
-        if not self.is_over:
-            self._context.cancelJobGroup(GROUP)
-        self._thread.join()
-
-    def _run(self, worker_task: WorkerTask, tasks: int) -> None:
-        self._context.setJobGroup(GROUP, f"turbo-fetch: {tasks} workers", interruptOnCancel=True)
-        try:
-            self._context.parallelize(range(tasks), tasks).foreachPartition(worker_task)
-        # Spark and py4j raise what has no common base; it is told if the shards are not done.
-        except Exception as error:
-            self._error = error
-
-
-@contextmanager
-def _listening(context: SparkContext, callers: SimpleQueue[Connection[Any, Any]]) -> Iterator[WorkerTask]:
-    """Take the calls of workers into `callers` while the context lasts."""
-    host = context.getConf().get("spark.driver.host", "127.0.0.1")
-    bind = context.getConf().get("spark.driver.bindAddress", host)
-    assert host is not None
-    assert bind is not None
-    key = secrets.token_bytes(32)
-    # The backlog is for all the tasks of a large cluster that begin at once.
-    with Socket((bind, 0), backlog=1024, authkey=key) as door:
-
-        def accept() -> None:
-            while True:
-                try:
-                    callers.put(door.accept())
-                except (AuthenticationError, EOFError, ConnectionError):
-                    continue
-                except OSError:
-                    return
-
-        threading.Thread(target=accept, name="door", daemon=True).start()
-        yield WorkerTask(host, door.address[1], key)
-
-
-def _tasks(context: SparkContext, engine: EngineSpec) -> int:
-    return context.defaultParallelism if engine.workers == "auto" else engine.workers
-
-
-def _threads(context: SparkContext, engine: EngineSpec) -> int:
-    """Return the decoding threads of a worker: the cores that Spark gives to a task, unless the spec says more."""
-    if engine.threads != "auto":
-        return engine.threads
-    return int(context.getConf().get("spark.task.cpus", "1") or 1)
+        else:
+            self._waiting.over()

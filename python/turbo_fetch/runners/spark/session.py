@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from turbo_fetch.errors import ClusterError, MissingExtra
+from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import handlers_kept
 
 try:
@@ -48,6 +49,22 @@ def session(master: str | None) -> Iterator[SparkContext]:
         yield made.sparkContext
     finally:
         made.stop()
+
+
+def driver_address(context: SparkContext) -> tuple[str, str]:
+    """Return the address at which executors reach the driver, and the one at which it listens."""
+    host = context.getConf().get("spark.driver.host", "127.0.0.1")
+    bind = context.getConf().get("spark.driver.bindAddress", host)
+    assert host is not None
+    assert bind is not None
+    return host, bind
+
+
+def threads(context: SparkContext, engine: EngineSpec) -> int:
+    """Return the decoding threads of a worker: the cores that Spark gives to a task, unless the spec says more."""
+    if engine.threads != "auto":
+        return engine.threads
+    return int(context.getConf().get("spark.task.cpus", "1") or 1)
 
 
 def _check_reachable(master: str) -> None:
