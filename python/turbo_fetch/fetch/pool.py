@@ -120,6 +120,25 @@ class FetchPool:
         self._update_capacity()
         self._wake.set()
 
+    def withdraw(self, done: Done, count: int) -> bool:
+        """Forget the rows that were submitted with `done`, `count` in all, unless one has begun; return whether so."""
+        announced = (rows for _, rows in self._announced)
+        queues = (self._fresh, self._returned, *announced, *self._awaiting_rules.values())
+        waiting = [row for rows in (*queues, *self._domains.queues()) for row in rows if row.done is done]
+        if len(waiting) != count or any(row.attempts for row in waiting):
+            return False
+        self._fresh = deque(row for row in self._fresh if row.done is not done)
+        for rows in (self._returned, *(rows for _, rows in self._announced), *self._awaiting_rules.values()):
+            rows[:] = [row for row in rows if row.done is not done]
+        heapq.heapify(self._returned)
+        self._domains.withdraw(done)
+        if self._limiter is not None:
+            for row in waiting:
+                self._limiter.row_ended(row.request.domain)
+        self._update_capacity()
+        self._wake.set()
+        return True
+
     def expect_no_more(self) -> None:
         """Take note that no further rows will be submitted."""
         self.is_last = True

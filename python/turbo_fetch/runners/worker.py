@@ -37,7 +37,10 @@ from turbo_fetch.runners.messages import (
     GIVEN_UP_S,
     Alive,
     Bandwidth,
+    GiveBack,
+    GivenBack,
     JobError,
+    Kept,
     NoMoreShards,
     Setup,
     ShardDone,
@@ -97,6 +100,7 @@ class Worker:
         self._tools = tools
         self._pool = tools.pool
         self._inbox: asyncio.Queue[ShardTask | None] = asyncio.Queue()
+        self._wanted_back: asyncio.Queue[int] = asyncio.Queue()
         self._sender = ThreadPoolExecutor(1, "sender")
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
@@ -114,7 +118,10 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = [background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)]
-            reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
+            reporting = [
+                background.create_task(each)
+                for each in (self._report(), self._watch_lease(), self._give_back())
+            ]
             if self._limiter is not None:
                 reporting.append(background.create_task(self._exchange_permits(self._limiter)))
             if self._attempt is not None:
@@ -147,6 +154,8 @@ class Worker:
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case GiveBack():
+                        loop.call_soon_threadsafe(self._wanted_back.put_nowait, message.shard)
                     case Bandwidth():
                         loop.call_soon_threadsafe(set_rate, self._tools.budget, message.bytes_per_s)
                     case Grant():
@@ -207,6 +216,8 @@ class Worker:
             if record is not None:
                 await self._send_tally()
                 await self._send(ShardDone(opened.shard.id, record, self._attempt))
+            elif opened.is_given_back:
+                await self._send(GivenBack(opened.shard.id))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
             self.stop()
@@ -214,6 +225,14 @@ class Worker:
             opened.submitted.set()
             del self._open[opened.shard.id]
             self._room.set()
+
+    async def _give_back(self) -> None:
+        """Part with shards that another worker has more time for, as far as they are not begun."""
+        while True:
+            shard = await self._wanted_back.get()
+            opened = self._open.get(shard)
+            if opened is None or not opened.give_back():
+                await self._send(Kept(shard))
 
     async def _suspend_on_stop(self, fetching: Sequence[asyncio.Task[None]]) -> None:
         await self._stopping.wait()

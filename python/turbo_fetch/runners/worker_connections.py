@@ -115,9 +115,7 @@ class WorkerConnections:
             if self.supervisor.ended(number, self._processes.why_gone(number)):
                 self._processes.replace(number)
             return
-        answer = self.supervisor.answer(number, message)
-        if answer is not None:
-            self._send(connection, answer)
+        self.supervisor.take(number, message)
 
     def _send(self, connection: Connection[ToWorker, ToParent], message: ToWorker) -> None:
         # One that just died says so to the next wait.

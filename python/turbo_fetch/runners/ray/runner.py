@@ -176,9 +176,7 @@ class RayRunner:
             if isinstance(message, Ended):
                 self._ended(worker, message.error, supervisor)
                 return
-            answer = supervisor.answer(worker.number, message)
-            if answer is not None:
-                worker.outbox.append(answer)
+            supervisor.take(worker.number, message)
         self._collect(supervisor)
         worker.poll = worker.actor.exchange.remote(worker.outbox)
         worker.outbox = []
