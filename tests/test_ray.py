@@ -164,7 +164,8 @@ def test_the_limit_of_a_domain_holds_for_all_workers_and_is_used(cluster: Any, t
         _, err = start(spec, tmp_path).communicate(timeout=120)
         assert len(ledger(tmp_path / "out")) == len(ALBUM), err
     assert list(origin.load.by_host_most.values()) == [3]
-    assert origin.hits["/robots.txt"] == 2, "both workers are to have asked"
+    assert origin.hits["/robots.txt"] == 1
+    assert origin.connections > 2
 
 
 def test_no_cluster_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_path: Path) -> None:

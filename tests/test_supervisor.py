@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -14,6 +15,7 @@ from turbo_fetch.errors import InputError, OutputError, ShardFailed
 from turbo_fetch.plan.sharder import InlineRows, Shard
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.assigned import ANSWER_S
+from turbo_fetch.runners.document_cache import IN_MEMORY
 from turbo_fetch.runners.messages import (
     Alive,
     GiveBack,
@@ -57,7 +59,7 @@ def _shards(count: int) -> Iterator[ShardTask]:
 
 
 def _started(count: int, book: Book, workers: int = 1) -> Supervisor:
-    supervisor = Supervisor(_shards(count), book, HttpSpec())
+    supervisor = Supervisor(_shards(count), book, HttpSpec(), Path(IN_MEMORY))
     for number in range(workers):
         supervisor.started(number)
     return supervisor
@@ -74,7 +76,7 @@ def _told(supervisor: Supervisor) -> dict[int, list[ToWorker]]:
 
 @given(st.data(), st.integers(0, 12), st.integers(1, 4))
 def test_every_shard_is_done_once_whoever_dies(data: st.DataObject, count: int, workers: int) -> None:
-    """Workers do what they may in any order: want, do, begin, die, give back what is not begun, or leave that unsaid."""
+    """Workers want, begin, do, and give back in any order, and die, also between giving back and saying so."""
     book = Book()
     supervisor = _started(count, book, workers)
     held: dict[int, list[int]] = {number: [] for number in range(workers)}
@@ -242,7 +244,7 @@ def test_a_list_that_cannot_be_read_any_more_ends_the_job() -> None:
         raise InputError("gone")
         yield
 
-    supervisor = Supervisor(broken(), Book(), HttpSpec())
+    supervisor = Supervisor(broken(), Book(), HttpSpec(), Path(IN_MEMORY))
     supervisor.started(0)
     supervisor.take(0, WantShard())
     assert not _told(supervisor)

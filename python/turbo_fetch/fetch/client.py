@@ -13,7 +13,8 @@ from turbo_fetch.fetch.bodies import read_body
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
-from turbo_fetch.fetch.documents import Document, SharedDocuments, read_document
+from turbo_fetch.fetch.document_reader import read_document
+from turbo_fetch.fetch.documents import Document, SharedDocuments
 from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure, too_large
 from turbo_fetch.fetch.hosts import Hosts
 from turbo_fetch.fetch.origins import Origin, path_of

@@ -1,7 +1,7 @@
 """What each worker has to do, and what another one should have of it: pure bookkeeping.
 
 A worker takes shards on until it has rows that could start, and rows of a busy domain cannot, so the first one to come
-may take all. When the list is through, those who want more get shards of which nothing is begun from those who have most.
+may take all. When the list is through, those who want more get shards that are not begun from those who have most.
 """
 
 from __future__ import annotations

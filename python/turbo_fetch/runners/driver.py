@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Final
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import discard_attempts, light_beacon, move_shard, new_attempt
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import Interrupted, TurboFetchError
@@ -39,6 +40,7 @@ class Driver:
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})
         self.http = fetch.http
+        self.documents = self._storage.make_work() / names.DOCUMENTS
         self._proxies = Proxies.of(fetch.http.proxy, os.environ)
         self._listener = listener
         self._beacon = ""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from turbo_fetch.dataset.lease import Claim
 from turbo_fetch.fetch.allocations import Demand, Grant
+from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard.task import ShardTask
@@ -103,5 +104,5 @@ CUT_OFF_S: Final = 30.0
 GIVEN_UP_S: Final = 600.0
 """A worker that has heard nothing for so long saves what it has, and ends."""
 
-ToWorker = Setup | ShardTask | NoMoreShards | GiveBack | Grant | Bandwidth | Alive | Stop
-ToParent = WantShard | GivenBack | Kept | Demand | Tally | ShardDone | JobError
+ToWorker = Setup | ShardTask | NoMoreShards | GiveBack | Grant | DocumentAnswers | Bandwidth | Alive | Stop
+ToParent = WantShard | GivenBack | Kept | Demand | DocumentNews | Tally | ShardDone | JobError

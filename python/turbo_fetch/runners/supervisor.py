@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
 from turbo_fetch.fetch.allocations import Demand
+from turbo_fetch.fetch.documents import DocumentNews
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.assigned import Assigned, hungry, moves
+from turbo_fetch.runners.document_cache import DocumentCache
+from turbo_fetch.runners.host_documents import HostDocuments
 from turbo_fetch.runners.messages import (
     ALIVE_EVERY_S,
     CUT_OFF_S,
@@ -67,10 +71,13 @@ class Listener(Protocol):
 
 class Supervisor:
     """Hands out `tasks`, which are read as workers want them, and hands them out again when a worker ends, or gives
-    one back that others have time for. It owns the rate limiter as well.
+    one back that others have time for. It owns what workers share as well: the limits of domains, and the documents of
+    hosts, which it keeps at `documents`.
     """
 
-    def __init__(self, tasks: Iterator[ShardTask], listener: Listener, http: HttpSpec) -> None:
+    def __init__(
+        self, tasks: Iterator[ShardTask], listener: Listener, http: HttpSpec, documents: Path
+    ) -> None:
         self.failure: errors.TurboFetchError | None = None
         """Why the job cannot go on; from then on no shard is handed out."""
         self.stopping = False
@@ -79,6 +86,7 @@ class Supervisor:
         self._listener = listener
         self._request_s = http.timeout_s
         self._limiter = RateLimiter(http)
+        self._documents = HostDocuments(DocumentCache(documents), CUT_OFF_S + http.timeout_s)
         self._max_bytes_per_s = http.max_bytes_per_s
         self._told: dict[int, float] = {}
         """Shares of the bandwidth, as workers were told last, in bytes per second."""
@@ -111,8 +119,10 @@ class Supervisor:
         if now_s - self._ticked_s >= TICK_S:
             self._ticked_s = now_s
             self._limiter.tick(now_s)
+            self._documents.tick(now_s)
             self._is_feeding_due = True
         messages: list[tuple[int, ToWorker]] = list(self._limiter.grants().items())
+        messages += self._documents.answers()
         messages += self._shares()
         if self._is_feeding_due:
             self._is_feeding_due = False
@@ -149,6 +159,8 @@ class Supervisor:
                 self._is_feeding_due = True
             case Demand():
                 self._limiter.take(worker, message, monotonic())
+            case DocumentNews():
+                self._documents.take(worker, message, monotonic())
             case Tally():
                 assigned.rows_done += message.rows
                 assigned.open_rows = message.open_shards
@@ -171,6 +183,7 @@ class Supervisor:
         lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
         is_through = why is None and not assigned.tasks
         self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        self._documents.worker_ended(worker, monotonic())
         left_rows = sum(assigned.open_rows.get(shard, 0) for shard in assigned.tasks)
         self._listener.worker_ended(worker, None if is_through else left_rows)
         if self.stopping or self.failure is not None or is_through:
@@ -191,6 +204,10 @@ class Supervisor:
         if is_its_fault:
             self._listener.worker_died(worker, why)
         return True
+
+    def close(self) -> None:
+        """Close what is kept."""
+        self._documents.close()
 
     def _feed(self, now_s: float) -> Iterator[tuple[int, ToWorker]]:
         """Give shards to the workers that want some; when there are none any more, ask those back that others have

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -25,9 +25,9 @@ from turbo_fetch.dataset.attempts import adopt_spool, close_attempt, open_attemp
 from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError
-from turbo_fetch.fetch.allocations import Grant
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.client import Client
-from turbo_fetch.fetch.documents import SharedDocuments
+from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews, SharedDocuments
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
@@ -92,10 +92,16 @@ class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
     def __init__(
-        self, channel: Channel, tools: Tools, limiter: LimiterClient | None, attempt: str | None
+        self,
+        channel: Channel,
+        tools: Tools,
+        limiter: LimiterClient | None,
+        documents: SharedDocuments,
+        attempt: str | None,
     ) -> None:
         self._channel = channel
         self._limiter = limiter
+        self._documents = documents
         self._attempt = attempt
         self._tools = tools
         self._pool = tools.pool
@@ -120,10 +126,15 @@ class Worker:
             fetching = [background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)]
             reporting = [
                 background.create_task(each)
-                for each in (self._report(), self._watch_lease(), self._give_back())
+                for each in (
+                    self._report(),
+                    self._watch_lease(),
+                    self._give_back(),
+                    self._pass_on(self._documents.next_news),
+                )
             ]
             if self._limiter is not None:
-                reporting.append(background.create_task(self._exchange_permits(self._limiter)))
+                reporting.append(background.create_task(self._pass_on(self._limiter.next_demand)))
             if self._attempt is not None:
                 reporting.append(background.create_task(self._watch_parent()))
             async with asyncio.TaskGroup() as shards:
@@ -160,6 +171,8 @@ class Worker:
                         loop.call_soon_threadsafe(set_rate, self._tools.budget, message.bytes_per_s)
                     case Grant():
                         loop.call_soon_threadsafe(self._pool.apply_grant, message)
+                    case DocumentAnswers():
+                        loop.call_soon_threadsafe(self._documents.apply, message)
                     case _:
                         loop.call_soon_threadsafe(self.stop)
                         return
@@ -274,9 +287,10 @@ class Worker:
                 # Told by what has something to publish.
                 continue
 
-    async def _exchange_permits(self, limiter: LimiterClient) -> None:
+    async def _pass_on(self, next_message: Callable[[], Awaitable[Demand | DocumentNews]]) -> None:
+        """Tell the parent what there is to say, again and again."""
         while True:
-            await self._send(await limiter.next_demand())
+            await self._send(await next_message())
             await asyncio.sleep(DEMAND_EVERY_S)
 
     async def _send_tally(self) -> None:
@@ -320,7 +334,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         SourcePools(setup.fetch, budget) as sources,
         _output(setup) as storage,
     ):
-        documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
+        documents = SharedDocuments()
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
@@ -341,7 +355,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
                 deny=deny,
                 records=records,
             )
-            worker = Worker(channel, tools, limiter, setup.attempt)
+            worker = Worker(channel, tools, limiter, documents, setup.attempt)
             started(worker)
             await worker.run()
 

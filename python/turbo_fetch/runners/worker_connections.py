@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted
@@ -42,8 +43,9 @@ class WorkerConnections:
         listener: Listener,
         stop: StopRequest,
         http: HttpSpec,
+        documents: Path,
     ) -> None:
-        self.supervisor = Supervisor(tasks, listener, http)
+        self.supervisor = Supervisor(tasks, listener, http, documents)
         self._processes = processes
         self._listener = listener
         self._stop = stop
@@ -101,6 +103,7 @@ class WorkerConnections:
     def close(self) -> None:
         """End all workers that are left."""
         self._processes.kill()
+        self.supervisor.close()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()

@@ -57,7 +57,7 @@ class SparkRunner:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
         `WorkerConnections.run`."""
         connections = WorkerConnections(
-            self, map(portable, tasks), self._driver, self._stop, self._driver.http
+            self, map(portable, tasks), self._driver, self._stop, self._driver.http, self._driver.documents
         )
         with _session(self._engine.address) as context, _listening(context, self._callers) as worker_task:
             self._driver.begin()
