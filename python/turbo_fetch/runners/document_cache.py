@@ -56,7 +56,7 @@ class DocumentCache:
 
         try:
             return work(self._opened())
-        except sqlite3.Error:
+        except (sqlite3.Error, OSError):
             self.close()
             self._database = _connect(IN_MEMORY)
             return None
@@ -94,6 +94,8 @@ class DocumentCache:
 
             try:
                 self._database = _connect(str(self._path))
+            except sqlite3.OperationalError:
+                raise
             except sqlite3.DatabaseError:
                 self._path.unlink(missing_ok=True)
                 self._database = _connect(str(self._path))
