@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import pytest
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from shares import Shares, are_even
 from turbo_fetch.plan.sharder import Plan
-from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
-from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, Spec
 from turbo_fetch.stop import StopRequest
@@ -27,25 +25,6 @@ SHARDS, ROWS = 60, 20
 ALBUM = album(SHARDS * ROWS, side=32)
 BUSY = {"per_domain": 12, "concurrency": 64}
 """A domain that is asked by fewer than there is room for, so that a worker has time for all of its rows."""
-
-
-class Shares:
-    """A listener that counts the rows of each worker."""
-
-    def __init__(self) -> None:
-        self.rows: Counter[int] = Counter()
-        self.shards: Counter[int] = Counter()
-        self.counted = 0
-
-    def tally(self, worker: int, tally: Tally) -> None:
-        self.rows[worker] += tally.outcomes["success"]
-        self.counted += tally.rows + tally.recovered
-
-    def done(self, message: ShardDone) -> None:
-        self.shards[message.shard] += 1
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_: None
 
 
 def _spec(urls: Path, output: Path, **engine: Any) -> Spec:
@@ -62,9 +41,8 @@ def test_three_workers_do_a_third_each(tmp_path: Path) -> None:
         shares = Shares()
         runner = LocalRunner(spec, EngineSpec(workers=3, threads=1), shares, StopRequest())
         runner.run(map(ShardTask, Plan.of(spec.input, ROWS).shards(0)))
-    even = sum(shares.rows.values()) / 3
     assert sum(shares.rows.values()) == SHARDS * (ROWS - 1)
-    assert all(abs(rows - even) <= 0.2 * even for rows in shares.rows.values()), shares.rows
+    assert are_even(list(shares.rows.values())), shares.rows
     assert shares.shards == Counter(range(SHARDS))
     assert shares.counted == SHARDS * ROWS
     assert origin.hits.total() == SHARDS * (ROWS - 1)

@@ -176,7 +176,7 @@ class Domains:
 
     def park(self, row: Row) -> None:
         """Let a row wait for a permit."""
-        heapq.heappush(self._domains[row.request.domain].parked, row)
+        heapq.heappush(self._domains[row.domain].parked, row)
         self.parked += 1
 
     def queues(self) -> Iterator[list[Row]]:
