@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,7 +175,7 @@ def test_the_limit_of_a_domain_holds_for_all_workers_and_is_used(cluster: Any, t
 
 def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
     rows_per_shard, shards = 30, 60
-    joining: list[threading.Thread] = []
+    joined: list[object] = []
     with ray_cluster(nodes=2) as cluster, Origin(ALBUM, latency_s=0.1) as origin:
         addresses = [f"{origin.url(name)}?{number}" for number in range(6) for name in ALBUM]
         urls = write_list(tmp_path / "list.parquet", addresses)
@@ -189,15 +188,13 @@ def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
         )
 
         def join_at_a_quarter(shares: Shares) -> None:
-            if not joining and shares.rows.total() >= len(addresses) // 4:
-                joining.append(threading.Thread(target=cluster.add_node, kwargs=NODE))
-                joining[0].start()
+            if not joined and shares.rows.total() >= len(addresses) // 4:
+                joined.append(cluster.add_node(**NODE))
 
         assert spec.fetch is not None
         shares = Shares(join_at_a_quarter)
         runner = RayRunner(spec.fetch, spec.engine, shares, StopRequest())
         runner.run(map(ShardTask, Plan.of(spec.fetch.input, rows_per_shard).shards(0)))
-        joining[0].join()
     assert shares.shards == Counter(range(shards))
     assert are_even([shares.at_start[2][worker] for worker in (0, 1)]), shares.at_start
     assert are_even(shares.since(2)), shares.since(2)
