@@ -88,6 +88,8 @@ class Supervisor:
         self._limiter = RateLimiter(http)
         self._documents = HostDocuments(DocumentCache(documents), CUT_OFF_S + http.timeout_s)
         self._max_bytes_per_s = http.max_bytes_per_s
+        self._enough_rows = 2 * http.concurrency
+        """So many rows a worker may have more than another, and yet gets its next shard at once."""
         self._told: dict[int, float] = {}
         """Shares of the bandwidth, as workers were told last, in bytes per second."""
         self._ticked_s = 0.0
@@ -116,7 +118,8 @@ class Supervisor:
     def pending_messages(self) -> Iterable[tuple[int, ToWorker]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
-        if now_s - self._ticked_s >= TICK_S:
+        is_tick = now_s - self._ticked_s >= TICK_S
+        if is_tick:
             self._ticked_s = now_s
             self._limiter.tick(now_s)
             self._documents.tick(now_s)
@@ -126,7 +129,7 @@ class Supervisor:
         messages += self._shares()
         if self._is_feeding_due:
             self._is_feeding_due = False
-            messages += self._feed(now_s)
+            messages += self._feed(now_s, is_tick)
         if now_s - self._greeted_s >= ALIVE_EVERY_S:
             self._greeted_s = now_s
             messages += [(worker, Alive()) for worker in self._workers]
@@ -209,14 +212,18 @@ class Supervisor:
         """Close what is kept."""
         self._documents.close()
 
-    def _feed(self, now_s: float) -> Iterator[tuple[int, ToWorker]]:
-        """Give shards to the workers that want some; when there are none any more, ask those back that others have
-        not begun, and let go whom nobody could give any."""
+    def _feed(self, now_s: float, is_tick: bool) -> Iterator[tuple[int, ToWorker]]:
+        """Give shards to the workers that want some, slowly to those that have more than others and than they can ask
+        for at once; when there are none any more, ask those back that others have not begun, and let go whom nobody
+        could give any."""
+        least = min((assigned.rows_left for assigned in self._workers.values()), default=0)
         for number in hungry(self._workers):
+            assigned = self._workers[number]
+            if not is_tick and assigned.rows_left > least + self._enough_rows:
+                break
             task = self._next_task()
             if task is None:
                 break
-            assigned = self._workers[number]
             assigned.tasks[task.shard.id] = task
             assigned.is_hungry = False
             yield number, task
