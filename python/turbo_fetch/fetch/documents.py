@@ -20,6 +20,7 @@ FAILURE_S: Final = 1.0
 """How long a failure to get robots.txt holds at first; twice as long each time in a row."""
 
 LONGEST_FAILURE_S: Final = 300.0
+MOST_DOUBLINGS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ Ask = Callable[[str], Awaitable[Document]]
 
 def failure_lasts_s(in_a_row: int) -> float:
     """Return how long a failure holds that is one of so many in a row."""
-    return min(LONGEST_FAILURE_S, FAILURE_S * 2.0 ** (in_a_row - 1))
+    doublings = min(in_a_row - 1, MOST_DOUBLINGS)
+    return min(LONGEST_FAILURE_S, FAILURE_S * 2.0**doublings)
 
 
 @dataclass(slots=True)
