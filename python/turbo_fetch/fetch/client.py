@@ -15,7 +15,7 @@ from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
 from turbo_fetch.fetch.document_reader import read_document
-from turbo_fetch.fetch.documents import Document, SharedDocuments
+from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure, too_large
 from turbo_fetch.fetch.hosts import Hosts
 from turbo_fetch.fetch.origins import Origin, domain_of, origin_of, path_of
@@ -31,6 +31,7 @@ from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import Session, is_secret, make_ready, request_headers, tls_context
+from turbo_fetch.fetch.shared_documents import SharedDocuments
 from turbo_fetch.fetch.witnesses import Witnesses
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact

@@ -1,13 +1,11 @@
 """Documents of hosts, /robots.txt and /.well-known/tdmrep.json: one worker of a run requests each, and all have it.
 
 A worker asks the parent, which has the document, or says that the worker shall request it, or lets it wait for another
-one that does: :mod:`turbo_fetch.runners.host_documents`.
+one that does: :mod:`turbo_fetch.runners.host_documents`, and :mod:`turbo_fetch.fetch.shared_documents` in the worker.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,10 +30,6 @@ class Document:
     failure: tuple[Outcome, str] | None = None
 
 
-Ask = Callable[[str], Awaitable[Document]]
-"""Requests the address of a document; never raises."""
-
-
 def failure_lasts_s(in_a_row: int) -> float:
     """Return how long a failure holds that is one of so many in a row."""
     doublings = min(in_a_row - 1, MOST_DOUBLINGS)
@@ -56,45 +50,3 @@ class DocumentAnswers:
 
     found: dict[str, Document] = field(default_factory=dict)
     to_request: list[str] = field(default_factory=list)
-
-
-class SharedDocuments:
-    """The worker's end; belongs to one event loop."""
-
-    def __init__(self) -> None:
-        self._news = DocumentNews()
-        self._has_news = asyncio.Event()
-        self._answers: dict[str, asyncio.Future[Document | None]] = {}
-        """Of the parent; None is that this worker is to request the document."""
-
-    async def get(self, url: str, ask: Ask) -> Document:
-        """Return the document at `url`, asked for if no worker has done so within a day; one call per address at a
-        time."""
-        answer: asyncio.Future[Document | None] = asyncio.get_running_loop().create_future()
-        self._answers[url] = answer
-        self._news.wanted.append(url)
-        self._has_news.set()
-        found = await answer
-        if found is not None:
-            return found
-        document = Document(failure=(Outcome.CONNECT, "cancelled"))
-        try:
-            document = await ask(url)
-        finally:
-            self._news.found[url] = document
-            self._has_news.set()
-        return document
-
-    def apply(self, answers: DocumentAnswers) -> None:
-        """Take what the parent says."""
-        for url, document in (*answers.found.items(), *((url, None) for url in answers.to_request)):
-            waiting = self._answers.pop(url, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(document)
-
-    async def next_news(self) -> DocumentNews:
-        """Return what there is to say next, as soon as there is something."""
-        await self._has_news.wait()
-        self._has_news.clear()
-        news, self._news = self._news, DocumentNews()
-        return news

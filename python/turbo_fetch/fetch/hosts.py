@@ -10,9 +10,10 @@ from time import monotonic
 from typing import Final, TypeVar
 
 from turbo_fetch.fetch.consent import SILENT, TDMREP_JSON, HostRules, Reservations, parse_reservations
-from turbo_fetch.fetch.documents import LIFETIME_S, Ask, Document, SharedDocuments, failure_lasts_s
+from turbo_fetch.fetch.documents import LIFETIME_S, Document, failure_lasts_s
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.robots import ROBOTS_TXT, Robots
+from turbo_fetch.fetch.shared_documents import Ask, SharedDocuments
 from turbo_fetch.spec import HttpSpec
 
 MAX_HOSTS: Final = 16_384

@@ -27,10 +27,11 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError
 from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.client import Client
-from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews, SharedDocuments
+from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.shared_documents import SharedDocuments
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     CUT_OFF_S,
