@@ -165,8 +165,7 @@ class Supervisor:
             case DocumentNews():
                 self._documents.take(worker, message, monotonic())
             case Tally():
-                assigned.rows_done += message.rows
-                assigned.open_rows = message.open_shards
+                assigned.heard(message.rows, message.open_shards)
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
                 self._listener.tally(worker, message)
             case ShardDone():
@@ -216,16 +215,18 @@ class Supervisor:
         """Give shards to the workers that want some, slowly to those that have more than others and than they can ask
         for at once; when there are none any more, ask those back that others have not begun, and let go whom nobody
         could give any."""
-        least = min((assigned.rows_left for assigned in self._workers.values()), default=0)
-        for number in hungry(self._workers):
+        wanting = hungry(self._workers)
+        if not wanting:
+            return
+        least = min(assigned.rows_left for assigned in self._workers.values())
+        for number in wanting:
             assigned = self._workers[number]
             if not is_tick and assigned.rows_left > least + self._enough_rows:
                 break
             task = self._next_task()
             if task is None:
                 break
-            assigned.tasks[task.shard.id] = task
-            assigned.is_hungry = False
+            assigned.give(task)
             yield number, task
         if self.stopping or self.failure is not None or not self._list_ended:
             return

@@ -148,7 +148,8 @@ class OpenShard:
 
         Rows that end without being asked for are made again by whoever has the shard next.
         """
-        if self._ended.is_set() or not self.submitted.is_set() or self._is_begun:
+        is_open = self.submitted.is_set() and not self._ended.is_set()
+        if not is_open or self._is_begun or not self._requests:
             return False
         if not self._tools.pool.withdraw(self._done, self._requests):
             return False
