@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +56,12 @@ def origin_of(url: str) -> str:
 @lru_cache(maxsize=16_384)
 def domain_of(origin: str) -> str:
     """Return the registrable domain of an origin, an IP address or a single label where that stands for it."""
-    (domain,) = parse_urls(pa.array([f"{origin}/"])).domain
+    address = f"{origin}/".encode()
+    # Made of its parts, since `pa.array` may import pandas, and the loop would wait for it.
+    offsets = struct.pack("=ii", 0, len(address))
+    (domain,) = parse_urls(
+        pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(address))
+    ).domain
     return domain or origin
 
 
