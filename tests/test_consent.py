@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import tracemalloc
@@ -19,7 +18,7 @@ from origin import Origin
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.consent import forbidden_use, parse_reservations
-from turbo_fetch.fetch.documents import CLAIM_S, LIFETIME_S, Document, SharedDocuments
+from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.hosts import MAX_RULE_BYTES, Host, Hosts
 from turbo_fetch.fetch.robots import MAX_BYTES, MAX_WILDCARDS, PathPattern, PathRules, Robots
 from turbo_fetch.outcomes import Outcome
@@ -397,67 +396,6 @@ def test_a_rule_of_use_without_a_path_is_for_all_paths() -> None:
     robots = Robots(text, "turbo-fetch")
     uses = [_forbidden_use(robots, path) for path in ("/a.jpg", "/okay/a.jpg")]
     assert uses == ["train-ai", None]
-
-
-def test_workers_share_documents_for_a_day_and_take_over_from_one_that_died(tmp_path: Path) -> None:
-    now_s, asked = 1000.0, 0
-
-    async def ask(url: str) -> Document:
-        nonlocal asked
-        asked += 1
-        return Document(200, f"{url} {asked}")
-
-    async def scenario() -> list[str]:
-        nonlocal now_s
-        first, second = (SharedDocuments(tmp_path / "d.sqlite", lambda: now_s) for _ in range(2))
-        texts = [(await each.get("u", ask)).text for each in (first, second)]
-        now_s += LIFETIME_S
-        texts.append((await second.get("u", ask)).text)
-        assert await first._do(first._find_or_claim, "v") is True
-        assert await second._do(second._find_or_claim, "v") is False
-        now_s += CLAIM_S
-        texts.append((await second.get("v", ask)).text)
-        for each in (first, second):
-            await each.close()
-        return texts
-
-    assert run_on(LOOP, scenario()) == ["u 1", "u 1", "u 2", "v 3"]
-
-
-@pytest.mark.parametrize("by_s", [-3600.0, -10 * LIFETIME_S, 3600.0, 10 * LIFETIME_S])
-def test_a_clock_that_is_set_by_hours_holds_nobody_up(tmp_path: Path, by_s: float) -> None:
-    now_s, asked = 10.0**9, 0
-
-    async def ask(url: str) -> Document:
-        nonlocal asked
-        asked += 1
-        return Document(200, url)
-
-    async def scenario() -> int:
-        nonlocal now_s
-        dead, alive = (SharedDocuments(tmp_path / "d.sqlite", lambda: now_s) for _ in range(2))
-        assert await dead._do(dead._find_or_claim, "u") is True
-        now_s += by_s
-        await asyncio.wait_for(alive.get("u", ask), 5)
-        now_s += by_s
-        await asyncio.wait_for(alive.get("u", ask), 5)
-        for each in (dead, alive):
-            await each.close()
-        return asked
-
-    assert run_on(LOOP, scenario()) == (1 if by_s == 3600.0 else 2)
-
-
-def test_a_garbled_cache_costs_a_request_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "d.sqlite").write_bytes(b"not a database, but long enough to look at" * 50)
-
-    async def scenario() -> str:
-        shared = SharedDocuments(tmp_path / "d.sqlite")
-        document = await shared.get("u", lambda _: _given(Document(200, "text")))
-        await shared.close()
-        return document.text
-
-    assert run_on(LOOP, scenario()) == "text"
 
 
 def test_workers_of_a_machine_keep_the_limit_of_a_domain_and_ask_for_robots_txt_once(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from turbo_fetch.dataset.attempts import light_beacon, new_attempt
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.runners.document_cache import IN_MEMORY
 from turbo_fetch.runners.messages import Alive, NoMoreShards, Setup, ShardDone, WantShard
 from turbo_fetch.runners.supervisor import Supervisor
 from turbo_fetch.runners.worker import work
@@ -77,7 +78,7 @@ def test_every_worker_hears_from_its_driver() -> None:
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_: None
 
-    supervisor = Supervisor(iter(()), Nobody(), HttpSpec())
+    supervisor = Supervisor(iter(()), Nobody(), HttpSpec(), Path(IN_MEMORY))
     supervisor.started(3)
     supervisor.started(5)
     assert [each for each in supervisor.pending_messages() if isinstance(each[1], Alive)] == [

@@ -335,3 +335,36 @@ def test_headers_of_a_domain_go_to_it_alone(loop: str, origin: Origin) -> None:
         "/0.jpg": "Bearer a",
         "/1.jpg": None,
     }
+
+
+def test_rows_are_taken_back_of_which_none_has_begun_and_others_go_on(loop: str, origin: Origin) -> None:
+    spec = HttpSpec(**{**LIMITS, "per_domain": 1})
+    budget = ByteBudget(10_000_000)
+
+    async def scenario() -> tuple[Shard, Shard, list[bool]]:
+        async with Client(spec, budget) as client:
+            pool = FetchPool(client, spec)
+            first, second, third = (
+                Shard(rows(origin, numbers), budget) for numbers in (range(20), range(20, 40), range(40, 60))
+            )
+            # A bound method is another object each time.
+            done = [shard.done for shard in (first, second, third)]
+            for shard, each in zip((first, second, third), done, strict=True):
+                pool.submit(shard.requests, each)
+            before = pool.withdraw(done[2], 20)
+            running = asyncio.ensure_future(pool.run())
+            while not first.ended:  # noqa: ASYNC110 - the pool tells only when rows end
+                await asyncio.sleep(0.001)
+            answers = [before, pool.withdraw(done[0], 20), pool.withdraw(done[1], 20)]
+            await first.whole.wait()
+            assert pool.is_idle
+            running.cancel()
+            await asyncio.wait({running})
+            assert not third.ended
+            return first, second, answers
+
+    first, second, answers = run_on(loop, scenario())
+    assert answers == [True, False, True]
+    assert first.outcomes == {Outcome.SUCCESS}
+    assert not second.ended
+    assert origin.hits.total() == 20

@@ -16,7 +16,12 @@ from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
 from ray_nodes import NODE, ray_cluster, worker_processes
+from shares import Shares, are_even
+from turbo_fetch.plan.sharder import Plan
+from turbo_fetch.runners.ray.runner import RayRunner
+from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import Spec
+from turbo_fetch.stop import StopRequest
 
 ALBUM = album(300, side=96)
 LOST = 16
@@ -164,7 +169,36 @@ def test_the_limit_of_a_domain_holds_for_all_workers_and_is_used(cluster: Any, t
         _, err = start(spec, tmp_path).communicate(timeout=120)
         assert len(ledger(tmp_path / "out")) == len(ALBUM), err
     assert list(origin.load.by_host_most.values()) == [3]
-    assert origin.hits["/robots.txt"] == 2, "both workers are to have asked"
+    assert origin.hits["/robots.txt"] == 1
+    assert origin.connections > 2
+
+
+def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
+    rows_per_shard, shards = 30, 60
+    joined: list[object] = []
+    with ray_cluster(nodes=2) as cluster, Origin(ALBUM, latency_s=0.1) as origin:
+        addresses = [f"{origin.url(name)}?{number}" for number in range(6) for name in ALBUM]
+        urls = write_list(tmp_path / "list.parquet", addresses)
+        spec = job_spec(
+            urls,
+            tmp_path / "out",
+            http={"per_domain": 6},
+            output={"samples_per_shard": rows_per_shard},
+            engine={"kind": "ray", "address": cluster.address},
+        )
+
+        def join_at_a_quarter(shares: Shares) -> None:
+            if not joined and shares.rows.total() >= len(addresses) // 4:
+                joined.append(cluster.add_node(**NODE))
+
+        assert spec.fetch is not None
+        shares = Shares(join_at_a_quarter)
+        runner = RayRunner(spec.fetch, spec.engine, shares, StopRequest())
+        runner.run(map(ShardTask, Plan.of(spec.fetch.input, rows_per_shard).shards(0)))
+    assert shares.shards == Counter(range(shards))
+    assert are_even([shares.at_start[2][worker] for worker in (0, 1)]), shares.at_start
+    assert are_even(shares.since(2)), shares.since(2)
+    assert origin.hits.total() == len(addresses)
 
 
 def test_no_cluster_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from jobs import job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
 from turbo_fetch.fetch.domains import REFUSALS_TO_COOL_DOWN
+from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.worker import MAX_OPEN_SHARDS
 from turbo_fetch.spec import Spec
 
@@ -98,3 +101,71 @@ def test_a_crawl_delay_is_kept_by_local_workers_together(tmp_path: Path) -> None
     # A connection that has to be opened delays the request that waits for it, and not the next one.
     assert min(gaps_s) > 0.3
     assert sorted(gaps_s)[len(gaps_s) // 2] < 0.6
+
+
+@contextmanager
+def _moved(
+    pictures: Mapping[str, bytes], target: Origin, fault: str | None = None, **how: Any
+) -> Iterator[list[str]]:
+    """Yield addresses at three hosts, which send whoever asks for a picture to the target."""
+    with ExitStack() as stack:
+        hosts = [stack.enter_context(Origin(pictures, address=f"127.0.0.{number}")) for number in (2, 3, 4)]
+        yield [
+            hosts[number % 3].url(name, "redirect_to", to=target.url(name, fault, **how))
+            for number, name in enumerate(pictures)
+        ]
+
+
+def _run_list(addresses: list[str], folder: Path, workers: int, **http: Any) -> Summary:
+    urls = write_list(folder / "list.parquet", addresses)
+    engine = {"workers": workers, "threads": 1}
+    output = {"samples_per_shard": max(1, len(addresses) // 9)}
+    spec = job_spec(urls, folder / "out", http={**POLITE, **http}, output=output, engine=engine)
+    return turbo_fetch.run(spec).fetch
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_redirect_counts_for_the_domain_to_which_it_leads(tmp_path: Path, workers: int) -> None:
+    with Origin(ALBUM, latency_s=0.05) as target, _moved(ALBUM, target) as addresses:
+        summary = _run_list(addresses, tmp_path, workers, per_domain=4)
+    assert summary.successes == len(ALBUM)
+    assert list(target.load.by_host_most.values()) == [4]
+    assert target.hits["/robots.txt"] == 1
+    assert {len(row["redirects"]) for row in ledger(tmp_path / "out")} == {1}
+
+
+def test_a_redirect_obeys_the_crawl_delay_of_the_domain_to_which_it_leads(tmp_path: Path) -> None:
+    few = dict(list(ALBUM.items())[:9])
+    with (
+        Origin({**few, "robots.txt": b"User-agent: *\nCrawl-delay: 0.4"}) as target,
+        _moved(few, target) as addresses,
+    ):
+        assert _run_list(addresses, tmp_path, 3).successes == len(few)
+    assert min(_gaps_s(target)) > 0.3
+
+
+def test_a_redirect_leaves_alone_whom_it_leads_to_and_blames_nobody_else(tmp_path: Path) -> None:
+    with (
+        Origin(ALBUM) as target,
+        Origin(ALBUM, address="127.0.0.2") as sender,
+    ):
+        there = [target.url(name, "status", code=429, retry_after=60) for name in ALBUM]
+        sent = [sender.url(name, "redirect_to", to=to) for name, to in zip(ALBUM, there, strict=True)]
+        own = [sender.url(name) for name in ALBUM]
+        addresses = [address for pair in zip(sent, own, strict=True) for address in pair]
+        summary = _run_list(addresses, tmp_path, 1, per_domain=1, robots="ignore")
+    assert summary.outcomes == {"rate-limited": len(ALBUM), "success": len(ALBUM)}
+    assert target.hits.total() == REFUSALS_TO_COOL_DOWN
+
+
+def test_a_host_to_which_redirects_lead_and_that_is_dead_is_given_up_alone(tmp_path: Path) -> None:
+    with Origin({}) as target:
+        gone = target.url("gone.jpg")
+    with Origin(ALBUM, address="127.0.0.2") as sender:
+        addresses = [sender.url(name, "redirect_to", to=f"{gone}?{name}") for name in ALBUM]
+        addresses += [sender.url(name) for name in ALBUM]
+        summary = _run_list(addresses, tmp_path, 1, retries=0, robots="ignore")
+    assert summary.outcomes["success"] == len(ALBUM)
+    failed = [row for row in ledger(tmp_path / "out") if row["outcome"] == "connect"]
+    assert len(failed) == len(ALBUM)
+    assert sum("the host was given up" in row["detail"] for row in failed) > len(ALBUM) // 2

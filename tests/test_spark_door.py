@@ -19,6 +19,7 @@ from namespaces import WEB, Web, may_use_namespaces
 from test_supervisor import Book, shards
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
+from turbo_fetch.runners.document_cache import IN_MEMORY
 from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.spark.door import Call, open_door
 from turbo_fetch.runners.spark.waves import told
@@ -135,7 +136,7 @@ def test_a_worker_whose_machine_is_cut_off_is_given_up_and_its_shard_is_for_othe
                 handed_out.append(task)
                 yield task
 
-        connections = WorkerConnections(replaced, tasks(), book, StopRequest(), fetch.http)
+        connections = WorkerConnections(replaced, tasks(), book, StopRequest(), fetch.http, Path(IN_MEMORY))
         connections.add(0, calls.get(timeout=30).connection, Setup(fetch, 1))
         while not handed_out:
             connections.step(math.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,10 +14,11 @@ from turbo_fetch.fetch.bodies import read_body
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.consent import SILENT, Consent
 from turbo_fetch.fetch.deadline import Deadline, DeadlineExpired
-from turbo_fetch.fetch.documents import Document, SharedDocuments, read_document
+from turbo_fetch.fetch.document_reader import read_document
+from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.failures import Failure, deadline_failure, error_failure, status_failure, too_large
 from turbo_fetch.fetch.hosts import Hosts
-from turbo_fetch.fetch.origins import Origin, path_of
+from turbo_fetch.fetch.origins import Origin, domain_of, origin_of, path_of
 from turbo_fetch.fetch.proxies import Proxies
 from turbo_fetch.fetch.redirects import (
     drain,
@@ -24,11 +26,12 @@ from turbo_fetch.fetch.redirects import (
     redirect_problem,
     redirect_target,
 )
-from turbo_fetch.fetch.request import Draft, Fetched
+from turbo_fetch.fetch.request import Draft, Fetched, Hop
 from turbo_fetch.fetch.resolver import Resolver
 from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import Robots
 from turbo_fetch.fetch.session import Session, is_secret, make_ready, request_headers, tls_context
+from turbo_fetch.fetch.shared_documents import SharedDocuments
 from turbo_fetch.fetch.witnesses import Witnesses
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.redaction import redact
@@ -132,10 +135,23 @@ class Client:
         With further `headers`, which may be conditions, 304 Not Modified is a success without a body.
         `domain` is the registrable domain, by which presets are found.
         """
-        draft = Draft(domain)
+        ended = await self.step(url, headers, domain)
+        while isinstance(ended, Hop):
+            ended = await self.step(url, headers, domain, ended)
+        return ended
+
+    async def step(
+        self, url: str, headers: Mapping[str, str] | None, domain: str, hop: Hop | None = None
+    ) -> Fetched | Hop:
+        """Make one attempt, as `get` does, up to where it leaves a domain; go on from there with the hop."""
+        if hop is None:
+            hop = Hop(url, domain, Draft(domain), {url}, self.http.timeout_s)
+        else:
+            hop.draft.pause(monotonic() - hop.since_s)
+        draft = hop.draft
         try:
-            with Deadline(self._loop, self.http.timeout_s, self.http.stall_timeout_s) as deadline:
-                return await self._follow(url, self._wanted(headers, domain), draft, deadline)
+            with Deadline(self._loop, hop.left_s, self.http.stall_timeout_s) as deadline:
+                return await self._follow(origin_of(url), hop, self._wanted(headers, domain), deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -144,10 +160,13 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(self, address: str, wanted: _Wanted, draft: Draft, deadline: Deadline) -> Fetched:
-        """Request an address and whatever it redirects to."""
-        visited = {address}
-        origin = own = self._session.origin(address)
+    async def _follow(self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline) -> Fetched | Hop:
+        """Request an address and whatever it redirects to, up to where that leaves its domain.
+
+        `own` is the origin of the row.
+        """
+        address, draft, visited = hop.address, hop.draft, hop.visited
+        origin = self._session.origin(address)
         while True:
             rules, path = SILENT, ""
             if self._asks_hosts:
@@ -160,7 +179,7 @@ class Client:
                 problem = self._address_problem(origin)
                 if problem is not None:
                     return draft.end(*problem)
-            headers = None if wanted is _NOTHING else wanted.headers(origin.name == own.name)
+            headers = None if wanted is _NOTHING else wanted.headers(origin.name == own)
             response = await self._session.get(origin, address, headers)
             try:
                 draft.answered(address, response.status, response.headers)
@@ -176,7 +195,9 @@ class Client:
                 return draft.end(Outcome.REDIRECT, problem_text)
             draft.redirects.append(redact(onward))
             visited.add(onward)
-            address, origin = onward, self._session.origin(onward)
+            before, address, origin = origin, onward, self._session.origin(onward)
+            if origin.name != before.name and (domain := domain_of(origin.name)) != hop.domain:
+                return Hop(address, domain, draft, visited, deadline.left_s, draft.address)
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:
         """Return why a host does not want a path asked for, or used."""

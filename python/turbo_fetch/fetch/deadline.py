@@ -60,6 +60,11 @@ class Deadline:
         if self._expired is not None and self._task.uncancel() <= self._cancelling and kind is not None:
             raise DeadlineExpired(self._expired) from error
 
+    @property
+    def left_s(self) -> float:
+        """What is left of the total."""
+        return self._ends_s - self._loop.time()
+
     def progress(self) -> None:
         """Note that bytes have arrived."""
         self._moved_s = self._loop.time()

@@ -18,14 +18,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
 from turbo_fetch.fetch.allocations import Cooldown, Grant
 from turbo_fetch.fetch.limiter_client import Allocation, LimiterClient
-from turbo_fetch.fetch.request import Fetched, Row
+from turbo_fetch.fetch.request import Done, Fetched, Row
 from turbo_fetch.fetch.retry_policy import backoff_ceiling_s, refusal_s
 from turbo_fetch.spec import DomainSpec, HttpSpec
 
@@ -176,8 +176,22 @@ class Domains:
 
     def park(self, row: Row) -> None:
         """Let a row wait for a permit."""
-        heapq.heappush(self._domains[row.request.domain].parked, row)
+        heapq.heappush(self._domains[row.domain].parked, row)
         self.parked += 1
+
+    def queues(self) -> Iterator[list[Row]]:
+        """Yield the rows that are parked, by domain."""
+        return (domain.parked for domain in self._domains.values())
+
+    def withdraw(self, done: Done) -> None:
+        """Forget the parked rows that were submitted with `done`."""
+        for name, domain in list(self._domains.items()):
+            before = len(domain.parked)
+            domain.parked[:] = [row for row in domain.parked if row.done is not done]
+            if len(domain.parked) < before:
+                heapq.heapify(domain.parked)
+                self.parked -= before - len(domain.parked)
+                self.unpark(name, domain)
 
     def begin(self, name: str, domain: Domain) -> None:
         """Use a permit for a request that begins."""

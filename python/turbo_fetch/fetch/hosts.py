@@ -10,19 +10,16 @@ from time import monotonic
 from typing import Final, TypeVar
 
 from turbo_fetch.fetch.consent import SILENT, TDMREP_JSON, HostRules, Reservations, parse_reservations
-from turbo_fetch.fetch.documents import LIFETIME_S, Ask, Document, SharedDocuments
+from turbo_fetch.fetch.documents import LIFETIME_S, Document, failure_lasts_s
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.robots import ROBOTS_TXT, Robots
+from turbo_fetch.fetch.shared_documents import Ask, SharedDocuments
 from turbo_fetch.spec import HttpSpec
 
 MAX_HOSTS: Final = 16_384
 MAX_RULE_BYTES: Final = 32_000_000
 """Memory that the rules of all known hosts may take together; those not needed for longest are forgotten."""
 
-FAILURE_S: Final = 1.0
-"""How long a failure to get robots.txt holds at first; twice as long each time in a row."""
-
-LONGEST_FAILURE_S: Final = 300.0
 LONG_TEXT: Final = 4_000
 """Characters of a document from which on it is parsed in a thread, for it would stop the loop."""
 
@@ -105,8 +102,6 @@ class Hosts:
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
-        if self._shared is not None:
-            await self._shared.close()
 
     async def _learn(self, origin: str) -> Host:
         # One after the other: the row that asks has a single place.
@@ -132,8 +127,8 @@ class Hosts:
 
     async def _host(self, robots_txt: Document | None, tdmrep: Document | None, failures: int) -> Host:
         if robots_txt is not None and robots_txt.failure is not None:
-            lasts_s = min(LONGEST_FAILURE_S, FAILURE_S * 2.0**failures)
-            return Host(SILENT, robots_txt.failure, self._clock() + lasts_s, failures + 1)
+            ends_s = self._clock() + failure_lasts_s(failures + 1)
+            return Host(SILENT, robots_txt.failure, ends_s, failures + 1)
         rules = HostRules(
             await self._parsed(robots_txt, lambda text: Robots(text, self._token)),
             await self._parsed(tdmrep, parse_reservations),

@@ -192,7 +192,7 @@ class Service:
     def _failed(self) -> list[str]:
         """Return addresses of rows that are held, one per domain."""
         latest = islice(reversed(self.held), MANY)
-        return list({held.row.request.domain: held.row.request.url for held in latest}.values())
+        return list({held.row.domain: held.row.address for held in latest}.values())
 
     def _take_those_of_hosts(self) -> list[HeldRow]:
         """Return the rows whose failures are not of this side, for no witness speaks against it."""
@@ -337,7 +337,7 @@ class Network:
         found: set[str] = set()
         for held in self._held():
             if held.cause is not None:
-                found.add(held.row.request.domain)
+                found.add(held.row.domain)
             if len(found) == DOMAINS_COUNTED:
                 break
         return len(found)
@@ -352,7 +352,7 @@ class Network:
 
     def _heard(self, row: Row, begun: int) -> None:
         """Take note that a host answered."""
-        self._witnesses.answered(row.request.domain, row.request.url)
+        self._witnesses.answered(row.domain, row.address)
         self._heard_s = monotonic()
         self._quiet_s = QUIET_S
         if self._reachable.held or self._reachable.down_since_s is not None:
@@ -389,7 +389,7 @@ class Network:
 
 def is_burst(rows: Iterable[HeldRow]) -> bool:
     """Whether rows of so many domains failed for a cause on this side that it was not their hosts'."""
-    return len({held.row.request.domain for held in rows if held.cause is not None}) >= BURST_DOMAINS
+    return len({held.row.domain for held in rows if held.cause is not None}) >= BURST_DOMAINS
 
 
 async def _wait_for(event: asyncio.Event, seconds: float) -> bool:

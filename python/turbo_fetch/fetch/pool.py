@@ -25,7 +25,7 @@ from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.network import Network
 from turbo_fetch.fetch.origins import origin_of
-from turbo_fetch.fetch.request import Done, Draft, Request, Row
+from turbo_fetch.fetch.request import Done, Draft, Hop, Request, Row
 from turbo_fetch.fetch.retry_policy import Retry, next_step
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
@@ -120,6 +120,25 @@ class FetchPool:
         self._update_capacity()
         self._wake.set()
 
+    def withdraw(self, done: Done, count: int) -> bool:
+        """Forget the rows that were submitted with `done`, `count` in all, unless one has begun; return whether so."""
+        announced = (rows for _, rows in self._announced)
+        queues = (self._fresh, self._returned, *announced, *self._awaiting_rules.values())
+        waiting = [row for rows in (*queues, *self._domains.queues()) for row in rows if row.done is done]
+        if len(waiting) != count or any(row.attempts for row in waiting):
+            return False
+        self._fresh = deque(row for row in self._fresh if row.done is not done)
+        for rows in (self._returned, *(rows for _, rows in self._announced), *self._awaiting_rules.values()):
+            rows[:] = [row for row in rows if row.done is not done]
+        heapq.heapify(self._returned)
+        self._domains.withdraw(done)
+        if self._limiter is not None:
+            for row in waiting:
+                self._limiter.row_ended(row.request.domain)
+        self._update_capacity()
+        self._wake.set()
+        return True
+
     def expect_no_more(self) -> None:
         """Take note that no further rows will be submitted."""
         self.is_last = True
@@ -183,22 +202,22 @@ class FetchPool:
             # Rows that come back were submitted before any fresh one.
             row = heapq.heappop(self._returned) if self._returned else self._fresh.popleft()
             if self._breakers and not self._may_ask_host(row):
-                self._domains.pass_on(row.request.domain)
+                self._domains.pass_on(row.domain)
                 continue
-            domain = self._domains.domain(row.request.domain)
+            domain = self._domains.domain(row.domain)
             if domain.is_closed:
                 self._refuse(row, (Outcome.RATE_LIMITED, _CLOSED_DETAIL))
             elif domain.permits(self._http) <= 0:
                 self._domains.park(row)
             elif not self._asks_hosts or self._has_rules(row):
                 self.in_flight += 1
-                self._domains.begin(row.request.domain, domain)
+                self._domains.begin(row.domain, domain)
                 return row
         return None
 
     def _may_ask_host(self, row: Row) -> bool:
         """Whether the host of a row may be asked; if not, the row waits or ends."""
-        breaker = self._breakers.get(origin_of(row.request.url))
+        breaker = self._breakers.get(origin_of(row.address))
         now_s = monotonic()
         if breaker is None or breaker.admits(now_s):
             return True
@@ -211,7 +230,7 @@ class FetchPool:
 
     def _has_rules(self, row: Row) -> bool:
         """Whether the rules of a row's host are known, or the row may go and learn them; else it waits."""
-        origin = origin_of(row.request.url)
+        origin = origin_of(row.address)
         host = self._client.hosts.known(origin)
         if host is not None:
             if host.crawl_delay_s is None or not self._must_wait_for_interval(row, host.crawl_delay_s):
@@ -223,39 +242,57 @@ class FetchPool:
             self._awaiting_rules[origin] = []
             return True
         waiting.append(row)
-        self._domains.pass_on(row.request.domain)
+        self._domains.pass_on(row.domain)
         return False
 
     def _must_wait_for_interval(self, row: Row, asked_s: float | None) -> bool:
         """Obey the Crawl-delay of a host; return whether it is news by which the row must wait for its turn."""
-        return (
-            asked_s is not None
-            and asked_s > 0
-            and self._domains.set_min_interval(row.request.domain, asked_s)
-        )
+        return asked_s is not None and asked_s > 0 and self._domains.set_min_interval(row.domain, asked_s)
 
     async def _attempt(self, row: Row) -> None:
-        name = row.request.domain
+        name = row.domain
         if self._awaiting_rules and await self._must_wait(row):
             self.in_flight -= 1
             self._domains.park(row)
             self._domains.give_up(name)
             self._wake.set()
             return
-        row.attempts += 1
+        request, hop = row.request, row.hop
+        row.attempts += hop is None
         begun = self.network.begin()
-        fetched = await self._client.get(row.request.url, row.request.headers, name)
+        ended = await self._client.step(request.url, request.headers, request.domain, hop)
+        fetched = ended.draft.end(Outcome.REDIRECT, None) if isinstance(ended, Hop) else ended
         now_s = time()
         self.in_flight -= 1
+        judged = row.of_host(fetched)
         is_held = self.network.ended(row, fetched, begun)
         # What took long because the network was gone says nothing of the host.
-        is_judged = self.network.is_judged(begun)
-        self._domains.end(name, fetched if is_judged else replace(fetched, first_byte_ms=None), now_s)
+        if not self.network.is_judged(begun):
+            judged = replace(judged, first_byte_ms=None)
+        self._domains.end(name, judged, now_s)
         if is_held:
             row.attempts -= 1
+        elif isinstance(ended, Hop):
+            self._go_on(row, ended)
         else:
             self._follow_up(row, fetched, now_s)
         self._wake.set()
+
+    def _go_on(self, row: Row, hop: Hop) -> None:
+        """Let a row wait for its turn at the domain that a redirect leads to, where its next request counts."""
+        self._come_back(row)
+        row.hop = hop
+        demand = None if self._limiter is None else self._limiter.announce([hop.domain])
+        if demand is None:
+            self._return(row)
+        else:
+            self._announced.append((demand, [row]))
+
+    def _come_back(self, row: Row) -> None:
+        """Let the next request of a row be that of the list again."""
+        if row.hop is not None and self._limiter is not None:
+            self._limiter.row_ended(row.hop.domain)
+        row.hop = None
 
     def settle(self, row: Row, fetched: Fetched) -> None:
         """See Network: take the failure of a row that was held."""
@@ -265,6 +302,7 @@ class FetchPool:
 
     def ask_again(self, row: Row) -> None:
         """See Network."""
+        self._come_back(row)
         self._return(row)
 
     def let_one_ask(self) -> None:
@@ -279,6 +317,7 @@ class FetchPool:
     def _follow_up(self, row: Row, fetched: Fetched, now_s: float) -> None:
         """Do what follows an attempt."""
         self._note_host(row, fetched)
+        self._come_back(row)
         step = next_step(fetched, row.attempts, self._http, self._random.random(), now_s)
         if isinstance(step, Retry):
             self._delay(row, step.delay_s)
@@ -290,7 +329,7 @@ class FetchPool:
 
         Return whether the rules are such that the row must wait for its turn.
         """
-        origin = origin_of(row.request.url)
+        origin = origin_of(row.address)
         if origin not in self._awaiting_rules:
             return False
         try:
@@ -303,8 +342,9 @@ class FetchPool:
 
     def _note_host(self, row: Row, fetched: Fetched) -> None:
         """Take note of a host that cannot be reached, or that can again."""
+        fetched = row.of_host(fetched)
         if is_unreachable(fetched):
-            origin = origin_of(row.request.url)
+            origin = origin_of(row.address)
             failure = (fetched.outcome, fetched.detail or "")
             breaker = self._breakers.get(origin)
             if breaker is None:
@@ -312,13 +352,15 @@ class FetchPool:
             before_s = breaker.cooldown_ends_s
             breaker.failed(failure, monotonic())
             if self._limiter is not None and breaker.cooldown_ends_s != before_s:
-                self._limiter.report_dead_host(row.request.domain, DeadHost(origin, *failure))
+                self._limiter.report_dead_host(row.domain, DeadHost(origin, *failure))
         elif self._breakers and fetched.http_status is not None:
-            self._breakers.pop(origin_of(row.request.url), None)
+            self._breakers.pop(origin_of(row.address), None)
 
     def _refuse(self, row: Row, failure: Failure) -> None:
         """End a row without another request."""
-        self._end(row, replace(Draft().end(*failure), attempts=row.attempts))
+        draft = Draft() if row.hop is None else row.hop.draft
+        self._come_back(row)
+        self._end(row, replace(draft.end(*failure), attempts=row.attempts))
 
     def _end(self, row: Row, fetched: Fetched) -> None:
         row.done(row.request.row, fetched)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from multidict import istr
@@ -107,6 +107,10 @@ class Draft:
             address=self.address,
         )
 
+    def pause(self, seconds: float) -> None:
+        """Leave out a time in which the row waited for its turn."""
+        self.started_ns += int(seconds * 1e9)
+
     def _elapsed_ms(self) -> float:
         return (time.monotonic_ns() - self.started_ns) / 1e6
 
@@ -137,6 +141,21 @@ class Request:
     headers: Mapping[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Where a redirect leads that leaves a domain, and what is known so far: the row waits for its turn there."""
+
+    address: str
+    domain: str
+    draft: Draft
+    visited: set[str]
+    left_s: float
+    """What is left of the time for the whole request."""
+    led_by: str | None = None
+    """The address that answered with the redirect; None if this is no redirect, but where a row begins."""
+    since_s: float = field(default_factory=time.monotonic)
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """A row in the pool, ordered by submission."""
@@ -145,8 +164,27 @@ class Row:
     request: Request
     done: Done
     attempts: int = 0
+    hop: Hop | None = None
+    """Where a redirect has led it."""
     was_spared: bool = False
     """Whether it was asked again once as if nothing had been, though no outage was seen."""
+
+    @property
+    def address(self) -> str:
+        """The address that is its next one."""
+        return self.request.url if self.hop is None else self.hop.address
+
+    @property
+    def domain(self) -> str:
+        """The domain of that."""
+        return self.request.domain if self.hop is None else self.hop.domain
+
+    def of_host(self, fetched: Fetched) -> Fetched:
+        """Return how a request ended without what others answered before, where a redirect had led the row."""
+        if self.hop is None:
+            return fetched
+        status = None if fetched.address == self.hop.led_by else fetched.http_status
+        return replace(fetched, http_status=status, first_byte_ms=None)
 
     def __lt__(self, other: Row) -> bool:
         # Heaps compare rows a dozen times each; what dataclasses generate is ten times slower.

@@ -58,7 +58,7 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     """Rows that ended, by the label of their outcome."""
     recovered: int = 0
-    """Rows found in spools of an earlier run."""
+    """Rows found in spools of an earlier run, less those that were counted of shards that were given back."""
     body_bytes: int = 0
     """Bytes of bodies received."""
     retries: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import light_beacon, new_attempt
 from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
@@ -34,6 +35,7 @@ class Driver:
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})
         self.http = fetch.http
+        self.documents = self._storage.make_work() / names.DOCUMENTS
         self._proxies = Proxies.of(fetch.http.proxy, os.environ)
         self._listener = listener
         self._beacon = ""

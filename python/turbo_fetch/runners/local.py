@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.lease import claim_on
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.fetch.proxies import Proxies
@@ -28,11 +29,13 @@ class LocalRunner:
         cores = available_cores()
         self._count = worker_count(engine, cores)
         proxies = Proxies.of(fetch.http.proxy, os.environ)
+        storage = open_place(fetch.output.path, fetch.output.spool)
+        self._documents = storage.make_work() / names.DOCUMENTS
         self._setup = Setup(
             fetch,
             thread_count(engine, cores),
             shares_limits=self._count > 1,
-            claim=claim_on(open_place(fetch.output.path)),
+            claim=claim_on(storage),
             proxies=proxies,
         )
         self._listener = listener
@@ -42,7 +45,8 @@ class LocalRunner:
 
     def run(self, tasks: Iterator[ShardTask]) -> None:
         """Run all shards; raises as `WorkerConnections.run`."""
-        self._connections = WorkerConnections(self, tasks, self._listener, self._stop, self._setup.fetch.http)
+        http = self._setup.fetch.http
+        self._connections = WorkerConnections(self, tasks, self._listener, self._stop, http, self._documents)
         for number in range(self._count):
             self.replace(number)
         self._connections.run()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.lease import Claim
 from turbo_fetch.fetch.allocations import Demand, Grant
+from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.shard.task import ShardTask
@@ -33,7 +34,29 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class WantShard:
-    """Worker → parent: there is room for one more shard; answered by a ShardTask or NoMoreShards."""
+    """Worker → parent: there is room for one more shard; answered by a ShardTask or NoMoreShards, the sooner the less
+    the worker has to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Parent → worker: another one has less to do, and could have this shard; answered by GivenBack or Kept."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Worker → parent: nothing of the shard was begun, nothing is left of it here, and it may be handed out again."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Worker → parent: the shard is begun, or done."""
+
+    shard: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +107,5 @@ CUT_OFF_S: Final = 30.0
 GIVEN_UP_S: Final = 600.0
 """A worker that has heard nothing for so long saves what it has, and ends."""
 
-ToWorker = Setup | ShardTask | NoMoreShards | Grant | Bandwidth | Alive | Stop
-ToParent = WantShard | Demand | Tally | ShardDone | JobError
+ToWorker = Setup | ShardTask | NoMoreShards | GiveBack | Grant | DocumentAnswers | Bandwidth | Alive | Stop
+ToParent = WantShard | GivenBack | Kept | Demand | DocumentNews | Tally | ShardDone | JobError

@@ -1,26 +1,34 @@
 """Who works on which shard: the bookkeeping of every runner, apart from how it reaches its workers.
 
-A worker is a number. A runner passes on what a worker says and sends it the answer; it says when a worker has
-ended and is told whether to start another. A worker's shards outlive it: they are handed out again first.
+A worker is a number. A runner passes on what workers say, and sends them what there is to say; it says when a worker
+has ended and is told whether to start another. A worker's shards outlive it: they are handed out again first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
 from turbo_fetch import errors
-from turbo_fetch.fetch.allocations import Demand, Grant
+from turbo_fetch.fetch.allocations import Demand
+from turbo_fetch.fetch.documents import DocumentNews
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.runners.assigned import Assigned, hungry, moves
+from turbo_fetch.runners.document_cache import DocumentCache
+from turbo_fetch.runners.host_documents import HostDocuments
 from turbo_fetch.runners.messages import (
     ALIVE_EVERY_S,
     CUT_OFF_S,
     Alive,
     Bandwidth,
+    GiveBack,
+    GivenBack,
     JobError,
+    Kept,
     NoMoreShards,
     ShardDone,
     ToParent,
@@ -61,21 +69,15 @@ class Listener(Protocol):
         """Take the chance to refresh, a few times a second."""
 
 
-@dataclass(slots=True)
-class _Assigned:
-    tasks: dict[int, ShardTask] = field(default_factory=dict)
-    rows_done: int = 0
-    open_rows: dict[int, int] = field(default_factory=dict)
-    """Rows of open shards that were counted."""
-
-
 class Supervisor:
-    """Hands out `tasks`, which are read as workers want them, and hands them out again when a worker ends.
-
-    It owns the rate limiter as well; what that has to say to any worker is in `pending_messages`.
+    """Hands out `tasks`, which are read as workers want them, and hands them out again when a worker ends, or gives
+    one back that others have time for. It owns what workers share as well: the limits of domains, and the documents of
+    hosts, which it keeps at `documents`.
     """
 
-    def __init__(self, tasks: Iterator[ShardTask], listener: Listener, http: HttpSpec) -> None:
+    def __init__(
+        self, tasks: Iterator[ShardTask], listener: Listener, http: HttpSpec, documents: Path
+    ) -> None:
         self.failure: errors.TurboFetchError | None = None
         """Why the job cannot go on; from then on no shard is handed out."""
         self.stopping = False
@@ -86,14 +88,18 @@ class Supervisor:
         self._listener = listener
         self._request_s = http.timeout_s
         self._limiter = RateLimiter(http)
+        self._documents = HostDocuments(DocumentCache(documents), CUT_OFF_S + http.timeout_s)
         self._max_bytes_per_s = http.max_bytes_per_s
+        self._enough_rows = 2 * http.concurrency
+        """So many rows a worker may have more than another, and yet gets its next shard at once."""
         self._told: dict[int, float] = {}
         """Shares of the bandwidth, as workers were told last, in bytes per second."""
         self._ticked_s = 0.0
         self._greeted_s = 0.0
-        self._workers: dict[int, _Assigned] = {}
+        self._workers: dict[int, Assigned] = {}
         self._orphaned: deque[ShardTask] = deque()
-        self._retired: set[int] = set()
+        """Shards of workers that ended, and those that were given back."""
+        self._is_feeding_due = False
         self._fruitless_deaths = 0
         self._list_ended = False
 
@@ -102,29 +108,38 @@ class Supervisor:
         """Whether a further worker would be of use."""
         if self.stopping or self.failure is not None:
             return False
-        return bool(self._orphaned) or not self._list_ended
+        if self._orphaned or not self._list_ended:
+            return True
+        return any(assigned.spare is not None for assigned in self._workers.values())
 
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
-        self._workers[worker] = _Assigned()
+        self._workers[worker] = Assigned()
         self._told.pop(worker, None)
 
     def retire(self, worker: int) -> None:
         """Give a worker no further shard, so that it ends when those that it has are done."""
-        self._retired.add(worker)
+        self._workers[worker].is_retired = self._is_feeding_due = True
 
-    def pending_messages(self) -> Iterable[tuple[int, Grant | Bandwidth | Alive]]:
+    def pending_messages(self) -> Iterable[tuple[int, ToWorker]]:
         """Return what is to be sent, and to whom; to be called often, and after everything else."""
         now_s = monotonic()
-        if now_s - self._ticked_s >= TICK_S:
+        is_tick = now_s - self._ticked_s >= TICK_S
+        if is_tick:
             self._ticked_s = now_s
             self._limiter.tick(now_s)
-        grants: list[tuple[int, Grant | Bandwidth | Alive]] = list(self._limiter.grants().items())
-        grants += self._shares()
+            self._documents.tick(now_s)
+            self._is_feeding_due = True
+        messages: list[tuple[int, ToWorker]] = list(self._limiter.grants().items())
+        messages += self._documents.answers()
+        messages += self._shares()
+        if self._is_feeding_due:
+            self._is_feeding_due = False
+            messages += self._feed(now_s, is_tick)
         if now_s - self._greeted_s >= ALIVE_EVERY_S:
             self._greeted_s = now_s
-            grants += [(worker, Alive()) for worker in self._workers]
-        return grants
+            messages += [(worker, Alive()) for worker in self._workers]
+        return messages
 
     def _shares(self) -> Iterator[tuple[int, Bandwidth]]:
         """Yield what each worker may download now, if that has changed."""
@@ -136,26 +151,36 @@ class Supervisor:
                 self._told[worker] = share
                 yield worker, Bandwidth(share)
 
-    def answer(self, worker: int, message: ToParent) -> ToWorker | None:
-        """Take what a worker says; return what to send it, if anything."""
+    def take(self, worker: int, message: ToParent) -> None:
+        """Take what a worker says."""
         assigned = self._workers[worker]
         match message:
             case WantShard():
-                return NoMoreShards() if worker in self._retired else self._next_task(assigned)
+                assigned.is_hungry = self._is_feeding_due = True
+            case GivenBack():
+                assigned.asked_s = None
+                if (task := assigned.remove(message.shard)) is not None:
+                    self._orphaned.append(task)
+                self._is_feeding_due = True
+            case Kept():
+                assigned.asked_s = None
+                assigned.begun.add(message.shard)
+                self._is_feeding_due = True
             case Demand():
                 self._limiter.take(worker, message, monotonic())
+            case DocumentNews():
+                self._documents.take(worker, message, monotonic())
             case Tally():
-                assigned.rows_done += message.rows
+                assigned.heard(message.rows, message.open_shards)
                 self.rows_done += message.rows
-                assigned.open_rows = message.open_shards
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
                 self._listener.tally(worker, message)
             case ShardDone():
-                if assigned.tasks.pop(message.shard, None) is not None:
+                if assigned.remove(message.shard) is not None:
                     self._listener.done(message)
+                self._is_feeding_due = True
             case JobError():
                 self.failure = getattr(errors, message.kind)(message.message)
-        return None
 
     def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
         """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
@@ -164,10 +189,10 @@ class Supervisor:
         suspicion, and its requests may go on unseen until it finds itself cut off.
         """
         assigned = self._workers.pop(worker)
-        self._retired.discard(worker)
         lingers_s = LINGER_S if is_its_fault else CUT_OFF_S + self._request_s
         is_through = why is None and not assigned.tasks
         self._limiter.worker_ended(worker, 0.0 if is_through else lingers_s, monotonic())
+        self._documents.worker_ended(worker, monotonic())
         left_rows = sum(assigned.open_rows.get(shard, 0) for shard in assigned.tasks)
         self._listener.worker_ended(worker, None if is_through else left_rows)
         if self.stopping or self.failure is not None or is_through:
@@ -189,7 +214,43 @@ class Supervisor:
             self._listener.worker_died(worker, why)
         return True
 
-    def _next_task(self, assigned: _Assigned) -> ToWorker | None:
+    def close(self) -> None:
+        """Close what is kept."""
+        self._documents.close()
+
+    def _feed(self, now_s: float, is_tick: bool) -> Iterator[tuple[int, ToWorker]]:
+        """Give shards to the workers that want some, slowly to those that have more than others and than they can ask
+        for at once; when there are none any more, ask those back that others have not begun, and let go whom nobody
+        could give any."""
+        for number, assigned in self._workers.items():
+            if assigned.is_retired and assigned.is_hungry:
+                assigned.is_hungry = False
+                yield number, NoMoreShards()
+        wanting = hungry(self._workers)
+        if not wanting:
+            return
+        least = min(assigned.rows_left for assigned in self._workers.values())
+        for number in wanting:
+            assigned = self._workers[number]
+            if not is_tick and assigned.rows_left > least + self._enough_rows:
+                break
+            task = self._next_task()
+            if task is None:
+                break
+            assigned.give(task)
+            yield number, task
+        if self.stopping or self.failure is not None or not self._list_ended:
+            return
+        for giver, shard in list(moves(self._workers, now_s)):
+            self._workers[giver].asked_s = now_s
+            yield giver, GiveBack(shard)
+        givers = {number for number, assigned in self._workers.items() if assigned.spare is not None}
+        for number in hungry(self._workers):
+            if not givers - {number}:
+                self._workers[number].is_hungry = False
+                yield number, NoMoreShards()
+
+    def _next_task(self) -> ShardTask | None:
         if self.stopping or self.failure is not None:
             return None
         try:
@@ -197,8 +258,5 @@ class Supervisor:
         except errors.TurboFetchError as error:
             self.failure = error
             return None
-        if task is None:
-            self._list_ended = True
-            return NoMoreShards()
-        assigned.tasks[task.shard.id] = task
+        self._list_ended |= task is None
         return task

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -23,19 +23,23 @@ from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.lease import behind_claim
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld, TurboFetchError, shortage
-from turbo_fetch.fetch.allocations import Grant
+from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.client import Client
-from turbo_fetch.fetch.documents import SharedDocuments
+from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
+from turbo_fetch.fetch.shared_documents import SharedDocuments
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     CUT_OFF_S,
     GIVEN_UP_S,
     Alive,
     Bandwidth,
+    GiveBack,
+    GivenBack,
     JobError,
+    Kept,
     NoMoreShards,
     Setup,
     ShardDone,
@@ -83,14 +87,21 @@ class Worker:
     """Pulls shards from the parent whenever the fetch pool runs low, and runs them side by side."""
 
     def __init__(
-        self, channel: Channel, tools: Tools, limiter: LimiterClient | None, attempt: str | None
+        self,
+        channel: Channel,
+        tools: Tools,
+        limiter: LimiterClient | None,
+        documents: SharedDocuments,
+        attempt: str | None,
     ) -> None:
         self._channel = channel
         self._limiter = limiter
+        self._documents = documents
         self._attempt = attempt
         self._tools = tools
         self._pool = tools.pool
         self._inbox: asyncio.Queue[ShardTask | None] = asyncio.Queue()
+        self._wanted_back: asyncio.Queue[int] = asyncio.Queue()
         self._sender = ThreadPoolExecutor(1, "sender")
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
@@ -108,9 +119,17 @@ class Worker:
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         async with asyncio.TaskGroup() as background:
             fetching = [background.create_task(pool.run()) for pool in (self._pool, self._tools.sources)]
-            reporting = [background.create_task(self._report()), background.create_task(self._watch_lease())]
+            reporting = [
+                background.create_task(each)
+                for each in (
+                    self._report(),
+                    self._watch_lease(),
+                    self._give_back(),
+                    self._pass_on(self._documents.next_news),
+                )
+            ]
             if self._limiter is not None:
-                reporting.append(background.create_task(self._exchange_permits(self._limiter)))
+                reporting.append(background.create_task(self._pass_on(self._limiter.next_demand)))
             if self._attempt is not None:
                 reporting.append(background.create_task(self._watch_parent()))
             async with asyncio.TaskGroup() as shards:
@@ -141,10 +160,14 @@ class Worker:
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, None)
+                    case GiveBack():
+                        loop.call_soon_threadsafe(self._wanted_back.put_nowait, message.shard)
                     case Bandwidth():
                         loop.call_soon_threadsafe(set_rate, self._tools.budget, message.bytes_per_s)
                     case Grant():
                         loop.call_soon_threadsafe(self._pool.apply_grant, message)
+                    case DocumentAnswers():
+                        loop.call_soon_threadsafe(self._documents.apply, message)
                     case _:
                         loop.call_soon_threadsafe(self.stop)
                         return
@@ -201,6 +224,8 @@ class Worker:
             if record is not None:
                 await self._send_tally()
                 await self._send(ShardDone(opened.shard.id, record, self._attempt, opened.replaced))
+            elif opened.is_given_back:
+                await self._send(GivenBack(opened.shard.id))
         except TurboFetchError as error:
             await self._send(JobError(type(error).__name__, str(error)))
             self.stop()
@@ -208,6 +233,14 @@ class Worker:
             opened.submitted.set()
             del self._open[opened.shard.id]
             self._room.set()
+
+    async def _give_back(self) -> None:
+        """Part with shards that another worker has more time for, as far as they are not begun."""
+        while True:
+            shard = await self._wanted_back.get()
+            opened = self._open.get(shard)
+            if opened is None or not opened.give_back():
+                await self._send(Kept(shard))
 
     async def _suspend_on_stop(self, fetching: Sequence[asyncio.Task[None]]) -> None:
         await self._stopping.wait()
@@ -249,9 +282,10 @@ class Worker:
                 # Told by what has something to publish.
                 continue
 
-    async def _exchange_permits(self, limiter: LimiterClient) -> None:
+    async def _pass_on(self, next_message: Callable[[], Awaitable[Demand | DocumentNews]]) -> None:
+        """Tell the parent what there is to say, again and again."""
         while True:
-            await self._send(await limiter.next_demand())
+            await self._send(await next_message())
             await asyncio.sleep(DEMAND_EVERY_S)
 
     async def _send_tally(self) -> None:
@@ -295,7 +329,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         SourcePools(setup.fetch, budget) as sources,
         _output(setup) as storage,
     ):
-        documents = SharedDocuments(storage.make_work() / names.DOCUMENTS)
+        documents = SharedDocuments()
         async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
@@ -317,7 +351,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
                 records=records,
                 is_aside=setup.attempt is not None,
             )
-            worker = Worker(channel, tools, limiter, setup.attempt)
+            worker = Worker(channel, tools, limiter, documents, setup.attempt)
             started(worker)
             await worker.run()
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted
@@ -45,8 +46,9 @@ class WorkerConnections:
         listener: Listener,
         stop: StopRequest,
         http: HttpSpec,
+        documents: Path,
     ) -> None:
-        self.supervisor = Supervisor(tasks, listener, http)
+        self.supervisor = Supervisor(tasks, listener, http, documents)
         self._processes = processes
         self._listener = listener
         self._stop = stop
@@ -112,6 +114,7 @@ class WorkerConnections:
     def close(self) -> None:
         """End all workers that are left."""
         self._processes.kill()
+        self.supervisor.close()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
@@ -129,9 +132,7 @@ class WorkerConnections:
             if self.supervisor.ended(number, self._processes.why_gone(number), not is_cut_off):
                 self._processes.replace(number)
             return
-        answer = self.supervisor.answer(number, message)
-        if answer is not None:
-            self._send(connection, answer)
+        self.supervisor.take(number, message)
 
     def _send(self, connection: Connection[ToWorker, ToParent], message: ToWorker) -> None:
         # One that just died says so to the next wait.

@@ -17,7 +17,7 @@ import pyarrow as pa
 from turbo_fetch.dataset.attempts import Replaced, note_replaced
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.pool import FetchPool
-from turbo_fetch.fetch.request import Fetched
+from turbo_fetch.fetch.request import Done, Fetched
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.progress.tally import Tally
@@ -85,7 +85,8 @@ class Journal:
 
 
 class OpenShard:
-    """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved."""
+    """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved, `give_back`
+    as if it had never been opened."""
 
     def __init__(self, tools: Tools, task: ShardTask) -> None:
         self.shard = task.shard
@@ -96,7 +97,12 @@ class OpenShard:
         self._tools = tools
         self._started_s = time.time()
         self._ended = asyncio.Event()
-        self._suspended = False
+        self.is_given_back = False
+        self._is_begun = False
+        """Whether something was asked for in an earlier run, or was handed to a pool that does not give it back."""
+        self._requests = 0
+        """Rows that were handed to the fetch pool."""
+        self._done: Done
         self._error: BaseException | None = None
         self._left = task.shard.count
         self._pending: list[tuple[int, Fetched]] = []
@@ -126,6 +132,8 @@ class OpenShard:
         committed = False
         try:
             await self._fill(source, journal)
+            if self.is_given_back:
+                self._tools.tally.recovered -= self.rows_ended
             if self._error is not None:
                 raise self._error
             if self._left:
@@ -134,15 +142,28 @@ class OpenShard:
             committed = True
             return record
         finally:
-            if committed:
+            if committed or self.is_given_back:
                 journal.spool.delete()
             else:
                 journal.spool.close()
 
     def suspend(self) -> None:
         """End early: what has arrived goes to the spool, what has not is left for the next run."""
-        self._suspended = True
         self._ended.set()
+
+    def give_back(self) -> bool:
+        """End early with nothing left of the shard here, if no row of it was asked for; return whether that is so.
+
+        Rows that end without being asked for are made again by whoever has the shard next.
+        """
+        is_open = self.submitted.is_set() and not self._ended.is_set()
+        if not is_open or self._is_begun or not self._requests:
+            return False
+        if not self._tools.pool.withdraw(self._done, self._requests):
+            return False
+        self.is_given_back = True
+        self._ended.set()
+        return True
 
     def _open(self) -> tuple[pa.RecordBatch, Journal]:
         tools, shard = self._tools, self.shard
@@ -167,6 +188,7 @@ class OpenShard:
         recovered = int(spool.done.sum())
         self._left -= recovered
         self._tools.tally.recovered += recovered
+        self._is_begun = recovered > 0
         self._suspects = set(spool.suspects)
         blamed = {row for row, deaths in spool.suspects.items() if deaths >= DEATHS_TO_BLAME}
         rows = [row for row in (~spool.done).nonzero()[0].tolist() if row not in blamed]
@@ -190,11 +212,14 @@ class OpenShard:
         def done(row: int, fetched: Fetched) -> None:
             self._take(row, fetched, journal)
 
+        self._done = done
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
             found = self._tools.router.routes(part, source, headers, self.shard.duplicates)
             for row, failure in found.ended:
                 done(row, results.not_fetched(*failure))
+            self._requests += len(found.requests)
+            self._is_begun |= bool(found.readings or found.series)
             self._tools.pool.submit(found.requests, done)
             self._tools.sources.submit(found.readings, found.series, done)
             await asyncio.sleep(0)

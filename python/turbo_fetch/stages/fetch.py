@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing, contextmanager
 from typing import Final, Protocol
 
@@ -70,18 +70,13 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     if fetch is None:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     started_s = time.monotonic()
-    check_packages(fetch.output.format)
-    check_sources(fetch)
     trackers.check(spec.track.to)
-    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    columns = plan.schema()
-    check_columns(fetch.output.format, columns, fetch.image)
-    check_key_column(columns, fetch.output)
+    plan = checked_plan(fetch)
     storage = open_place(fetch.output.path, fetch.output.spool)
     refuse_old_layout(storage)
     storage.probe(names.PROBE)
     if fetch.output.if_exists == "extend":
-        refuse_other_types(storage, columns)
+        refuse_other_types(storage, plan.schema())
     with (
         reported(spec.track, storage, listener),
         locked(storage, listener.note, stop),
@@ -104,17 +99,11 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             listener.note(unused_proxies)
         try:
             with guard.explaining(lambda: how_to_resume(summary)):
-                DenyList.open(fetch.deny, storage.make_work())
-                known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
-                with (
-                    recorded(spec.track, "fetch", storage, listener) as recorder,
-                    closing(plan.shards(dataset.first_shard, skip=dataset.committed)) as shards,
-                ):
+                known = look_ahead(fetch, plan, dataset, storage, listener, stop)
+                with recorded(spec.track, "fetch", storage, listener) as recorder:
                     account = Account(dataset, summary, recorder, plan, guard)
-                    for record in dataset.records():
-                        account.resume(record)
                     runner = runner_of(spec.engine.kind)(fetch, spec.engine, account, stop)
-                    runner.run(map(ShardTask, urls.marked(shards, known)))
+                    make_shards(runner, account, plan, dataset, dataset.committed, known)
                 if fetch.duplicates.by_content:
                     from turbo_fetch.duplicates import contents
 
@@ -132,6 +121,47 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         attempts.discard_attempts(storage)
     write_card(storage)
     return _sufficient(summary, fetch.min_success)
+
+
+def checked_plan(fetch: FetchSpec) -> Plan:
+    """Return how the list becomes shards, after all checks that leave the output alone.
+
+    Raises SpecError, InputError or MissingExtra.
+    """
+    check_packages(fetch.output.format)
+    check_sources(fetch)
+    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
+    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_key_column(plan.schema(), fetch.output)
+    return plan
+
+
+def look_ahead(
+    fetch: FetchSpec,
+    plan: Plan,
+    dataset: Dataset,
+    storage: Storage,
+    listener: ProgressListener,
+    stop: StopRequest,
+) -> urls.KnownUrls | None:
+    """Do what comes before the first request; return the rows that need none, see `urls.find`."""
+    DenyList.open(fetch.deny, storage.make_work())
+    return urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
+
+
+def make_shards(
+    runner: Runner,
+    account: Account,
+    plan: Plan,
+    dataset: Dataset,
+    skip: Container[int],
+    known: urls.KnownUrls | None,
+) -> None:
+    """Make the shards of a list but those to `skip`; raises as `Runner.run`."""
+    for record in dataset.records():
+        account.resume(record)
+    with closing(plan.shards(dataset.first_shard, skip)) as shards:
+        runner.run(map(ShardTask, urls.marked(shards, known)))
 
 
 def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> None:

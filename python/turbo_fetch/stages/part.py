@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import closing
 
 from turbo_fetch import __version__
 from turbo_fetch.dataset import names
-from turbo_fetch.dataset.formats import check_columns, check_packages
 from turbo_fetch.dataset.job import Dataset
-from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lease import are_complete
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import OutputHeld, SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.local import LocalRunner
-from turbo_fetch.shard.deny_lists import DenyList
-from turbo_fetch.shard.task import ShardTask
-from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stages import fetch as whole
 from turbo_fetch.stop import StopRequest
@@ -63,11 +56,7 @@ def _run_part(
 ) -> tuple[Summary, bool]:
     """Run a part; return its account, and whether all parts are complete."""
     started_s = time.monotonic()
-    check_packages(fetch.output.format)
-    check_sources(fetch)
-    plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    check_columns(fetch.output.format, plan.schema(), fetch.image)
-    check_key_column(plan.schema(), fetch.output)
+    plan = whole.checked_plan(fetch)
     outer = open_place(fetch.output.path, fetch.output.spool)
     fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
     storage = open_place(fetch.output.path, fetch.output.spool)
@@ -77,14 +66,10 @@ def _run_part(
         locked(storage, listener.note, stop, part.scope) as lease,
     ):
         with Dataset.open(storage, spec, plan.fingerprint, __version__, part) as dataset:
-            DenyList.open(fetch.deny, storage.make_work())
-            known = urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
             account = whole.Account(dataset, summary, listener, _Share(plan, part), guard)
-            for record in dataset.records():
-                account.resume(record)
-            skip = part.skipped(dataset.committed)
-            with closing(plan.shards(dataset.first_shard, skip)) as shards:
-                LocalRunner(fetch, spec.engine, account, stop).run(map(ShardTask, urls.marked(shards, known)))
+            known = whole.look_ahead(fetch, plan, dataset, storage, listener, stop)
+            runner = LocalRunner(fetch, spec.engine, account, stop)
+            whole.make_shards(runner, account, plan, dataset, part.skipped(dataset.committed), known)
         lease.complete()
         storage.flush()
         # All of it is this part's, and is in the dataset now.

@@ -74,7 +74,8 @@ class RayRunner:
         arrived is saved), the worker's error if the job cannot go on, ShardFailed if workers keep dying without
         getting anywhere.
         """
-        supervisor = Supervisor(map(portable, tasks), self._driver, self._driver.http)
+        driver = self._driver
+        supervisor = Supervisor(map(portable, tasks), driver, driver.http, driver.documents)
         with connected(self._engine.address, self._waiting):
             self._driver.begin()
             try:
@@ -82,6 +83,7 @@ class RayRunner:
             finally:
                 for worker in self._workers.values():
                     ray.kill(worker.actor)
+                supervisor.close()
                 self._driver.close()
         self._driver.end(supervisor.failure, self._stop)
 
@@ -176,9 +178,7 @@ class RayRunner:
             if isinstance(message, Ended):
                 self._ended(worker, message.error, supervisor)
                 return
-            answer = supervisor.answer(worker.number, message)
-            if answer is not None:
-                worker.outbox.append(answer)
+            supervisor.take(worker.number, message)
         self._collect(supervisor)
         worker.poll = worker.actor.exchange.remote(worker.outbox)
         worker.outbox = []

@@ -53,7 +53,7 @@ class SparkRunner:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
         `WorkerConnections.run`."""
         self._connections = WorkerConnections(
-            self, map(portable, tasks), self._driver, self._stop, self._driver.http
+            self, map(portable, tasks), self._driver, self._stop, self._driver.http, self._driver.documents
         )
         with (
             session(self._engine.address) as context,

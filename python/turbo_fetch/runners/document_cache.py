@@ -1,0 +1,115 @@
+"""What hosts said of consent, in a small SQLite file: a resumed run asks nobody again within a day.
+
+It is a cache: whatever happens to the file costs requests, never a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from turbo_fetch.fetch.documents import LIFETIME_S, Document
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+
+MAX_BYTES: Final = 2_000_000_000
+"""Of the file; what was learnt first is forgotten first."""
+IN_MEMORY: Final = ":memory:"
+_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS documents (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT)"
+)
+_OLDEST: Final = "DELETE FROM documents WHERE rowid IN (SELECT rowid FROM documents ORDER BY rowid LIMIT ?)"
+
+
+class DocumentCache:
+    """The file; opened when it is first needed, and used by one thread."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._database: sqlite3.Connection | None = None
+
+    def find(self, urls: Iterable[str]) -> dict[str, Document]:
+        """Return those of the documents that are known and not too old."""
+        return self._do(lambda database: self._find(database, urls)) or {}
+
+    def store(self, documents: Mapping[str, Document]) -> None:
+        """Keep documents."""
+        if documents:
+            self._do(lambda database: self._store(database, documents))
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Do something with the file, or, from the first error on, with memory instead of it."""
+        import sqlite3
+
+        try:
+            return work(self._opened())
+        except (sqlite3.Error, OSError):
+            self.close()
+            self._database = _connect(IN_MEMORY)
+            return None
+
+    def _find(self, database: sqlite3.Connection, urls: Iterable[str]) -> dict[str, Document]:
+        now_s = self._clock()
+        found = {}
+        for url in urls:
+            row = database.execute(
+                "SELECT since, status, text FROM documents WHERE url = ? AND status IS NOT NULL", (url,)
+            ).fetchone()
+            # What was written in the future was written before the clock was set back, who knows when.
+            if row is not None and 0 <= now_s - row[0] < LIFETIME_S:
+                found[url] = Document(row[1], row[2])
+        return found
+
+    def _store(self, database: sqlite3.Connection, documents: Mapping[str, Document]) -> None:
+        now_s = self._clock()
+        with database:
+            database.execute("BEGIN")
+            database.executemany(
+                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)",
+                [(url, now_s, document.status, document.text) for url, document in documents.items()],
+            )
+            pages, free, size = (
+                database.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+            if (pages - free) * size > self._max_bytes:
+                database.execute(_OLDEST, (2 * len(documents),))
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            import sqlite3
+
+            try:
+                self._database = _connect(str(self._path))
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._path.unlink(missing_ok=True)
+                self._database = _connect(str(self._path))
+        return self._database
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    import sqlite3
+
+    database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute(_TABLE)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
