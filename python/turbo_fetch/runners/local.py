@@ -16,6 +16,7 @@ from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -34,6 +35,7 @@ class LocalRunner:
             shares_limits=self._count > 1,
             claim=claim_on(open_place(fetch.output.path)),
             proxies=proxies,
+            score=ScoreJob.of(fetch.score),
         )
         self._listener = listener
         self._stop = stop

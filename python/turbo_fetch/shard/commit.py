@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
+from turbo_fetch.score.judgement import Judgement
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
@@ -177,8 +179,13 @@ def _written(
 
 def _spooled_rows(fetch: FetchSpec, complete: CompleteShard, keys: ShardKeys) -> Iterator[Rows]:
     source = complete.source
+    judgement = None if fetch.score is None else Judgement(fetch.score, complete.spool.scores())
+    metadata_of = partial(metadata_batch, source, keys=keys, image=fetch.image)
     for results in complete.spool.sorted_batches():
-        metadata = metadata_batch(source, results, keys, fetch.image)
+        if judgement is None:
+            metadata = metadata_of(results)
+        else:
+            results, metadata = judgement.of(results, metadata_of)
         samples = Samples(metadata, results.column("image"), results.column("original_format"))
         yield Rows(samples, ledger_batch(source, results, keys))
 

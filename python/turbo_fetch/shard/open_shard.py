@@ -6,11 +6,12 @@ import asyncio
 import resource
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.score.messages import Suspended
 from turbo_fetch.shard import results
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
@@ -32,6 +34,9 @@ from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
+
+if TYPE_CHECKING:
+    from turbo_fetch.score.scorer import Scorer
 
 ROWS_AT_ONCE: Final = 1_000
 """Rows that are handed to the pool together: the first requests start while the others are looked at."""
@@ -65,6 +70,10 @@ class Tools:
     deny: DenyList | None = None
     records: ArchiveRecords | None = None
     """Takes bodies out of the records that were fetched, where rows are records of archives."""
+    scorer: Scorer | None = None
+    """The function of the user's, where the spec has one."""
+    scoring: Executor | None = None
+    """Threads that wait for it."""
     tally: Tally = field(default_factory=Tally)
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a suspect is in the transform, so that no two suspects share the blame."""
@@ -79,6 +88,11 @@ class Journal:
     source: pa.RecordBatch
     """All rows of the shard."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add_scores(self, scores: pa.RecordBatch) -> None:
+        """Append scores to the spool. Raises OutputError."""
+        with self.lock:
+            self.spool.append_scores(scores)
 
 
 class OpenShard:
@@ -101,6 +115,8 @@ class OpenShard:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
         self._suspects: set[int] = set()
+        self.to_score = 0
+        """Images that have no scores yet, once all rows have ended."""
 
     @property
     def rows_ended(self) -> int:
@@ -120,7 +136,7 @@ class OpenShard:
             await self._fill(source, journal)
             if self._error is not None:
                 raise self._error
-            if self._left:
+            if self._left or not await self._score(source, journal):
                 return None
             record = await loop.run_in_executor(self._tools.files, self._commit, source, journal)
             committed = True
@@ -143,6 +159,37 @@ class OpenShard:
         path, digest = self._work.prepare(shard.id, source, tools.fetch, tools.storage.make_work())
         facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
+
+    async def _score(self, source: pa.RecordBatch, journal: Journal) -> bool:
+        """Have the images scored, where that is asked for; return whether all are, which they are not if suspended."""
+        tools = self._tools
+        if tools.scorer is None:
+            return True
+        from turbo_fetch.score.shard_scores import unscored_batches
+
+        self.to_score = int(journal.spool.to_score.sum())
+        spec = tools.scorer.job.spec
+        batches = unscored_batches(tools.fetch, journal.spool, source, self.shard.id, spec.batch_size)
+        asked: deque[asyncio.Future[pa.RecordBatch]] = deque()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                # One is made ready while the others are with the function.
+                while len(asked) <= spec.processes:
+                    batch = await loop.run_in_executor(tools.files, next, batches, None)
+                    if batch is None:
+                        break
+                    asked.append(loop.run_in_executor(tools.scoring, tools.scorer.scores, *batch))
+                if not asked:
+                    return not self._suspended
+                scores = await asked[0]
+                asked.popleft()
+                await loop.run_in_executor(tools.files, journal.add_scores, scores)
+                self.to_score -= scores.num_rows
+        except Suspended:
+            return False
+        finally:
+            await asyncio.gather(*asked, return_exceptions=True)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times_s = (self._started_s, time.time())

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.formats import OutputFormat
+from turbo_fetch.spec.score import ScoreSpec
 from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
 from turbo_fetch.spec.table import Location, Table
 
@@ -417,6 +418,8 @@ class FetchSpec(Table):
     """Which addresses are read that are not of the web."""
     image: ImageSpec = Field(default_factory=ImageSpec)
     """How each image is processed."""
+    score: ScoreSpec | None = None
+    """What a function of yours says of finished images."""
     deny: DenySpec = Field(default_factory=DenySpec)
     """What must not be in the dataset."""
     duplicates: DuplicatesSpec = Field(default_factory=DuplicatesSpec)

@@ -12,7 +12,7 @@ from turbo_fetch import __version__
 from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import refuse_old_layout
-from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lock import locked
@@ -32,6 +32,7 @@ from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.sources.packages import check_sources
@@ -74,7 +75,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     trackers.check(spec.track.to)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
     columns = plan.schema()
-    check_columns(fetch.output.format, columns, fetch.image)
+    check_output_columns(fetch, columns)
     check_key_column(columns, fetch.output)
     storage = open_place(fetch.output.path, fetch.output.spool)
     refuse_old_layout(storage)

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from turbo_fetch import __version__
 from turbo_fetch.dataset import names
-from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import Dataset
 from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lease import are_complete
@@ -25,6 +25,7 @@ from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.local import LocalRunner
+from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.sources.packages import check_sources
@@ -66,7 +67,7 @@ def _run_part(
     check_packages(fetch.output.format)
     check_sources(fetch)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_output_columns(fetch, plan.schema())
     check_key_column(plan.schema(), fetch.output)
     outer = open_place(fetch.output.path, fetch.output.spool)
     fetch = part.share(fetch, str(names.part_work(outer.work, part.scope)))
