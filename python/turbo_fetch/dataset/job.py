@@ -185,6 +185,10 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
         # Earlier builds cut a list otherwise.
         picked["input"]["spread_windows"] = SPREAD_WINDOWS
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    if spec.score is not None:
+        # How its batches are made, and where its code lies, does not show.
+        score = {key: fetch["score"][key] for key in ("columns", "where", "arguments", "version")}
+        whole["score"] = {"function": spec.score.function.rpartition("/")[2], **score}
     return {"fetch": redact_tables({**picked, **whole})}
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
-from turbo_fetch.outcomes import BY_LABEL
+from turbo_fetch.outcomes import BY_LABEL, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.shard.task import ShardTask
-from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spec import FetchSpec, ScoreSpec
 from turbo_fetch.spool.spool import Spool, spool_identity
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one
@@ -66,6 +67,7 @@ class UnpublishedShard:
     shard: StoredShard
     facts: Mapping[str, Any]
     """What its record says of the list."""
+    scores: ClassVar[bool] = True
 
     @property
     def rows_digest(self) -> str:
@@ -173,10 +175,30 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
         )
 
 
+def stored_scores(
+    dataset: StoredDataset, shard: StoredShard, score: ScoreSpec | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the scores of the rows of a shard that have some, as they stood in its spool."""
+    if score is None:
+        return
+    scored = pa.array([Outcome.SUCCESS.label, Outcome.FILTERED.label])
+    rows = np.flatnonzero(pc.is_in(dataset.ledger(shard).column("outcome"), scored).to_numpy())
+    found = dataset.metadata(shard).select(list(score.columns)).take(pa.array(rows))
+    columns = [pa.array(rows, pa.uint32()), pa.nulls(rows.size, pa.string()), *found.columns]
+    yield from pa.table(columns, schema=spooled_schema(score.columns)).combine_chunks().to_batches()
+
+
 def write_spool(
-    path: Path, shard: StoredShard, facts: Mapping[str, Any], batches: Iterable[pa.RecordBatch]
+    path: Path,
+    shard: StoredShard,
+    facts: Mapping[str, Any],
+    batches: Iterable[pa.RecordBatch],
+    scores: Iterable[pa.RecordBatch] = (),
 ) -> None:
-    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record."""
+    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record.
+
+    `scores`, of rows that are in the batches, are asked for after them.
+    """
     begun = path.with_name(names.staged(path.name))
     begun.unlink(missing_ok=True)
     spool = Spool.open(begun, shard.number, shard.rows, facts["rows_digest"], facts)
@@ -184,6 +206,8 @@ def write_spool(
         for batch in batches:
             if batch.num_rows:
                 spool.append(batch)
+        for batch in scores:
+            spool.append_scores(batch)
     finally:
         spool.close()
     sync_one(begun)

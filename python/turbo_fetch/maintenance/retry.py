@@ -32,6 +32,7 @@ from turbo_fetch.maintenance.existing_shard import (
     UnpublishedShard,
     shards_again,
     stored_results,
+    stored_scores,
     unpublished_shards,
     write_spool,
 )
@@ -61,7 +62,8 @@ class RetriedShard(UnpublishedShard):
         path = work / names.spool(self.shard.name)
         if not path.exists():
             kept = (_final(batch) for batch in stored_results(self.dataset, self.shard))
-            write_spool(path, self.shard, self.facts, kept)
+            scores = stored_scores(self.dataset, self.shard, fetch.score)
+            write_spool(path, self.shard, self.facts, kept, scores)
         return path, self.rows_digest
 
 

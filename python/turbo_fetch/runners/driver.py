@@ -41,7 +41,7 @@ class Driver:
         self._fetch = fetch.model_copy(update={"output": output})
         self.http = fetch.http
         self._proxies = Proxies.of(fetch.http.proxy, os.environ)
-        self._score = ScoreJob.of(fetch.score)
+        self._score = None if fetch.score is None else ScoreJob.of(fetch.score)
         self._listener = listener
         self._beacon = ""
         self._threads = ThreadPoolExecutor(MOVES_AT_ONCE, "moves")

@@ -35,7 +35,7 @@ class LocalRunner:
             shares_limits=self._count > 1,
             claim=claim_on(open_place(fetch.output.path)),
             proxies=proxies,
-            score=ScoreJob.of(fetch.score),
+            score=None if fetch.score is None else ScoreJob.of(fetch.score),
         )
         self._listener = listener
         self._stop = stop

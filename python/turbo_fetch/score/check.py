@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -10,10 +11,10 @@ from turbo_fetch.arrow.score_types import score_schema
 from turbo_fetch.dataset.formats import check_columns
 from turbo_fetch.dataset.samples import metadata_schema
 from turbo_fetch.errors import SpecError
-from turbo_fetch.score.messages import ScoreJob
+from turbo_fetch.score.messages import SCORED_BY, ScoreJob
 from turbo_fetch.spec import FetchSpec, ScoreSpec
 
-IMAGE = "image"
+IMAGE: Final = "image"
 """The column in which the function gets the images."""
 
 
@@ -26,11 +27,11 @@ def check_output_columns(fetch: FetchSpec, source: pa.Schema) -> None:
     check_columns(fetch.output.format, source, fetch.image, scores)
 
 
-def check_score(score: ScoreSpec, metadata: pa.Schema) -> None:
-    """Raise SpecError if there is no such code, or it does not go with a dataset that has the columns `metadata`."""
+def check_score(score: ScoreSpec, metadata: pa.Schema) -> ScoreJob:
+    """Return the job. Raises SpecError if there is no such code, or it does not go with the columns `metadata`."""
     from turbo_fetch.score.judgement import check_condition
 
-    ScoreJob.of(score)
+    job = ScoreJob.of(score)
     _check_names(score.columns, [*metadata.names, IMAGE])
     if IMAGE in metadata.names:
         raise SpecError(
@@ -38,6 +39,19 @@ def check_score(score: ScoreSpec, metadata: pa.Schema) -> None:
             "another name for it in fetch.input.keep_columns"
         )
     check_condition(score, pa.schema([*metadata, *score_schema(score.columns)]))
+    return job
+
+
+def other_scores(score: ScoreSpec, records: Iterable[Mapping[str, Any]]) -> str | None:
+    """Say that shards were scored with another text of the code than it has now; None if none were."""
+    job = ScoreJob.of(score)
+    count = sum(record.get(SCORED_BY, job.digest) != job.digest for record in records)
+    if not count:
+        return None
+    return (
+        f"the code of fetch.score.function has changed since {count:,} shards were scored: if it computes something "
+        "else now, change fetch.score.version too, and score them again with `turbo-fetch score`"
+    )
 
 
 def _check_names(columns: Iterable[str], known: Iterable[str]) -> None:

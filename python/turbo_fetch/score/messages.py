@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from turbo_fetch.user_code import UserCode, split_member
 
@@ -25,10 +25,8 @@ class ScoreJob:
     """Names the place where workers of one machine find the processes of the job."""
 
     @classmethod
-    def of(cls, spec: ScoreSpec | None) -> ScoreJob | None:
-        """Return the job of a spec that asks for scores, else None. Raises SpecError if there is no such code."""
-        if spec is None:
-            return None
+    def of(cls, spec: ScoreSpec) -> ScoreJob:
+        """Return the job of a spec. Raises SpecError if there is no such code."""
         code = UserCode.read(split_member(spec.function)[0], "fetch.score.function")
         return cls(spec, code, code.digest[:16])
 
@@ -36,6 +34,10 @@ class ScoreJob:
     def name(self) -> str:
         """What the function is called, in its code."""
         return split_member(self.spec.function)[1]
+
+
+SCORED_BY: Final = "scored_by"
+"""In a commit record: which text of the code its scores are from, as `ScoreJob.digest` says."""
 
 
 class Suspended(Exception):

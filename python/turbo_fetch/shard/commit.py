@@ -27,12 +27,16 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
 from turbo_fetch.score.judgement import Judgement
+from turbo_fetch.score.messages import SCORED_BY
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
 
 HOSTS_KEPT: Final = 20
 REASONS_KEPT: Final = 20
+_NO_FAULT_OF_HOSTS: Final = frozenset(
+    outcome.label for outcome in (Outcome.SUCCESS, Outcome.FILTERED, Outcome.UNSCORED)
+)
 
 
 class Rows(NamedTuple):
@@ -87,7 +91,7 @@ class _Counts:
         self.failing_hosts.update(
             domain
             for domain, outcome in zip(domains, outcomes.to_pylist(), strict=True)
-            if domain is not None and outcome != Outcome.SUCCESS.label
+            if domain is not None and outcome not in _NO_FAULT_OF_HOSTS
         )
         sides = rows.samples.metadata.select(["original_width", "original_height"])
         widths, heights = (
@@ -154,7 +158,11 @@ def republish_shard(
 
 def list_facts(record: Record | None) -> dict[str, Any]:
     """Return what a commit record says of the list, for a record of the same rows."""
-    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
+    return (
+        {name: record[name] for name in ("rows_digest", LIST_NOTES, SCORED_BY) if name in record}
+        if record
+        else {}
+    )
 
 
 def _written(

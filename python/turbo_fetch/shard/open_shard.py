@@ -21,7 +21,7 @@ from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.progress.tally import Tally
-from turbo_fetch.score.messages import Suspended
+from turbo_fetch.score.messages import SCORED_BY, Suspended
 from turbo_fetch.shard import results
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
@@ -115,6 +115,8 @@ class OpenShard:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
         self._suspects: set[int] = set()
+        self._made = 0
+        """Images that this run made."""
         self.to_score = 0
         """Images that have no scores yet, once all rows have ended."""
 
@@ -140,6 +142,7 @@ class OpenShard:
                 return None
             record = await loop.run_in_executor(self._tools.files, self._commit, source, journal)
             committed = True
+            self._count_unkept(record)
             return record
         finally:
             if committed:
@@ -158,12 +161,14 @@ class OpenShard:
         source = results.one_batch(shard.load(notes))
         path, digest = self._work.prepare(shard.id, source, tools.fetch, tools.storage.make_work())
         facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
+        if tools.scorer is not None:
+            facts[SCORED_BY] = tools.scorer.job.digest
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
 
     async def _score(self, source: pa.RecordBatch, journal: Journal) -> bool:
         """Have the images scored, where that is asked for; return whether all are, which they are not if suspended."""
         tools = self._tools
-        if tools.scorer is None:
+        if tools.scorer is None or not self._work.scores:
             return True
         from turbo_fetch.score.shard_scores import unscored_batches
 
@@ -285,6 +290,7 @@ class OpenShard:
 
     def _count(self, batch: list[tuple[int, Fetched]], outcomes: list[int]) -> None:
         tally = self._tools.tally
+        self._made += outcomes.count(Outcome.SUCCESS.number)
         tally.outcomes.update(BY_NUMBER[number].label for number in outcomes)
         tally.body_bytes += sum(fetched.body_bytes for _, fetched in batch)
         tally.retries += sum(max(0, fetched.attempts - 1) for _, fetched in batch)
@@ -293,6 +299,14 @@ class OpenShard:
         self._left -= len(batch)
         if self._left == 0:
             self._ended.set()
+
+    def _count_unkept(self, record: dict[str, Any]) -> None:
+        """Count images anew that were made and are not kept."""
+        counted = self._tools.tally.outcomes
+        for label in (Outcome.FILTERED.label, Outcome.UNSCORED.label):
+            count = min(record["outcomes"].get(label, 0), self._made)
+            self._made -= count
+            counted.update({label: count, Outcome.SUCCESS.label: -count} if count else {})
 
 
 def _verdict(died_by: str | None) -> tuple[Outcome, str]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Place, Table
 
-ScoreType = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^(bool|string|((int32|int64|float16|float32|float64)(\[[1-9][0-9]{0,5}\])?))$"
-    ),
-]
-"""A type of values, or of lists of a fixed length: `float32[512]`."""
+_TYPE: Final = re.compile(r"bool|string|(int32|int64|float16|float32|float64)(\[[1-9][0-9]{0,5}\])?")
 
 
 class ScoreSpec(Table):
@@ -28,7 +22,7 @@ class ScoreSpec(Table):
     function: Annotated[str, Place(or_name=True, has_member=True)]
     """`file.py:name`, or `module:name` of an installed module: a function, or a class that is made once and then
     called. Its code is run."""
-    columns: dict[str, ScoreType] = Field(min_length=1)
+    columns: dict[str, str] = Field(min_length=1)
     """Names and types of the columns: `bool`, `string`, `int32`, `int64`, `float16`, `float32`, `float64`; with a
     length, as in `float16[512]`, lists such as embeddings."""
     where: str | None = None
@@ -53,4 +47,14 @@ class ScoreSpec(Table):
             raise ValueError(
                 f"function is {self.function!r}; expected a file or module and a name in it: scores.py:Aesthetic"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _types_are_known(self) -> ScoreSpec:
+        for name, word in self.columns.items():
+            if not _TYPE.fullmatch(word):
+                raise ValueError(
+                    f"columns has {name} = {word!r}; expected bool, string, int32, int64, float16, float32 or float64, "
+                    "the numbers also as lists: float16[512]"
+                )
         return self

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.arrow.binaries import lengths
+from turbo_fetch.arrow.score_types import DETAIL
 from turbo_fetch.spool import frames
 
 
@@ -46,9 +47,10 @@ class Index:
             self.tried_alone.discard(row)
             self.suspects.pop(row, None)
 
-    def add_scores(self, frame: frames.Frame, rows: npt.NDArray[np.uint32]) -> None:
+    def add_scores(self, frame: frames.Frame, scores: pa.RecordBatch) -> None:
         """Enter the scores of rows as the content of `frame`."""
-        self.scored[rows] = True
+        has_scores = np.asarray(scores.column(DETAIL).is_null())
+        self.scored[scores.column("row").to_numpy()[has_scores]] = True
         self.scores.append(frame)
 
     def enter(self, rows: list[int]) -> None:

@@ -115,16 +115,15 @@ class Spool:
         self._index.add(frame, results)
 
     def append_scores(self, scores: pa.RecordBatch) -> None:
-        """Append what was found out about rows later; the first column, `row`, says about which. Raises OutputError.
+        """Append scores of rows (`spooled_schema`), or why there are none. Raises OutputError.
 
-        All batches of a spool have the same columns, and a row is in one of them at most.
+        All batches of a spool have the same columns; what is said of a row last counts.
         """
-        frame = self._write(_SCORES, batch_pieces(scores))
-        self._index.add_scores(frame, scores.column("row").to_numpy())
+        self._index.add_scores(self._write(_SCORES, batch_pieces(scores)), scores)
 
     @property
     def to_score(self) -> npt.NDArray[np.bool_]:
-        """Whether each row has an image, and no scores."""
+        """Whether each row has an image, and no scores, be it that it was not asked, or in vain."""
         return (self._index.image_bytes > 0) & ~self._index.scored
 
     def scores(self) -> pa.Table | None:
@@ -132,8 +131,11 @@ class Spool:
         if not self._index.scores:
             return None
         with frames.Mapped(self._descriptor) as mapped:
-            batches = [parse_batch(mapped.buffer, frame) for frame in self._index.scores]
-            return pa.Table.from_batches(batches).sort_by("row")
+            found = pa.Table.from_batches(
+                [parse_batch(mapped.buffer, frame) for frame in self._index.scores]
+            )
+            _, last = np.unique(found.column("row").to_numpy()[::-1], return_index=True)
+            return found.take(pa.array(found.num_rows - 1 - last))
 
     def sorted_batches(self, rows_per_batch: int = 256) -> Iterator[pa.RecordBatch]:
         """Yield the results sorted by row, in batches of at most `rows_per_batch` rows and about 16 MB.
@@ -293,7 +295,7 @@ def _replay(mapped: frames.Mapped, found: Iterator[frames.Frame], index: Index) 
                 return end
             index.add(frame, results)
         elif frame.kind == _SCORES:
-            index.add_scores(frame, parse_batch(mapped.buffer, frame).column("row").to_numpy())
+            index.add_scores(frame, parse_batch(mapped.buffer, frame))
         elif frame.kind == _INTENT:
             rows = np.frombuffer(mapped.buffer, np.uint32, (frame.stop - frame.start) // 4, frame.start)
             index.enter(rows.tolist())

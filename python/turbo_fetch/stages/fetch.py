@@ -32,7 +32,7 @@ from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.supervisor import Listener
-from turbo_fetch.score.check import check_output_columns
+from turbo_fetch.score.check import check_output_columns, other_scores
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.sources.packages import check_sources
@@ -96,6 +96,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
             dataset.note_files(plan.fingerprint)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
+        if fetch.score is not None and (told := other_scores(fetch.score, dataset.records())) is not None:
+            listener.note(told)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
         if not fetch.http.has_contact and fetch.input.image_column is None:
             listener.note(NO_CONTACT)
