@@ -185,6 +185,13 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
         # Earlier builds cut a list otherwise.
         picked["input"]["spread_windows"] = SPREAD_WINDOWS
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    if spec.duplicates.embedding_column is None:
+        # Earlier builds knew no such keys.
+        whole["duplicates"] = {
+            key: value
+            for key, value in whole["duplicates"].items()
+            if key not in {"embedding_column", "min_similarity"}
+        }
     if spec.score is not None:
         # How its batches are made, and where its code lies, does not show.
         score = {key: fetch["score"][key] for key in ("columns", "where", "arguments", "version")}

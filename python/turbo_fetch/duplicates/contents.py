@@ -19,6 +19,7 @@ from turbo_fetch.dataset import names
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
 from turbo_fetch.dataset.samples import SIDES, Samples
+from turbo_fetch.duplicates.alike import alike
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
 from turbo_fetch.duplicates.row_numbers import ROW_BITS, Names, place, shard_of
@@ -27,7 +28,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, republish_shard
 from turbo_fetch.shard.deny_lists import hash_key
-from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spec import DuplicatesSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -73,8 +74,9 @@ def drop(
         pairs = _equal(datasets, fetch.image.digest, storage, stop)
     if "phash" in keys:
         near = _near(datasets, pairs[:, 0], fetch.duplicates.max_distance, stop)
-        pairs = np.concatenate([pairs, near])
-        pairs = pairs[np.argsort(pairs[:, 0])]
+        pairs = _together(pairs, near)
+    if fetch.duplicates.embedding_column is not None:
+        pairs = _together(pairs, _alike(datasets, pairs[:, 0], fetch.duplicates, listener, stop))
     pairs = pairs[pairs[:, 0] >= np.uint64(place(len(datasets) - 1, 0))]
     names = Names(datasets[:-1], fetch.output)
     shards = np.array([shard_of(number) for number in pairs[:, 0].tolist()], np.int64)
@@ -109,6 +111,41 @@ def _near(
         hashes.append(np.array([int(value, 16) for value in values.to_pylist()], np.uint64)[stays])
         places.append(at[stays])
     return near_duplicates(np.concatenate(hashes), np.concatenate(places), max_distance)
+
+
+def _alike(
+    datasets: Sequence[StoredDataset],
+    gone: npt.NDArray[np.uint64],
+    duplicates: DuplicatesSpec,
+    listener: ProgressListener,
+    stop: StopRequest,
+) -> Pairs:
+    column = duplicates.embedding_column
+    assert column is not None
+    total, done = sum(dataset.rows for dataset in datasets), 0
+
+    def looked_at(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.phase(done, total, "images")
+        _check(stop)
+
+    vectors = (
+        (at[stays], _vectors(values)[stays])
+        for values, at in _column(datasets, column, stop)
+        if (stays := ~np.isin(at, gone)).any()
+    )
+    return alike(vectors, duplicates.min_similarity, looked_at)
+
+
+def _vectors(values: pa.Array) -> npt.NDArray[np.float32]:
+    flat = values.flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32).reshape(len(values), -1)
+
+
+def _together(pairs: Pairs, more: Pairs) -> Pairs:
+    both = np.concatenate([pairs, more])
+    return both[np.argsort(both[:, 0])]
 
 
 def _column(

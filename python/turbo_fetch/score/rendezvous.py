@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from turbo_fetch.score.messages import FromProcess, ProcessJob, ScoreJob
 
+PREFIX: Final = "turbo-fetch-score-"
 LONGEST_PATH: Final = 90
 """Of the folder: the system takes 107 bytes for a socket in it."""
 WAITING: Final = 128
@@ -35,7 +36,7 @@ class Rendezvous:
 
     def __init__(self, job: ScoreJob) -> None:
         self._job = job
-        name = f"turbo-fetch-{job.place}"
+        name = f"{PREFIX}{job.place}"
         folder = Path(tempfile.gettempdir(), name)
         self._folder = folder if len(str(folder)) < LONGEST_PATH else Path("/tmp", name)
         self._started: list[subprocess.Popen[bytes]] = []
@@ -62,15 +63,15 @@ class Rendezvous:
         raise AssertionError("unreachable")
 
     def tidy(self) -> None:
-        """Remove what processes left that were killed."""
-        with suppress(FileNotFoundError), locked(self._folder):
-            for path in self._folder.glob("*.socket"):
-                try:
-                    _connected(path).close()
-                except ConnectionRefusedError:
-                    path.unlink(missing_ok=True)
-            with suppress(OSError):
-                self._folder.rmdir()
+        """Remove what processes left that were killed, those of earlier jobs too."""
+        for folder in self._folder.parent.glob(f"{PREFIX}*"):
+            with suppress(OSError), locked(folder):
+                for path in folder.glob("*.socket"):
+                    try:
+                        _connected(path).close()
+                    except ConnectionRefusedError:
+                        path.unlink(missing_ok=True)
+                folder.rmdir()
 
     def _start(self, path: Path, number: int) -> FromWorker:
         job = self._job
