@@ -29,7 +29,8 @@ COLOURS = """
     import turbo_fetch
 
     def colours(batch):
-        return {"look": np.array([each.reshape(-1, 3)[::97].ravel()[:96] - 128.0 for each in turbo_fetch.pixels(batch)])}
+        images = turbo_fetch.pixels(batch)
+        return {"look": np.array([image.reshape(-1, 3)[::97].ravel()[:96] - 128.0 for image in images])}
 """
 
 

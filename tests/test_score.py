@@ -158,8 +158,16 @@ def test_a_function_that_fails_for_every_image_ends_the_run_with_its_traceback(
 @pytest.mark.parametrize(
     ("code", "kind", "said"),
     [
-        ("def other(batch): ...", SpecError, r"there is no function or class Scores; expected one that takes"),
-        ("import nowhere", SpecError, r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\)"),
+        (
+            "def other(batch): ...",
+            SpecError,
+            r"there is no function or class Scores; expected one that takes",
+        ),
+        (
+            "import nowhere",
+            SpecError,
+            r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\)",
+        ),
         (
             "class Scores:\n    def __init__(self): raise OSError('no weights')",
             ScoringFailed,
@@ -241,7 +249,9 @@ def test_a_run_that_is_killed_while_it_scores_goes_on_where_it_was(
     assert content_hashes(tmp_path / "killed" / "out") == content_hashes(tmp_path / "whole" / "out")
 
 
-def test_a_function_of_another_version_does_not_go_on_with_the_dataset(origin: Origin, tmp_path: Path) -> None:
+def test_a_function_of_another_version_does_not_go_on_with_the_dataset(
+    origin: Origin, tmp_path: Path
+) -> None:
     spec = _spec(origin, tmp_path, _brightness(tmp_path))
     _run(spec)
     with pytest.raises(turbo_fetch.TurboFetchError, match=r'score.version was "", is now "2"|version'):
@@ -253,7 +263,10 @@ def test_a_function_of_another_version_does_not_go_on_with_the_dataset(origin: O
     [
         ({"columns": {"x": "float"}}, "fetch.score: columns has x = 'float'; expected bool, string, int32"),
         ({"columns": {"width": "float32"}}, "has 'width', which is a column of the dataset already"),
-        ({"where": "beauty > 1"}, "names 'beauty', which is no column of the dataset; expected one of caption"),
+        (
+            {"where": "beauty > 1"},
+            "names 'beauty', which is no column of the dataset; expected one of caption",
+        ),
         ({"where": "colour > 1"}, "does not fit the columns"),
         ({"function": "nowhere.py:f"}, r"cannot be imported \(FileNotFoundError"),
         ({"function": "nowhere:f"}, "No module named 'nowhere'"),

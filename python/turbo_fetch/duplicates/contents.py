@@ -140,7 +140,8 @@ def _alike(
 
 def _vectors(values: pa.Array) -> npt.NDArray[np.float32]:
     flat = values.flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(len(values), -1)
+    vectors: npt.NDArray[np.float32] = flat.astype(np.float32).reshape(len(values), -1)
+    return vectors
 
 
 def _together(pairs: Pairs, more: Pairs) -> Pairs:

@@ -182,6 +182,9 @@ def stored_scores(
     if score is None:
         return
     scored = pa.array([Outcome.SUCCESS.label, Outcome.FILTERED.label])
+    if not set(score.columns) <= set(dataset.metadata_schema(shard).names):
+        # Of before `score`, which was interrupted.
+        return
     rows = np.flatnonzero(pc.is_in(dataset.ledger(shard).column("outcome"), scored).to_numpy())
     found = dataset.metadata(shard).select(list(score.columns)).take(pa.array(rows))
     columns = [pa.array(rows, pa.uint32()), pa.nulls(rows.size, pa.string()), *found.columns]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from turbo_fetch.arrow.schemas import RESULTS
 from turbo_fetch.arrow.score_types import score_schema
 from turbo_fetch.dataset.formats import check_columns
 from turbo_fetch.dataset.samples import metadata_schema
@@ -32,7 +33,7 @@ def check_score(score: ScoreSpec, metadata: pa.Schema) -> ScoreJob:
     from turbo_fetch.score.judgement import check_condition
 
     job = ScoreJob.of(score)
-    _check_names(score.columns, [*metadata.names, IMAGE])
+    _check_names(score.columns, [*metadata.names, *RESULTS.names])
     if IMAGE in metadata.names:
         raise SpecError(
             f"the dataset has a column {IMAGE!r}, and fetch.score.function gets the images by that name; expected "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from turbo_fetch.user_code import UserCode, split_member
@@ -20,7 +21,7 @@ class ScoreJob:
     spec: ScoreSpec
     code: UserCode
     digest: str
-    """What tells scores of this code from those of another text of it."""
+    """What tells its scores from those of others, and of another text of the code."""
     place: str = field(default_factory=lambda: os.urandom(8).hex())
     """Names the place where workers of one machine find the processes of the job."""
 
@@ -28,7 +29,9 @@ class ScoreJob:
     def of(cls, spec: ScoreSpec) -> ScoreJob:
         """Return the job of a spec. Raises SpecError if there is no such code."""
         code = UserCode.read(split_member(spec.function)[0], "fetch.score.function")
-        return cls(spec, code, code.digest[:16])
+        said = spec.model_dump_json(include={"columns", "where", "arguments", "version"})
+        name = split_member(spec.function)[1]
+        return cls(spec, code, sha256(f"{code.digest} {name} {said}".encode()).hexdigest()[:16])
 
     @property
     def name(self) -> str:
@@ -37,7 +40,7 @@ class ScoreJob:
 
 
 SCORED_BY: Final = "scored_by"
-"""In a commit record: which text of the code its scores are from, as `ScoreJob.digest` says."""
+"""In a commit record: which function its scores are from, as `ScoreJob.digest` says."""
 
 
 class Suspended(Exception):

@@ -131,9 +131,7 @@ class Spool:
         if not self._index.scores:
             return None
         with frames.Mapped(self._descriptor) as mapped:
-            found = pa.Table.from_batches(
-                [parse_batch(mapped.buffer, frame) for frame in self._index.scores]
-            )
+            found = pa.Table.from_batches([parse_batch(mapped.buffer, frame) for frame in self._index.scores])
             _, last = np.unique(found.column("row").to_numpy()[::-1], return_index=True)
             return found.take(pa.array(found.num_rows - 1 - last))
 
