@@ -122,7 +122,7 @@ def test_a_refresh_scores_images_that_have_changed(origin: Origin, tmp_path: Pat
     spec = _spec(urls, tmp_path / "out", score=_score(tmp_path))
     turbo_fetch.run(spec, ProgressListener())
     before = pq.read_table(tmp_path / "out" / "00000.parquet")
-    origin.files["00003.jpg"] = encoded(90, 70, 999)
+    origin.pictures = {**ALBUM, "00003.jpg": encoded(90, 70, 999)}
     count = len(_scored(calls))
     _command("refresh", tmp_path / "out")
     assert len(_scored(calls)) == count

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import turbo_fetch
 from turbo_fetch.score.messages import FromProcess, ProcessJob, ScoreJob
 
 PREFIX: Final = "turbo-fetch-score-"
@@ -116,6 +117,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _environment() -> dict[str, str]:
     environment = dict(os.environ)
+    # Where a cluster has sent this package along, other processes need not find it by themselves.
+    home = str(Path(turbo_fetch.__file__).parents[1])
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment["PYTHONPATH"] = os.pathsep.join([home, *(path for path in paths if path != home)])
     if environment.get("CUDA_VISIBLE_DEVICES") == "":
         # Ray hides all GPUs from actors that claim none, as workers are.
         del environment["CUDA_VISIBLE_DEVICES"]
