@@ -249,6 +249,27 @@ def test_a_run_that_is_killed_while_it_scores_goes_on_where_it_was(
     assert content_hashes(tmp_path / "killed" / "out") == content_hashes(tmp_path / "whole" / "out")
 
 
+def test_ctrl_c_does_not_wait_for_a_call(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, held = tmp_path / "calls", tmp_path / "held"
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setenv("HELD", str(held))
+    path = written(tmp_path, BRIGHTNESS + HELD)
+    spec = _spec(origin, tmp_path, {"function": f"{path}:Held", "columns": COLUMNS})
+    held.touch()
+    process = start(spec, tmp_path)
+    while not calls.exists() or "image 17" not in calls.read_text():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    held.unlink()
+    hits = origin.hits.total()
+    assert _run(spec).successes == len(ALBUM)
+    assert origin.hits.total() == hits
+
+
 def test_a_function_of_another_version_does_not_go_on_with_the_dataset(
     origin: Origin, tmp_path: Path
 ) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Place, Table
 
@@ -28,7 +28,7 @@ class ScoreSpec(Table):
     where: str | None = None
     """Which images stay: a condition like that of `fetch.input.where`, on these columns and all others of the dataset,
     such as `aesthetic >= 5 and watermark < 0.5`. Images for which it is false or null end as `filtered`."""
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for the class, or for each call of the function."""
     version: str = ""
     """To be changed when the function computes something else: shards with other scores are not mixed then."""

@@ -145,6 +145,8 @@ def plan_run(spec: Spec) -> Planned:
         f"{human_bytes(picture_bytes(fetch.image))} per image",
         "domains are distributed as in the sample, the start of the files of the list",
     ]
+    if fetch.score is not None:
+        planned.assumptions.append("fetch.score.function keeps up, and drops nothing")
     return planned
 
 
