@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.table import Place, Table
 
+Argument = str | int | float | bool
 _TYPE: Final = re.compile(r"bool|string|(int32|int64|float16|float32|float64)(\[[1-9][0-9]{0,5}\])?")
 
 
@@ -28,7 +29,7 @@ class ScoreSpec(Table):
     where: str | None = None
     """Which images stay: a condition like that of `fetch.input.where`, on these columns and all others of the dataset,
     such as `aesthetic >= 5 and watermark < 0.5`. Images for which it is false or null end as `filtered`."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, Argument | tuple[Argument, ...]] = Field(default_factory=dict)
     """Keyword arguments for the class, or for each call of the function."""
     version: str = ""
     """To be changed when the function computes something else: shards with other scores are not mixed then."""
