@@ -303,7 +303,22 @@ def test_what_cannot_be_is_refused_before_a_request(
     assert origin.hits.total() == hits
 
 
-def test_records_say_which_text_of_the_code_made_the_scores(origin: Origin, tmp_path: Path) -> None:
+class _Notes(ProgressListener):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_run_says_when_the_code_has_changed_since_shards_were_scored(
+    origin: Origin, tmp_path: Path
+) -> None:
     spec = _spec(origin, tmp_path, _brightness(tmp_path))
-    _run(spec)
+    heard = _Notes()
+    turbo_fetch.run(spec, heard)
     assert len({record["scored_by"] for record in manifest(tmp_path / "out")}) == 1
+    assert not [note for note in heard.notes if "fetch.score" in note]
+    written(tmp_path, BRIGHTNESS + "\n    # changed\n")
+    turbo_fetch.run(spec, heard)
+    assert [note for note in heard.notes if "has changed since 3 shards were scored" in note]

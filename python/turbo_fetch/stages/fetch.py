@@ -94,10 +94,10 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         if not dataset.is_planned_from(plan.fingerprint):
             refuse_changed_list(plan, dataset, fetch, listener, stop)
             dataset.note_files(plan.fingerprint)
-        if dataset.is_complete:
-            return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         if fetch.score is not None and (told := other_scores(fetch.score, dataset.records())) is not None:
             listener.note(told)
+        if dataset.is_complete:
+            return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
         if not fetch.http.has_contact and fetch.input.image_column is None:
             listener.note(NO_CONTACT)
