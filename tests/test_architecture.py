@@ -21,6 +21,7 @@ ORDER = (
     "redaction",
     "startup",
     "stop",
+    "user_code",
     # Packages, each of which may use those above it in this list.
     "storage",
     "spec",
@@ -31,6 +32,7 @@ ORDER = (
     "dataset",
     "fetch",
     "sources",
+    "score",
     "shard",
     "duplicates",
     "monitor",

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
 from ray_nodes import NODE, ray_cluster, worker_processes
+from scoring import BRIGHTNESS, COLUMNS, written
 from shares import Shares, are_even
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.runners.ray.runner import RayRunner
@@ -85,6 +87,18 @@ def test_the_bytes_are_those_of_a_local_run_and_both_nodes_work(
     _check(process, tmp_path / "out", expected)
     # Warm workers: connections outlive shards, once those of the first quarter of a second have rested.
     assert origin.connections - before <= 100
+
+
+def test_nodes_score_with_the_code_that_the_driver_read(
+    cluster: Any, quiet: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    urls, _ = quiet
+    score = {"function": f"{written(tmp_path, BRIGHTNESS)}:Brightness", "columns": COLUMNS}
+    output = {"samples_per_shard": 60}
+    turbo_fetch.run(job_spec(urls, tmp_path / "local", output=output, score=score))
+    on_ray = {"kind": "ray", "address": cluster.address}
+    turbo_fetch.run(job_spec(urls, tmp_path / "out", output=output, score=score, engine=on_ray))
+    assert content_hashes(tmp_path / "out") == content_hashes(tmp_path / "local")
 
 
 def test_killed_workers_are_replaced_and_no_shard_is_lost_or_doubled(

@@ -300,5 +300,5 @@ def test_a_row_of_which_a_condition_cannot_be_told_ends_the_run_in_a_sentence(tm
     pq.write_table(
         pa.table({"url": ["http://example.org/1"], "n": [2**62 + 1], "x": [0.5]}), tmp_path / "list.parquet"
     )
-    with pytest.raises(SpecError, match="where = 'n > x' cannot be told of a row of the list: Integer value"):
+    with pytest.raises(SpecError, match="where = 'n > x' cannot be told of a row: Integer value"):
         _taken(tmp_path / "list.parquet", where="n > x")

@@ -131,6 +131,19 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
     assert version
 
 
+def test_the_code_of_a_function_is_sent_along(tmp_path: Path) -> None:
+    urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:9/x.jpg"])
+    path = tmp_path / "looks.py"
+    path.write_text("def looks(batch): return {'x': [1.0] * batch.num_rows}")
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    score = {"function": f"{path}:looks", "columns": {"x": "float32"}}
+    bundle(job_spec(urls, tmp_path / "out", score=score), folder)
+    sent = tomllib.loads((folder / "spec.toml").read_text())
+    assert sent["fetch"]["score"]["function"] == "code/looks.py:looks"
+    assert (folder / "code" / "looks.py").read_bytes() == path.read_bytes()
+
+
 def test_an_output_that_only_this_machine_means_is_refused(tmp_path: Path) -> None:
     urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:9/x.jpg"])
     with pytest.raises(ClusterError, match="'out', which means another folder on every machine"):

@@ -32,7 +32,7 @@ print(dataset.ledger().group_by("outcome").aggregate([([], "count_all")]))
 A spec can also be written in Python: `turbo_fetch.Spec.model_validate({"fetch": {...}})` takes the tables of
 [the spec file](spec.md) as dictionaries.
 """
-FUNCTIONS = ("run", "arun", "load_spec", "open_dataset")
+FUNCTIONS = ("run", "arun", "load_spec", "open_dataset", "pixels")
 CLASSES: dict[type, tuple[str, ...]] = {
     RunSummary: ("fetch", "text"),
     Summary: ("successes", "causes", "rows_per_s", "check", "text"),

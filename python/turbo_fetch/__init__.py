@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from turbo_fetch.errors import TurboFetchError
     from turbo_fetch.progress.listener import ProgressListener
     from turbo_fetch.progress.summary import Summary
+    from turbo_fetch.score.pixels import pixels
     from turbo_fetch.spec import Spec
     from turbo_fetch.stages import RunSummary, arun, run
 
@@ -42,6 +43,7 @@ __all__ = [
     "arun",
     "load_spec",
     "open_dataset",
+    "pixels",
     "run",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "arun": "stages",
     "load_spec": "dataset.description",
     "open_dataset": "dataset.reader",
+    "pixels": "score.pixels",
     "run": "stages",
 }
 

@@ -16,6 +16,7 @@ A bad sample is data (see :mod:`turbo_fetch.outcomes`); a bad job is one of thes
     ├── ClusterError         no cluster, or one that cannot do this job            exit code 2
     ├── Unreachable          no network, resolver or proxy: nobody answers        exit code 1
     ├── TooFewSamples        fewer rows became samples than the spec demands      exit code 1
+    ├── ScoringFailed        the function of [fetch.score] fails for all images  exit code 1
     ├── ShardFailed          a shard could not be finished                       exit code 1
     └── Interrupted          stopped by a signal; the run can be resumed         exit code 130
 """
@@ -103,6 +104,10 @@ class ClusterError(TurboFetchError):
     """The cluster is not there, or a node lacks a package, has another version, or does not see the output."""
 
     exit_code = 2
+
+
+class ScoringFailed(TurboFetchError):
+    """The function of `[fetch.score]` fails for every image, or cannot be made ready; the message has its traceback."""
 
 
 class ShardFailed(TurboFetchError):

@@ -56,6 +56,8 @@ class Outcome(Enum):
     ASPECT = (37, "aspect", False, _RESIZE)
     BAD_BOXES = (38, "bad-boxes", False, _RESIZE)
     OUT_OF_MEMORY = (39, "out-of-memory", True, _RESIZE)
+    FILTERED = (40, "filtered", False, _RESIZE)
+    UNSCORED = (41, "unscored", True, _RESIZE)
 
     number: int
     label: str
@@ -109,5 +111,7 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.ASPECT: "An aspect ratio above `fetch.image.max_aspect`.",
     Outcome.BAD_BOXES: "The boxes to blur are malformed, so the image is not kept.",
     Outcome.OUT_OF_MEMORY: "This machine has too little memory for the image, even while it makes no other one.",
+    Outcome.FILTERED: "`fetch.score.where` does not hold for its scores, which are in its row.",
+    Outcome.UNSCORED: "The function of `[fetch.score]` failed for it.",
 }
 """What each means, in a sentence for people."""

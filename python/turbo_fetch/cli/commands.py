@@ -27,6 +27,7 @@ from turbo_fetch.cli.report import report
 from turbo_fetch.cli.retry import retry
 from turbo_fetch.cli.run import run
 from turbo_fetch.cli.schema import schema
+from turbo_fetch.cli.score import score
 from turbo_fetch.cli.submit import submit
 from turbo_fetch.cli.verify import verify
 from turbo_fetch.cli.view import view
@@ -79,6 +80,7 @@ app.command()(report)
 app.command()(ledger)
 app.command()(retry)
 app.command()(refresh)
+app.command()(score)
 app.command()(verify)
 app.command()(export)
 app.command()(push)

@@ -37,9 +37,9 @@ def submit(
 ) -> None:
     """Run SPEC.TOML on a Ray cluster; submit it again to resume where a job stopped.
 
-    The spec, local lists and this version of turbo-fetch are sent along. The output must be an object
-    store or a folder that all machines share. Exit codes as for `run`; Ctrl-C leaves the job running. `ray job` lists,
-    follows and stops jobs.
+    The spec, local lists, the file of `fetch.score.function` and this version of turbo-fetch are sent along. The output
+    must be an object store or a folder that all machines share. Exit codes as for `run`; Ctrl-C leaves the job running.
+    `ray job` lists, follows and stops jobs.
     """
     loaded = load_job(spec, overrides)
     from turbo_fetch.runners.ray.submission import Jobs, check_output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -190,6 +190,17 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
         # Earlier builds cut a list otherwise.
         picked["input"]["spread_windows"] = SPREAD_WINDOWS
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    if spec.duplicates.embedding_column is None:
+        # Earlier builds knew no such keys.
+        whole["duplicates"] = {
+            key: value
+            for key, value in whole["duplicates"].items()
+            if key not in {"embedding_column", "min_similarity"}
+        }
+    if spec.score is not None:
+        # How its batches are made, and where its code lies, does not show.
+        score = {key: fetch["score"][key] for key in ("columns", "where", "arguments", "version")}
+        whole["score"] = {"function": spec.score.function.rpartition("/")[2], **score}
     return {"fetch": redact_tables({**picked, **whole})}
 
 
@@ -245,12 +256,30 @@ def _known_entry(job: Job, lists: Lists) -> dict[str, Any] | None:
     )
 
 
-def refuse_changes(storage: Storage, fetch: FetchSpec) -> None:
-    """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise."""
+def refuse_changes(storage: Storage, fetch: FetchSpec, but: Container[str] = ()) -> None:
+    """Raise InputError if there is no dataset, OutputExists, naming the differences, if it was made otherwise.
+
+    Tables in `but` may differ.
+    """
     found = read_job(storage)
     if found is None:
         raise InputError(f"{storage.url}: there is no dataset; expected one that turbo-fetch has begun")
-    _refuse_changes(storage, found["essentials"], _essentials(fetch))
+    before, now = (
+        {table: value for table, value in essentials["fetch"].items() if table not in but}
+        for essentials in (found["essentials"], _essentials(fetch))
+    )
+    _refuse_changes(storage, {"fetch": before}, {"fetch": now})
+
+
+def replace_essentials(storage: Storage, spec: Spec, tables: Container[str]) -> None:
+    """Note that a dataset is, as far as these tables go, one of another spec from now on."""
+    job = read_job(storage)
+    assert job is not None
+    assert spec.fetch is not None
+    kept = {table: value for table, value in job["essentials"]["fetch"].items() if table not in tables}
+    now = {table: value for table, value in _essentials(spec.fetch)["fetch"].items() if table in tables}
+    write_job(storage, {**job, "essentials": {"fetch": {**kept, **now}}})
+    storage.write_bytes(names.SPEC, dump_spec_for_others(spec).encode())
 
 
 def refuse_other_types(storage: Storage, columns: pa.Schema) -> None:

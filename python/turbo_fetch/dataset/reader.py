@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
+from turbo_fetch.arrow.score_types import score_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.description import Job, read_job
 from turbo_fetch.dataset.formats import all_formats, format_of
@@ -139,6 +140,12 @@ class StoredDataset:
             raise DatasetError(
                 f"{self.storage.url}/{names.JOB}: essentials.fetch.image is not understood: {error}"
             ) from error
+
+    @property
+    def scores(self) -> pa.Schema:
+        """The columns that a function of the user's made."""
+        found = (self.essentials or {}).get("score")
+        return score_schema(found["columns"] if found else {})
 
     def record(self, shard: StoredShard) -> Record | None:
         """Return the commit record of a shard, None for img2dataset's."""

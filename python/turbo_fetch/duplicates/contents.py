@@ -25,6 +25,7 @@ from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, open_dataset
 from turbo_fetch.dataset.samples import SIDES, Samples
+from turbo_fetch.duplicates.alike import alike
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
 from turbo_fetch.duplicates.near import near_duplicates
 from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
@@ -33,7 +34,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard, republish_shard
 from turbo_fetch.shard.deny_lists import hash_key
-from turbo_fetch.spec import FetchSpec
+from turbo_fetch.spec import DuplicatesSpec, FetchSpec
 from turbo_fetch.storage import Storage
 
 Step = TypeVar("Step")
@@ -69,6 +70,9 @@ class Steps(Protocol):
     ) -> Iterator[Result]:
         """Yield the results in the order in which they come; with `here`, of work on this machine."""
 
+    def check(self) -> None:
+        """Raise Interrupted if asked to stop."""
+
 
 def drop(
     fetch: FetchSpec, storage: Storage, dataset: CommittedShards, listener: ProgressListener, steps: Steps
@@ -88,8 +92,9 @@ def drop(
         pairs = _equal(datasets, fetch.image.digest, storage, steps)
     if "phash" in keys:
         near = _near(datasets, pairs[:, 0], fetch.duplicates.max_distance, steps)
-        pairs = np.concatenate([pairs, near])
-        pairs = pairs[np.argsort(pairs[:, 0])]
+        pairs = _together(pairs, near)
+    if fetch.duplicates.embedding_column is not None:
+        pairs = _together(pairs, _alike(datasets, pairs[:, 0], fetch.duplicates, listener, steps))
     pairs = pairs[pairs[:, 0] >= np.uint64(place(len(datasets) - 1, 0))]
     found = list(_by_shard(datasets[-1], len(datasets) - 1, pairs))
     # All at once, for each time the manifest is written anew.
@@ -134,24 +139,75 @@ def _near(
         stays = ~np.isin(at, gone)
         hashes.append(np.frombuffer(keys, np.uint64)[stays])
         places.append(at[stays])
-    all_places = np.concatenate(places)
-    order = np.argsort(all_places)
-    return near_duplicates(np.concatenate(hashes)[order], all_places[order], max_distance)
+    return near_duplicates(np.concatenate(hashes), np.concatenate(places), max_distance)
+
+
+def _alike(
+    datasets: Sequence[StoredDataset],
+    gone: npt.NDArray[np.uint64],
+    duplicates: DuplicatesSpec,
+    listener: ProgressListener,
+    steps: Steps,
+) -> Pairs:
+    column = duplicates.embedding_column
+    assert column is not None
+    total, done = sum(dataset.rows for dataset in datasets), 0
+
+    def looked_at(count: int) -> None:
+        nonlocal done
+        done += count
+        listener.phase(done, total, "images")
+        steps.check()
+
+    vectors = (
+        (at[stays], np.frombuffer(values, np.float32).reshape(len(at), -1)[stays])
+        for values, at in _columns(datasets, partial(_vectors, column), steps)
+        if (stays := ~np.isin(at, gone)).any()
+    )
+    return alike(vectors, duplicates.min_similarity, looked_at)
+
+
+def _together(pairs: Pairs, more: Pairs) -> Pairs:
+    both = np.concatenate([pairs, more])
+    return both[np.argsort(both[:, 0])]
 
 
 Keys = tuple[bytes, npt.NDArray[np.uint64]]
 """Keys of rows that have an image, one after the other, and the places of the rows."""
+KeysOf = Callable[[tuple[StoredDataset, StoredShard]], Keys]
 
 
-def _columns(
-    datasets: Sequence[StoredDataset], work: Callable[[tuple[StoredDataset, StoredShard]], Keys], steps: Steps
-) -> Iterator[Keys]:
-    """Yield the keys of all shards. A dataset to compare with may be one that only this machine sees."""
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Work on a step that has a number, which its result keeps. It can be pickled."""
+
+    work: KeysOf
+
+    def __call__(self, step: tuple[int, tuple[StoredDataset, StoredShard]]) -> tuple[int, Keys]:
+        """Return the number and what the work returns."""
+        number, of_shard = step
+        return number, self.work(of_shard)
+
+
+def _columns(datasets: Sequence[StoredDataset], work: KeysOf, steps: Steps) -> Iterator[Keys]:
+    """Yield the keys of all shards, in order. A dataset to compare with may be one that only this machine sees."""
     for number, dataset in enumerate(datasets):
         bare, is_own = dataset.without_shards(), number == len(datasets) - 1
-        each = [(bare, shard) for shard in dataset.shards]
-        for keys, places in steps.run(work, each, here=dataset.storage.is_local and not is_own):
+        each = [(index, (bare, shard)) for index, shard in enumerate(dataset.shards)]
+        results = steps.run(Numbered(work), each, here=dataset.storage.is_local and not is_own)
+        for keys, places in _in_order(results):
             yield keys, places + np.uint64(place(number, 0))
+
+
+def _in_order(results: Iterator[tuple[int, Keys]]) -> Iterator[Keys]:
+    """Yield what comes under the numbers from 0 on; what comes early waits."""
+    early: dict[int, Keys] = {}
+    following = 0
+    for number, keys in results:
+        early[number] = keys
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def _hashes(digest: str, step: tuple[StoredDataset, StoredShard]) -> Keys:
@@ -162,6 +218,11 @@ def _hashes(digest: str, step: tuple[StoredDataset, StoredShard]) -> Keys:
 def _looks(step: tuple[StoredDataset, StoredShard]) -> Keys:
     values, places = _column(*step, "phash")
     return np.array([int(value, 16) for value in values.to_pylist()], np.uint64).tobytes(), places
+
+
+def _vectors(column: str, step: tuple[StoredDataset, StoredShard]) -> Keys:
+    values, places = _column(*step, column)
+    return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32).tobytes(), places
 
 
 def _column(dataset: StoredDataset, shard: StoredShard, name: str) -> tuple[pa.Array, npt.NDArray[np.uint64]]:

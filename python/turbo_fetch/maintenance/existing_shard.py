@@ -7,27 +7,28 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
 from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
-from turbo_fetch.outcomes import BY_LABEL
+from turbo_fetch.outcomes import BY_LABEL, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.shard.task import ShardTask
-from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
+from turbo_fetch.spec import EngineSpec, FetchSpec, ScoreSpec, Spec
 from turbo_fetch.spool.spool import Spool, spool_identity
 from turbo_fetch.stages.fetch import Account, runner_of
 from turbo_fetch.stop import StopRequest
@@ -87,6 +88,7 @@ class UnpublishedShard:
     shard: StoredShard
     facts: Mapping[str, Any]
     """What its record says of the list."""
+    scores: ClassVar[bool] = True
 
     @property
     def rows_digest(self) -> str:
@@ -215,21 +217,49 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
 
 
 def begin_spool(
-    path: Path, shard: StoredShard, facts: Mapping[str, Any], batches: Iterable[pa.RecordBatch]
+    path: Path,
+    shard: StoredShard,
+    facts: Mapping[str, Any],
+    batches: Iterable[pa.RecordBatch],
+    scores: Iterable[pa.RecordBatch] = (),
 ) -> None:
-    """Have a spool at `path` that was begun with the batches from this version of the shard, unless it is there.
+    """Have a spool at `path` that was begun with the batches and scores from this version of the shard, unless it is
+    there.
 
     One of another version may lie on a machine of a cluster, which did not hear of what became of the shard since.
     """
     identity = spool_identity(path) if path.exists() else None
     if identity is None or identity.get("facts", {}).get(OF_VERSION, shard.record) != shard.record:
-        write_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches)
+        write_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches, scores)
+
+
+def stored_scores(
+    dataset: StoredDataset, shard: StoredShard, score: ScoreSpec | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the scores of the rows of a shard that have some, as they stood in its spool."""
+    if score is None:
+        return
+    scored = pa.array([Outcome.SUCCESS.label, Outcome.FILTERED.label])
+    if not set(score.columns) <= set(dataset.metadata_schema(shard).names):
+        # Of before `score`, which was interrupted.
+        return
+    rows = np.flatnonzero(pc.is_in(dataset.ledger(shard).column("outcome"), scored).to_numpy())
+    found = dataset.metadata(shard).select(list(score.columns)).take(pa.array(rows))
+    columns = [pa.array(rows, pa.uint32()), pa.nulls(rows.size, pa.string()), *found.columns]
+    yield from pa.table(columns, schema=spooled_schema(score.columns)).combine_chunks().to_batches()
 
 
 def write_spool(
-    path: Path, shard: StoredShard, facts: Mapping[str, Any], batches: Iterable[pa.RecordBatch]
+    path: Path,
+    shard: StoredShard,
+    facts: Mapping[str, Any],
+    batches: Iterable[pa.RecordBatch],
+    scores: Iterable[pa.RecordBatch] = (),
 ) -> None:
-    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record."""
+    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record.
+
+    `scores`, of rows that are in the batches, are asked for after them.
+    """
     begun = path.with_name(names.staged(path.name))
     begun.unlink(missing_ok=True)
     spool = Spool.open(begun, shard.number, shard.rows, facts["rows_digest"], facts)
@@ -237,6 +267,8 @@ def write_spool(
         for batch in batches:
             if batch.num_rows:
                 spool.append(batch)
+        for batch in scores:
+            spool.append_scores(batch)
     finally:
         spool.close()
     sync_one(begun)

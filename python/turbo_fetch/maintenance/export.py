@@ -132,7 +132,7 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
         raise SpecError(f"the destination {storage.url} is the source; expected another place")
     output = _output(job, source)
     if source.shards:
-        check_columns(job.format, _list_columns(source), source.image)
+        check_columns(job.format, _list_columns(source), source.image, source.scores)
     storage.probe(names.PROBE)
     summary = Summary(storage.url)
     with locked(storage, stop=stop):

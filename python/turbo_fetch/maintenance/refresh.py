@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +39,7 @@ from turbo_fetch.maintenance.existing_shard import (
     begin_spool,
     run_again,
     stored_results,
+    stored_scores,
     unpublished_shards,
     write_spool,
 )
@@ -49,7 +51,7 @@ from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.sources.packages import check_sources
-from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spec import FetchSpec, ScoreSpec, Spec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
@@ -105,6 +107,11 @@ class RefreshedShard:
         return self.version
 
     @property
+    def scores(self) -> bool:
+        """See ShardWork: where nothing is applied, nobody would see them."""
+        return self.choice.apply
+
+    @property
     def rows_digest(self) -> str:
         """See ExistingShard."""
         return str(self.facts.get("rows_digest"))
@@ -136,12 +143,14 @@ class RefreshedShard:
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
         report = TableFile(work / names.staged(names.refresh_report(name)), REPORT)
         pairs = paired(stored_results(dataset, self.shard), complete.spool.sorted_batches())
-        merged = self._merged(pairs, dataset.ledger(self.shard), report, counts)
+        taken: list[npt.NDArray[np.bool_]] = []
+        merged = self._merged(pairs, dataset.ledger(self.shard), report, counts, taken)
         record = dataset.record(self.shard)
         assert record is not None
         path = work / names.spool(name)
         if self.choice.apply:
-            write_spool(path, self.shard, self.facts, merged)
+            scores = self._merged_scores(fetch.score, complete.spool.scores(), taken)
+            write_spool(path, self.shard, self.facts, merged, scores)
         else:
             for _ in merged:
                 pass
@@ -161,8 +170,9 @@ class RefreshedShard:
         ledger: pa.Table,
         report: TableFile,
         counts: Counter[str],
+        all_taken: list[npt.NDArray[np.bool_]],
     ) -> Iterator[pa.RecordBatch]:
-        """Yield for each row what it is now, the old or the new; note drift in the report and the counts."""
+        """Yield for each row what it is now, the old or the new; note drift in report and counts, and what is new."""
         place = 0
         for old, new in pairs:
             found = drifts(old, new)
@@ -170,8 +180,19 @@ class RefreshedShard:
             report.add(_report(found, old, new, ledger.slice(place, old.num_rows)))
             place += old.num_rows
             taken = np.array([drift in self.choice.applied for drift in found])
+            all_taken.append(taken)
             both = pa.concat_batches([old, new])
             yield rows_at(both, (np.arange(old.num_rows) + taken * old.num_rows).astype(np.uint32))
+
+    def _merged_scores(
+        self, score: ScoreSpec | None, new: pa.Table | None, taken: list[npt.NDArray[np.bool_]]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the scores of all rows, those of new images from the spool; once it is known which are taken."""
+        is_taken = np.concatenate(taken)
+        for old in stored_scores(self.dataset, self.shard, score):
+            yield old.filter(pa.array(~is_taken[old.column("row").to_numpy()]))
+        for batch in () if new is None else new.to_batches():
+            yield batch.filter(pa.array(is_taken[batch.column("row").to_numpy()]))
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ from turbo_fetch.maintenance.existing_shard import (
     begin_spool,
     run_again,
     stored_results,
+    stored_scores,
     unpublished_shards,
 )
 from turbo_fetch.outcomes import Outcome
@@ -66,7 +67,8 @@ class RetriedShard(UnpublishedShard):
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         path = work / names.spool(self.shard.name)
-        begin_spool(path, self.shard, self.facts, map(_final, stored_results(self.dataset, self.shard)))
+        kept = map(_final, stored_results(self.dataset, self.shard))
+        begin_spool(path, self.shard, self.facts, kept, stored_scores(self.dataset, self.shard, fetch.score))
         return path, self.rows_digest
 
 

@@ -1,4 +1,4 @@
-"""`fetch.input.where`: a condition on the columns of a list, written as Python writes them, as an Arrow expression.
+"""`where`: a condition on columns, of a list or of a dataset, written as Python writes them, as an Arrow expression.
 
 Null as in SQL: what is compared with null is null, and a row whose condition is null is left out.
 """
@@ -70,6 +70,8 @@ class Condition:
     """A condition on rows; it can be pickled."""
 
     text: str
+    key: str = KEY
+    """The key of the spec that has it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,18 +82,18 @@ class Condition:
             names[name] = None
             return pc.field(name)
 
-        _Translation(self.text, field).whole()
+        _Translation(self, field).whole()
         if not names:
-            raise SpecError(f"{KEY} = {self.text!r} names no column; {_EXPECTED}")
+            raise SpecError(f"{self.key} = {self.text!r} names no column; {_EXPECTED}")
         return tuple(names)
 
     def expression(self, named: Mapping[str, str]) -> pc.Expression:
         """Return it on columns that have other names in the table than in the list. Raises SpecError."""
-        return _Translation(self.text, lambda name: pc.field(named[name])).whole()
+        return _Translation(self, lambda name: pc.field(named[name])).whole()
 
     def of_statistics(self) -> pc.Expression:
         """Return it in Arrow's own types, which row groups can be told by; rows can fail it."""
-        return _Translation(self.text, pc.field, in_doubles=False).whole()
+        return _Translation(self, pc.field, in_doubles=False).whole()
 
     def filtered(self, batch: pa.RecordBatch, named: Mapping[str, str]) -> pa.RecordBatch:
         """Return the rows that it holds for. Raises SpecError if it cannot be told of one of them."""
@@ -99,12 +101,12 @@ class Condition:
             return batch.filter(self.expression(named))
         except pa.ArrowInvalid as error:
             reason = str(error).splitlines()[0]
-            raise SpecError(f"{KEY} = {self.text!r} cannot be told of a row of the list: {reason}") from error
+            raise SpecError(f"{self.key} = {self.text!r} cannot be told of a row: {reason}") from error
 
     def check(self, schema: pa.Schema, named: Mapping[str, str]) -> None:
         """Raise SpecError if it cannot be told of rows with these columns."""
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema.names)
-        plain = _Translation(self.text, lambda name: pc.field(named[name]), in_doubles=False).whole()
+        plain = _Translation(self, lambda name: pc.field(named[name]), in_doubles=False).whole()
         try:
             # Doubles can be made of texts, too: the types are judged without them.
             nulls.slice(0, 0).filter(plain)
@@ -112,7 +114,9 @@ class Condition:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             types = ", ".join(f"{name} is {schema.field(named[name]).type}" for name in self.columns)
             reason = str(error).splitlines()[0]
-            raise SpecError(f"{KEY} = {self.text!r} does not fit the columns ({types}): {reason}") from error
+            raise SpecError(
+                f"{self.key} = {self.text!r} does not fit the columns ({types}): {reason}"
+            ) from error
 
 
 class _Translation:
@@ -122,8 +126,11 @@ class _Translation:
     too small for some values, and one such row would fail all.
     """
 
-    def __init__(self, text: str, column: Callable[[str], pc.Expression], *, in_doubles: bool = True) -> None:
-        self._text = text
+    def __init__(
+        self, condition: Condition, column: Callable[[str], pc.Expression], *, in_doubles: bool = True
+    ) -> None:
+        self._text = condition.text
+        self._key = condition.key
         self._column = column
         self._in_doubles = in_doubles
 
@@ -206,7 +213,7 @@ class _Translation:
             raise self._refused(f"has {function}() with other arguments than it takes") from None
 
     def _refused(self, why: str) -> SpecError:
-        return SpecError(f"{KEY} = {self._text!r} {why}; {_EXPECTED}")
+        return SpecError(f"{self._key} = {self._text!r} {why}; {_EXPECTED}")
 
 
 def _expression(value: Any) -> pc.Expression:

@@ -149,7 +149,9 @@ class Display(ProgressListener):
             f"{human_time(now_s - self._started_s)}: {_position(progress)}, {rows_per_s:,.0f} rows/s, "
             f"{human_bytes(bytes_per_s)}/s, success {progress.success_share:.1%}, "
             f"failures: {', '.join(_failures(progress)) or 'none'}, "
-            f"in flight {progress.sum('in_flight'):,}, memory {human_bytes(self._memory_bytes())}, "
+            f"in flight {progress.sum('in_flight'):,}, "
+            + (f"to score {to_score:,}, " if (to_score := progress.sum("to_score")) else "")
+            + f"memory {human_bytes(self._memory_bytes())}, "
             + (f"{outage}, " if (outage := _outage(progress)) else "")
             + f"ETA {_eta(progress.eta_s())}"
         )
@@ -236,6 +238,8 @@ def _present(progress: Progress) -> list[str]:
     parts = [f"{progress.sum('in_flight'):,} in flight"]
     if progress.sum("waiting"):
         parts.append(f"{progress.sum('waiting'):,} waiting")
+    if progress.sum("to_score"):
+        parts.append(f"{progress.sum('to_score'):,} to score")
     parts.append(f"{_counted(progress.open_shards, 'shard', 's')} open")
     return [*parts, f"{progress.shards_done:,} done"]
 

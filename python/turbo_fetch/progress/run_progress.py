@@ -145,6 +145,7 @@ def figures(progress: Progress, before: Mapping[str, Any] | None, now_s: float) 
         "in_flight": progress.sum("in_flight"),
         "waiting": progress.sum("waiting"),
         "held": progress.sum("held"),
+        "to_score": progress.sum("to_score"),
         "outages": len(progress.outages()),
         "open_shards": progress.open_shards,
         "shards": progress.shards_done,

@@ -83,6 +83,8 @@ class Tally:
     """Rows that wait for a busy domain or for their next attempt now."""
     open_shards: dict[int, int] = field(default_factory=dict)
     """Shards begun and not committed now, each with its rows that have ended."""
+    to_score: int = 0
+    """Images that wait for the function of `[fetch.score]` now."""
     memory_bytes: int = 0
     """Resident memory of the worker now."""
     cpu_s: float = 0.0

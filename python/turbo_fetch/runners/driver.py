@@ -18,6 +18,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.sharder import inline
 from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -37,6 +38,7 @@ class Driver:
         self.http = fetch.http
         self.documents = self._storage.make_work() / names.DOCUMENTS
         self._proxies = Proxies.of(fetch.http.proxy, os.environ)
+        self._score = None if fetch.score is None else ScoreJob.of(fetch.score)
         self._listener = listener
         self._beacon = ""
         self._moves: Moves[ShardDone] = Moves(self._storage)
@@ -51,7 +53,8 @@ class Driver:
 
     def setup(self, threads: int) -> Setup:
         """Return what a new worker is told."""
-        return Setup(self._fetch, threads, attempt=new_attempt(self._beacon), proxies=self._proxies)
+        attempt = new_attempt(self._beacon)
+        return Setup(self._fetch, threads, attempt=attempt, proxies=self._proxies, score=self._score)
 
     def done(self, message: ShardDone) -> None:
         """See Listener. Begins to move the shard."""

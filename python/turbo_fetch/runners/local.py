@@ -17,6 +17,7 @@ from turbo_fetch.runners.messages import Setup
 from turbo_fetch.runners.processes import start_process
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.runners.worker_connections import WorkerConnections
+from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec
 from turbo_fetch.stop import StopRequest
@@ -37,6 +38,7 @@ class LocalRunner:
             shares_limits=self._count > 1,
             claim=claim_on(storage),
             proxies=proxies,
+            score=None if fetch.score is None else ScoreJob.of(fetch.score),
         )
         self._listener = listener
         self._stop = stop

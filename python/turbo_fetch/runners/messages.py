@@ -11,6 +11,7 @@ from turbo_fetch.fetch.allocations import Demand, Grant
 from turbo_fetch.fetch.documents import DocumentAnswers, DocumentNews
 from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import FetchSpec
 
@@ -28,6 +29,8 @@ class Setup:
     if it publishes straight there. See :mod:`turbo_fetch.dataset.attempts`."""
     claim: Claim | None = None
     """The parent's lease on the output, where the worker publishes straight there."""
+    score: ScoreJob | None = None
+    """What a function of the user's is to say of the images."""
     proxies: Proxies = NO_PROXIES
     """The proxies that lead to hosts, as the parent's environment or the spec names them."""
 

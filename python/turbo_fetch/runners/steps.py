@@ -80,6 +80,10 @@ class EngineSteps:
             engine = EngineSpec(workers=processes)
         return run_steps(work, iter(steps), engine, self.progress, self.stop)
 
+    def check(self) -> None:
+        """Raise Interrupted if asked to stop."""
+        check(self.stop)
+
 
 def _taken(result: Any) -> Any:
     if isinstance(result, JobError):

@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
 from multiprocessing.connection import Connection
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import psutil
 import uvloop
@@ -56,6 +56,14 @@ from turbo_fetch.shard.transform import Transform
 from turbo_fetch.sources.archive_records import ArchiveRecords
 from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
+
+if TYPE_CHECKING:
+    from turbo_fetch.score.messages import ScoreJob
+    from turbo_fetch.score.scorer import Scorer
+
+NO_FILES: Final = (
+    "too many open files: expected a higher limit (ulimit -n), or a smaller fetch.http.concurrency"
+)
 
 TALLY_EVERY_S: Final = 0.5
 LOOK_FOR_PARENT_EVERY_S: Final = 1.0
@@ -171,6 +179,19 @@ class Worker:
                     case _:
                         loop.call_soon_threadsafe(self.stop)
                         return
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker is to end."""
+        return self._stopping.is_set()
+
+    async def made_ready(self, scorer: Scorer, threads: Executor) -> None:
+        """See that the function is ready; end the job if it cannot be."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, scorer.make_ready)
+        except TurboFetchError as error:
+            await self._send(JobError(type(error).__name__, str(error)))
+            self.stop()
 
     def stop(self) -> None:
         """Save what has arrived, then end, within seconds; to be called in the loop."""
@@ -301,6 +322,7 @@ class Worker:
         tally.in_flight = self._pool.in_flight + sources.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed + sources.waiting
         tally.open_shards = {shard: opened.rows_ended for shard, opened in self._open.items()}
+        tally.to_score = sum(opened.to_score for opened in self._open.values())
         tally.pid = self._process.pid
         # What is only shown must not end a worker that has no file descriptor left.
         with contextlib.suppress(OSError, psutil.Error), self._process.oneshot():
@@ -353,7 +375,28 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             )
             worker = Worker(channel, tools, limiter, documents, setup.attempt)
             started(worker)
-            await worker.run()
+            with _scoring(setup.score, tools, worker):
+                await worker.run()
+
+
+@contextlib.contextmanager
+def _scoring(job: ScoreJob | None, tools: Tools, worker: Worker) -> Iterator[None]:
+    """Give the tools a way to the function of the user's while the context lasts, if there is one."""
+    if job is None:
+        yield
+        return
+    from turbo_fetch.score.scorer import Scorer
+
+    with ThreadPoolExecutor(job.spec.processes + 1, "scoring") as threads:
+        tools.scorer = Scorer(job, lambda: worker.is_stopping)
+        tools.scoring = threads
+        # Made ready while the first images arrive.
+        readiness = asyncio.ensure_future(worker.made_ready(tools.scorer, threads))
+        try:
+            yield
+        finally:
+            readiness.cancel()
+            tools.scorer.close()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.size_histogram import SizeHistogram
+from turbo_fetch.score.judgement import Judgement
+from turbo_fetch.score.messages import SCORED_BY
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputFormat
 from turbo_fetch.storage import Storage
@@ -33,6 +36,9 @@ from turbo_fetch.storage.local import remove
 
 HOSTS_KEPT: Final = 20
 REASONS_KEPT: Final = 20
+_NO_FAULT_OF_HOSTS: Final = frozenset(
+    outcome.label for outcome in (Outcome.SUCCESS, Outcome.FILTERED, Outcome.UNSCORED)
+)
 
 
 class Rows(NamedTuple):
@@ -87,7 +93,7 @@ class _Counts:
         self.failing_hosts.update(
             domain
             for domain, outcome in zip(domains, outcomes.to_pylist(), strict=True)
-            if domain is not None and outcome != Outcome.SUCCESS.label
+            if domain is not None and outcome not in _NO_FAULT_OF_HOSTS
         )
         sides = rows.samples.metadata.select(["original_width", "original_height"])
         widths, heights = (
@@ -161,7 +167,11 @@ def republish_shard(
 
 def list_facts(record: Record | None) -> dict[str, Any]:
     """Return what a commit record says of the list, for a record of the same rows."""
-    return {name: record[name] for name in ("rows_digest", LIST_NOTES) if name in record} if record else {}
+    return (
+        {name: record[name] for name in ("rows_digest", LIST_NOTES, SCORED_BY) if name in record}
+        if record
+        else {}
+    )
 
 
 def _written(
@@ -186,8 +196,13 @@ def _written(
 
 def _spooled_rows(fetch: FetchSpec, complete: CompleteShard, keys: ShardKeys) -> Iterator[Rows]:
     source = complete.source
+    judgement = None if fetch.score is None else Judgement(fetch.score, complete.spool.scores())
+    metadata_of = partial(metadata_batch, source, keys=keys, image=fetch.image)
     for results in complete.spool.sorted_batches():
-        metadata = metadata_batch(source, results, keys, fetch.image)
+        if judgement is None:
+            metadata = metadata_of(results)
+        else:
+            results, metadata = judgement.of(results, metadata_of)
         samples = Samples(metadata, results.column("image"), results.column("original_format"))
         yield Rows(samples, ledger_batch(source, results, keys))
 

@@ -6,11 +6,12 @@ import asyncio
 import resource
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from turbo_fetch.fetch.request import Done, Fetched
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.progress.tally import Tally
+from turbo_fetch.score.messages import SCORED_BY, Suspended
 from turbo_fetch.shard import results
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
@@ -33,6 +35,9 @@ from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.spool.spool import Spool
 from turbo_fetch.storage import Storage
+
+if TYPE_CHECKING:
+    from turbo_fetch.score.scorer import Scorer
 
 ROWS_AT_ONCE: Final = 1_000
 """Rows that are handed to the pool together: the first requests start while the others are looked at."""
@@ -66,6 +71,10 @@ class Tools:
     deny: DenyList | None = None
     records: ArchiveRecords | None = None
     """Takes bodies out of the records that were fetched, where rows are records of archives."""
+    scorer: Scorer | None = None
+    """The function of the user's, where the spec has one."""
+    scoring: Executor | None = None
+    """Threads that wait for it."""
     tally: Tally = field(default_factory=Tally)
     is_aside: bool = False
     """Whether shards are published into an attempt, from where the parent moves them."""
@@ -83,6 +92,11 @@ class Journal:
     """All rows of the shard."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def add_scores(self, scores: pa.RecordBatch) -> None:
+        """Append scores to the spool. Raises OutputError."""
+        with self.lock:
+            self.spool.append_scores(scores)
+
 
 class OpenShard:
     """A shard while it is open. `run` is called once; `suspend` makes it end early with all bodies saved, `give_back`
@@ -97,6 +111,7 @@ class OpenShard:
         self._tools = tools
         self._started_s = time.time()
         self._ended = asyncio.Event()
+        self._suspended = False
         self.is_given_back = False
         self._is_begun = False
         """Whether something was asked for in an earlier run, or was handed to a pool that does not give it back."""
@@ -110,6 +125,10 @@ class OpenShard:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: set[asyncio.Task[None]] = set()
         self._suspects: set[int] = set()
+        self._made = 0
+        """Images that this run made."""
+        self.to_score = 0
+        """Images that have no scores yet, once all rows have ended."""
 
     @property
     def replaced(self) -> Replaced | None:
@@ -136,10 +155,11 @@ class OpenShard:
                 self._tools.tally.recovered -= self.rows_ended
             if self._error is not None:
                 raise self._error
-            if self._left:
+            if self._left or not await self._score(source, journal):
                 return None
             record = await loop.run_in_executor(self._tools.files, self._commit, source, journal)
             committed = True
+            self._count_unkept(record)
             return record
         finally:
             if committed or self.is_given_back:
@@ -149,6 +169,7 @@ class OpenShard:
 
     def suspend(self) -> None:
         """End early: what has arrived goes to the spool, what has not is left for the next run."""
+        self._suspended = True
         self._ended.set()
 
     def give_back(self) -> bool:
@@ -171,7 +192,40 @@ class OpenShard:
         source = results.one_batch(shard.load(notes))
         path, digest = self._work.prepare(shard.id, source, tools.fetch, tools.storage.make_work())
         facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
+        if tools.scorer is not None:
+            facts[SCORED_BY] = tools.scorer.job.digest
         return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
+
+    async def _score(self, source: pa.RecordBatch, journal: Journal) -> bool:
+        """Have the images scored, where that is asked for; return whether all are, which they are not if suspended."""
+        tools = self._tools
+        if tools.scorer is None or not self._work.scores:
+            return True
+        from turbo_fetch.score.shard_scores import unscored_batches
+
+        self.to_score = int(journal.spool.to_score.sum())
+        spec = tools.scorer.job.spec
+        batches = unscored_batches(tools.fetch, journal.spool, source, self.shard.id, spec.batch_size)
+        asked: deque[asyncio.Future[pa.RecordBatch]] = deque()
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                # One is made ready while the others are with the function.
+                while len(asked) <= spec.processes:
+                    batch = await loop.run_in_executor(tools.files, next, batches, None)
+                    if batch is None:
+                        break
+                    asked.append(loop.run_in_executor(tools.scoring, tools.scorer.scores, *batch))
+                if not asked:
+                    return not self._suspended
+                scores = await asked[0]
+                asked.popleft()
+                await loop.run_in_executor(tools.files, journal.add_scores, scores)
+                self.to_score -= scores.num_rows
+        except Suspended:
+            return False
+        finally:
+            await asyncio.gather(*asked, return_exceptions=True)
 
     def _commit(self, source: pa.RecordBatch, journal: Journal) -> dict[str, Any]:
         times_s = (self._started_s, time.time())
@@ -275,6 +329,7 @@ class OpenShard:
 
     def _count(self, batch: list[tuple[int, Fetched]], outcomes: list[int]) -> None:
         tally = self._tools.tally
+        self._made += outcomes.count(Outcome.SUCCESS.number)
         tally.outcomes.update(BY_NUMBER[number].label for number in outcomes)
         tally.body_bytes += sum(fetched.body_bytes for _, fetched in batch)
         tally.retries += sum(max(0, fetched.attempts - 1) for _, fetched in batch)
@@ -283,6 +338,14 @@ class OpenShard:
         self._left -= len(batch)
         if self._left == 0:
             self._ended.set()
+
+    def _count_unkept(self, record: dict[str, Any]) -> None:
+        """Count images anew that were made and are not kept."""
+        counted = self._tools.tally.outcomes
+        for label in (Outcome.FILTERED.label, Outcome.UNSCORED.label):
+            count = min(record["outcomes"].get(label, 0), self._made)
+            self._made -= count
+            counted.update({label: count, Outcome.SUCCESS.label: -count} if count else {})
 
 
 def _verdict(died_by: str | None) -> tuple[Outcome, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from turbo_fetch.dataset import names
 from turbo_fetch.plan.sharder import Shard
@@ -30,6 +30,10 @@ class ShardWork(Protocol):
     def replaced(self) -> Replaced | None:
         """The version of the shard that is committed, None if none is."""
 
+    @property
+    def scores(self) -> bool:
+        """Whether its images are to be scored, where the spec has a function for that."""
+
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """Return the path of the spool, in the work folder, and the digest of the shard's rows when they were listed.
 
@@ -46,6 +50,8 @@ class ShardWork(Protocol):
 @dataclass(frozen=True, slots=True)
 class NewShard:
     """A shard that is made for the first time."""
+
+    scores: ClassVar[bool] = True
 
     @property
     def replaced(self) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ResizeMode,
     )
     from turbo_fetch.spec.formats import OutputFormat
+    from turbo_fetch.spec.score import ScoreSpec
     from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
     from turbo_fetch.spec.table import Place, Table
     from turbo_fetch.spec.track import TrackSpec
@@ -64,6 +65,7 @@ __all__ = [
     "PriorSpec",
     "Quoting",
     "ResizeMode",
+    "ScoreSpec",
     "SourcesSpec",
     "Spec",
     "Table",

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from turbo_fetch.spec.formats import OutputFormat
+from turbo_fetch.spec.score import ScoreSpec
 from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
 from turbo_fetch.spec.table import Location, Table
 
@@ -21,7 +22,7 @@ Filter = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
 HashKind = Literal["md5", "sha256", "sha512"]
-DuplicateKey = Literal["url", "hash", "phash"]
+DuplicateKey = Literal["url", "hash", "phash", "embedding"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
@@ -170,18 +171,27 @@ class DuplicatesSpec(Table):
 
     by: tuple[DuplicateKey, ...] = ()
     """`url`: the same URL after normalisation, which is requested once. `hash`: the same original bytes. `phash`:
-    nearly the same image. The first row of the list stays, whatever arrives first."""
+    nearly the same image. `embedding`: images that a model finds alike. The first row of the list stays, whatever
+    arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
     """Most bits, out of 64, in which perceptual hashes of the same image may differ."""
+    embedding_column: str | None = None
+    """Column of `fetch.score.columns` with the embeddings, lists of a fixed length."""
+    min_similarity: float = Field(default=0.95, gt=0, le=1)
+    """Least cosine similarity of the embeddings of images that are the same."""
     against: tuple[Location, ...] = ()
     """Other datasets, folders or fsspec URLs, whose rows take precedence over those of this one."""
 
     @model_validator(mode="after")
     def _options_have_a_use(self) -> DuplicatesSpec:
         if self.against and not self.by:
-            raise ValueError("against is set, but by is empty; expected url, hash or phash in by")
+            raise ValueError("against is set, but by is empty; expected url, hash, phash or embedding in by")
         if self.max_distance != 4 and "phash" not in self.by:
             raise ValueError('max_distance is set, but by does not name "phash", the only key with distances')
+        if ("embedding" in self.by) != (self.embedding_column is not None):
+            raise ValueError('expected "embedding" in by and embedding_column together, or none of them')
+        if self.min_similarity != 0.95 and "embedding" not in self.by:
+            raise ValueError('min_similarity is set, but by does not name "embedding", whose it is')
         return self
 
     @property
@@ -417,6 +427,8 @@ class FetchSpec(Table):
     """Which addresses are read that are not of the web."""
     image: ImageSpec = Field(default_factory=ImageSpec)
     """How each image is processed."""
+    score: ScoreSpec | None = None
+    """What a function of yours says of finished images."""
     deny: DenySpec = Field(default_factory=DenySpec)
     """What must not be in the dataset."""
     duplicates: DuplicatesSpec = Field(default_factory=DuplicatesSpec)
@@ -445,6 +457,12 @@ class FetchSpec(Table):
             )
         if "phash" in self.duplicates.by and not self.image.phash:
             raise ValueError('duplicates.by names "phash"; expected image.phash = true')
+        column = self.duplicates.embedding_column
+        if column is not None and "[" not in (self.score.columns if self.score else {}).get(column, ""):
+            raise ValueError(
+                f"duplicates.embedding_column is {column!r}; expected a list in score.columns, such as "
+                '{ clip = "float16[512]" }'
+            )
         if "hash" in self.duplicates.by and self.image.digest == "none":
             raise ValueError('duplicates.by names "hash", but image.digest = "none"; expected a kind of hash')
         return self

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from types import UnionType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
@@ -129,6 +130,9 @@ def _place(kind: Any, in_list: bool = False, outer: Place | None = None) -> Plac
 
 
 def _absolute(path: str, place: Place, folder: Path) -> str:
+    if place.has_member and ":" in path:
+        path, _, member = path.rpartition(":")
+        return f"{_absolute(path, replace(place, has_member=False), folder)}:{member}"
     if not path or path in place.words or path_of(path) is None:
         return path
     if Path(os.path.expanduser(path)).is_absolute():  # noqa: PTH111 - as in `path_of`

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Place:
     """Marks a field as a path of this machine or an fsspec URL: `specfile` has relative paths begin at the spec file.
 
-    `words` mean something else. With `or_name`, what is not there is a name, such as that of a model on a hub.
+    `words` mean something else. With `or_name`, what is not there is a name, such as that of a model on a hub. With
+    `has_member`, a colon and a name in the file follow.
     """
 
     words: tuple[str, ...] = ()
     or_name: bool = False
+    has_member: bool = False
 
 
 def _writable(path: str) -> str:

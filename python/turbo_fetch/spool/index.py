@@ -1,4 +1,4 @@
-"""Where each row of a spool is, and which rows are or were in the transform."""
+"""Where each row of a spool is and its scores are, and which rows are or were in the transform."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.arrow.binaries import lengths
+from turbo_fetch.arrow.score_types import DETAIL
 from turbo_fetch.spool import frames
 
 
@@ -19,6 +20,8 @@ class Index:
         self.place = np.zeros(rows, np.uint32)
         self.image_bytes = np.zeros(rows, np.uint32)
         self.frames: list[frames.Frame] = []
+        self.scores: list[frames.Frame] = []
+        self.scored: npt.NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self.in_transform: set[int] = set()
         self.tried_alone: set[int] = set()
         self.suspects: dict[int, int] = {}
@@ -43,6 +46,12 @@ class Index:
             self.in_transform.discard(row)
             self.tried_alone.discard(row)
             self.suspects.pop(row, None)
+
+    def add_scores(self, frame: frames.Frame, scores: pa.RecordBatch) -> None:
+        """Enter the scores of rows as the content of `frame`."""
+        has_scores = np.asarray(scores.column(DETAIL).is_null())
+        self.scored[scores.column("row").to_numpy()[has_scores]] = True
+        self.scores.append(frame)
 
     def enter(self, rows: list[int]) -> None:
         """Note that a batch of `rows` entered the transform."""

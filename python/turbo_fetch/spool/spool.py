@@ -40,6 +40,7 @@ _BATCH: Final = 2
 _INTENT: Final = 3
 _OPENED: Final = 4
 _CLOSED: Final = 5
+_SCORES: Final = 6
 
 
 class Spool:
@@ -112,6 +113,27 @@ class Spool:
             raise ValueError(f"{self.path}: {problem}")
         frame = self._write(_BATCH, batch_pieces(results))
         self._index.add(frame, results)
+
+    def append_scores(self, scores: pa.RecordBatch) -> None:
+        """Append scores of rows (`spooled_schema`), or why there are none. Raises OutputError.
+
+        All batches of a spool have the same columns; what is said of a row last counts.
+        """
+        self._index.add_scores(self._write(_SCORES, batch_pieces(scores)), scores)
+
+    @property
+    def to_score(self) -> npt.NDArray[np.bool_]:
+        """Whether each row has an image, and no scores, be it that it was not asked, or in vain."""
+        return (self._index.image_bytes > 0) & ~self._index.scored
+
+    def scores(self) -> pa.Table | None:
+        """Return what was appended so, in the order of the rows; None if there is nothing."""
+        if not self._index.scores:
+            return None
+        with frames.Mapped(self._descriptor) as mapped:
+            found = pa.Table.from_batches([parse_batch(mapped.buffer, frame) for frame in self._index.scores])
+            _, last = np.unique(found.column("row").to_numpy()[::-1], return_index=True)
+            return found.take(pa.array(found.num_rows - 1 - last))
 
     def sorted_batches(self, rows_per_batch: int = 256) -> Iterator[pa.RecordBatch]:
         """Yield the results sorted by row, in batches of at most `rows_per_batch` rows and about 16 MB.
@@ -270,6 +292,8 @@ def _replay(mapped: frames.Mapped, found: Iterator[frames.Frame], index: Index) 
             if index.problem_with(results.column("row").to_numpy()) is not None:
                 return end
             index.add(frame, results)
+        elif frame.kind == _SCORES:
+            index.add_scores(frame, parse_batch(mapped.buffer, frame))
         elif frame.kind == _INTENT:
             rows = np.frombuffer(mapped.buffer, np.uint32, (frame.stop - frame.start) // 4, frame.start)
             index.enter(rows.tolist())

@@ -12,7 +12,7 @@ from turbo_fetch import __version__
 from turbo_fetch.dataset import attempts, names
 from turbo_fetch.dataset.card import write_card
 from turbo_fetch.dataset.description import refuse_old_layout
-from turbo_fetch.dataset.formats import check_columns, check_packages
+from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lock import locked
@@ -33,6 +33,7 @@ from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.runners.messages import ShardDone
 from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.runners.supervisor import Listener
+from turbo_fetch.score.check import check_output_columns, other_scores
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.sources.packages import check_sources
@@ -88,6 +89,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         if not dataset.is_planned_from(plan.fingerprint):
             refuse_changed_list(plan, dataset, fetch, listener, stop)
             dataset.note_files(plan.fingerprint)
+        if fetch.score is not None and (told := other_scores(fetch.score, dataset.records())) is not None:
+            listener.note(told)
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
@@ -131,7 +134,7 @@ def checked_plan(fetch: FetchSpec) -> Plan:
     check_packages(fetch.output.format)
     check_sources(fetch)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_output_columns(fetch, plan.schema())
     check_key_column(plan.schema(), fetch.output)
     return plan
 

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from turbo_fetch.dataset.formats import check_columns, check_packages, format_of
+from turbo_fetch.dataset.formats import check_packages, format_of
 from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
@@ -20,6 +20,7 @@ from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
+from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.shard.routes import Router
 from turbo_fetch.spec import FetchSpec, ImageSpec, OutputSpec, Spec
 from turbo_fetch.stages.time_estimate import (
@@ -115,7 +116,7 @@ def plan_run(spec: Spec) -> Planned:
         raise SpecError("the spec has no table [fetch]; expected one with [fetch.input] and [fetch.output]")
     check_packages(fetch.output.format)
     plan = Plan.of(fetch.input, fetch.output.samples_per_shard)
-    check_columns(fetch.output.format, plan.schema(), fetch.image)
+    check_output_columns(fetch, plan.schema())
     check_key_column(plan.schema(), fetch.output)
     planned = Planned(fetch.output.path, fetch.output.format, len(plan.files))
     domains = _survey(plan, fetch, planned)
@@ -144,6 +145,8 @@ def plan_run(spec: Spec) -> Planned:
         f"{human_bytes(picture_bytes(fetch.image))} per image",
         "domains are distributed as in the sample, the start of the files of the list",
     ]
+    if fetch.score is not None:
+        planned.assumptions.append("fetch.score.function keeps up, and drops nothing")
     return planned
 
 

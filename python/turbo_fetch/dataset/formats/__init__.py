@@ -61,9 +61,11 @@ def check_packages(output_format: OutputFormat) -> None:
     format_of(output_format).check_package()
 
 
-def check_columns(output_format: OutputFormat, source: pa.Schema, image: ImageSpec) -> None:
-    """Raise InputError if rows with the columns `source` cannot be written in this format."""
-    kind, metadata = format_of(output_format), metadata_schema(source, image)
+def check_columns(
+    output_format: OutputFormat, source: pa.Schema, image: ImageSpec, scores: Iterable[pa.Field] = ()
+) -> None:
+    """Raise InputError if rows with the columns `source`, and maybe scores, cannot be written in this format."""
+    kind, metadata = format_of(output_format), pa.schema([*metadata_schema(source, image), *scores])
     kind.check_columns(metadata, image)
     if kind.column is not None:
         kind.column.schema(metadata, image)

@@ -11,16 +11,11 @@ masks have the size of their image, and white counts.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import inspect as python
 import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from PIL import Image
@@ -31,6 +26,7 @@ from turbo_fetch.errors import OutputError, PicturesError, SpecError
 from turbo_fetch.spec.train_tables import PicturesSpec
 from turbo_fetch.storage.disk import replace_with
 from turbo_fetch.storage.failures import explained
+from turbo_fetch.user_code import UserCode
 
 AT_ONCE: Final = 8
 """Images that a function gets, so that few are open at a time."""
@@ -52,15 +48,15 @@ def open_annotator(pictures: PicturesSpec) -> Annotator | None:
     name = pictures.annotator
     if name is None:
         return None
-    module = _imported(name)
+    code = UserCode.read(name, "train.pictures.annotator")
+    module = code.module()
     found = {kind: getattr(module, kind, None) for kind in ("captions", "masks")}
     wanted = {"captions": pictures.captions == "auto", "masks": pictures.masks}
     used = {kind: made if wanted[kind] and callable(made) else None for kind, made in found.items()}
     if not any(used.values()):
         expected = " or ".join(kind for kind, is_wanted in wanted.items() if is_wanted)
         raise SpecError(f"train.pictures.annotator = {name!r}: has no function {expected}")
-    source = python.getsource(module).encode()
-    return Annotator(name, used["captions"], used["masks"], hashlib.sha256(source).hexdigest())
+    return Annotator(name, used["captions"], used["masks"], code.digest)
 
 
 def annotated(
@@ -153,22 +149,3 @@ def _path(kept: Path, image: ImageFile) -> Path:
 def _keep(path: Path, content: bytes) -> None:
     with explained(str(path)):
         replace_with(path, content)
-
-
-def _imported(name: str) -> ModuleType:
-    """Import a Python file by its path, or a module by its name. Raises SpecError."""
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        found = importlib.util.spec_from_file_location(Path(name).stem, name)
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        return module
-    except Exception as error:
-        # Whatever its code does when it is imported.
-        raise SpecError(
-            f"train.pictures.annotator = {name!r}: cannot be imported ({type(error).__name__}: {error}); expected a "
-            "Python file, or the name of an installed module"
-        ) from error

@@ -26,6 +26,8 @@ KEYS: Final[Mapping[Outcome, tuple[str, ...]]] = {
     Outcome.TOO_SMALL: ("fetch.image.min_side",),
     Outcome.ASPECT: ("fetch.image.max_aspect",),
     Outcome.BAD_BOXES: ("fetch.input.boxes_column",),
+    Outcome.FILTERED: ("fetch.score.where",),
+    Outcome.UNSCORED: ("fetch.score.function",),
 }
 """The keys that decide whether a row has this outcome."""
 

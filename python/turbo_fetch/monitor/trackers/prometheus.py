@@ -24,6 +24,7 @@ _GAUGES: Final = {
     "rows_done": "Finished rows, including those of earlier runs.",
     "in_flight": "Requests in flight.",
     "waiting": "Rows that wait for a busy domain or for their next attempt.",
+    "to_score": "Images that wait for the function of [fetch.score].",
     "held": "Rows that wait until an outage is over, or until it is known whose fault it was that they failed.",
     "outages": "Workers that reach no host, no resolver or no proxy now.",
     "open_shards": "Open shards, not yet committed.",

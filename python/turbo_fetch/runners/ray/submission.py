@@ -17,8 +17,10 @@ from typing import Any, Final
 import turbo_fetch
 from turbo_fetch.errors import ClusterError, MissingExtra, TurboFetchError
 from turbo_fetch.plan.lists import find_lists
+from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.spec.specfile import dump_spec
+from turbo_fetch.user_code import split_member
 
 try:
     import requests
@@ -28,6 +30,7 @@ except ModuleNotFoundError as error:
 
 SPEC: Final = "spec.toml"
 LISTS: Final = "lists"
+CODE: Final = "code"
 MAX_LIST_BYTES: Final = 400_000_000
 """Ray keeps what is sent along in the head node's memory, and takes at most 500 MiB."""
 
@@ -97,15 +100,16 @@ class Jobs:
 
 
 def bundle(spec: Spec, folder: Path) -> None:
-    """Put into `folder` what a job needs: this package, the spec, and lists that only this machine has.
+    """Put into `folder` what a job needs: this package, the spec, and lists and code that only this machine has.
 
-    Raises ClusterError for an output that other machines cannot see, or lists too large to be sent.
+    Raises ClusterError for an output that other machines cannot see, or lists too large to be sent, SpecError for code
+    that is not there.
     """
     package = Path(turbo_fetch.__file__).parent
     shutil.copytree(package, folder / "turbo_fetch", ignore=_NOT_SENT)
     changes: dict[str, Any] = {"engine": _on_this_cluster(spec.engine)}
     if spec.fetch is not None:
-        changes["fetch"] = _with_lists(spec.fetch, folder)
+        changes["fetch"] = _with_code(_with_lists(spec.fetch, folder), folder)
     (folder / SPEC).write_text(dump_spec(spec.model_copy(update=changes)), encoding="utf-8")
 
 
@@ -149,6 +153,20 @@ def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
             shutil.copyfile(path, folder / name)
         urls.append(file.url if path is None else name)
     return fetch.model_copy(update={"input": fetch.input.model_copy(update={"urls": tuple(urls)})})
+
+
+def _with_code(fetch: FetchSpec, folder: Path) -> FetchSpec:
+    """Take the file along in which the function of `[fetch.score]` is; the driver gives its text to all nodes."""
+    if fetch.score is None:
+        return fetch
+    code = ScoreJob.of(fetch.score).code
+    if code.text is None:
+        return fetch
+    name = f"{CODE}/{Path(code.name).name}"
+    (folder / CODE).mkdir()
+    (folder / name).write_bytes(code.text)
+    function = f"{name}:{split_member(fetch.score.function)[1]}"
+    return fetch.model_copy(update={"score": fetch.score.model_copy(update={"function": function})})
 
 
 @contextmanager
