@@ -195,6 +195,7 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
         "quoting": "auto",
         "column_types": {},
         "column_names": [],
+        "boxes_use": "blur",
         "image_column": None,
         "warc": None,
         "where": None,

@@ -22,6 +22,7 @@ Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
 HashKind = Literal["md5", "sha256", "sha512"]
 DuplicateKey = Literal["url", "hash", "phash"]
+BoxesUse = Literal["blur", "crop_largest", "crop_first"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
@@ -83,8 +84,11 @@ class InputSpec(Table):
     on_hash_mismatch: Literal["drop", "keep"] = "drop"
     """`drop`: no image. `keep`: the image is kept, and the ledger's `detail` says that its hash differs."""
     boxes_column: str | None = None
-    """Column of boxes to blur: lists of `[left, top, right, bottom]`, relative to the sides of the upright image,
-    0 to 1. Null or an empty list: no boxes."""
+    """Column of boxes: lists of `[left, top, right, bottom]`, relative to the sides of the upright image, 0 to 1. Null
+    or an empty list: no boxes."""
+    boxes_use: BoxesUse = "blur"
+    """`blur` all boxes; or crop the image to one of them before it is resized, the largest by area or the first of the
+    row. Rows without a box then end as `bad-boxes`."""
     where: str | None = None
     """Which rows to take: a condition on columns of the list, such as `similarity > 0.3 and width >= 256`. Rows where
     it is false or null are left out."""
@@ -141,6 +145,19 @@ class InputSpec(Table):
             raise ValueError(
                 'order is "spread", but image_column asks no hosts; expected order = "position", by which files are '
                 "read from front to back"
+            )
+        return self
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped to a box."""
+        return self.boxes_use != "blur"
+
+    @model_validator(mode="after")
+    def _boxes_have_a_column(self) -> InputSpec:
+        if self.crops and self.boxes_column is None:
+            raise ValueError(
+                f"boxes_use is {self.boxes_use!r}, but boxes_column is not set; expected the column of boxes"
             )
         return self
 
@@ -342,11 +359,12 @@ class ImageSpec(Table):
     skip_reencode: bool = False
     """Keep the original bytes where the image needs no change and already has the format of `encode`."""
     min_side: int = Field(default=0, ge=0)
-    """Smallest allowed side of the original in pixels; 0 means no limit."""
+    """Smallest allowed side of the original in pixels, and of what `input.boxes_use` crops it to; 0 means no limit."""
     max_pixels: PositiveInt = 100_000_000
     """Largest allowed area of the original in pixels, checked in the header before decoding."""
     max_aspect: float = Field(default=0, ge=0)
-    """Largest allowed ratio of the longer to the shorter side of the original; 0 means no limit."""
+    """Largest allowed ratio of the longer to the shorter side of the original, and of what `input.boxes_use` crops it
+    to; 0 means no limit."""
     digest: Digest = "sha256"
     """Hash of the original bytes, recorded per image; `none` omits the column."""
     exif: bool = True
@@ -431,8 +449,8 @@ class FetchSpec(Table):
     def _tables_fit_together(self) -> FetchSpec:
         if self.input.boxes_column is not None and self.image.encode == "original":
             raise ValueError(
-                'input.boxes_column is set, but image.encode = "original" keeps the bytes and so what is in the '
-                "boxes; expected jpg, png or webp"
+                'input.boxes_column is set, but image.encode = "original" keeps the bytes as they are; expected jpg, '
+                "png or webp"
             )
         if self.output.key_column is not None and self.output.key_column not in self.input.kept.values():
             raise ValueError(
