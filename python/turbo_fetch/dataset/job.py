@@ -185,6 +185,9 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
         # Earlier builds cut a list otherwise.
         picked["input"]["spread_windows"] = SPREAD_WINDOWS
     whole = {table: fetch[table] for table in ("image", "deny", "duplicates")}
+    if spec.duplicates.captions == "first":
+        # Earlier builds knew nothing else.
+        del whole["duplicates"]["captions"]
     return {"fetch": redact_tables({**picked, **whole})}
 
 

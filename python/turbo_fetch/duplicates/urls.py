@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
+from turbo_fetch.duplicates.captions import LaterCaptions
 from turbo_fetch.duplicates.key_table import KeyTable, Pairs, by_place
-from turbo_fetch.duplicates.row_numbers import Names, place
+from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.plan.urls import parse_urls
@@ -29,15 +30,24 @@ class KnownUrls:
     pairs: Pairs
     dataset: int
     names: Names
+    captions: LaterCaptions | None = None
+    """Those of the duplicates, if they are asked for."""
 
-    def of(self, shard: Shard) -> dict[int, str]:
-        """Return the rows of a shard that are duplicates, and of what."""
+    def pairs_of(self, shard: Shard) -> Pairs:
+        """Return the places of the rows of a shard that are duplicates, and of their originals."""
         start = place(self.dataset, shard.id)
         first, last = np.searchsorted(self.pairs[:, 0], np.array([start, start + shard.count], np.uint64))
-        return {
+        return self.pairs[first:last]
+
+    def marked(self, shard: Shard) -> Shard:
+        """Return a shard with its duplicates, and the captions that later ones have for its rows."""
+        start = place(self.dataset, shard.id)
+        duplicates = {
             duplicate - start: self.names.detail(original)
-            for duplicate, original in self.pairs[first:last].tolist()
+            for duplicate, original in self.pairs_of(shard).tolist()
         }
+        captions = None if self.captions is None else self.captions.of(start, start + shard.count)
+        return replace(shard, duplicates=duplicates, captions=captions)
 
 
 def find(
@@ -68,13 +78,31 @@ def find(
             _check(stop)
         start = place(own, first_shard)
         pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
-    return KnownUrls(pairs, own, Names(against, fetch.output))
+    known = KnownUrls(pairs, own, Names(against, fetch.output))
+    if fetch.duplicates.captions == "first":
+        return known
+    later = LaterCaptions(storage.make_work() / names.LATER_CAPTIONS)
+    for shard in plan.again().shards(first_shard):
+        _add_captions(later, known.pairs_of(shard), shard, start)
+        _check(stop)
+    later.finish()
+    return replace(known, captions=later)
 
 
 def marked(shards: Iterator[Shard], known: KnownUrls | None) -> Iterator[Shard]:
     """Yield the shards with their duplicates."""
     for shard in shards:
-        yield shard if known is None else replace(shard, duplicates=known.of(shard))
+        yield shard if known is None else known.marked(shard)
+
+
+def _add_captions(later: LaterCaptions, pairs: Pairs, shard: Shard, first: int) -> None:
+    """Keep the captions of duplicates whose original is of this list, from the place `first` on: others are made."""
+    pairs = pairs[pairs[:, 1] >= np.uint64(first)]
+    if not pairs.size:
+        return
+    duplicates, originals = pairs[:, 0].tolist(), pairs[:, 1].tolist()
+    rows = (pairs[:, 0] & np.uint64(MAX_ROWS - 1)).astype(np.int64)
+    later.add(originals, duplicates, shard.load().column("caption").take(pa.array(rows)).to_pylist())
 
 
 def _add_dataset(

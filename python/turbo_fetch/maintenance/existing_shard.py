@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.schemas import CAPTIONS, EXPECTED_HASH, RESULTS
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
@@ -121,13 +121,23 @@ def shards_again(
     """
     why = why_listed(fetch)
     if why is not None:
-        yield from listed_shards(
-            dataset.storage, fetch, {number: each for number, (_, each) in existing.items()}, why
-        )
+        wanted = {number: each for number, (_, each) in existing.items()}
+        for task in listed_shards(dataset.storage, fetch, wanted, why):
+            yield _with_captions(dataset, existing[task.shard.id][0], task, fetch)
         return
     hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
     for shard, each in existing.values():
         yield ShardTask(Shard(shard.number, shard.rows, StoredRows(dataset, shard, hash_kind)), each)
+
+
+def _with_captions(
+    dataset: StoredDataset, stored: StoredShard, task: ShardTask, fetch: FetchSpec
+) -> ShardTask:
+    """Return a task whose rows have the captions of others too, as the dataset has them, if it does."""
+    if fetch.duplicates.captions == "first":
+        return task
+    captions = dataset.metadata(stored).column(CAPTIONS).to_pylist()
+    return replace(task, shard=replace(task.shard, captions=dict(enumerate(captions))))
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

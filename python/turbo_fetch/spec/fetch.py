@@ -190,11 +190,16 @@ class DuplicatesSpec(Table):
     nearly the same image. The first row of the list stays, whatever arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
     """Most bits, out of 64, in which perceptual hashes of the same image may differ."""
+    captions: Literal["first", "all"] = "first"
+    """With `url`. `all`: samples have a column `captions`, a list of the captions of all rows of the list with their
+    URL, their own first and each once. `first`: they have their own alone."""
     against: tuple[Location, ...] = ()
     """Other datasets, folders or fsspec URLs, whose rows take precedence over those of this one."""
 
     @model_validator(mode="after")
     def _options_have_a_use(self) -> DuplicatesSpec:
+        if self.captions == "all" and "url" not in self.by:
+            raise ValueError('captions is "all", but by does not name "url"; expected by = ["url"]')
         if self.against and not self.by:
             raise ValueError("against is set, but by is empty; expected url, hash or phash in by")
         if self.max_distance != 4 and "phash" not in self.by:
@@ -460,6 +465,15 @@ class FetchSpec(Table):
             raise ValueError(
                 f"output.samples_per_shard is {self.output.samples_per_shard}; with duplicates.by, expected at most "
                 f"{1 << 24}"
+            )
+        if self.duplicates.captions == "all" and self.input.caption_column is None:
+            raise ValueError(
+                'duplicates.captions is "all", but input.caption_column is not set; expected the column of captions'
+            )
+        if self.duplicates.captions == "all" and "captions" in self.input.kept.values():
+            raise ValueError(
+                'duplicates.captions is "all", which makes a column "captions", but input.keep_columns has one of that '
+                "name; expected another: give it a new name there"
             )
         if "phash" in self.duplicates.by and not self.image.phash:
             raise ValueError('duplicates.by names "phash"; expected image.phash = true')
