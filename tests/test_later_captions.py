@@ -138,7 +138,7 @@ def test_two_parts_of_a_list_make_what_one_run_makes(origin: Origin, tmp_path: P
 def test_another_choice_does_not_go_on_with_the_dataset(origin: Origin, tmp_path: Path) -> None:
     _run(origin, tmp_path)
     tables = job_spec(tmp_path / "list.parquet", tmp_path / "out", output={"samples_per_shard": 3})
-    with pytest.raises(OutputExists, match="fetch.duplicates.captions"):
+    with pytest.raises(OutputExists, match=r"fetch\.duplicates\.captions"):
         turbo_fetch.run(
             parse_spec(
                 {

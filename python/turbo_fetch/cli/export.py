@@ -6,6 +6,7 @@ from typing import Annotated, Final, Optional, get_args
 
 import typer
 
+from turbo_fetch.cli.completion import output_formats
 from turbo_fetch.cli.usage import Json, Quiet, checked_format
 from turbo_fetch.spec.formats import OutputFormat
 
@@ -24,6 +25,7 @@ def export(
             "-f",
             help=f"One of {', '.join(get_args(OutputFormat))}.",
             metavar="FORMAT",
+            autocompletion=output_formats,
         ),
     ],
     samples_per_shard: Annotated[
