@@ -87,7 +87,7 @@ def test_rows_of_one_url_stand_beside_each_other_whatever_their_order(
     pairs = Pairs(*both, "url")
     found = _urls(pairs, both, "all")
     assert len(found) == 20 + 2
-    assert [left for left, _ in found[:20]] == [row for row in both[0].metadata()["url"].to_pylist()]
+    assert [left for left, _ in found[:20]] == both[0].metadata()["url"].to_pylist()
     assert all(left == right for left, right in found[2:20])
     assert _urls(pairs, both, "left") == [[left, None] for left, _ in found[:2]]
     alone = [right for _, right in _urls(pairs, both, "right")]
@@ -142,8 +142,8 @@ def test_a_browser_shows_both_and_what_differs(address: str) -> None:
         while page.eval_on_selector_all(".row img", loaded) < 20 + 18 + 1:
             page.wait_for_timeout(20)
         assert page.inner_text("#name") == "left beside right"
-        assert "64 × 64" in page.inner_text(".row:nth-child(3)")
-        assert "48 × 48" in page.inner_text(".row:nth-child(3)")
+        assert "64 \u00d7 64" in page.inner_text(".row:nth-child(3)")
+        assert "48 \u00d7 48" in page.inner_text(".row:nth-child(3)")
         assert "not in right" in page.inner_text(".row:nth-child(1)")
         page.locator(".row").nth(2).click()
         assert HOSTILE in page.inner_text("#values")
