@@ -83,10 +83,7 @@ fn settings() -> Vec<Setting> {
         height: 17,
         ..plain
     };
-    let cropped = Options {
-        crop: true,
-        ..webp
-    };
+    let cropped = Options { crop: true, ..webp };
     let boxes = vec![[0.1, 0.2, 0.6, 0.9], [0.5, -1.0, f64::NAN, 2.0]];
     [plain, whole, webp, kept, original, stretched]
         .map(|options| (options, Vec::new()))

@@ -7,10 +7,10 @@ use crate::raster::{Buffers, Raster};
 /// Return the size of what `crop` keeps of an upright image.
 #[must_use]
 pub fn cropped(size: Size, [left, top, right, bottom]: Bounds) -> Size {
-    let side = |(start, end): (usize, usize)| (end - start) as u32;
+    let length = |(first, end): (usize, usize)| (end - first) as u32;
     Size::new(
-        side(span(left, right, size.width)),
-        side(span(top, bottom, size.height)),
+        length(span(left, right, size.width)),
+        length(span(top, bottom, size.height)),
     )
 }
 
@@ -37,12 +37,9 @@ pub fn crop(raster: Raster, bounds: Bounds, buffers: &mut Buffers) -> Raster {
 }
 
 /// First pixel and the one after the last, of which there is at least one, on a side of `side` pixels.
-#[expect(
-    clippy::manual_clamp,
-    reason = "these make a number of what is none, which clamp does not"
-)]
 fn span(start: f64, end: f64, side: u32) -> (usize, usize) {
     let whole = f64::from(side);
+    // Unlike `clamp`, these make a number of what is none.
     let first = (start * whole).round().max(0.0).min(whole - 1.0);
     let last = (end * whole).round().max(first + 1.0).min(whole);
     (first as usize, last as usize)
