@@ -171,6 +171,7 @@ def test_no_shard_has_more_bytes_than_allowed_and_none_has_room_for_the_next_row
     assert verified.exit_code == 0, verified.stdout
 
 
+@pytest.mark.usefixtures("others_may_warn")
 def test_shards_by_bytes_are_read_by_webdataset_and_hugging_face(
     made: Path, tmp_path: Path, stop: StopRequest
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_sample_has_the_captions_of_all_rows_with_its_url(
     assert verified.exit_code == 0, verified.stdout
 
 
+@pytest.mark.usefixtures("others_may_warn")
 def test_webdataset_and_hugging_face_read_the_list(origin: Origin, tmp_path: Path) -> None:
     out = _run(origin, tmp_path)
     tars = sorted(map(str, out.glob("*.tar")))
