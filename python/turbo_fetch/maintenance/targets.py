@@ -66,7 +66,7 @@ def cut(shards: Iterable[StoredShard], ends_of: Callable[[StoredShard], Ends], m
         while start < shard.rows:
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + room, side="right"))
-            if stop == start and parts:
+            if stop <= start and parts:
                 yield Target(number, tuple(parts))
                 parts, number, room = [], number + 1, most
                 continue
