@@ -16,7 +16,7 @@ def view(
     ],
     other: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(help="Another dataset, to be seen beside it.", metavar="[OTHER]", show_default=False),
+        typer.Argument(help="Another dataset, to be seen beside it.", metavar="OTHER", show_default=False),
     ] = None,
     port: Annotated[
         int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.", min=0, max=65_535)
