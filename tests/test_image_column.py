@@ -28,7 +28,7 @@ from turbo_fetch.spec.specfile import parse_spec
 ALBUM = [*album(40, side=40).values()]
 
 
-def column_spec(urls: Path, output: Path, **tables: dict[str, Any]) -> Spec:
+def column_spec(urls: Path, output: Path, /, **tables: dict[str, Any]) -> Spec:
     fetch: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "image_column": "image"},
         "image": {"encode": "original"},
