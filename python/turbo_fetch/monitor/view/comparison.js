@@ -1,11 +1,10 @@
-import { address, ask, asked, by, element, line, number, themed, values } from "/parts.js";
+import { address, ask, asked, by, details, element, line, number, themed, values } from "/parts.js";
 
 const places = ["/picture", "/other"];
 let names = ["left", "right"];
-// What is on the page: its pairs, where the next page begins, and the one whose details are shown.
+// What is on the page: its pairs, and where the next page begins.
 let pairs = [];
 let next = null;
-let shown = 0;
 let asking = 0;
 
 const image = (row, side, small) => {
@@ -37,8 +36,7 @@ const card = (pair, index) => {
   return made;
 };
 
-const show = (index) => {
-  shown = index;
+const show = details((index) => {
   const pair = pairs[index];
   by("picture").replaceChildren(...pair.map((row, side) => picture(row, side, false)));
   const keys = [...new Set(pair.flatMap((row) => Object.keys(row ?? {})))].filter((key) => key !== "at")
@@ -49,20 +47,7 @@ const show = (index) => {
     if (pair[0] && pair[1] && JSON.stringify(pair[0][key]) !== JSON.stringify(pair[1][key])) made.className = "differs";
     return made;
   }));
-  by("place").textContent = `${number.format(index + 1)} of the ${number.format(pairs.length)} on this page`;
-  by("before").disabled = index === 0;
-  by("after").disabled = index + 1 === pairs.length && next === null;
-  if (!by("detail").open) by("detail").showModal();
-};
-
-const step = async (on) => {
-  const wanted = shown + on;
-  if (wanted >= 0 && wanted < pairs.length) show(wanted);
-  else if (on > 0 && next !== null) {
-    await go({ from: String(next) });
-    if (pairs.length) show(0);
-  }
-};
+}, () => pairs.length, () => next !== null, () => go({ from: String(next) }));
 
 const go = async (changes) => {
   address(changes);
@@ -121,12 +106,5 @@ for (const name of ["by", "show"]) {
 by("filter").addEventListener("submit", (event) => event.preventDefault());
 by("first").addEventListener("click", () => go({ from: "" }));
 by("next").addEventListener("click", () => go({ from: String(next) }));
-by("before").addEventListener("click", () => step(-1));
-by("after").addEventListener("click", () => step(1));
-by("close").addEventListener("click", () => by("detail").close());
 addEventListener("popstate", load);
-addEventListener("keydown", (event) => {
-  const steps = { ArrowLeft: -1, ArrowRight: 1 };
-  if (by("detail").open && event.key in steps) step(steps[event.key]);
-});
 load();

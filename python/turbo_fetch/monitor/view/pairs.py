@@ -128,7 +128,9 @@ class Pairs:
 
     def _differ(self, values: Callable[[Side], npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
         """Return which pairs differ in a value; what is said of those with one row has no meaning."""
-        return np.asarray(values(self._left)[self._of_left] != values(self._right)[self._of_right], np.bool_)
+        left, right = values(self._left)[self._of_left], values(self._right)[self._of_right]
+        found: npt.NDArray[np.bool_] = np.not_equal(left, right).astype(np.bool_)
+        return found
 
     def _have_images(self) -> npt.NDArray[np.bool_]:
         return (self._left.sizes[self._of_left] != 0) & (self._right.sizes[self._of_right] != 0)

@@ -65,3 +65,33 @@ export const themed = () => {
     root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
   });
 };
+
+// The details of one row after the other, in a dialog. `fill` shows one, `count` says how many there are, `more` whether
+// there is another page, to which `turn` goes.
+export const details = (fill, count, more, turn) => {
+  let shown = 0;
+  const show = (index) => {
+    shown = index;
+    fill(index);
+    by("place").textContent = `${number.format(index + 1)} of the ${number.format(count())} on this page`;
+    by("before").disabled = index === 0;
+    by("after").disabled = index + 1 === count() && !more();
+    if (!by("detail").open) by("detail").showModal();
+  };
+  const step = async (on) => {
+    const wanted = shown + on;
+    if (wanted >= 0 && wanted < count()) show(wanted);
+    else if (on > 0 && more()) {
+      await turn();
+      if (count()) show(0);
+    }
+  };
+  by("before").addEventListener("click", () => step(-1));
+  by("after").addEventListener("click", () => step(1));
+  by("close").addEventListener("click", () => by("detail").close());
+  addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1 };
+    if (by("detail").open && event.key in steps) step(steps[event.key]);
+  });
+  return show;
+};

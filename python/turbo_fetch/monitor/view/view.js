@@ -1,11 +1,10 @@
-import { address, asked, ask, by, bytes, element, line, link, number, root, themed, values } from "/parts.js";
+import { address, ask, asked, by, bytes, details, element, line, link, number, root, themed, values } from "/parts.js";
 
 let dataset = { outcomes: {}, rows: 0, shards: 0 };
 let known = "";
-// What is on the page: its rows, where the next page begins, and the one whose details are shown.
+// What is on the page: its rows, and where the next page begins.
 let rows = [];
 let next = null;
-let shown = 0;
 let asking = 0;
 
 const image = (row, small) => {
@@ -46,26 +45,12 @@ const failures = () => {
   return table;
 };
 
-const show = (index) => {
-  shown = index;
+const show = details((index) => {
   const row = rows[index];
   by("picture").replaceChildren(...(row.outcome === "success" ? [image(row, false)] : []));
   by("values").replaceChildren(...Object.entries(row).filter(([key, value]) => key !== "at" && value !== null)
     .map(([key, value]) => line([key, values(key, value)])));
-  by("place").textContent = `${number.format(index + 1)} of the ${number.format(rows.length)} on this page`;
-  by("before").disabled = index === 0;
-  by("after").disabled = index + 1 === rows.length && !next;
-  if (!by("detail").open) by("detail").showModal();
-};
-
-const step = async (rowsOn) => {
-  const wanted = shown + rowsOn;
-  if (wanted >= 0 && wanted < rows.length) show(wanted);
-  else if (rowsOn > 0 && next) {
-    await go({ from: next, sample: "" });
-    if (rows.length) show(0);
-  }
-};
+}, () => rows.length, () => next, () => go({ from: next, sample: "" }));
 
 const go = async (changes) => {
   address(changes);
@@ -194,23 +179,16 @@ by("filter").elements.density.addEventListener("change", () => go({ density: by(
 by("sample").addEventListener("click", () => go({ from: "", sample: String(Number(asked().get("sample") ?? 0) + 1) }));
 by("first").addEventListener("click", () => go({ from: "", sample: "" }));
 by("next").addEventListener("click", () => go({ from: next, sample: "" }));
-by("before").addEventListener("click", () => step(-1));
-by("after").addEventListener("click", () => step(1));
-by("close").addEventListener("click", () => by("detail").close());
 addEventListener("popstate", load);
 
-// Arrow keys go from row to row, in the details as on the page.
+// Arrow keys go from row to row, on the page as in the details.
 addEventListener("keydown", (event) => {
-  const steps = { ArrowLeft: -1, ArrowRight: 1 };
-  if (by("detail").open) {
-    if (event.key in steps) step(steps[event.key]);
-    return;
-  }
+  if (by("detail").open) return;
   const cards = [...document.querySelectorAll(".row")];
   const at = cards.indexOf(document.activeElement);
   if (at < 0) return;
   const columns = cards.filter((each) => each.offsetTop === cards[0].offsetTop).length;
-  const wanted = cards[at + ({ ...steps, ArrowUp: -columns, ArrowDown: columns }[event.key] ?? NaN)];
+  const wanted = cards[at + ({ ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key] ?? NaN)];
   if (wanted) { event.preventDefault(); wanted.focus(); }
 });
 describe().then(follow).catch((error) => { by("status").textContent = error.message; });
