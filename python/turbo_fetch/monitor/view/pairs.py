@@ -129,11 +129,14 @@ class Pairs:
     def _differ(self, values: Callable[[Side], npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
         """Return which pairs differ in a value; what is said of those with one row has no meaning."""
         left, right = values(self._left)[self._of_left], values(self._right)[self._of_right]
-        found: npt.NDArray[np.bool_] = np.not_equal(left, right).astype(np.bool_)
+        found: npt.NDArray[np.bool_] = left != right
         return found
 
     def _have_images(self) -> npt.NDArray[np.bool_]:
-        return (self._left.sizes[self._of_left] != 0) & (self._right.sizes[self._of_right] != 0)
+        found: npt.NDArray[np.bool_] = np.logical_and(
+            self._left.sizes[self._of_left], self._right.sizes[self._of_right]
+        )
+        return found
 
     @staticmethod
     def _words(side: Side) -> npt.NDArray[np.object_]:
