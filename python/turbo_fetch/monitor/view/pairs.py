@@ -30,7 +30,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is compared of the rows of a dataset, all of them in order: about 30 bytes each in memory."""
+    """What is compared of the rows of a dataset, all of them in order: under 20 bytes each in memory."""
 
     names: npt.NDArray[np.uint64]
     """Of each row, a hash of what it is called."""
