@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,3 +61,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what asks for more than POSIX, elsewhere."""
     if sys.platform != "linux" and item.get_closest_marker("linux"):
         pytest.skip("needs Linux")
+
+
+@pytest.fixture
+def others_may_warn() -> Iterator[None]:
+    """Leave warnings of other people's libraries, such as files that they do not close, to them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import datasets
 import lmdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 from typer.testing import CliRunner
 
 import turbo_fetch
@@ -22,9 +24,9 @@ from kept_columns import every_column
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
 from turbo_fetch.cli.commands import app
-from turbo_fetch.dataset.reader import Sample, StoredShard, open_dataset
+from turbo_fetch.dataset.reader import Sample, open_dataset
 from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
-from turbo_fetch.maintenance.export import Export, Part, Target, export, plan_targets
+from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.merge import merge
 from turbo_fetch.spec import EngineSpec, OutputFormat
 from turbo_fetch.stop import StopRequest
@@ -145,6 +147,66 @@ def test_other_shards_have_the_same_rows_under_new_keys(
     assert [row["url"] for row in ledger(tmp_path / "out")] == [row["url"] for row in ledger(made)]
 
 
+def _file_bytes(place: Path, output_format: str) -> list[int]:
+    suffix = {"webdataset": "tar"}.get(output_format, output_format)
+    return [path.stat().st_size for path in sorted(place.glob(f"0*.{suffix}"))]
+
+
+@pytest.mark.parametrize("output_format", ["webdataset", "parquet", "tfrecord"])
+def test_no_shard_has_more_bytes_than_allowed_and_none_has_room_for_the_next_row(
+    made: Path, tmp_path: Path, stop: StopRequest, output_format: OutputFormat
+) -> None:
+    most = 60_000
+    summary = _export(made, tmp_path / "out", output_format, stop, max_shard_bytes=most, processes=2)
+    sizes = _file_bytes(tmp_path / "out", output_format)
+    assert max(sizes) <= most
+    if output_format == "webdataset":
+        # A sample here has 3 members of 5 kB together, and the end of a tar up to 10 kB.
+        assert min(sizes[:-1]) > most - 20_000
+    assert (summary.rows, summary.successes) == (53, 50)
+    before, after = _samples(made), _samples(tmp_path / "out")
+    assert [sample.image for sample in after] == [sample.image for sample in before]
+    keys = [row["key"] for row in ledger(tmp_path / "out")]
+    assert len(set(keys)) == 53
+    assert keys == sorted(keys)
+    assert [row["url"] for row in ledger(tmp_path / "out")] == [row["url"] for row in ledger(made)]
+    verified = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--deep", "--quiet"])
+    assert verified.exit_code == 0, verified.stdout
+
+
+@pytest.mark.usefixtures("others_may_warn")
+def test_shards_by_bytes_are_read_by_webdataset_and_hugging_face(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    _export(made, tmp_path / "out", "webdataset", stop, max_shard_bytes=60_000)
+    tars = sorted(map(str, (tmp_path / "out").glob("*.tar")))
+    assert len(tars) > 3
+    expected = [(sample.key, sample.image) for sample in _samples(tmp_path / "out")]
+    found = webdataset.WebDataset(tars, shardshuffle=False)
+    assert [(sample["__key__"].rpartition("/")[2], sample["jpg"]) for sample in found] == expected
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert [row["json"]["key"] for row in loaded.remove_columns("jpg")] == [key for key, _ in expected]
+
+
+def test_an_export_by_bytes_goes_on_after_an_interruption_and_refuses_another_limit(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    job = Export(str(made), str(tmp_path / "out"), "webdataset", max_shard_bytes=60_000)
+    export(job, Silent(stop), stop)
+    whole = content_hashes(tmp_path / "out")
+    asked, fresh = StopRequest(), StopRequest()
+    halted = dataclasses.replace(job, destination=str(tmp_path / "halted"))
+    with pytest.raises(Interrupted):
+        export(halted, Silent(asked, after=53 + 20), asked)
+    assert 0 < len(manifest(tmp_path / "halted")) < len(manifest(tmp_path / "out"))
+    export(halted, Silent(fresh), fresh)
+    assert content_hashes(tmp_path / "halted") == whole
+    with pytest.raises(OutputExists, match="with these options"):
+        export(dataclasses.replace(halted, max_shard_bytes=61_000), Silent(fresh), fresh)
+    for request in (asked, fresh):
+        request.close()
+
+
 def test_several_processes_make_the_same_as_one(made: Path, tmp_path: Path, stop: StopRequest) -> None:
     _export(made, tmp_path / "one", "parquet", stop)
     _export(made, tmp_path / "two", "parquet", stop, engine=EngineSpec(workers=2))
@@ -239,25 +301,6 @@ def test_a_remote_dataset_is_exported_to_a_remote_place(
         assert filesystem(address).exists("data/files/.turbo-fetch/manifest")
 
 
-def test_targets_cover_every_row_once() -> None:
-    shards = [StoredShard(number, str(number), rows) for number, rows in enumerate((5, 1, 7))]
-    assert [target.parts for target in plan_targets(shards, None)] == [
-        (Part(shard, 0, shard.rows),) for shard in shards
-    ]
-    for size in range(1, 15):
-        targets = list(plan_targets(shards, size))
-        rows = [
-            (part.shard.number, row)
-            for target in targets
-            for part in target.parts
-            for row in range(part.start, part.stop)
-        ]
-        assert rows == [(shard.number, row) for shard in shards for row in range(shard.rows)]
-        assert [target.rows for target in targets[:-1]] == [size] * (len(targets) - 1)
-    assert list(plan_targets([], 4)) == []
-    assert dataclasses.replace(Target(0, ())).rows == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -266,6 +309,13 @@ def test_targets_cover_every_row_once() -> None:
         (["{made}", "x", "-f", "lmdb", "--merge"], "whose name ends in .lmdb"),
         (["{made}", "{made}", "-f", "lmdb"], "is the source"),
         (["nowhere", "x", "-f", "lmdb"], "there is no dataset"),
+        (["{made}", "x", "-f", "lmdb", "--merge", "--max-shard-mb", "9"], "--merge with --max-shard-mb"),
+        (
+            ["{made}", "x", "-f", "files", "--samples-per-shard", "9", "--max-shard-mb", "9"],
+            "expected one of them",
+        ),
+        (["{made}", "x", "-f", "files", "--max-shard-mb", "0"], "expected a number of megabytes above 0"),
+        (["{made}", "x", "-f", "files", "--max-shard-mb", "nan"], "expected a number of megabytes above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

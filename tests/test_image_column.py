@@ -16,8 +16,11 @@ from PIL import Image
 
 import turbo_fetch
 from album import album, encoded
-from jobs import ledger, write_list
+from jobs import job_spec, ledger, write_list
+from origin import Origin
+from turbo_fetch.dataset.reader import open_dataset
 from turbo_fetch.errors import InputError, SpecError
+from turbo_fetch.monitor.view.pairs import Pairs
 from turbo_fetch.sources.columns import ImageColumn
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import parse_spec
@@ -25,7 +28,7 @@ from turbo_fetch.spec.specfile import parse_spec
 ALBUM = [*album(40, side=40).values()]
 
 
-def column_spec(urls: Path, output: Path, **tables: dict[str, Any]) -> Spec:
+def column_spec(urls: Path, output: Path, /, **tables: dict[str, Any]) -> Spec:
     fetch: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "image_column": "image"},
         "image": {"encode": "original"},
@@ -64,6 +67,27 @@ def test_a_dataset_of_hugging_face_is_processed_again(tmp_path: Path) -> None:
         assert found[0]["url"] == f"{source}#0"
     again = datasets.load_dataset("parquet", data_files=str(tmp_path / "0" / "*.parquet"), split="train")
     assert isinstance(again[0]["image"], Image.Image)
+
+
+def test_a_smaller_size_made_of_a_dataset_has_its_keys_and_captions(tmp_path: Path) -> None:
+    with Origin(album(20, side=200)) as origin:
+        names = [f"{number:05d}.jpg" for number in range(20)]
+        rows = [origin.url(name) for name in [*names[:3], "gone.jpg", *names[3:]]]
+        urls = write_list(tmp_path / "list.parquet", rows)
+        output = {"format": "parquet", "samples_per_shard": 8}
+        turbo_fetch.run(job_spec(urls, tmp_path / "large", image={"size": 128}, output=output))
+        hits = origin.hits.total()
+        listed = {"urls": str(tmp_path / "large" / "*.parquet"), "caption_column": "caption"}
+        image = {"size": 64, "encode": "jpg"}
+        output = {"format": "webdataset", "samples_per_shard": 8}
+        turbo_fetch.run(column_spec(tmp_path, tmp_path / "small", input=listed, image=image, output=output))
+        assert origin.hits.total() == hits
+    large, made = (open_dataset(str(tmp_path / place)).metadata() for place in ("large", "small"))
+    for column in ("key", "url", "caption"):
+        assert made[column].to_pylist() == large[column].to_pylist()
+    assert [row["outcome"] for row in ledger(tmp_path / "small")].count("not-found") == 1
+    pairs = Pairs(open_dataset(str(tmp_path / "large")), open_dataset(str(tmp_path / "small")), "key")
+    assert pairs.summary["counts"] == {"all": 21, "outcome": 1, "size": 20, "left": 0, "right": 0}
 
 
 def test_what_was_fetched_is_resized_and_filtered_without_a_network(tmp_path: Path) -> None:

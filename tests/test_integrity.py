@@ -299,6 +299,7 @@ def test_a_list_added_later_is_compared_with_what_is_there(origin: Origin, tmp_p
     [
         ({"input": {"hash_kind": "md5"}}, "but hash_column is not"),
         ({"input": {"boxes_column": "b"}, "image": {"encode": "original"}}, "keeps the bytes"),
+        ({"input": {"boxes_use": "crop_first"}}, "but boxes_column is not set"),
         ({"duplicates": {"by": ["phash"]}}, "expected image.phash = true"),
         ({"duplicates": {"by": ["hash"]}, "image": {"digest": "none"}}, "expected a kind of hash"),
         ({"duplicates": {"against": ["x"]}}, "by is empty"),

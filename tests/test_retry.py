@@ -280,7 +280,7 @@ def test_without_the_list_nothing_is_fetched_that_it_alone_protects(
     ended = CliRunner().invoke(app, [command, str(tmp_path / "out"), "--quiet"])
     assert ended.exit_code == 2, ended.output
     said = " ".join(ended.stderr.split())
-    assert "the boxes to blur (fetch.input.boxes_column = 'faces') are in the list alone" in said
+    assert "the boxes (fetch.input.boxes_column = 'faces') are in the list alone" in said
     assert ("there is no such file" if harm == "gone" else "it has changed since") in said
     assert origin.hits.total() == hits
     assert content_hashes(tmp_path / "out") == before

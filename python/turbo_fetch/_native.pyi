@@ -46,6 +46,7 @@ class Transformer:
         digest: str,
         exif: bool,
         phash: bool,
+        crop: bool,
         threads: int,
         memory_bytes: int,
     ) -> Transformer: ...

@@ -109,7 +109,7 @@ MEANINGS: Final[dict[Outcome, str]] = {
     Outcome.TOO_MANY_PIXELS: "More pixels than `fetch.image.max_pixels`.",
     Outcome.TOO_SMALL: "A side shorter than `fetch.image.min_side`.",
     Outcome.ASPECT: "An aspect ratio above `fetch.image.max_aspect`.",
-    Outcome.BAD_BOXES: "The boxes to blur are malformed, so the image is not kept.",
+    Outcome.BAD_BOXES: "The boxes are malformed, or there is none to crop to, so the image is not kept.",
     Outcome.OUT_OF_MEMORY: "This machine has too little memory for the image, even while it makes no other one.",
     Outcome.FILTERED: "`fetch.score.where` does not hold for its scores, which are in its row.",
     Outcome.UNSCORED: "The function of `[fetch.score]` failed for it.",

@@ -68,6 +68,9 @@ IMAGE_AT: Final = "image at"
 RECORD: Final = ("record file", "record offset", "record length")
 """Source columns that say where a row's record is in an archive."""
 
+CAPTIONS: Final = "captions"
+"""Source column of the captions of all rows with one URL, where they are asked for."""
+
 UNSTORED: Final = frozenset({BOXES, IMAGE_AT, *RECORD})
 """Source columns that are not in the dataset."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional, get_args
+from typing import Annotated, Final, Optional, get_args
 
 import typer
 
+from turbo_fetch.cli.completion import output_formats
 from turbo_fetch.cli.usage import EngineOverrides, Json, Quiet, checked_format
 from turbo_fetch.spec.formats import OutputFormat
+
+LARGEST_MB: Final = 1e12
 
 
 def export(
@@ -22,11 +25,18 @@ def export(
             "-f",
             help=f"One of {', '.join(get_args(OutputFormat))}.",
             metavar="FORMAT",
+            autocompletion=output_formats,
         ),
     ],
     samples_per_shard: Annotated[
         Optional[int],  # noqa: UP045 - typer reads it at run time
         typer.Option(min=1, help="Cut all rows into shards of this many rows; keys are renumbered."),
+    ] = None,
+    max_shard_mb: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads it at run time
+        typer.Option(
+            help="Cut all rows into shards of at most this many megabytes (10^6 bytes); keys are renumbered."
+        ),
     ] = None,
     merge: Annotated[
         bool,
@@ -54,18 +64,30 @@ def export(
 
     without_pandas()
     known = checked_format(output_format)
-    if merge and samples_per_shard is not None:
-        raise SpecError("--merge with --samples-per-shard: expected one of them; one file has no shards")
+    cuts = {
+        "--merge": merge,
+        "--samples-per-shard": samples_per_shard is not None,
+        "--max-shard-mb": max_shard_mb is not None,
+    }
+    if len(given := [option for option, is_given in cuts.items() if is_given]) > 1:
+        raise SpecError(
+            f"{' with '.join(given)}: expected one of them, for each says how rows are cut into files"
+        )
+    if max_shard_mb is not None and not 0 < max_shard_mb < LARGEST_MB:
+        raise SpecError(f"--max-shard-mb {max_shard_mb}: expected a number of megabytes above 0")
     engine = load_engine(overrides, workers)
     if merge and engine.kind != "local":
         raise SpecError(
             f"--merge with engine.kind={engine.kind}: expected one of them; one file is written by one process"
         )
     rows = sum(shard.rows for shard in open_dataset(source).shards)
-    with row_progress("exporting", rows, quiet) as (progress, stop):
+    # Those whose bytes are counted are read twice.
+    passes = 1 if max_shard_mb is None else 2
+    with row_progress("exporting", passes * rows, quiet) as (progress, stop):
         if merge:
             show(merge_shards(source, destination, known, progress, stop), as_json)
             return
-        job = exports.Export(source, destination, known, samples_per_shard, engine)
+        max_bytes = None if max_shard_mb is None else int(max_shard_mb * 1_000_000)
+        job = exports.Export(source, destination, known, samples_per_shard, engine, max_bytes)
         summary = exports.export(job, progress, stop)
     show(summary, as_json)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, Optional
 
 import typer
 
+from turbo_fetch.cli.completion import outcomes
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -36,7 +38,10 @@ def ledger(
     dataset: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.", metavar="DATASET")],
     outcome: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Option(help="Only rows of this outcome, or `failed` for all but success; may be repeated."),
+        typer.Option(
+            help="Only rows of this outcome, or `failed` for all but success; may be repeated.",
+            autocompletion=outcomes,
+        ),
     ] = None,
     host: Annotated[
         Optional[str],  # noqa: UP045 - as above

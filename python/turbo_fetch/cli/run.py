@@ -8,12 +8,18 @@ from typing import Annotated, Optional
 
 import typer
 
+from turbo_fetch.cli.completion import spec_keys
 from turbo_fetch.cli.usage import load_job
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a TOML file.", metavar="SPEC.TOML")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: `--set fetch.image.size=512`."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key: `--set fetch.image.size=512`.",
+        autocompletion=spec_keys,
+    ),
 ]
 
 

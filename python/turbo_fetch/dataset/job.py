@@ -201,6 +201,9 @@ def _essentials(spec: FetchSpec) -> dict[str, Any]:
         # How its batches are made, and where its code lies, does not show.
         score = {key: fetch["score"][key] for key in ("columns", "where", "arguments", "version")}
         whole["score"] = {"function": spec.score.function.rpartition("/")[2], **score}
+    if spec.duplicates.captions == "first":
+        # Earlier builds knew nothing else.
+        del whole["duplicates"]["captions"]
     return {"fetch": redact_tables({**picked, **whole})}
 
 
@@ -211,6 +214,7 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
         "quoting": "auto",
         "column_types": {},
         "column_names": [],
+        "boxes_use": "blur",
         "image_column": None,
         "warc": None,
         "where": None,

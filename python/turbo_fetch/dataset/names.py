@@ -50,6 +50,7 @@ LOCK: Final = "lock"
 DOCUMENTS: Final = "documents.sqlite"
 MONITOR_LOG: Final = "monitor.log"
 URL_KEYS: Final = "urls.keys"
+LATER_CAPTIONS: Final = "captions.sqlite"
 CONTENT_KEYS: Final = "contents.keys"
 
 OLD_JOB: Final = "job.json"

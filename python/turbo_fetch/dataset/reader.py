@@ -197,12 +197,12 @@ class StoredDataset:
         """How many rows of the list are in the shards, those that failed too."""
         return sum(shard.rows for shard in self.shards)
 
-    def metadata(self, shard: StoredShard | None = None) -> pa.Table:
-        """Return the metadata of a shard, or of all, without the images."""
+    def metadata(self, shard: StoredShard | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the metadata of a shard, or of all, without the images; or only some of the columns."""
         if shard is None:
-            return _together(map(self.metadata, self.shards))
+            return _together(self.metadata(each, columns) for each in self.shards)
         with opened(self.storage, names.metadata(shard.name)) as table:
-            rows = table.read(self._without_images(table.schema_arrow).names)
+            rows = table.read(columns or self._without_images(table.schema_arrow).names)
             return with_seconds(rows.replace_schema_metadata(None), table)
 
     def metadata_schema(self, shard: StoredShard) -> pa.Schema:

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
+from turbo_fetch.duplicates.captions import LaterCaptions
 from turbo_fetch.duplicates.key_table import KeyTable, by_place
-from turbo_fetch.duplicates.row_numbers import Names, place
+from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
 from turbo_fetch.plan.urls import parse_urls
@@ -22,25 +23,37 @@ from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
+Places = npt.NDArray[np.uint64]
+
 
 @dataclass(frozen=True, slots=True)
 class KnownUrls:
     """The rows of a list that need not be requested, sorted by place, of the dataset numbered `dataset`."""
 
-    places: npt.NDArray[np.uint64]
-    originals: npt.NDArray[np.uint64]
+    places: Places
+    originals: Places
     dataset: int
     names: Names
+    captions: LaterCaptions | None = None
+    """Those of the duplicates, if they are asked for."""
 
-    def of(self, shard: Shard) -> dict[int, str]:
-        """Return the rows of a shard that are duplicates, and of what."""
+    def places_of(self, shard: Shard) -> tuple[Places, Places]:
+        """Return the places of the rows of a shard that are duplicates, and of their originals."""
         start = place(self.dataset, shard.id)
         first, last = np.searchsorted(self.places, np.array([start, start + shard.count], np.uint64))
-        rows = (self.places[first:last] - np.uint64(start)).tolist()
+        return self.places[first:last], self.originals[first:last]
+
+    def marked(self, shard: Shard) -> Shard:
+        """Return a shard with its duplicates, and the captions that later ones have for its rows."""
+        start = place(self.dataset, shard.id)
+        places, of = self.places_of(shard)
+        rows = (places - np.uint64(start)).tolist()
         # Most rows that are duplicates are of few others.
-        originals, which = np.unique(self.originals[first:last], return_inverse=True)
+        originals, which = np.unique(of, return_inverse=True)
         details = [self.names.detail(original) for original in originals.tolist()]
-        return {row: details[number] for row, number in zip(rows, which.tolist(), strict=True)}
+        duplicates = {row: details[number] for row, number in zip(rows, which.tolist(), strict=True)}
+        captions = None if self.captions is None else self.captions.of(start, start + shard.count)
+        return replace(shard, duplicates=duplicates, captions=captions)
 
 
 def find(
@@ -72,13 +85,33 @@ def find(
         start = place(own, first_shard)
         pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
     # Each on its own, for the search of a place in one of two columns copies it.
-    return KnownUrls(pairs[:, 0].copy(), pairs[:, 1].copy(), own, Names(against, fetch.output))
+    known = KnownUrls(pairs[:, 0].copy(), pairs[:, 1].copy(), own, Names(against, fetch.output))
+    if fetch.duplicates.captions == "first":
+        return known
+    later = LaterCaptions(storage.make_work() / names.LATER_CAPTIONS)
+    for shard in plan.again().shards(first_shard):
+        _add_captions(later, known.places_of(shard), shard, start)
+        _check(stop)
+    later.finish()
+    return replace(known, captions=later)
 
 
 def marked(shards: Iterator[Shard], known: KnownUrls | None) -> Iterator[Shard]:
     """Yield the shards with their duplicates."""
     for shard in shards:
-        yield shard if known is None else replace(shard, duplicates=known.of(shard))
+        yield shard if known is None else known.marked(shard)
+
+
+def _add_captions(later: LaterCaptions, of: tuple[Places, Places], shard: Shard, first: int) -> None:
+    """Keep the captions of duplicates whose original is of this list, from the place `first` on: others are made."""
+    places, originals = of
+    is_here = originals >= np.uint64(first)
+    places, originals = places[is_here], originals[is_here]
+    if not places.size:
+        return
+    rows = (places & np.uint64(MAX_ROWS - 1)).astype(np.int64)
+    captions = shard.load().column("caption").take(pa.array(rows)).to_pylist()
+    later.add(originals.tolist(), places.tolist(), captions)
 
 
 def _add_dataset(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.schemas import CAPTIONS, EXPECTED_HASH, RESULTS
 from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import Replaced
@@ -165,12 +165,24 @@ def _tasks(dataset: StoredDataset, fetch: FetchSpec, known: Sequence[StoredWork]
     """Yield finished shards as units of work: with rows of the dataset, or of the list if need be."""
     why = why_listed(fetch)
     if why is not None:
-        yield from listed_shards(dataset.storage, fetch, {each.shard.number: each for each in known}, why)
+        wanted = {each.shard.number: each for each in known}
+        for task in listed_shards(dataset.storage, fetch, wanted, why):
+            yield _with_captions(dataset, wanted[task.shard.id].shard, task, fetch)
         return
     hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
     for each in known:
         rows = StoredRows(dataset, each.shard, hash_kind)
         yield ShardTask(Shard(each.shard.number, each.shard.rows, rows), each)
+
+
+def _with_captions(
+    dataset: StoredDataset, stored: StoredShard, task: ShardTask, fetch: FetchSpec
+) -> ShardTask:
+    """Return a task whose rows have the captions of others too, as the dataset has them, if it does."""
+    if fetch.duplicates.captions == "first":
+        return task
+    captions = dataset.metadata(stored).column(CAPTIONS).to_pylist()
+    return replace(task, shard=replace(task.shard, captions=dict(enumerate(captions))))
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

@@ -7,9 +7,8 @@ what the dataset was made from go along.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,9 +27,10 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.dataset.reader import StoredDataset, StoredShard
+from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
+from turbo_fetch.maintenance.targets import Ends, Target, by_bytes, by_rows, row_bytes, same_shards
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.runners.steps import run_steps
@@ -41,45 +41,24 @@ from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
 FROM: Final = "exported_from"
+MAX_BYTES: Final = "max_shard_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What to make: a format, and rows per shard if they are to be other ones than now."""
+    """What to make: a format and, if shards are to be other ones than now, how many rows or bytes they have."""
 
     source: str
     destination: str
     format: OutputFormat
     samples_per_shard: int | None = None
     engine: EngineSpec = field(default_factory=lambda: EngineSpec(workers=1))
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The rows `start` to `stop` of a source shard."""
-
-    shard: StoredShard
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A destination shard: its number and what it is made of."""
-
-    number: int
-    parts: tuple[Part, ...]
+    max_shard_bytes: int | None = None
 
     @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return sum(part.stop - part.start for part in self.parts)
-
-    @property
-    def origin(self) -> str:
-        """What stands for the contents of the source files that it is made of."""
-        parts = [f"{part.shard.digest} {part.start} {part.stop}" for part in self.parts]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def is_cut_anew(self) -> bool:
+        """Whether rows come into other shards, and so get other keys."""
+        return self.samples_per_shard is not None or self.max_shard_bytes is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +75,6 @@ class _Work:
     """Of the destination where this is done on a cluster, which publishes aside."""
 
 
-def plan_targets(shards: Sequence[StoredShard], rows_per_shard: int | None) -> Iterator[Target]:
-    """Yield the destination shards: the same ones, or all rows in order cut anew and numbered from 0."""
-    if rows_per_shard is None:
-        for shard in shards:
-            yield Target(shard.number, (Part(shard, 0, shard.rows),))
-        return
-    parts: list[Part] = []
-    number, room = 0, rows_per_shard
-    for shard in shards:
-        start = 0
-        while start < shard.rows:
-            stop = min(shard.rows, start + room)
-            parts.append(Part(shard, start, stop))
-            room -= stop - start
-            start = stop
-            if room == 0:
-                yield Target(number, tuple(parts))
-                parts, number, room = [], number + 1, rows_per_shard
-    if parts:
-        yield Target(number, tuple(parts))
-
-
 def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
     """Make the destination and return its account; the same call goes on where an earlier one stopped.
 
@@ -130,14 +87,15 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
     storage = open_place(job.destination)
     if storage.url == source.storage.url:
         raise SpecError(f"the destination {storage.url} is the source; expected another place")
-    output = _output(job, source)
+    now = source.essentials_of("output")
     if source.shards:
         check_columns(job.format, _list_columns(source), source.image, source.scores)
     storage.probe(names.PROBE)
     summary = Summary(storage.url)
     with locked(storage, stop=stop):
+        targets = list(_targets(job, source, progress, stop))
+        output = _output(job, now, targets)
         _begin(job, source, storage, output)
-        targets = list(plan_targets(source.shards, job.samples_per_shard))
         with Manifest.open(storage) as manifest:
             manifest.take(attempts.recover(storage, manifest.committed))
             wanted = {target.number: target.origin for target in targets}
@@ -159,6 +117,21 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
         attempts.discard_attempts(storage)
     summary.wall_s = time.monotonic() - started_s
     return summary
+
+
+def _targets(job: Export, source: StoredDataset, progress: Progress, stop: StopRequest) -> Iterator[Target]:
+    """Yield the shards to make. What rows take in bytes is known once the source has been read."""
+    if job.samples_per_shard is not None:
+        return by_rows(source.shards, job.samples_per_shard)
+    if job.max_shard_bytes is None:
+        return same_shards(source.shards)
+    bare = source.without_shards()
+    steps = ((bare, shard) for shard in source.shards)
+    ends: dict[int, Ends] = {}
+    for number, found in run_steps(row_bytes, steps, job.engine, progress, stop):
+        ends[number] = found
+        progress.advance(len(found))
+    return by_bytes(source.shards, lambda shard: ends[shard.number], job.max_shard_bytes)
 
 
 def _made(
@@ -208,10 +181,10 @@ def _convert(work: _Work) -> tuple[Record, str | None]:
         target.number, names.shard_name(target.number, output.shard_digits), export.format, source.image
     )
     facts: dict[str, Any] = {FROM: target.origin}
-    if export.samples_per_shard is None:
+    if not export.is_cut_anew:
         facts |= {"rows_digest": None, **list_facts(source.record(target.parts[0].shard))}
     rows = _rows(source, target)
-    if export.samples_per_shard is not None:
+    if export.is_cut_anew:
         rows = _renumbered(rows, target.number, output)
     with _opened(work) as (storage, attempt):
         return publish_shard(storage, files, rows, (started_s, time.time()), facts), attempt
@@ -266,16 +239,21 @@ def _with_key(batch: pa.RecordBatch, named: pa.Array) -> pa.RecordBatch:
     return batch.set_column(place, batch.schema.field(place), named)
 
 
-def _output(job: Export, source: StoredDataset) -> OutputSpec:
-    """Return what the destination's `[fetch.output]` says."""
-    now = source.essentials_of("output")
+def _output(job: Export, now: Mapping[str, Any], targets: Sequence[Target]) -> OutputSpec:
+    """Return what the destination's `[fetch.output]` says, that of the source being `now`.
+
+    Shards of so many bytes have keys with room for the next power of ten of rows.
+    """
+    per_shard = job.samples_per_shard or now["samples_per_shard"]
+    if job.max_shard_bytes is not None:
+        per_shard = 10 ** names.index_digits(max(target.rows for target in targets))
     kept = {
         name: now[name] for name in ("shard_digits", "messages", "key_prefix", "key_column") if name in now
     }
     return OutputSpec(
         path=job.destination,
         format=job.format,
-        samples_per_shard=job.samples_per_shard or now["samples_per_shard"],
+        samples_per_shard=per_shard,
         **kept,
     )
 
@@ -293,17 +271,15 @@ def _begin(job: Export, source: StoredDataset, storage: Storage, output: OutputS
     essentials = described["essentials"]["fetch"]
     shown = output.model_dump(mode="json")
     essentials["output"] = {name: shown[name] for name in essentials["output"]}
-    if job.samples_per_shard is not None:
+    if job.is_cut_anew:
         # Shards no longer follow the files of the list, so that a run cannot go on with them.
         described["lists"] = []
-    described |= {"version": __version__, FROM: source.storage.url}
+    described |= {"version": __version__, FROM: source.storage.url, MAX_BYTES: job.max_shard_bytes}
     found = read_job(storage)
     if found is None and any(entry.name.startswith("00000") for entry in storage.list()):
         raise OutputExists(f"{storage.url} holds shards of something else; choose another destination")
-    if found is not None and (found.get(FROM), found["essentials"]) != (
-        described[FROM],
-        described["essentials"],
-    ):
+    identity = (FROM, MAX_BYTES, "essentials")
+    if found is not None and any(found.get(name) != described[name] for name in identity):
         raise OutputExists(
             f"{storage.url} holds a dataset that is not an export of {source.storage.url} to {job.format} with these "
             "options; choose another destination"

@@ -66,7 +66,7 @@ def why_listed(fetch: FetchSpec) -> str | None:
     if fetch.input.warc is not None:
         return f"the places of the records (fetch.input.warc.file_column = {fetch.input.warc.file_column!r})"
     if fetch.input.boxes_column is not None:
-        return f"the boxes to blur (fetch.input.boxes_column = {fetch.input.boxes_column!r})"
+        return f"the boxes (fetch.input.boxes_column = {fetch.input.boxes_column!r})"
     if fetch.input.hash_column is not None and fetch.input.hash_kind == fetch.image.digest:
         return f"the hashes of rows that failed (fetch.input.hash_column = {fetch.input.hash_column!r})"
     return None

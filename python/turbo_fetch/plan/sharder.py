@@ -8,7 +8,7 @@ is shorter, since the first request waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
@@ -145,6 +145,8 @@ class Shard:
     rows: Rows
     duplicates: Mapping[int, str] = field(default_factory=dict)
     """Rows that need not be requested, and which earlier row has the same URL."""
+    captions: Mapping[int, Sequence[str]] | None = None
+    """By row, the captions of later rows with its URL; None if they are not asked for."""
 
     def load(self, notes: ListNotes | None = None) -> pa.Table:
         """Return the rows: `url`, `caption` if there is one, kept columns; the types are the same in all

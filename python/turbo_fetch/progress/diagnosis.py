@@ -206,7 +206,10 @@ RULES: Final = (
         _outcome("hash-mismatch"),
         "{share} do not have the hash given in the list: check fetch.input.hash_column and hash_kind",
     ),
-    Rule(_outcome("bad-boxes"), "{share} have boxes that cannot be parsed: check fetch.input.boxes_column"),
+    Rule(
+        _outcome("bad-boxes"),
+        "{share} have boxes that cannot be parsed, or none to crop to: check fetch.input.boxes_column",
+    ),
     Rule(
         _outcome("out-of-memory"),
         "{share} need more memory than this machine has: raise its limit, or lower fetch.image.max_pixels, "

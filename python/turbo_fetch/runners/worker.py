@@ -344,7 +344,8 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     """Work until the parent has no more shards; `started` is called in the loop with the worker."""
     http = setup.fetch.http
     budget = budget_of(http)
-    transform = Transform(setup.fetch.image, setup.threads, http.memory_mb * MADE_PER_BODY * 1_000_000)
+    made_bytes = http.memory_mb * MADE_PER_BODY * 1_000_000
+    transform = Transform(setup.fetch.image, setup.threads, made_bytes, setup.fetch.input.crops)
     with (
         ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
         ThreadPoolExecutor(2, "files") as files,

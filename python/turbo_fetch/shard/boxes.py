@@ -1,6 +1,7 @@
 """The boxes of a list: from their JSON to bounds that the transform takes, or the reason why they cannot be used.
 
-What is to be made unrecognisable must never pass because it was not understood, so anything odd is a problem.
+What is to be made unrecognisable must never pass because it was not understood, so anything odd is a problem; and so is
+a row without a box, where one is to be cut out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 from typing import Any, Final
 
 import orjson
+
+from turbo_fetch.spec import BoxesUse
 
 Box = tuple[float, float, float, float]
 
@@ -39,6 +42,21 @@ def parse_boxes(text: str | None) -> tuple[list[Box], str | None]:
     if len(found) < len(boxes):
         return [], f"box {boxes.index(None) + 1} of {len(boxes)} cannot be used: {EXPECTED}"
     return found, None
+
+
+def used_boxes(text: str | None, use: BoxesUse) -> tuple[list[Box], str | None]:
+    """Return the boxes of a row that are blurred, or the one that is cut out, and None; or none and what is wrong."""
+    boxes, problem = parse_boxes(text)
+    if use == "blur" or problem is not None:
+        return boxes, problem
+    if not boxes:
+        return [], "there is no box to crop to"
+    return [boxes[0] if use == "crop_first" else max(boxes, key=_area)], None
+
+
+def _area(box: Box) -> float:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
 
 
 def _box(value: Any) -> Box | None:

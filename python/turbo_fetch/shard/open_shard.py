@@ -24,6 +24,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.score.messages import SCORED_BY, Suspended
 from turbo_fetch.shard import results
+from turbo_fetch.shard.captions import with_captions
 from turbo_fetch.shard.complete_shard import LIST_NOTES, CompleteShard
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.shard.prefilter import prefilter
@@ -191,6 +192,9 @@ class OpenShard:
         notes = ListNotes()
         source = results.one_batch(shard.load(notes))
         path, digest = self._work.prepare(shard.id, source, tools.fetch, tools.storage.make_work())
+        if shard.captions is not None:
+            # They come from the whole list: what is compared with it later are the rows of the shard alone.
+            source = with_captions(source, shard.captions)
         facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
         if tools.scorer is not None:
             facts[SCORED_BY] = tools.scorer.job.digest

@@ -12,7 +12,7 @@ from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH
 from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.shard.boxes import Box, parse_boxes
+from turbo_fetch.shard.boxes import Box, used_boxes
 from turbo_fetch.shard.deny_lists import HASH_KINDS, DenyList, hash_key, is_hex
 from turbo_fetch.shard.transform import digests
 from turbo_fetch.spec import HashKind, InputSpec
@@ -44,7 +44,7 @@ def prefilter(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: Deny
         boxes: dict[int, list[Box]] = {}
     else:
         texts = source.column(BOXES)
-        parsed = {row: parse_boxes(texts[row].as_py()) for row, _ in _with_body(ended)}
+        parsed = {row: used_boxes(texts[row].as_py(), rules.boxes_use) for row, _ in _with_body(ended)}
         problems = {row: problem for row, (_, problem) in parsed.items() if problem is not None}
         ended = _turned_away(ended, problems, Outcome.BAD_BOXES)
         boxes = {row: found for row, (found, _) in parsed.items()}

@@ -49,10 +49,13 @@ class Transform:
     """Transforms batches of bodies with one spec and a fixed number of threads.
 
     Images that are made at once take `memory_bytes` together, unless it is a single one: others wait for their memory.
+    With `crop`, a box of an image is what is kept of it, instead of being blurred.
     Immutable; `run` may be called from several threads at once and releases the GIL while it works.
     """
 
-    def __init__(self, image: ImageSpec, threads: int, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, image: ImageSpec, threads: int, memory_bytes: int = MEMORY_BYTES, crop: bool = False
+    ) -> None:
         self.decodes = image.encode != "original" or image.phash
         """Whether images are decoded, by which their batches keep all cores busy for long."""
         width, height = image.box
@@ -72,6 +75,7 @@ class Transform:
             digest=image.digest,
             exif=image.exif,
             phash=image.phash,
+            crop=crop,
             threads=threads,
             memory_bytes=memory_bytes,
         )
@@ -79,8 +83,8 @@ class Transform:
     def run(self, bodies: Sequence[Blob], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
         """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad image.
 
-        `boxes` are those to blur in each image, or empty if there are none in any: left, top, right, bottom,
-        relative to the sides of the upright image.
+        `boxes` are those of each image, or empty if there are none in any: left, top, right, bottom, relative to the
+        sides of the upright image. All of them are blurred or, if the transform is to `crop`, the first one is kept.
         """
         parts = list(self.parts(bodies, boxes))
         if len(parts) == 1 and parts[0][0] == list(range(len(bodies))):

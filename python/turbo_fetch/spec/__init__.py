@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from turbo_fetch.spec.dreambooth import EvaluateSpec, GenerateSpec, PriorSpec
     from turbo_fetch.spec.engine import EngineSpec
     from turbo_fetch.spec.fetch import (
+        BoxesUse,
         DenySpec,
         Digest,
         DomainSpec,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAGES",
+    "BoxesUse",
     "DenySpec",
     "Digest",
     "DomainSpec",

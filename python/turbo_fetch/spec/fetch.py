@@ -23,6 +23,7 @@ Encoding = Literal["jpg", "png", "webp", "original"]
 Digest = Literal["none", "md5", "sha256", "sha512"]
 HashKind = Literal["md5", "sha256", "sha512"]
 DuplicateKey = Literal["url", "hash", "phash", "embedding"]
+BoxesUse = Literal["blur", "crop_largest", "crop_first"]
 Messages = Literal["turbo-fetch", "img2dataset"]
 IfExists = Literal["resume", "extend", "overwrite", "error"]
 
@@ -84,8 +85,11 @@ class InputSpec(Table):
     on_hash_mismatch: Literal["drop", "keep"] = "drop"
     """`drop`: no image. `keep`: the image is kept, and the ledger's `detail` says that its hash differs."""
     boxes_column: str | None = None
-    """Column of boxes to blur: lists of `[left, top, right, bottom]`, relative to the sides of the upright image,
-    0 to 1. Null or an empty list: no boxes."""
+    """Column of boxes: lists of `[left, top, right, bottom]`, relative to the sides of the upright image, 0 to 1. Null
+    or an empty list: no boxes."""
+    boxes_use: BoxesUse = "blur"
+    """`blur` all boxes; or crop the image to one of them before it is resized, the largest by area or the first of the
+    row. Rows without a box then end as `bad-boxes`."""
     where: str | None = None
     """Which rows to take: a condition on columns of the list, such as `similarity > 0.3 and width >= 256`. Rows where
     it is false or null are left out."""
@@ -145,6 +149,19 @@ class InputSpec(Table):
             )
         return self
 
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped to a box."""
+        return self.boxes_use != "blur"
+
+    @model_validator(mode="after")
+    def _boxes_have_a_column(self) -> InputSpec:
+        if self.crops and self.boxes_column is None:
+            raise ValueError(
+                f"boxes_use is {self.boxes_use!r}, but boxes_column is not set; expected the column of boxes"
+            )
+        return self
+
     @model_validator(mode="after")
     def _hash_options_have_a_column(self) -> InputSpec:
         defaults = {"hash_kind": "sha256", "on_hash_mismatch": "drop"}
@@ -179,11 +196,16 @@ class DuplicatesSpec(Table):
     """Column of `fetch.score.columns` with the embeddings, lists of a fixed length."""
     min_similarity: float = Field(default=0.95, gt=0, le=1)
     """Least cosine similarity of the embeddings of images that are the same."""
+    captions: Literal["first", "all"] = "first"
+    """With `url`. `all`: samples have a column `captions`, a list of the captions of all rows of the list with their
+    URL, their own first and each once. `first`: they have their own alone."""
     against: tuple[Location, ...] = ()
     """Other datasets, folders or fsspec URLs, whose rows take precedence over those of this one."""
 
     @model_validator(mode="after")
     def _options_have_a_use(self) -> DuplicatesSpec:
+        if self.captions == "all" and "url" not in self.by:
+            raise ValueError('captions is "all", but by does not name "url"; expected by = ["url"]')
         if self.against and not self.by:
             raise ValueError("against is set, but by is empty; expected url, hash, phash or embedding in by")
         if self.max_distance != 4 and "phash" not in self.by:
@@ -352,11 +374,12 @@ class ImageSpec(Table):
     skip_reencode: bool = False
     """Keep the original bytes where the image needs no change and already has the format of `encode`."""
     min_side: int = Field(default=0, ge=0)
-    """Smallest allowed side of the original in pixels; 0 means no limit."""
+    """Smallest allowed side of the original in pixels, and of what `input.boxes_use` crops it to; 0 means no limit."""
     max_pixels: PositiveInt = 100_000_000
     """Largest allowed area of the original in pixels, checked in the header before decoding."""
     max_aspect: float = Field(default=0, ge=0)
-    """Largest allowed ratio of the longer to the shorter side of the original; 0 means no limit."""
+    """Largest allowed ratio of the longer to the shorter side of the original, and of what `input.boxes_use` crops it
+    to; 0 means no limit."""
     digest: Digest = "sha256"
     """Hash of the original bytes, recorded per image; `none` omits the column."""
     exif: bool = True
@@ -443,8 +466,8 @@ class FetchSpec(Table):
     def _tables_fit_together(self) -> FetchSpec:
         if self.input.boxes_column is not None and self.image.encode == "original":
             raise ValueError(
-                'input.boxes_column is set, but image.encode = "original" keeps the bytes and so what is in the '
-                "boxes; expected jpg, png or webp"
+                'input.boxes_column is set, but image.encode = "original" keeps the bytes as they are; expected jpg, '
+                "png or webp"
             )
         if self.output.key_column is not None and self.output.key_column not in self.input.kept.values():
             raise ValueError(
@@ -454,6 +477,15 @@ class FetchSpec(Table):
             raise ValueError(
                 f"output.samples_per_shard is {self.output.samples_per_shard}; with duplicates.by, expected at most "
                 f"{1 << 24}"
+            )
+        if self.duplicates.captions == "all" and self.input.caption_column is None:
+            raise ValueError(
+                'duplicates.captions is "all", but input.caption_column is not set; expected the column of captions'
+            )
+        if self.duplicates.captions == "all" and "captions" in self.input.kept.values():
+            raise ValueError(
+                'duplicates.captions is "all", which makes a column "captions", but input.keep_columns has one of that '
+                "name; expected another: give it a new name there"
             )
         if "phash" in self.duplicates.by and not self.image.phash:
             raise ValueError('duplicates.by names "phash"; expected image.phash = true')

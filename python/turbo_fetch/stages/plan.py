@@ -85,7 +85,8 @@ class Planned:
             if self.rows
             else "time      none: the list has no rows",
             f"size      about {human_bytes(self.download_bytes)} to download, "
-            f"{human_bytes(self.dataset_bytes)} on disk",
+            f"{human_bytes(self.dataset_bytes)} on disk, "
+            f"{human_bytes(self.dataset_bytes // max(1, self.shards))} a shard",
             *(f"space     {human_bytes(free)} free for {place}" for place, free in self.free_bytes.items()),
             *self._shortages(),
             "assumed   " + "; ".join(self.assumptions),

@@ -23,7 +23,7 @@ const LAYOUTS: [(Layout, usize); 6] = [
     (Layout::Bgr, 3),
 ];
 
-/// A way to transform images, and the boxes to blur in each.
+/// A way to transform images, and the boxes of each.
 struct Setting {
     options: Options,
     boxes: Vec<Bounds>,
@@ -48,6 +48,7 @@ fn settings() -> Vec<Setting> {
         digest: DigestKind::Md5,
         exif: true,
         phash: true,
+        crop: false,
     };
     let whole = Options {
         mode: Mode::No,
@@ -82,11 +83,12 @@ fn settings() -> Vec<Setting> {
         height: 17,
         ..plain
     };
+    let cropped = Options { crop: true, ..webp };
     let boxes = vec![[0.1, 0.2, 0.6, 0.9], [0.5, -1.0, f64::NAN, 2.0]];
     [plain, whole, webp, kept, original, stretched]
         .map(|options| (options, Vec::new()))
         .into_iter()
-        .chain([(stretched, boxes)])
+        .chain([(stretched, boxes.clone()), (cropped, boxes)])
         .map(|(options, boxes)| Setting { options, boxes })
         .collect()
 }

@@ -82,7 +82,7 @@ impl Transformer {
 
     /// Transform bodies to one record each, in the order given; at least one of them is not postponed.
     ///
-    /// `boxes` are those to blur in each image; empty when there are none in any.
+    /// `boxes` are those of each image; empty when there are none in any.
     ///
     /// # Errors
     /// When Arrow refuses the columns, which do not depend on the bodies.

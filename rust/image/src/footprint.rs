@@ -15,7 +15,7 @@ const COLOURS: u64 = 3;
 
 /// From an image to its file, once it is decoded.
 #[must_use]
-pub fn making(options: &Options, plan: &Plan, header: &Header<'_>, is_blurred: bool) -> u64 {
+pub fn making(options: &Options, plan: &Plan, header: &Header<'_>, is_boxed: bool) -> u64 {
     if options.encode == Encoding::Original {
         return 0;
     }
@@ -23,14 +23,15 @@ pub fn making(options: &Options, plan: &Plan, header: &Header<'_>, is_blurred: b
     let resampled = plan.resampling.map(|resampling| resampling.size.pixels());
     let whole = plan.canvas.map(|canvas| canvas.size.pixels());
     let size = resampled.unwrap_or(stored);
-    // Blurring is done to the whole image, upright and in its colours.
-    let turned = if is_blurred { stored } else { size };
+    // Boxes are of the whole image, upright and in its colours.
+    let turned = if is_boxed { stored } else { size };
     let copies = [
         // A channel each, then all of them.
         (resampled.is_some(), 2 * size),
         (header.icc.is_some(), turned),
         (!header.orientation.is_upright(), turned),
         (whole.is_some(), whole.unwrap_or(0)),
+        (is_boxed && options.crop, stored),
     ];
     let intermediate: u64 = copies
         .iter()

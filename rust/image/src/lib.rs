@@ -5,6 +5,7 @@ pub mod batch;
 pub mod blur;
 pub mod colour;
 pub mod convolution;
+pub mod crop;
 pub mod decode;
 pub mod digest;
 pub mod encode;

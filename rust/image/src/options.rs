@@ -70,6 +70,8 @@ pub struct Options {
     pub exif: bool,
     /// Whether the perceptual hash is wanted.
     pub phash: bool,
+    /// Whether the first box of an image is what is kept of it; otherwise all are blurred.
+    pub crop: bool,
 }
 
 /// A choice that is none of the known ones.

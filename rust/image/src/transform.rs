@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::blur::{Bounds, blur};
 use crate::colour::to_srgb;
+use crate::crop::{crop, cropped};
 use crate::decode::jpeg::decode_reduced;
 use crate::decode::{Decoded, Demand, decode};
 use crate::encode::{encode, encode_planes};
@@ -63,7 +64,7 @@ impl Transformed {
     }
 }
 
-/// Transform one body, blurring `boxes` of the upright image.
+/// Transform one body; `boxes` are of the upright image.
 #[must_use]
 pub fn transform(
     options: &Options,
@@ -97,7 +98,7 @@ pub fn transform_pixels(
     scratch: &mut Scratch,
 ) -> Transformed {
     examine(options, body, scratch, |header, scratch| {
-        let plan = plan(options, header.orientation.size(header.size));
+        let plan = plan(options, kept_size(options, header, boxes));
         let making = footprint::making(options, &plan, header, !boxes.is_empty());
         Room::default().enter(footprint::decoding(header, Demand::Exact) + making)?;
         let (raster, orientation) = pixels.raster(header, &mut scratch.buffers)?;
@@ -182,7 +183,7 @@ fn make(
     if header.reader != Reader::Native {
         return Err(Rejection::Foreign(header.reader));
     }
-    let plan = plan(options, header.orientation.size(header.size));
+    let plan = plan(options, kept_size(options, header, boxes));
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
     let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
     let demand = if original {
@@ -289,7 +290,7 @@ fn finish(
     scratch: &mut Scratch,
 ) -> Result<Output, Rejection> {
     if !boxes.is_empty() {
-        return finish_blurred(options, header, decoded, boxes, scratch);
+        return finish_boxed(options, header, decoded, boxes, scratch);
     }
     let plan = plan(options, header.orientation.size(header.size));
     let layout = halved_layout(options, header, &plan, &decoded, scratch);
@@ -356,8 +357,16 @@ fn finish_halved(
     })
 }
 
-/// Blur before anything else is done to the upright image, at full size, so that no filter spreads what a box shows.
-fn finish_blurred(
+/// The size of what is kept of an upright image, before it is resized.
+fn kept_size(options: &Options, header: &Header<'_>, boxes: &[Bounds]) -> Size {
+    let size = header.orientation.size(header.size);
+    let kept = boxes.first().filter(|_| options.crop);
+    kept.map_or(size, |&bounds| cropped(size, bounds))
+}
+
+/// Blur or crop before anything else is done to the upright image, at full size, so that no filter spreads what a box
+/// shows, or what is outside of it.
+fn finish_boxed(
     options: &Options,
     header: &Header<'_>,
     decoded: Decoded,
@@ -372,12 +381,17 @@ fn finish_blurred(
         &mut scratch.buffers,
     );
     let mut raster = upright(raster, header.orientation, scratch);
-    blur(&mut raster, boxes);
+    if options.crop {
+        raster = crop(raster, boxes[0], &mut scratch.buffers);
+    } else {
+        blur(&mut raster, boxes);
+    }
     let header = Header {
         orientation: Orientation::default(),
         size: raster.size,
         ..header.clone()
     };
+    header::check(&options.limits, &header)?;
     let decoded = Decoded {
         picture: Picture::Raster(raster),
         flattened: decoded.flattened,
@@ -472,6 +486,7 @@ mod tests {
         digest: DigestKind::Md5,
         exif: true,
         phash: false,
+        crop: false,
     };
 
     #[test]

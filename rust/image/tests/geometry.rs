@@ -24,6 +24,7 @@ fn options(width: u32, height: u32, mode: Mode, only_if_bigger: bool) -> Options
         digest: DigestKind::None,
         exif: false,
         phash: false,
+        crop: false,
     }
 }
 

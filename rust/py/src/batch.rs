@@ -33,7 +33,7 @@ fn unknown(error: UnknownChoice) -> PyErr {
 impl Transformer {
     #[new]
     #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
-        min_side, max_pixels, max_aspect, digest, exif, phash, threads, memory_bytes))]
+        min_side, max_pixels, max_aspect, digest, exif, phash, crop, threads, memory_bytes))]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -55,6 +55,7 @@ impl Transformer {
         digest: &str,
         exif: bool,
         phash: bool,
+        crop: bool,
         threads: usize,
         memory_bytes: u64,
     ) -> PyResult<Self> {
@@ -76,6 +77,7 @@ impl Transformer {
             digest: digest.parse().map_err(unknown)?,
             exif,
             phash,
+            crop,
         };
         let transformer = guarded(|| ImageTransformer::new(options, threads, memory_bytes))?
             .map_err(|error| PyOSError::new_err(error.to_string()))?;

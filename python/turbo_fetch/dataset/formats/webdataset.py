@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage, reading
@@ -33,6 +35,8 @@ _BLANK_CHECKSUM: Final = b" " * 8
 _KIND_AND_MAGIC: Final = b"0" + bytes(100) + b"ustar" + _NUL + b"00"
 _TAIL: Final = _KIND_AND_MAGIC.ljust(_BLOCK - 156, _NUL)
 _FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _BLANK_CHECKSUM + _TAIL)
+END_BYTES: Final = _RECORD
+"""What the end of an archive takes at most."""
 _PADDING: Final = tuple(bytes(-length % _BLOCK) for length in range(_BLOCK))
 
 
@@ -53,6 +57,11 @@ class TarFile(StagedFile):
         size = self.size_bytes + 2 * _BLOCK
         self.append((bytes(2 * _BLOCK + -size % _RECORD),))
         return super().finish(name)
+
+
+def entry_bytes(contents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return what files of so many bytes take in an archive."""
+    return _BLOCK + -(-contents // _BLOCK) * _BLOCK
 
 
 def _entry(member: Member) -> Iterable[bytes | memoryview]:

@@ -103,6 +103,12 @@ class Rows:
                 return Page(found, Cursor(number + 1, 0) if number + 1 < len(self._dataset.shards) else None)
         return Page(found, None)
 
+    def at(self, cursor: Cursor) -> dict[str, Any] | None:
+        """Return one row, None if there is no such row. Raises DatasetError."""
+        if cursor.shard >= len(self._dataset.shards) or cursor.row >= self._dataset.shards[cursor.shard].rows:
+            return None
+        return next(self._shown(cursor.shard, [cursor.row]))
+
     def sample(self, query: Query, seed: int, limit: int) -> list[dict[str, Any]]:
         """Return up to `limit` rows of shards all over the dataset, in order, the same for the same seed."""
         random = Random(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -14,8 +14,11 @@ from turbo_fetch.stop import stopping_signals
 from turbo_fetch.storage import Storage
 
 
-def serve(storage: Storage, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the dataset until a signal asks to stop; `ready` is told the address. InputError if the port is taken."""
+def serve(storages: Sequence[Storage], port: int, ready: Callable[[str], None]) -> None:
+    """Serve a dataset, or two to be compared, until a signal asks to stop; `ready` is told the address.
+
+    Raises InputError if the port is taken.
+    """
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -25,14 +28,14 @@ def serve(storage: Storage, port: int, ready: Callable[[str], None]) -> None:
             raise InputError(
                 f"port {port} cannot be used: {error.strerror}; expected a free port, or --port 0"
             ) from error
-        asyncio.run(_serve(storage, listener, ready))
+        asyncio.run(_serve(storages, listener, ready))
 
 
-async def _serve(storage: Storage, listener: socket.socket, ready: Callable[[str], None]) -> None:
+async def _serve(storages: Sequence[Storage], listener: socket.socket, ready: Callable[[str], None]) -> None:
     stopped = asyncio.Event()
     for number in stopping_signals():
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(Viewer(storage).application(), access_log=None)
+    runner = web.AppRunner(Viewer(*storages).application(), access_log=None)
     await runner.setup()
     try:
         await web.SockSite(runner, listener, shutdown_timeout=1).start()

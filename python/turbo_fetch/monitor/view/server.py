@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import web
 
-from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats.images import image_type
-from turbo_fetch.dataset.manifest import read_manifest
-from turbo_fetch.dataset.reader import StoredDataset
-from turbo_fetch.errors import InputError, TurboFetchError
+from turbo_fetch.errors import TurboFetchError
 from turbo_fetch.monitor.report.document import plotly_script
-from turbo_fetch.monitor.report.material import BROWSER_TYPES, thumbnails
+from turbo_fetch.monitor.report.material import BROWSER_TYPES
 from turbo_fetch.monitor.view import live
-from turbo_fetch.monitor.view.images import Images
-from turbo_fetch.monitor.view.rows import Count, Cursor, Page, Query, Rows
+from turbo_fetch.monitor.view.comparison import Comparison
+from turbo_fetch.monitor.view.opened import Opened
+from turbo_fetch.monitor.view.pairs import BYS, SHOWS
+from turbo_fetch.monitor.view.rows import Count, Cursor, Page, Query
 from turbo_fetch.storage import Storage
 
 ADDRESS: Final = "127.0.0.1"
 PAGE_ROWS: Final = 60
 MOST_ROWS: Final = 200
+MOST_PAIRS: Final = 2**48
 LARGEST_SIDE: Final = 2**31 - 1
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -40,9 +40,12 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_CURSOR: Final = r"/{shard:\d{1,9}}/{row:\d{1,9}}"
 _ASSETS: Final = {
     "/": ("view.html", "text/html"),
     "/view.js": ("view.js", "text/javascript"),
+    "/comparison.js": ("comparison.js", "text/javascript"),
+    "/parts.js": ("parts.js", "text/javascript"),
     "/view.css": ("view.css", "text/css"),
 }
 
@@ -51,15 +54,15 @@ T = TypeVar("T")
 
 
 class Viewer:
-    """Answers what the page asks. Files are read in one thread, so that readers need no locks."""
+    """Answers what the page asks of one dataset, or of two beside each other.
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    Files are read in one thread, so that readers need no locks.
+    """
+
+    def __init__(self, storage: Storage, other: Storage | None = None) -> None:
         self._reader = ThreadPoolExecutor(1, "reader")
-        self._manifest_state: object = None
-        self._rows: Rows | None = None
-        self._pictures: Images | None = None
-        self._summary: dict[str, Any] = {}
+        self._dataset = Opened(storage)
+        self._comparison = None if other is None else Comparison(self._dataset, Opened(other))
 
     def application(self) -> web.Application:
         """Return the application that serves the page and what it asks for."""
@@ -67,26 +70,32 @@ class Viewer:
         for path in _ASSETS:
             application.router.add_get(path, self._asset)
         application.router.add_get("/plotly.min.js", self._plotly)
-        application.router.add_get("/api/dataset", self._dataset)
+        application.router.add_get("/api/dataset", self._described)
         application.router.add_get("/api/live", self._live)
         application.router.add_get("/api/rows", self._page)
         application.router.add_get("/api/sample", self._sample)
         application.router.add_get("/api/count", self._count)
-        application.router.add_get(r"/picture/{shard:\d{1,9}}/{row:\d{1,9}}", self._picture)
+        application.router.add_get(f"/picture{_CURSOR}", partial(self._picture, self._dataset))
+        if self._comparison is not None:
+            application.router.add_get("/api/comparison", self._compared)
+            application.router.add_get("/api/pairs", self._pairs)
+            application.router.add_get(f"/other{_CURSOR}", partial(self._picture, self._comparison.other))
         return application
 
     async def _asset(self, request: web.Request) -> web.Response:
         name, kind = _ASSETS[request.path]
+        if request.path == "/" and self._comparison is not None:
+            name = "comparison.html"
         return web.Response(body=files(__package__).joinpath(name).read_bytes(), content_type=kind)
 
     async def _plotly(self, _: web.Request) -> web.Response:
         return web.Response(body=plotly_script(), content_type="text/javascript")
 
-    async def _dataset(self, _: web.Request) -> web.Response:
-        return await self._json(self._refreshed)
+    async def _described(self, _: web.Request) -> web.Response:
+        return await self._json(self._dataset.refreshed)
 
     async def _live(self, _: web.Request) -> web.Response:
-        return await self._json(lambda: live.state(self._storage))
+        return await self._json(lambda: live.state(self._dataset.storage))
 
     async def _page(self, request: web.Request) -> web.Response:
         with _invalid():
@@ -99,59 +108,42 @@ class Viewer:
             query, limit, seed = _query(request), _limit(request), int(request.query.get("seed") or 0)
         none: list[dict[str, Any]] = []
         return await self._json(
-            lambda: {"rows": self._opened(lambda rows: rows.sample(query, seed, limit), none)}
+            lambda: {"rows": self._dataset.read(lambda rows: rows.sample(query, seed, limit), none)}
         )
 
     async def _count(self, request: web.Request) -> web.Response:
         with _invalid():
             query, first = _query(request), max(0, int(request.query.get("from") or 0))
-        count = await self._read(lambda: self._opened(lambda rows: rows.count(query, first), Count(0, None)))
+        count = await self._read(
+            lambda: self._dataset.read(lambda rows: rows.count(query, first), Count(0, None))
+        )
         return web.json_response(count._asdict())
 
-    async def _picture(self, request: web.Request) -> web.Response:
+    async def _compared(self, request: web.Request) -> web.Response:
+        with _invalid():
+            by = _choice(request, "by", BYS)
+        assert self._comparison is not None
+        return await self._json(partial(self._comparison.summary, by))
+
+    async def _pairs(self, request: web.Request) -> web.Response:
+        with _invalid():
+            by, show, limit = _choice(request, "by", BYS), _choice(request, "show", SHOWS), _limit(request)
+            start = min(MOST_PAIRS, max(0, int(request.query.get("from") or 0)))
+        assert self._comparison is not None
+        return await self._json(partial(self._comparison.page, by, show, start, limit))
+
+    async def _picture(self, dataset: Opened, request: web.Request) -> web.Response:
         at = Cursor(int(request.match_info["shard"]), int(request.match_info["row"]))
         small = "small" in request.query
-        content = await self._read(lambda: self._shown(at, small))
+        content = await self._read(lambda: dataset.shown(at, small))
         kind = BROWSER_TYPES.get(image_type(content or b"") or "")
         if content is None or kind is None:
             raise web.HTTPNotFound(text="no image")
         return web.Response(body=content, content_type=kind)
 
-    def _refreshed(self) -> dict[str, Any]:
-        """Return what the dataset holds, looked at anew if its manifest has changed."""
-        now = _fingerprint(self._storage)
-        if now != self._manifest_state or not self._summary:
-            self._manifest_state = now
-            self._summary = {
-                "path": self._storage.url,
-                "format": None,
-                "rows": 0,
-                "shards": 0,
-                "outcomes": {},
-            }
-            # A run that goes on has no committed shard for a while.
-            with contextlib.suppress(InputError):
-                dataset = StoredDataset.open(self._storage)
-                self._rows, self._pictures = Rows(dataset), Images(dataset)
-                self._summary |= _counts(self._storage, dataset)
-        return self._summary
-
     def _found(self, query: Query, start: Cursor, limit: int) -> dict[str, Any]:
-        page = self._opened(lambda rows: rows.page(query, start, limit), Page([], None))
+        page = self._dataset.read(lambda rows: rows.page(query, start, limit), Page([], None))
         return {"rows": page.rows, "next": None if page.next is None else str(page.next)}
-
-    def _opened(self, read: Callable[[Rows], T], otherwise: T) -> T:
-        """Return what is read of the rows as they are now; `otherwise` while no shard is committed."""
-        self._refreshed()
-        return otherwise if self._rows is None else read(self._rows)
-
-    def _shown(self, at: Cursor, small: bool) -> bytes | None:
-        self._refreshed()
-        image = self._pictures.find(at) if self._pictures is not None else None
-        if image is None:
-            return None
-        # Formats that browsers do not know are shown as thumbnails at any size.
-        return thumbnails([image])[0] if small or image_type(image) not in BROWSER_TYPES else image
 
     async def _json(self, work: Callable[[], Any]) -> web.Response:
         return web.Response(
@@ -182,18 +174,6 @@ async def _guard(
     return response
 
 
-def _counts(storage: Storage, dataset: StoredDataset) -> dict[str, Any]:
-    outcomes: Counter[str] = Counter()
-    for record in read_manifest(storage):
-        outcomes.update(record["outcomes"])
-    return {
-        "format": dataset.format,
-        "rows": sum(shard.rows for shard in dataset.shards),
-        "shards": len(dataset.shards),
-        "outcomes": dict(outcomes.most_common()),
-    }
-
-
 @contextlib.contextmanager
 def _invalid() -> Iterator[None]:
     """Answer a request that is not understood with its fault."""
@@ -210,17 +190,14 @@ def _query(request: web.Request) -> Query:
     return Query(asked.get("outcome", ""), asked.get("text", ""), side)
 
 
+def _choice(request: web.Request, name: str, choices: tuple[T, ...]) -> T:
+    """Return one of the choices, by default the first."""
+    asked = request.query.get(name) or choices[0]
+    return choices[choices.index(asked)]
+
+
 def _limit(request: web.Request) -> int:
     return min(MOST_ROWS, max(1, int(request.query.get("limit") or PAGE_ROWS)))
-
-
-def _fingerprint(storage: Storage) -> object:
-    """Return what changes when a shard is committed; a remote dataset is looked at once."""
-    manifest = storage.path and storage.path / names.MANIFEST
-    if manifest is None or not manifest.exists():
-        return None
-    status = manifest.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _plain(value: object) -> object:

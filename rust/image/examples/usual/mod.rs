@@ -23,5 +23,6 @@ pub fn options(side: u32) -> Options {
         digest: DigestKind::Sha256,
         exif: true,
         phash: false,
+        crop: false,
     }
 }
