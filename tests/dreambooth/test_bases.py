@@ -31,6 +31,7 @@ from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_single_file
 from turbo_fetch.dreambooth.families import FAMILIES, Family, single_file
 from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
+from turbo_fetch.dreambooth.families.loading import variant_of
 from turbo_fetch.dreambooth.sampling.sampler import check_sampling
 from turbo_fetch.errors import ModelError, OutputExists, SpecError
 from turbo_fetch.spec.specfile import parse_spec
@@ -148,7 +149,7 @@ def test_the_variant_of_weights_is_read_from_their_names(
     (tmp_path / "unet").mkdir()
     for name in names:
         (tmp_path / "unet" / name).touch()
-    assert families.variant_of(tmp_path, {"unet": ["diffusers", "UNet2DConditionModel"]}) == expected
+    assert variant_of(tmp_path, {"unet": ["diffusers", "UNet2DConditionModel"]}) == expected
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
@@ -156,7 +157,9 @@ def test_a_single_file_of_ours_makes_the_same_image_without_a_hub(
     models: dict[str, Path], files: dict[str, Path], name: str
 ) -> None:
     found = families.load(str(files[name]))
-    assert np.array_equal(image(found.pipeline), image(families.load(str(models[name])).pipeline))
+    expected = image(families.load(str(models[name])).pipeline)
+    # Weights are aligned otherwise in another file, by which they are summed in another order.
+    assert np.abs(image(found.pipeline) - expected).max() < 1e-5
 
 
 def test_a_pickle_of_old_is_read_past_what_its_trainer_left_in_it(

@@ -29,7 +29,6 @@ from turbo_fetch.errors import (
     Interrupted,
     ModelError,
     OutputExists,
-    PicturesError,
     SpecError,
     TurboFetchError,
 )
@@ -190,8 +189,8 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"models": ["nowhere/at/all"]}, ModelError, "nowhere/at/all: no such folder"),
         (
             {"subject": "nowhere"},
-            PicturesError,
-            "nowhere: no such folder; expected a folder with images of the subject",
+            InputError,
+            r"evaluate\.subject = 'nowhere': no such folder",
         ),
         ({"subject": None}, SpecError, "evaluate.subject is missing"),
         ({"prompts": "nowhere.txt"}, InputError, "evaluate.prompts = 'nowhere.txt': no such file"),

@@ -209,6 +209,7 @@ def class_spec(model: Path, output: Path, **changes: Any) -> Any:
 
 
 def made(spec: Any, stop: StopRequest) -> int:
+    prior.check(spec)
     return prior.run(spec, ProgressListener(), stop).made
 
 

@@ -20,6 +20,7 @@ from turbo_fetch.dreambooth.training.machine import precision_of, set_attention
 from turbo_fetch.dreambooth.training.memory_advice import memory_explained
 from turbo_fetch.dreambooth.training.module import DreamBooth
 from turbo_fetch.errors import (
+    InputError,
     Interrupted,
     MissingExtra,
     ModelError,
@@ -339,7 +340,7 @@ def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any
         ({"method": "lora", "lora": {"targets": ["nothing"]}}, SpecError, "train.lora.targets"),
         ({"method": "token", "identifier": "dog"}, SpecError, "is a token of the model already"),
         ({"subject": "fetch"}, SpecError, r"has no \[fetch\]"),
-        ({"subject": "missing"}, PicturesError, "missing: no such folder"),
+        ({"subject": "missing"}, InputError, r"train\.subject = 'missing': no such folder"),
         ({"learning_rate": 1e30, "steps": 20}, TrainingFailed, "the loss of step"),
     ],
 )
