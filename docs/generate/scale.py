@@ -89,8 +89,8 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
   assumption of the model: workers share only the driver, whose cost per shard is measured on 20,000 shards.
 - Latency, body sizes, hosts and their distribution (Zipf) are assumptions about the list, in `World` in
   `bench/scale_model.py`. Change them there and run it again.
-- A commit is measured against a server on loopback, which keeps connections, as stores do, and answers at once; the time that a real store takes to answer
-  is not in it, and 16 commits wait at a time.
+- A commit is measured against a server on loopback, which keeps connections, as stores do, and answers at once; the
+  time that a real store takes to answer is not in it, and 16 commits wait at a time.
 - A run that resumes reads the manifest and lists the output: {resumed_s:.0f} s for {records:,} shards in a folder.
 - Object stores limit requests per prefix; four puts and four copies per shard of 10,000 are far below that
   limit.

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 from xml.etree import ElementTree
 
 import aiohttp
+from botocore.exceptions import BotoCoreError
 from yarl import URL
 
 VALID_S: Final = 300
@@ -48,13 +50,13 @@ class S3Copies:
         await self._filesystem.set_session()
         client = await self._filesystem.get_s3(bucket)
         asked = {"Bucket": bucket, "Key": goal, "CopySource": {"Bucket": bucket, "Key": key}, **condition}
-        url = await client.generate_presigned_url("copy_object", Params=asked, ExpiresIn=VALID_S)
         headers = {_HEADERS[name]: value for name, value in condition.items()}
         headers["x-amz-copy-source"] = quote(f"{bucket}/{key}", safe="/~")
         try:
+            url = await client.generate_presigned_url("copy_object", Params=asked, ExpiresIn=VALID_S)
             async with self._opened().put(URL(url, encoded=True), headers=headers) as answer:
                 content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError):
             self._failures += 1
             return False
         is_known = answer.status in {404, 409, 412}
@@ -73,7 +75,8 @@ class S3Copies:
         return self._session
 
     def _close(self) -> None:
-        if self._session is not None:
+        with suppress(TimeoutError):
+            assert self._session is not None
             asyncio.run_coroutine_threadsafe(self._session.close(), self._filesystem.loop).result(CLOSE_S)
 
 
