@@ -73,6 +73,8 @@ class Scorer:
         """An image that has scores."""
         self._failures = 0
         """Images in a row that failed."""
+        self._verdict: str | None = None
+        """Why it is of no use to go on."""
 
     def make_ready(self) -> None:
         """See that the function can be called; raises as `scores`, unless the run is being stopped."""
@@ -123,6 +125,8 @@ class Scorer:
         """Raise ScoringFailed if the function fails, as far as can be told, for every image."""
         with self._lock:
             self._failures += 1
+            if self._verdict is not None:
+                raise ScoringFailed(self._verdict)
             if self._failures < FAILURES_TO_DOUBT:
                 return
             self._failures = 0
@@ -131,9 +135,8 @@ class Scorer:
         if isinstance(again, Fault):
             seen = "for every image so far" if good is None else "also for an image that it has scored before"
             trace = f"\n{again.trace}" if again.trace else ""
-            raise ScoringFailed(
-                f"fetch.score.function = {self.job.spec.function!r} {again.what}, {seen}{trace}"
-            )
+            self._verdict = f"fetch.score.function = {self.job.spec.function!r} {again.what}, {seen}{trace}"
+            raise ScoringFailed(self._verdict)
 
 
 def _packed(batch: pa.RecordBatch) -> pa.Buffer:
