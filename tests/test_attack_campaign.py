@@ -68,6 +68,21 @@ def test_what_was_found_is_tried_first_until_it_holds(tmp_path: Path) -> None:
     assert read_found(found) == []
 
 
+def test_a_campaign_that_is_interrupted_tells_what_it_has_tried(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def attempt(random: Random, folder: Path) -> str | None:
+        if len(tried) == 5:
+            raise KeyboardInterrupt
+        tried.append("once more")
+        return "broken" if len(tried) == 4 else None
+
+    attacks = [Attack(name, attempt) for name in ("first", "second")]
+    outcomes = make_war(attacks, tmp_path / "found", seconds=1000, seed=3)
+    assert [outcome.tried for outcome in outcomes.values()] == [3, 2]
+    assert read_found(tmp_path / "found") == [("second", "3 second 1")]
+
+
 def _disk(tmp_path: Path) -> Disk:
     (tmp_path / "old").write_bytes(b"old")
     (tmp_path / "folder").mkdir()

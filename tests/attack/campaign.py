@@ -9,11 +9,12 @@ in FOLDER/found, a line for each trial, and is tried first by the next campaign.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -53,20 +54,25 @@ def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
 
 
 def make_war(attacks: Iterable[Attack], found: Path, seconds: float, seed: int) -> dict[str, Outcome]:
-    """Try what failed before, then every attack in turn until the time is over, each at least once."""
+    """Try what failed before, then every attack in turn until the time is over, each at least once.
+
+    What was tried until then is kept and returned if the campaign is interrupted.
+    """
     by_name = {attack.name: attack for attack in attacks}
     outcomes = {name: Outcome() for name in by_name}
     ends = time.monotonic() + seconds
-    for name, known in read_found(found):
-        if name in by_name:
-            attempt(by_name[name], known, outcomes[name])
-    for number in count():
-        for name, attack in by_name.items():
+    known = [(name, trial) for name, trial in read_found(found) if name in by_name]
+    new = ((name, f"{seed} {name} {number}", number) for number in count() for name in by_name)
+    with suppress(KeyboardInterrupt):
+        while known:
+            attempt(by_name[known[0][0]], known[0][1], outcomes[known[0][0]])
+            del known[0]
+        for name, trial, number in new:
             if number and time.monotonic() > ends:
-                keep_found(found, outcomes)
-                return outcomes
-            attempt(attack, f"{seed} {name} {number}", outcomes[name])
-    raise AssertionError("unreachable")
+                break
+            attempt(by_name[name], trial, outcomes[name])
+    keep_found(found, outcomes, known)
+    return outcomes
 
 
 def read_found(found: Path) -> list[tuple[str, str]]:
@@ -77,13 +83,16 @@ def read_found(found: Path) -> list[tuple[str, str]]:
     return [(line["attack"], line["seed"]) for line in lines]
 
 
-def keep_found(found: Path, outcomes: dict[str, Outcome]) -> None:
-    """Write what failed, and nothing else: what was found before and holds now is mended."""
+def keep_found(found: Path, outcomes: dict[str, Outcome], untried: Iterable[tuple[str, str]]) -> None:
+    """Write what failed, now or before and `untried` since; what was found before and holds now is mended."""
     found.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"attack": name, "seed": seed, "failure": failure})
         for name, outcome in outcomes.items()
         for seed, failure in outcome.failed.items()
+    ]
+    lines += [
+        json.dumps({"attack": name, "seed": seed, "failure": "not tried again"}) for name, seed in untried
     ]
     found.write_text("".join(f"{line}\n" for line in lines))
 
@@ -102,7 +111,8 @@ def table(outcomes: dict[str, Outcome]) -> str:
 
 
 def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
-    """Run a campaign; return the exit code."""
+    """Run a campaign, to which SIGTERM is an interruption; return the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from attack import books, hosts, images, kills, machine, places, power, stops
 
     with ExitStack() as stack:
