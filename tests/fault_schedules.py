@@ -30,6 +30,7 @@ from album import album
 from jobs import content_hashes, job_spec, ledger, wait_for_hits, write_list
 from namespaces import Cut, Web, address, node_address
 from origin import Origin
+from ray_nodes import worker_processes
 from spark_runs import executors, start_on_spark
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
@@ -176,12 +177,7 @@ class Ray:
         return started(spec, folder, self.web.node, self._environment)
 
     def workers(self, driver: subprocess.Popen[str]) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or [""]
-            if words[0].startswith("ray::") and ("RayWorker" in words[0] or "turbo-fetch" in words[0]):
-                found.append(process)
-        return found
+        return worker_processes()
 
     def kill_node(self, driver: subprocess.Popen[str], random: Random) -> None:
         node = random.choice((1, 2))

@@ -238,10 +238,10 @@ from turbo_fetch.spec.specfile import parse_spec
 spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
          .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1").getOrCreate())
 look = lambda _: state()
-# The first look imports what the second one finds.
-before = [spark.sparkContext.parallelize([0], 1).map(look).first() for _ in range(2)][-1]
+# The first look imports what the second one finds; a process whose rows were not all read would not be kept.
+before = [spark.sparkContext.parallelize([0], 1).map(look).collect()[0] for _ in range(2)][-1]
 turbo_fetch.run(parse_spec(json.loads(Path(sys.argv[1]).read_text())))
-after = spark.sparkContext.parallelize([0], 1).map(lambda _: settled(before)).first()
+after = spark.sparkContext.parallelize([0], 1).map(lambda _: settled(before)).collect()[0]
 print(json.dumps([before, after]))
 """
 

@@ -395,20 +395,19 @@ def test_two_devices_learn_what_one_does_in_two_passes(base: Path, tmp_path: Pat
         torch.testing.assert_close(value, second[name], rtol=0, atol=1e-3)
 
 
-def test_a_run_goes_on_on_fewer_or_more_devices_with_the_same_batches(base: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_a_run_goes_on_on_another_number_of_devices_with_the_same_batches(base: Path, tmp_path: Path) -> None:
     """Bit for bit it would be another sum; a step of other batches would be far off."""
-    fit(training_spec(base, tmp_path, output=str(tmp_path / "one"), steps=8, accumulation=2))
-    changing = {"output": str(tmp_path / "changing"), "steps": 8}
-    for devices, step in ((2, 3), (1, 5)):
-        with pytest.raises(Interrupted):
-            stopped_after(training_spec(base, tmp_path, **changing, devices=devices), step)
+    fit(training_spec(base, tmp_path, output=str(tmp_path / "one"), steps=6, accumulation=2))
+    changing = {"output": str(tmp_path / "changing"), "steps": 6}
+    with pytest.raises(Interrupted):
+        stopped_after(training_spec(base, tmp_path, **changing, devices=2), 3)
     listener = Listener()
-    fit(training_spec(base, tmp_path, **changing, devices=2), listener)
+    fit(training_spec(base, tmp_path, **changing), listener)
     one, changed = history(tmp_path / "one"), history(tmp_path / "changing")
-    assert [entry["step"] for entry in changed] == list(range(1, 9))
+    assert [entry["step"] for entry in changed] == list(range(1, 7))
     assert [entry["loss"] for entry in changed] == pytest.approx([entry["loss"] for entry in one], rel=1e-4)
-    # Back on the devices that it began with, nothing is to be said.
-    assert not [note for note in listener.notes if "goes on on" in note]
+    assert any("begun on 2 devices, goes on on 1" in note for note in listener.notes)
 
 
 def test_devices_that_a_step_cannot_be_divided_by_are_one_sentence(base: Path, tmp_path: Path) -> None:

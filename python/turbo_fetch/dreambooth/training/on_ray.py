@@ -25,7 +25,7 @@ from turbo_fetch.dreambooth.training.trainer import TrainerFactory
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.runners.ray.board import ASK_EVERY_S, FarStop, Relay, RemoteListener, new_board
 from turbo_fetch.runners.ray.cluster import cluster_resources, connected
-from turbo_fetch.runners.ray.stage import FRUITLESS_LOSSES, check_node, lit_beacon, needs_of
+from turbo_fetch.runners.ray.stage import FRUITLESS_LOSSES, Needs, check_node, lit_beacon, needs_of
 from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.waiting import Waiting
 from turbo_fetch.spec import Spec, TrainSpec
@@ -59,7 +59,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
         config = {"spec": _everywhere(spec), "board": board, "beacon": beacon}
         while True:
             relay = Relay(board, listener, stop)
-            error = _fitted(_trainer(config, spec, train), relay, waiting)
+            error = _fitted(needs_of(spec), _workers(spec, train), config, relay, waiting)
             failure = ray.get(board.failure.remote())
             if failure is not None:
                 raise getattr(errors, failure[0])(failure[1])
@@ -72,31 +72,34 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
                 raise errors.TrainingFailed(
                     f"training on the cluster failed: {_what_failed(error)}"
                 ) from error
-            listener.note("train: a worker was lost; all go on from the newest checkpoint")
+            listener.note(
+                f"train: a worker was lost ({_what_failed(error)}); all go on from the newest checkpoint"
+            )
     shutil.rmtree(_storage(train), ignore_errors=True)
     last = list(read_history(Path(train.output) / HISTORY))[-1]
     return TrainReport(train.output, train.steps, last, was_complete=False)
 
 
-def _trainer(config: dict[str, Any], spec: Spec, train: TrainSpec) -> TorchTrainer:
-    # Ray would look for what an earlier one of the same name has left.
-    run_config = RunConfig(name=f"turbo-fetch-{token_hex(4)}", storage_path=str(_storage(train)))
-    return TorchTrainer(
-        _work, train_loop_config=config, scaling_config=_scaling(spec, train), run_config=run_config
-    )
-
-
-def _fitted(trainer: TorchTrainer, relay: Relay, waiting: Waiting) -> Exception | None:
+def _fitted(
+    needs: Needs, workers: int, config: dict[str, Any], relay: Relay, waiting: Waiting
+) -> Exception | None:
     """Train with one group of workers; return why it ended too soon, if it did. Raises Interrupted."""
-    scaling = trainer.scaling_config
-    fitting = _Fitting(trainer)
+    scaling = ScalingConfig(
+        num_workers=workers, use_gpu=needs.has_gpu, resources_per_worker={"CPU": needs.cores}
+    )
+    # Ray would look for what an earlier one of the same name has left.
+    run_config = RunConfig(
+        name=f"turbo-fetch-{token_hex(4)}", storage_path=str(_storage(config["spec"].train))
+    )
+    fitting = _Fitting(
+        TorchTrainer(_work, train_loop_config=config, scaling_config=scaling, run_config=run_config)
+    )
     while fitting.is_alive():
         fitting.join(ASK_EVERY_S)
         relay.pass_on()
         if not relay.has_begun and fitting.is_alive():
             waiting.wait(
-                f"{scaling.num_workers} workers to start on the cluster, each with "
-                f"{scaling.resources_per_worker}{' and a GPU' if scaling.use_gpu else ''}"
+                f"{needs.text()} on the cluster for each of {workers} worker{'s' if workers > 1 else ''}"
             )
     waiting.over()
     relay.pass_on()
@@ -141,18 +144,13 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(type(error).__name__, str(error)))
 
 
-def _scaling(spec: Spec, train: TrainSpec) -> ScalingConfig:
-    """Return how many workers train, and with what: a number that the batch of a step can be divided by."""
-    needs = needs_of(spec)
+def _workers(spec: Spec, train: TrainSpec) -> int:
+    """Return how many workers train: where the cluster decides, a number that a step's batches can be divided by."""
     if spec.engine.workers != "auto":
-        workers = spec.engine.workers
-    else:
-        gpus = int(cluster_resources().get("GPU", 0)) if needs.has_gpu else 1
-        passes = passes_of_step(Path(train.output), train)
-        workers = gpus if passes is None else max(n for n in range(1, gpus + 1) if passes % n == 0)
-    return ScalingConfig(
-        num_workers=workers, use_gpu=needs.has_gpu, resources_per_worker={"CPU": needs.cores}
-    )
+        return spec.engine.workers
+    gpus = int(cluster_resources().get("GPU", 0)) if needs_of(spec).has_gpu else 1
+    passes = passes_of_step(Path(train.output), train)
+    return gpus if passes is None else max(n for n in range(1, gpus + 1) if passes % n == 0)
 
 
 def _everywhere(spec: Spec) -> Spec:

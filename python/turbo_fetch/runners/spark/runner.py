@@ -65,8 +65,7 @@ class SparkRunner:
                 self._supervise(context.defaultParallelism, threads(context, self._engine))
             finally:
                 self._connections.close()
-                self._dismiss_copies()
-                self._waves.end()
+                self._waves.end(self._dismiss)
                 self._driver.close()
         self._driver.end(self._connections.supervisor.failure, self._stop)
 
@@ -160,10 +159,13 @@ class SparkRunner:
             else:
                 connection.close()
 
-    def _dismiss_copies(self) -> None:
+    def _dismiss(self) -> None:
+        """Let tasks end that wait to be of use."""
         for _, connection in self._copies:
             connection.close()
         self._copies.clear()
+        while not self._calls.empty():
+            self._calls.get().connection.close()
 
     def _retire(self) -> None:
         """Let workers end that have worked for long enough; the next ones wait for their cores."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -21,6 +22,7 @@ from turbo_fetch.runners.spark.worker import WorkerTask
 
 _CANCEL_EVERY_S: Final = 0.5
 _ENDING_S: Final = 3.0
+_LOOK_EVERY_S: Final = 0.1
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
 _LOST: Final = re.compile(
     r"Task \d+ in stage [\d.]+ failed (\d+) times.*ExecutorLostFailure.*?Reason: ([^.\n]+)", re.S
@@ -101,12 +103,14 @@ class Waves:
                     failure = told(wave.error)
         return failure
 
-    def end(self) -> None:
-        """Let tasks end whose workers have ended, cancel what is left, and wait for its end."""
+    def end(self, dismiss: Callable[[], None]) -> None:
+        """Let tasks end, `dismiss` those that call, and cancel what is left after a while."""
         ends_s = monotonic() + _ENDING_S
         for wave in self.running.values():
             # Spark would kill the Python process of a task that is cancelled.
-            wave.wait(0 if wave.waiting else max(0.0, ends_s - monotonic()))
+            while not wave.is_over and monotonic() < ends_s:
+                dismiss()
+                wave.wait(_LOOK_EVERY_S)
         for wave in self.running.values():
             wave.cancel()
 
