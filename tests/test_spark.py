@@ -237,7 +237,12 @@ from turbo_fetch.spec.specfile import parse_spec
 
 spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
          .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1").getOrCreate())
-look = lambda _: state()
+def look(_):
+    # Libraries add filters of warnings and finders when they are imported.
+    import pandas, pyarrow.parquet
+    import turbo_fetch.runners.spark.worker
+    return state()
+
 # The first look imports what the second one finds; a process whose rows were not all read would not be kept.
 before = [spark.sparkContext.parallelize([0], 1).map(look).collect()[0] for _ in range(2)][-1]
 turbo_fetch.run(parse_spec(json.loads(Path(sys.argv[1]).read_text())))
