@@ -157,7 +157,9 @@ def test_no_shard_has_more_bytes_than_allowed_and_none_has_room_for_the_next_row
     made: Path, tmp_path: Path, stop: StopRequest, output_format: OutputFormat
 ) -> None:
     most = 60_000
-    summary = _export(made, tmp_path / "out", output_format, stop, max_shard_bytes=most, processes=2)
+    summary = _export(
+        made, tmp_path / "out", output_format, stop, max_shard_bytes=most, engine=EngineSpec(workers=2)
+    )
     sizes = _file_bytes(tmp_path / "out", output_format)
     assert max(sizes) <= most
     if output_format == "webdataset":

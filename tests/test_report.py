@@ -111,7 +111,8 @@ def test_every_way_to_fail_is_counted_explained_and_answered(dataset: Path) -> N
 
 
 def test_what_may_change_an_outcome_is_a_key_of_the_spec_or_a_command(tmp_path: Path) -> None:
-    spec = job_spec(tmp_path / "list.parquet", tmp_path / "out")
+    score = {"function": "numpy:mean", "columns": {"mean": "float32"}}
+    spec = job_spec(tmp_path / "list.parquet", tmp_path / "out", score=score)
     for outcome in set(Outcome) - {Outcome.SUCCESS}:
         commands = ["turbo-fetch retry out"] if outcome.retryable else []
         found = remedies(outcome, "out")

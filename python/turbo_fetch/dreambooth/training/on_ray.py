@@ -56,7 +56,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
     waiting = Waiting(listener.note, stop)
     with connected(spec.engine.address, waiting), lit_beacon(train.output) as beacon:
         board, fruitless, furthest = new_board(), 0, 0
-        config = {"spec": _everywhere(spec), "board": board, "beacon": beacon}
+        config = {"spec": _everywhere(spec), "board": board, "lit": beacon}
         while True:
             relay = Relay(board, listener, stop)
             error = _fitted(needs_of(spec), _workers(spec, train), config, relay, waiting)
@@ -137,7 +137,7 @@ def _work(config: dict[str, Any]) -> None:
     board.tell.remote("begun")
     listener = RemoteListener(board) if place.get_world_rank() == 0 else ProgressListener()
     try:
-        check_node(config["beacon"])
+        check_node(config["lit"])
         with quiet(), closing(FarStop(board)) as stop:
             train_here(spec, spec.train, listener, stop, factory)
     except (errors.Interrupted, *_FINAL) as error:

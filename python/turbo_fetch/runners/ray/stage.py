@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from turbo_fetch import __version__, errors
+from turbo_fetch.dataset import names
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import ClusterError, Interrupted, TurboFetchError
 from turbo_fetch.progress.listener import ProgressListener
@@ -28,7 +29,6 @@ from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, load_text
 from turbo_fetch.stop import StopRequest
 
-BEACON: Final = ".turbo-fetch-beacon"
 FRUITLESS_LOSSES: Final = 3
 """Workers that are lost in a row without a step done, after which another would be lost too."""
 STOP_S: Final = 4.0
@@ -163,7 +163,7 @@ def check_node(beacon: Beacon) -> None:
             "everywhere"
         )
     place = open_place(beacon.url)
-    if not place.exists(BEACON) or place.read_bytes(BEACON).decode() != beacon.token:
+    if not place.exists(names.STAGE_BEACON) or place.read_bytes(names.STAGE_BEACON).decode() != beacon.token:
         raise ClusterError(
             f"the machine {machine} does not see {beacon.url} as the driver does; expected an object store, or a "
             "folder that all machines share"
@@ -174,11 +174,11 @@ def check_node(beacon: Beacon) -> None:
 def lit_beacon(output: str) -> Iterator[Beacon]:
     """Put a file into the output while the context lasts, by which another machine tells that it sees the same one."""
     place, token = open_place(output), secrets.token_hex(8)
-    place.write_bytes(BEACON, token.encode())
+    place.write_bytes(names.STAGE_BEACON, token.encode())
     try:
         yield Beacon(place.url, token)
     finally:
-        place.delete(BEACON)
+        place.delete(names.STAGE_BEACON)
 
 
 def _everywhere(spec: Spec) -> Spec:
