@@ -11,6 +11,7 @@ import time
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,9 +107,12 @@ def test_damaged_jpeg_data_is_corrupt() -> None:
     assert BY_NUMBER[record["outcome"]] is Outcome.CORRUPT
 
 
-def png(width: int, height: int, data: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+def png(
+    width: int, height: int, data: bytes, kind: int = 2, bits: int = 8, palette: bytes | None = None
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    colours = [] if palette is None else [(b"PLTE", palette)]
+    chunks = [(b"IHDR", header), *colours, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
@@ -119,6 +123,19 @@ def scan_bomb(scans: int) -> bytes:
     """A progressive JPEG whose last scan is repeated; each costs a pass over the whole image."""
     last = PROGRESSIVE.rindex(b"\xff\xda")
     return PROGRESSIVE[:-2] + PROGRESSIVE[last:-2] * scans + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+@pytest.mark.parametrize("length", [*range(8), 766, 767, 768, 769, 771, 4_000])
+def test_a_palette_is_taken_or_refused_as_libpng_does(length: int, bits: int) -> None:
+    rows = bytes(2 * (1 + (3 * bits + 7) // 8))
+    body = png(3, 2, zlib.compress(rows), kind=3, bits=bits, palette=bytes(length))
+    record = transformed(body)
+    if cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR) is None:
+        assert record["outcome"] == Outcome.CORRUPT.number
+        assert record["detail"] != "decoder gave up"
+    else:
+        assert record["outcome"] == Outcome.SUCCESS.number
 
 
 def test_a_bomb_of_scans_is_refused() -> None:

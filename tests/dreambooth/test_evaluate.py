@@ -319,7 +319,7 @@ def test_a_spec_whose_fetch_stage_takes_secrets_from_the_environment_can_be_scor
     monkeypatch.setenv("OF_THIS_TEST", "Bearer t")
     done = CliRunner().invoke(app, ["evaluate", str(path)])
     assert done.exit_code == 2
-    assert "evaluate.models is missing" in done.stderr
+    assert "evaluate.subject is missing" in done.stderr
 
 
 def test_a_lora_is_put_onto_the_base(places: dict[str, Path], run: Spec, tmp_path: Path) -> None:

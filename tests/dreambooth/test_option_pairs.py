@@ -134,6 +134,8 @@ NOT_PAIRED = {
         "lora",
         "token",
     ),
+    # Names of blocks are other ones in each family.
+    "lora.blocks",
 }
 """Keys without alternatives that could conflict, or whose tables are taken key by key."""
 

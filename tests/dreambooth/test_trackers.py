@@ -79,10 +79,12 @@ def test_all_trackers_get_the_figures_and_the_samples_of_training(base: Path, tm
 def test_a_tracker_whose_port_is_taken_is_refused_before_anything_is_loaded(
     base: Path, tmp_path: Path
 ) -> None:
-    spec = training_spec(tmp_path / "nowhere", tmp_path)
+    spec = training_spec(base, tmp_path)
+    assert spec.train is not None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         track = TrackSpec(to=("prometheus",), port=taken.getsockname()[1])
         with pytest.raises(SpecError, match=r"track\.port"):
             stages.run(spec.model_copy(update={"track": track}), Listener(), StopRequest(), ["train"])
+    assert not Path(spec.train.output, "train.json").exists()

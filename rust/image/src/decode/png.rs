@@ -23,6 +23,11 @@ pub fn decode(
     decoder.set_transformations(Transformations::EXPAND);
     decoder.set_ignore_text_chunk(true);
     let mut reader = decoder.read_info().map_err(|error| judge(&error))?;
+    if reader.info().color_type == ColorType::Indexed
+        && !reader.info().palette.as_deref().is_some_and(is_palette)
+    {
+        return Err(Rejection::corrupt("PNG palette is broken"));
+    }
     let (color, depth) = reader.output_color_type();
     let (model, alpha) = match color {
         ColorType::Grayscale => (Model::Grey, false),
@@ -63,6 +68,13 @@ pub fn decode(
         flattened: alpha,
         icc,
     })
+}
+
+/// Whether a palette has 1 to 256 whole colours (ISO/IEC 15948, 11.2.2); libpng refuses others, and the decoder panics.
+fn is_palette(bytes: &[u8]) -> bool {
+    const COLOUR_BYTES: usize = 3;
+    let whole = bytes.len().is_multiple_of(COLOUR_BYTES);
+    whole && (1..=256).contains(&(bytes.len() / COLOUR_BYTES))
 }
 
 /// Scale big-endian samples of 16 bits to 8 in place, rounding to the nearest.
