@@ -176,7 +176,7 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed_or_stoppe
         assert len(_pictures(there)) == 3 + 4 + 1
 
         # Long enough to be stopped in.
-        spec = _picture_spec(there, base, engine, steps=60)
+        spec = _picture_spec(there, base, engine, steps=900)
         spec.write_text(spec.read_text().replace("/pictures", "/more"))
         process = _start(spec)
         _wait_for(process, lambda: bool(list(there.glob("more/*.png"))))
