@@ -169,7 +169,15 @@ def _tasks(dataset: StoredDataset, fetch: FetchSpec, known: Sequence[StoredWork]
         for task in listed_shards(dataset.storage, fetch, wanted, why):
             yield _with_captions(dataset, wanted[task.shard.id].shard, task, fetch)
         return
-    hash_kind = None if fetch.input.hash_column is None else fetch.input.hash_kind
+    yield from stored_tasks(
+        dataset, known, None if fetch.input.hash_column is None else fetch.input.hash_kind
+    )
+
+
+def stored_tasks(
+    dataset: StoredDataset, known: Iterable[StoredWork], hash_kind: str | None = None
+) -> Iterator[ShardTask]:
+    """Yield finished shards as units of work, with rows of the dataset; `hash_kind` as for `StoredRows`."""
     for each in known:
         rows = StoredRows(dataset, each.shard, hash_kind)
         yield ShardTask(Shard(each.shard.number, each.shard.rows, rows), each)

@@ -26,14 +26,13 @@ from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
-    StoredRows,
     UnpublishedShard,
+    begin_spool,
     list_columns,
     stored_results,
+    stored_tasks,
     unpublished_shards,
-    write_spool,
 )
-from turbo_fetch.plan.sharder import Shard
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary, human_time
 from turbo_fetch.runners.local import LocalRunner
@@ -41,7 +40,6 @@ from turbo_fetch.runners.steps import EngineSteps
 from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.score.messages import SCORED_BY, ScoreJob
 from turbo_fetch.shard.commit import list_facts
-from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
 from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
@@ -65,9 +63,8 @@ class RescoredShard(UnpublishedShard):
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """See ShardWork."""
         path = work / names.spool(self.shard.name)
-        if not path.exists():
-            facts = {**self.facts, "rows_digest": self.rows_digest}
-            write_spool(path, self.shard, facts, stored_results(self.dataset, self.shard))
+        facts = {**self.facts, "rows_digest": self.rows_digest}
+        begin_spool(path, self.shard, facts, stored_results(self.dataset, self.shard))
         return path, self.rows_digest
 
 
@@ -135,13 +132,7 @@ def score(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Rescored
         with guard.explaining(
             lambda: "interrupted; the scores so far are saved. Run the same command again to resume"
         ):
-            tasks = (
-                ShardTask(
-                    Shard(each.shard.number, each.shard.rows, StoredRows(dataset, each.shard, None)), each
-                )
-                for each in known
-            )
-            LocalRunner(fetch, spec.engine, account, stop).run(tasks)
+            LocalRunner(fetch, spec.engine, account, stop).run(stored_tasks(dataset, known))
             contents.drop(fetch, storage, manifest, listener, EngineSteps(EngineSpec(), listener, stop))
         for record in manifest.records():
             result.outcomes.update(record["outcomes"])

@@ -30,17 +30,20 @@ pub fn decode(
     let webp = riff::read(body)?;
     let icc = header.icc.clone();
     let (raster, alpha) = match webp.frame {
-        None if shrinks(demand, header.size) && has_planes(body) => {
-            let planes = read_planes(body, header.size, header.complete, scratch)?;
-            return Ok(Decoded {
-                picture: Picture::Planes(planes),
-                flattened: false,
-                icc,
-            });
+        None => {
+            let still = Still::open(body, header.size, header.complete)?;
+            if still.is_lossy && !still.has_alpha && shrinks(demand, header.size) {
+                return Ok(Decoded {
+                    picture: Picture::Planes(still.planes(scratch)?),
+                    flattened: false,
+                    icc,
+                });
+            }
+            still.raster(scratch)?
         }
-        None => read(body, header.size, header.complete, scratch)?,
         Some(frame) => {
-            let (still, alpha) = read(frame.data, frame.size, header.complete, scratch)?;
+            let still = Still::open(frame.data, frame.size, header.complete)?;
+            let (still, alpha) = still.raster(scratch)?;
             if frame.size == header.size {
                 (still, alpha)
             } else {
@@ -85,106 +88,130 @@ fn place(still: &Raster, frame: riff::Frame<'_>, canvas: Size, scratch: &mut Scr
     }
 }
 
-/// Decode a still image, and say whether it has alpha.
-fn read(
-    data: &[u8],
+/// An image without a container around it, whose header was read.
+struct Still<'a> {
+    data: &'a [u8],
     size: Size,
     complete: bool,
-    scratch: &mut Scratch,
-) -> Result<(Raster, bool), Rejection> {
-    let mut config = configured(data, size, complete)?;
-    let alpha = config.input.has_alpha != 0;
-    let channels = if alpha { 4 } else { 3 };
-    let stride = size.width as usize * channels;
-    let mut samples = scratch.buffers.take(stride * size.height as usize);
-    config.output.colorspace = if alpha {
-        raw::WEBP_CSP_MODE::MODE_RGBA
-    } else {
-        raw::WEBP_CSP_MODE::MODE_RGB
-    };
-    config.output.is_external_memory = 1;
-    config.output.u.RGBA = raw::WebPRGBABuffer {
-        rgba: samples.as_mut_ptr(),
-        stride: stride as i32,
-        size: samples.len(),
-    };
-    decode_into(&mut config, data, size, complete)?;
-    if !alpha {
-        let raster = Raster {
-            size,
-            model: Model::Rgb,
-            pixels: samples,
-        };
-        return Ok((raster, false));
-    }
-    let mut pixels = scratch
-        .buffers
-        .take(size.width as usize * size.height as usize * 3);
-    flatten(Model::Rgb, &samples, &mut pixels);
-    scratch.buffers.recycle(samples);
-    let raster = Raster {
-        size,
-        model: Model::Rgb,
-        pixels,
-    };
-    Ok((raster, true))
+    is_lossy: bool,
+    has_alpha: bool,
+    config: raw::WebPDecoderConfig,
 }
 
-/// Whether a still image is lossy and without alpha. What cannot be read is left for [`read`] to refuse.
-fn has_planes(data: &[u8]) -> bool {
-    const LOSSY: i32 = 1;
-    raw::WebPDecoderConfig::new().is_ok_and(|mut config| {
+impl<'a> Still<'a> {
+    /// Read the features of an image, which must be of `size`.
+    fn open(data: &'a [u8], size: Size, complete: bool) -> Result<Self, Rejection> {
+        const LOSSY: i32 = 1;
+        let mut config = raw::WebPDecoderConfig::new()
+            .map_err(|()| Rejection::corrupt("WebP decoder version"))?;
         // SAFETY: pointer and length are of one live slice, the target is a live structure.
         let status =
             unsafe { raw::WebPGetFeatures(data.as_ptr(), data.len(), &raw mut config.input) };
-        status == raw::VP8StatusCode::VP8_STATUS_OK
-            && config.input.format == LOSSY
-            && config.input.has_alpha == 0
-    })
-}
+        judge(status, size, complete)?;
+        let stated = Size::new(
+            config.input.width.unsigned_abs(),
+            config.input.height.unsigned_abs(),
+        );
+        if stated != size {
+            return Err(Rejection::corrupt(
+                "WebP image is not the size that its header states",
+            ));
+        }
+        Ok(Self {
+            data,
+            size,
+            complete,
+            is_lossy: config.input.format == LOSSY,
+            has_alpha: config.input.has_alpha != 0,
+            config,
+        })
+    }
 
-/// Decode a lossy still image to planes of JPEG's range.
-fn read_planes(
-    data: &[u8],
-    size: Size,
-    complete: bool,
-    scratch: &mut Scratch,
-) -> Result<Planes, Rejection> {
-    let mut config = configured(data, size, complete)?;
-    let halves = Size::new(size.width.div_ceil(2), size.height.div_ceil(2));
-    let [mut luma, mut blue, mut red] = [size, halves, halves].map(|size| Plane {
-        size,
-        pixels: scratch
-            .buffers
-            .take(size.width as usize * size.height as usize),
-    });
-    config.output.colorspace = raw::WEBP_CSP_MODE::MODE_YUV;
-    config.output.is_external_memory = 1;
-    config.output.u.YUVA = raw::WebPYUVABuffer {
-        y: luma.pixels.as_mut_ptr(),
-        u: blue.pixels.as_mut_ptr(),
-        v: red.pixels.as_mut_ptr(),
-        a: std::ptr::null_mut(),
-        y_stride: size.width as i32,
-        u_stride: halves.width as i32,
-        v_stride: halves.width as i32,
-        a_stride: 0,
-        y_size: luma.pixels.len(),
-        u_size: blue.pixels.len(),
-        v_size: red.pixels.len(),
-        a_size: 0,
-    };
-    decode_into(&mut config, data, size, complete)?;
-    widen::<16, 219, 0>(&mut luma.pixels);
-    widen::<128, 224, 128>(&mut blue.pixels);
-    widen::<128, 224, 128>(&mut red.pixels);
-    Ok(Planes {
-        width: f64::from(size.width),
-        height: f64::from(size.height),
-        luma,
-        chroma: [blue, red],
-        subsampling: (2.0, 2.0),
-    })
+    /// Decode it to pixels on white, and say whether it has alpha.
+    fn raster(mut self, scratch: &mut Scratch) -> Result<(Raster, bool), Rejection> {
+        let size = self.size;
+        let channels = if self.has_alpha { 4 } else { 3 };
+        let stride = size.width as usize * channels;
+        let mut samples = scratch.buffers.take(stride * size.height as usize);
+        self.config.output.colorspace = if self.has_alpha {
+            raw::WEBP_CSP_MODE::MODE_RGBA
+        } else {
+            raw::WEBP_CSP_MODE::MODE_RGB
+        };
+        self.config.output.u.RGBA = raw::WebPRGBABuffer {
+            rgba: samples.as_mut_ptr(),
+            stride: stride as i32,
+            size: samples.len(),
+        };
+        self.decode()?;
+        let pixels = if self.has_alpha {
+            let mut pixels = scratch
+                .buffers
+                .take(size.width as usize * size.height as usize * 3);
+            flatten(Model::Rgb, &samples, &mut pixels);
+            scratch.buffers.recycle(samples);
+            pixels
+        } else {
+            samples
+        };
+        let raster = Raster {
+            size,
+            model: Model::Rgb,
+            pixels,
+        };
+        Ok((raster, self.has_alpha))
+    }
+
+    /// Decode it, which is lossy, to planes of JPEG's range.
+    fn planes(mut self, scratch: &mut Scratch) -> Result<Planes, Rejection> {
+        let size = self.size;
+        let halves = Size::new(size.width.div_ceil(2), size.height.div_ceil(2));
+        let [mut luma, mut blue, mut red] = [size, halves, halves].map(|size| Plane {
+            size,
+            pixels: scratch
+                .buffers
+                .take(size.width as usize * size.height as usize),
+        });
+        self.config.output.colorspace = raw::WEBP_CSP_MODE::MODE_YUV;
+        self.config.output.u.YUVA = raw::WebPYUVABuffer {
+            y: luma.pixels.as_mut_ptr(),
+            u: blue.pixels.as_mut_ptr(),
+            v: red.pixels.as_mut_ptr(),
+            a: std::ptr::null_mut(),
+            y_stride: size.width as i32,
+            u_stride: halves.width as i32,
+            v_stride: halves.width as i32,
+            a_stride: 0,
+            y_size: luma.pixels.len(),
+            u_size: blue.pixels.len(),
+            v_size: red.pixels.len(),
+            a_size: 0,
+        };
+        self.decode()?;
+        widen::<16, 219, 0>(&mut luma.pixels);
+        widen::<128, 224, 128>(&mut blue.pixels);
+        widen::<128, 224, 128>(&mut red.pixels);
+        Ok(Planes {
+            width: f64::from(size.width),
+            height: f64::from(size.height),
+            luma,
+            chroma: [blue, red],
+            subsampling: (2.0, 2.0),
+        })
+    }
+
+    /// Decode into the buffers that the configuration names.
+    fn decode(&mut self) -> Result<(), Rejection> {
+        self.config.output.is_external_memory = 1;
+        // SAFETY: the source is one live slice; the library checks the target's stated length and frees only what it
+        // allocated itself.
+        let status = unsafe {
+            let status = raw::WebPDecode(self.data.as_ptr(), self.data.len(), &raw mut self.config);
+            raw::WebPFreeDecBuffer(&raw mut self.config.output);
+            status
+        };
+        judge(status, self.size, self.complete)
+    }
 }
 
 /// From the range of ITU-R BT.601, `SPAN` steps from or around `REST`, to JPEG's of 255 from or around `TO` (JFIF 1.02).
@@ -195,46 +222,6 @@ fn widen<const REST: i32, const SPAN: i32, const TO: i32>(samples: &mut [u8]) {
         let value = (i32::from(*sample) - REST) * factor + (1 << (SHIFT - 1));
         *sample = ((value >> SHIFT) + TO).clamp(0, 255) as u8;
     }
-}
-
-/// Read the features of an image, which must be of `size`.
-fn configured(
-    data: &[u8],
-    size: Size,
-    complete: bool,
-) -> Result<raw::WebPDecoderConfig, Rejection> {
-    let mut config =
-        raw::WebPDecoderConfig::new().map_err(|()| Rejection::corrupt("WebP decoder version"))?;
-    // SAFETY: pointer and length are of one live slice, the target is a live structure.
-    let status = unsafe { raw::WebPGetFeatures(data.as_ptr(), data.len(), &raw mut config.input) };
-    judge(status, size, complete)?;
-    let stated = Size::new(
-        config.input.width.unsigned_abs(),
-        config.input.height.unsigned_abs(),
-    );
-    if stated != size {
-        return Err(Rejection::corrupt(
-            "WebP image is not the size that its header states",
-        ));
-    }
-    Ok(config)
-}
-
-/// Decode into the buffers that `config` names.
-fn decode_into(
-    config: &mut raw::WebPDecoderConfig,
-    data: &[u8],
-    size: Size,
-    complete: bool,
-) -> Result<(), Rejection> {
-    // SAFETY: the source is one live slice; the library checks the target's stated length and frees only what it
-    // allocated itself.
-    let status = unsafe {
-        let status = raw::WebPDecode(data.as_ptr(), data.len(), config);
-        raw::WebPFreeDecBuffer(&raw mut config.output);
-        status
-    };
-    judge(status, size, complete)
 }
 
 fn judge(status: raw::VP8StatusCode, size: Size, complete: bool) -> Result<(), Rejection> {
