@@ -6,7 +6,7 @@ import json
 import resource
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from object_store import empty_bucket, filesystem
 from turbo_fetch.dataset import manifest as manifest_module
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import OutputError
+from turbo_fetch.errors import OutputError, OutputHeld
 from turbo_fetch.storage import Entry, LocalStorage, Storage
 
 
@@ -208,6 +208,31 @@ def test_a_manifest_that_is_lost_meanwhile_is_what_is_named(tmp_path: Path) -> N
     path = tmp_path / ".turbo-fetch/manifest"
     path.unlink()
     assert manifest.lost() == {0: str(path)}
+
+
+@pytest.mark.parametrize("losing", ["commit", "withdraw", "close"])
+def test_who_lost_the_output_leaves_the_manifest_of_the_next_one_alone(place: Storage, losing: str) -> None:
+    mine = Manifest.open(place)
+    for shard in (1, 0):
+        mine.commit(_publish(place, shard))
+    other = Manifest.open(open_place(place.url))
+
+    def lost() -> None:
+        raise OutputHeld("lost")
+
+    place.fence = lost
+    record = _record(2)
+    losses: dict[str, Callable[[], None]] = {
+        "commit": lambda: mine.commit(record),
+        "withdraw": lambda: mine.withdraw([0]),
+        "close": mine.close,
+    }
+    with pytest.raises(OutputHeld):
+        losses[losing]()
+    other.commit(_publish(open_place(place.url), 2))
+    assert other.lost() == {}
+    other.close()
+    assert _lines(place) == [0, 1, 2]
 
 
 def test_shards_withdrawn_one_after_the_other_are_all_taken_back(place: Storage) -> None:

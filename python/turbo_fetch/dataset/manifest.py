@@ -171,7 +171,9 @@ class Manifest:
         self._close_file()
         if not self._in_order:
             with explained(str(self._path)):
-                _sort(self._path)
+                in_order = self._new_beside()
+                _sort(self._path, in_order)
+                self._replace_by(in_order)
             self._in_order = True
         self._put()
 
@@ -211,7 +213,7 @@ class Manifest:
     def _rewrite(self, records: Iterable[Record]) -> None:
         """Make the file hold `records` and nothing else, atomically."""
         self._close_file()
-        renewed = self._path.with_name(names.staged(self._path.name))
+        renewed = self._new_beside()
         with renewed.open("wb") as file:
             for record in records:
                 self._note(record["shard"])
@@ -221,9 +223,21 @@ class Manifest:
                 renewed.unlink()
                 return
             os.fsync(file.fileno())
-        renewed.replace(self._path)
-        sync_one(self._path.parent)
+        self._replace_by(renewed)
         self._is_put = False
+
+    def _new_beside(self) -> Path:
+        """Return where to make another file; one that a run which lost the lease is writing there has no name then."""
+        self._storage.check_fence()
+        path = self._path.with_name(names.staged(self._path.name))
+        path.unlink(missing_ok=True)
+        return path
+
+    def _replace_by(self, whole: Path) -> None:
+        """Put another file in its place, unless that is another run's by now."""
+        self._storage.check_fence()
+        whole.replace(self._path)
+        sync_one(self._path.parent)
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:
@@ -236,6 +250,7 @@ class Manifest:
         self._last = shard
 
     def _append(self, line: bytes) -> None:
+        self._storage.check_fence()
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         end = os.fstat(self._descriptor).st_size
@@ -252,7 +267,7 @@ class Manifest:
         if self._storage.is_local or self._is_put or self._part is not None:
             return
         begun_s = time.monotonic()
-        copy = self._path.with_name(names.staged(self._path.name))
+        copy = self._new_beside()
         with explained(str(copy)):
             shutil.copyfile(self._path, copy)
         self._storage.publish(copy, names.MANIFEST)
@@ -388,10 +403,9 @@ def _parse(content: bytes) -> Record | None:
     return record
 
 
-def _sort(path: Path) -> None:
-    """Bring the lines of the file into the order of shards, atomically, one in memory at a time."""
+def _sort(path: Path, in_order: Path) -> None:
+    """Write the lines of a file in the order of shards to another one; one is in memory at a time."""
     places: list[tuple[int, int]] = []
-    in_order = path.with_name(names.staged(path.name))
     with path.open("rb") as file, in_order.open("wb") as target:
         offset = 0
         for line in file:
@@ -402,8 +416,6 @@ def _sort(path: Path) -> None:
             target.write(file.readline())
         target.flush()
         os.fsync(target.fileno())
-    in_order.replace(path)
-    sync_one(path.parent)
 
 
 def _content_differs(first: Path, second: Path) -> bool:
