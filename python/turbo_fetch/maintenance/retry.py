@@ -27,7 +27,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.duplicates import contents
-from turbo_fetch.errors import DatasetError, InputError, SpecError
+from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
     RowsOf,
     UnpublishedShard,
@@ -176,12 +176,6 @@ def _asked(record: Record) -> int:
 
 
 def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
-    digest = record.get("rows_digest")
-    if not isinstance(digest, str):
-        raise DatasetError(
-            f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
-            "as after an export into other shards; retry the dataset that it was exported from"
-        )
     return RetriedShard(stored_shard(record), list_facts(record), dataset, Replaced.by(record))
 
 

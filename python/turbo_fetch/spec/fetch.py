@@ -187,9 +187,9 @@ class DuplicatesSpec(Table):
     """`[fetch.duplicates]`: rows that repeat an earlier row."""
 
     by: tuple[DuplicateKey, ...] = ()
-    """`url`: the same URL after normalisation, which is requested once. `hash`: the same original bytes. `phash`:
-    nearly the same image. `embedding`: images that a model finds alike. The first row of the list stays, whatever
-    arrives first."""
+    """`url`: the same URL, path, object or `data:` URL after normalisation, which is requested once. `hash`: the same
+    original bytes. `phash`: nearly the same image. `embedding`: images that a model finds alike. The first row of the
+    list stays, whatever arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
     """Most bits, out of 64, in which perceptual hashes of the same image may differ."""
     embedding_column: str | None = None
