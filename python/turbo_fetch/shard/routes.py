@@ -17,9 +17,8 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import ParsedUrls, parse_urls
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.sources.addresses import Sources
-from turbo_fetch.sources.archive_records import place_of
 from turbo_fetch.sources.column_pool import Series
-from turbo_fetch.sources.identity import Identities
+from turbo_fetch.sources.identity import Identities, place_of
 from turbo_fetch.sources.reading_pool import Reading
 from turbo_fetch.spec import FetchSpec
 

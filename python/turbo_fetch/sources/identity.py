@@ -17,16 +17,13 @@ from typing import Final
 import pyarrow as pa
 
 from turbo_fetch.arrow.schemas import RECORD
-from turbo_fetch.fetch.failures import KnownFailure
 from turbo_fetch.plan.lists import image_folders
 from turbo_fetch.plan.urls import MALFORMED_MARK, parse_urls
-from turbo_fetch.sources.archive_records import place_of
-from turbo_fetch.sources.data_urls import decoded
-from turbo_fetch.sources.files import path_in
 from turbo_fetch.spec import FetchSpec
 
 SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _OTHER_NAMES: Final = {"s3a": "s3", "gcs": "gs"}
+MAX_RECORD_BYTES: Final = 1 << 40
 _MAIN: Final = re.compile(r"^((?:datasets/|spaces/)?[^/]+/[^/@]+)@main(?=/)")
 
 
@@ -60,6 +57,11 @@ class Identities:
             return None
         if self._is_text:
             return text
+        # With what requests need, which takes long and is not wanted for a list of web addresses.
+        from turbo_fetch.fetch.failures import KnownFailure
+        from turbo_fetch.sources.data_urls import decoded
+        from turbo_fetch.sources.files import path_in
+
         match = SCHEME.match(text)
         scheme = "" if match is None else match[1].lower()
         try:
@@ -86,3 +88,12 @@ def _record(record: Sequence[str | None]) -> str | None:
     file, offset, length = record
     place = place_of(offset, length)
     return f"warc:{file} {place[0]}" if file and place is not None else None
+
+
+def place_of(offset: str | None, length: str | None) -> tuple[int, int] | None:
+    """Return the first byte of a record and the one after its last; None if that is not what the texts say."""
+    try:
+        start, count = int(float(offset or "")), int(float(length or ""))
+    except (ValueError, OverflowError):
+        return None
+    return (start, start + count) if start >= 0 and 0 < count < MAX_RECORD_BYTES else None
