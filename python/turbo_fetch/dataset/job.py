@@ -214,6 +214,7 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
         "quoting": "auto",
         "column_types": {},
         "column_names": [],
+        "separator": None,
         "boxes_use": "blur",
         "image_column": None,
         "warc": None,

@@ -27,7 +27,7 @@ from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, OutputExists, SpecError
 from turbo_fetch.maintenance.score import CHANGING
 from turbo_fetch.maintenance.shard_check import check_shard
-from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.progress.summary import counted, human_bytes, human_time
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -57,8 +57,10 @@ class Pushed:
     def text(self) -> str:
         """Return it as lines for a person."""
         return (
-            f"pushed    {self.shards:,} shards, {self.rows:,} rows to {self.path}, in {human_time(self.wall_s)}\n"
-            f"sent      {self.files:,} files, {human_bytes(self.bytes)}; {self.files_there:,} were there already"
+            f"pushed    {counted(self.shards, 'shard')}, {counted(self.rows, 'row')} "
+            f"to {self.path}, in {human_time(self.wall_s)}\n"
+            f"sent      {counted(self.files, 'file')}, {human_bytes(self.bytes)}; "
+            f"{self.files_there:,} were there already"
         )
 
 

@@ -37,7 +37,7 @@ from turbo_fetch.maintenance.existing_shard import (
 from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.summary import human_time
+from turbo_fetch.progress.summary import counted, human_time
 from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
@@ -95,7 +95,8 @@ class Retried:
         lines = [f"dataset   {self.path}"]
         if self.asked:
             lines.append(
-                f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
+                f"retried   {counted(self.asked, 'row')} of {counted(self.shards, 'shard')} "
+                f"in {human_time(self.wall_s)}: "
                 f"{self.recovered:,} are samples now"
             )
         else:

@@ -32,7 +32,7 @@ from turbo_fetch.maintenance.existing_shard import (
 )
 from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.summary import human_time
+from turbo_fetch.progress.summary import counted, human_time
 from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.score.messages import SCORED_BY, ScoreJob
 from turbo_fetch.shard.commit import list_facts
@@ -78,7 +78,7 @@ class Rescored:
         """Return it as lines for a person."""
         lines = [
             f"dataset   {self.path}",
-            f"scored    {self.shards:,} shards in {human_time(self.wall_s)}"
+            f"scored    {counted(self.shards, 'shard')} in {human_time(self.wall_s)}"
             if self.shards
             else "scored    nothing: all shards have these scores",
             f"samples   {self.outcomes['success']:,} of {self.outcomes.total():,} rows",
