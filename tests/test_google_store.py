@@ -13,7 +13,7 @@ import pytest
 import turbo_fetch
 from album import album
 from google_store import google_store
-from jobs import content_hashes, job_spec, ledger, start, wait_for_hits, write_list
+from jobs import Silent, content_hashes, job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
@@ -51,14 +51,6 @@ def bucket() -> Any:
 def origin() -> Iterator[Origin]:
     with Origin(ALBUM) as origin:
         yield origin
-
-
-class Silent:
-    def advance(self, rows: int) -> None: ...
-
-    def refresh(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def _local(bucket: Any, folder: Path) -> Path:

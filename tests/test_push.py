@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import turbo_fetch
 from album import album
 from dataset_hub import DatasetHub, data_of
-from jobs import content_hashes, job_spec, write_list
+from jobs import Silent, content_hashes, job_spec, write_list
 from origin import Origin
 from scoring import BRIGHTNESS, COLUMNS, written
 from turbo_fetch.cli.commands import app
@@ -40,21 +40,6 @@ URL = f"hf://datasets/{NAME}"
 def origin() -> Iterator[Origin]:
     with Origin(ALBUM) as origin:
         yield origin
-
-
-class Silent:
-    """Looks on without a word, and may stop what it sees when something is done."""
-
-    def __init__(self, stop: StopRequest | None = None) -> None:
-        self.stop = stop
-
-    def advance(self, rows: int) -> None:
-        if self.stop is not None:
-            self.stop.ask()
-
-    def refresh(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def _spec(tmp_path: Path, origin: Origin, path: str, **output: object) -> Spec:
@@ -185,7 +170,7 @@ def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
     monkeypatch.setattr(push_module, "SHARDS_AT_ONCE", 1)
     stop = StopRequest()
     with pytest.raises(Interrupted):
-        push(str(out), URL, Silent(stop), stop)
+        push(str(out), URL, Silent(stop, after=1), stop)
     uploads = hub.uploads
     assert "00000_stats.json" in hub.repos[NAME].files
     result = push(str(out), URL, Silent(), StopRequest())
