@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -51,6 +54,17 @@ def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800
             yield tab
         finally:
             chromium.close()
+
+
+@contextmanager
+def viewed(*places: Path) -> Iterator[str]:
+    """Serve `turbo-fetch view` of one dataset, or of two; yield its address."""
+    command = [sys.executable, "-m", "turbo_fetch", "view", *map(str, places), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[0]
+        process.terminate()
+        assert process.wait(timeout=30) == 0
 
 
 LOW_CONTRAST = """

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from dataset_hub import DatasetHub
     from turbo_fetch.storage import Storage
 
 # The same examples each time, so that a change is judged by itself; "slow" looks for new ones.
@@ -55,6 +56,26 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return open_place(str(tmp_path / "out"))
     empty_bucket(request.getfixturevalue("s3"))
     return open_place("s3://data/set", str(tmp_path / "spool"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
+    """A hub of datasets that this process and those it starts know, and a home of their own."""
+    import huggingface_hub
+
+    from dataset_hub import TOKEN, dataset_hub
+
+    with dataset_hub() as hub:
+        known = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        homes = {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        for name, value in {**known, **homes}.items():
+            monkeypatch.setenv(name, value)
+        # Read when the package is imported.
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        yield hub
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -52,6 +52,17 @@ class Repo:
         return self.files if revision == "main" else dict(self.commits).get(revision)
 
 
+def data_of(repo: Repo) -> dict[str, str]:
+    """Return the sha256 of every file that must not depend on how a run went, as `content_hashes` does."""
+    return {
+        path: hashlib.sha256(content).hexdigest()
+        for path, content in sorted(repo.files.items())
+        if not path.endswith("_stats.json")
+        and not path.startswith(".")
+        and path not in {"README.md", "croissant.json", "report.html"}
+    }
+
+
 class DatasetHub:
     """What the server holds, and what was asked of it."""
 

@@ -17,6 +17,7 @@ import turbo_fetch
 from origin import Origin
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
+from turbo_fetch.stop import StopRequest
 
 
 def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[object]) -> Path:
@@ -104,3 +105,23 @@ def wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> 
         except subprocess.TimeoutExpired:
             continue
         return
+
+
+class Silent:
+    """Progress that nobody sees; may ask to stop after some rows."""
+
+    def __init__(self, stop: StopRequest | None = None, after: int | None = None) -> None:
+        self.rows = 0
+        self._stop = stop
+        self._after = after
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+        if self._stop is not None and self._after is not None and self.rows >= self._after:
+            self._stop.ask()
+
+    def refresh(self) -> None:
+        """See Progress."""
+
+    def note(self, text: str) -> None:
+        """See Progress."""

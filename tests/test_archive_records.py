@@ -35,7 +35,7 @@ from turbo_fetch.maintenance.retry import retry
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.reader import read_rows
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.sources.archive_records import place_of
+from turbo_fetch.sources.identity import place_of
 from turbo_fetch.sources.source import CHUNK_BYTES
 from turbo_fetch.sources.stores import Stores
 from turbo_fetch.spec import HttpSpec, InputSpec

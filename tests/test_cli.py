@@ -38,7 +38,7 @@ def test_a_run_ends_with_a_summary_of_samples_failures_and_place(tmp_path: Path)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert f"dataset   {tmp_path / 'out'}" in out
-    assert "20 of 22 rows (90.9%) in 1 shards" in out
+    assert "20 of 22 rows (90.9%) in 1 shard," in out
     assert re.search(r"failures\s+.*http-4xx 1", out)
     assert re.search(r"failures\s+.*url 1", out)
     assert re.search(r"failing\s+127\.0\.0\.1 1", out)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import turbo_fetch
 from album import album
-from browser import browse, faults_of_sight
+from browser import browse, faults_of_sight, viewed
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
@@ -59,12 +59,8 @@ def both(folder: Path) -> tuple[StoredDataset, StoredDataset]:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "turbo_fetch", "view", str(folder / "left"), str(folder / "right")]
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[0]
-        process.terminate()
-        assert process.wait(timeout=30) == 0
+    with viewed(folder / "left", folder / "right") as address:
+        yield address
 
 
 def _urls(pairs: Pairs, both: Sequence[StoredDataset], show: str) -> list[list[str | None]]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album, encoded
-from jobs import content_hashes, job_spec, ledger, manifest, write_list
+from jobs import Silent, content_hashes, job_spec, ledger, manifest, write_list
 from kept_columns import every_column
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
@@ -32,26 +32,6 @@ from turbo_fetch.spec import EngineSpec, OutputFormat
 from turbo_fetch.stop import StopRequest
 
 FORMATS: tuple[OutputFormat, ...] = tuple(name for name in get_args(OutputFormat) if name != "dummy")
-
-
-class Silent:
-    """Progress that nobody sees; may ask to stop after some rows."""
-
-    def __init__(self, stop: StopRequest, after: int | None = None) -> None:
-        self.rows = 0
-        self._stop = stop
-        self._after = after
-
-    def advance(self, rows: int) -> None:
-        self.rows += rows
-        if self._after is not None and self.rows >= self._after:
-            self._stop.ask()
-
-    def refresh(self) -> None:
-        """See Progress."""
-
-    def note(self, text: str) -> None:
-        """See Progress."""
 
 
 @pytest.fixture

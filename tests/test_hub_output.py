@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -11,25 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
-from dataset_hub import TOKEN, DatasetHub, Repo, dataset_hub
+from dataset_hub import DatasetHub, Repo, data_of
 from jobs import content_hashes, job_spec, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import DatasetError, Interrupted, OutputError, OutputExists, OutputHeld, SpecError
-from turbo_fetch.maintenance import push as push_module
-from turbo_fetch.maintenance.push import push
-from turbo_fetch.maintenance.verify import verify
-from turbo_fetch.spec import EngineSpec, Spec
-from turbo_fetch.stop import StopRequest
+from turbo_fetch.errors import OutputError, OutputHeld, SpecError
+from turbo_fetch.spec import Spec
 from turbo_fetch.storage import open_storage
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
@@ -41,40 +35,9 @@ URL = f"hf://datasets/{NAME}"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
-    """A hub that this process and those it starts know, and a home of their own."""
-    with dataset_hub() as hub:
-        known = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-        homes = {"HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        for name, value in {**known, **homes}.items():
-            monkeypatch.setenv(name, value)
-        # Read when the package is imported.
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        yield hub
-
-
-@pytest.fixture
 def origin() -> Iterator[Origin]:
     with Origin(ALBUM) as origin:
         yield origin
-
-
-class Silent:
-    """Looks on without a word, and may stop what it sees when something is done."""
-
-    def __init__(self, stop: StopRequest | None = None) -> None:
-        self.stop = stop
-
-    def advance(self, rows: int) -> None:
-        if self.stop is not None:
-            self.stop.ask()
-
-    def refresh(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
@@ -85,17 +48,6 @@ def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: o
     return job_spec(urls, Path("unused"), output=table, engine={"threads": 1, "workers": 2})
 
 
-def _data(repo: Repo) -> dict[str, str]:
-    """Return the sha256 of every file that must not depend on how a run went, as `content_hashes` does."""
-    return {
-        path: hashlib.sha256(content).hexdigest()
-        for path, content in sorted(repo.files.items())
-        if not path.endswith("_stats.json")
-        and not path.startswith(".")
-        and path not in {"README.md", "croissant.json", "report.html"}
-    }
-
-
 @pytest.mark.parametrize("kind", ["webdataset", "files"])
 def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
     kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin
@@ -104,7 +56,7 @@ def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
     summary = turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind))
     repo = hub.repos[NAME]
     assert summary.fetch.outcomes["success"] == 24
-    assert _data(repo) == content_hashes(tmp_path / "local")
+    assert data_of(repo) == content_hashes(tmp_path / "local")
     assert {"README.md", "croissant.json", "report.html", ".turbo-fetch/manifest"} <= repo.files.keys()
     assert repo.visibility == "private"
     # The repository, the lease, the run in two, the lease let go, and what is written after: card and report.
@@ -132,7 +84,7 @@ def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Pat
     hits = origin.hits.total()
     summary = turbo_fetch.run(_spec(tmp_path, origin, URL))
     assert summary.fetch.outcomes["success"] == summary.fetch.rows == 80
-    assert _data(hub.repos[NAME]) == content_hashes(tmp_path / "local")
+    assert data_of(hub.repos[NAME]) == content_hashes(tmp_path / "local")
     # What was in its spools, or waited for a commit, is not asked for again.
     assert origin.hits.total() - hits < 80
 
@@ -310,52 +262,6 @@ def test_retry_and_verify_and_export_work_on_it(hub: DatasetHub, tmp_path: Path,
     call("export", URL, f"{URL}-parquet", "--format", "parquet", "--workers", "1")
     assert call("verify", f"{URL}-parquet", "--workers", "1")["problems"] == []
     assert "00000.parquet" in hub.repos[f"{NAME}-parquet"].files
-
-
-@pytest.mark.parametrize("kind", ["webdataset", "files"])
-def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
-    kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "local"
-    turbo_fetch.run(_spec(tmp_path, origin, str(out), format=kind))
-    monkeypatch.setattr(push_module, "SHARDS_AT_ONCE", 1)
-    stop = StopRequest()
-    with pytest.raises(Interrupted):
-        push(str(out), URL, Silent(stop), stop)
-    uploads = hub.uploads
-    assert "00000_stats.json" in hub.repos[NAME].files
-    result = push(str(out), URL, Silent(), StopRequest())
-    repo = hub.repos[NAME]
-    assert (result.shards, result.rows) == (3, 24)
-    assert _data(repo) == content_hashes(out)
-    assert uploads
-    assert hub.uploads == len(hub.objects)
-    again = push(str(out), URL, Silent(), StopRequest())
-    assert again.files == 0
-    assert again.files_there > result.shards * 4
-    assert hub.uploads == len(hub.objects)
-    verified = verify(URL, "full", EngineSpec(workers=1), Silent(), StopRequest())
-    assert (verified.problems, verified.rows) == ([], 24)
-    # The dataset there goes on as any other.
-    assert turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind)).fetch.was_complete
-
-
-def test_a_damaged_dataset_and_another_one_are_not_pushed(
-    hub: DatasetHub, tmp_path: Path, origin: Origin
-) -> None:
-    out = tmp_path / "local"
-    turbo_fetch.run(_spec(tmp_path, origin, str(out)))
-    push(str(out), URL, Silent(), StopRequest())
-    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "other"), format="parquet"))
-    with pytest.raises(OutputExists, match="holds another dataset"):
-        push(str(tmp_path / "other"), URL, Silent(), StopRequest())
-    content = bytearray((out / "00001.tar").read_bytes())
-    content[700] ^= 1
-    (out / "00001.tar").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"00001\.tar: is altered"):
-        push(str(out), URL, Silent(), StopRequest())
-    with pytest.raises(SpecError, match="expected hf://datasets/owner/name"):
-        push(str(out), str(tmp_path / "copy"), Silent(), StopRequest())
 
 
 def test_workers_of_a_cluster_do_not_commit_to_the_hub(tmp_path: Path) -> None:

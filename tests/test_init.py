@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tomllib
 from pathlib import Path
@@ -21,8 +22,9 @@ from jobs import ledger
 from object_store import empty_bucket, filesystem
 from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.init import SCHEMA
+from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.plan.sharder import Plan
-from turbo_fetch.spec.specfile import load_spec
+from turbo_fetch.spec.specfile import load_spec, parse_spec
 
 TABLE = pa.table(
     {
@@ -270,3 +272,57 @@ def test_no_spec_is_overwritten(tmp_path: Path) -> None:
     assert ended.exit_code == 2
     assert "is there already" in ended.output
     assert (tmp_path / "spec.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz"])
+@pytest.mark.parametrize("separator", [";", "|", "\t", ","])
+@pytest.mark.parametrize("has_header", [True, False])
+def test_what_stands_between_fields_is_recognised(
+    tmp_path: Path, suffix: str, separator: str, has_header: bool
+) -> None:
+    rows = [["0,5", f"http://example.org/{row},a.jpg", f'"a {separator} photo"'] for row in range(3)]
+    if separator == ",":
+        rows = [[f'"{cell}"' if "," in cell and cell[0] != '"' else cell for cell in row] for row in rows]
+    lines = [["score", "link", "caption"], *rows][not has_header :]
+    text = "".join(separator.join(line) + "\n" for line in lines).encode()
+    path = tmp_path / f"list.{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    made = _init(path, "--spec", tmp_path / "spec.toml")
+    assert made.exit_code == 0, made.output
+    fetch = load_spec(tmp_path / "spec.toml").fetch
+    assert fetch is not None
+    shard = next(iter(Plan.of(fetch.input, 10).shards(0))).load()
+    assert shard.column("url").to_pylist() == [f"http://example.org/{row},a.jpg" for row in range(3)]
+    assert shard.column("caption").to_pylist() == [f"a {separator} photo"] * 3
+
+
+def test_a_character_in_addresses_is_not_what_stands_between_fields(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "http://example.org/a;v=1.jpg,a|b|c photo\nhttp://example.org/b.jpg,x|y photo\n"
+    )
+    assert _init(tmp_path / "list.csv", "--spec", tmp_path / "spec.toml").exit_code == 0
+    fetch = load_spec(tmp_path / "spec.toml").fetch
+    assert fetch is not None
+    assert (fetch.input.separator, fetch.input.url_column, fetch.input.caption_column) == (
+        None,
+        "column_1",
+        "column_2",
+    )
+
+
+def test_a_run_on_another_separator_says_how_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url;caption\nhttp://example.org/a.jpg;a photo\n")
+    fetch = {"input": {"urls": str(tmp_path / "list.csv")}, "output": {"path": str(tmp_path / "out")}}
+    with pytest.raises(
+        InputError, match=r"its only one is 'url;caption'.*set fetch\.input\.separator = \";\""
+    ):
+        turbo_fetch.run(parse_spec({"fetch": fetch}))
+    for separator, listed, message in (
+        (";;", "list.csv", "expected one character"),
+        ("a", "list.csv", "expected one character"),
+        (";", "list.jsonl", "separator is for csv and tsv"),
+    ):
+        (tmp_path / "list.jsonl").write_text('{"url": "http://example.org/a.jpg"}\n')
+        fetch["input"] = {"urls": str(tmp_path / listed), "separator": separator}
+        with pytest.raises((InputError, SpecError), match=message):
+            turbo_fetch.run(parse_spec({"fetch": fetch}))

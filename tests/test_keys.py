@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, write_list
+from jobs import Silent, content_hashes, job_spec, ledger, write_list
 from origin import Origin
 from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.errors import DatasetError, InputError, OutputExists, SpecError
@@ -30,14 +30,6 @@ from turbo_fetch.stop import StopRequest
 
 ALBUM = album(12, side=40)
 IDS = ["cat", "dog/1.5", "Cat", None, "é", "cat", *(f"id{number}" for number in range(6))]
-
-
-class Silent:
-    def advance(self, rows: int) -> None: ...
-
-    def refresh(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @pytest.fixture

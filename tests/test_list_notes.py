@@ -14,7 +14,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import job_spec, ledger, manifest
+from jobs import Silent, job_spec, ledger, manifest
 from origin import Origin
 from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import InputError, OutputExists
@@ -25,20 +25,6 @@ from turbo_fetch.maintenance.verify import verify
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import EngineSpec
 from turbo_fetch.stop import StopRequest
-
-
-class Silent:
-    """Progress that nobody sees."""
-
-    def advance(self, rows: int) -> None:
-        """Nothing is shown."""
-
-    def note(self, text: str) -> None:
-        """Nothing is shown."""
-
-    def refresh(self) -> None:
-        """Nothing is shown."""
-
 
 ALBUM = album(40)
 

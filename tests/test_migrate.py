@@ -223,7 +223,7 @@ def test_a_ledger_that_was_missing_before_is_told(tmp_path: Path) -> None:
     place = recorded("webdataset", tmp_path)
     (place / "00001.ledger.parquet").unlink()
     ended = _invoke("migrate", str(place))
-    assert (ended.exit_code, "1 shards had lost their ledger (00001)" in ended.stdout) == (0, True), (
+    assert (ended.exit_code, "1 shard had lost their ledger (00001)" in ended.stdout) == (0, True), (
         ended.output
     )
 

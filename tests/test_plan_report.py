@@ -134,7 +134,7 @@ def test_the_command_prints_lines_or_json(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(dump_spec(spec))
     lines = CliRunner().invoke(app, ["plan", str(tmp_path / "s.toml")])
     assert lines.exit_code == 0, lines.output
-    assert "1 rows in 1 files" in lines.stdout
+    assert "1 row in 1 file" in lines.stdout
     assert "no request was sent" in lines.stdout
     found = json.loads(CliRunner().invoke(app, ["plan", str(tmp_path / "s.toml"), "--json"]).stdout)
     assert found["top_domains"] == {"a.example": 1.0}

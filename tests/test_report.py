@@ -210,3 +210,14 @@ def test_the_curves_of_all_runs_are_shown_end_to_end() -> None:
     assert [line["bytes"] for line in material.progress] == [0, 50, 90, 110, 130]
     assert material.progress[-1]["seconds"] == [13]
     assert [line["rows"] for line in material.latest] == [2, 4]
+
+
+def test_a_run_of_a_second_has_points_not_an_empty_plot(dataset: Path) -> None:
+    material = gather(open_place(str(dataset)))
+    first, *_, last = material.progress
+    material.runs[:] = [[first, last]]
+    plots = {plot["id"]: plot for plot in figures(material)}
+    for name in ("throughput", "resources"):
+        for line in plots[name]["data"]:
+            assert 0 < len(line["x"]) <= 2
+            assert "markers" in line["mode"]

@@ -267,7 +267,7 @@ def test_a_repaired_dataset_is_made_whole_by_the_next_run(out: Path, whole: Path
     ended = CliRunner().invoke(app, ["verify", str(out), "--repair", "--quiet", "--workers", "2"])
     assert ended.exit_code == 1
     assert "problem   00001.tar: is altered" in ended.stdout
-    assert "1 shards removed" in ended.stdout
+    assert "1 shard removed" in ended.stdout
     assert [record["shard"] for record in manifest(out)] == [0, 2]
     override = f"fetch.output.path={out}"
     ended = CliRunner().invoke(

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import turbo_fetch
 from album import album
-from browser import browse, faults_of_sight
+from browser import browse, faults_of_sight, viewed
 from jobs import job_spec, write_list
 from origin import Origin
 from turbo_fetch.dataset.place import open_place
@@ -53,12 +53,8 @@ def dataset(folder: Path) -> StoredDataset:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "turbo_fetch", "view", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[0]
-        process.terminate()
-        assert process.wait(timeout=30) == 0
+    with viewed(folder) as address:
+        yield address
 
 
 def _keys(dataset: StoredDataset, query: Query, limit: int) -> list[str]:

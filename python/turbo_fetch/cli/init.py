@@ -87,6 +87,7 @@ def _spec(look: FirstLook, urls: str, output: str, contact: str) -> str:
             if look.has_header
             else [f"column_names = {_toml(look.names)}    # the files have no header: name them"]
         ),
+        *([] if look.separator is None else [f"separator = {_toml(look.separator)}"]),
         *(['format = "images"'] if look.files[0].format == "images" and "://" in urls else []),
         *([] if look.url == "url" else [f"url_column = {_toml(look.url)}"]),
         *([f"image_column = {_toml(look.image)}    # the images are in the list"] if look.image else []),

@@ -35,6 +35,7 @@ def verify(
     from turbo_fetch.dataset.reader import open_dataset
     from turbo_fetch.errors import SpecError
     from turbo_fetch.maintenance import verify as verification
+    from turbo_fetch.progress.summary import counted
     from turbo_fetch.startup import without_pandas
 
     without_pandas()
@@ -48,7 +49,11 @@ def verify(
     show(result, as_json)
     if repair:
         count = verification.repair(result)
-        removed = f"{count:,} shards removed; run the spec again to rebuild them" if count else "the manifest"
+        removed = (
+            f"{counted(count, 'shard')} removed; run the spec again to rebuild them"
+            if count
+            else "the manifest"
+        )
         typer.echo(f"repaired  {removed}", err=as_json)
     if result.problems:
         raise typer.Exit(1)

@@ -72,7 +72,7 @@ class Dataset:
         job = found or {"format": 1, "essentials": _essentials(fetch), "lists": []}
         if found is not None:
             _refuse_changes(storage, found["essentials"], _essentials(fetch), is_extension=policy == "extend")
-        entry = _entry_for(storage, job, lists, may_extend=policy == "extend" or found is None)
+        entry = _entry_for(storage, job, lists, is_new=found is None, may_extend=policy == "extend")
         dataset = cls(storage, {**job, "version": version}, entry, part)
         dataset._write_job()
         storage.write_bytes(names.SPEC, dump_spec_for_others(spec).encode())
@@ -214,6 +214,7 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
         "quoting": "auto",
         "column_types": {},
         "column_names": [],
+        "separator": None,
         "boxes_use": "blur",
         "image_column": None,
         "warc": None,
@@ -225,11 +226,17 @@ def _reading(spec: InputSpec) -> dict[str, Any]:
     return {"keep_columns": keep, **{key: value for key, value in given.items() if value != usual[key]}}
 
 
-def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> dict[str, Any]:
+def _entry_for(storage: Storage, job: Job, lists: Lists, is_new: bool, may_extend: bool) -> dict[str, Any]:
     """Return the entry of the job's list, a new one if it is not there and may be added."""
     if (known_entry := _known_entry(job, lists)) is not None:
         return known_entry
-    if not may_extend:
+    if not (is_new or may_extend or job["lists"]):
+        raise OutputExists(
+            f"{storage.url} has shards that `turbo-fetch export` has cut anew, which follow no list, so that a run "
+            "cannot go on with them: run the dataset that they were cut from and export it again, or set "
+            'fetch.output.if_exists to "extend" (add this list after what is there) or "overwrite"'
+        )
+    if not (is_new or may_extend):
         known = ", ".join(file["url"] for entry in job["lists"] for file in entry["files"][:3])
         given = ", ".join(file["url"] for file in lists[:3])
         raise OutputExists(
@@ -245,7 +252,7 @@ def _entry_for(storage: Storage, job: Job, lists: Lists, may_extend: bool) -> di
             "shards end is not known before"
         )
     # A dataset that is begun has none; nor has another part, then, written any that would be in the way.
-    committed = Manifest.open(storage).committed if job["lists"] else ()
+    committed = () if is_new else Manifest.open(storage).committed
     entry = {"files": list(lists), "first_shard": max(committed, default=-1) + 1, "complete": False}
     job["lists"].append(entry)
     return entry

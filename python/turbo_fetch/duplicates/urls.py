@@ -1,8 +1,8 @@
-"""Rows whose URL an earlier row has: found before anything is requested, in one pass over the list."""
+"""Rows whose address an earlier row has: found before anything is requested, in one pass over the list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +16,9 @@ from turbo_fetch.duplicates.key_table import KeyTable, by_place
 from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
-from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.shard.deny_lists import text_key
+from turbo_fetch.sources.identity import Identities
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -64,7 +64,7 @@ def find(
     listener: ProgressListener,
     stop: StopRequest,
 ) -> KnownUrls | None:
-    """Return the rows of the list whose URL is known, None if that is not asked for; the list is read once.
+    """Return the rows of the list whose address is known, None if that is not asked for; the list is read once.
 
     What the dataset has from lists before this one counts as known. Raises InputError for a list, DatasetError for
     another dataset that cannot be read, Interrupted.
@@ -73,14 +73,14 @@ def find(
         return None
     listener.note("looking for duplicate URLs")
     against = [open_dataset(url) for url in fetch.duplicates.against]
-    own = len(against)
+    own, identities = len(against), Identities(fetch)
     with KeyTable(storage.make_work() / names.URL_KEYS) as table:
         for number, dataset in enumerate(against):
-            _add_dataset(table, number, dataset, stop)
+            _add_dataset(table, identities, number, dataset, stop)
         if first_shard:
-            _add_dataset(table, own, StoredDataset.open(storage), stop, before=first_shard)
+            _add_dataset(table, identities, own, StoredDataset.open(storage), stop, before=first_shard)
         for shard in plan.again().shards(first_shard):
-            _add(table, shard.load().column("url").combine_chunks(), place(own, shard.id))
+            _add(table, identities.of(shard.load()), place(own, shard.id))
             _check(stop)
         start = place(own, first_shard)
         pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
@@ -115,18 +115,23 @@ def _add_captions(later: LaterCaptions, of: tuple[Places, Places], shard: Shard,
 
 
 def _add_dataset(
-    table: KeyTable, number: int, dataset: StoredDataset, stop: StopRequest, before: int | None = None
+    table: KeyTable,
+    identities: Identities,
+    number: int,
+    dataset: StoredDataset,
+    stop: StopRequest,
+    before: int | None = None,
 ) -> None:
     for shard in dataset.shards:
         if before is None or shard.number < before:
-            _add(table, dataset.urls(shard).combine_chunks(), place(number, shard.number))
+            rows = pa.table({"url": dataset.urls(shard)})
+            _add(table, identities.of(rows), place(number, shard.number))
             _check(stop)
 
 
-def _add(table: KeyTable, urls: pa.Array, first: int) -> None:
-    normalised = parse_urls(urls).normalised
-    rows = [row for row, url in enumerate(normalised) if url is not None]
-    keys = [text_key(url) for url in normalised if url is not None]
+def _add(table: KeyTable, found: Sequence[str | None], first: int) -> None:
+    rows = [row for row, identity in enumerate(found) if identity is not None]
+    keys = [text_key(identity) for identity in found if identity is not None]
     if keys:
         table.add(b"".join(keys), np.array(rows, np.uint64) + np.uint64(first))
 

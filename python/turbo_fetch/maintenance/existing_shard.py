@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import compress
-from operator import not_
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
@@ -13,25 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.schemas import CAPTIONS, EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
 from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import Replaced
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
-from turbo_fetch.maintenance.source_rows import ExistingShard, listed_shards, why_listed
+from turbo_fetch.maintenance.source_rows import ExistingShard
 from turbo_fetch.outcomes import BY_LABEL, Outcome
 from turbo_fetch.plan.list_notes import ListNotes
-from turbo_fetch.plan.sharder import Shard
-from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
-from turbo_fetch.shard.task import ShardTask
-from turbo_fetch.spec import EngineSpec, FetchSpec, ScoreSpec, Spec
+from turbo_fetch.spec import FetchSpec, ScoreSpec
 from turbo_fetch.spool.spool import Spool, spool_identity
-from turbo_fetch.stages.fetch import Account, runner_of
-from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one
 
@@ -60,17 +53,6 @@ class StoredRows:
         rows = list_columns(self.dataset.metadata(self.shard))
         demanded = {kind: name for name, kind in EXPECTED_HASH.items() if kind == self.hash_kind}
         return rows.rename_columns([demanded.get(name, name) for name in rows.schema.names])
-
-
-class RowsOf:
-    """How many rows the shards have that are worked on: a Total."""
-
-    def __init__(self, shards: Iterable[StoredShard]) -> None:
-        self._rows = sum(shard.rows for shard in shards)
-
-    def total_rows(self) -> tuple[int, bool]:
-        """See Total."""
-        return self._rows, False
 
 
 class StoredWork(ExistingShard, Protocol):
@@ -139,58 +121,6 @@ def _is_whole(path: Path, shard: StoredShard, rows_digest: str) -> bool:
         return bool(spool.done.all())
     finally:
         spool.close()
-
-
-def run_again(
-    spec: Spec, dataset: StoredDataset, known: Sequence[StoredWork], account: Account, stop: StopRequest
-) -> None:
-    """Work on finished shards, on the engine of the spec; those that were begun on this machine go on here.
-
-    Raises what a runner raises, and InputError if a list is needed, and is not there as it was.
-    """
-    fetch, engine, work = spec.fetch, spec.engine, dataset.storage.make_work()
-    assert fetch is not None
-    begun = {name for of_refresh in (False, True) for name, _ in names.spools(work, of_refresh)}
-    is_here = [engine.kind == "local" or each.shard.name in begun for each in known]
-    here = list(compress(known, is_here))
-    if here:
-        local = engine if engine.kind == "local" else EngineSpec()
-        LocalRunner(fetch, local, account, stop).run(_tasks(dataset, fetch, here))
-    elsewhere = list(compress(known, map(not_, is_here)))
-    if elsewhere:
-        runner_of(engine.kind)(fetch, engine, account, stop).run(_tasks(dataset, fetch, elsewhere))
-
-
-def _tasks(dataset: StoredDataset, fetch: FetchSpec, known: Sequence[StoredWork]) -> Iterator[ShardTask]:
-    """Yield finished shards as units of work: with rows of the dataset, or of the list if need be."""
-    why = why_listed(fetch)
-    if why is not None:
-        wanted = {each.shard.number: each for each in known}
-        for task in listed_shards(dataset.storage, fetch, wanted, why):
-            yield _with_captions(dataset, wanted[task.shard.id].shard, task, fetch)
-        return
-    yield from stored_tasks(
-        dataset, known, None if fetch.input.hash_column is None else fetch.input.hash_kind
-    )
-
-
-def stored_tasks(
-    dataset: StoredDataset, known: Iterable[StoredWork], hash_kind: str | None = None
-) -> Iterator[ShardTask]:
-    """Yield finished shards as units of work, with rows of the dataset; `hash_kind` as for `StoredRows`."""
-    for each in known:
-        rows = StoredRows(dataset, each.shard, hash_kind)
-        yield ShardTask(Shard(each.shard.number, each.shard.rows, rows), each)
-
-
-def _with_captions(
-    dataset: StoredDataset, stored: StoredShard, task: ShardTask, fetch: FetchSpec
-) -> ShardTask:
-    """Return a task whose rows have the captions of others too, as the dataset has them, if it does."""
-    if fetch.duplicates.captions == "first":
-        return task
-    captions = dataset.metadata(stored).column(CAPTIONS).to_pylist()
-    return replace(task, shard=replace(task.shard, captions=dict(enumerate(captions))))
 
 
 def list_columns(metadata: pa.Table) -> pa.Table:

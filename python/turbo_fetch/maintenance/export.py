@@ -34,6 +34,7 @@ from turbo_fetch.maintenance.targets import Ends, Target, by_bytes, by_rows, row
 from turbo_fetch.progress.summary import Summary
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.runners.steps import run_steps
+from turbo_fetch.score.messages import SCORED_BY
 from turbo_fetch.shard.commit import Rows, ShardFiles, list_facts, publish_shard
 from turbo_fetch.spec import EngineSpec, OutputFormat, OutputSpec
 from turbo_fetch.spec.specfile import dump_spec_for_others
@@ -180,14 +181,23 @@ def _convert(work: _Work) -> tuple[Record, str | None]:
     files = ShardFiles(
         target.number, names.shard_name(target.number, output.shard_digits), export.format, source.image
     )
-    facts: dict[str, Any] = {FROM: target.origin}
-    if not export.is_cut_anew:
-        facts |= {"rows_digest": None, **list_facts(source.record(target.parts[0].shard))}
+    facts = {FROM: target.origin, **_facts(source, target, export.is_cut_anew)}
     rows = _rows(source, target)
     if export.is_cut_anew:
         rows = _renumbered(rows, target.number, output)
     with _opened(work) as (storage, attempt):
         return publish_shard(storage, files, rows, (started_s, time.time()), facts), attempt
+
+
+def _facts(source: StoredDataset, target: Target, is_cut_anew: bool) -> dict[str, Any]:
+    """Return what the record of a shard says of its rows, from those of the shards that it is made of."""
+    before = [list_facts(source.record(part.shard)) for part in target.parts]
+    if not is_cut_anew:
+        return {"rows_digest": None, **before[0]}
+    scored_by = {facts.get(SCORED_BY) for facts in before}
+    # No list has the rows of such a shard, so that its origin stands for them.
+    facts = {"rows_digest": target.origin, SCORED_BY: scored_by.pop() if len(scored_by) == 1 else None}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:
@@ -221,14 +231,14 @@ def _kept(metadata: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iterator[Rows]:
-    """Give the rows the keys of their new places; those from a column stay, if they are not taken there."""
+    """Give the rows the keys of their new places: by number, or from their column, as a run would there."""
     place, unique = 0, Unique(output.key_prefix)
     for samples, ledger in batches:
         count = ledger.num_rows
         found = numbered(range(place, place + count), shard, output)
         if output.key_column is not None:
-            before = ledger.column("key").to_pylist()
-            found = [unique.apart(key, number) for key, number in zip(before, found, strict=True)]
+            values = samples.metadata.column(output.key_column).cast(pa.string()).to_pylist()
+            found = [unique.key(value or "", number) for value, number in zip(values, found, strict=True)]
         named = pa.array(found, pa.string())
         yield Rows(samples._replace(metadata=_with_key(samples.metadata, named)), _with_key(ledger, named))
         place += count

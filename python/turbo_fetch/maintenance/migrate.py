@@ -19,6 +19,7 @@ from turbo_fetch.dataset.manifest import Manifest, Record, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.errors import InputError, Interrupted
+from turbo_fetch.progress.summary import counted
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -42,13 +43,14 @@ class Migrated:
             return f"dataset   {self.path}\nmigrated  nothing: its records are in {names.FOLDER}/ already"
         lines = [
             f"dataset   {self.path}",
-            f"migrated  {self.shards:,} shards, {self.rows:,} rows; their records are in {names.FOLDER}/ now",
+            f"migrated  {counted(self.shards, 'shard')}, {counted(self.rows, 'row')}; "
+            f"their records are in {names.FOLDER}/ now",
         ]
         if self.without_ledger:
             first = ", ".join(self.without_ledger[:3])
             lines.append(
-                f"note      {len(self.without_ledger):,} shards had lost their ledger ({first}); `turbo-fetch verify` "
-                "says what else they lack, and the next run makes them again"
+                f"note      {counted(len(self.without_ledger), 'shard')} had lost their ledger ({first}); "
+                "`turbo-fetch verify` says what else they lack, and the next run makes them again"
             )
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.card import is_ours, write_card
@@ -25,8 +25,9 @@ from turbo_fetch.dataset.manifest import read_manifest
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError, InputError, Interrupted, OutputExists, SpecError
+from turbo_fetch.maintenance.score import CHANGING
 from turbo_fetch.maintenance.shard_check import check_shard
-from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.progress.summary import counted, human_bytes, human_time
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -56,8 +57,10 @@ class Pushed:
     def text(self) -> str:
         """Return it as lines for a person."""
         return (
-            f"pushed    {self.shards:,} shards, {self.rows:,} rows to {self.path}, in {human_time(self.wall_s)}\n"
-            f"sent      {self.files:,} files, {human_bytes(self.bytes)}; {self.files_there:,} were there already"
+            f"pushed    {counted(self.shards, 'shard')}, {counted(self.rows, 'row')} "
+            f"to {self.path}, in {human_time(self.wall_s)}\n"
+            f"sent      {counted(self.files, 'file')}, {human_bytes(self.bytes)}; "
+            f"{self.files_there:,} were there already"
         )
 
 
@@ -109,7 +112,7 @@ def _refuse_another(job: Job, source: StoredDataset, target: HubStorage) -> None
         if any(names.shard_of_metadata(entry.name) for entry in target.list()):
             raise OutputExists(f"{target.url} holds shards of something else; choose another repository")
         return
-    if (found["essentials"], found.get("lists")) != (job["essentials"], job.get("lists")):
+    if _made_as(found) != _made_as(job) or _lists(job)[: len(_lists(found))] != _lists(found):
         raise OutputExists(f"{target.url} holds another dataset; choose another repository")
     has = {shard.number for shard in source.shards}
     more = sorted(record["name"] for record in read_manifest(target) if record["shard"] not in has)
@@ -118,6 +121,16 @@ def _refuse_another(job: Job, source: StoredDataset, target: HubStorage) -> None
             f"{target.url} has {len(more):,} shards, {more[0]} for one, that {source.storage.url} lacks; expected the "
             "dataset with all of them"
         )
+
+
+def _made_as(job: Job) -> Any:
+    """Return what two states of one dataset have in common, of which the later one may have been scored."""
+    return {table: value for table, value in job["essentials"]["fetch"].items() if table not in CHANGING}
+
+
+def _lists(job: Job) -> list[list[str]]:
+    """Return what stands for the lists that a dataset was made from, to which others may be added."""
+    return [[file["fingerprint"] for file in entry["files"]] for entry in job["lists"]]
 
 
 def _bring_shards(

@@ -32,28 +32,24 @@ from turbo_fetch.dataset.metadata_files import opened
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard, stored_shard
 from turbo_fetch.dataset.samples import rows_where
-from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import OutputExists, SpecError
 from turbo_fetch.maintenance.existing_shard import (
-    RowsOf,
     begin_spool,
-    run_again,
     stored_results,
     stored_scores,
     unpublished_shards,
     write_spool,
 )
+from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.summary import Summary, human_time
-from turbo_fetch.runners.steps import EngineSteps
+from turbo_fetch.progress.summary import human_time
 from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, ScoreSpec, Spec
 from turbo_fetch.spool.spool import Spool
-from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -242,21 +238,14 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
         refuse_changes(storage, fetch)
         manifest.take(attempts.recover(storage, manifest.committed))
         dataset = StoredDataset.bare(storage)
-        _publish_rest(spec, dataset, manifest, listener, stop)
+        rework = Rework(spec, dataset, manifest, listener, stop)
+        _publish_rest(rework)
         _refuse_open_shards(storage, manifest.committed)
         finished = _begin(storage, choice)
         known = [
             _known(dataset, record, choice) for record in manifest.records() if record["name"] not in finished
         ]
-        if choice.apply:
-            manifest.withdraw(each.shard.number for each in known)
-        sink = manifest if choice.apply else _NoCommits()
-        guard = OutageGuard(stop, fetch.http.network_patience_s)
-        account = Account(sink, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard)
-        with guard.explaining(_how_to_resume):
-            run_again(spec, dataset, known, account, stop)
-            if choice.apply:
-                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
+        rework.run(known, replaces=choice.apply)
         attempts.discard_attempts(storage, is_complete=is_complete(storage))
     _discard_spools(storage)
     if choice.apply:
@@ -272,13 +261,6 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
 def _known(dataset: StoredDataset, record: Record, choice: Choice) -> RefreshedShard:
     version = Replaced.by(record, names.refresh_report(record["name"]))
     return RefreshedShard(dataset, stored_shard(record), list_facts(record), choice, version)
-
-
-class _NoCommits:
-    """Takes records of shards that stay as they are."""
-
-    def commit(self, record: Record) -> None:
-        """See CommitSink."""
 
 
 def _conditions(etag: str | None, modified: str | None) -> dict[str, str]:
@@ -310,10 +292,6 @@ def _state(choice: Choice) -> dict[str, bool]:
     return {"apply": choice.apply, "drop_gone": choice.drop_gone}
 
 
-def _how_to_resume() -> str:
-    return "interrupted; what has arrived is saved. Run the same command again to resume"
-
-
 def _begin(storage: Storage, choice: Choice) -> set[str]:
     """Begin a report, or go on with one; return the names of the shards that it has already."""
     begun = {**_state(choice), "complete": False}
@@ -338,28 +316,19 @@ def _discard_spools(storage: Storage) -> None:
         path.unlink()
 
 
-def _publish_rest(
-    spec: Spec, dataset: StoredDataset, manifest: Manifest, listener: ProgressListener, stop: StopRequest
-) -> None:
+def _publish_rest(rework: Rework) -> None:
     """Publish the shards that an earlier command was publishing when it was killed.
 
     A refresh publishes none before its report. A spool of one that has no report is made anew.
     """
-    storage, fetch = dataset.storage, spec.fetch
-    assert fetch is not None
+    storage, manifest = rework.dataset.storage, rework.manifest
     state, reports = _stored_state(storage), _reports(storage)
     if isinstance(state, dict) and state.get("apply") and not state.get("complete"):
         for name, path in names.spools(storage.make_work()):
             if int(name) in manifest.committed and name not in reports:
                 path.unlink()
-    rest = list(unpublished_shards(storage, manifest.committed))
-    if not rest:
-        return
-    manifest.withdraw(each.shard.number for each in rest)
-    guard = OutageGuard(stop, fetch.http.network_patience_s)
-    account = Account(manifest, Summary(storage.url), listener, RowsOf(each.shard for each in rest), guard)
-    with guard.explaining(_how_to_resume):
-        run_again(spec, dataset, rest, account, stop)
+    if rest := list(unpublished_shards(storage, manifest.committed)):
+        rework.run(rest)
 
 
 def _refuse_open_shards(storage: Storage, committed: frozenset[int]) -> None:

@@ -26,25 +26,21 @@ from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, stored_shard
 from turbo_fetch.dataset.samples import rows_where
-from turbo_fetch.duplicates import contents
-from turbo_fetch.errors import DatasetError, InputError, SpecError
+from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
-    RowsOf,
     UnpublishedShard,
     begin_spool,
-    run_again,
     stored_results,
     stored_scores,
     unpublished_shards,
 )
+from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.summary import Summary, human_time
-from turbo_fetch.runners.steps import EngineSteps
+from turbo_fetch.progress.summary import counted, human_time
 from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
-from turbo_fetch.stages.fetch import Account, OutageGuard
 from turbo_fetch.stop import StopRequest
 
 RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
@@ -99,7 +95,8 @@ class Retried:
         lines = [f"dataset   {self.path}"]
         if self.asked:
             lines.append(
-                f"retried   {self.asked:,} rows of {self.shards:,} shards in {human_time(self.wall_s)}: "
+                f"retried   {counted(self.asked, 'row')} of {counted(self.shards, 'shard')} "
+                f"in {human_time(self.wall_s)}: "
                 f"{self.recovered:,} are samples now"
             )
         else:
@@ -145,19 +142,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
                     "its spec resumes where it stopped"
                 )
             known = [*unpublished, *(_known(dataset, record) for record in affected.values())]
-            manifest.withdraw(each.shard.number for each in known)
-            guard = OutageGuard(stop, fetch.http.network_patience_s)
-            account = Account(
-                manifest, Summary(storage.url), listener, RowsOf(each.shard for each in known), guard
-            )
-            with guard.explaining(
-                lambda: (
-                    f"interrupted after {account.summary.run_rows:,} rows; they are saved. Run the same command "
-                    "again to resume"
-                )
-            ):
-                run_again(spec, dataset, known, account, stop)
-                contents.drop(fetch, storage, manifest, listener, EngineSteps(spec.engine, listener, stop))
+            summary = Rework(spec, dataset, manifest, listener, stop).run(known)
             numbers = {each.shard.number for each in known}
             for record in manifest.records():
                 if record["shard"] in numbers:
@@ -165,7 +150,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
         # One that was killed may have come to all but this.
         write_card(storage)
         attempts.discard_attempts(storage, is_complete=not result.is_unfinished)
-    result.causes = account.summary.causes
+    result.causes = summary.causes
     result.recovered = max(0, result.after["success"] - result.before["success"])
     result.wall_s = time.monotonic() - started_s
     return result
@@ -176,12 +161,6 @@ def _asked(record: Record) -> int:
 
 
 def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
-    digest = record.get("rows_digest")
-    if not isinstance(digest, str):
-        raise DatasetError(
-            f"{dataset.storage.url}: shard {record['shard']} does not say which rows of the list it has, "
-            "as after an export into other shards; retry the dataset that it was exported from"
-        )
     return RetriedShard(stored_shard(record), list_facts(record), dataset, Replaced.by(record))
 
 

@@ -22,26 +22,21 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, stored_shard
-from turbo_fetch.duplicates import contents
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
-    RowsOf,
     UnpublishedShard,
     begin_spool,
     list_columns,
     stored_results,
-    stored_tasks,
     unpublished_shards,
 )
+from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.progress.listener import ProgressListener
-from turbo_fetch.progress.summary import Summary, human_time
-from turbo_fetch.runners.local import LocalRunner
-from turbo_fetch.runners.steps import EngineSteps
+from turbo_fetch.progress.summary import counted, human_time
 from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.score.messages import SCORED_BY, ScoreJob
 from turbo_fetch.shard.commit import list_facts
-from turbo_fetch.spec import EngineSpec, FetchSpec, Spec
-from turbo_fetch.stages.fetch import Account, OutageGuard
+from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
 
 CHANGING = frozenset({"score", "duplicates"})
@@ -83,7 +78,7 @@ class Rescored:
         """Return it as lines for a person."""
         lines = [
             f"dataset   {self.path}",
-            f"scored    {self.shards:,} shards in {human_time(self.wall_s)}"
+            f"scored    {counted(self.shards, 'shard')} in {human_time(self.wall_s)}"
             if self.shards
             else "scored    nothing: all shards have these scores",
             f"samples   {self.outcomes['success']:,} of {self.outcomes.total():,} rows",
@@ -125,15 +120,7 @@ def score(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Rescored
         unpublished = list(unpublished_shards(storage, manifest.committed, but=affected))
         known = [*unpublished, *affected.values()]
         result.shards = len(known)
-        manifest.withdraw(each.shard.number for each in known)
-        guard = OutageGuard(stop, fetch.http.network_patience_s)
-        rows = RowsOf(each.shard for each in known)
-        account = Account(manifest, Summary(storage.url), listener, rows, guard)
-        with guard.explaining(
-            lambda: "interrupted; the scores so far are saved. Run the same command again to resume"
-        ):
-            LocalRunner(fetch, spec.engine, account, stop).run(stored_tasks(dataset, known))
-            contents.drop(fetch, storage, manifest, listener, EngineSteps(EngineSpec(), listener, stop))
+        Rework(spec, dataset, manifest, listener, stop).run(known, requests=False)
         for record in manifest.records():
             result.outcomes.update(record["outcomes"])
         # One that was killed may have come to all but this.

@@ -6,6 +6,7 @@ those of the job, and the rows of each shard with the digest in its commit recor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -78,11 +79,16 @@ def listed_shards(
     """Yield the shards in `wanted`, by their number, with the rows of their lists, in order.
 
     A list is that of the spec, or else the files that the dataset was made from, where they were. Raises InputError,
-    which says `why` the list is needed, if one is gone or has changed.
+    which says `why` the list is needed, if one is gone or has changed, or shards follow none.
     """
     job = read_job(storage)
     entries = [] if job is None else job["lists"]
     starts = [entry["first_shard"] for entry in entries]
+    if min(wanted, default=math.inf) < min(starts, default=math.inf):
+        raise InputError(
+            f"{why} are in the list alone, and shards that `turbo-fetch export` has cut anew follow no list. Use the "
+            "same command on the dataset that they were cut from, and export it again"
+        )
     for entry, stop in zip(entries, [*starts[1:], None], strict=True):
         numbers = [
             number for number in wanted if number >= entry["first_shard"] and (stop is None or number < stop)

@@ -20,7 +20,7 @@ from turbo_fetch.dataset.manifest import Manifest, read_lines, read_record
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.maintenance.shard_check import Level, Problem, ShardProblems, check_shard
-from turbo_fetch.progress.summary import human_bytes
+from turbo_fetch.progress.summary import counted, human_bytes
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.runners.steps import run_steps
 from turbo_fetch.spec import EngineSpec
@@ -55,7 +55,8 @@ class Verified:
         """Return it as lines for a person."""
         lines = [
             f"dataset   {self.path}",
-            f"checked   {self.shards:,} shards, {self.rows:,} rows, {self.samples:,} samples, "
+            f"checked   {counted(self.shards, 'shard')}, {counted(self.rows, 'row')}, "
+            f"{counted(self.samples, 'sample')}, "
             f"{human_bytes(self.bytes)} ({self.level})",
         ]
         lines += [f"note      {note}" for note in self.notes]

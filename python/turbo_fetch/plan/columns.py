@@ -56,6 +56,8 @@ class Columns:
     """Column of the images themselves, which is not read with the rows: these say where it is."""
     header: tuple[str, ...] = ()
     """Names of all columns of csv and tsv files that have no line with them."""
+    separator: str | None = None
+    """What stands between the fields of csv and tsv files, if it is not what stands there as a rule."""
 
     @staticmethod
     def of(spec: InputSpec) -> Columns:
@@ -73,6 +75,7 @@ class Columns:
             () if spec.warc is None else spec.warc.columns,
             spec.image_column,
             spec.column_names,
+            spec.separator,
         )
         names = [EXPECTED_HASH.get(name, name) for name in columns.text_fields]
         refuse_clashes(columns.keep, {*names, *TAKEN})
@@ -266,6 +269,13 @@ def no_column(name: str, names: Sequence[str], file: str) -> InputError:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    # One name with all of them.
+    separator = next((each for each in ";\t|," if len(names) == 1 and each in names[0]), None)
+    if separator is not None:
+        return (
+            f"; its only one is {names[0][:80]!r}. If {separator!r} is between its fields, set fetch.input.separator = "
+            f"{quoted(separator)}"
+        )
     by_lower = {other.lower(): other for other in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     shown = ", ".join(repr(other[:40]) for other in names[:SHOWN_NAMES]) or "none"

@@ -22,7 +22,7 @@ from turbo_fetch.plan.json_lists import row_batches
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, find_lists, holds_images, readable
 from turbo_fetch.plan.stream import ByteStream
-from turbo_fetch.plan.text_lists import DELIMITERS
+from turbo_fetch.plan.text_lists import DELIMITERS, SEPARATORS
 from turbo_fetch.spec import InputSpec, WarcSpec
 
 ROWS: Final = 1000
@@ -53,6 +53,8 @@ class FirstLook:
     hash: tuple[str, str] | None
     """A column of hashes, and their kind."""
     has_header: bool = True
+    separator: str | None = None
+    """What is between the fields of csv and tsv files, if it is not what the format says."""
     image: str | None = None
     """A column that holds the images themselves."""
     has_records: bool = False
@@ -74,6 +76,9 @@ def first_look(urls: str) -> FirstLook:
     if files[0].format == "images":
         return FirstLook(files, COLUMNS, count_images(files[0]), "url", "caption", None)
     source, values, has_header = _first_rows(files)
+    separator = None
+    if source.format in DELIMITERS and (separator := _other_separator(source, values)) is not None:
+        values, has_header = _cells(source, separator)
     found = _share_of(values, _is_url)
     if not any(found.values()):
         found = _share_of(values, _is_elsewhere)
@@ -97,6 +102,7 @@ def first_look(urls: str) -> FirstLook:
         caption=_caption({name: column for name, column in values.items() if name not in likely}),
         hash=_hash(values),
         has_header=has_header,
+        separator=separator,
         image=image,
         has_records=image is None and set(WarcSpec().columns) <= values.keys(),
         elsewhere=tuple(filter(_is_elsewhere, values.get(url, ()))) if image is None else (),
@@ -164,6 +170,8 @@ def _start(source: ListFile) -> tuple[Values, bool]:
         finally:
             parquet.close(force=True)
         return _by_column(schema, batch, count), True
+    if source.format in DELIMITERS:
+        return _cells(source, DELIMITERS[source.format])
     stream = ByteStream(source)
     try:
         match source.format:
@@ -180,8 +188,6 @@ def _start(source: ListFile) -> tuple[Values, bool]:
                         break
                 lines = text.decode("utf-8", "replace").splitlines()[:ROWS]
                 return {"url": [line for line in lines if line.strip()]}, True
-            case "csv" | "tsv":
-                return _cells(stream, DELIMITERS[source.format])
             case _:
                 rows = next(row_batches(stream, source.format == "jsonl", Columns("url"), ListNotes()), [])[
                     :ROWS
@@ -204,7 +210,34 @@ def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None, rows: int) -> Va
     }
 
 
-def _cells(stream: ByteStream, delimiter: str) -> tuple[Values, bool]:
+def _other_separator(source: ListFile, values: Values) -> str | None:
+    """Return what is between the fields of a csv or tsv file, if something else gives it more columns, one of URLs.
+
+    Nothing else does if the URLs hold no such character, each of them.
+    """
+    shares = _share_of(values, _is_url)
+    urls = [
+        str(value) for name in values if shares[name] > 0.5 for value in values[name] if value is not None
+    ]
+    if urls and not any(all(each in url for url in urls) for each in SEPARATORS):
+        return None
+    most, best = len(values) if urls else 1, None
+    for separator in SEPARATORS:
+        found, _ = _cells(source, separator)
+        if len(found) > most and max(_share_of(found, _is_url).values(), default=0) > 0.5:
+            most, best = len(found), separator
+    return best
+
+
+def _cells(source: ListFile, delimiter: str) -> tuple[Values, bool]:
+    stream = ByteStream(source)
+    try:
+        return _read_cells(stream, delimiter)
+    finally:
+        stream.close()
+
+
+def _read_cells(stream: ByteStream, delimiter: str) -> tuple[Values, bool]:
     reader = _native.CsvReader(delimiter, "auto")
     names: list[str] = []
     columns: list[list[Any]] = []

@@ -84,10 +84,11 @@ def find_lists(spec: InputSpec) -> list[ListFile]:
     names = [file.url for file in files]
     if twice := sorted({name for name in names if names.count(name) > 1}) if len(entries) > 1 else []:
         raise InputError(f"{twice[0]}: fetch.input.urls names this file more than once; expected each once")
-    if spec.column_names and (other := [file for file in files if file.format not in {"csv", "tsv"}]):
+    of_cells = {"column_names": spec.column_names, "separator": spec.separator}
+    given = [name for name, value in of_cells.items() if value]
+    if given and (other := [file for file in files if file.format not in {"csv", "tsv"}]):
         raise InputError(
-            f"{other[0].url}: fetch.input.column_names is for csv and tsv without a header, and this is "
-            f"{other[0].format}"
+            f"{other[0].url}: fetch.input.{given[0]} is for csv and tsv, and this is {other[0].format}"
         )
     return files
 

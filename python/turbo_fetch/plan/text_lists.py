@@ -25,6 +25,8 @@ from turbo_fetch.plan.type_inference import typed_cells
 BATCH_ROWS: Final = 16_384
 MAX_LINE_CHARACTERS: Final = 64 << 20
 DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
+SEPARATORS: Final = (",", ";", "\t", "|")
+"""What programs write between fields, whatever they call the file."""
 
 _REPLACEMENT: Final = "\ufffd"
 
@@ -74,7 +76,8 @@ def read_cells(
 def cell_batches(
     stream: ByteStream, delimiter: str, columns: Columns, notes: ListNotes
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of the wanted columns as strings."""
+    """Yield batches of the wanted columns as strings, of fields with `delimiter` between if `columns` names none."""
+    delimiter = columns.separator or delimiter
     reader = _native.CsvReader(delimiter, columns.quoting)
     indices: list[int] | None = None
     if columns.header:

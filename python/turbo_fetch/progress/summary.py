@@ -102,11 +102,12 @@ class Summary:
         share = self.successes / self.rows if self.rows else 0.0
         lines = [
             f"dataset   {redact(self.path)}",
-            f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {self.shards:,} shards, "
+            f"samples   {self.successes:,} of {self.rows:,} rows ({share:.1%}) in {counted(self.shards, 'shard')}, "
             f"{human_bytes(self.dataset_bytes)}",
             "this run  nothing to do: the dataset is complete"
             if self.was_complete
-            else f"this run  {self.run_rows:,} rows in {human_time(self.wall_s)}, {self.rows_per_s:,.0f} rows/s, "
+            else f"this run  {counted(self.run_rows, 'row')} in {human_time(self.wall_s)}, "
+            f"{self.rows_per_s:,.0f} rows/s, "
             f"{human_bytes(self.downloaded_bytes)} received",
         ]
         failures = [(label, count) for label, count in self.outcomes.most_common() if label != "success"]
@@ -129,6 +130,11 @@ def human_bytes(count: float) -> str:
         count /= 1000
         unit += 1
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count of things: `1 shard`, `2,000 shards`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def human_time(seconds: float) -> str:

@@ -23,7 +23,8 @@ from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.lists import ListFile, find_lists
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.urls import parse_urls
-from turbo_fetch.spec import DenySpec, InputSpec
+from turbo_fetch.sources.identity import Identities
+from turbo_fetch.spec import FetchSpec, InputSpec
 from turbo_fetch.storage.failures import explained
 
 HASH_KINDS: Final = {32: "md5", 64: "sha256", 128: "sha512"}
@@ -67,29 +68,32 @@ _SORTABLE: Final = np.dtype("S16")
 
 @dataclass(frozen=True, slots=True)
 class DenyList:
-    """What a job denies: URLs after normalisation, hosts, and hashes by their kind."""
+    """What a job denies: URLs and what images of other sources are known by, hosts, and hashes by their kind."""
 
     urls: KeySet | None
     domains: KeySet | None
     hashes: dict[str, KeySet]
 
     @classmethod
-    def open(cls, spec: DenySpec, work: Path) -> DenyList | None:
-        """Return the deny list, made in the folder `work` if it is not there; None if nothing is denied.
+    def open(cls, fetch: FetchSpec, work: Path) -> DenyList | None:
+        """Return the deny list of a job, made in the folder `work` if it is not there; None if nothing is denied.
 
         Blocks; of several processes one makes it. Raises InputError for a list that cannot be read, or one of
         hashes that holds something else.
         """
+        spec, identities = fetch.deny, Identities(fetch)
         if not (spec.urls or spec.domains or spec.hashes):
             return None
-        urls = _key_sets(spec.urls, "url", work)
-        domains = _key_sets(spec.domains, "domain", work)
-        return cls(urls.get("url"), domains.get("domain"), _key_sets(spec.hashes, "hash", work))
+        urls = _key_sets(spec.urls, "url", work, identities)
+        domains = _key_sets(spec.domains, "domain", work, identities)
+        return cls(urls.get("url"), domains.get("domain"), _key_sets(spec.hashes, "hash", work, identities))
 
-    def reason(self, url: str, host: str) -> str | None:
-        """Return why a normalised URL must not be used, or None."""
-        if self.domains is not None and any(
-            self.domains.contains([text_key(part) for part in _parents(host)])
+    def reason(self, url: str, host: str | None) -> str | None:
+        """Return why what is known by this, on this host if it is of the web, must not be used, or None."""
+        if (
+            self.domains is not None
+            and host is not None
+            and any(self.domains.contains([text_key(part) for part in _parents(host)]))
         ):
             return "domain is on a deny list"
         if self.urls is not None and self.urls.contains([text_key(url)])[0]:
@@ -103,27 +107,28 @@ def _parents(host: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(len(labels))]
 
 
-def _key_sets(lists: Sequence[str], what: str, work: Path) -> dict[str, KeySet]:
+def _key_sets(lists: Sequence[str], what: str, work: Path, identities: Identities) -> dict[str, KeySet]:
     if not lists:
         return {}
     files = [file for each in lists for file in find_lists(InputSpec(urls=each, url_column=what))]
-    identity = hashlib.sha256("\n".join(file.fingerprint for file in files).encode()).hexdigest()[:16]
+    made_of = [*(file.fingerprint for file in files), *(identities.rules if what == "url" else ())]
+    identity = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     kinds = sorted(HASH_KINDS.values()) if what == "hash" else [what]
     paths = {kind: work / names.deny_keys(kind, identity) for kind in kinds}
     with explained(str(work)), (work / names.deny_lock(what)).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(path.exists() for path in paths.values()):
-            _make(files, what, paths)
+            _make(files, what, paths, identities)
     return {kind: KeySet(path) for kind, path in paths.items() if path.stat().st_size or what != "hash"}
 
 
-def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path]) -> None:
+def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path], identities: Identities) -> None:
     found: dict[str, list[bytes]] = {kind: [] for kind in paths}
     columns = Columns(what)
     for file in files:
         with ListReader(file, columns, columns.schema({})) as reader:
             for batch in reader:
-                for kind, of_batch in _keys(batch.column("url"), what, file.url):
+                for kind, of_batch in _keys(batch.column("url"), what, file.url, identities):
                     found[kind].append(of_batch)
     for kind, path in paths.items():
         keys = np.frombuffer(b"".join(found.pop(kind)), _SORTABLE)
@@ -132,13 +137,12 @@ def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path]) -> None:
         temporary.replace(path)
 
 
-def _keys(values: pa.Array, what: str, file: str) -> Iterator[tuple[str, bytes]]:
+def _keys(values: pa.Array, what: str, file: str, identities: Identities) -> Iterator[tuple[str, bytes]]:
     """Yield the keys of a batch of a list, by kind; empty lines are none."""
     texts = [text.strip() for text in values.to_pylist() if text is not None and text.strip()]
     if what == "url":
-        parsed = parse_urls(pa.array(texts, pa.string()))
-        known = [url for url in parsed.normalised if url is not None]
-        yield what, b"".join(text_key(url) for url in known)
+        known = identities.of(pa.table({"url": pa.array(texts, pa.string())}))
+        yield what, b"".join(text_key(each) for each in known if each is not None)
     elif what == "domain":
         hosts = parse_urls(pa.array([f"http://{text.lstrip('.')}/" for text in texts], pa.string())).host
         if None in hosts:

@@ -17,8 +17,8 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import ParsedUrls, parse_urls
 from turbo_fetch.shard.deny_lists import DenyList
 from turbo_fetch.sources.addresses import Sources
-from turbo_fetch.sources.archive_records import place_of
 from turbo_fetch.sources.column_pool import Series
+from turbo_fetch.sources.identity import Identities, place_of
 from turbo_fetch.sources.reading_pool import Reading
 from turbo_fetch.spec import FetchSpec
 
@@ -42,6 +42,7 @@ class Router:
 
     def __init__(self, fetch: FetchSpec, deny: DenyList | None) -> None:
         self._sources = Sources(fetch)
+        self._identities = Identities(fetch)
         self._deny = deny
         self._prefix = "" if fetch.input.warc is None else fetch.input.warc.prefix
 
@@ -53,17 +54,12 @@ class Router:
         source = rows_at(source.select(wanted), np.asarray(rows, np.uint32))
         texts = source.column("url")
         urls = parse_urls(texts)
-        found = Routes()
+        refused, found = self._refused(rows, source, urls, duplicates), Routes()
         if IMAGE_AT not in source.schema.names and RECORD[0] not in source.schema.names:
-            self._by_url(rows, texts, urls, headers, duplicates, found)
+            self._by_url(rows, texts, urls, headers, refused, found)
             return found
-        left = []
-        for place, (row, url, host) in enumerate(zip(rows, urls.normalised, urls.host, strict=True)):
-            refusal = self._refusal(row, url, host, duplicates)
-            if refusal is None:
-                left.append((place, row))
-            else:
-                found.ended.append((row, refusal))
+        found.ended += refused.items()
+        left = [(place, row) for place, row in enumerate(rows) if row not in refused]
         if IMAGE_AT in source.schema.names:
             _by_column(left, source.column(IMAGE_AT).to_pylist(), found)
         else:
@@ -76,15 +72,15 @@ class Router:
         texts: pa.StringArray,
         urls: ParsedUrls,
         headers: Headers,
-        duplicates: Mapping[int, str],
+        refused: Mapping[int, Failure],
         found: Routes,
     ) -> None:
-        parsed = zip(rows, urls.normalised, urls.host, urls.domain, urls.error, strict=True)
-        for place, (row, url, host, domain, error) in enumerate(parsed):
-            if url is None or host is None or domain is None:
+        parsed = zip(rows, urls.normalised, urls.domain, urls.error, strict=True)
+        for place, (row, url, domain, error) in enumerate(parsed):
+            if row in refused:
+                found.ended.append((row, refused[row]))
+            elif url is None or domain is None:
                 self._elsewhere(row, texts[place].as_py(), error, found)
-            elif (refusal := self._refusal(row, url, host, duplicates)) is not None:
-                found.ended.append((row, refusal))
             else:
                 found.requests.append(Request(row, url, domain, headers.get(row)))
 
@@ -125,14 +121,21 @@ class Router:
             else:
                 self._elsewhere(row, addresses[index], parsed.error[index], found, place)
 
-    def _refusal(
-        self, row: int, url: str | None, host: str | None, duplicates: Mapping[int, str]
-    ) -> Failure | None:
-        if self._deny is not None and url is not None and host is not None:
-            reason = self._deny.reason(url, host)
+    def _refused(
+        self, rows: Sequence[int], source: pa.RecordBatch, urls: ParsedUrls, duplicates: Mapping[int, str]
+    ) -> dict[int, Failure]:
+        """Return why some rows are neither requested nor read."""
+        refused: dict[int, Failure] = {
+            row: (Outcome.DUPLICATE, duplicates[row]) for row in rows if row in duplicates
+        }
+        if self._deny is None:
+            return refused
+        known = self._identities.of(pa.Table.from_batches([source]))
+        for row, identity, host in zip(rows, known, urls.host, strict=True):
+            reason = None if identity is None else self._deny.reason(identity, host)
             if reason is not None:
-                return Outcome.DENIED, reason
-        return (Outcome.DUPLICATE, duplicates[row]) if row in duplicates else None
+                refused[row] = Outcome.DENIED, reason
+        return refused
 
 
 def _by_column(left: Sequence[tuple[int, int]], places: Sequence[str], found: Routes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from turbo_fetch.errors import PROTOCOL_EXTRAS
@@ -12,11 +11,11 @@ from turbo_fetch.plan.lists import image_folders
 from turbo_fetch.plan.urls import MALFORMED_MARK
 from turbo_fetch.sources.data_urls import DataUrls, media_type
 from turbo_fetch.sources.files import Files
+from turbo_fetch.sources.identity import SCHEME
 from turbo_fetch.sources.reading_pool import Reading
 from turbo_fetch.sources.stores import Stores
 from turbo_fetch.spec import FetchSpec
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WEB: Final = frozenset({"http", "https"})
 
 
@@ -36,7 +35,7 @@ class Sources:
     ) -> Reading | Failure | None:
         """Return how a row is read that says `text`, or why it is not; None if that is no address of any source."""
         text = (text or "").strip()
-        match = _SCHEME.match(text)
+        match = SCHEME.match(text)
         scheme = "" if match is None else match[1].lower()
         if not text or MALFORMED_MARK in text or scheme in _WEB:
             return None

@@ -22,19 +22,9 @@ from turbo_fetch.spec import HttpSpec
 
 MAX_HEAD_BYTES: Final = 1_000_000
 """Of a record and of the response in it, besides the body."""
-MAX_RECORD_BYTES: Final = 1 << 40
 
 _GZIP: Final = b"\x1f\x8b"
 _READ_BYTES: Final = 65_536
-
-
-def place_of(offset: str | None, length: str | None) -> tuple[int, int] | None:
-    """Return the first byte of a record and the one after its last; None if that is not what the texts say."""
-    try:
-        start, count = int(float(offset or "")), int(float(length or ""))
-    except (ValueError, OverflowError):
-        return None
-    return (start, start + count) if start >= 0 and 0 < count < MAX_RECORD_BYTES else None
 
 
 class ArchiveRecords:

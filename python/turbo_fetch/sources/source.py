@@ -72,7 +72,8 @@ def read_failure(error: BaseException) -> Failure:
             return Outcome.CONNECT, "the store cannot be reached"
         case OSError() if error.errno in _BUSY:
             return Outcome.RATE_LIMITED, "the store asks for fewer requests"
-        case _ if status in {401, 403}:
+        # gcsfs has no other exception for that.
+        case _ if status in {401, 403} or (error.args and str(error.args[0]).startswith("Forbidden: ")):
             return Outcome.NO_ACCESS, "no permission to read it"
         case _ if status == 404:
             return Outcome.NOT_FOUND, "no such file"

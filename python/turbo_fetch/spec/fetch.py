@@ -56,6 +56,9 @@ class InputSpec(Table):
     the list is a folder of images, as `auto` takes one that has images and no list."""
     column_names: tuple[str, ...] = ()
     """Names of the columns of csv and tsv files that have no header; by default their first line has the names."""
+    separator: str | None = None
+    """Character between the fields of csv and tsv files; by default a comma and a tab. A line `sep=;` at the beginning
+    of a file, as Excel writes it, says it too."""
     url_column: str = "url"
     """Column that holds the URL; `txt` lists have only one."""
     image_column: str | None = None
@@ -126,13 +129,30 @@ class InputSpec(Table):
         names = self.column_names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"column_names has {twice[0]!r} more than once; expected distinct names")
-        if odd := [name for name in names if not name or re.search(r'[\x00-\x1f",]', name)]:
+        unfit = rf'[\x00-\x1f",{re.escape(self.separator or ",")}]'
+        if odd := [name for name in names if not name or re.search(unfit, name)]:
             raise ValueError(
-                f"column_names has {odd[0]!r}; expected names without quotes, commas and control characters"
+                f"column_names has {odd[0]!r}; expected names without quotes, commas, separators and control characters"
             )
         if names and self.format not in {"auto", "csv", "tsv"}:
             raise ValueError(
                 f"column_names is set, but only csv and tsv have headers, and format is {self.format!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _separator_is_a_character(self) -> InputSpec:
+        if self.separator is None:
+            return self
+        if (
+            not re.fullmatch(r"[\t -~]", self.separator)
+            or self.separator in {'"', " "}
+            or self.separator.isalnum()
+        ):
+            raise ValueError(f"separator is {self.separator!r}; expected one character, such as ';'")
+        if self.format not in {"auto", "csv", "tsv"}:
+            raise ValueError(
+                f"separator is set, but only csv and tsv have separators, and format is {self.format!r}"
             )
         return self
 
@@ -187,9 +207,9 @@ class DuplicatesSpec(Table):
     """`[fetch.duplicates]`: rows that repeat an earlier row."""
 
     by: tuple[DuplicateKey, ...] = ()
-    """`url`: the same URL after normalisation, which is requested once. `hash`: the same original bytes. `phash`:
-    nearly the same image. `embedding`: images that a model finds alike. The first row of the list stays, whatever
-    arrives first."""
+    """`url`: the same URL, path, object or `data:` URL after normalisation, which is requested once. `hash`: the same
+    original bytes. `phash`: nearly the same image. `embedding`: images that a model finds alike. The first row of the
+    list stays, whatever arrives first."""
     max_distance: int = Field(default=4, ge=0, le=16)
     """Most bits, out of 64, in which perceptual hashes of the same image may differ."""
     embedding_column: str | None = None

@@ -18,7 +18,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.sharder import Plan
-from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.progress.summary import counted, human_bytes, human_time
 from turbo_fetch.runners.cpu_allocation import available_cores, worker_count
 from turbo_fetch.score.check import check_output_columns
 from turbo_fetch.shard.routes import Router
@@ -75,7 +75,7 @@ class Planned:
         about = "about " if self.rows_are_estimated else ""
         top = ", ".join(f"{name} {share:.1%}" for name, share in self.top_domains.items())
         lines = [
-            f"list      {about}{self.rows:,} rows in {self.files:,} files",
+            f"list      {about}{counted(self.rows, 'row')} in {counted(self.files, 'file')}",
             f"shards    {about}{self.shards:,} in the format {self.format}, to {self.path}",
             f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
             f"{self.unusable:,} rows without a usable URL",

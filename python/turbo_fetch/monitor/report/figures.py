@@ -15,6 +15,8 @@ from turbo_fetch.progress.tally import SECONDS_EDGES
 
 HOSTS_SHOWN: Final = 15
 POINTS_SHOWN: Final = 2000
+FEW_POINTS: Final = 5
+"""So many are shown as points, too."""
 
 Figure = dict[str, Any]
 
@@ -44,11 +46,16 @@ def _thinned(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*lines[:-1:step], *lines[-1:]]
 
 
+def _mode(points: Sequence[object]) -> str:
+    """Return how points are joined: a line of one alone would be nothing at all."""
+    return "lines+markers" if len(points) <= FEW_POINTS else "lines"
+
+
 def _throughput(lines: Sequence[dict[str, Any]]) -> Figure:
     time, per_s, bytes_per_s = _rates(lines)
     rows = {
         "type": "scatter",
-        "mode": "lines",
+        "mode": _mode(time),
         "name": "rows/s",
         "x": time,
         "y": per_s,
@@ -59,7 +66,7 @@ def _throughput(lines: Sequence[dict[str, Any]]) -> Figure:
     }
     megabytes = {
         "type": "scatter",
-        "mode": "lines",
+        "mode": _mode(time),
         "name": "MB/s",
         "x": time,
         "y": [rate / 1e6 for rate in bytes_per_s],
@@ -198,7 +205,7 @@ def _resources(lines: Sequence[dict[str, Any]]) -> Figure:
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                "mode": _mode(points),
                 "name": f"worker {number}",
                 "x": [time for time, _ in points],
                 "y": [worker["memory_bytes"] / 1e6 for _, worker in points],

@@ -15,7 +15,7 @@ from turbo_fetch.monitor.report.material import Failed, Material, Shown
 from turbo_fetch.monitor.report.remedies import remedies
 from turbo_fetch.outcomes import BY_LABEL, MEANINGS, Outcome
 from turbo_fetch.plan.list_notes import sentences
-from turbo_fetch.progress.summary import human_bytes, human_time
+from turbo_fetch.progress.summary import counted, human_bytes, human_time
 
 
 def render(material: Material) -> bytes:
@@ -58,7 +58,7 @@ def _cards(material: Material) -> Iterator[str]:
     share = summary.successes / summary.rows if summary.rows else 0.0
     yield card("samples", f"{summary.successes:,}", f"of {summary.rows:,} rows")
     yield card("success", f"{share:.1%}", f"{summary.rows - summary.successes:,} failed")
-    yield card("dataset", human_bytes(summary.dataset_bytes), f"in {summary.shards:,} shards")
+    yield card("dataset", human_bytes(summary.dataset_bytes), f"in {counted(summary.shards, 'shard')}")
     yield card("received", human_bytes(material.body_bytes), "bodies of all rows")
     if material.latest:
         last = material.latest[-1]

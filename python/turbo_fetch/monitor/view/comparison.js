@@ -1,4 +1,4 @@
-import { address, ask, asked, by, details, element, line, number, themed, values } from "/parts.js";
+import { address, ask, asked, by, counted, details, element, line, number, themed, values } from "/parts.js";
 
 const places = ["/picture", "/other"];
 let names = ["left", "right"];
@@ -61,7 +61,7 @@ const describe = (found) => {
   by("name").textContent = `${names[0]} beside ${names[1]}`;
   ["left-facts", "right-facts"].forEach((id, side) => {
     const dataset = found.datasets[side];
-    by(id).textContent = `${dataset.path} · ${dataset.format ?? "no shard yet"} · ${number.format(dataset.rows)} rows`;
+    by(id).textContent = `${dataset.path} · ${dataset.format ?? "no shard yet"} · ${counted(dataset.rows, "row")}`;
   });
   const counts = found.counts ?? {};
   const words = { all: "all rows", outcome: "outcome differs", size: "size differs", left: `only in ${names[0]}`, right: `only in ${names[1]}` };

@@ -2,6 +2,7 @@
 
 export const by = (id) => document.getElementById(id);
 export const number = new Intl.NumberFormat("en");
+export const counted = (count, noun) => `${number.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const root = document.documentElement;
 const units = ["B", "kB", "MB", "GB", "TB"];
 

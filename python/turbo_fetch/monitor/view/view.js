@@ -1,4 +1,4 @@
-import { address, ask, asked, by, bytes, details, element, line, link, number, root, themed, values } from "/parts.js";
+import { address, ask, asked, by, bytes, counted, details, element, line, link, number, root, themed, values } from "/parts.js";
 
 let dataset = { outcomes: {}, rows: 0, shards: 0 };
 let known = "";
@@ -126,7 +126,7 @@ const describe = async () => {
   dataset = found;
   by("name").textContent = found.path.split("/").filter(Boolean).pop() ?? found.path;
   by("facts").textContent = `${found.path} · ${found.format ?? "no shard yet"} · ` +
-    `${number.format(found.rows)} rows in ${number.format(found.shards)} shards`;
+    `${counted(found.rows, "row")} in ${counted(found.shards, "shard")}`;
   const state = JSON.stringify(found);
   if (state === known) return;
   const first = known === "";
