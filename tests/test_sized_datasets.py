@@ -6,6 +6,8 @@ import io
 import json
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +24,15 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album, encoded
+from browser import browse
 from jobs import content_hashes, job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.formats.tfrecord import decode_example, read_records
 from turbo_fetch.dataset.reader import Sample, open_dataset
 from turbo_fetch.errors import InputError, OutputExists
+from turbo_fetch.monitor.view.images import Images
+from turbo_fetch.monitor.view.rows import Cursor
 from turbo_fetch.spec import OutputFormat
 
 ALBUM = {**album(27, side=200), "a.png": encoded(90, 70, 40, "PNG"), "b.tif": encoded(90, 70, 41, "TIFF")}
@@ -335,3 +340,24 @@ def test_card_and_croissant_tell_of_the_sizes(made: Path, tmp_path: Path) -> Non
     assert kinds["width_32"] == "sc:Integer"
     schema = pq.read_schema(tmp_path / "out/00000.parquet")
     assert pa.types.is_struct(schema.field("image_32").type)
+
+
+def test_the_viewer_shows_a_sample_in_all_its_sizes(made: Path) -> None:
+    pictures, first = Images(open_dataset(str(made))), _samples(made)[0]
+    assert pictures.find(Cursor(0, 0), "48x16") == first.more["48x16"]
+    assert pictures.find(Cursor(0, 0)) == first.image
+    assert pictures.find(Cursor(0, 0), "33") is None
+    command = [sys.executable, "-m", "turbo_fetch", "view", str(made), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        with browse(process.stdout.readline().split()[0]) as tab:
+            tab.page.locator(".row").first.click()
+            shown = tab.page.locator("#picture img")
+            shown.nth(2).wait_for()
+            tab.page.wait_for_function(
+                "[...document.querySelectorAll('#picture img')].every(one => one.naturalWidth)"
+            )
+            widths = shown.evaluate_all("all => all.map(one => one.naturalWidth)")
+        process.terminate()
+    assert tab.errors == []
+    assert widths == [first.metadata[name] for name in ("width", "width_32", "width_48x16")]
