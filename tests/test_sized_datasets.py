@@ -110,15 +110,15 @@ def test_every_format_holds_the_same_and_exports_there_and_back(
     out = _run(urls, tmp_path / "run", output_format)
     assert _samples(out) == _samples(made)
     assert CliRunner().invoke(app, ["verify", str(out), "--deep", "--quiet"]).exit_code == 0
-    CliRunner().invoke(app, ["export", str(made), str(tmp_path / "there"), "--to", output_format, "--quiet"])
+    _export(made, tmp_path / "there", output_format)
     assert content_hashes(tmp_path / "there") == content_hashes(out)
     _export(out, tmp_path / "back", "webdataset")
     assert content_hashes(tmp_path / "back") == content_hashes(made)
-    assert ledger(tmp_path / "back") == ledger(made)
+    assert ledger(tmp_path / "back") == ledger(out)
 
 
 def _export(source: Path, destination: Path, output_format: str, *options: str) -> None:
-    command = ["export", str(source), str(destination), "--to", output_format, "--quiet", *options]
+    command = ["export", str(source), str(destination), "--format", output_format, "--quiet", *options]
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code == 0, ended.output
 
@@ -321,7 +321,7 @@ def test_a_column_of_the_list_that_is_called_like_one_of_a_size_is_refused(
 
 def test_all_sizes_go_into_one_environment(made: Path, tmp_path: Path) -> None:
     whole = tmp_path / "all.lmdb"
-    ended = CliRunner().invoke(app, ["export", str(made), str(whole), "--to", "lmdb", "--merge", "--quiet"])
+    ended = CliRunner().invoke(app, ["export", str(made), str(whole), "--format", "lmdb", "--merge", "--quiet"])
     assert ended.exit_code == 0, ended.output
     with (
         lmdb.open(str(whole), subdir=False, readonly=True, lock=False) as environment,
