@@ -147,7 +147,8 @@ class StoredDataset:
     @property
     def more_sizes(self) -> tuple[str, ...]:
         """What the further sizes of the images are called, none for a dataset of img2dataset."""
-        return () if self.essentials is None else tuple(self.image.more_boxes)
+        has_more = self.essentials is not None and self.essentials["image"].get("more_sizes")
+        return tuple(self.image.more_boxes) if has_more else ()
 
     @property
     def scores(self) -> pa.Schema:
