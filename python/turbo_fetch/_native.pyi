@@ -33,6 +33,7 @@ class Transformer:
         *,
         width: int,
         height: int,
+        more_sizes: Sequence[tuple[int, int]],
         mode: str,
         only_if_bigger: bool,
         downscale: str,

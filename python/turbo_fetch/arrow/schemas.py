@@ -9,6 +9,8 @@ Three tables describe a shard, all ordered by `row`, the row's index within the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 import pyarrow as pa
@@ -55,6 +57,36 @@ FETCHED: Final = pa.schema(
 
 RESULTS: Final = pa.schema([*FETCHED, *TRANSFORMED])
 """One record of the spool: a row is in it exactly once when the shard is complete."""
+
+IMAGES: Final = "image"
+"""Column of the images of the main size."""
+
+
+def named(column: str, size: str) -> str:
+    """Return what a column of images of a further size is called; the name itself for the main size, an empty one."""
+    return f"{column}_{size}" if size else column
+
+
+def side_columns(size: str) -> tuple[pa.Field, pa.Field]:
+    """Return the columns of width and height of the images of a size."""
+    return pa.field(named("width", size), pa.int32()), pa.field(named("height", size), pa.int32())
+
+
+def transformed_schema(more: Iterable[str]) -> pa.Schema:
+    """Return :data:`TRANSFORMED` with the columns of images of further sizes."""
+    fields = [(*side_columns(size), pa.field(named(IMAGES, size), pa.binary_view())) for size in more]
+    return pa.schema([*TRANSFORMED, *chain.from_iterable(fields)])
+
+
+def results_schema(more: Iterable[str]) -> pa.Schema:
+    """Return :data:`RESULTS` with the columns of images of further sizes."""
+    return pa.schema([*FETCHED, *transformed_schema(more)])
+
+
+def image_columns(results: pa.Schema) -> list[str]:
+    """Return the columns of images of results, that of the main size first."""
+    return [field.name for field in results if pa.types.is_binary_view(field.type)]
+
 
 EXPECTED_HASH: Final = {f"expected {kind}": kind for kind in ("md5", "sha256", "sha512")}
 """Source column of the hash that a row must have → its kind, which is its name in the dataset."""

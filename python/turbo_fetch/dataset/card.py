@@ -57,7 +57,7 @@ def card(facts: Facts) -> str:
     successes = facts.outcomes["success"]
     share = successes / facts.rows if facts.rows else 0.0
     image, http, output = facts.fetch["image"], facts.fetch["http"], facts.fetch["output"]
-    size = image["size"] if isinstance(image["size"], int) else " x ".join(map(str, image["size"]))
+    sizes = ", ".join(map(_size, [image["size"], *image.get("more_sizes", ())]))
     failures = "\n".join(
         f"| {label} | {count:,} | {count / facts.rows:.2%} |"
         for label, count in sorted(facts.outcomes.items(), key=lambda item: (-item[1], item[0]))
@@ -79,7 +79,7 @@ def card(facts: Facts) -> str:
 - `NNNNN.parquet` has a row for every URL of the list, those that failed too: `status`, `error_message`, sizes and the
   columns of the list. `{names.ledger("NNNNN")}` tells what happened to each of them; print it with
   `turbo-fetch ledger`.
-- Images: mode `{image["mode"]}`, size {size}, encoded as {image["encode"]}{_quality(image)}.
+- Images: mode `{image["mode"]}`, size {sizes}, encoded as {image["encode"]}{_quality(image)}.
 - `{names.MANIFEST}` has the sha256 of every file; check them with `turbo-fetch verify`.
 
 ## What became of the URLs
@@ -106,7 +106,7 @@ def _loading(facts: Facts) -> str:
     kind = facts.format
     if kind.hugging_face is None:
         paths: Sequence[str] = [names.metadata(facts.shard_pattern)]
-        features: Sequence[Feature] = table_features(facts.schema, kind.image_column(facts.schema))
+        features: Sequence[Feature] = table_features(facts.schema, facts.images)
     else:
         paths = kind.hugging_face.data_files(facts.shard_pattern, facts.image)
         features = kind.hugging_face.features(facts.schema, facts.image)
@@ -127,6 +127,10 @@ def _how_to_load(facts: Facts) -> str:
             "`NNNNN.parquet`, without images."
         )
     return "\n".join(["```python", *lines, "```", "", told, ""])
+
+
+def _size(size: int | list[int]) -> str:
+    return str(size) if isinstance(size, int) else " x ".join(map(str, size))
 
 
 def _quality(image: dict[str, Any]) -> str:

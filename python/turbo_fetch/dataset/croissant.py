@@ -58,9 +58,9 @@ _CONTEXT: Final[dict[str, Any]] = {
 def croissant(facts: Facts) -> dict[str, Any]:
     """Return the JSON-LD of the dataset."""
     successes = facts.outcomes["success"]
-    images = facts.format.image_column(facts.schema)
+    images = facts.images
     fields = {
-        column.name: _field(column, column_id, is_image=column.name == images)
+        column.name: _field(column, column_id, is_image=column.name in images)
         for column, column_id in zip(facts.schema, _ids(facts.schema.names), strict=True)
     }
     return {

@@ -73,6 +73,11 @@ class Facts:
         return ImageSpec.model_validate(self.fetch["image"])
 
     @property
+    def images(self) -> list[str]:
+        """The columns of images in `NNNNN.parquet`."""
+        return self.format.image_columns(self.schema, tuple(self.image.more_boxes))
+
+    @property
     def shard_pattern(self) -> str:
         """A pattern of the names of shards, without suffix."""
         return "[0-9]" * int(self.fetch["output"].get("shard_digits", names.SHARD_DIGITS))

@@ -6,7 +6,7 @@ was null in all of them is there later. https://huggingface.co/docs/datasets/loa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -35,9 +35,9 @@ _NAMES: Final = {
 }
 
 
-def table_features(columns: pa.Schema, images: str | None) -> list[Feature]:
-    """Return the features of the rows of a table, of which one column, `images`, may have images."""
-    return [(column.name, IMAGE if column.name == images else kept_type(column.type)) for column in columns]
+def table_features(columns: pa.Schema, images: Sequence[str]) -> list[Feature]:
+    """Return the features of the rows of a table, of which the columns `images` have images."""
+    return [(column.name, IMAGE if column.name in images else kept_type(column.type)) for column in columns]
 
 
 def json_type(kind: pa.DataType) -> pa.DataType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Final, TypeVar
 
@@ -42,22 +42,20 @@ def opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
 
 
 def metadata_batches(
-    table: pq.ParquetFile, image_column: str | None, most_rows: int = ROWS_PER_BATCH
-) -> Iterator[tuple[pa.RecordBatch, pa.Array | None]]:
-    """Yield the metadata of the rows in order, and their images, None if there is no column of them."""
+    table: pq.ParquetFile, image_columns: Sequence[str], most_rows: int = ROWS_PER_BATCH
+) -> Iterator[tuple[pa.RecordBatch, list[pa.Array]]]:
+    """Yield the metadata of the rows in order, and the values of each column of images."""
     lacking = {"key", "status"} - set(table.schema_arrow.names)
     if lacking:
         raise DatasetError(f"the metadata lack the columns {sorted(lacking)}; expected a finished dataset")
     for batch in table.iter_batches(batch_size=most_rows):
         # What it announces is of the file, not of its rows.
         batch = with_seconds(batch.replace_schema_metadata(None), table)
-        if image_column is None:
-            yield batch, None
-            continue
-        found = batch.column(image_column)
-        if pa.types.is_struct(found.type):
-            found = pc.struct_field(found, "bytes")
-        yield batch.drop_columns([image_column]), found
+        yield batch.drop_columns(list(image_columns)), [_bytes(batch.column(name)) for name in image_columns]
+
+
+def _bytes(images: pa.Array) -> pa.Array:
+    return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
 def with_seconds(rows: _Rows, table: pq.ParquetFile) -> _Rows:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -40,6 +41,8 @@ class Sample(NamedTuple):
     key: str
     image: bytes
     metadata: dict[str, Any]
+    more: Mapping[str, bytes] = MappingProxyType({})
+    """The image in further sizes, by their names: `128`."""
 
     @property
     def caption(self) -> str | None:
@@ -142,6 +145,12 @@ class StoredDataset:
             ) from error
 
     @property
+    def more_sizes(self) -> tuple[str, ...]:
+        """What the further sizes of the images are called, none for a dataset of img2dataset."""
+        has_more = self.essentials is not None and self.essentials["image"].get("more_sizes")
+        return tuple(self.image.more_boxes) if has_more else ()
+
+    @property
     def scores(self) -> pa.Schema:
         """The columns that a function of the user's made."""
         found = (self.essentials or {}).get("score")
@@ -158,9 +167,12 @@ class StoredDataset:
         """
         for shard in self.shards if shards is None else map(self._shard, shards):
             for batch in self.batches(shard):
-                for metadata, image in zip(batch.metadata.to_pylist(), batch.image, strict=True):
+                for row, (metadata, image) in enumerate(
+                    zip(batch.metadata.to_pylist(), batch.image, strict=True)
+                ):
                     if image.is_valid:
-                        yield Sample(metadata["key"], image.as_py(), metadata)
+                        more = {size: images[row].as_py() for size, images in batch.more.items()}
+                        yield Sample(metadata["key"], image.as_py(), metadata, more)
 
     def _shard(self, shard: StoredShard | str) -> StoredShard:
         if isinstance(shard, StoredShard):
@@ -176,16 +188,17 @@ class StoredDataset:
 
         Raises DatasetError where rows and images do not agree.
         """
-        kind = format_of(self.format)
+        kind, sizes = format_of(self.format), self.more_sizes
         with opened(self.storage, names.metadata(shard.name)) as table:
-            images = None if kind.read_images is None else kind.read_images(self.storage, shard.name)
-            for metadata, within in metadata_batches(table, kind.image_column(table.schema_arrow), most_rows):
+            images = None if kind.read_images is None else kind.read_images(self.storage, shard.name, sizes)
+            columns = kind.image_columns(table.schema_arrow, sizes)
+            for metadata, within in metadata_batches(table, columns, most_rows):
                 if images is not None:
-                    yield from _joined(metadata, images, self._place(shard))
-                elif within is not None:
-                    yield from _checked(metadata, within, self._place(shard))
+                    yield from _joined(metadata, images, sizes, self._place(shard))
+                elif within:
+                    yield _checked(metadata, dict(zip(("", *sizes), within, strict=True)), self._place(shard))
                 else:
-                    yield _samples(metadata, [None] * metadata.num_rows)
+                    yield _samples(metadata, dict.fromkeys(("", *sizes), [None] * metadata.num_rows))
             left = None if images is None else next(images, None)
             if left is not None:
                 raise DatasetError(
@@ -228,8 +241,8 @@ class StoredDataset:
             return table.read(["url"]).column("url")
 
     def _without_images(self, table: pa.Schema) -> pa.Schema:
-        images = format_of(self.format).image_column(table)
-        return pa.schema([column for column in table if column.name != images])
+        images = format_of(self.format).image_columns(table, self.more_sizes)
+        return pa.schema([column for column in table if column.name not in images])
 
     def _place(self, shard: StoredShard) -> str:
         return f"{self.storage.url}/{shard.name}{format_of(self.format).suffix}"
@@ -255,31 +268,39 @@ def _together(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _joined(metadata: pa.RecordBatch, images: Iterator[StoredImage], place: str) -> Iterator[Samples]:
+def _joined(
+    metadata: pa.RecordBatch, images: Iterator[StoredImage], sizes: Sequence[str], place: str
+) -> Iterator[Samples]:
     """Give each successful row the next image, which must be its own."""
     start, size = 0, 0
-    found: list[bytes | None] = []
+    found: list[StoredImage | None] = []
     rows = zip(metadata.column("key").to_pylist(), _successes(metadata), strict=True)
     for stop, (key, is_success) in enumerate(rows):
         image = next(images, None) if is_success else None
         if is_success and (image is None or image.key != key):
             seen = "nothing" if image is None else image.key
             raise DatasetError(f"{place}: the image of {key} is missing or out of order; found {seen}")
-        if size and image is not None and size + len(image.content) > BATCH_BYTES:
-            yield _samples(metadata.slice(start, stop - start), found)
+        if size and image is not None and size + image.bytes > BATCH_BYTES:
+            yield _samples(metadata.slice(start, stop - start), _by_size(found, sizes))
             start, size, found = stop, 0, []
-        found.append(None if image is None else image.content)
-        size += 0 if image is None else len(image.content)
-    yield _samples(metadata.slice(start), found)
+        found.append(image)
+        size += 0 if image is None else image.bytes
+    yield _samples(metadata.slice(start), _by_size(found, sizes))
 
 
-def _checked(metadata: pa.RecordBatch, within: pa.Array, place: str) -> Iterator[Samples]:
-    if within.is_valid().to_pylist() != _successes(metadata):
+def _by_size(found: Sequence[StoredImage | None], sizes: Sequence[str]) -> dict[str, list[bytes | None]]:
+    main = [None if image is None else image.content for image in found]
+    return {"": main, **{size: [image and image.more[size] for image in found] for size in sizes}}
+
+
+def _checked(metadata: pa.RecordBatch, within: Mapping[str, pa.Array], place: str) -> Samples:
+    successes = _successes(metadata)
+    if any(images.is_valid().to_pylist() != successes for images in within.values()):
         first = metadata.column("key")[0]
         raise DatasetError(
             f"{place}: from {first} on, the rows with an image are not those with status success"
         )
-    yield _samples(metadata, within.to_pylist())
+    return _samples(metadata, {size: images.to_pylist() for size, images in within.items()})
 
 
 def _successes(metadata: pa.RecordBatch) -> list[bool]:
@@ -287,9 +308,11 @@ def _successes(metadata: pa.RecordBatch) -> list[bool]:
     return successes
 
 
-def _samples(metadata: pa.RecordBatch, images: Sequence[bytes | None]) -> Samples:
-    types = [None if content is None else image_type(content) for content in images]
-    return Samples(metadata, pa.array(images, pa.binary()), pa.array(types, pa.string()))
+def _samples(metadata: pa.RecordBatch, images: Mapping[str, Sequence[bytes | None]]) -> Samples:
+    """Return samples with images of each size, an empty name for the main one."""
+    types = [None if content is None else image_type(content) for content in images[""]]
+    arrays = {size: pa.array(contents, pa.binary()) for size, contents in images.items()}
+    return Samples(metadata, arrays.pop(""), pa.array(types, pa.string()), arrays)
 
 
 def stored_shard(record: Record) -> StoredShard:
@@ -339,7 +362,7 @@ def _guess_format(storage: Storage, shards: Sequence[StoredShard]) -> OutputForm
         if formats[name].read_images is not None and storage.exists(f"{first}{formats[name].suffix}"):
             return name
     with opened(storage, names.metadata(first)) as table:
-        within = [name for name in formats if formats[name].image_column(table.schema_arrow) is not None]
+        within = [name for name in formats if formats[name].image_columns(table.schema_arrow)]
     return within[0] if within else next(name for name in formats if not formats[name].has_images)
 
 

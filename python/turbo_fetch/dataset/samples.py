@@ -3,15 +3,19 @@
 The columns, in order: kept columns, `caption`, `url`, then
 :data:`~turbo_fetch.arrow.schemas.IMG2DATASET_RESULT_COLUMNS`, then `exif`, the hash, named after its kind, and `phash`
 if the spec asks for them. Before `url` stands the hash that the list demands, if it does; where it is of the kind that
-is recorded, that is the only column of that name, as in img2dataset. Source columns have the types of
+is recorded, that is the only column of that name, as in img2dataset. Width and height of images of further sizes come
+last. Source columns have the types of
 :mod:`~turbo_fetch.arrow.kept_types`. As in img2dataset, everything about the image is null unless the status is
 `success`, and `error_message` is null only then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple
+from itertools import chain
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +23,14 @@ import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import kept_type, kept_values, unkept
 from turbo_fetch.arrow.rows import rows_at
-from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMG2DATASET_RESULT_COLUMNS, UNSTORED
+from turbo_fetch.arrow.schemas import (
+    EXPECTED_HASH,
+    IMAGES,
+    IMG2DATASET_RESULT_COLUMNS,
+    UNSTORED,
+    named,
+    side_columns,
+)
 from turbo_fetch.dataset.img2dataset_messages import img2dataset_messages
 from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.errors import InputError
@@ -31,12 +42,35 @@ SIDES: Final = ("width", "height", "original_width", "original_height")
 _LAST_SOURCE_COLUMNS: Final = ("caption", *EXPECTED_HASH, "url")
 
 
+Images: TypeAlias = pa.BinaryArray | pa.BinaryViewArray
+
+
 class Samples(NamedTuple):
     """Rows of a shard, ready to be written: metadata, and the image, null where there is none."""
 
     metadata: pa.RecordBatch
-    image: pa.BinaryArray | pa.BinaryViewArray
+    image: Images
     original_format: pa.StringArray
+    more: Mapping[str, Images] = MappingProxyType({})
+    """The images of further sizes, by what these are called in names."""
+
+    @property
+    def images(self) -> dict[str, Images]:
+        """The images of all sizes; the name of the main one is empty."""
+        return {"": self.image, **self.more}
+
+    def with_images(self, change: Callable[[Images], Images]) -> Samples:
+        """Return the samples with changed images of all sizes."""
+        more = {size: change(images) for size, images in self.more.items()}
+        return self._replace(image=change(self.image), more=more)
+
+    def slice(self, start: int, count: int) -> Samples:
+        """Return some of the rows."""
+        cut = self.with_images(lambda images: images.slice(start, count))
+        return cut._replace(
+            metadata=self.metadata.slice(start, count),
+            original_format=self.original_format.slice(start, count),
+        )
 
 
 def by_outcome(values: dict[Outcome, object], kind: pa.DataType) -> pa.Array:
@@ -65,6 +99,7 @@ def metadata_schema(source: pa.Schema, image: ImageSpec) -> pa.Schema:
         results.append(pa.field(image.digest, pa.string()))
     if image.phash:
         results.append(pa.field("phash", pa.string()))
+    results += chain.from_iterable(map(side_columns, image.more_boxes))
     names = [name for name in _source_columns(source) if name not in UNSTORED]
     kept = {name: name for name in names if name not in _LAST_SOURCE_COLUMNS}
     refuse_clashes(kept, {field.name for field in results})
@@ -99,11 +134,21 @@ def metadata_batch(
         "error_message": _only_where(pc.invert(success), message),
         "exif": _only_where(success, results.column("exif")),
         image.digest: _only_where(success, results.column("digest")),
-        **{side: _only_where(success, results.column(side)) for side in SIDES},
+        **{side: _only_where(success, results.column(side)) for side in _sides(image)},
         "phash": _only_where(success, results.column("phash")),
     }
     schema = metadata_schema(source.schema, image)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def samples_of(results: pa.RecordBatch, metadata: pa.RecordBatch, image: ImageSpec) -> Samples:
+    """Return the samples of results whose metadata are given."""
+    more = {size: results.column(named(IMAGES, size)) for size in image.more_boxes}
+    return Samples(metadata, results.column(IMAGES), results.column("original_format"), more)
+
+
+def _sides(image: ImageSpec) -> list[str]:
+    return [*SIDES, *(field.name for size in image.more_boxes for field in side_columns(size))]
 
 
 def _statuses(results: pa.RecordBatch) -> pa.StringArray:

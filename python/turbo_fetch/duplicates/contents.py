@@ -308,10 +308,10 @@ def _dropped(samples: Samples, texts: pa.StringArray, digest: str) -> Samples:
         columns[name] = pc.if_else(gone, pa.scalar(None, columns[name].type), columns[name])
     columns["status"] = pc.if_else(gone, Outcome.DUPLICATE.img2dataset_status, columns["status"])
     columns["error_message"] = pc.coalesce(texts, columns["error_message"])
-    return Samples(
-        pa.RecordBatch.from_arrays([columns[name] for name in names], schema=metadata.schema),
-        pc.if_else(gone, pa.scalar(None, pa.binary()), samples.image),
-        pc.if_else(gone, pa.scalar(None, pa.string()), samples.original_format),
+    kept = samples.with_images(lambda images: pc.if_else(gone, pa.scalar(None, pa.binary()), images))
+    return kept._replace(
+        metadata=pa.RecordBatch.from_arrays([columns[name] for name in names], schema=metadata.schema),
+        original_format=pc.if_else(gone, pa.scalar(None, pa.string()), samples.original_format),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.schemas import EXPECTED_HASH, RESULTS
+from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMAGES, named, results_schema
 from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import Replaced
@@ -135,7 +135,7 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
     agree.
     """
     ledger = dataset.ledger(shard).combine_chunks()
-    digest = dataset.image.digest
+    digest, schema = dataset.image.digest, results_schema(dataset.more_sizes)
     place = 0
     for samples in dataset.batches(shard):
         count = samples.metadata.num_rows
@@ -148,7 +148,7 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
         columns: dict[str, pa.Array] = {
             "row": pa.array(np.arange(place, place + count, dtype=np.uint32)),
             "outcome": _outcomes(lines.column("outcome").combine_chunks()),
-            "image": samples.image,
+            **{named(IMAGES, size): images for size, images in samples.images.items()},
             "original_format": samples.original_format,
         }
         known = {name: samples.metadata.column(name) for name in samples.metadata.schema.names}
@@ -156,8 +156,8 @@ def stored_results(dataset: StoredDataset, shard: StoredShard) -> Iterator[pa.Re
             columns["digest"] = known[digest]
         known |= {name: lines.column(name).combine_chunks() for name in lines.schema.names}
         yield pa.RecordBatch.from_arrays(
-            [_column(columns.get(field.name, known.get(field.name)), field, count) for field in RESULTS],
-            schema=RESULTS,
+            [_column(columns.get(field.name, known.get(field.name)), field, count) for field in schema],
+            schema=schema,
         )
         place += count
     if place != shard.rows:

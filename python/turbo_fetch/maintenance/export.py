@@ -28,7 +28,6 @@ from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
-from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.maintenance.targets import Ends, Target, by_bytes, by_rows, row_bytes, same_shards
 from turbo_fetch.progress.summary import Summary
@@ -213,10 +212,9 @@ def _rows(source: StoredDataset, target: Target) -> Iterator[Rows]:
         for batch in source.batches(part.shard):
             start, stop = max(part.start, place), min(part.stop, place + batch.metadata.num_rows)
             if start < stop:
-                cut = [column.slice(start - place, stop - start) for column in batch]
-                cut[0] = _kept(cut[0])
+                cut = batch.slice(start - place, stop - start)
                 lines = ledger.slice(start, stop - start).to_batches()
-                yield Rows(Samples(*cut), pa.concat_batches(lines))
+                yield Rows(cut._replace(metadata=_kept(cut.metadata)), pa.concat_batches(lines))
             place += batch.metadata.num_rows
         if place != part.shard.rows:
             raise DatasetError(

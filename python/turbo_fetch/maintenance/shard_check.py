@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.schemas import side_columns
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats import format_of
 from turbo_fetch.dataset.manifest import Record, record_digest
@@ -126,7 +127,8 @@ def _row_problems(
     for batch in dataset.batches(shard):
         samples += len(batch.image) - batch.image.null_count
         if decoder is not None:
-            yield from decoder.problems(shard, batch)
+            for size in batch.images:
+                yield from decoder.problems(shard, batch, size)
     expected = record["outcomes"].get("success", 0) if format_of(dataset.format).has_images else 0
     if samples != expected:
         yield Problem(shard.name, shard.name, f"has {samples:,} images; expected {expected:,}")
@@ -143,19 +145,21 @@ class _Decoder:
         )
         self._transform = Transform(spec, threads=1)
 
-    def problems(self, shard: StoredShard, samples: Samples) -> Iterator[Problem]:
-        """Yield what is wrong with the images of a batch."""
-        rows = samples.metadata.filter(samples.image.is_valid()).to_pylist()
-        images = samples.image.drop_null().to_pylist()
+    def problems(self, shard: StoredShard, samples: Samples, size: str) -> Iterator[Problem]:
+        """Yield what is wrong with the images of a batch, of the size of that name."""
+        found, sides = samples.images[size], [field.name for field in side_columns(size)]
+        rows = samples.metadata.filter(found.is_valid()).to_pylist()
+        images = found.drop_null().to_pylist()
         decoded = self._transform.run(images).to_pylist() if images else []
         for row, picture in zip(rows, decoded, strict=True):
-            place = f"{shard.name} {row['key']}"
-            size = (picture["original_width"], picture["original_height"])
+            place = " ".join([shard.name, ".".join(filter(None, [row["key"], size]))])
+            shape = (picture["original_width"], picture["original_height"])
+            width, height = (row[side] for side in sides)
             if picture["outcome"]:
                 yield Problem(shard.name, place, f"does not decode: {picture['detail']}")
-            elif size != (row["width"], row["height"]):
-                expected = f"{row['width']} x {row['height']}"
-                yield Problem(shard.name, place, f"is {size[0]} x {size[1]} pixels; expected {expected}")
+            elif shape != (width, height):
+                what = f"is {shape[0]} x {shape[1]} pixels; expected {width} x {height}"
+                yield Problem(shard.name, place, what)
             elif self._image.encode == "original" and picture["digest"] != row.get(self._image.digest):
                 yield Problem(shard.name, place, f"does not match its {self._image.digest}")
 

@@ -104,8 +104,10 @@ def row_bytes(step: tuple[StoredDataset, StoredShard]) -> tuple[int, Ends]:
 def _batch_bytes(samples: Samples) -> Ends:
     described = np.array([len(text) + KEY_GROWTH for text in json_members(samples.metadata)], np.int64)
     texts = text_members(samples.metadata)
-    images = pc.fill_null(pc.binary_length(samples.image), 0).to_numpy(zero_copy_only=False)
-    whole = entry_bytes(images.astype(np.int64)) + entry_bytes(described)
+    whole = entry_bytes(described)
+    for images in samples.images.values():
+        sizes = pc.fill_null(pc.binary_length(images), 0).to_numpy(zero_copy_only=False)
+        whole += entry_bytes(sizes.astype(np.int64))
     if texts is not None:
         whole += entry_bytes(np.array([len(text) for text in texts], np.int64))
     return np.where(samples.image.is_valid().to_numpy(zero_copy_only=False), whole, described)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.binaries import blobs, view_array
+from turbo_fetch.arrow.schemas import image_columns
 from turbo_fetch.arrow.score_types import DETAIL, score_schema, spooled_schema
 from turbo_fetch.errors import SpecError
 from turbo_fetch.outcomes import Outcome
@@ -104,12 +105,13 @@ def _ended(
     if not pc.any(which).as_py():
         return results
     gone = which.to_pylist()
-    images = zip(blobs(results.column("image")), gone, strict=True)
     changed = {
         "outcome": pc.if_else(which, pa.scalar(outcome.number, pa.uint8()), results.column("outcome")),
         "detail": pc.if_else(which, detail, results.column("detail")),
-        "image": view_array([None if is_gone else image for image, is_gone in images]),
     }
+    for name in image_columns(results.schema):
+        images = zip(blobs(results.column(name)), gone, strict=True)
+        changed[name] = view_array([None if is_gone else image for image, is_gone in images])
     return pa.RecordBatch.from_arrays(
         [changed.get(name, results.column(name)) for name in results.schema.names], schema=results.schema
     )

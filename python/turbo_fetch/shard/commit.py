@@ -22,7 +22,7 @@ from turbo_fetch.dataset.keys import ShardKeys
 from turbo_fetch.dataset.ledger import ledger_batch
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.replacement import replace_shard
-from turbo_fetch.dataset.samples import Samples, metadata_batch
+from turbo_fetch.dataset.samples import Samples, metadata_batch, samples_of
 from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.plan.urls import parse_urls
@@ -203,8 +203,7 @@ def _spooled_rows(fetch: FetchSpec, complete: CompleteShard, keys: ShardKeys) ->
             metadata = metadata_of(results)
         else:
             results, metadata = judgement.of(results, metadata_of)
-        samples = Samples(metadata, results.column("image"), results.column("original_format"))
-        yield Rows(samples, ledger_batch(source, results, keys))
+        yield Rows(samples_of(results, metadata, fetch.image), ledger_batch(source, results, keys))
 
 
 def _noted(rows: Iterable[Rows], ledger: TableFile, counts: _Counts) -> Iterator[Samples]:

@@ -379,18 +379,18 @@ def _transform_and_journal(tools: Tools, batch: list[tuple[int, Fetched]], journ
     for places, transformed in tools.transform.parts(bodies, passed.boxes) if bodies else ():
         notes = [passed.notes[place] for place in places]
         noted = results.with_notes(transformed, notes) if any(notes) else transformed
-        outcomes += _keep(journal, [*(with_body[place] for place in places), *without], noted)
+        outcomes += _keep(tools, journal, [*(with_body[place] for place in places), *without], noted)
         without = []
     if without:
-        outcomes += _keep(journal, without, None)
+        outcomes += _keep(tools, journal, without, None)
     return outcomes
 
 
 def _keep(
-    journal: Journal, ended: list[tuple[int, Fetched]], transformed: pa.RecordBatch | None
+    tools: Tools, journal: Journal, ended: list[tuple[int, Fetched]], transformed: pa.RecordBatch | None
 ) -> list[int]:
     """Append the results of rows to the spool; return their outcome numbers."""
-    finished = results.results_batch(ended, transformed)
+    finished = results.results_batch(ended, transformed, tools.fetch.image)
     with journal.lock:
         journal.spool.append(finished)
     outcomes: list[int] = finished.column("outcome").to_pylist()

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turbo_fetch.arrow.schemas import FETCHED, RESULTS, TRANSFORMED
+from turbo_fetch.arrow.schemas import FETCHED, TRANSFORMED, results_schema, transformed_schema
 from turbo_fetch.fetch.request import Draft, Fetched
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import ImageSpec
@@ -23,17 +23,21 @@ def not_fetched(outcome: Outcome, detail: str | None) -> Fetched:
     return replace(Draft().end(outcome, detail), attempts=0, total_ms=0.0)
 
 
-def results_batch(ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBatch | None) -> pa.RecordBatch:
+def results_batch(
+    ended: Sequence[tuple[int, Fetched]], transformed: pa.RecordBatch | None, image: ImageSpec
+) -> pa.RecordBatch:
     """Return the results of rows; `transformed` has those with a body, in their order.
 
     Rows with a body come first, then the others.
     """
     with_body = [item for item in ended if item[1].body is not None]
     without = [item for item in ended if item[1].body is None]
-    parts = [part for part in (transformed, _untransformed(without)) if part is not None and part.num_rows]
+    parts = [
+        part for part in (transformed, _untransformed(without, image)) if part is not None and part.num_rows
+    ]
     images = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
     return pa.RecordBatch.from_arrays(
-        [*_fetched_columns([*with_body, *without]), *images.columns], schema=RESULTS
+        [*_fetched_columns([*with_body, *without]), *images.columns], schema=results_schema(image.more_boxes)
     )
 
 
@@ -58,6 +62,8 @@ def rows_digest(source: pa.RecordBatch, image: ImageSpec) -> str:
     """
     # As `model_dump_json` has it, for which pydantic would take 20 ms to make ready before the first request.
     options = {**dict(image), "max_aspect": float(image.max_aspect)}
+    if not image.more_sizes:
+        del options["more_sizes"]
     digest = hashlib.sha256(orjson.dumps(options))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, source.schema) as stream:
@@ -79,10 +85,11 @@ def _fetched_columns(ended: Sequence[tuple[int, Fetched]]) -> list[pa.Array]:
     return [pa.array(values, field.type) for values, field in zip(columns, FETCHED, strict=True)]
 
 
-def _untransformed(ended: Sequence[tuple[int, Fetched]]) -> pa.RecordBatch:
+def _untransformed(ended: Sequence[tuple[int, Fetched]], image: ImageSpec) -> pa.RecordBatch:
+    schema = transformed_schema(image.more_boxes)
     columns: list[pa.Array] = [
         pa.array([item.outcome.number for _, item in ended], pa.uint8()),
         pa.array([item.detail for _, item in ended], pa.string()),
     ]
-    columns += [pa.nulls(len(ended), field.type) for field in list(TRANSFORMED)[len(columns) :]]
-    return pa.RecordBatch.from_arrays(columns, schema=TRANSFORMED)
+    columns += [pa.nulls(len(ended), field.type) for field in list(schema)[len(columns) :]]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from turbo_fetch import _native
 from turbo_fetch.arrow.binaries import Blob, blobs, view_array
-from turbo_fetch.arrow.schemas import TRANSFORMED
+from turbo_fetch.arrow.schemas import image_columns
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.shard import other_decoders as foreign
 
@@ -62,6 +62,7 @@ class Transform:
         self._native = _native.Transformer(
             width=width,
             height=height,
+            more_sizes=list(image.more_boxes.values()),
             mode=image.mode,
             only_if_bigger=image.only_if_bigger,
             downscale=image.downscale,
@@ -81,7 +82,7 @@ class Transform:
         )
 
     def run(self, bodies: Sequence[Blob], boxes: Sequence[Boxes] = ()) -> pa.RecordBatch:
-        """Return one record of :data:`TRANSFORMED` per body, in order. Never raises for a bad image.
+        """Return one record (`transformed_schema`) per body, in order. Never raises for a bad image.
 
         `boxes` are those of each image, or empty if there are none in any: left, top, right, bottom, relative to the
         sides of the upright image. All of them are blurred or, if the transform is to `crop`, the first one is kept.
@@ -137,7 +138,7 @@ class Transform:
             )
             places.append(place)
             records.append(finished)
-            held += len(blobs(finished["image"])[0] or b"")
+            held += sum(len(blobs(finished[name])[0] or b"") for name in image_columns(finished.schema))
             if held > PART_BYTES or number == len(asked):
                 yield places, _with_bodies(pa.concat_batches(records), [bodies[place] for place in places])
                 places, records, held = [], [], 0
@@ -186,11 +187,11 @@ def _rejected(record: pa.RecordBatch, error: foreign.DecodeError) -> pa.RecordBa
 
 def _with_bodies(batch: pa.RecordBatch, bodies: Sequence[Blob]) -> pa.RecordBatch:
     """Return the batch with the bodies that are kept as they came: the native module copies none, but leaves a null."""
-    if not batch["image"].null_count:
-        return batch
-    rows = zip(batch["outcome"].to_pylist(), blobs(batch["image"]), bodies, strict=True)
-    images = [
-        body if image is None and outcome == Outcome.SUCCESS.number else image
-        for outcome, image, body in rows
-    ]
-    return pa.record_batch([*batch.columns[:-1], view_array(images)], schema=TRANSFORMED)
+    success = [outcome == Outcome.SUCCESS.number for outcome in batch["outcome"].to_pylist()]
+    for name in image_columns(batch.schema):
+        if batch[name].null_count:
+            rows = zip(success, blobs(batch[name]), bodies, strict=True)
+            images = [body if image is None and kept else image for kept, image, body in rows]
+            place = batch.schema.get_field_index(name)
+            batch = batch.set_column(place, batch.schema.field(place), view_array(images))
+    return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
@@ -372,11 +373,18 @@ CONSENT_SIGNALS: Final[Mapping[str, str]] = {
 _QUALITY: Final = 95
 
 
+def _box(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
 class ImageSpec(Table):
     """`[fetch.image]`: how each image is processed."""
 
     size: Side | tuple[Side, Side] = 256
     """Target side in pixels, or `[width, height]`."""
+    more_sizes: tuple[Side | tuple[Side, Side], ...] = Field(default=(), exclude_if=operator.not_)
+    """Further sizes: each sample has an image in every one of them too, made of the same decoded pixels. That of 128
+    pixels is `key.128.jpg` beside `key.jpg`, in columns `image_128` or `jpg_128`, with `width_128` and `height_128`."""
     mode: ResizeMode = "center_crop"
     """`no`: keep the size; `border`: fit inside and pad white; `keep_ratio`: smaller side = size;
     `keep_ratio_largest`: larger side = size; `center_crop`: fill and crop; `stretch`: ignore the aspect ratio."""
@@ -416,10 +424,35 @@ class ImageSpec(Table):
             raise ValueError(f"quality is {self.quality}, but for {self.encode} it is 1 to 100")
         return self
 
+    @model_validator(mode="after")
+    def _sizes_are_distinct(self) -> ImageSpec:
+        if self.more_sizes and self.encode == "original":
+            raise ValueError(
+                'more_sizes is set, but encode = "original" keeps the bytes as they are; expected jpg, png or webp'
+            )
+        if self.more_sizes and self.mode == "no":
+            raise ValueError(
+                'more_sizes is set, but mode = "no" resizes nothing; expected a mode that does, such as "center_crop"'
+            )
+        boxes = [self.box, *self.more_boxes.values()]
+        if len(self.more_boxes) < len(self.more_sizes) or boxes[0] in boxes[1:]:
+            raise ValueError(
+                f"more_sizes is {[*self.more_sizes]}, with size = {self.size}; expected sizes that are all different"
+            )
+        return self
+
     @property
     def box(self) -> tuple[int, int]:
         """Target width and height in pixels."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+        return _box(self.size)
+
+    @property
+    def more_boxes(self) -> dict[str, tuple[int, int]]:
+        """Target width and height of each further size, by what it is called in names: `128`, or `640x480`."""
+        boxes = [_box(size) for size in self.more_sizes]
+        return {
+            str(width) if width == height else f"{width}x{height}": (width, height) for width, height in boxes
+        }
 
     @property
     def encoder_quality(self) -> int:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.arrow.binaries import lengths
+from turbo_fetch.arrow.schemas import image_columns
 from turbo_fetch.arrow.score_types import DETAIL
 from turbo_fetch.spool import frames
 
@@ -18,7 +19,7 @@ class Index:
         self.done: npt.NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self.frame = np.zeros(rows, np.uint32)
         self.place = np.zeros(rows, np.uint32)
-        self.image_bytes = np.zeros(rows, np.uint32)
+        self.image_bytes = np.zeros(rows, np.uint64)
         self.frames: list[frames.Frame] = []
         self.scores: list[frames.Frame] = []
         self.scored: npt.NDArray[np.bool_] = np.zeros(rows, np.bool_)
@@ -40,7 +41,8 @@ class Index:
         self.done[rows] = True
         self.frame[rows] = len(self.frames)
         self.place[rows] = np.arange(rows.size, dtype=np.uint32)
-        self.image_bytes[rows] = lengths(results.column("image"))
+        for name in image_columns(results.schema):
+            self.image_bytes[rows] += lengths(results.column(name))
         self.frames.append(frame)
         for row in rows.tolist():
             self.in_transform.discard(row)

@@ -10,15 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.arrow.binaries import Blob, blobs, view_array
-from turbo_fetch.arrow.schemas import RESULTS
+from turbo_fetch.arrow.schemas import image_columns
 from turbo_fetch.spool import frames
 from turbo_fetch.spool.batch import parse_batch
 from turbo_fetch.spool.index import Index
 
 OUTPUT_BATCH_BYTES: Final = 16 << 20
 PARSED_FRAMES: Final = 256
-
-_SMALL_COLUMNS: Final = [name for name in RESULTS.names if name != "image"]
 
 
 def sorted_batches(descriptor: int, index: Index, rows_per_batch: int) -> Iterator[pa.RecordBatch]:
@@ -34,10 +32,11 @@ def sorted_batches(descriptor: int, index: Index, rows_per_batch: int) -> Iterat
 
 
 class _Parsed(NamedTuple):
-    """A batch as it lies in the file, its images apart: Arrow cannot take from views yet."""
+    """A batch as it lies in the file, its images apart, by column: Arrow cannot take from views yet."""
 
+    schema: pa.Schema
     small: pa.RecordBatch
-    images: list[Blob | None]
+    images: dict[str, list[Blob | None]]
 
 
 class _FrameReader:
@@ -59,28 +58,27 @@ class _FrameReader:
         back = np.empty(order.size, np.int64)
         back[order] = np.arange(order.size)
         small = pa.concat_batches(parts).take(pa.array(back))
-        images = [
-            self._batch(frame).images[place]
-            for frame, place in zip(which.tolist(), where.tolist(), strict=True)
-        ]
-        columns = [*small.columns, view_array(images)]
-        names = [*_SMALL_COLUMNS, "image"]
-        return pa.RecordBatch.from_arrays(
-            [columns[names.index(name)] for name in RESULTS.names], schema=RESULTS
-        )
+        parsed = [self._batch(frame) for frame in which.tolist()]
+        places, schema = where.tolist(), parsed[0].schema
+        columns = dict(zip(small.schema.names, small.columns, strict=True))
+        for name in parsed[0].images:
+            images = [each.images[name][place] for each, place in zip(parsed, places, strict=True)]
+            columns[name] = view_array(images)
+        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     def _batch(self, number: int) -> _Parsed:
         parsed = self._parsed.pop(number, None)
         if parsed is None:
             batch = parse_batch(self._mapped.buffer, self._index.frames[number])
-            parsed = _Parsed(batch.select(_SMALL_COLUMNS), blobs(batch.column("image")))
+            images = {name: blobs(batch.column(name)) for name in image_columns(batch.schema)}
+            parsed = _Parsed(batch.schema, batch.drop_columns([*images]), images)
             if len(self._parsed) >= PARSED_FRAMES:
                 self._parsed.pop(next(iter(self._parsed)))
         self._parsed[number] = parsed
         return parsed
 
 
-def _cuts(image_bytes: npt.NDArray[np.uint32], most_rows: int) -> Iterator[slice]:
+def _cuts(image_bytes: npt.NDArray[np.uint64], most_rows: int) -> Iterator[slice]:
     start, total = 0, 0
     for stop, size in enumerate(image_bytes.tolist()):
         if stop > start and (stop - start >= most_rows or total + size > OUTPUT_BATCH_BYTES):

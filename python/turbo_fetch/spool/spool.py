@@ -101,12 +101,14 @@ class Spool:
             self._index.enter(list(rows))
 
     def append(self, results: pa.RecordBatch) -> None:
-        """Append `results` (:data:`RESULTS`, any order of rows), whole or not at all, from where they lie.
+        """Append `results` (`results_schema`, any order of rows), whole or not at all, from where they lie.
+
+        All batches of a spool have the same columns.
 
         Raises ValueError for a row that is in the spool already or outside of the shard, OutputError if it
         cannot be written, for instance because the disk is full; the spool then is as it was.
         """
-        if not results.schema.equals(RESULTS):
+        if not pa.schema(list(results.schema)[: len(RESULTS)]).equals(RESULTS):
             raise ValueError(f"a spool takes batches of the schema RESULTS, got:\n{results.schema}")
         problem = self._index.problem_with(results.column("row").to_numpy())
         if problem is not None:

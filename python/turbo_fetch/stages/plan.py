@@ -160,11 +160,11 @@ def _free_bytes(output: OutputSpec) -> dict[str, int]:
 
 
 def picture_bytes(image: ImageSpec) -> float:
-    """Return about how many bytes an image of the dataset has."""
+    """Return about how many bytes an image of the dataset has, in all its sizes."""
     if image.encode == "original" or image.mode == "no":
         return float(BODY_BYTES)
-    width, height = image.box
-    return width * height * BYTES_PER_PIXEL[image.encode]
+    boxes = [image.box, *image.more_boxes.values()]
+    return sum(width * height for width, height in boxes) * BYTES_PER_PIXEL[image.encode]
 
 
 def _survey(plan: Plan, fetch: FetchSpec, planned: Planned) -> Counter[str]:

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use turbo_fetch_image::blur::Bounds;
 use turbo_fetch_image::error::Rejection;
 use turbo_fetch_image::foreign::Layout;
+use turbo_fetch_image::geometry::Size;
 use turbo_fetch_image::options::{DigestKind, Encoding, Filter, Limits, Mode, Options};
 use turbo_fetch_image::scratch::Scratch;
 use turbo_fetch_image::transform::{ForeignPixels, Transformed, transform, transform_pixels};
@@ -33,6 +34,7 @@ fn settings() -> Vec<Setting> {
     let plain = Options {
         width: 48,
         height: 48,
+        more_sizes: Vec::new(),
         mode: Mode::Border,
         only_if_bigger: false,
         downscale: Filter::Area,
@@ -54,7 +56,7 @@ fn settings() -> Vec<Setting> {
         mode: Mode::No,
         encode: Encoding::Png,
         quality: 1,
-        ..plain
+        ..plain.clone()
     };
     let webp = Options {
         mode: Mode::CenterCrop,
@@ -62,7 +64,7 @@ fn settings() -> Vec<Setting> {
         quality: 80,
         downscale: Filter::Lanczos,
         phash: false,
-        ..plain
+        ..plain.clone()
     };
     let kept = Options {
         mode: Mode::KeepRatio,
@@ -70,27 +72,46 @@ fn settings() -> Vec<Setting> {
         width: 4000,
         height: 4000,
         skip_reencode: true,
-        ..plain
+        ..plain.clone()
     };
     let original = Options {
         encode: Encoding::Original,
-        ..plain
+        ..plain.clone()
     };
     let stretched = Options {
         mode: Mode::Stretch,
         downscale: Filter::Linear,
         width: 31,
         height: 17,
-        ..plain
+        ..plain.clone()
     };
-    let cropped = Options { crop: true, ..webp };
+    let cropped = Options {
+        crop: true,
+        ..webp.clone()
+    };
+    // Of which some are the image as it is, and some larger.
+    let several = Options {
+        only_if_bigger: true,
+        more_sizes: [(4000, 4000), (3, 300), (16, 16)]
+            .map(|(width, height)| Size::new(width, height))
+            .to_vec(),
+        ..plain.clone()
+    };
     let boxes = vec![[0.1, 0.2, 0.6, 0.9], [0.5, -1.0, f64::NAN, 2.0]];
-    [plain, whole, webp, kept, original, stretched]
-        .map(|options| (options, Vec::new()))
-        .into_iter()
-        .chain([(stretched, boxes.clone()), (cropped, boxes)])
-        .map(|(options, boxes)| Setting { options, boxes })
-        .collect()
+    [
+        plain,
+        whole,
+        webp,
+        kept,
+        original,
+        stretched.clone(),
+        several,
+    ]
+    .map(|options| (options, Vec::new()))
+    .into_iter()
+    .chain([(stretched, boxes.clone()), (cropped, boxes)])
+    .map(|(options, boxes)| Setting { options, boxes })
+    .collect()
 }
 
 /// Sound images, and the one thread's scratch that all images share.
@@ -158,7 +179,7 @@ fn whole(setting: &Setting, body: &[u8], seed: u64, scratch: &mut Scratch) -> Tr
 
 fn same(left: &Transformed, right: &Transformed) -> bool {
     let results = match (&left.result, &right.result) {
-        (Ok(left), Ok(right)) => left.image == right.image && left.size == right.size,
+        (Ok(left), Ok(right)) => left.images == right.images,
         (Err(left), Err(right)) => left == right,
         _ => false,
     };

@@ -99,7 +99,7 @@ fn report(
         spent_ms += began.elapsed().as_secs_f64() * 1e3;
         let whole = decode(&file.header, body, Demand::Exact, scratch)?.picture;
         let [reduced, whole] = [picture, whole]
-            .map(|picture| resize(picture, file.header.size, &file.resampling, scratch));
+            .map(|picture| resize(&picture, file.header.size, &file.resampling, scratch));
         decibels.push(similarity(&reduced?, &whole?));
     }
     decibels.sort_by(f64::total_cmp);

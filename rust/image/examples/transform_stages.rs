@@ -92,7 +92,10 @@ fn stages(body: &[u8], side: u32, scratch: &mut Scratch) -> Result<[f64; STAGES.
     };
     next();
     let layout = Layout::new(resampling.size, plan.canvas).ok_or("a small image")?;
-    let halved = halve(planes, header.size, &resampling, &layout, scratch)?;
+    let halved = halve(&planes, header.size, &resampling, &layout, scratch)?;
+    for plane in [planes.luma].into_iter().chain(planes.chroma) {
+        scratch.buffers.recycle(plane.pixels);
+    }
     next();
     std::hint::black_box(encode_planes(&halved, options.quality, scratch)?);
     for plane in halved.planes {

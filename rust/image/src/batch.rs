@@ -1,29 +1,32 @@
 //! Many images at once, on a pool of threads of its own, into one Arrow record batch.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use arrow_array::builder::{BinaryViewBuilder, Int32Builder, StringBuilder, UInt8Builder};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_buffer::Buffer;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use crate::blur::Bounds;
 use crate::digest::hex_digests;
 use crate::error::{Rejection, SUCCESS};
+use crate::geometry::Size;
 use crate::memory::{MAX_RUN_BYTES, Memory, Room};
 use crate::options::Options;
 use crate::scratch::with_scratch;
 use crate::sniff::Format;
-use crate::transform::{ForeignPixels, Transformed, transform_in, transform_pixels};
+use crate::transform::{ForeignPixels, Image, Transformed, transform_in, transform_pixels};
 
-/// Columns of a result batch, as in `turbo_fetch.schema.TRANSFORMED`. Bodies that are kept as they came are not copied:
-/// their `image` is null, though the outcome is success. New files lie in buffers of their own, since an array of one
-/// buffer could not hold more than 2 GiB.
-pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    Arc::new(Schema::new(vec![
+/// Columns of a result batch, as `transformed_schema` in `turbo_fetch.arrow.schemas` has them: with `more` sizes, each
+/// has columns of its own after those of the main one. Bodies that are kept as they came are not copied: their `image` is
+/// null, though the outcome is success. New files lie in buffers of their own, since an array of one buffer could not hold
+/// more than 2 GiB.
+#[must_use]
+pub fn schema(more: &[Size]) -> Schema {
+    let mut fields = vec![
         Field::new("outcome", DataType::UInt8, false),
         Field::new("detail", DataType::Utf8, true),
         Field::new("width", DataType::Int32, true),
@@ -35,8 +38,18 @@ pub static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("digest", DataType::Utf8, true),
         Field::new("phash", DataType::Utf8, true),
         Field::new("image", DataType::BinaryView, true),
-    ]))
-});
+    ];
+    for size in more {
+        fields.push(Field::new(format!("width_{size}"), DataType::Int32, true));
+        fields.push(Field::new(format!("height_{size}"), DataType::Int32, true));
+        fields.push(Field::new(
+            format!("image_{size}"),
+            DataType::BinaryView,
+            true,
+        ));
+    }
+    Schema::new(fields)
+}
 
 /// New files that a run hands over, unless it is a single one. More, which takes images of hundreds of megapixels, are
 /// thrown away and postponed.
@@ -90,7 +103,7 @@ impl Transformer {
         let items: Vec<_> = bodies.iter().zip(each_boxes(boxes)).collect();
         let rows = self.run_each(&items);
         let digests = self.digests(&rows, bodies);
-        assemble(rows, digests)
+        assemble(&self.options.more_sizes, rows, digests)
     }
 
     /// Finish an image that the caller decoded, given its body and its pixels, to one record. It is done in the caller's
@@ -107,7 +120,7 @@ impl Transformer {
         let row =
             with_scratch(|scratch| transform_pixels(&self.options, body, pixels, boxes, scratch));
         let digests = hex_digests(self.options.digest, &[body]);
-        assemble(vec![row], digests)
+        assemble(&self.options.more_sizes, vec![row], digests)
     }
 
     fn run_each(&self, items: &[(&&[u8], &[Bounds])]) -> Vec<Transformed> {
@@ -190,62 +203,90 @@ fn postponed() -> Transformed {
     }
 }
 
+/// The columns of one size of the images.
+#[derive(Default)]
+struct Columns {
+    width: Int32Builder,
+    height: Int32Builder,
+    file: BinaryViewBuilder,
+}
+
+impl Columns {
+    /// Append an image, whose bytes are handed over; nothing for a row that has none.
+    fn append(&mut self, image: Option<Image>) -> Result<(), ArrowError> {
+        self.width
+            .append_option(image.as_ref().map(|image| pixels(image.size.width)));
+        self.height
+            .append_option(image.as_ref().map(|image| pixels(image.size.height)));
+        let Some(file) = image.and_then(|image| image.file) else {
+            self.file.append_null();
+            return Ok(());
+        };
+        let length = file.len() as u32;
+        let block = self.file.append_block(Buffer::from_vec(file));
+        self.file.try_append_view(block, 0, length)
+    }
+
+    fn finish(&mut self) -> [ArrayRef; 3] {
+        [
+            Arc::new(self.width.finish()),
+            Arc::new(self.height.finish()),
+            Arc::new(self.file.finish()),
+        ]
+    }
+}
+
+fn pixels(side: u32) -> i32 {
+    i32::try_from(side).unwrap_or(i32::MAX)
+}
+
 fn assemble(
+    more: &[Size],
     rows: Vec<Transformed>,
     digests: Vec<Option<String>>,
 ) -> Result<RecordBatch, ArrowError> {
     let mut outcome = UInt8Builder::with_capacity(rows.len());
     let mut detail = StringBuilder::new();
-    let mut sides: [Int32Builder; 4] = Default::default();
+    let mut original_width = Int32Builder::new();
+    let mut original_height = Int32Builder::new();
     let mut format = StringBuilder::new();
     let mut exif = StringBuilder::new();
     let mut phash = StringBuilder::new();
-    let mut image = BinaryViewBuilder::with_capacity(rows.len());
+    let mut main = Columns::default();
+    let mut further: Vec<Columns> = more.iter().map(|_| Columns::default()).collect();
     for row in rows {
         let failure = row.result.as_ref().err();
         outcome.append_value(failure.map_or(SUCCESS, Rejection::number));
         detail.append_option(failure.map(ToString::to_string));
-        let size = row.result.as_ref().ok().map(|output| output.size);
-        for (builder, side) in sides.iter_mut().zip([
-            size.map(|size| size.width),
-            size.map(|size| size.height),
-            row.original_size.map(|size| size.width),
-            row.original_size.map(|size| size.height),
-        ]) {
-            builder.append_option(side.map(|pixels| i32::try_from(pixels).unwrap_or(i32::MAX)));
-        }
+        original_width.append_option(row.original_size.map(|size| pixels(size.width)));
+        original_height.append_option(row.original_size.map(|size| pixels(size.height)));
         format.append_option(row.original_format.map(Format::name));
         exif.append_option(row.exif.as_deref());
         phash.append_option(row.phash.map(|hash| format!("{hash:016x}")));
-        match row.result.ok().and_then(|output| output.image) {
-            Some(file) => {
-                let length = file.len() as u32;
-                let block = image.append_block(Buffer::from_vec(file));
-                image.try_append_view(block, 0, length)?;
-            }
-            None => image.append_null(),
+        let mut images = row
+            .result
+            .map_or_else(|_| Vec::new(), |output| output.images)
+            .into_iter();
+        for columns in [&mut main].into_iter().chain(&mut further) {
+            columns.append(images.next())?;
         }
     }
-    let [
-        mut width,
-        mut height,
-        mut original_width,
-        mut original_height,
-    ] = sides;
-    let columns: Vec<ArrayRef> = vec![
+    let [width, height, image] = main.finish();
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(outcome.finish()),
         Arc::new(detail.finish()),
-        Arc::new(width.finish()),
-        Arc::new(height.finish()),
+        width,
+        height,
         Arc::new(original_width.finish()),
         Arc::new(original_height.finish()),
         Arc::new(format.finish()),
         Arc::new(exif.finish()),
         Arc::new(StringArray::from(digests)),
         Arc::new(phash.finish()),
-        Arc::new(image.finish()),
+        image,
     ];
-    RecordBatch::try_new(SCHEMA.clone(), columns)
+    columns.extend(further.iter_mut().flat_map(Columns::finish));
+    RecordBatch::try_new(Arc::new(schema(more)), columns)
 }
 
 #[cfg(test)]
@@ -253,14 +294,15 @@ mod tests {
     use arrow_array::BinaryViewArray;
 
     use super::*;
-    use crate::geometry::Size;
     use crate::transform::Output;
 
     fn row(bytes: usize) -> Transformed {
         Transformed {
             result: Ok(Output {
-                image: Some(vec![7; bytes]),
-                size: Size::new(1, 1),
+                images: vec![Image {
+                    file: Some(vec![7; bytes]),
+                    size: Size::new(1, 1),
+                }],
                 phash: None,
             }),
             ..postponed()
@@ -281,7 +323,8 @@ mod tests {
 
     #[test]
     fn files_of_any_length_come_out_as_they_went_in() {
-        let batch = assemble([0, 1, 12, 13, 100_000].map(row).into(), vec![None; 5]).unwrap();
+        let rows = [0, 1, 12, 13, 100_000].map(row).into();
+        let batch = assemble(&[], rows, vec![None; 5]).unwrap();
         let images = batch.column_by_name("image").unwrap().clone();
         let images = images.as_any().downcast_ref::<BinaryViewArray>().unwrap();
         let found: Vec<_> = images.iter().map(|file| file.unwrap().to_vec()).collect();

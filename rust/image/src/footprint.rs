@@ -13,12 +13,23 @@ use crate::sniff::Format;
 /// Bytes of a pixel in the house form.
 const COLOURS: u64 = 3;
 
-/// From an image to its file, once it is decoded.
+/// From an image to its files, once it is decoded.
 #[must_use]
-pub fn making(options: &Options, plan: &Plan, header: &Header<'_>, is_boxed: bool) -> u64 {
+pub fn making(options: &Options, plans: &[Plan], header: &Header<'_>, is_boxed: bool) -> u64 {
     if options.encode == Encoding::Original {
         return 0;
     }
+    // What is made of the whole image as it is, is made of a copy, unless it is made last.
+    let (_, all_but_last) = plans.split_last().unwrap_or((&Plan::default(), &[]));
+    let copied = all_but_last.iter().any(|plan| plan.resampling.is_none());
+    let copy = u64::from(copied) * header.size.pixels() * COLOURS;
+    let files = plans
+        .iter()
+        .map(|plan| making_one(options, plan, header, is_boxed));
+    copy + files.sum::<u64>()
+}
+
+fn making_one(options: &Options, plan: &Plan, header: &Header<'_>, is_boxed: bool) -> u64 {
     let stored = header.size.pixels();
     let resampled = plan.resampling.map(|resampling| resampling.size.pixels());
     let whole = plan.canvas.map(|canvas| canvas.size.pixels());

@@ -1,5 +1,7 @@
 //! Where every pixel goes: pure arithmetic on sides, following img2dataset and albumentations.
 
+use std::fmt;
+
 use crate::options::{Filter, Mode, Options};
 
 /// Sides in pixels.
@@ -25,6 +27,16 @@ impl Size {
     #[must_use]
     pub fn transposed(self) -> Self {
         Self::new(self.height, self.width)
+    }
+}
+
+/// What a size is called in names: `256` for a square, `512x256` for another box.
+impl fmt::Display for Size {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.width, self.height) {
+            (width, height) if width == height => write!(formatter, "{width}"),
+            (width, height) => write!(formatter, "{width}x{height}"),
+        }
     }
 }
 
@@ -73,14 +85,28 @@ impl Plan {
     }
 }
 
-/// Return the plan for an upright image of `source` pixels.
+/// Return the plans for an upright image of `source` pixels: for its main file, then for those of `more_sizes`.
+#[must_use]
+pub fn plans(options: &Options, source: Size) -> Vec<Plan> {
+    let main = Size::new(options.width, options.height);
+    let targets = [main].into_iter().chain(options.more_sizes.iter().copied());
+    targets
+        .map(|target| plan_to(options, target, source))
+        .collect()
+}
+
+/// Return the plan for the main file of an upright image of `source` pixels.
+#[must_use]
+pub fn plan(options: &Options, source: Size) -> Plan {
+    plan_to(options, Size::new(options.width, options.height), source)
+}
+
+/// Return the plan for a file of the size `target` of an upright image of `source` pixels.
 ///
 /// An image is bigger than the box when it does not fit in it (`border`, `keep_ratio_largest`) or when it covers it
 /// with room to spare on both sides (the other modes); for a square box these are img2dataset's tests of the larger
 /// and of the smaller side. Sides are rounded half to even, as Python does.
-#[must_use]
-pub fn plan(options: &Options, source: Size) -> Plan {
-    let target = Size::new(options.width, options.height);
+fn plan_to(options: &Options, target: Size, source: Size) -> Plan {
     let bigger = match options.mode {
         Mode::No => return Plan::default(),
         Mode::Border | Mode::KeepRatioLargest => {

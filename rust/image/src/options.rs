@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::geometry::Size;
+
 /// How the image is fitted to the box; see `ImageSpec.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -50,7 +52,7 @@ pub struct Limits {
 }
 
 /// All options of a transform. Sides are in pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent switches of the spec, each of them named"
@@ -58,6 +60,8 @@ pub struct Limits {
 pub struct Options {
     pub width: u32,
     pub height: u32,
+    /// Sizes of further files that are made of each image, beside the one of `width` and `height`.
+    pub more_sizes: Vec<Size>,
     pub mode: Mode,
     pub only_if_bigger: bool,
     pub downscale: Filter,

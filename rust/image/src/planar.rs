@@ -87,13 +87,12 @@ impl Layout {
     }
 }
 
-/// Resample `picture`, a decoding of an image of `stored` pixels, as planned, and lay it out. The buffers of the input are
-/// recycled.
+/// Resample `picture`, a decoding of an image of `stored` pixels, as planned, and lay it out.
 ///
 /// # Errors
 /// As [`crate::resize::resize`].
 pub fn halve(
-    picture: Planes,
+    picture: &Planes,
     stored: Size,
     plan: &Resampling,
     layout: &Layout,
@@ -131,27 +130,27 @@ pub fn halve(
     let halves = Size::new(size.width.div_ceil(2), size.height.div_ceil(2));
     let evened = Size::new(2 * halves.width, 2 * halves.height);
     let mut luma = placed(
-        picture.luma,
+        &picture.luma,
         &luma_plan,
         (left, top),
         (evened, LUMA),
         scratch,
     )?;
     repeat_ends(&mut luma, size, evened);
-    let mut chroma = |plane| {
+    let mut chroma = |plane: &Plane| {
         let corner = (across.first, down.first);
         let mut laid = placed(plane, &chroma_plan, corner, (halves, CHROMA), scratch)?;
         mix_edges(&mut laid, layout);
         Ok(laid.pixels)
     };
-    let [blue, red] = picture.chroma;
+    let [blue, red] = &picture.chroma;
     let planes = [luma.pixels, chroma(blue)?, chroma(red)?];
     Ok(Halved { size, planes })
 }
 
 /// Resample a plane to its place on a larger one of `fill`.
 fn placed(
-    plane: Plane,
+    plane: &Plane,
     plan: &Resampling,
     (left, top): (u32, u32),
     (size, fill): (Size, u8),

@@ -24,7 +24,7 @@ impl Model {
 }
 
 /// Interleaved rows without padding, top row first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raster {
     pub size: Size,
     pub model: Model,
@@ -32,7 +32,7 @@ pub struct Raster {
 }
 
 /// One channel of a planar image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plane {
     pub size: Size,
     pub pixels: Vec<u8>,
@@ -63,7 +63,7 @@ impl<'a> Source<'a> {
 ///
 /// A plane may reach past the image's edge where the sides are not multiples of the block; `width` and `height` say
 /// which part of the luma plane, in its own pixels, is image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Planes {
     pub luma: Plane,
     pub chroma: [Plane; 2],
@@ -74,7 +74,7 @@ pub struct Planes {
 }
 
 /// Decoded pixels in the form that suits the codec.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Picture {
     Raster(Raster),
     Planes(Planes),

@@ -11,12 +11,12 @@ use crate::scratch::Scratch;
 use crate::ycc;
 
 /// Resample `picture`, a decoding of a stored image of `stored` pixels perhaps at reduced size, as planned for that
-/// stored image. The buffers of the input are recycled.
+/// stored image.
 ///
 /// # Errors
 /// `Corrupt` when the window lies outside the image, which no plan makes.
 pub fn resize(
-    picture: Picture,
+    picture: &Picture,
     stored: Size,
     plan: &Resampling,
     scratch: &mut Scratch,
@@ -28,7 +28,7 @@ pub fn resize(
 }
 
 fn resize_raster(
-    raster: Raster,
+    raster: &Raster,
     stored: Size,
     plan: &Resampling,
     scratch: &mut Scratch,
@@ -44,7 +44,6 @@ fn resize_raster(
     let mut pixels = scratch.buffers.take(pitch * plan.size.height as usize);
     let source = Source::new(&raster.pixels, raster.size, channels).ok_or_else(outside)?;
     resample(source, &plan, scratch, &mut pixels, pitch);
-    scratch.buffers.recycle(raster.pixels);
     Ok(Raster {
         size: plan.size,
         model: raster.model,
@@ -53,7 +52,7 @@ fn resize_raster(
 }
 
 fn resize_planes(
-    planes: Planes,
+    planes: &Planes,
     stored: Size,
     plan: &Resampling,
     scratch: &mut Scratch,
@@ -68,11 +67,11 @@ fn resize_planes(
         1.0 / planes.subsampling.0,
         1.0 / planes.subsampling.1,
     );
-    let [blue, red] = planes.chroma;
+    let [blue, red] = &planes.chroma;
     let pitch = plan.size.width as usize;
     let mut channels = Vec::with_capacity(3);
     for (plane, window) in [
-        (planes.luma, luma_window),
+        (&planes.luma, luma_window),
         (blue, chroma_window),
         (red, chroma_window),
     ] {
@@ -95,13 +94,12 @@ fn resize_planes(
     })
 }
 
-/// Resample one channel, its window given in its own pixels, to rows that are `pitch` bytes apart. The buffer of the input
-/// is recycled.
+/// Resample one channel, its window given in its own pixels, to rows that are `pitch` bytes apart.
 ///
 /// # Errors
 /// As [`resize`].
 pub fn resize_plane(
-    plane: Plane,
+    plane: &Plane,
     plan: &Resampling,
     scratch: &mut Scratch,
     target: &mut [u8],
@@ -109,7 +107,6 @@ pub fn resize_plane(
 ) -> Result<(), Rejection> {
     let source = Source::new(&plane.pixels, plane.size, 1).ok_or_else(outside)?;
     resample(source, plan, scratch, target, pitch);
-    scratch.buffers.recycle(plane.pixels);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! One image from the downloaded body to the file that is kept.
+//! One image from the downloaded body to the files that are kept.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::blur::{Bounds, blur};
@@ -12,7 +13,7 @@ use crate::error::Rejection;
 use crate::exif;
 use crate::footprint;
 pub use crate::foreign::ForeignPixels;
-use crate::geometry::{Canvas, Plan, Resampling, Size, plan};
+use crate::geometry::{Canvas, Plan, Resampling, Size, plans};
 use crate::header::{self, Header, Reader};
 use crate::memory::{Held, Room};
 use crate::options::{Encoding, Filter, Options};
@@ -39,20 +40,31 @@ pub struct Transformed {
 /// An image that is kept.
 #[derive(Debug)]
 pub struct Output {
-    /// Its new file; none where the body is kept as it came.
-    pub image: Option<Vec<u8>>,
-    pub size: Size,
+    /// The main one, then one of each of the further sizes.
+    pub images: Vec<Image>,
     pub(crate) phash: Option<u64>,
 }
 
+/// An image in one size.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its new file; none where the body is kept as it came.
+    pub file: Option<Vec<u8>>,
+    pub size: Size,
+}
+
 impl Transformed {
-    /// Length of the new file.
+    /// The images in all sizes; none of an image that is turned away.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        self.result.as_ref().map_or(&[], |output| &output.images)
+    }
+
+    /// Length of the new files.
     #[must_use]
     pub fn image_bytes(&self) -> usize {
-        let output = self.result.as_ref().ok();
-        output
-            .and_then(|output| output.image.as_ref())
-            .map_or(0, Vec::len)
+        let files = self.images().iter().flat_map(|image| &image.file);
+        files.map(Vec::len).sum()
     }
 
     /// Whether the caller brings the image again, decoded or with others: facts are gathered once.
@@ -98,8 +110,8 @@ pub fn transform_pixels(
     scratch: &mut Scratch,
 ) -> Transformed {
     examine(options, body, scratch, |header, scratch| {
-        let plan = plan(options, kept_size(options, header, boxes));
-        let making = footprint::making(options, &plan, header, !boxes.is_empty());
+        let plans = plans(options, kept_size(options, header, boxes));
+        let making = footprint::making(options, &plans, header, !boxes.is_empty());
         Room::default().enter(footprint::decoding(header, Demand::Exact) + making)?;
         let (raster, orientation) = pixels.raster(header, &mut scratch.buffers)?;
         let header = Header {
@@ -113,14 +125,14 @@ pub fn transform_pixels(
             icc: header.icc.clone(),
         };
         let hash = options.phash.then(|| phash(&decoded.picture, orientation));
-        let output = if options.encode == Encoding::Original {
-            keep_unread(&header)?
+        let images = if options.encode == Encoding::Original {
+            vec![kept_unread(&header)?]
         } else {
-            finish(options, &header, decoded, boxes, scratch)?
+            finish(options, &header, decoded, (boxes, false), scratch)?
         };
         Ok(Output {
+            images,
             phash: hash,
-            ..output
         })
     })
 }
@@ -178,35 +190,36 @@ fn make(
 ) -> Result<Output, Rejection> {
     let original = options.encode == Encoding::Original;
     if original && !options.phash {
-        return keep_unread(header);
+        return Ok(Output {
+            images: vec![kept_unread(header)?],
+            phash: None,
+        });
     }
     if header.reader != Reader::Native {
         return Err(Rejection::Foreign(header.reader));
     }
-    let plan = plan(options, kept_size(options, header, boxes));
+    let plans = plans(options, kept_size(options, header, boxes));
     let keepable = options.skip_reencode && is_same_format(header.format, options.encode);
-    let keepable = keepable && plan.is_identity() && header.orientation.is_upright();
+    let keepable = keepable && header.orientation.is_upright();
     let demand = if original {
         Demand::Hashed(HASHED)
     } else {
-        demand(options, &plan, header, boxes)
+        demand(options, &plans, header, boxes)
     };
-    let making = footprint::making(options, &plan, header, !boxes.is_empty());
+    let making = footprint::making(options, &plans, header, !boxes.is_empty());
     let (decoded, _held) = decode_in(room, header, body, (demand, making), scratch)?;
     let hash = options
         .phash
         .then(|| phash(&decoded.picture, header.orientation));
-    let keepable =
-        keepable && boxes.is_empty() && !decoded.flattened && !needs_conversion(&decoded, scratch);
-    let output = if original || keepable {
+    let images = if original {
         recycle(decoded.picture, scratch);
-        keep_unread(header)?
+        vec![kept_unread(header)?]
     } else {
-        finish(options, header, decoded, boxes, scratch)?
+        finish(options, header, decoded, (boxes, keepable), scratch)?
     };
     Ok(Output {
+        images,
         phash: hash,
-        ..output
     })
 }
 
@@ -235,14 +248,13 @@ const HASHED: Size = Size {
 };
 
 /// Keep the body as it is. Its structure was walked to the end, which finds truncation and costs no decoding.
-fn keep_unread(header: &Header<'_>) -> Result<Output, Rejection> {
+fn kept_unread(header: &Header<'_>) -> Result<Image, Rejection> {
     if !header.complete {
         return Err(Rejection::truncated("image ends early"));
     }
-    Ok(Output {
-        image: None,
+    Ok(Image {
+        file: None,
         size: header.size,
-        phash: None,
     })
 }
 
@@ -255,72 +267,109 @@ fn is_same_format(format: Format, encoding: Encoding) -> bool {
     )
 }
 
-fn demand(options: &Options, plan: &Plan, header: &Header<'_>, boxes: &[Bounds]) -> Demand {
-    match plan.resampling {
-        Some(resampling) if resampling.filter != Filter::Nearest && boxes.is_empty() => {
-            let luma = header.orientation.size(resampling.whole);
-            if options.phash {
-                let width = luma.width.max(HASHED.width);
-                return Demand::Hashed(Size::new(width, luma.height.max(HASHED.height)));
-            }
-            // JPEG keeps chroma at half of the size.
-            let chroma = match options.encode {
-                Encoding::Jpeg => Size::new(luma.width.div_ceil(2), luma.height.div_ceil(2)),
-                _ => luma,
-            };
-            Demand::AtLeast { luma, chroma }
-        }
-        _ => Demand::Exact,
+/// What suffices for all files of an image.
+fn demand(options: &Options, plans: &[Plan], header: &Header<'_>, boxes: &[Bounds]) -> Demand {
+    let larger = |a: Size, b: Size| Size::new(a.width.max(b.width), a.height.max(b.height));
+    let antialiased = |plan: &Plan| {
+        let resampling = plan
+            .resampling
+            .filter(|each| each.filter != Filter::Nearest)?;
+        Some(header.orientation.size(resampling.whole))
+    };
+    let wanted: Option<Vec<Size>> = plans.iter().map(antialiased).collect();
+    let luma = wanted.and_then(|sizes| sizes.into_iter().reduce(larger));
+    let Some(luma) = luma.filter(|_| boxes.is_empty()) else {
+        return Demand::Exact;
+    };
+    if options.phash {
+        return Demand::Hashed(larger(luma, HASHED));
     }
+    // JPEG keeps chroma at half of the size.
+    let chroma = match options.encode {
+        Encoding::Jpeg => Size::new(luma.width.div_ceil(2), luma.height.div_ceil(2)),
+        _ => luma,
+    };
+    Demand::AtLeast { luma, chroma }
 }
 
-fn needs_conversion(decoded: &Decoded, scratch: &mut Scratch) -> bool {
-    let model = match &decoded.picture {
+fn needs_conversion(picture: &Picture, icc: Option<&[u8]>, scratch: &mut Scratch) -> bool {
+    let model = match picture {
         Picture::Raster(raster) => raster.model,
         Picture::Planes(_) => Model::Rgb,
     };
-    model == Model::Cmyk || scratch.profiles.changes(decoded.icc.as_deref(), model)
+    model == Model::Cmyk || scratch.profiles.changes(icc, model)
 }
 
+/// Make the files of a decoded image, each size from what was decoded; `keepable` says whether a body may be kept that
+/// needs no change.
 fn finish(
     options: &Options,
     header: &Header<'_>,
     decoded: Decoded,
-    boxes: &[Bounds],
+    (boxes, keepable): (&[Bounds], bool),
     scratch: &mut Scratch,
-) -> Result<Output, Rejection> {
+) -> Result<Vec<Image>, Rejection> {
     if !boxes.is_empty() {
         return finish_boxed(options, header, decoded, boxes, scratch);
     }
-    let plan = plan(options, header.orientation.size(header.size));
-    let layout = halved_layout(options, header, &plan, &decoded, scratch);
-    let picture = match (decoded.picture, &plan.resampling, layout) {
-        (Picture::Planes(planes), Some(resampling), Some(layout)) => {
-            let halved = halve(planes, header.size, resampling, &layout, scratch)?;
-            return finish_halved(options, halved, scratch);
+    let Decoded {
+        picture,
+        flattened,
+        icc,
+    } = decoded;
+    let icc = icc.as_deref();
+    let plans = plans(options, header.orientation.size(header.size));
+    let keepable = keepable
+        && !flattened
+        && plans.iter().any(Plan::is_identity)
+        && !needs_conversion(&picture, icc, scratch);
+    let mut make = |plan: &Plan, picture: Cow<'_, Picture>| {
+        if keepable && plan.is_identity() {
+            give_back(picture, scratch);
+            return kept_unread(header);
         }
-        (picture, ..) => picture,
+        made(options, header, plan, (picture, icc), scratch)
     };
+    let mut images = Vec::with_capacity(plans.len());
+    if let Some((last, others)) = plans.split_last() {
+        for plan in others {
+            images.push(make(plan, Cow::Borrowed(&picture))?);
+        }
+        images.push(make(last, Cow::Owned(picture))?);
+    }
+    Ok(images)
+}
+
+/// Make one file of a decoded image, which is recycled if it is handed over.
+fn made(
+    options: &Options,
+    header: &Header<'_>,
+    plan: &Plan,
+    (picture, icc): (Cow<'_, Picture>, Option<&[u8]>),
+    scratch: &mut Scratch,
+) -> Result<Image, Rejection> {
     let stored = header.size;
+    let layout = halved_layout(options, header, plan, (&picture, icc), scratch);
+    if let (Picture::Planes(planes), Some(resampling), Some(layout)) =
+        (picture.as_ref(), &plan.resampling, layout)
+    {
+        let halved = halve(planes, stored, resampling, &layout, scratch)?;
+        give_back(picture, scratch);
+        return halved_file(options, halved, scratch);
+    }
     let resampling = plan
         .resampling
         .map(|upright| header.orientation.stored(upright, stored));
     let raster = resized(picture, stored, resampling.as_ref(), scratch)?;
-    let raster = to_srgb(
-        raster,
-        decoded.icc.as_deref(),
-        &mut scratch.profiles,
-        &mut scratch.buffers,
-    );
+    let raster = to_srgb(raster, icc, &mut scratch.profiles, &mut scratch.buffers);
     let raster = upright(raster, header.orientation, scratch);
     let raster = padded(raster, plan.canvas, scratch);
-    let image = encode(&raster, options.encode, options.quality, scratch)?;
+    let file = encode(&raster, options.encode, options.quality, scratch)?;
     let size = raster.size;
     scratch.buffers.recycle(raster.pixels);
-    Ok(Output {
-        image: Some(image),
+    Ok(Image {
+        file: Some(file),
         size,
-        phash: None,
     })
 }
 
@@ -329,31 +378,30 @@ fn halved_layout(
     options: &Options,
     header: &Header<'_>,
     plan: &Plan,
-    decoded: &Decoded,
+    (picture, icc): (&Picture, Option<&[u8]>),
     scratch: &mut Scratch,
 ) -> Option<Layout> {
     let resampling = plan.resampling?;
     let direct = options.encode == Encoding::Jpeg && header.orientation.is_upright();
-    if !direct || needs_conversion(decoded, scratch) {
+    if !direct || needs_conversion(picture, icc, scratch) {
         return None;
     }
     Layout::new(resampling.size, plan.canvas)
 }
 
-fn finish_halved(
+fn halved_file(
     options: &Options,
     picture: Halved,
     scratch: &mut Scratch,
-) -> Result<Output, Rejection> {
-    let image = encode_planes(&picture, options.quality, scratch)?;
+) -> Result<Image, Rejection> {
+    let file = encode_planes(&picture, options.quality, scratch)?;
     let size = picture.size;
     for plane in picture.planes {
         scratch.buffers.recycle(plane);
     }
-    Ok(Output {
-        image: Some(image),
+    Ok(Image {
+        file: Some(file),
         size,
-        phash: None,
     })
 }
 
@@ -372,8 +420,8 @@ fn finish_boxed(
     decoded: Decoded,
     boxes: &[Bounds],
     scratch: &mut Scratch,
-) -> Result<Output, Rejection> {
-    let raster = resized(decoded.picture, header.size, None, scratch)?;
+) -> Result<Vec<Image>, Rejection> {
+    let raster = resized(Cow::Owned(decoded.picture), header.size, None, scratch)?;
     let raster = to_srgb(
         raster,
         decoded.icc.as_deref(),
@@ -397,20 +445,31 @@ fn finish_boxed(
         flattened: decoded.flattened,
         icc: None,
     };
-    finish(options, &header, decoded, &[], scratch)
+    finish(options, &header, decoded, (&[], false), scratch)
 }
 
 fn resized(
-    picture: Picture,
+    picture: Cow<'_, Picture>,
     stored: Size,
     resampling: Option<&Resampling>,
     scratch: &mut Scratch,
 ) -> Result<Raster, Rejection> {
-    match (picture, resampling) {
-        (picture, Some(resampling)) => resize(picture, stored, resampling, scratch),
-        (Picture::Raster(raster), None) => Ok(raster),
-        (Picture::Planes(_), None) => Err(Rejection::corrupt("planes without a plan")),
+    if let Some(resampling) = resampling {
+        let raster = resize(&picture, stored, resampling, scratch)?;
+        give_back(picture, scratch);
+        return Ok(raster);
     }
+    match picture {
+        Cow::Owned(Picture::Raster(raster)) => Ok(raster),
+        Cow::Borrowed(Picture::Raster(raster)) => Ok(copied(raster, scratch)),
+        _ => Err(Rejection::corrupt("planes without a plan")),
+    }
+}
+
+fn copied(raster: &Raster, scratch: &mut Scratch) -> Raster {
+    let mut pixels = scratch.buffers.take(raster.pixels.len());
+    pixels.copy_from_slice(&raster.pixels);
+    Raster { pixels, ..*raster }
 }
 
 fn upright(raster: Raster, orientation: Orientation, scratch: &mut Scratch) -> Raster {
@@ -450,6 +509,13 @@ fn padded(raster: Raster, canvas: Option<Canvas>, scratch: &mut Scratch) -> Rast
     }
 }
 
+/// Recycle a picture that was handed over.
+fn give_back(picture: Cow<'_, Picture>, scratch: &mut Scratch) {
+    if let Cow::Owned(picture) = picture {
+        recycle(picture, scratch);
+    }
+}
+
 fn recycle(picture: Picture, scratch: &mut Scratch) {
     match picture {
         Picture::Raster(raster) => scratch.buffers.recycle(raster.pixels),
@@ -471,6 +537,7 @@ mod tests {
     const OPTIONS: Options = Options {
         width: 16,
         height: 16,
+        more_sizes: Vec::new(),
         mode: Mode::No,
         only_if_bigger: false,
         downscale: Filter::Area,

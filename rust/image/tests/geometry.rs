@@ -9,6 +9,7 @@ fn options(width: u32, height: u32, mode: Mode, only_if_bigger: bool) -> Options
     Options {
         width,
         height,
+        more_sizes: Vec::new(),
         mode,
         only_if_bigger,
         downscale: Filter::Area,

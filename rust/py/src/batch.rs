@@ -32,7 +32,7 @@ fn unknown(error: UnknownChoice) -> PyErr {
 )]
 impl Transformer {
     #[new]
-    #[pyo3(signature = (*, width, height, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
+    #[pyo3(signature = (*, width, height, more_sizes, mode, only_if_bigger, downscale, upscale, encode, quality, skip_reencode,
         min_side, max_pixels, max_aspect, digest, exif, phash, crop, threads, memory_bytes))]
     #[expect(
         clippy::too_many_arguments,
@@ -42,6 +42,7 @@ impl Transformer {
     fn new(
         width: u32,
         height: u32,
+        more_sizes: Vec<(u32, u32)>,
         mode: &str,
         only_if_bigger: bool,
         downscale: &str,
@@ -62,6 +63,10 @@ impl Transformer {
         let options = Options {
             width,
             height,
+            more_sizes: more_sizes
+                .into_iter()
+                .map(|(width, height)| Size::new(width, height))
+                .collect(),
             mode: mode.parse().map_err(unknown)?,
             only_if_bigger,
             downscale: downscale.parse().map_err(unknown)?,

@@ -99,10 +99,7 @@ def write_shard(
         for batch in chain([first], batches):
             if data is not None:
                 data.add(batch)
-            rows = batch.metadata
-            if kind.column is not None:
-                rows = rows.append_column(kind.column.field(image), kind.column.values(batch, image))
-            table.add(rows)
+            table.add(batch.metadata if kind.column is None else kind.column.added(batch, image))
         written = [] if data is None else [data.finish(data_name)]
         return [*written, table.finish(table_name)]
 
@@ -111,4 +108,5 @@ def _table(kind: Format, path: Path, metadata: pa.Schema, image: ImageSpec) -> T
     if kind.column is None:
         return TableFile(path, metadata)
     schema = kind.column.schema(metadata, image)
-    return TableFile(path, schema, IMAGES_PER_GROUP, schema.names[-1], IMAGE_BYTES_PER_GROUP)
+    images = [column.name for column in kind.column.fields(image)]
+    return TableFile(path, schema, IMAGES_PER_GROUP, images, IMAGE_BYTES_PER_GROUP)

@@ -1,16 +1,17 @@
 """`files`: a folder `NNNNN` with `key.jpg`, `key.json` and, with captions, `key.txt` of each sample.
 
-Its `metadata.parquet`, one of the extras, has one row for each image, `file_name` and then the metadata, which is
-what Hugging Face's imagefolder looks for. Columns that imagefolder would take for images, by their name or that of a
-field in them, are only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and
-moments that Python does not know, as after the year 9999, are null.
+Images of further sizes are `key.128.jpg`. Its `metadata.parquet`, one of the extras, has one row for each sample:
+`file_name`, with further sizes `image_128_file_name` and so on, and then the metadata, which is what Hugging Face's
+imagefolder looks for. Columns that imagefolder would take for images, by their name or that of a field in them, are
+only in `NNNNN.parquet` and `key.json`; uint64 is text, for which imagefolder has no numbers, and moments that Python
+does not know, as after the year 9999, are null.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,9 @@ import pyarrow as pa
 
 from turbo_fetch.arrow.kept_types import is_list
 from turbo_fetch.arrow.rows import rows_at
-from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage
-from turbo_fetch.dataset.formats.images import true_extension
+from turbo_fetch.arrow.schemas import IMAGES, named
+from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage, together
+from turbo_fetch.dataset.formats.images import sized, true_extension
 from turbo_fetch.dataset.formats.members import TEXTS, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.formats.table_file import TableFile
@@ -53,7 +55,8 @@ class Folder:
         except OSError as error:
             raise write_error(error, str(path), 0) from error
         columns = [column.with_type(from_python(column.type)) for column in self._columns]
-        self._schema = pa.schema([pa.field(FILE_NAME, pa.string()), *columns])
+        self._files = _file_columns(image)
+        self._schema = pa.schema([*(pa.field(name, pa.string()) for name in self._files), *columns])
         self._table = TableFile(path / FOLDER_METADATA, self._schema) if extras else None
 
     def add(self, samples: Samples) -> None:
@@ -88,13 +91,21 @@ class Folder:
         kept = np.flatnonzero(samples.image.is_valid()).astype(np.uint32)
         rows = rows_at(samples.metadata, kept)
         formats = samples.original_format.take(pa.array(kept)).to_pylist()
-        names = [
-            f"{key}.{self._extension(found)}"
-            for key, found in zip(rows.column("key").to_pylist(), formats, strict=True)
+        extensions = [self._extension(found) for found in formats]
+        named = list(zip(rows.column("key").to_pylist(), extensions, strict=True))
+        files = [
+            pa.array([f"{key}.{sized(extension, size)}" for key, extension in named], pa.string())
+            for size in self._files.values()
         ]
         columns = [values_from_python(rows.column(column.name)) for column in self._columns]
-        listed = [pa.array(names, pa.string()), *columns]
-        table.add(pa.RecordBatch.from_arrays(listed, schema=self._schema))
+        table.add(pa.RecordBatch.from_arrays([*files, *columns], schema=self._schema))
+
+
+def _file_columns(image: ImageSpec) -> dict[str, str]:
+    """Return the columns of names of files, each with the size of whose files they are."""
+    return {
+        f"{named(IMAGES, size)}_{FILE_NAME}" if size else FILE_NAME: size for size in ("", *image.more_boxes)
+    }
 
 
 def _is_taken_for_images(column: pa.Field) -> bool:
@@ -110,14 +121,19 @@ def _names_files(column: Any) -> bool:
     return pa.types.is_struct(column.type) and any(map(_names_files, column.type))
 
 
-def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+def _read_images(storage: Storage, name: str, sizes: Sequence[str]) -> Iterator[StoredImage]:
+    return together(f"{storage.url}/{name}", _members(storage, name), sizes)
+
+
+def _members(storage: Storage, name: str) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, extension and content of each image, in the order of the rows."""
     with opened(storage, metadata(name)) as table:
         rows = {key: row for row, key in enumerate(table.read(["key"]).column("key").to_pylist())}
     names = [entry.name for entry in storage.list(name) if entry.bytes is not None]
     for found in sorted(names, key=lambda found: (rows.get(found.partition(".")[0], len(rows)), found)):
         key, _, extension = found.partition(".")
         if extension not in TEXTS and found != FOLDER_METADATA:
-            yield StoredImage(key, storage.read_bytes(f"{name}/{found}"))
+            yield key, extension, storage.read_bytes(f"{name}/{found}")
 
 
 def _data_files(shard: str, image: ImageSpec) -> list[str]:

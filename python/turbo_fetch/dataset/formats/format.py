@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from turbo_fetch.arrow.schemas import named
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.hf_features import Feature
 from turbo_fetch.dataset.names import METADATA_SUFFIX
@@ -39,6 +42,29 @@ class StoredImage(NamedTuple):
 
     key: str
     content: bytes
+    more: Mapping[str, bytes] = MappingProxyType({})
+    """The same in further sizes, by their names."""
+
+    @property
+    def bytes(self) -> int:
+        """Length of all of them."""
+        return len(self.content) + sum(map(len, self.more.values()))
+
+
+def together(
+    place: str, found: Iterable[tuple[str, str, bytes]], sizes: Sequence[str]
+) -> Iterator[StoredImage]:
+    """Put images of all sizes together, of which those of a sample follow one another: key, extension and content.
+
+    Raises DatasetError where a sample has others than one of each size.
+    """
+    for key, members in groupby(found, key=lambda member: member[0]):
+        images = [(extension.rpartition(".")[0], content) for _, extension, content in members]
+        if sorted(size for size, _ in images) != sorted(["", *sizes]):
+            there = ", ".join(size or "the main size" for size, _ in images)
+            raise DatasetError(f"{place}: {key} has images of {there}; expected one of each size")
+        by_size = dict(images)
+        yield StoredImage(key, by_size.pop(""), by_size)
 
 
 NamedShard = tuple[str, Iterable[Samples]]
@@ -46,26 +72,43 @@ NamedShard = tuple[str, Iterable[Samples]]
 
 @dataclass(frozen=True, slots=True)
 class ImageColumn:
-    """A column of images, the last one of the Parquet files."""
+    """Columns of images, the last ones of the Parquet files: that of the main size, then those of further sizes."""
 
     field: Callable[[ImageSpec], pa.Field]
-    values: Callable[[Samples, ImageSpec], pa.Array]
+    """The column of the main size; others are called after it."""
+    values: Callable[[Samples, ImageSpec, str], pa.Array]
+    """The images of the size of a name."""
     is_column: Callable[[pa.Field], bool]
-    """Whether the last column of a Parquet file is of this format."""
-    metadata: Mapping[str, bytes] | None = None
-    """Of the schema of the files."""
+    """Whether a column of a Parquet file, the last one but those of further sizes, is of this format."""
+    metadata: Callable[[Sequence[str]], Mapping[str, bytes] | None] = lambda columns: None
+    """Of the schema of the files, from the names of the columns."""
+
+    def fields(self, image: ImageSpec) -> list[pa.Field]:
+        """Return the columns of all sizes."""
+        main = self.field(image)
+        return [main.with_name(named(main.name, size)) for size in ("", *image.more_boxes)]
 
     def schema(self, metadata: pa.Schema, image: ImageSpec) -> pa.Schema:
         """Return the schema of the files; InputError if the list has a column of the same name."""
-        column = self.field(image)
-        refuse_columns(metadata, [column.name], "the column of images")
-        schema = metadata.append(column)
-        return schema if self.metadata is None else schema.with_metadata(self.metadata)
+        columns = self.fields(image)
+        names = [column.name for column in columns]
+        refuse_columns(metadata, names, "the column of images")
+        return pa.schema([*metadata, *columns], self.metadata(names))
 
-    def find(self, table: pa.Schema) -> str | None:
-        """Return the name of the column of a file, None if it has none of this format."""
-        last = table.field(len(table) - 1) if table.names else None
-        return last.name if last is not None and self.is_column(last) else None
+    def added(self, samples: Samples, image: ImageSpec) -> pa.RecordBatch:
+        """Return the metadata of samples with their images."""
+        rows = samples.metadata
+        for size, column in zip(samples.images, self.fields(image), strict=True):
+            rows = rows.append_column(column, self.values(samples, image, size))
+        return rows
+
+    def find(self, table: pa.Schema, sizes: Sequence[str]) -> list[str]:
+        """Return the names of the columns of a file, with such further sizes; none if it has none of this format."""
+        last = list(table)[-1 - len(sizes) :]
+        if not last or not self.is_column(last[0]):
+            return []
+        expected = [named(last[0].name, size) for size in ("", *sizes)]
+        return expected if [column.name for column in last] == expected else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +140,9 @@ class Format:
     """Makes the writer of a file or folder, from the columns of the metadata."""
     bare_writer: Callable[[Path, pa.Schema, ImageSpec], ShardWriter] | None = None
     """The same of what img2dataset writes alone; None where that is no less."""
-    read_images: Callable[[Storage, str], Iterator[StoredImage]] | None = None
-    """Yields the images of the shard of a name, in the order in which they stand; may raise DatasetError."""
+    read_images: Callable[[Storage, str, Sequence[str]], Iterator[StoredImage]] | None = None
+    """Yields the images of the shard of a name, with such further sizes, in the order in which they stand; may raise
+    DatasetError."""
     check_package: Callable[[], object] = lambda: None
     """Raises MissingExtra if the format needs a package that is not installed."""
     check_columns: Callable[[pa.Schema, ImageSpec], object] = lambda metadata, image: None
@@ -116,9 +160,9 @@ class Format:
         """Whether images are written."""
         return self.column is not None or self.writer is not None
 
-    def image_column(self, table: pa.Schema) -> str | None:
-        """Return the name of the column of images in a Parquet file, None if it has none of this format."""
-        return None if self.column is None else self.column.find(table)
+    def image_columns(self, table: pa.Schema, sizes: Sequence[str] = ()) -> list[str]:
+        """Return the names of the columns of images in a Parquet file, none if it has none of this format."""
+        return [] if self.column is None else self.column.find(table, sizes)
 
 
 def refuse_columns(metadata: pa.Schema, taken: Iterable[str], what: str) -> None:

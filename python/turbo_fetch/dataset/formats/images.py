@@ -42,6 +42,11 @@ def extension_of(image: ImageSpec) -> str:
     return "jpg" if image.encode == "original" else image.encode
 
 
+def sized(extension: str, size: str) -> str:
+    """Return the extension of images of a further size: `128.jpg`; that of the main one, which is empty, as it is."""
+    return f"{size}.{extension}" if size else extension
+
+
 def true_extension(image: ImageSpec, original_type: str | None) -> str:
     """Return the extension of an image by what it is, where `original` bytes were of the type given."""
     return type_extension(original_type) if image.encode == "original" else image.encode

@@ -2,7 +2,7 @@
 
 | Key | Value |
 |---|---|
-| `key.jpg`, `key.json`, `key.txt` | what the member of that name is in `webdataset` |
+| `key.jpg`, `key.128.jpg`, `key.json`, `key.txt` | what the member of that name is in `webdataset` |
 | `__keys__NNNNN` | the keys of the samples of shard NNNNN, in order, each ended by a line feed |
 | `__meta__` | JSON: `format`, `version`, `extension` (of images), `samples`, `shards` |
 
@@ -24,7 +24,7 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from turbo_fetch.dataset.formats.format import Format, NamedShard, StoredImage, reading
+from turbo_fetch.dataset.formats.format import Format, NamedShard, StoredImage, reading, together
 from turbo_fetch.dataset.formats.images import extension_of
 from turbo_fetch.dataset.formats.members import TEXTS, Member, members
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
@@ -264,8 +264,15 @@ def _meta_record(extension: str, samples: int, shards: int) -> tuple[bytes, byte
     return META_KEY, orjson.dumps(meta)
 
 
-def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
-    """Yield the images of a shard; one that is elsewhere is copied here first, for LMDB maps files."""
+def _read_images(storage: Storage, name: str, sizes: Sequence[str]) -> Iterator[StoredImage]:
+    return together(f"{storage.url}/{name}{SUFFIX}", _members(storage, name), sizes)
+
+
+def _members(storage: Storage, name: str) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, extension and content of each image, in the order of the rows.
+
+    A shard that is elsewhere is copied here first, for LMDB maps files.
+    """
     lmdb = lmdb_package()
     with (
         reading(f"{storage.url}/{name}{SUFFIX}", lmdb.Error),
@@ -284,9 +291,9 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
         for key in cursor.iternext(values=False):
             stem, _, extension = key.decode("ascii", "replace").partition(".")
             if not key.startswith(KEYS_PREFIX[:2]) and extension not in TEXTS:
-                images.append((rows.get(stem, len(rows)), stem, key))
-        for _, stem, key in sorted(images):
-            yield StoredImage(stem, transaction.get(key))
+                images.append((rows.get(stem, len(rows)), stem, extension, key))
+        for _, stem, extension, key in sorted(images):
+            yield stem, extension, transaction.get(key)
 
 
 @contextmanager

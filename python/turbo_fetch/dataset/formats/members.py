@@ -27,6 +27,7 @@ import pyarrow.types as kinds
 
 from turbo_fetch.arrow.binaries import blobs
 from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
+from turbo_fetch.dataset.formats.images import sized
 from turbo_fetch.dataset.samples import Samples
 
 TEXTS: Final = frozenset({"json", "txt"})
@@ -45,16 +46,23 @@ class Member(NamedTuple):
 def members(samples: Samples, extension: Callable[[str | None], str]) -> Iterator[Member]:
     """Yield the members of the samples that have an image, those of one sample in name order.
 
-    `extension` gives the image's, from the format of the original. Contents are views, not copies.
+    `extension` gives the image's, from the format of the original; those of further sizes are `128.jpg`. Contents are
+    views, not copies.
     """
     metadata = samples.metadata
     keys, formats = metadata.column("key").to_pylist(), samples.original_format.to_pylist()
     texts = text_members(metadata)
-    rows = zip(keys, formats, json_members(metadata), blobs(samples.image), strict=True)
-    for key, original_format, as_json, image in rows:
+    # Digits come before letters.
+    sizes = [*sorted(samples.more), ""]
+    images = zip(*(blobs(samples.images[size]) for size in sizes), strict=True)
+    rows = zip(keys, formats, json_members(metadata), images, strict=True)
+    for key, original_format, as_json, contents in rows:
         text = None if texts is None else next(texts)
-        if image is not None:
-            yield Member(f"{key}.{extension(original_format)}", image)
+        if contents[-1] is not None:
+            kind = extension(original_format)
+            for size, content in zip(sizes, contents, strict=True):
+                assert content is not None
+                yield Member(f"{key}.{sized(kind, size)}", content)
             yield Member(f"{key}.json", as_json)
             if text is not None:
                 yield Member(f"{key}.txt", text)

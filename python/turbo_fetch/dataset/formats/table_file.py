@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,8 @@ IMAGE_BYTES_PER_GROUP: Final = 32 << 20
 class TableFile:
     """A Parquet file with row groups of a fixed number of rows, closed earlier where `weighed` grows heavy.
 
-    A row group ends after `rows_per_group` rows, or before the row with which the binary values of the column
-    `weighed` (or of its field `bytes`) would exceed `bytes_per_group`; so the bytes depend on the rows alone.
+    A row group ends after `rows_per_group` rows, or before the row with which the binary values of the columns
+    `weighed` (or of their fields `bytes`) would exceed `bytes_per_group`; so the bytes depend on the rows alone.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class TableFile:
         path: Path,
         schema: pa.Schema,
         rows_per_group: int = ROWS_PER_GROUP,
-        weighed: str | None = None,
+        weighed: Sequence[str] = (),
         bytes_per_group: int = 0,
     ) -> None:
         self._schema = schema
@@ -67,16 +68,17 @@ class TableFile:
         self._file.close()
 
     def _is_full(self, next_bytes: int) -> bool:
-        too_heavy = self._weighed is not None and self._bytes + next_bytes > self._bytes_per_group
+        too_heavy = bool(self._weighed) and self._bytes + next_bytes > self._bytes_per_group
         return self._rows == self._rows_per_group or (self._rows > 0 and too_heavy)
 
     def _sizes(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
-        if self._weighed is None:
-            return np.zeros(batch.num_rows, np.int64)
-        values = batch.column(self._weighed)
-        if pa.types.is_struct(values.type):
-            values = pc.struct_field(values, "bytes")
-        return np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
+        sizes = np.zeros(batch.num_rows, np.int64)
+        for name in self._weighed:
+            values = batch.column(name)
+            if pa.types.is_struct(values.type):
+                values = pc.struct_field(values, "bytes")
+            sizes += np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
+        return sizes
 
     def _end_group(self) -> None:
         if self._rows:
@@ -89,11 +91,11 @@ class TableFile:
         self._bytes = 0
 
 
-def _options(schema: pa.Schema, weighed: str | None) -> dict[str, Any]:
-    if weighed is None:
+def _options(schema: pa.Schema, weighed: Sequence[str]) -> dict[str, Any]:
+    if not weighed:
         return {"compression": "zstd"}
     # Images are compressed already: trying again, or looking for repeated ones, only costs time.
-    others = [path for path in _leaves(schema) if path.partition(".")[0] != weighed]
+    others = [path for path in _leaves(schema) if path.partition(".")[0] not in weighed]
     return {"compression": dict.fromkeys(others, "zstd"), "use_dictionary": others}
 
 

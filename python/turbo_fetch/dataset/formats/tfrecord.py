@@ -1,8 +1,8 @@
 """`tfrecord`: `NNNNN.tfrecord`, one `tf.train.Example` for each image; written and read here, without TensorFlow.
 
 Features are named as in img2dataset: the image after its encoding (`jpg`, also for `original` bytes), `txt`
-for the caption, and every metadata column by its own name. A feature has one type in all samples, that of its
-column:
+for the caption, and every metadata column by its own name; images of further sizes are `jpg_128`. A feature has
+one type in all samples, that of its column:
 
 - booleans and integers: int64_list of one value; floats: float_list of one value
 - lists of booleans, integers or floats: the same kinds, of any length
@@ -31,8 +31,9 @@ import pyarrow.types as kinds
 from turbo_fetch import _native
 from turbo_fetch.arrow.binaries import blobs
 from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
-from turbo_fetch.dataset.formats.format import Format, StoredImage, reading, refuse_columns
-from turbo_fetch.dataset.formats.images import ENCODINGS, extension_of
+from turbo_fetch.arrow.schemas import named
+from turbo_fetch.dataset.formats.format import Format, StoredImage, reading, refuse_columns, together
+from turbo_fetch.dataset.formats.images import ENCODINGS, extension_of, sized
 from turbo_fetch.dataset.formats.members import json_values, text_bytes, text_members
 from turbo_fetch.dataset.formats.staged_file import StagedFile
 from turbo_fetch.dataset.samples import Samples
@@ -71,12 +72,14 @@ class RecordFile(StagedFile):
         """Append the samples that have an image."""
         rows = zip(*_columns(samples.metadata), strict=True)
         texts = text_members(samples.metadata)
-        for row, content in zip(rows, blobs(samples.image), strict=True):
+        names = [named(self._image, size) for size in samples.images]
+        images = zip(*map(blobs, samples.images.values()), strict=True)
+        for row, contents in zip(rows, images, strict=True):
             text = None if texts is None else next(texts)
-            if content is None:
+            if contents[0] is None:
                 continue
             features = [(name, feature) for name, feature in row if feature is not None]
-            features.append((self._image, ("bytes", [content])))
+            features += [(name, ("bytes", [content])) for name, content in zip(names, contents, strict=True)]
             if text is not None:
                 features.append((TEXT, ("bytes", [text])))
             self.append(encode_record(encode_example(features)))
@@ -249,21 +252,29 @@ def _read_varint(message: memoryview, place: int) -> tuple[int, int]:
     raise BadRecord("a message ends within a number")
 
 
-def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+def _read_images(storage: Storage, name: str, sizes: Sequence[str]) -> Iterator[StoredImage]:
+    return together(f"{storage.url}/{name}{SUFFIX}", _members(storage, name, sizes), sizes)
+
+
+def _members(storage: Storage, name: str, sizes: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, extension and content of each image."""
     place = f"{name}{SUFFIX}"
     with reading(f"{storage.url}/{place}", BadRecord), storage.open_file(place) as file:
         for record in read_records(file):
             features = decode_example(record)
             key = next(iter(features.get("key", ("bytes", [b""]))[1]), b"")
-            for extension in ENCODINGS:
-                found = features.get(extension)
-                if found is not None and isinstance(key, bytes) and isinstance(found[1][0], bytes):
-                    yield StoredImage(key.decode("ascii", "replace"), found[1][0])
-                    break
+            encoding = next((each for each in ENCODINGS if each in features), None)
+            if encoding is None or not isinstance(key, bytes):
+                continue
+            for size in ("", *sizes):
+                found = next(iter(features.get(named(encoding, size), ("bytes", ()))[1]), None)
+                if isinstance(found, bytes):
+                    yield key.decode("ascii", "replace"), sized(encoding, size), found
 
 
-def _check_columns(metadata: pa.Schema, _image: ImageSpec) -> None:
-    refuse_columns(metadata, (*ENCODINGS, TEXT), "a feature that tfrecord files add")
+def _check_columns(metadata: pa.Schema, image: ImageSpec) -> None:
+    more = [named(extension_of(image), size) for size in image.more_boxes]
+    refuse_columns(metadata, (*ENCODINGS, *more, TEXT), "a feature that tfrecord files add")
 
 
 FORMAT: Final = Format(

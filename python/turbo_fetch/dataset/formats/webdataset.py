@@ -1,12 +1,14 @@
 """`webdataset`: `NNNNN.tar`, in which a sample is `key.jpg`, `key.json` and, with captions, `key.txt`.
 
+Images of further sizes are `key.128.jpg`: readers of webdataset take all after the first dot for the name of a field.
+
 POSIX ustar (IEEE Std 1003.1-1988) with fixed owner, mode and time, so that equal samples make equal bytes.
 Headers are laid out here: the standard library's TarInfo takes longer than writing a small image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage, reading
-from turbo_fetch.dataset.formats.images import extension_of
+from turbo_fetch.dataset.formats.format import Format, HuggingFace, StoredImage, reading, together
+from turbo_fetch.dataset.formats.images import extension_of, sized
 from turbo_fetch.dataset.formats.members import TEXTS, Member, members
 from turbo_fetch.dataset.formats.staged_file import StagedFile, WrittenFile
 from turbo_fetch.dataset.hf_features import IMAGE, Feature, json_type
@@ -78,7 +80,12 @@ def _header(name: str, length: int) -> bytes:
     return b"".join((encoded.ljust(_NAME_BYTES, _NUL), _MODE_AND_OWNER, size, _TIME, checksum, _TAIL))
 
 
-def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
+def _read_images(storage: Storage, name: str, sizes: Sequence[str]) -> Iterator[StoredImage]:
+    return together(f"{storage.url}/{name}{SUFFIX}", _members(storage, name), sizes)
+
+
+def _members(storage: Storage, name: str) -> Iterator[tuple[str, str, bytes]]:
+    """Yield key, extension and content of each image."""
     import tarfile
 
     with (
@@ -92,13 +99,14 @@ def _read_images(storage: Storage, name: str) -> Iterator[StoredImage]:
             key, _, extension = member.name.partition(".")
             opened = None if extension in TEXTS else tar.extractfile(member)
             if opened is not None:
-                yield StoredImage(key, opened.read())
+                yield key, extension, opened.read()
 
 
 def _features(metadata: pa.Schema, image: ImageSpec) -> list[Feature]:
     """Return a feature for each member, as they stand in the tar."""
+    images = [sized(extension_of(image), size) for size in [*sorted(image.more_boxes), ""]]
     members: list[Feature] = [
-        (extension_of(image), IMAGE),
+        *((name, IMAGE) for name in images),
         ("json", pa.struct([(column.name, json_type(column.type)) for column in metadata])),
     ]
     if "caption" in metadata.names:

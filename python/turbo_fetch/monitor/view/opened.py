@@ -43,6 +43,7 @@ class Opened:
                 "rows": 0,
                 "shards": 0,
                 "outcomes": {},
+                "more_sizes": (),
             }
             # A run that goes on has no committed shard for a while.
             with contextlib.suppress(InputError):
@@ -56,10 +57,10 @@ class Opened:
         self.refreshed()
         return otherwise if self._rows is None else read(self._rows)
 
-    def shown(self, at: Cursor, small: bool) -> bytes | None:
-        """Return the image of a row as a browser can show it, None if there is none."""
+    def shown(self, at: Cursor, small: bool, size: str = "") -> bytes | None:
+        """Return the image of a row, in the size of a name, as a browser can show it, None if there is none."""
         self.refreshed()
-        image = self._pictures.find(at) if self._pictures is not None else None
+        image = self._pictures.find(at, size) if self._pictures is not None else None
         if image is None:
             return None
         # Formats that browsers do not know are shown as thumbnails at any size.
@@ -75,6 +76,7 @@ def _counts(storage: Storage, dataset: StoredDataset) -> dict[str, Any]:
         "rows": sum(shard.rows for shard in dataset.shards),
         "shards": len(dataset.shards),
         "outcomes": dict(outcomes.most_common()),
+        "more_sizes": dataset.more_sizes,
     }
 
 

@@ -134,8 +134,8 @@ class Viewer:
 
     async def _picture(self, dataset: Opened, request: web.Request) -> web.Response:
         at = Cursor(int(request.match_info["shard"]), int(request.match_info["row"]))
-        small = "small" in request.query
-        content = await self._read(lambda: dataset.shown(at, small))
+        small, size = "small" in request.query, request.query.get("size", "")
+        content = await self._read(lambda: dataset.shown(at, small, size))
         kind = BROWSER_TYPES.get(image_type(content or b"") or "")
         if content is None or kind is None:
             raise web.HTTPNotFound(text="no image")

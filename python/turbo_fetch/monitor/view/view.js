@@ -1,24 +1,24 @@
 import { address, ask, asked, by, bytes, counted, details, element, line, link, number, root, themed, values } from "/parts.js";
 
-let dataset = { outcomes: {}, rows: 0, shards: 0 };
+let dataset = { outcomes: {}, rows: 0, shards: 0, more_sizes: [] };
 let known = "";
 // What is on the page: its rows, and where the next page begins.
 let rows = [];
 let next = null;
 let asking = 0;
 
-const image = (row, small) => {
+const image = (row, how) => {
   const [shard, index] = row.at.split(":");
   const made = element("img");
   made.alt = row.caption ?? "";
-  made.src = `/picture/${shard}/${index}${small ? "?small" : ""}`;
+  made.src = `/picture/${shard}/${index}${how}`;
   return made;
 };
 
 const card = (row, index) => {
   const made = element("button", "row");
   made.type = "button";
-  made.append(row.outcome === "success" ? image(row, true) : element("span", "none", row.outcome));
+  made.append(row.outcome === "success" ? image(row, "?small") : element("span", "none", row.outcome));
   made.append(element("span", "cut", row.caption || row.detail || row.error_message || row.url || "–"));
   const size = row.original_width ? `${row.original_width} × ${row.original_height}` : (row.url ?? "");
   made.append(element("span", "cut note", `${row.key} · ${size}`));
@@ -47,7 +47,8 @@ const failures = () => {
 
 const show = details((index) => {
   const row = rows[index];
-  by("picture").replaceChildren(...(row.outcome === "success" ? [image(row, false)] : []));
+  const sizes = ["", ...dataset.more_sizes.map((size) => `?size=${size}`)];
+  by("picture").replaceChildren(...(row.outcome === "success" ? sizes.map((size) => image(row, size)) : []));
   by("values").replaceChildren(...Object.entries(row).filter(([key, value]) => key !== "at" && value !== null)
     .map(([key, value]) => line([key, values(key, value)])));
 }, () => rows.length, () => next, () => go({ from: next, sample: "" }));

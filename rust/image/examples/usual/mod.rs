@@ -8,6 +8,7 @@ pub fn options(side: u32) -> Options {
     Options {
         width: side,
         height: side,
+        more_sizes: Vec::new(),
         mode: Mode::Border,
         only_if_bigger: false,
         downscale: Filter::Lanczos,
