@@ -7,12 +7,14 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import processes
 
 if TYPE_CHECKING:
     from turbo_fetch.storage import Storage
@@ -61,6 +63,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what asks for more than POSIX, elsewhere."""
     if sys.platform != "linux" and item.get_closest_marker("linux"):
         pytest.skip("needs Linux")
+
+
+@pytest.fixture(autouse=True)
+def _processes_end_with_their_test() -> Iterator[None]:
+    with processes.ended():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Let go of what a failed test left open: Python would warn of it in the next test, which would fail for it."""
+    result = yield
+    # pytest keeps the last exception for debuggers, and with it all that its frames hold, until the next test begins.
+    names = [name for name in ("last_type", "last_value", "last_traceback", "last_exc") if hasattr(sys, name)]
+    if names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in names:
+                delattr(sys, name)
+            gc.collect()
+    return result
 
 
 @pytest.fixture

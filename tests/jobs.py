@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import processes
 import turbo_fetch
 from origin import Origin
 from turbo_fetch.spec import Spec
@@ -59,11 +60,10 @@ def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `turbo-fetch run` on the spec as a user would, in a process group of its own."""
     path = folder / "job.toml"
     path.write_text(dump_spec(spec))
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "turbo_fetch", "run", str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
 

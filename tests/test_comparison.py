@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import processes
 import turbo_fetch
 from album import album
 from browser import browse, faults_of_sight
@@ -60,7 +61,7 @@ def both(folder: Path) -> tuple[StoredDataset, StoredDataset]:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "turbo_fetch", "view", str(folder / "left"), str(folder / "right")]
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+    with processes.started([*command, "--port", "0"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]
         process.terminate()

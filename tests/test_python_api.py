@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+import processes
 from album import album
 from jobs import job_spec, write_list
 from origin import Origin
@@ -42,21 +42,21 @@ def job(origin: Origin, tmp_path: Path) -> Path:
 def _on_a_terminal(script: str, folder: Path) -> str:
     """Run a script as on a terminal; return what that shows, with its control sequences."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    process = processes.start(
         [sys.executable, "-c", script],
         cwd=folder,
         env=os.environ | {"TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # how a terminal says that nobody is left
-            while part := os.read(ours, 1 << 16):
-                shown += part
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody is left
+        while part := os.read(ours, 1 << 16):
+            shown += part
     os.close(ours)
-    assert process.returncode == 0, shown
+    assert process.wait(60) == 0, shown
     return shown.decode()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
@@ -49,9 +50,7 @@ def _make(origin: Origin, folder: Path, output_format: OutputFormat = "webdatase
 
 def _retry(place: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "turbo_fetch", "retry", str(place), *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def _members(out: Path) -> dict[str, bytes]:

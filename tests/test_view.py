@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+import processes
 import turbo_fetch
 from album import album
 from browser import browse, faults_of_sight
@@ -54,7 +55,7 @@ def dataset(folder: Path) -> StoredDataset:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "turbo_fetch", "view", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with processes.started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]
         process.terminate()
