@@ -11,8 +11,11 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
 import processes
 
@@ -57,6 +60,35 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return open_place(str(tmp_path / "out"))
     empty_bucket(request.getfixturevalue("s3"))
     return open_place("s3://data/set", str(tmp_path / "spool"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with clusters, which wait more than they work, and with what may take long."""
+    begins: dict[str, tuple[bool, float]] = {}
+    for item in items:
+        cluster, limit = (item.get_closest_marker(name) for name in ("cluster", "timeout"))
+        if cluster:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+        begin = (cluster is None, -limit.args[0] if limit else 0.0)
+        begins[item.location[0]] = min(begin, begins.get(item.location[0], begin))
+    items.sort(key=lambda item: begins[item.location[0]])
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One for clusters beside one for each core."""
+    return 1 + len(psutil.Process().cpu_affinity() if sys.platform == "linux" else range(psutil.cpu_count()))
+
+
+class FilesAndClusters(LoadGroupScheduling):
+    """A file goes to one worker, which makes its fixtures once; all clusters go to one, each of them alone."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndClusters:
+    """Take the scheduler of this suite."""
+    return FilesAndClusters(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
