@@ -76,14 +76,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """One for clusters beside one for each core."""
-    return 1 + len(psutil.Process().cpu_affinity() if sys.platform == "linux" else range(psutil.cpu_count()))
+    return 1 + len(
+        psutil.Process().cpu_affinity() if sys.platform == "linux" else range(psutil.cpu_count() or 1)
+    )
 
 
-class FilesAndClusters(LoadGroupScheduling):
+class FilesAndClusters(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
     """A file goes to one worker, which makes its fixtures once; all clusters go to one, each of them alone."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).partition("::")[0]
+        scope: str = super()._split_scope(nodeid)
+        return scope.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndClusters:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol
 
 import psutil
 
@@ -406,16 +406,16 @@ def table(trials: Iterable[Trial]) -> str:
     for (engine, name), tried in sorted(found.items()):
         runs = {id(trial): trial for trial, _ in tried}.values()
         lost, doubled = sum(trial.lost for trial in runs), sum(trial.doubled for trial in runs)
-        seconds = [each for _, each in tried]
+        waits = [each for _, each in tried]
         lines.append(
-            f"| {engine} | {name} | {len(tried)} | {lost} | {doubled} | {median(seconds):.1f} ({max(seconds):.1f}) |"
+            f"| {engine} | {name} | {len(tried)} | {lost} | {doubled} | {median(waits):.1f} ({max(waits):.1f}) |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     """Make the schedules that the command line asks for."""
-    parser = argparse.ArgumentParser(description=cast(str, __doc__).partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("engines", nargs="+", choices=("local", "ray", "spark"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

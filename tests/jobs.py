@@ -27,7 +27,7 @@ def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[objec
     return path
 
 
-def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
+def job_spec(urls: Path, path: Path, /, **changes: Any) -> Spec:
     """Return a spec for loopback; `changes` are tables such as `image={"size": 64}`."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "caption_column": "caption"},

@@ -271,7 +271,7 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Or
     names = list(ALBUM)
     rows = [origin.url(name) for name in names[:100]] + [f"{origin.url(name)}?copy" for name in names[:100:9]]
     urls = write_list(tmp_path / "list.parquet", rows)
-    tables = {"duplicates": {"by": ["hash"]}, "output": {"samples_per_shard": 30}}
+    tables: dict[str, Any] = {"duplicates": {"by": ["hash"]}, "output": {"samples_per_shard": 30}}
     turbo_fetch.run(job_spec(urls, tmp_path / "here", **tables))
     engine = {"kind": "ray", "address": cluster.address}
     process = start(job_spec(urls, tmp_path / "there", engine=engine, **tables), tmp_path)

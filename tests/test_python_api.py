@@ -72,7 +72,7 @@ def test_a_script_that_wants_no_progress_shows_none(job: Path) -> None:
 
 @pytest.mark.parametrize("call", ["turbo_fetch.run(spec)", "await turbo_fetch.arun(spec)"])
 def test_a_notebook_shows_progress_in_a_widget_and_the_account_as_a_value(job: Path, call: str) -> None:
-    notebook = new_notebook(cells=[new_code_cell(f"{SETTING_UP}\nprint(({call}).text())")])
+    notebook = new_notebook(cells=[new_code_cell(f"{SETTING_UP}\nprint(({call}).text())")])  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(job)}}).execute()
     printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
     assert "20 of 20 rows" in printed

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -230,7 +231,7 @@ def test_boxes_and_hashes_are_read_from_the_list_again(origin: Origin, tmp_path:
     urls = write_list(tmp_path / "list.parquet", rows, faces=texts, sha256=hashes)
     listed = {"boxes_column": "faces", "hash_column": "sha256", "order": order}
     output = {"samples_per_shard": 3}
-    made = {"http": ALL_LATE, "input": listed, "output": output}
+    made: dict[str, Any] = {"http": ALL_LATE, "input": listed, "output": output}
     turbo_fetch.run(job_spec(urls, tmp_path / "out", **made))
     _again(tmp_path / "out")
     turbo_fetch.run(job_spec(urls, tmp_path / "lucky", **made))
