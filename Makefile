@@ -35,8 +35,7 @@ demo-dreambooth: $(VENV)/.training $(VENV)/.built ## Teach a small model a subje
 
 test: setup ## Run all tests, Rust and Python
 	$(MAKE) rust-test
-	$(BIN)/pytest --numprocesses auto -m "not cluster"
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest --numprocesses auto
 
 rehearsal: setup ## Train on a GPU that is not there with every pair of options (some 5 CPU-minutes; tests have each option once)
 	EVERY_PAIR=1 $(BIN)/pytest tests/dreambooth/test_first_step_on_a_gpu.py

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+import processes
+
 CHROMIUM = shutil.which("chromium")
 """Without it, Chrome where its installer puts it."""
 FLAGS = (
@@ -60,7 +62,7 @@ def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800
 def viewed(*places: Path) -> Iterator[str]:
     """Serve `turbo-fetch view` of one dataset, or of two; yield its address."""
     command = [sys.executable, "-m", "turbo_fetch", "view", *map(str, places), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with processes.started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]
         process.terminate()

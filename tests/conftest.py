@@ -7,12 +7,17 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
+
+import processes
 
 if TYPE_CHECKING:
     from dataset_hub import DatasetHub
@@ -78,10 +83,63 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]
         yield hub
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with clusters, which wait more than they work, and with what may take long."""
+    begins: dict[str, tuple[bool, float]] = {}
+    for item in items:
+        cluster, limit = (item.get_closest_marker(name) for name in ("cluster", "timeout"))
+        if cluster:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+        begin = (cluster is None, -limit.args[0] if limit else 0.0)
+        begins[item.location[0]] = min(begin, begins.get(item.location[0], begin))
+    items.sort(key=lambda item: begins[item.location[0]])
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One for clusters beside one for each core."""
+    return 1 + len(
+        psutil.Process().cpu_affinity() if sys.platform == "linux" else range(psutil.cpu_count() or 1)
+    )
+
+
+class FilesAndClusters(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
+    """A file goes to one worker, which makes its fixtures once; all clusters go to one, each of them alone."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return scope.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndClusters:
+    """Take the scheduler of this suite."""
+    return FilesAndClusters(config, log)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what asks for more than POSIX, elsewhere."""
     if sys.platform != "linux" and item.get_closest_marker("linux"):
         pytest.skip("needs Linux")
+
+
+@pytest.fixture(autouse=True)
+def _processes_end_with_their_test() -> Iterator[None]:
+    with processes.ended():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Let go of what a failed test left open: Python would warn of it in the next test, which would fail for it."""
+    result = yield
+    # pytest keeps the last exception for debuggers, and with it all that its frames hold, until the next test begins.
+    names = [name for name in ("last_type", "last_value", "last_traceback", "last_exc") if hasattr(sys, name)]
+    if names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in names:
+                delattr(sys, name)
+            gc.collect()
+    return result
 
 
 @pytest.fixture

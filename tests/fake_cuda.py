@@ -215,7 +215,7 @@ class Stream:
         self.is_beside = is_beside
         self._copies: list[tuple[Tensor, Tensor]] = []
 
-    def copy(self, function: Any, args: Any, kwargs: Any) -> Tensor:
+    def copy(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Copy later, but at once from memory that is not pinned. Raises DeviceMismatch for all but copies."""
         made, source = args[:2]
         if function is not _aten.copy_.default or not (args[2:] or kwargs.values()):
@@ -265,8 +265,10 @@ def _in_stream(stream: Stream) -> Iterator[None]:
 class Generator(torch.Generator):
     """A generator that says a device."""
 
+    claimed: torch.device
+
     def __new__(cls, device: Any = "cpu") -> Generator:
-        made = super().__new__(cls, device="cpu")
+        made = super().__new__(cls, device="cpu")  # type: ignore[call-arg]
         made.claimed = torch.device(device)
         if made.claimed.type == "cuda":
             made.claimed = _device(made.claimed)
@@ -288,7 +290,7 @@ def _on_gpu(tensor: Tensor) -> bool:
     return device_of(tensor).type == "cuda"
 
 
-_GETTER = type(Tensor.dtype.__get__)
+_GETTER = type(Tensor.dtype.__get__)  # type: ignore[attr-defined]
 
 
 class _Functions(TorchFunctionMode):
@@ -342,7 +344,8 @@ def _to(_mode: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if args and isinstance(args[0], int) and not isinstance(args[0], bool):
         args = (_device(args[0]), *args[1:])
     copy = bool(kwargs.pop("copy", False))
-    device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
+    parsed: Any = torch._C._nn._parse_to(*args, **kwargs)
+    device, dtype, _, layout = parsed
     return _moved(tensor, None if device is None else _device(device), dtype, layout, copy)
 
 
@@ -400,8 +403,8 @@ _WITNESSES: list[Witness] = []
 _SPECIAL: dict[Any, Any] = {
     torch._C._nn.pad_sequence: _padded,
     Tensor.device.__get__: lambda _, tensor: device_of(tensor),
-    Tensor.is_cuda.__get__: lambda _, tensor: _on_gpu(tensor),
-    Tensor.is_cpu.__get__: lambda _, tensor: device_of(tensor).type == "cpu",
+    Tensor.is_cuda.__get__: lambda _, tensor: _on_gpu(tensor),  # type: ignore[attr-defined]
+    Tensor.is_cpu.__get__: lambda _, tensor: device_of(tensor).type == "cpu",  # type: ignore[attr-defined]
     Tensor.get_device: lambda _, tensor: device_of(tensor).index if _on_gpu(tensor) else -1,
     Tensor.to: _to,
     Tensor.cuda: lambda _, tensor, device=CUDA, *rest, **options: _moved(tensor, _device(device)),
@@ -412,7 +415,7 @@ _SPECIAL: dict[Any, Any] = {
 }
 
 
-_run_backward = torch.autograd._engine_run_backward
+_run_backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
 
 def _with_functions(run: Any) -> Any:
@@ -449,7 +452,7 @@ def fake_cuda(capability: tuple[int, int] = (8, 0), memory_bytes: int = 24 << 30
         )
         for hook in hooks:
             stack.callback(hook.remove)
-        stack.enter_context(_Operations())
+        stack.enter_context(_Operations())  # type: ignore[no-untyped-call]
         stack.enter_context(_Functions())
         yield witness
 

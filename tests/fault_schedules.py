@@ -22,10 +22,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol
 
 import psutil
 
+import processes
 from album import album
 from jobs import content_hashes, job_spec, ledger, wait_for_hits, write_list
 from namespaces import Cut, Web, address, node_address
@@ -246,11 +247,10 @@ def started(
     """Start a run on a machine that `command` leads to."""
     job = folder / "job.toml"
     job.write_text(dump_spec(spec))
-    return subprocess.Popen(
+    return processes.start(
         [*command, sys.executable, "-m", "turbo_fetch", "run", str(job)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
         env=None if environment is None else dict(environment),
     )
@@ -282,7 +282,7 @@ def attempt(
     trial = Trial(engine, seed, schedule(seed, engine, machines.kinds))
     before = origin.hits.total()
     random = Random(f"{seed} victims")
-    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, processes.ended():
         folder = Path(name)
         driver = machines.start(listed, folder)
         for fault in trial.faults:
@@ -367,6 +367,7 @@ def _below(driver: subprocess.Popen[str], word: str) -> list[psutil.Process]:
 def scene(engine: str) -> Iterator[Callable[[int], Trial]]:
     """Yield what makes the trial of a seed on an engine."""
     with ExitStack() as stack:
+        stack.enter_context(processes.ended())
         web = stack.enter_context(Web(nodes=3 if engine == "ray" else 1))
         origin = Origin(PICTURES, latency_s=0.15, address="0.0.0.0")
         web.inside(origin.__enter__)
@@ -405,16 +406,16 @@ def table(trials: Iterable[Trial]) -> str:
     for (engine, name), tried in sorted(found.items()):
         runs = {id(trial): trial for trial, _ in tried}.values()
         lost, doubled = sum(trial.lost for trial in runs), sum(trial.doubled for trial in runs)
-        seconds = [each for _, each in tried]
+        waits = [each for _, each in tried]
         lines.append(
-            f"| {engine} | {name} | {len(tried)} | {lost} | {doubled} | {median(seconds):.1f} ({max(seconds):.1f}) |"
+            f"| {engine} | {name} | {len(tried)} | {lost} | {doubled} | {median(waits):.1f} ({max(waits):.1f}) |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     """Make the schedules that the command line asks for."""
-    parser = argparse.ArgumentParser(description=cast(str, __doc__).partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("engines", nargs="+", choices=("local", "ray", "spark"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

@@ -15,7 +15,7 @@ from turbo_fetch.spec import HttpSpec
 
 BODY = bytes(range(256)) * 1200
 PATH = "an image.jpg"
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "allow_private_addresses": True,
     "robots": "ignore",
     "timeout_s": 5,

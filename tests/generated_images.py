@@ -42,7 +42,7 @@ def _grey(picture: Image.Image) -> npt.NDArray[np.uint8]:
 
 def _alpha(picture: Image.Image) -> npt.NDArray[np.uint8]:
     y, x = np.mgrid[0 : picture.height, 0 : picture.width]
-    return ((x * 7 + y * 5) % 256).astype(np.uint8)
+    return ((x * 7 + y * 5) % 256).astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def _indexed(picture: Image.Image, bits: int) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
@@ -333,7 +333,7 @@ def _ico(rng: random.Random, picture: Image.Image) -> Made:
         if bits == 0:
             content, bits = encoded(_in_mode(image, rng.choice(["RGB", "RGBA", "P", "LA"])), "PNG"), 32
         elif bits == 32:
-            content = handmade.icon_bitmap(_rgb(image), _alpha(image) | 1, 32)
+            content = handmade.icon_bitmap(_rgb(image), _alpha(image) | 1, 32)  # type: ignore[arg-type]
         elif bits == 24:
             content = handmade.icon_bitmap(_rgb(image), shape, 24)
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import processes
 import turbo_fetch
 from origin import Origin
 from turbo_fetch.spec import Spec
@@ -27,7 +28,7 @@ def write_list(path: Path, urls: Sequence[str | None], **columns: Sequence[objec
     return path
 
 
-def job_spec(urls: Path, path: Path, /, **changes: dict[str, Any]) -> Spec:
+def job_spec(urls: Path, path: Path, /, **changes: Any) -> Spec:
     """Return a spec for loopback; `changes` are tables such as `image={"size": 64}`."""
     tables: dict[str, dict[str, Any]] = {
         "input": {"urls": str(urls), "caption_column": "caption"},
@@ -60,11 +61,10 @@ def start(spec: Spec, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `turbo-fetch run` on the spec as a user would, in a process group of its own."""
     path = folder / "job.toml"
     path.write_text(dump_spec(spec))
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "turbo_fetch", "run", str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
 

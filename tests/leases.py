@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -36,11 +37,10 @@ def start_on(
     path.write_text(dump_spec(spec))
     ahead = str(clock_ahead_s)
     clock = ["unshare", "--time", "--boottime", ahead, "--monotonic", ahead] if clock_ahead_s else []
-    return subprocess.Popen(
+    return processes.start(
         [*clock, sys.executable, "-c", _RUN, machine, str(path), "--quiet", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(home)},
         start_new_session=True,
     )

@@ -13,6 +13,8 @@ from typing import Any
 import fsspec
 import s3fs
 
+import processes
+
 CREDENTIALS = {"key": "test", "secret": "test"}
 
 
@@ -29,21 +31,12 @@ def s3_server() -> Iterator[str]:
         "sys.stdin.read()\n"
     )
     quiet = subprocess.DEVNULL
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, str(write)],
-        pass_fds=[write],
-        stdin=subprocess.PIPE,
-        stdout=quiet,
-        stderr=quiet,
-    )
-    os.close(write)
-    try:
+    command = [sys.executable, "-c", code, str(write)]
+    with processes.started(command, pass_fds=[write], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet):
+        os.close(write)
         with os.fdopen(read) as ready:
             address = f"http://127.0.0.1:{int(ready.readline())}"
         yield address
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def empty_bucket(address: str) -> None:

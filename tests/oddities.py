@@ -72,6 +72,9 @@ def status_lines(image: bytes) -> list[Oddity]:
     def line(first: bytes, before: bytes = b"") -> Script:
         return [before + head(length, first=first) + image]
 
+    bare: Script = [image, CLOSE]
+    page: Script = [b"<html>no</html>", CLOSE]
+    alert: Script = [b"\x15\x03\x01\0\x02\x02\x50 more", CLOSE]
     no_http = _protocol("the response does not begin with an HTTP status line")
     return _listed(
         "status line",
@@ -93,14 +96,14 @@ def status_lines(image: bytes) -> list[Oddity]:
             "a reason in Latin-1": line("HTTP/1.1 200 Très bien".encode("latin-1")),
             "a reason of 10 kB": line(b"HTTP/1.1 200 " + b"x" * 10_000),
             "empty lines before it": line(OK, b"\r\n\r\n"),
-            "none: a bare image (HTTP/0.9)": ([image, CLOSE], no_http),
-            "none: a bare page": ([b"<html>no</html>", CLOSE], no_http),
+            "none: a bare image (HTTP/0.9)": (bare, no_http),
+            "none: a bare page": (page, no_http),
             "a number of four digits": (
                 line(b"HTTP/1.1 2000 OK"),
                 _protocol("the status 2000 is not between 100 and 999"),
             ),
             "TLS where http was asked for": (
-                [b"\x15\x03\x01\0\x02\x02\x50 more", CLOSE],
+                alert,
                 _protocol("the server speaks TLS where http was asked for"),
             ),
         },

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psutil
 
+import processes
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -56,11 +57,10 @@ def start_on_spark(
         f"spark.{name} {str(value).lower() if value is True else value}\n" for name, value in settings.items()
     )
     (folder / "spark-defaults.conf").write_text("".join(lines))
-    return subprocess.Popen(
+    return processes.start(
         [*command, sys.executable, "-c", DRIVER, str(folder / "job.toml"), *map(str, task_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
         cwd=folder,
         env={**os.environ, "SPARK_CONF_DIR": str(folder), "PYSPARK_PYTHON": python},

@@ -238,7 +238,7 @@ def test_an_index_may_be_a_list_of_any_format(tmp_path: Path, name: str) -> None
     if path.suffix == ".csv":
         path.write_text(f"url,file,at,bytes\n{url('good')},a.warc.gz,7,5\n")
     elif path.suffix == ".jsonl":
-        path.write_text(json.dumps({name: values[0] for name, values in table.items()}))
+        path.write_text(json.dumps({name: values[0] for name, values in table.items()}))  # type: ignore[index]
     else:
         feather.write_feather(pa.table(table), path)
     warc = {"file_column": "file", "offset_column": "at", "length_column": "bytes"}

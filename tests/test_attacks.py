@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -230,7 +231,7 @@ def test_ports_of_other_protocols_are_not_asked(port: int) -> None:
 
 def test_ports_may_be_narrowed() -> None:
     with Origin({"a.jpg": b"x"}) as origin:
-        limits = {**LIMITS, "ports": (8080,)}
+        limits: dict[str, Any] = {**LIMITS, "ports": (8080,)}
         assert (
             attempt(origin.url("a.jpg"), **limits).detail == f"port {origin.port} is not in fetch.http.ports"
         )

@@ -16,6 +16,7 @@ import fsspec
 import pytest
 from bench.object_store import keeping_store
 
+import processes
 from object_store import configured
 from turbo_fetch.dataset.attempts import (
     Replaced,
@@ -203,13 +204,13 @@ def test_the_spool_of_a_dead_worker_is_adopted_and_that_of_a_living_one_is_not(
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    other = subprocess.Popen(
+    other = processes.start(
         [sys.executable, "-c", code, output.url, new_attempt(beacon), str(tmp_path), f"{shard}.spool"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert other.stdout is not None
-    assert other.stdout.readline() == b"ready\n"
+    assert other.stdout.readline() == "ready\n"
     place = open_attempt(output, new_attempt(beacon), str(tmp_path))
     adopt_spools(place, shard)
     assert not (place.work / f"{shard}.spool").exists()

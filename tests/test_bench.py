@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Burns CPU in a grandchild that its parent does not wait for.
@@ -47,11 +49,9 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     site = tmp_path_factory.mktemp("site")
     (site / "a.jpg").write_bytes(bytes(range(256)) * 8)
     command = [sys.executable, "-m", "bench.faulty_server", "--root", str(site), "--faults"]
-    server = subprocess.Popen(
-        [*command, "--latency-ms", "50", "--dribble-s", "2"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdout is not None
-    with server.stdout:
+    command += ["--latency-ms", "50", "--dribble-s", "2"]
+    with processes.started(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
         yield int(server.stdout.readline())
         server.terminate()
         assert server.wait(10) == 0

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
@@ -79,11 +80,10 @@ def _locally(made: Path, folder: Path, command: str, *options: str) -> Path:
 
 def _start(cluster: Any, command: str, *arguments: str) -> subprocess.Popen[str]:
     engine = ["--set", "engine.kind=ray", "--set", f"engine.address={cluster.address}"]
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
 
@@ -149,11 +149,10 @@ def test_a_retry_that_was_begun_here_goes_on_here_and_the_rest_on_the_cluster(
     origin.latency_s = 60
     hits = origin.hits.total()
     try:
-        process = subprocess.Popen(
+        process = processes.start(
             [sys.executable, "-m", "turbo_fetch", "retry", str(copied), "--set", "fetch.http.concurrency=1"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
         while origin.hits.total() == hits:
@@ -272,7 +271,7 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Or
     names = list(ALBUM)
     rows = [origin.url(name) for name in names[:100]] + [f"{origin.url(name)}?copy" for name in names[:100:9]]
     urls = write_list(tmp_path / "list.parquet", rows)
-    tables = {"duplicates": {"by": ["hash"]}, "output": {"samples_per_shard": 30}}
+    tables: dict[str, Any] = {"duplicates": {"by": ["hash"]}, "output": {"samples_per_shard": 30}}
     turbo_fetch.run(job_spec(urls, tmp_path / "here", **tables))
     engine = {"kind": "ray", "address": cluster.address}
     process = start(job_spec(urls, tmp_path / "there", engine=engine, **tables), tmp_path)

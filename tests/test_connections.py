@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
+import processes
 from fetching import BODY, LIMITS, PATH, arrived, fetch, fetch_in_turns
 from loops import LOOPS, run_on
 from origin import Origin
@@ -46,14 +47,11 @@ def old_server(version: str, folder: Path) -> Iterator[int]:
         port: int = probe.getsockname()[1]
     command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(folder / "server.pem")]
     command += ["-cipher", "ALL:@SECLEVEL=0", "-www", version]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+    with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
         assert server.stdout is not None
-        try:
-            while b"ACCEPT" not in (line := server.stdout.readline()):
-                assert line, "the server did not start"
-            yield port
-        finally:
-            server.kill()
+        while "ACCEPT" not in (line := server.stdout.readline()):
+            assert line, "the server did not start"
+        yield port
 
 
 def test_a_listener_that_does_not_answer_is_a_connection_timeout(loop: str) -> None:

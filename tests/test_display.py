@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from turbo_fetch.progress.summary import Summary, human_bytes, human_time
 from turbo_fetch.progress.tally import Tally
 
 
-def _tally(rows: int, **figures: int) -> Tally:
+def _tally(rows: int, **figures: Any) -> Tally:
     return Tally(outcomes=Counter({"success": rows}), **figures)
 
 

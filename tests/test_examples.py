@@ -66,7 +66,9 @@ def shades(image: Image.Image) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_each_example_is_a_valid_spec(path: Path) -> None:
-    assert load_spec(path).fetch.output.path
+    fetch = load_spec(path).fetch
+    assert fetch is not None
+    assert fetch.output.path
 
 
 def test_every_example_is_listed_in_the_readme() -> None:
@@ -146,7 +148,7 @@ def test_pools_come_from_parquet_with_what_they_know_of_images(
     run_example(f"{name}.toml", tmp_path / "*.parquet", tmp_path / "out")
 
     made = samples(tmp_path / "out" / f"{shard}.tar")
-    assert sorted(facts[kept] for _, _, facts in made) == sorted(str(value) for value in columns[kept])
+    assert sorted(str(facts[kept]) for _, _, facts in made) == sorted(str(value) for value in columns[kept])
     assert {image.size for _, image, _ in made} == {size}
 
 

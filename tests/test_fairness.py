@@ -36,6 +36,11 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 IMAGE = OK + b"Content-Length: 5\r\n\r\nimage"
 BOMB = gzip.compress(bytes(15_000_000))
 
+
+def _paused(part: bytes, times: int) -> Script:
+    return [part, Pause(0.001)] * times
+
+
 HOSTILE: dict[str, Script] = {
     "a flood of interim responses": [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 20_000],
     "slow interim responses": [b"HTTP/1.1 102 Processing\r\n\r\n", Pause(0.001)] * 2_000,
@@ -50,7 +55,7 @@ HOSTILE: dict[str, Script] = {
     "headers byte by byte": [each for byte in OK * 100 for each in (bytes([byte]), Pause(0.001))],
     "headers without end": [OK, *[b"X: " + b"x" * 60_000 + b"\r\n"] * 100],
     "small headers without end": [OK, *[b"a: b\r\n" * 10_000] * 10],
-    "a body without end": [OK + b"\r\n", *[bytes(65_536), Pause(0.001)] * 400],
+    "a body without end": [OK + b"\r\n", *_paused(bytes(65_536), 400)],
     "resets": [RESET],
     "resets within a body": [OK + b"Content-Length: 99\r\n\r\nimage", RESET],
     "ends before a response": [CLOSE],
@@ -61,7 +66,7 @@ HOSTILE: dict[str, Script] = {
     "cookies": [OK + b"Set-Cookie: a=b; Path=/; Secure\r\n" * 1_900 + b"Content-Length: 5\r\n\r\nimage"],
     "chunk extensions": [CHUNKED + b"1;" + b"x=y;" * 100_000],
     "chunks of a byte": [CHUNKED + b"1\r\nx\r\n" * 200_000],
-    "chunks of a byte, one by one": [CHUNKED, *[b"1\r\nx\r\n", Pause(0.001)] * 2_000],
+    "chunks of a byte, one by one": [CHUNKED, *_paused(b"1\r\nx\r\n", 2_000)],
     "trailers without end": [CHUNKED + b"1\r\nx\r\n0\r\n" + b"x: y\r\n" * 100_000],
     "responses that nobody asked for": [IMAGE * 5_000],
     "garbage": [b"\x00\xff\r\n" * 100_000],

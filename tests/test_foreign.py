@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,12 @@ from turbo_fetch.shard.transform import Transform
 SCENE = scene(97, 61)
 
 
-def outcome(body: bytes, **options: object) -> tuple[Outcome, str | None]:
+def outcome(body: bytes, **options: Any) -> tuple[Outcome, str | None]:
     record = transformed(body, **options)
     return BY_NUMBER[record["outcome"]], record["detail"]
 
 
-def tiff(samples: npt.NDArray[np.generic], **options: object) -> bytes:
+def tiff(samples: npt.NDArray[np.generic], **options: Any) -> bytes:
     file = io.BytesIO()
     tifffile.imwrite(file, samples, **options)
     return file.getvalue()
@@ -142,7 +143,9 @@ def test_a_tiff_that_nothing_here_reads_right_is_named(
 
 @pytest.mark.parametrize("alpha", [1, 2])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_fourth_sample_of_a_tiff_is_alpha_where_it_says_so(alpha: int, dtype: type[np.generic]) -> None:
+def test_the_fourth_sample_of_a_tiff_is_alpha_where_it_says_so(
+    alpha: int, dtype: type[np.unsignedinteger[Any]]
+) -> None:
     top = np.iinfo(dtype).max
     samples = np.zeros((4, 4, 4), dtype)
     samples[..., 3] = top // 2

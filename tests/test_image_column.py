@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_smaller_size_made_of_a_dataset_has_its_keys_and_captions(tmp_path: Pa
 
 def test_what_was_fetched_is_resized_and_filtered_without_a_network(tmp_path: Path) -> None:
     list_of_images = tmp_path / "first.parquet"
-    columns = {
+    columns: dict[str, Iterable[object]] = {
         "url": [f"http://nowhere.invalid/{n}.jpg" for n in range(40)],
         "image": ALBUM,
         "score": range(40),

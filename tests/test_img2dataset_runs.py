@@ -232,7 +232,7 @@ def _features(folder: Path) -> dict[str, dict[str, Any]]:
         with path.open("rb") as file:
             for content in read_records(file):
                 features = decode_example(content)
-                found[features["key"][1][0].decode()] = {
+                found[features["key"][1][0].decode()] = {  # type: ignore[union-attr]
                     name: _plain(each) for name, each in features.items()
                 }
     return found

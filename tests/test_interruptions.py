@@ -80,6 +80,7 @@ def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
             process.kill()
         process.communicate()
         _wait_until_gone(workers)
+    assert spec.fetch is not None
     final = Path(spec.fetch.output.path)
     process = start(spec, tmp_path)
     out, err = process.communicate(timeout=120)

@@ -42,7 +42,10 @@ def _run(folder: Path, origin: Origin, out: Path, ids: list[Any] = IDS, /, **out
     urls = folder / "list.parquet"
     if not urls.exists():
         write_list(urls, [origin.url(name) for name in ALBUM], id=ids)
-    changes = {"input": {"keep_columns": ["id"]}, "output": {"samples_per_shard": 6, **output}}
+    changes: dict[str, Any] = {
+        "input": {"keep_columns": ["id"]},
+        "output": {"samples_per_shard": 6, **output},
+    }
     return turbo_fetch.run(job_spec(urls, out, engine={"threads": 1, "workers": 1}, **changes)).fetch
 
 

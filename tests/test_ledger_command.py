@@ -31,6 +31,9 @@ class _Unseen:
     def refresh(self) -> None:
         """See Progress."""
 
+    def note(self, text: str) -> None:
+        """See Progress."""
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -118,14 +118,14 @@ def test_a_torch_data_loader_reads_the_tars_and_the_environments(tmp_path: Path)
         def __init__(self, path: Path) -> None:
             self.environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
             with self.environment.begin() as transaction:
-                self.keys = transaction.get(b"__keys__" + path.stem.encode()).decode().split()
+                self.keys = transaction.get(b"__keys__" + path.stem.encode()).decode().split()  # type: ignore[union-attr]
 
         def __len__(self) -> int:
             return len(self.keys)
 
         def __getitem__(self, index: int) -> bytes:
             with self.environment.begin() as transaction:
-                return bytes(transaction.get(f"{self.keys[index]}.png".encode()))
+                return bytes(transaction.get(f"{self.keys[index]}.png".encode()))  # type: ignore[arg-type]
 
     dataset = Environment(_dataset(tmp_path / "lmdb", "lmdb") / "00000.lmdb")
     order = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=list)

@@ -94,7 +94,7 @@ def test_quotes_of_a_raw_list_are_the_matter_of_their_row(
 def by_csv(rows: list[dict[str, str]], path: Path) -> None:
     quoting = csv.QUOTE_ALL if len(rows) % 2 else csv.QUOTE_MINIMAL
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=DELIMITERS[path.suffix[1:]], quoting=quoting)
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=DELIMITERS[path.suffix[1:]], quoting=quoting)  # type: ignore[arg-type]
         writer.writeheader()
         writer.writerows(rows)
 

@@ -51,9 +51,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _child(recorder: Recorder) -> psutil.Process:
-    return next(
-        one for one in psutil.Process().children() if "turbo_fetch.monitor" in one.cmdline() and recorder
-    )
+    assert recorder is not None
+    return next(one for one in psutil.Process().children() if "turbo_fetch.monitor" in one.cmdline())
 
 
 def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import processes
 from album import album
 from jobs import job_spec, ledger, wait_for_hits, write_list
 from namespaces import Cut, Web, address, may_use_namespaces
@@ -57,7 +58,7 @@ def start(web: Web, urls: list[str], folder: Path, **http: Any) -> subprocess.Po
     job = folder / "job.toml"
     job.write_text(dump_spec(spec))
     command = [*web.node, sys.executable, "-m", "turbo_fetch", "run", str(job)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def addresses(origin: Origin, hosts: int, rows: int = ROWS, *, named: bool) -> list[str]:

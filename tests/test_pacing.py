@@ -6,6 +6,7 @@ import asyncio
 import time
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_all_workers_together_keep_to_the_limit_and_use_it(tmp_path: Path) -> No
     mbps = total * 8 / 1e6 / 3
     with Origin(pictures) as origin:
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in pictures])
-        changes = {
+        changes: dict[str, Any] = {
             "http": {"max_mbps": mbps},
             "output": {"samples_per_shard": 10},
             "engine": {"workers": 2, "threads": 1},

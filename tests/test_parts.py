@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, manifest, undisturbed, wait_for_hits, write_list
@@ -140,7 +141,7 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
 
     def submit(number: int) -> subprocess.Popen[str]:
         slurm = {"TASK_ID": number, "TASK_COUNT": PARTS, "JOB_ID": 7}
-        return subprocess.Popen(
+        return processes.start(
             ["bash", str(SCRIPT), str(spec)],
             env={
                 **os.environ,
@@ -149,7 +150,6 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
 

@@ -54,7 +54,7 @@ def fetch(
             return await client.get(url)
 
     fetched = run_on(loop, scenario())
-    return fetched.outcome, fetched.detail, fetched.body
+    return fetched.outcome, fetched.detail, None if fetched.body is None else bytes(fetched.body)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+import processes
 from album import album
 from jobs import job_spec, write_list
 from origin import Origin
@@ -42,21 +42,21 @@ def job(origin: Origin, tmp_path: Path) -> Path:
 def _on_a_terminal(script: str, folder: Path) -> str:
     """Run a script as on a terminal; return what that shows, with its control sequences."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    process = processes.start(
         [sys.executable, "-c", script],
         cwd=folder,
         env=os.environ | {"TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # how a terminal says that nobody is left
-            while part := os.read(ours, 1 << 16):
-                shown += part
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody is left
+        while part := os.read(ours, 1 << 16):
+            shown += part
     os.close(ours)
-    assert process.returncode == 0, shown
+    assert process.wait(60) == 0, shown
     return shown.decode()
 
 
@@ -72,7 +72,7 @@ def test_a_script_that_wants_no_progress_shows_none(job: Path) -> None:
 
 @pytest.mark.parametrize("call", ["turbo_fetch.run(spec)", "await turbo_fetch.arun(spec)"])
 def test_a_notebook_shows_progress_in_a_widget_and_the_account_as_a_value(job: Path, call: str) -> None:
-    notebook = new_notebook(cells=[new_code_cell(f"{SETTING_UP}\nprint(({call}).text())")])
+    notebook = new_notebook(cells=[new_code_cell(f"{SETTING_UP}\nprint(({call}).text())")])  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(job)}}).execute()
     printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
     assert "20 of 20 rows" in printed

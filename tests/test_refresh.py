@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, manifest, write_list
@@ -145,9 +146,7 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
         "--set",
         "fetch.http.concurrency=2",
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+    process = processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     hits = origin.hits.total()
     while origin.hits.total() < hits + 5:
         assert process.poll() is None, process.communicate()

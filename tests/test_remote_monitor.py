@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import job_spec, write_list
@@ -53,7 +54,7 @@ def test_a_run_writes_report_and_records_into_the_store_and_report_renews_them(s
 
 def test_view_serves_rows_and_images_from_the_store(server: str) -> None:
     command = [sys.executable, "-m", "turbo_fetch", "view", PLACE, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with processes.started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         dataset = json.loads(_get(f"{address}api/dataset"))

@@ -11,10 +11,12 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
@@ -49,9 +51,7 @@ def _make(origin: Origin, folder: Path, output_format: OutputFormat = "webdatase
 
 def _retry(place: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "turbo_fetch", "retry", str(place), *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def _members(out: Path) -> dict[str, bytes]:
@@ -231,7 +231,7 @@ def test_boxes_and_hashes_are_read_from_the_list_again(origin: Origin, tmp_path:
     urls = write_list(tmp_path / "list.parquet", rows, faces=texts, sha256=hashes)
     listed = {"boxes_column": "faces", "hash_column": "sha256", "order": order}
     output = {"samples_per_shard": 3}
-    made = {"http": ALL_LATE, "input": listed, "output": output}
+    made: dict[str, Any] = {"http": ALL_LATE, "input": listed, "output": output}
     turbo_fetch.run(job_spec(urls, tmp_path / "out", **made))
     _again(tmp_path / "out")
     turbo_fetch.run(job_spec(urls, tmp_path / "lucky", **made))

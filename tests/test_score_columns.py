@@ -23,7 +23,8 @@ RIGHT: dict[str, Any] = {
 
 
 def _columns(**changes: Any) -> dict[str, Any]:
-    return as_columns({**RIGHT, **changes}, SCHEMA, 2).to_pydict()
+    columns: dict[str, Any] = as_columns({**RIGHT, **changes}, SCHEMA, 2).to_pydict()
+    return columns
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import processes
 from album import album
 from jobs import ledger, write_list
 from origin import Origin
@@ -171,11 +172,10 @@ def _get(url: str) -> str:
 def _viewed(out: Path) -> str:
     """Return all that the pages of `turbo-fetch view` are told."""
     command = [sys.executable, "-m", "turbo_fetch", "view", str(out), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with processes.started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         told = [_get(f"{address}{path}") for path in ("api/dataset", "api/rows?limit=200", "api/live")]
-        process.terminate()
     return "".join(told)
 
 

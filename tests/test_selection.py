@@ -152,7 +152,8 @@ def test_row_groups_that_have_none_of_the_rows_are_not_read(tmp_path: Path) -> N
 
 def _drawn(share: float) -> list[str]:
     drawn = np.random.default_rng([0, 0]).random(ROWS) < share
-    return TABLE.column("url").filter(pa.array(drawn)).to_pylist()
+    urls: list[str] = TABLE.column("url").filter(pa.array(drawn)).to_pylist()
+    return urls
 
 
 @pytest.mark.parametrize(

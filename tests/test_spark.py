@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -136,7 +137,7 @@ def test_tasks_end_and_speculation_does_no_row_twice(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    conf = {
+    conf: dict[str, Any] = {
         "speculation": True,
         "speculation_interval": "100ms",
         "speculation_multiplier": "1.01",
@@ -159,7 +160,7 @@ def test_executors_that_join_later_are_asked_for_and_get_work(
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
 ) -> None:
     urls, expected = quiet
-    conf = {
+    conf: dict[str, Any] = {
         "dynamicAllocation_enabled": True,
         "dynamicAllocation_minExecutors": 1,
         "dynamicAllocation_initialExecutors": 1,

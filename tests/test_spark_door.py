@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from queue import SimpleQueue
 
 import pytest
 
+import processes
 from jobs import job_spec
 from namespaces import WEB, Web, may_use_namespaces
 from test_supervisor import Book, shards
@@ -125,7 +125,7 @@ def test_a_worker_whose_machine_is_cut_off_is_given_up_and_its_shard_is_for_othe
     with Web() as web, ExitStack() as stack:
         door = web.inside(lambda: stack.enter_context(open_door(WEB, WEB, 0, calls)))
         arguments = (WEB, str(door.port), door.key.hex(), __version__)
-        caller = subprocess.Popen([*web.node, sys.executable, "-c", CALLER, *arguments])
+        caller = processes.start([*web.node, sys.executable, "-c", CALLER, *arguments])
         stack.callback(caller.wait)
         stack.callback(caller.kill)
         replaced, book = _Replaced(), Book()

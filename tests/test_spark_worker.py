@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import processes
 from jobs import job_spec
 from turbo_fetch import __version__
 from turbo_fetch.runners.messages import NoMoreShards, Setup, WantShard
@@ -42,10 +43,9 @@ def _worked(folder: Path, talk: Callable[[Connection[Any, Any]], None]) -> list[
     """Return what a process of a user says in which a task has worked for a driver that talks so."""
     key = secrets.token_bytes(32)
     with Listener(("127.0.0.1", 0), authkey=key) as listener:
-        process = subprocess.Popen(
+        process = processes.start(
             [sys.executable, "-c", USERS_PROCESS, str(listener.address[1]), key.hex()],
             stdout=subprocess.PIPE,
-            text=True,
         )
         with pytest.raises((EOFError, OSError)):
             # It looks first whether anything is there.

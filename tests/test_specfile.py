@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.lists import find_lists
-from turbo_fetch.spec import Spec
+from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spec.specfile import (
     differences,
     dump_spec,
@@ -29,10 +29,15 @@ def minimal(tmp_path: Path) -> Path:
     return path
 
 
+def _fetch(spec: Spec) -> FetchSpec:
+    assert spec.fetch is not None
+    return spec.fetch
+
+
 def test_a_minimal_spec_has_defaults_for_the_rest(minimal: Path) -> None:
-    spec = load_spec(minimal)
-    assert spec.fetch.image.box == (256, 256)
-    assert spec.fetch.output.format == "webdataset"
+    fetch = _fetch(load_spec(minimal))
+    assert fetch.image.box == (256, 256)
+    assert fetch.output.format == "webdataset"
 
 
 @pytest.mark.parametrize(
@@ -48,12 +53,12 @@ def test_a_minimal_spec_has_defaults_for_the_rest(minimal: Path) -> None:
 def test_overrides_are_toml_values_or_bare_strings(
     minimal: Path, override: str, key: str, value: object
 ) -> None:
-    assert getattr(load_spec(minimal, [override]).fetch.image, key) == value
+    assert getattr(_fetch(load_spec(minimal, [override])).image, key) == value
 
 
 def test_a_bare_path_with_equals_signs_stays_whole(minimal: Path) -> None:
     spec = load_spec(minimal, ["fetch.input.urls=s3://bucket/a=1/list.parquet"])
-    assert spec.fetch.input.urls == "s3://bucket/a=1/list.parquet"
+    assert _fetch(spec).input.urls == "s3://bucket/a=1/list.parquet"
 
 
 @pytest.mark.parametrize("override", ["nonsense", "=3", "fetch..x=1", "fetch.input.urls.deeper=1"])
@@ -109,7 +114,7 @@ def test_quality_is_checked_against_the_encoding(encode: str, quality: int, fits
         }
     }
     if fits:
-        assert parse_spec(tables).fetch.image.encoder_quality == quality
+        assert _fetch(parse_spec(tables)).image.encoder_quality == quality
     else:
         with pytest.raises(SpecError, match="quality"):
             parse_spec(tables)
@@ -185,7 +190,7 @@ def test_relative_paths_of_a_file_begin_at_its_folder_wherever_it_is_read(
         assert spec.fetch is not None
         assert spec.train is not None
         assert spec.generate is not None
-        assert spec.fetch.input.urls == str(folder / "lists" / "*.txt")
+        assert _fetch(spec).input.urls == str(folder / "lists" / "*.txt")
         assert spec.fetch.input.warc is not None
         assert spec.fetch.input.warc.prefix == f"{folder}/archive/"
         assert spec.fetch.deny.urls == (str(folder / "deny.txt"), "s3://bucket/deny.txt")
@@ -274,4 +279,4 @@ def test_a_path_that_became_absolute_is_no_other_one(before: object, now: object
 def test_a_spec_beside_another_programs_job_file_keeps_its_output(tmp_path: Path, minimal: Path) -> None:
     for content in ("{}", "[]", "not JSON"):
         (tmp_path / "job.json").write_text(content)
-        assert load_spec(minimal).fetch.output.path == str(tmp_path / "out")
+        assert _fetch(load_spec(minimal)).output.path == str(tmp_path / "out")

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import processes
 from shard_data import picture, result, results
 from turbo_fetch import _native
 from turbo_fetch.arrow.schemas import RESULTS
@@ -232,7 +233,7 @@ def test_a_process_killed_while_it_appends_leaves_a_prefix(tmp_path: Path) -> No
         steps=[],
         end="print('go', flush=True)\nfor row in range(40): spool.append(results([row]))\nsignal.pause()",
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = processes.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
     size = (tmp_path / "s").stat().st_size

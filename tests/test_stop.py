@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+import processes
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.stop import StopRequest, stop_on_signals
 
@@ -99,11 +100,10 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
 def test_a_worker_that_is_still_importing_leaves_ctrl_c_to_its_parent() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        worker = subprocess.Popen(
+        worker = processes.start(
             [sys.executable, "-X", "importtime", "-m", "turbo_fetch.runners", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,
-            text=True,
         )
     assert worker.stderr is not None
     with worker.stderr as told:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import processes
 from album import album
 from jobs import job_spec, wait_for_hits, write_list
 from origin import Origin
@@ -88,7 +89,7 @@ def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path) -> None:
 def test_a_pipe_that_takes_nothing_for_a_while_gets_everything(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    process = subprocess.Popen([sys.executable, "-m", "turbo_fetch", "schema"], stdout=writer)
+    process = processes.start([sys.executable, "-m", "turbo_fetch", "schema"], stdout=writer)
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as pipe:
         first = pipe.read(1)
@@ -133,14 +134,13 @@ def test_a_file_name_that_is_no_text_is_told(tmp_path: Path) -> None:
 def test_a_run_whose_terminal_is_closed_saves_what_arrived(origin: Origin, tmp_path: Path) -> None:
     spec = _spec_file(origin, tmp_path, concurrency=1)
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = processes.start(
         [sys.executable, "-m", "turbo_fetch", "run", str(spec)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
-        text=True,
     )
     os.close(theirs)
     wait_for_hits(process, origin, 5)
@@ -152,11 +152,10 @@ def test_a_run_whose_terminal_is_closed_saves_what_arrived(origin: Origin, tmp_p
 
 def test_a_run_under_nohup_goes_on(origin: Origin, tmp_path: Path) -> None:
     spec = _spec_file(origin, tmp_path, concurrency=4)
-    process = subprocess.Popen(
+    process = processes.start(
         ["nohup", sys.executable, "-m", "turbo_fetch", "run", str(spec)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
     wait_for_hits(process, origin, 5)

@@ -129,7 +129,7 @@ def test_a_browser_shows_filters_pages_and_details_without_errors(address: str) 
         failed = page.inner_text(".failures tbody tr")
         assert "http-4xx" in failed
         assert "HTTP Error 404: Not Found" in failed
-        assert page.locator(".failures a").get_attribute("href", timeout=1000).endswith("/gone.jpg")
+        assert (page.locator(".failures a").get_attribute("href") or "").endswith("/gone.jpg")
         broken = page.evaluate("window.broken")
     assert broken is None
     assert tab.errors == []
@@ -164,9 +164,8 @@ def test_arrow_keys_go_through_the_rows(address: str) -> None:
         assert "0000003" in page.inner_text("#values")
         page.keyboard.press("ArrowLeft")
         assert "3 of the 31" in page.inner_text("#place")
-        assert (
-            page.locator("#values a").first.get_attribute("href", timeout=1000).startswith("http://127.0.0.1")
-        )
+        link = page.locator("#values a").first.get_attribute("href")
+        assert (link or "").startswith("http://127.0.0.1")
     assert tab.errors == []
 
 

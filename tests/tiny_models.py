@@ -194,7 +194,8 @@ def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:
 def tiny_flux2(folder: Path, seed: int = 0) -> Path:
     """Save a Flux.2 Klein pipeline; returns `folder`."""
     torch.manual_seed(seed)
-    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae: Any = AutoencoderKLFlux2(**_VAE)
+    vae.eval()
     vae.bn.running_mean.normal_(std=0.1)
     vae.bn.running_var.uniform_(0.5, 2.0)
     pipeline = Flux2KleinPipeline(
@@ -220,7 +221,8 @@ def tiny_flux2(folder: Path, seed: int = 0) -> Path:
 def tiny_flux2_dev(folder: Path, seed: int = 0) -> Path:
     """Save a Flux.2 dev pipeline, whose texts are padded on the left; returns `folder`."""
     torch.manual_seed(seed)
-    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae: Any = AutoencoderKLFlux2(**_VAE)
+    vae.eval()
     vae.bn.running_mean.normal_(std=0.1)
     vae.bn.running_var.uniform_(0.5, 2.0)
     text = MistralConfig(**{**_QWEN, "num_hidden_layers": 30, "vocab_size": 300})
@@ -266,13 +268,15 @@ def tiny_qwen_image(folder: Path, seed: int = 0, layers: int = 2) -> Path:
         "num_heads": 2,
         "out_hidden_size": HIDDEN,
     }
-    no_images = dict.fromkeys(("image_token_id", "video_token_id", "vision_start_token_id"), 259)
+    no_images: dict[str, Any] = dict.fromkeys(
+        ("image_token_id", "video_token_id", "vision_start_token_id"), 259
+    )
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **no_images)
     pipeline = QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
             max_image_seq_len=8192, max_shift=0.9, shift_terminal=0.02, use_dynamic_shifting=True
         ),
-        vae=AutoencoderKLQwenImage(
+        vae=AutoencoderKLQwenImage(  # type: ignore[attr-defined]
             base_dim=8,
             z_dim=4,
             dim_mult=[1, 2],
@@ -294,7 +298,7 @@ def tiny_qwen_image(folder: Path, seed: int = 0, layers: int = 2) -> Path:
         ),
     )
     # As it is made, what changes in a layer changes no image by more than rounding does.
-    pipeline.transformer.proj_out.weight.data *= 4
+    pipeline.transformer.proj_out.weight.data *= 4  # type: ignore[attr-defined]
     return _saved(pipeline, folder)
 
 
@@ -388,7 +392,9 @@ _VAE: dict[str, Any] = {
 
 
 def _vae(**overrides: Any) -> AutoencoderKL:
-    return AutoencoderKL(**_VAE | overrides).eval()
+    vae: Any = AutoencoderKL(**_VAE | overrides)
+    vae.eval()
+    return vae  # type: ignore[no-any-return]
 
 
 _T5_VOCABULARY = [
@@ -397,8 +403,8 @@ _T5_VOCABULARY = [
 
 
 def _t5() -> T5EncoderModel:
-    sizes = {"d_model": 2 * HIDDEN, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 4}
-    return T5EncoderModel(T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **sizes)).eval()
+    sizes: dict[str, Any] = {"d_model": 2 * HIDDEN, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 4}
+    return T5EncoderModel(T5Config(vocab_size=40, feed_forward_proj="gated-gelu", **sizes)).eval()  # type: ignore[no-any-return]
 
 
 _QWEN: dict[str, Any] = {

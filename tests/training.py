@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import processes
 from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.progress.listener import ProgressListener
@@ -90,7 +91,7 @@ def stopped_after(spec: Spec, step: int) -> None:
 class Child:
     """`turbo-fetch run` in a process of its own; what it says on stderr is in a file."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[str]
     errors: Path
 
     @classmethod
@@ -100,11 +101,8 @@ class Child:
         path, errors = folder / "spec.toml", folder / "errors.txt"
         path.write_text(dump_spec(spec))
         command = [sys.executable, "-m", "turbo_fetch", "run", str(path), "--quiet"]
-        with errors.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
-            try:
-                yield cls(process, errors)
-            finally:
-                process.kill()
+        with errors.open("wb") as file, processes.started(command, stderr=file) as process:
+            yield cls(process, errors)
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
         """Return when something has happened; fails if the run ends before."""

@@ -27,7 +27,7 @@ def tifffile_sees(body: bytes) -> Pixels | None:
         if page.axes not in {"YX", "YXS", "SYX"}:
             return None
         unit = samples.astype(np.float64) / np.iinfo(page.dtype).max
-        kind = page.photometric.name
+        kind = tifffile.PHOTOMETRIC(page.photometric).name
         extra = [int(meaning) for meaning in page.extrasamples]
         colours = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4, "PALETTE": 1}.get(kind)
         if colours is None:

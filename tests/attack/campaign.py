@@ -20,6 +20,8 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+import processes
+
 
 @dataclass(frozen=True, slots=True)
 class Attack:
@@ -42,7 +44,7 @@ class Outcome:
 def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
     """Make one trial, and note what came of it."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder, processes.ended():
         try:
             failure = attack.attempt(Random(seed), Path(folder))
         except Exception as error:

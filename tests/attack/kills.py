@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import processes
 from attack.campaign import Attack
 from attack.commands import (
     Command,
@@ -113,13 +114,12 @@ def with_hook(folder: Path, place: Path) -> dict[str, str]:
 
 def give(command: Command, place: Path, hook: dict[str, str], kill_after_s: float | None = None) -> bool:
     """Give the first of the commands, and return whether it was killed."""
-    running = subprocess.Popen(
+    running = processes.start(
         arguments_of(command, 0, place),
         env={**environment_of(command, place), **hook},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
     )
     if kill_after_s is not None:
         with suppress(subprocess.TimeoutExpired):

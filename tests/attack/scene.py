@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, write_list
@@ -113,12 +114,11 @@ def command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 def run(spec: Path, by: Disturbance) -> tuple[int, str]:
     """Run a spec; return its exit code and what it said."""
-    running = subprocess.Popen(
+    running = processes.start(
         [sys.executable, "-m", "turbo_fetch", "run", str(spec)],
         env={**os.environ, **(by.environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         preexec_fn=by.before,
         start_new_session=True,
     )

@@ -12,6 +12,7 @@ from random import Random
 
 import psutil
 
+import processes
 from attack.campaign import Attack
 from attack.commands import Command, arguments_of, commands, environment_of, finished, quiet, refuse_traceback
 from attack.scene import Disturbance, Scene, disturbed
@@ -50,13 +51,12 @@ def _run(scene: Scene, seconds: tuple[float, float], random: Random, folder: Pat
 def _command(command: Command, random: Random, folder: Path) -> str | None:
     """Hold a process of a command still for a while, or all of them at once."""
     place = Path(shutil.copytree(command.begin, folder / "place"))
-    running = subprocess.Popen(
+    running = processes.start(
         arguments_of(command, 0, place),
         env=environment_of(command, place),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
     )
     with suppress(subprocess.TimeoutExpired):
         running.wait(random.uniform(0.1, quiet(command).seconds))

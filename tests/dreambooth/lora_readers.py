@@ -85,7 +85,8 @@ def automatic_names(family: str, path: Path, original: OriginalName) -> set[str]
 
 
 def _norm(weight: Tensor, axis: int) -> Tensor:
-    return weight.norm(dim=axis, keepdim=True)
+    length: Tensor = weight.norm(dim=axis, keepdim=True)
+    return length
 
 
 def plain(weight: Tensor, change: Tensor, scale: Tensor | None) -> Tensor:

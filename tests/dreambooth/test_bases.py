@@ -21,6 +21,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
@@ -71,8 +72,13 @@ def test_the_header_of_a_single_file_is_read_once(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copy(files["sd"], tmp_path / "model.safetensors"))
-    read, opened = [], single_file.safe_open
-    monkeypatch.setattr(single_file, "safe_open", lambda *given: (read.append(given), opened(*given))[1])
+    read: list[Any] = []
+
+    def opened(*given: Any) -> Any:
+        read.append(given)
+        return safe_open(*given)
+
+    monkeypatch.setattr(single_file, "safe_open", opened)
     families.family_of(str(path))
     families.sides_of(str(path))
     families.load(str(path))
@@ -187,12 +193,13 @@ def test_what_a_model_is_beside_its_weights_survives_a_single_file(
     save_single_file(family, tmp_path / "v.safetensors", {})
     found = families.load(str(tmp_path / "v.safetensors")).pipeline
     assert type(found.scheduler) is EulerDiscreteScheduler
-    assert dict(found.scheduler.config) == dict(scheduler.config)
+    assert dict(found.scheduler.config) == dict(scheduler.config)  # type: ignore[attr-defined]
 
 
 def test_a_single_file_is_a_base_like_any_other(files: dict[str, Path], tmp_path: Path) -> None:
     spec = training_spec(files["sd"], tmp_path, steps=1)
     fit(spec)
+    assert spec.train is not None
     assert families.family_of(spec.train.output).name == "sd"
 
 
@@ -356,8 +363,8 @@ def test_published_models_have_the_sizes_that_are_known_of_them(kind: str) -> No
 def _published_file(path: Path, kind: str, extra: tuple[str, ...] = (), **header: str) -> Path:
     """Write a file with the names and shapes of a published model, and zeros that take no room."""
     family: Family = FAMILIES[ARCHITECTURES[kind][0]](
-        SimpleNamespace(config={}, scheduler=DDIMScheduler(), **_on_meta(kind))
-    )  # type: ignore[arg-type]
+        SimpleNamespace(config={}, scheduler=DDIMScheduler(), **_on_meta(kind))  # type: ignore[arg-type]
+    )
     shapes = {name: list(weight.shape) for name, weight in family.original_weights().items()}
     table: dict[str, Any] = {"__metadata__": header} if header else {}
     end = 0

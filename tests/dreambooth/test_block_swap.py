@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from turbo_fetch.spec.specfile import parse_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-MAKERS = {
+MAKERS: dict[str, Callable[[Path], Path]] = {
     **TINY_FLOW_MODELS,
     "sd": tiny_sd,
     "sdxl": tiny_sdxl,
@@ -60,7 +61,7 @@ def _gradients(base: Path, tmp_path: Path, swapped: int, **keys: Any) -> tuple[d
     keys = {"identifier": "<sks>", "gradient_checkpointing": True, "blocks_to_swap": swapped, **keys}
     train = training_spec(base, tmp_path, prior=False, **keys).train
     assert train is not None
-    found = {}
+    found: dict[str, Tensor] = {}
     with fake_cuda() as gpu:
         family = families.load(str(base))
         torch.manual_seed(0)
@@ -199,14 +200,14 @@ class _Model(nn.Module):
 def test_what_swapped_blocks_do_not_go_with_is_refused(
     tmp_path: Path, keys: dict[str, Any], expected: str
 ) -> None:
-    usual = {"method": "lora", "gradient_checkpointing": True, "blocks_to_swap": 4}
+    usual: dict[str, Any] = {"method": "lora", "gradient_checkpointing": True, "blocks_to_swap": 4}
     with pytest.raises(SpecError, match=expected) as told:
         training_spec(tmp_path / "base", tmp_path, **usual | keys)
     assert str(told.value).count("blocks_to_swap =") == 1
 
 
 def test_blocks_are_not_swapped_without_a_gpu_of_ones_own(bases: dict[str, Path], tmp_path: Path) -> None:
-    keys = {"method": "lora", "gradient_checkpointing": True, "resolution": 32, "steps": 1}
+    keys: dict[str, Any] = {"method": "lora", "gradient_checkpointing": True, "resolution": 32, "steps": 1}
     with pytest.raises(SpecError, match="this device is none; expected 0"):
         fit(training_spec(bases["sd"], tmp_path, blocks_to_swap=4, **keys))
     with fake_cuda(), pytest.raises(SpecError, match="has 4 blocks; expected at most 4"):

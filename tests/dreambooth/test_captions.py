@@ -61,7 +61,7 @@ def test_every_usual_encoding_and_line_end_is_read(
 
 
 @given(
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0")),
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0")),  # type: ignore[arg-type]
     st.sampled_from(["utf-8-sig", "utf-16"]),
 )
 def test_any_text_with_a_byte_order_mark_is_read_as_it_was_written(
@@ -192,9 +192,11 @@ def test_one_of_its_subfolders_tells_what_its_name_means(tmp_path: Path) -> None
     subject = _folder(tmp_path / "10_sks dog", "a.png", "b.png", "c.png")
     images = read_folder(subject, "subject", Listener().note)
     spec = training_spec(tmp_path, tmp_path, subject=str(subject))
+    assert spec.train is not None
     told = "\n".join(image_warnings(spec.train, images, ["a photo of sks dog"] * 3))
     assert "to kohya's scripts the name means 10 repeats of 'sks dog', but train.pictures.repeats = 1" in told
     spec = training_spec(tmp_path, tmp_path, subject=str(subject), pictures={"repeats": 10})
+    assert spec.train is not None
     assert "kohya" not in "\n".join(image_warnings(spec.train, images, ["a photo of sks dog"] * 3))
 
 
@@ -229,7 +231,7 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_captions_that_are_cut_are_counted_for_each_encoder(tmp_path: Path, name: str) -> None:
     make, expected = LONG[name]
-    family = families.load(str(make(tmp_path / "model")))
+    family = families.load(str(make(tmp_path / "model")))  # type: ignore[no-untyped-call]
     longest, short = "an old dog " * 700, "an old dog"
     told = list(length_warnings(family, [longest, short, longest]))
     assert [line.partition(" reads")[0] for line in told] == [

@@ -11,6 +11,7 @@ from tiny_models import tiny_dino, tiny_sd
 from training import Listener, history, training_spec, write_images
 from turbo_fetch import stages
 from turbo_fetch.dreambooth.data import folder
+from turbo_fetch.dreambooth.data.images import ImageFile, inspect
 from turbo_fetch.errors import ModelError, OutputExists, TurboFetchError
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.stop import StopRequest
@@ -192,8 +193,14 @@ def test_what_is_refused_of_scores_leaves_nothing_behind(base: Path, dino: Path,
 
 
 def test_a_folder_that_is_as_it_was_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, read, inspect = write_images(tmp_path / "photos", 3), [], folder.inspect
-    monkeypatch.setattr(folder, "inspect", lambda *given: (read.append(given[0].name), inspect(*given))[1])
+    photos = write_images(tmp_path / "photos", 3)
+    read: list[str] = []
+
+    def inspected(path: Path, *given: Any) -> ImageFile:
+        read.append(path.name)
+        return inspect(path, *given)
+
+    monkeypatch.setattr(folder, "inspect", inspected)
     notes: list[str] = []
     (photos / "notes.md").write_text("")
     first, again = (folder.read_folder(photos, "subject", notes.append) for _ in range(2))

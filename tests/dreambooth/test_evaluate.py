@@ -14,6 +14,7 @@ import torch
 import torchmetrics
 import torchvision
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from browser import browse
@@ -122,19 +123,20 @@ def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     folder.mkdir(parents=True)
     torch.save(weights, folder / torchvision.models.AlexNet_Weights.DEFAULT.url.rpartition("/")[2])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return network.features.eval()
+    features: nn.Module = network.features.eval()
+    return features
 
 
 def _lpips(features: torch.nn.Module, one: Image.Image, other: Image.Image) -> float:
     """Return LPIPS by its formula: equation 1 of arXiv 1801.03924."""
-    stored = Path(torchmetrics.functional.image.lpips.__file__).parent / "lpips_models" / "alex.pth"
+    stored = Path(torchmetrics.functional.image.lpips.__file__).parent / "lpips_models" / "alex.pth"  # type: ignore[attr-defined]
     heads = torch.load(stored, map_location="cpu")
     mean, deviation = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     sides = [image.resize((64, 64), Image.Resampling.BICUBIC) for image in (one, other)]
     pixels = torch.stack([torch.from_numpy(np.array(side)).float() / 127.5 - 1 for side in sides])
     seen = ((pixels - mean) / deviation).permute(0, 3, 1, 2)
     total, layer = 0.0, 0
-    for module in features:
+    for module in features:  # type: ignore[attr-defined]
         seen = module(seen)
         if isinstance(module, torch.nn.ReLU):
             unit = torch.nn.functional.normalize(seen, dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
@@ -42,7 +42,7 @@ from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[Path], Path]] = {
     "sd": tiny_sd,
     "sd, v": partial(tiny_sd, prediction="v_prediction"),
     "sdxl": tiny_sdxl,
@@ -286,6 +286,7 @@ def test_a_step_whose_gradient_overflows_moves_neither_schedule_nor_mean(
         "validation": None,
     }
     spec = spec.model_copy(update={"train": spec.train.model_copy(update=changes)})
+    assert spec.train is not None
     listener = Listener()
     stages.run(spec, listener, StopRequest(), names=("train",))
     assert "train: in 3 step(s) a gradient overflowed in fp16" in "\n".join(listener.notes)

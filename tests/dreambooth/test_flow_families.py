@@ -109,7 +109,7 @@ def _qwen_loss(
         return_dict=False,
     )[0]
     predicted = pipeline._unpack_latents(predicted, 2 * height, 2 * width, 2)
-    return (predicted - (noise - latents)).square().mean()
+    return (predicted - (noise - latents)).square().mean()  # type: ignore[no-any-return]
 
 
 def _z_loss(pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Callable[..., Tensor]) -> Tensor:
@@ -128,7 +128,7 @@ def _z_loss(pipeline: Any, pixels: Tensor, captions: tuple[str, ...], draw: Call
     predicted = pipeline.transformer(
         list(noisy.unsqueeze(2).unbind(0)), 1 - sigma.flatten(), hidden, return_dict=False
     )[0]
-    return (-torch.stack(predicted).squeeze(2) - (noise - latents)).square().mean()
+    return (-torch.stack(predicted).squeeze(2) - (noise - latents)).square().mean()  # type: ignore[no-any-return]
 
 
 def _noisy(latents: Tensor, mu: float, draw: Callable[..., Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +165,7 @@ def _flux_loss(
         ),
         return_dict=False,
     )[0]
-    return (pipeline._unpack_latents(predicted, 2 * height, 2 * width, 2) - target).square().mean()
+    return (pipeline._unpack_latents(predicted, 2 * height, 2 * width, 2) - target).square().mean()  # type: ignore[no-any-return]
 
 
 def _flux2_loss(
@@ -194,7 +194,7 @@ def _flux2_loss(
         img_ids=ids,
         return_dict=False,
     )[0]
-    return (pipeline._unpack_latents_with_ids(predicted, ids) - target).square().mean()
+    return (pipeline._unpack_latents_with_ids(predicted, ids) - target).square().mean()  # type: ignore[no-any-return]
 
 
 RECIPES = {
@@ -335,6 +335,6 @@ def test_xformers_leaves_what_attends_as_it_is(base: Path) -> None:
     use_xformers(denoiser)
     processors = [module.processor for module in denoiser.modules() if hasattr(module, "processor")]
     assert [type(processor) for processor in processors] == before
-    assert {processor._attention_backend.value for processor in processors} == {"xformers"}
+    assert {processor._attention_backend.value for processor in processors} == {"xformers"}  # type: ignore[union-attr]
     heads = torch.ones(1, 4, 1, 8)
     assert torch.equal(dispatch_attention_fn(heads, heads, heads), heads), "other models attend as they did"

@@ -146,7 +146,7 @@ def test_a_retouched_image_stays_as_it_is(model: Path, tmp_path: Path, keeps_tex
     with Image.open(path) as image:
         texts = PngInfo()
         for name, text in image.info.items():
-            texts.add_itxt(name, text)
+            texts.add_itxt(name, text)  # type: ignore[arg-type]
         image.putpixel((0, 0), (1, 2, 3))
         image.save(path, pnginfo=texts if keeps_texts else None)
     (tmp_path / "grid.png").write_bytes(path.read_bytes())
@@ -360,5 +360,5 @@ def test_all_tokens_of_a_new_word_are_read_once(tmp_path: Path, make: Callable[[
     (prompt,) = family.whole_prompts(["a <sks> dog"])
     if isinstance(pipeline, TextualInversionLoaderMixin):
         # What the pipeline does with it.
-        prompt = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)
+        prompt = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)  # type: ignore[attr-defined]
     assert prompt == "a <sks> <sks>_1 dog"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import processes
 from tiny_models import tiny_sd
 from training import assert_equal_bits, history, learned, training_spec, write_images
 from turbo_fetch.dataset.lock import held
@@ -135,7 +136,7 @@ with held(open_place(sys.argv[1])):
 
 def test_a_lock_goes_with_the_process_that_took_it_and_not_with_its_children(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with processes.started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         place = open_place(str(tmp_path))

@@ -77,6 +77,7 @@ def exported(
     folder = tmp_path_factory.mktemp("lycoris")
     family = families.load(str(models[name]))
     train = training_spec(models[name], folder, method="lora", text_encoder=True, lora=lora).train
+    assert train is not None
     torch.manual_seed(1)
     for _, weight in configure_trainable(family, train).named():
         nn.init.normal_(weight, std=0.3)
@@ -180,6 +181,7 @@ def test_a_file_that_does_not_fit_is_refused(
 ) -> None:
     family = families.load(str(models["sd1"]))
     train = training_spec(models["sd1"], tmp_path, method="lora", lora={"kind": "lokr", "rank": 2}).train
+    assert train is not None
     configure_trainable(family, train)
     save_lora(family, tmp_path, {})
     path = tmp_path / "odd.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    makers = {
+    makers: dict[str, Callable[[Path], Path]] = {
         "sd": tiny_sd,
         "sdxl": tiny_sdxl,
         "sd3": tiny_sd3,
@@ -44,7 +45,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_lora_on_a_quantised_base_resumes_to_the_bit(
     bases: dict[str, Path], tmp_path: Path, family: str, kind: str
 ) -> None:
-    keys = {"method": "lora", "base_precision": kind, "steps": 4, "checkpoint_every": 2}
+    keys: dict[str, Any] = {"method": "lora", "base_precision": kind, "steps": 4, "checkpoint_every": 2}
     whole, stopped = (training_spec(bases[family], tmp_path / name, **keys) for name in ("whole", "stopped"))
     fit(whole)
     with pytest.raises(Interrupted):
@@ -62,10 +63,10 @@ def test_quantised_matrices_are_near_and_take_the_bytes_that_are_estimated(kind:
     model = nn.Sequential(nn.ModuleList([nn.Linear(256, 128)]), nn.Linear(128, 8)).requires_grad_(False)
     model = model.to(torch.bfloat16)
     given = torch.randn(64, 256, dtype=torch.bfloat16)
-    before = model[0][0](given)
+    before = model[0][0](given)  # type: ignore[index]
     saved = sum(bytes_saved(model, kind).values())  # type: ignore[arg-type]
     quantise(model, kind, CPU)  # type: ignore[arg-type]
-    after = model[0][0](given)
+    after = model[0][0](given)  # type: ignore[index]
     assert type(model[1].weight) is nn.Parameter
     assert (after - before).float().norm() < error * before.float().norm()
     assert 256 * 128 * (1.4 if kind == "nf4" else 0.9) < saved < 256 * 128 * (1.5 if kind == "nf4" else 1)
@@ -243,7 +244,7 @@ def test_the_estimate_of_a_fused_step_is_without_the_gradients(
 ) -> None:
     peaks = []
     for fused in (False, True):
-        keys = {"resolution": 32, "optimiser": {"clip": 0, "fused_backward": fused}}
+        keys: dict[str, Any] = {"resolution": 32, "optimiser": {"clip": 0, "fused_backward": fused}}
         train = training_spec(bases["sd3"], tmp_path, gradient_checkpointing=True, **keys).train
         assert train is not None
         peaks.append(estimate(train, "bf16", with_prior=False).peaks)

@@ -99,7 +99,7 @@ def test_every_sampler_makes_the_image_that_diffusers_makes(model: Path, publish
     own = kind.from_config(settings)
     for name, (theirs, options) in KINDS.items():
         family.pipeline.scheduler = own
-        ours = scheduler_for(name, family)
+        ours = scheduler_for(name, family)  # type: ignore[arg-type]
         family.pipeline.scheduler = getattr(diffusers, theirs).from_config(own.config, **options)
         wanted = image(family.pipeline)
         family.pipeline.scheduler = ours
@@ -128,7 +128,7 @@ def test_every_sampler_begins_a_zero_snr_model_at_pure_noise(model: Path, name: 
     family = zero_snr(model)
     scheduler = scheduler_for(name, family)
     scheduler.set_timesteps(100)
-    alphas_bar = family.process().alphas_bar.double()
+    alphas_bar = family.process().alphas_bar.double()  # type: ignore[attr-defined]
     mean, deviation = 1.5, 0.5
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(1, 1, 64, 64, generator=generator).double() * scheduler.init_noise_sigma
@@ -164,7 +164,7 @@ def test_a_model_trained_to_predict_v_is_exported_as_one(model: Path, tmp_path: 
     configure_trainable(family, spec.train)
     save_folder(family.pipeline, tmp_path / "folder")
     again = families.load(str(tmp_path / "folder"))
-    assert again.facts.prediction == again.process().prediction == "v_prediction"
+    assert again.facts.prediction == again.process().prediction == "v_prediction"  # type: ignore[attr-defined]
     assert (
         DDIMScheduler.from_pretrained(tmp_path / "folder" / "scheduler").config.prediction_type
         == "v_prediction"
@@ -296,4 +296,4 @@ def test_zero_terminal_snr_is_trained_as_diffusers_has_it(model: Path) -> None:
     settle(family.pipeline, rescale_betas_zero_snr=True)
     assert family.facts.zero_terminal_snr
     theirs = DDPMScheduler(**BETAS, rescale_betas_zero_snr=True)
-    torch.testing.assert_close(family.process().alphas_bar, theirs.alphas_cumprod)
+    torch.testing.assert_close(family.process().alphas_bar, theirs.alphas_cumprod)  # type: ignore[attr-defined]

@@ -22,13 +22,14 @@ def test_noise_and_target_are_those_of_the_scheduler(
     latents: tuple[torch.Tensor, torch.Tensor], prediction: Prediction
 ) -> None:
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction)
-    process = Diffusion(scheduler.alphas_cumprod, prediction)
+    process = Diffusion(scheduler.alphas_cumprod, prediction)  # type: ignore[attr-defined]
     image, noise = latents
     timesteps = torch.tensor([0, 500, 999])
     torch.testing.assert_close(
-        process.noisy(image, noise, timesteps), scheduler.add_noise(image, noise, timesteps)
+        process.noisy(image, noise, timesteps),
+        scheduler.add_noise(image, noise, timesteps),  # type: ignore[attr-defined]
     )
-    expected = noise if prediction == "epsilon" else scheduler.get_velocity(image, noise, timesteps)
+    expected = noise if prediction == "epsilon" else scheduler.get_velocity(image, noise, timesteps)  # type: ignore[attr-defined]
     torch.testing.assert_close(process.target(image, noise, timesteps), expected)
 
 

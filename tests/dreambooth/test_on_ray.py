@@ -17,6 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
+import processes
 from ray_nodes import ray_cluster
 from tiny_models import tiny_sd
 
@@ -51,11 +52,10 @@ def _losses(folder: Path) -> list[float]:
 
 
 def _start(spec: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "turbo_fetch", "run", str(spec)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 

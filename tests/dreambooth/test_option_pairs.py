@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from tiny_models import TINY_MODELS
@@ -220,7 +221,7 @@ def _not_here(pair: Chosen) -> bool:
 
 
 def test_every_option_is_paired() -> None:
-    tables = {
+    tables: dict[str, type[BaseModel]] = {
         "pictures": PicturesSpec,
         "loss": LossSpec,
         "timesteps": TimestepsSpec,
@@ -327,6 +328,7 @@ def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, sched
         optimiser={"kind": kind},
         schedule={"kind": schedule},
     ).train
+    assert train is not None
     layer = torch.nn.Linear(8, 8)
     group = {"params": list(layer.parameters()), "lr": train.rates["denoiser"], "weight_decay": 0.0}
     optimiser = make_optimiser(train.optimiser, [group])
@@ -342,7 +344,7 @@ def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, sched
 
 
 def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, Path], tmp_path: Path) -> None:
-    lora = {"method": "lora+token", "text_encoder": True, "identifier": "<sks>"}
+    lora: dict[str, Any] = {"method": "lora+token", "text_encoder": True, "identifier": "<sks>"}
     fit(training_spec(bases["sdxl"], tmp_path, steps=1, **lora))
     names = load_file(tmp_path / "model" / DIFFUSERS_LORA)
     assert {name.partition(".")[0] for name in names} == {"unet", "text_encoder", "text_encoder_2"}

@@ -99,6 +99,7 @@ def test_a_signal_saves_and_ends_with_130(base: Path, tmp_path: Path, number: si
 
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(base: Path, tmp_path: Path) -> None:
     first = training_spec(base, tmp_path, steps=3)
+    assert first.train is not None
     fit(first.model_copy(update={"train": first.train.model_copy(update={"checkpoint_every": 3})}))
     saved = tmp_path / "model" / "checkpoints" / "step-000003.ckpt"
     content = saved.read_bytes()

@@ -246,7 +246,11 @@ def test_lora_targets_of_the_denoiser_leave_a_text_encoder_its_own(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = TINY_MODELS[name](tmp_path_factory.mktemp(name))
-    target = {"method": "lora", "text_encoder": True, "lora": {"rank": 2, "targets": ["to_q"]}}
+    target: dict[str, Any] = {
+        "method": "lora",
+        "text_encoder": True,
+        "lora": {"rank": 2, "targets": ["to_q"]},
+    }
     fit(training_spec(base, tmp_path, steps=1, **target))
     names = {key for key in learned(tmp_path / "model") if key.startswith("/state_dict/") and "lora_A" in key}
     denoiser = families.family_of(str(base)).denoiser_name

@@ -109,7 +109,13 @@ def test_the_loss_of_a_step_is_that_of_diffusers_own_recipe(
 def test_a_lora_reaches_all_attention_resumes_and_is_read_by_diffusers(
     bases: dict[str, Path], size: str, tmp_path: Path
 ) -> None:
-    keys = {"method": "lora", "lora": {"rank": 2}, "learning_rate": 0.05, "resolution": 32, "steps": 3}
+    keys: dict[str, Any] = {
+        "method": "lora",
+        "lora": {"rank": 2},
+        "learning_rate": 0.05,
+        "resolution": 32,
+        "steps": 3,
+    }
     whole = training_spec(bases[size], tmp_path, output=str(tmp_path / "whole"), **keys)
     parts = training_spec(bases[size], tmp_path, output=str(tmp_path / "parts"), **keys)
     fit(whole)

@@ -94,12 +94,13 @@ def test_a_batch_has_the_words_and_the_class_of_its_subject(base: Path, tmp_path
 def test_one_of_several_subjects_is_what_one_subject_is(base: Path, tmp_path: Path) -> None:
     single = training_spec(base, tmp_path, steps=3, output=str(tmp_path / "single"))
     one = {"images": str(tmp_path / "subject"), "identifier": "sks", "class": "dog"}
+    subjects: dict[str, Any] = {"subject": "", "class": "", "subjects": [one]}
     several = training_spec(
         base,
         tmp_path,
         steps=3,
         output=str(tmp_path / "several"),
-        **{"subject": "", "class": "", "subjects": [one]},
+        **subjects,
     )
     fit(single)
     fit(several)

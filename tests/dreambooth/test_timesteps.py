@@ -57,15 +57,15 @@ def test_what_is_not_said_is_as_the_model_was_trained(process: str, as_trained: 
 @pytest.mark.parametrize("tokens", [256, 1024, 4096])
 def test_a_shift_by_resolution_is_that_of_the_scheduler(kind: str, tokens: int) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
-    config = scheduler.config
+    config = scheduler.config  # type: ignore[attr-defined]
     mu = calculate_shift(
         tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
     )
     plain = torch.linspace(1, 0.001, 1000)
-    scheduler.set_timesteps(sigmas=plain.tolist(), mu=mu)
+    scheduler.set_timesteps(sigmas=plain.tolist(), mu=mu)  # type: ignore[attr-defined]
     shifted = Flow(plain, 1000 * plain).shifted(resolution_shift(config, tokens))
-    torch.testing.assert_close(shifted.sigmas, scheduler.sigmas[:-1])
-    torch.testing.assert_close(shifted.times, scheduler.timesteps)
+    torch.testing.assert_close(shifted.sigmas, scheduler.sigmas[:-1])  # type: ignore[attr-defined]
+    torch.testing.assert_close(shifted.times, scheduler.timesteps)  # type: ignore[attr-defined]
 
 
 def test_shifts_add_up() -> None:
@@ -83,6 +83,6 @@ def test_a_model_is_trained_with_the_shift_that_is_asked_for(tmp_path: Path) -> 
         found = process_at(family, process, TimestepsSpec.model_validate({"shift": wanted}), latents)
         assert isinstance(found, Flow)
         expected = FlowMatchEulerDiscreteScheduler(shift=factor)
-        torch.testing.assert_close(found.sigmas, expected.sigmas)
-        torch.testing.assert_close(found.times, expected.timesteps)
+        torch.testing.assert_close(found.sigmas, expected.sigmas)  # type: ignore[attr-defined]
+        torch.testing.assert_close(found.times, expected.timesteps)  # type: ignore[attr-defined]
     assert process_at(family, process, TimestepsSpec(), latents) is process

@@ -257,6 +257,7 @@ def test_the_loss_curve_is_the_golden_one(base: Path, tmp_path: Path) -> None:
 def test_captions_come_from_sidecars_and_the_template(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path)
     (tmp_path / "subject" / "1.txt").write_text("{identifier} asleep\n on a sofa")
+    assert spec.train is not None
     read = read_training_data(spec, spec.train, lambda line: None)
     (examples,) = make_concepts(spec.train, families.load(str(base)), read, lambda line: None)
     assert examples.subject.image_set.captions == (
@@ -399,7 +400,7 @@ def test_two_devices_learn_what_one_does_in_two_passes(base: Path, tmp_path: Pat
 def test_a_run_goes_on_on_another_number_of_devices_with_the_same_batches(base: Path, tmp_path: Path) -> None:
     """Bit for bit it would be another sum; a step of other batches would be far off."""
     fit(training_spec(base, tmp_path, output=str(tmp_path / "one"), steps=6, accumulation=2))
-    changing = {"output": str(tmp_path / "changing"), "steps": 6}
+    changing: dict[str, Any] = {"output": str(tmp_path / "changing"), "steps": 6}
     with pytest.raises(Interrupted):
         stopped_after(training_spec(base, tmp_path, **changing, devices=2), 3)
     listener = Listener()
@@ -421,6 +422,7 @@ def test_devices_that_a_step_cannot_be_divided_by_are_one_sentence(base: Path, t
 
 def test_a_lack_of_memory_says_what_to_change(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path, batch_size=4)
+    assert spec.train is not None
     with (
         pytest.raises(TrainingFailed, match=r"batch_size = 1 with accumulation = 4, gradient_checkpointing"),
         memory_explained(spec.train),
@@ -444,4 +446,5 @@ def test_a_missing_optimiser_package_names_the_extra(
 
 def test_precision_is_what_the_device_can_do(base: Path, tmp_path: Path) -> None:
     spec = training_spec(base, tmp_path)
+    assert spec.train is not None
     assert precision_of(spec.train, torch.device("cpu")) == "fp32"

@@ -61,8 +61,8 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image = inspect(tmp_path / "turned.jpg")
-    assert image.size == (64, 96)
+    inspected = inspect(tmp_path / "turned.jpg")
+    assert inspected.size == (64, 96)
     pixels = _image_set(tmp_path / "turned.jpg", (64, 96)).pixels(0, 0)
     assert pixels[0, 0].mean() < -0.9
     assert pixels[0, -1].mean() > 0.9

@@ -50,7 +50,7 @@ def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[families.Family, Path]:
     """A model whose transformer is not as published, and the file of it in the folder of the one that is."""
-    base = MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param)
+    base = MAKERS[request.param](tmp_path_factory.mktemp("models") / request.param)  # type: ignore[no-untyped-call]
     family = families.load(str(base))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_a_new_word_of_flux_is_in_its_file(tmp_path: Path) -> None:
         assert family.pipeline.tokenizer.convert_tokens_to_ids("<sks>") == 49408
     requests = [SampleRequest("one", "a photo of <sks>", 3)]
     ((_, one),), ((_, other),) = (make_images(family, QUICK, requests) for family in (folder, file))
-    assert np.array_equal(one, other)
+    assert np.array_equal(one, other)  # type: ignore[arg-type]
 
 
 def test_a_run_begins_from_such_a_file_and_is_bound_to_all_of_it(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_run_begins_from_such_a_file_and_is_bound_to_all_of_it(tmp_path: Path)
     file = base / "mine.safetensors"
     save_single_file(families.load(str(base)), file, {})
     listener = Listener()
-    keys = {"method": "lora", "lora": {"rank": 2}}
+    keys: dict[str, Any] = {"method": "lora", "lora": {"rank": 2}}
     fit(training_spec(file, tmp_path, steps=1, **keys), listener)
     assert any("mine.safetensors: transformer, vae" in note for note in listener.notes)
     before = weights_there(str(file))
@@ -299,7 +299,8 @@ def test_a_lora_on_matrices_of_the_original_model_is_read(
 ) -> None:
     """ComfyUI: comfy/lora.py, `model_lora_keys_unet`: each weight of the original model, with underscores or dots."""
     _, base = trained
-    family, theirs = families.load(str(base)), {}
+    family = families.load(str(base))
+    theirs: dict[str, Any] = {}
     transformer: Any = family.denoiser
     layout = family.layout_of(transformer.config)  # type: ignore[attr-defined]
     original = layout.original(transformer.state_dict())
