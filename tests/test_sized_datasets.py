@@ -6,8 +6,6 @@ import io
 import json
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +22,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album, encoded
-from browser import browse
+from browser import browse, viewed
 from jobs import content_hashes, job_spec, ledger, start, wait_for_hits, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
@@ -349,17 +347,13 @@ def test_the_viewer_shows_a_sample_in_all_its_sizes(made: Path) -> None:
     assert pictures.find(Cursor(0, 0), "48x16") == first.more["48x16"]
     assert pictures.find(Cursor(0, 0)) == first.image
     assert pictures.find(Cursor(0, 0), "33") is None
-    command = [sys.executable, "-m", "turbo_fetch", "view", str(made), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        with browse(process.stdout.readline().split()[0]) as tab:
-            tab.page.locator(".row").first.click()
-            shown = tab.page.locator("#picture img")
-            shown.nth(2).wait_for()
-            tab.page.wait_for_function(
-                "[...document.querySelectorAll('#picture img')].every(one => one.naturalWidth)"
-            )
-            widths = shown.evaluate_all("all => all.map(one => one.naturalWidth)")
-        process.terminate()
+    with viewed(made) as address, browse(address) as tab:
+        tab.page.locator(".row").first.click()
+        shown = tab.page.locator("#picture img")
+        shown.nth(2).wait_for()
+        tab.page.wait_for_function(
+            "[...document.querySelectorAll('#picture img')].every(one => one.naturalWidth)"
+        )
+        widths = shown.evaluate_all("all => all.map(one => one.naturalWidth)")
     assert tab.errors == []
     assert widths == [first.metadata[name] for name in ("width", "width_32", "width_48x16")]
