@@ -73,10 +73,10 @@ def test_row_groups_end_by_rows_or_weight_however_the_rows_come(
     values = [None if size is None else {"bytes": b"x" * size} for size in sizes]
     batch = pa.RecordBatch.from_arrays([pa.array(values, kind)], ["image"])
     edges = [0, *sorted(cut for cut in cuts if cut < len(sizes)), len(sizes)]
-    whole = TableFile(path, batch.schema, rows_per_group=8, weighed="image", bytes_per_group=100)
+    whole = TableFile(path, batch.schema, rows_per_group=8, weighed=["image"], bytes_per_group=100)
     whole.add(batch)
     expected = (whole.finish("t"), path.read_bytes())
-    pieces = TableFile(path, batch.schema, rows_per_group=8, weighed="image", bytes_per_group=100)
+    pieces = TableFile(path, batch.schema, rows_per_group=8, weighed=["image"], bytes_per_group=100)
     for start, stop in pairwise(edges):
         pieces.add(batch.slice(start, stop - start))
     assert (pieces.finish("t"), path.read_bytes()) == expected
