@@ -159,3 +159,19 @@ def test_a_run_does_not_go_on_with_it_but_may_add_a_list(origin: Origin, tmp_pat
     assert len(ledger(Path(place))) == 80
     assert _call("retry", place)["recovered"] == len(LATE) + 1
     assert _call("verify", place, "--workers", "1")["problems"] == []
+
+
+def test_a_duplicate_says_where_its_original_has_the_key_that_it_names(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = [origin.url(f"000{row % 15:02d}.jpg") for row in range(20)]
+    urls = write_list(tmp_path / "list.parquet", rows)
+    output = {"samples_per_shard": 12}
+    turbo_fetch.run(
+        job_spec(urls, tmp_path / "out", output=output, duplicates={"by": ["url"]}), ProgressListener()
+    )
+    assert ledger(tmp_path / "out")[16]["detail"] == "duplicate of 0000001"
+    place = Path(_cut(tmp_path, "rows"))
+    told = [row["detail"] for row in ledger(place)]
+    assert told == [*[None] * 15, *[f"duplicate of 000000{row} in {tmp_path}/out" for row in range(5)]]
+    assert open_dataset(str(place)).metadata().column("error_message").to_pylist() == told

@@ -14,6 +14,8 @@ ROW_BITS: Final = 24
 SHARD_BITS: Final = 32
 MAX_ROWS: Final = 1 << ROW_BITS
 """Rows that a shard may have where duplicates are looked for."""
+OF_SAME_DATASET: Final = r"^duplicate of (\S+|row \d+ of shard \S+)$"
+"""Matches what is said of a duplicate whose original has this key in the same dataset."""
 
 
 def place(dataset: int, shard: int, row: int = 0) -> int:

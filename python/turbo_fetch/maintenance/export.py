@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from turbo_fetch import __version__
 from turbo_fetch.arrow.kept_types import kept_values, valid_texts
@@ -28,6 +29,7 @@ from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.moves import Moves
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
+from turbo_fetch.duplicates.row_numbers import OF_SAME_DATASET
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
 from turbo_fetch.maintenance.targets import Ends, Target, by_bytes, by_rows, row_bytes, same_shards
 from turbo_fetch.progress.summary import Summary
@@ -183,7 +185,7 @@ def _convert(work: _Work) -> tuple[Record, str | None]:
     facts = {FROM: target.origin, **_facts(source, target, export.is_cut_anew)}
     rows = _rows(source, target)
     if export.is_cut_anew:
-        rows = _renumbered(rows, target.number, output)
+        rows = _renumbered(rows, target.number, output, source.storage.url)
     with _opened(work) as (storage, attempt):
         return publish_shard(storage, files, rows, (started_s, time.time()), facts), attempt
 
@@ -228,8 +230,13 @@ def _kept(metadata: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=metadata.schema.names)
 
 
-def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iterator[Rows]:
-    """Give the rows the keys of their new places: by number, or from their column, as a run would there."""
+def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec, source_url: str) -> Iterator[Rows]:
+    """Give the rows the keys of their new places: by number, or from their column, as a run would there.
+
+    Keys of originals, which duplicates name, are those of the source, and then say so.
+    """
+    escaped = source_url.replace("\\", r"\\")
+    replacement = rf"duplicate of \1 in {escaped}"
     place, unique = 0, Unique(output.key_prefix)
     for samples, ledger in batches:
         count = ledger.num_rows
@@ -238,13 +245,22 @@ def _renumbered(batches: Iterator[Rows], shard: int, output: OutputSpec) -> Iter
             values = samples.metadata.column(output.key_column).cast(pa.string()).to_pylist()
             found = [unique.key(value or "", number) for value, number in zip(values, found, strict=True)]
         named = pa.array(found, pa.string())
-        yield Rows(samples._replace(metadata=_with_key(samples.metadata, named)), _with_key(ledger, named))
+        metadata = _told(_with_key(samples.metadata, named), "error_message", replacement)
+        yield Rows(
+            samples._replace(metadata=metadata), _told(_with_key(ledger, named), "detail", replacement)
+        )
         place += count
 
 
 def _with_key(batch: pa.RecordBatch, named: pa.Array) -> pa.RecordBatch:
     place = batch.schema.get_field_index("key")
     return batch.set_column(place, batch.schema.field(place), named)
+
+
+def _told(batch: pa.RecordBatch, name: str, replacement: str) -> pa.RecordBatch:
+    place = batch.schema.get_field_index(name)
+    told = pc.replace_substring_regex(batch.column(name), OF_SAME_DATASET, replacement)
+    return batch.set_column(place, batch.schema.field(place), told)
 
 
 def _output(job: Export, now: Mapping[str, Any], targets: Sequence[Target]) -> OutputSpec:

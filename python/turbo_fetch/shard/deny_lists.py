@@ -81,9 +81,10 @@ class DenyList:
         Blocks; of several processes one makes it. Raises InputError for a list that cannot be read, or one of
         hashes that holds something else.
         """
-        spec, identities = fetch.deny, Identities(fetch)
+        spec = fetch.deny
         if not (spec.urls or spec.domains or spec.hashes):
             return None
+        identities = Identities(fetch)
         urls = _key_sets(spec.urls, "url", work, identities)
         domains = _key_sets(spec.domains, "domain", work, identities)
         return cls(urls.get("url"), domains.get("domain"), _key_sets(spec.hashes, "hash", work, identities))

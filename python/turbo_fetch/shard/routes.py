@@ -42,8 +42,8 @@ class Router:
 
     def __init__(self, fetch: FetchSpec, deny: DenyList | None) -> None:
         self._sources = Sources(fetch)
-        self._identities = Identities(fetch)
         self._deny = deny
+        self._identities = None if deny is None else Identities(fetch)
         self._prefix = "" if fetch.input.warc is None else fetch.input.warc.prefix
 
     def routes(
@@ -128,7 +128,7 @@ class Router:
         refused: dict[int, Failure] = {
             row: (Outcome.DUPLICATE, duplicates[row]) for row in rows if row in duplicates
         }
-        if self._deny is None:
+        if self._deny is None or self._identities is None:
             return refused
         known = self._identities.of(pa.Table.from_batches([source]))
         for row, identity, host in zip(rows, known, urls.host, strict=True):

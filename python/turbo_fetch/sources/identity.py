@@ -44,11 +44,11 @@ class Identities:
         """Return the identity of each row, which has a `url` and maybe the place of a record; None if it has none."""
         texts = rows.column("url").combine_chunks()
         found = parse_urls(texts).normalised
-        for row in [row for row, url in enumerate(found) if url is None]:
-            found[row] = self._elsewhere((texts[row].as_py() or "").strip())
         if RECORD[0] in rows.schema.names:
             records = zip(*(rows.column(name).to_pylist() for name in RECORD), strict=True)
-            found = [url or _record(record) for url, record in zip(found, records, strict=True)]
+            return [url or _record(record) for url, record in zip(found, records, strict=True)]
+        for row in [row for row, url in enumerate(found) if url is None]:
+            found[row] = self._elsewhere((texts[row].as_py() or "").strip())
         return found
 
     def _elsewhere(self, text: str) -> str | None:

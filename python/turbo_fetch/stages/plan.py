@@ -77,7 +77,7 @@ class Planned:
         lines = [
             f"list      {about}{counted(self.rows, 'row')} in {counted(self.files, 'file')}",
             f"shards    {about}{self.shards:,} in the format {self.format}, to {self.path}",
-            f"hosts     {self.domains:,} domains in a sample of {self.sample_rows:,} rows, "
+            f"hosts     {counted(self.domains, 'domain')} in a sample of {counted(self.sample_rows, 'row')}, "
             f"{self.unusable:,} rows without a usable URL",
             *self._sources(),
             f"largest   {top or 'none'}",
