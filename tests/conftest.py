@@ -8,6 +8,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
 
 import processes
 
@@ -87,27 +88,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with clusters, which wait more than they work, and with what may take long."""
     begins: dict[str, tuple[bool, float]] = {}
     for item in items:
-        cluster, limit = (item.get_closest_marker(name) for name in ("cluster", "timeout"))
-        if cluster:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-        begin = (cluster is None, -limit.args[0] if limit else 0.0)
+        limit = item.get_closest_marker("timeout")
+        begin = (item.get_closest_marker("cluster") is None, -limit.args[0] if limit else 0.0)
         begins[item.location[0]] = min(begin, begins.get(item.location[0], begin))
     items.sort(key=lambda item: begins[item.location[0]])
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """One for clusters beside one for each core."""
-    return 1 + len(
-        psutil.Process().cpu_affinity() if sys.platform == "linux" else range(psutil.cpu_count() or 1)
-    )
+    cores = len(psutil.Process().cpu_affinity() or ()) if sys.platform == "linux" else psutil.cpu_count()
+    return 1 + (cores or 1)
 
 
-class FilesAndClusters(LoadGroupScheduling):  # type: ignore[misc]  # xdist has no types
-    """A file goes to one worker, which makes its fixtures once; all clusters go to one, each of them alone."""
+class FilesAndClusters(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """A file goes to one worker, which makes its fixtures once; all clusters go to one, and are one at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        scope: str = super()._split_scope(nodeid)
-        return scope.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        # Which marks a test has, only workers know.
+        return "cluster" if "pytest.mark.cluster" in _content(self.config.rootpath / file) else file
+
+
+@cache
+def _content(file: Path) -> str:
+    return file.read_text()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndClusters:

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -29,6 +30,7 @@ WEB = "10.79.1.1"
 _CLONE_NEWNET = 0x4000_0000
 
 
+@cache
 def may_use_namespaces() -> bool:
     """Return whether network namespaces can be made here."""
     if os.geteuid() != 0:

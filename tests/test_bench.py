@@ -92,7 +92,7 @@ def test_the_number_of_a_request_decides_its_fault(connection: http.client.HTTPC
 def test_a_slow_body_arrives_whole_over_its_time(connection: http.client.HTTPConnection) -> None:
     status, body, took_s = get(connection, "/a.jpg?n=61")
     assert (status, body) == (200, bytes(range(256)) * 8)
-    assert 1.0 <= took_s < 5.0
+    assert took_s >= 1.0
 
 
 def test_the_server_tells_when_requests_came(connection: http.client.HTTPConnection) -> None:

@@ -158,7 +158,7 @@ def test_a_retry_that_was_begun_here_goes_on_here_and_the_rest_on_the_cluster(
         while origin.hits.total() == hits:
             assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     finally:
         origin.latency_s = 0.0
     begun = list((copied / ".turbo-fetch").glob("*.spool"))

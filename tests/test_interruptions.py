@@ -153,7 +153,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
     wait_for_hits(process, origin, 100)
     workers = _members(process)
     reach(process.pid, number)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "monitor" not in err
     assert "stopping: what was begun is being saved" in err

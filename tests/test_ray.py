@@ -154,7 +154,7 @@ def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
     process = start(spec, tmp_path)
     wait_for_hits(process, origin, 150)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Run the same command again to resume" in err
     assert "Traceback" not in err

@@ -135,7 +135,7 @@ def test_an_interrupted_retry_keeps_the_dataset_whole_and_goes_on(origin: Origin
     while origin.hits.total() < hits + 1:
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Run the same command again" in err
     assert content_hashes(out) == before

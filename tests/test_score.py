@@ -262,7 +262,7 @@ def test_ctrl_c_does_not_wait_for_a_call(
     while not calls.exists() or "image 17" not in calls.read_text():
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     held.unlink()
     hits = origin.hits.total()

@@ -100,7 +100,7 @@ def test_a_crawl_delay_is_kept_by_local_workers_together(tmp_path: Path) -> None
     gaps_s = _gaps_s(origin)
     # A connection that has to be opened delays the request that waits for it, and not the next one.
     assert min(gaps_s) > 0.3
-    assert sorted(gaps_s)[len(gaps_s) // 2] < 0.6
+    assert sorted(gaps_s)[len(gaps_s) // 2] < 0.8, "every other turn was left out"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def test_what_takes_long_is_told_and_a_request_to_stop_ends_it(monkeypatch: pyte
     began_s = monotonic()
     with pytest.raises(Interrupted, match="waiting for the cluster"):
         Waiting(tell, stop).run(never.wait, "the cluster", 60)
-    assert monotonic() - began_s < 5
+    assert monotonic() - began_s < 30
     assert told == ["waiting for the cluster (Ctrl-C ends it)"]
     never.set()
     stop.close()
