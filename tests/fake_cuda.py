@@ -293,7 +293,7 @@ _GETTER = type(Tensor.dtype.__get__)
 
 def _answers_itself(kind: Any) -> bool:
     """Return whether a kind of tensor is a library's, which comes before autocast on a GPU, and after a mode here."""
-    return kind.__torch_function__ is not torch._C._disabled_torch_function_impl
+    return kind is not Tensor and kind.__torch_function__ is not torch._C._disabled_torch_function_impl
 
 
 class _Functions(TorchFunctionMode):

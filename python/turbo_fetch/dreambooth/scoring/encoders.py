@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from turbo_fetch.dreambooth.families.hub import hub_file
 from turbo_fetch.dreambooth.families.models import model_hash
+from turbo_fetch.dreambooth.model_files import hub_file
 from turbo_fetch.errors import MissingExtra, ModelError
 from turbo_fetch.spec.dreambooth import OFFLINE
 
