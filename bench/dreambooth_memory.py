@@ -72,6 +72,27 @@ _QWEN25_VL_7B: Final = {
         "out_hidden_size": 3584,
     },
 }
+_MISTRAL_24B: Final = {
+    "class": "Mistral3Config",
+    "text_config": {
+        "model_type": "mistral",
+        "hidden_size": 5120,
+        "intermediate_size": 32_768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131_072,
+    },
+    "vision_config": {
+        "model_type": "pixtral",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+}
 _VAE_16: Final = {**ARCHITECTURES["sd3"][1]["vae"], "scaling_factor": 0.3611, "shift_factor": 0.1159}
 _SCHEDULER: Final = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 _CLIP_L: Final = ARCHITECTURES["v1"][1]["text_encoder"]
@@ -111,6 +132,15 @@ MODELS: Final[Mapping[str, Published]] = {
             },
             "vae": {"_class_name": "AutoencoderKLFlux2"},
             "text_encoder": _QWEN3_4B,
+        },
+    ),
+    "FLUX.2-dev": Published(
+        TINY_FLOW_MODELS["flux2-dev"],
+        32.2,
+        {
+            "transformer": {"_class_name": "Flux2Transformer2DModel"},
+            "vae": {"_class_name": "AutoencoderKLFlux2"},
+            "text_encoder": _MISTRAL_24B,
         },
     ),
     "Z-Image": Published(

@@ -293,6 +293,11 @@ def _on_gpu(tensor: Tensor) -> bool:
 _GETTER = type(Tensor.dtype.__get__)  # type: ignore[attr-defined]
 
 
+def _answers_itself(kind: Any) -> bool:
+    """Return whether a kind of tensor is a library's, which comes before autocast on a GPU, and after a mode here."""
+    return kind is not Tensor and kind.__torch_function__ is not torch._C._disabled_torch_function_impl
+
+
 class _Functions(TorchFunctionMode):
     """Answers what Python asks of devices."""
 
@@ -303,7 +308,10 @@ class _Functions(TorchFunctionMode):
             return special(self, *args, **kwargs)
         if type(func) is _GETTER:
             return func(*args)
+        before = args
         args, kwargs = as_cuda_casts(func, args, kwargs, _on_gpu)
+        if args is not before and any(map(_answers_itself, types)):
+            raise DeviceMismatch(f"autocast does not reach {func.__name__} of {types}, which answers itself")
         return _made_on_device(func, args, kwargs)
 
 

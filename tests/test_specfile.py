@@ -71,7 +71,7 @@ def test_every_problem_is_told_at_once_with_file_key_and_value(tmp_path: Path) -
     path = tmp_path / "bad.toml"
     path.write_text(
         '[fetch.input]\nurls = "x"\nurl_colum = "u"\n[fetch.image]\nsize = -3\nmode = "squash"\n'
-        "[fetch.http]\nconcurrency = 0\n"
+        '[fetch.http]\nconcurrency = 0\nheaders = {X-Who = 1, "a b" = 2}\n'
     )
     with pytest.raises(SpecError) as caught:
         load_spec(path)
@@ -82,6 +82,8 @@ def test_every_problem_is_told_at_once_with_file_key_and_value(tmp_path: Path) -
     assert "fetch.image.mode = 'squash'" in message
     assert "'center_crop'" in message
     assert "fetch.http.concurrency = 0" in message
+    assert "fetch.http.headers.X-Who = 1" in message
+    assert 'fetch.http.headers."a b" = 2' in message
     assert "fetch.output: missing" in message
 
 

@@ -194,26 +194,13 @@ def tiny_flux(folder: Path, seed: int = 0, guided: bool = True) -> Path:
 def tiny_flux2(folder: Path, seed: int = 0) -> Path:
     """Save a Flux.2 Klein pipeline; returns `folder`."""
     torch.manual_seed(seed)
-    vae: Any = AutoencoderKLFlux2(**_VAE)
-    vae.eval()
-    vae.bn.running_mean.normal_(std=0.1)
-    vae.bn.running_var.uniform_(0.5, 2.0)
+    vae = _flux2_vae()
     pipeline = Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
         text_encoder=Qwen3ForCausalLM(Qwen3Config(**{**_QWEN, "num_hidden_layers": 27})).eval(),
         tokenizer=_qwen_tokenizer(),
-        transformer=Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=3 * _QWEN["hidden_size"],
-            axes_dims_rope=(4, 4, 4, 4),
-            timestep_guidance_channels=16,
-            guidance_embeds=False,
-        ),
+        transformer=_flux2_transformer(guided=False),
     )
     return _saved(pipeline, folder)
 
@@ -221,10 +208,7 @@ def tiny_flux2(folder: Path, seed: int = 0) -> Path:
 def tiny_flux2_dev(folder: Path, seed: int = 0) -> Path:
     """Save a Flux.2 dev pipeline, whose texts are padded on the left; returns `folder`."""
     torch.manual_seed(seed)
-    vae: Any = AutoencoderKLFlux2(**_VAE)
-    vae.eval()
-    vae.bn.running_mean.normal_(std=0.1)
-    vae.bn.running_var.uniform_(0.5, 2.0)
+    vae = _flux2_vae()
     text = MistralConfig(**{**_QWEN, "num_hidden_layers": 30, "vocab_size": 300})
     vision = PixtralVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28
@@ -239,17 +223,7 @@ def tiny_flux2_dev(folder: Path, seed: int = 0) -> Path:
             Mistral3Config(text_config=text, vision_config=vision, image_token_index=len(tokenizer) - 3)
         ).eval(),
         tokenizer=PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=_TOLD_CHAT),
-        transformer=Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=3 * _QWEN["hidden_size"],
-            axes_dims_rope=(4, 4, 4, 4),
-            timestep_guidance_channels=16,
-            guidance_embeds=True,
-        ),
+        transformer=_flux2_transformer(guided=True),
     )
     return _saved(pipeline, folder)
 
@@ -400,6 +374,27 @@ def _vae(**overrides: Any) -> AutoencoderKL:
 _T5_VOCABULARY = [
     (piece, -float(number)) for number, piece in enumerate(["<pad>", "</s>", "<unk>", "▁", *"etaoinshrdlu"])
 ]
+
+
+def _flux2_vae() -> AutoencoderKLFlux2:
+    vae = AutoencoderKLFlux2(**_VAE).eval()
+    vae.bn.running_mean.normal_(std=0.1)
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    return vae
+
+
+def _flux2_transformer(guided: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * _QWEN["hidden_size"],
+        axes_dims_rope=(4, 4, 4, 4),
+        timestep_guidance_channels=16,
+        guidance_embeds=guided,
+    )
 
 
 def _t5() -> T5EncoderModel:

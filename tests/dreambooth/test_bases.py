@@ -28,6 +28,7 @@ from test_model_export import image, unequal_sdxl
 from hub import hub_of
 from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd, tiny_sd3
 from training import Listener, fit, training_spec
+from turbo_fetch import stages
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.files import save_single_file
 from turbo_fetch.dreambooth.families import FAMILIES, Family, single_file
@@ -35,7 +36,9 @@ from turbo_fetch.dreambooth.families.architectures import ARCHITECTURES
 from turbo_fetch.dreambooth.families.loading import variant_of
 from turbo_fetch.dreambooth.sampling.sampler import check_sampling
 from turbo_fetch.errors import ModelError, OutputExists, SpecError
+from turbo_fetch.spec import GenerateSpec
 from turbo_fetch.spec.specfile import parse_spec
+from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -107,6 +110,48 @@ def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_p
     first = next(families.load(str(models["sd"])).denoiser.parameters()).detach()
     assert (kind, dtype) == ("StableDiffusion", "torch.float32")
     assert float(total) == pytest.approx(float(first.half().float().sum()))
+
+
+_NOT_HAD = """
+import sys
+from time import monotonic
+from turbo_fetch.dreambooth.families import family_of
+from turbo_fetch.dreambooth.scoring.encoders import open_encoder
+from turbo_fetch.errors import ModelError
+for had in (family_of, lambda name: open_encoder(name, "evaluate.dino", "cpu")):
+    began_s = monotonic()
+    try:
+        had(sys.argv[1])
+    except ModelError as error:
+        assert monotonic() - began_s < 5, error
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "the hub cannot be reached: ConnectError"),
+        ({"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached: HF_HUB_OFFLINE is set"),
+        ({}, "no such folder, and the hub has no such model"),
+    ],
+    ids=["unreachable", "offline", "missing"],
+)
+def test_a_model_that_nobody_has_is_refused_soon_and_in_a_sentence(
+    tmp_path: Path, environment: dict[str, str], expected: str
+) -> None:
+    with hub_of({}) as address:
+        places = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", _NOT_HAD, "someone/nothing"]
+        done = subprocess.run(
+            command, env=os.environ | places | environment, capture_output=True, text=True, timeout=100
+        )
+    model, encoder = done.stdout.splitlines()
+    assert model.startswith("someone/nothing: ")
+    assert encoder.startswith("evaluate.dino: someone/nothing: ")
+    assert expected in model
+    assert expected in encoder
+    assert "Retrying" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -461,13 +506,13 @@ def test_sizes_that_the_family_cannot_make_are_refused_with_the_nearest(
 ) -> None:
     sides = families.sides_of(str(models[name]))
     assert (sides.multiple, sides.largest) == {"sd": (2, None), "sd3": (4, 128)}[name]
-    spec = parse_spec({"generate": {"prompts": ["a"], "width": 8 * side}})
+    generate = GenerateSpec.model_validate({"prompts": ["a"], "width": 8 * side})
     nearest = sides.nearest(8 * side)
     if nearest == 8 * side:
-        check_sampling(spec, str(models[name]))
+        check_sampling(generate, "generate", str(models[name]))
     else:
         with pytest.raises(SpecError, match=rf"generate\.width = {8 * side}, expected {nearest}"):
-            check_sampling(spec, str(models[name]))
+            check_sampling(generate, "generate", str(models[name]))
 
 
 @pytest.mark.parametrize("stage", ["prior", "generate", "evaluate"])
@@ -481,8 +526,9 @@ def test_what_no_image_can_be_made_with_is_refused_before_anything_is_trained(
     base = (TINY_MODELS | TINY_FLOW_MODELS)[family](tmp_path / "base")
     train = training_spec(base, tmp_path).model_dump(by_alias=True, exclude_none=True)["train"]
     own = {"prompts": ["a"]} if stage == "generate" else {}
+    spec = parse_spec({"train": train, stage: {key: value, **own}})
     with pytest.raises(SpecError, match=rf"{stage}\.{key} = {value!r}, but"):
-        fit(parse_spec({"train": train, stage: {key: value, **own}}))
+        stages.run(spec, Listener(), StopRequest())
     assert not (tmp_path / "model").exists()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from origin import Origin
 from tiny_models import tiny_dino, tiny_sd
 from training import Listener, history, training_spec, write_images
 from turbo_fetch import stages
@@ -130,6 +133,35 @@ def test_the_list_of_a_spec_is_not_fetched_for_a_model_that_is_not_there(
         with pytest.raises(TurboFetchError, match=r"list\.txt"):
             stages.run(parse_spec({"fetch": fetched, **tables}), Listener(), StopRequest())
         assert not (tmp_path / "fetched").exists()
+
+
+def test_a_fetch_begins_before_what_only_a_model_shows_is_checked_and_stops_for_it(
+    base: Path, dino: Path, tmp_path: Path
+) -> None:
+    tables = all_stages(base, dino, tmp_path)
+    tables["train"] |= {"subject": "fetch", "method": "lora", "lora": {"targets": ["to_z"]}}
+    http = {"allow_private_addresses": True, "robots": "ignore", "timeout_s": 100, "stall_timeout_s": 100}
+    with Origin({"cat.jpg": b"half of which comes"}) as origin:
+        # The rest would come with a second request, which there is none.
+        (tmp_path / "list.txt").write_text(origin.url("cat.jpg", "held", until=2))
+        fetch = {
+            "input": {"urls": str(tmp_path / "list.txt")},
+            "output": {"path": str(tmp_path / "fetched")},
+            "http": http,
+        }
+        with pytest.raises(TurboFetchError, match=r"train\.lora\.targets = \['to_z'\]"):
+            stages.run(parse_spec({"fetch": fetch, **tables}), Listener(), StopRequest())
+        assert sum(origin.hits.values()) == 1
+    assert (tmp_path / "fetched").exists()
+
+
+def test_what_is_checked_first_imports_no_library_of_models() -> None:
+    script = (
+        "import sys, turbo_fetch.dreambooth.ahead, turbo_fetch.stages.checks\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_images_of_another_model_or_of_somebody_else_are_told_of_before_a_model_is_trained(

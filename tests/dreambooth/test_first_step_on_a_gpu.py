@@ -73,8 +73,9 @@ VARIED: dict[str, tuple[Any, ...]] = {
         "loha",
         "int8",
         "fp8",
-        "nf4",
         "swap",
+        # Here in half precision, also where each value occurs but once.
+        "nf4",
         "int8 and swap",
         "tiles",
     ),

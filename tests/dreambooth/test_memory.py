@@ -72,6 +72,37 @@ def test_quantised_matrices_are_near_and_take_the_bytes_that_are_estimated(kind:
     assert 256 * 128 * (1.4 if kind == "nf4" else 0.9) < saved < 256 * 128 * (1.5 if kind == "nf4" else 1)
 
 
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_quantised_matrices_compute_as_autocast_says_and_keep_few_bits_for_the_way_back(
+    kind: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ModuleList([nn.Linear(4096, 64)])).requires_grad_(False).to(dtype)
+    # As after a norm, and large enough that sums of bytes by them are beyond fp16.
+    given = (torch.randn(8, 4096) * 100).requires_grad_()
+    weight = torch.randn(8, 64)
+    expected = (given @ model[0][0].weight.float().T + model[0][0].bias.float()).detach()
+    expected_gradient = weight @ model[0][0].weight.float()
+    quantise(model, kind, CPU)  # type: ignore[arg-type]
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", dtype):
+        made = model[0][0](given)
+    assert made.dtype == dtype
+    assert not any(type(each) is torch.Tensor and each.numel() == 4096 * 64 for each in kept)
+    made.backward(weight.to(dtype))
+    assert given.grad is not None
+    for found, right in ((made, expected), (given.grad, expected_gradient)):
+        assert (found.float() - right).norm() < 0.12 * right.norm()
+    assert model[0][0](given.detach().to(dtype)).dtype == dtype
+
+
 def test_samples_are_the_same_when_the_text_encoders_are_freed(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:

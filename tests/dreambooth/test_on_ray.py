@@ -19,7 +19,7 @@ from PIL import Image
 
 import processes
 from ray_nodes import ray_cluster
-from tiny_models import tiny_sd
+from tiny_models import tiny_dino, tiny_sd
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
@@ -185,6 +185,72 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path:
         _, expected = here.communicate(timeout=120)
         assert failed.returncode == here.returncode == 2
         assert all(line in err for line in expected.splitlines())
+
+
+LONG = """
+[prior]
+images = 4
+prompt = "a dog"
+steps = 150
+batch_size = 1
+output = "{folder}/class"
+[train]
+base = "{base}"
+subject = "{folder}/subject"
+class = "dog"
+resolution = 64
+steps = 40
+checkpoint_every = 40
+sample_every = 0
+text_encoder = false
+output = "{folder}/model"
+[generate]
+prompts = ["a dog"]
+images = 4
+steps = 150
+batch_size = 1
+output = "{folder}/pictures"
+[evaluate]
+prompts = ["a dog"]
+images = 4
+steps = 150
+batch_size = 1
+metrics = ["dino"]
+dino = "{dino}"
+output = "{folder}/scores"
+"""
+MADE = {
+    "prior": ("class/*.png", 4),
+    "train": ("model/history.jsonl", 2),
+    "generate": ("pictures/*.png", 4),
+    # Of the base and of the model.
+    "evaluate": ("scores/pictures/*/*.png", 8),
+}
+"""What a stage of the spec above makes, and how much of it when it is done."""
+
+
+def test_ctrl_c_ends_any_stage_within_seconds_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    _images(tmp_path / "subject", 3, seed=0)
+    base, dino = tiny_sd(tmp_path / "base"), tiny_dino(tmp_path / "dino")
+    spec = tmp_path / "job.toml"
+    with ray_cluster(nodes=1) as cluster:
+        engine = f'[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
+        spec.write_text(LONG.format(folder=tmp_path, base=base, dino=dino) + engine)
+        for stage, (made, whole) in MADE.items():
+            process = _start(spec)
+            _wait_for(process, lambda made=made: bool(list(tmp_path.glob(made))))  # type: ignore[misc]
+            asked_s = time.monotonic()
+            os.kill(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 130, (stage, out, err)
+            assert time.monotonic() - asked_s < 8, stage
+            assert "Traceback" not in err
+            assert 0 < len(list(tmp_path.glob(made))) < whole, stage
+        last = _start(spec)
+        out, err = last.communicate(timeout=300)
+    assert last.returncode == 0, err
+    assert [len(list(tmp_path.glob(made))) for made, _ in MADE.values()] == [4, 1, 5, 8]
+    assert _steps(tmp_path / "model") == 40
 
 
 def _without_engine(spec: Path) -> Path:

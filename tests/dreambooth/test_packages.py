@@ -14,7 +14,19 @@ from turbo_fetch.dreambooth.families import FAMILIES
 ROOT = "turbo_fetch.dreambooth"
 PACKAGE = Path(__file__).parents[2] / "python" / "turbo_fetch" / "dreambooth"
 
-ORDER = ("quiet", "run_folder", "families", "data", "sampling", "export", "training", "scoring", "toy")
+ORDER = (
+    "quiet",
+    "run_folder",
+    "model_files",
+    "families",
+    "data",
+    "sampling",
+    "ahead",
+    "export",
+    "training",
+    "scoring",
+    "toy",
+)
 """From the bottom up: each imports only from those before it, and from itself."""
 
 LAZY = {"turbo_fetch.dreambooth.training.on_ray", "turbo_fetch.dataset.reader"}

@@ -14,6 +14,7 @@ import transformers  # noqa: F401
 
 _TALKERS: Final = (
     "diffusers",
+    "huggingface_hub",
     "transformers",
     "lightning.pytorch",
     "lightning.fabric",

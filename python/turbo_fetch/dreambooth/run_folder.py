@@ -11,10 +11,10 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from pydantic import ValidationError
 
 from turbo_fetch.errors import ModelError, OutputError, OutputExists, SpecError
@@ -112,7 +112,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             changed = archive.testzip()
         if changed is not None:
             raise zipfile.BadZipFile(f"{changed} does not match its checksum")
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded: dict[str, Any] = import_module("torch").load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
         version = int(loaded.get("format", FORMAT))
     except Exception as error:
         raise OutputError(f"{path}: a damaged checkpoint ({type(error).__name__}: {error})") from error

@@ -24,6 +24,8 @@ from turbo_fetch.storage.filesystems import path_of
 
 _LONGEST_VALUE: Final = 80
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
+_BARE: Final = re.compile(r"[\w-]+", re.ASCII)
+"""A key that TOML does not ask to be quoted."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -234,21 +236,21 @@ def _explain(error: ErrorDetails, root: type[BaseModel]) -> str:
 
 
 def _named(location: Sequence[str], root: type[BaseModel]) -> list[str]:
-    """Drop the parts of a location that pydantic adds for branches of a union."""
+    """Drop the parts of a location that pydantic adds for branches of a union; quote keys that TOML would."""
     named: list[str] = []
     model: Any = root
+    is_key = False
     for part in location:
-        if named[-2:] == ["http", "domains"]:
-            named.append(f'"{part}"')
+        if is_key:
+            named.append(part if _BARE.fullmatch(part) else f'"{part}"')
+            is_key = False
         elif part.isdigit():
             named.append(part)
         elif isinstance(model, type) and issubclass(model, BaseModel):
             named.append(part)
-            model = (
-                next(tables_of(model.model_fields[part].annotation), None)
-                if part in model.model_fields
-                else None
-            )
+            kind = model.model_fields[part].annotation if part in model.model_fields else None
+            model = next(tables_of(kind), None)
+            is_key = any(get_origin(each) is dict for each in (kind, *get_args(kind)))
     return named
 
 

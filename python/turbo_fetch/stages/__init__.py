@@ -108,20 +108,39 @@ def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Seque
     wanted = names if spec.engine.shards is None else ("fetch",)
     ahead = [name for name in wanted if getattr(spec, name) is not None]
     models = [name for name in ahead if name != "fetch"]
+    if models and ahead[0] == "fetch":
+        _imported("turbo_fetch.dreambooth.ahead", models[0]).check_ahead(spec, models)
+        # Its libraries are for stages that run a model alone.
+        from turbo_fetch.stages.checks import checked_beside
+
+        homes = [_HOMES[name] for name in models]
+        with checked_beside(spec, homes, stop, lambda: _check(spec, models)):
+            summary.reports["fetch"] = _report("fetch", spec, listener, stop)
+        ahead = models
+    else:
+        _check(spec, models)
+    with _quiet(models):
+        for name in ahead:
+            summary.reports[name] = _report(name, spec, listener, stop)
+    return summary
+
+
+def _check(spec: Spec, models: Sequence[str]) -> None:
+    """Raise what these stages would fail for, before one before them takes hours."""
     with _quiet(models):
         for name in models:
-            # What a stage would fail for is said before one before it takes hours.
             _module(name).check(spec)
-        for name in ahead:
-            listener.stage(name)
-            stop.second_raises = name != "fetch"
-            stage, output = _stage(name, spec), _records(spec, name)
-            if output is None:
-                summary.reports[name] = stage(spec, listener, stop)
-            else:
-                with tracked(spec.track, name, output, listener) as recorder:
-                    summary.reports[name] = stage(spec, recorder, stop)
-    return summary
+
+
+def _report(name: str, spec: Spec, listener: ProgressListener, stop: StopRequest) -> Report:
+    """Run one stage."""
+    listener.stage(name)
+    stop.second_raises = name != "fetch"
+    stage, output = _stage(name, spec), _records(spec, name)
+    if output is None:
+        return stage(spec, listener, stop)
+    with tracked(spec.track, name, output, listener) as recorder:
+        return stage(spec, recorder, stop)
 
 
 def _quiet(models: Sequence[str]) -> AbstractContextManager[None]:

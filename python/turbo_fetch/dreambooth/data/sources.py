@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.description import read_job
@@ -21,10 +21,13 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.captions import shown
 from turbo_fetch.dreambooth.data.folder import kohya_name, read_folder
 from turbo_fetch.dreambooth.data.images import ImageFile
-from turbo_fetch.dreambooth.families import Family
 from turbo_fetch.errors import InputError, PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 from turbo_fetch.storage.failures import explained
+
+if TYPE_CHECKING:
+    # It imports the libraries of models, which looking at images does without.
+    from turbo_fetch.dreambooth.families import Family
 
 FETCHED: Final = "fetch"
 FEW: Final = 3

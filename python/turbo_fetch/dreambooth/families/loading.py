@@ -19,10 +19,11 @@ from transformers.utils import logging as transformers_logging
 
 from turbo_fetch.dreambooth.families import single_file
 from turbo_fetch.dreambooth.families.block_swap import unswap_blocks
-from turbo_fetch.dreambooth.families.configs import first_line, index_of, without_weights
+from turbo_fetch.dreambooth.families.configs import without_weights
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.registry import family_of, transformer_file_at
 from turbo_fetch.dreambooth.families.transformer_file import TransformerFile
+from turbo_fetch.dreambooth.model_files import first_line, index_of
 from turbo_fetch.errors import ModelError, TurboFetchError
 
 _WEIGHTS: Final = re.compile(

@@ -73,7 +73,12 @@ def check_named(name: str, key: str, is_model: bool) -> None:
 
 def family_of(model: str) -> type[Family]:
     """Return the family of a model, or of the base of a checkpoint. Raises ModelError."""
-    return families.family_of(training_of(Path(model)).base if is_checkpoint(model) else model)
+    return families.family_of(base_of(model))
+
+
+def base_of(model: str) -> str:
+    """Return the base of a checkpoint, and of any other model itself. Raises ModelError."""
+    return training_of(Path(model)).base if is_checkpoint(model) else model
 
 
 def set_dtype(pipeline: Any, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
 """Frozen matrices held in 8 or 4 bits: less of the card under a LoRA, which learns beside them in fp32.
 
 Matrix by matrix, each already on its device, so that neither main memory nor the card holds the whole twice. Weights
-become the same bits each time, so that a run resumes exactly.
+become the same bits each time, so that a run resumes exactly. They compute in the type that autocast would have any
+matrix compute in, and nothing but the few bits is kept for the way back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from turbo_fetch.errors import MissingExtra
 
@@ -44,12 +45,8 @@ def quantise(
     """
     for owner, name, linear in list(frozen_matrices(module)):
         linear.to(device)
-        if kind == "nf4":
-            setattr(owner, name, _as_nf4(linear))
-        else:
-            _with_torchao(linear, kind)
-        if linear in back:
-            linear.to("cpu")
+        held = _as_nf4(linear) if kind == "nf4" else _with_torchao(linear, kind)
+        setattr(owner, name, held.to("cpu") if linear in back else held)
 
 
 def frozen_matrices(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -90,12 +87,54 @@ def _as_nf4(linear: nn.Linear) -> nn.Module:
     )
     made.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
     made.bias = linear.bias
+    made.register_forward_pre_hook(_as_computed)
     # Quantised on the way to its device.
     quantised: nn.Module = made.to(linear.weight.device)
     return quantised
 
 
-def _with_torchao(linear: nn.Linear, kind: Quantisation) -> None:
+def _as_computed(_linear: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    # bitsandbytes would give its result the type of what it is given, which autocast leaves in fp32 after a norm.
+    return (given[0].to(_computed_type(given[0])),)
+
+
+def _with_torchao(linear: nn.Linear, kind: Quantisation) -> nn.Module:
     torchao: Any = import_module("torchao.quantization")
     torchao.quantize_(linear, getattr(torchao, _TORCHAO[kind])())
-    linear.requires_grad_(False)
+    made = _Quantised(linear.in_features, linear.out_features, bias=False, device="meta")
+    made.weight, made.bias = linear.weight.requires_grad_(False), linear.bias
+    return made
+
+
+class _Quantised(nn.Linear):
+    """A frozen linear map whose matrix is of torchao."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        """See torch.nn.Linear."""
+        made: Tensor = _Product.apply(given.to(_computed_type(given)), self.weight)
+        bias: Tensor | None = self.bias
+        return made if bias is None else made + bias.to(made.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """A product with a quantised matrix, which is made whole again on the way back.
+
+    torchao's own keeps it whole until then, with all others of a model, and sums what does not fit fp16 unscaled.
+    """
+
+    @staticmethod
+    def forward(context: Any, given: Tensor, matrix: Any) -> Tensor:
+        """Return it in the type of what is given."""
+        context.save_for_backward(matrix)
+        return nn.functional.linear(given, matrix.dequantize(given.dtype))
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of what was given."""
+        (matrix,) = context.saved_tensors
+        return gradient @ matrix.dequantize(gradient.dtype), None
+
+
+def _computed_type(given: Tensor) -> torch.dtype:
+    kind = given.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else given.dtype

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from turbo_fetch.dreambooth.families import single_file, transformer_file
-from turbo_fetch.dreambooth.families.configs import index_of, json_of
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.flux import Flux
 from turbo_fetch.dreambooth.families.flux2 import Flux2Dev, Flux2Klein
@@ -18,6 +17,7 @@ from turbo_fetch.dreambooth.families.sd3 import StableDiffusion3
 from turbo_fetch.dreambooth.families.sdxl import StableDiffusionXL
 from turbo_fetch.dreambooth.families.transformer_file import TransformerFile
 from turbo_fetch.dreambooth.families.z_image import ZImage
+from turbo_fetch.dreambooth.model_files import index_of, json_of
 from turbo_fetch.errors import ModelError
 
 FAMILIES: Final[Mapping[str, type[Family]]] = {

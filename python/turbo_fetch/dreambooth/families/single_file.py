@@ -30,13 +30,13 @@ from transformers import CLIPTokenizer
 
 from turbo_fetch.dreambooth.families.architectures import ABSENT, ARCHITECTURES, EXTRAS
 from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
+from turbo_fetch.dreambooth.model_files import WEIGHTS_SUFFIXES
 from turbo_fetch.errors import ModelError
 
 DESCRIPTION_KEY: Final = "turbo_fetch.pipeline"
 """In the header of a file that turbo-fetch wrote: all configs of the pipeline, as JSON."""
 WORDS_KEY: Final = "turbo_fetch.words"
 """The same of a file that holds a transformer and not all of a model: new words by tokenizer, as JSON."""
-SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _BYSTANDERS: Final = ("pytorch_lightning.", "lightning.", "numpy.", "omegaconf.")
 """Packages whose objects lie in checkpoints beside the weights. Stand-ins take their place, and none is built."""
 _LORA: Final = re.compile(r"lora_(unet|te\d?|up|down|A|B)|\.lora\.|\.(lokr_w|hada_w)[12]")
@@ -196,10 +196,10 @@ def _contents_as_of(path: Path, *_state: int) -> Contents:
 
 def _read_contents(path: Path) -> Contents:
     """Read the header of a file. Raises ModelError for what is no file of weights, or holds more than that."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in WEIGHTS_SUFFIXES:
         raise ModelError(
             f"{path}: not a file of weights; expected a diffusers folder, a hub id, or a name that ends in "
-            f"{', '.join(SUFFIXES)}"
+            f"{', '.join(WEIGHTS_SUFFIXES)}"
         )
     try:
         if path.suffix == ".safetensors":

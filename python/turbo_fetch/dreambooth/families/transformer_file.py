@@ -18,10 +18,11 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from turbo_fetch.dreambooth.families.configs import index_of, without_weights
+from turbo_fetch.dreambooth.families.configs import without_weights
 from turbo_fetch.dreambooth.families.flow import FlowFamily
 from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL, Layout
 from turbo_fetch.dreambooth.families.single_file import WORDS_KEY, contents_of, holds_whole_model
+from turbo_fetch.dreambooth.model_files import index_of
 from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError
 

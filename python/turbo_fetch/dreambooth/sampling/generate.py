@@ -13,7 +13,7 @@ from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import grid
 from turbo_fetch.dreambooth.families import Family
-from turbo_fetch.dreambooth.families.models import check_named, family_of, weights_of
+from turbo_fetch.dreambooth.families.models import base_of, check_named, family_of, weights_of
 from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run, trained_model
 from turbo_fetch.dreambooth.sampling.image_folder import (
     TO_COME,
@@ -24,7 +24,7 @@ from turbo_fetch.dreambooth.sampling.image_folder import (
     write_own,
 )
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import open_model, sampler_name
+from turbo_fetch.dreambooth.sampling.sampler import check_sampling, open_model, sampler_name
 from turbo_fetch.errors import SpecError
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.spec import GenerateSpec, Spec, TrainSpec
@@ -94,12 +94,15 @@ def check(spec: Spec) -> None:
             check_named(name, f"generate.{key}", is_model=key == "model")
     place = open_place(generate.output)
     place.probe(PROBE)
-    if train is None:
-        trained_model(spec, generate.model, generate.lora, "generate.model")
-    elif not is_complete(Path(train.output), train.steps):
-        compare(place, plan(generate, prompts, _Weights.to_come(spec, generate, train))).refuse(
-            place.url, "generate.output"
-        )
+    if train is None or is_complete(Path(train.output), train.steps):
+        model, _ = trained_model(spec, generate.model, generate.lora, "generate.model")
+        check_sampling(generate, "generate", base_of(model))
+        return
+    weights = _Weights.to_come(spec, generate, train)
+    check_sampling(
+        generate, "generate", train.base if is_of_run(spec, weights.model) else base_of(weights.model)
+    )
+    compare(place, plan(generate, prompts, weights)).refuse(place.url, "generate.output")
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def check(spec: Spec) -> None:
         else:
             check_images(spec, place, "prior.source", "class")
     if prior.source == "generate":
-        check_sampling(spec, train.base)
+        check_sampling(prior, "prior", train.base)
 
 
 def _make(prior: PriorSpec, train: TrainSpec, folder: str, control: RunControl) -> int:

@@ -28,7 +28,6 @@ from turbo_fetch.dreambooth.families.lora_files import (
 from turbo_fetch.dreambooth.families.models import load_model
 from turbo_fetch.dreambooth.run_folder import lora_in
 from turbo_fetch.errors import Interrupted, ModelError, SpecError
-from turbo_fetch.spec import Spec
 from turbo_fetch.spec.dreambooth import Precision, SamplingTable, Scheduler
 
 
@@ -93,28 +92,16 @@ def sampler_name(
     return scheduler
 
 
-def check_sampling(spec: Spec, base: str) -> None:
-    """Raise SpecError before anything is made or trained if a stage asks of the base what it cannot do."""
-    family, zero_terminal_snr = family_of(base), has_zero_terminal_snr(base)
-    sides: dict[str, int] = {}
-    for stage, table in _sampling_of(spec).items():
-        sampler_name(table.scheduler, family, f"{stage}.scheduler", zero_terminal_snr)
-        family.check_steps(table.steps, f"{stage}.steps")
-        family.check_negative(table.negative, f"{stage}.negative")
-        given = {"width": table.width, "height": table.height}
-        sides |= {f"{stage}.{key}": side for key, side in given.items() if side is not None}
+def check_sampling(table: SamplingTable, stage: str, base: str) -> None:
+    """Raise SpecError before anything is made if a stage asks what a model, or one trained from it, cannot do."""
+    family = family_of(base)
+    sampler_name(table.scheduler, family, f"{stage}.scheduler", has_zero_terminal_snr(base))
+    family.check_steps(table.steps, f"{stage}.steps")
+    family.check_negative(table.negative, f"{stage}.negative")
+    given = {"width": table.width, "height": table.height}
+    sides = {f"{stage}.{key}": side for key, side in given.items() if side is not None}
     if sides:
         _check_sides(sides, sides_of(base))
-
-
-def _sampling_of(spec: Spec) -> dict[str, SamplingTable]:
-    """Return what makes images with the base, or with what is trained from it, by stage."""
-    tables = {
-        "prior": spec.prior if spec.prior and spec.prior.source == "generate" else None,
-        "generate": spec.generate if spec.generate and spec.generate.model is None else None,
-        "evaluate": spec.evaluate if spec.evaluate and not spec.evaluate.models else None,
-    }
-    return {stage: table for stage, table in tables.items() if table is not None}
 
 
 def scheduler_for(name: Scheduler | None, family: Family) -> Any:

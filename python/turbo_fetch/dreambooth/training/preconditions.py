@@ -15,7 +15,6 @@ from turbo_fetch.dreambooth.families import FAMILIES, family_of, skeleton
 from turbo_fetch.dreambooth.families.quantised import check_quantisation
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import check_record, check_steps, essentials, is_complete, read_record
-from turbo_fetch.dreambooth.sampling.sampler import check_sampling
 from turbo_fetch.dreambooth.training.machine import check_machine
 from turbo_fetch.dreambooth.training.optimisers import optimiser_class
 from turbo_fetch.dreambooth.training.trainer import compiled_blocks
@@ -35,7 +34,6 @@ def check_training(spec: Spec) -> None:
         known = FAMILIES.get(before.get("pipeline", ""))
         _check_record(output, before, train if known is None else known.with_defaults(train))
         return
-    check_sampling(spec, train.base)
     _check_options(train)
     if spec.engine.kind != "ray":
         # Its workers are on other machines.

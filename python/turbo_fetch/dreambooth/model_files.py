@@ -1,0 +1,100 @@
+"""Small files of a model, in a diffusers folder or on the Hugging Face Hub; no library of models is imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
+from turbo_fetch.errors import ModelError
+
+WEIGHTS_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Of files that may hold a whole model."""
+_ANSWER_S: Final = 10.0
+
+
+def index_of(base: str) -> Mapping[str, Any]:
+    """Return the `model_index.json` of a diffusers folder or hub id. Raises ModelError."""
+    path = Path(base)
+    if path.is_dir() and not (path / MODEL_INDEX).is_file():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
+        hint = f", or one of its files: {', '.join(files[:8])}" if files else ""
+        raise ModelError(f"{base}: a folder without {MODEL_INDEX}; expected one that diffusers saved{hint}")
+    return json_of(base, MODEL_INDEX)
+
+
+def json_of(base: str, name: str) -> Mapping[str, Any]:
+    """Return a file of a diffusers folder or hub id. Raises ModelError."""
+    path = Path(base)
+    file = path / name if path.is_dir() else hub_file(base, name)
+    try:
+        loaded: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base}: {name} cannot be read: {first_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{base}: {name} is a {type(loaded).__name__}; expected an object")
+    return loaded
+
+
+def hub_file(model: str, name: str) -> Path:
+    """Return a file of a hub id, fetched unless the local cache has it as it is on the hub. Raises ModelError."""
+    # Most models are folders, and the hub's library takes half a second to import.
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        if not isinstance(try_to_load_from_cache(model, name), str):
+            _ask_once(model, name)
+        return Path(hf_hub_download(model, name))
+    except HFValidationError:
+        raise ModelError(f"{model}: no such folder, and no hub id either; expected one of the two") from None
+    except GatedRepoError:
+        raise ModelError(
+            f"{model}: gated; accept its terms on the hub and log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise _unreachable(model, first_line(error)) from error
+        raise ModelError(f"{model}: no such folder, and the hub has no such model with a {name}") from None
+    except HfHubHTTPError as error:
+        raise _unreachable(model, first_line(error)) from error
+    except OSError as error:
+        raise ModelError(f"{model}: {name} cannot be had from the hub: {first_line(error)}") from error
+
+
+def _ask_once(model: str, name: str) -> None:
+    """Raise as huggingface_hub does if a file is not there; it would ask a hub that it cannot reach for 24 seconds."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        raise _unreachable(model, "HF_HUB_OFFLINE is set")
+    try:
+        get_hf_file_metadata(hf_hub_url(model, name), timeout=_ANSWER_S)
+    except HfHubHTTPError:
+        raise
+    except Exception as error:
+        # Of the library that sends requests, which is not the same in all versions of huggingface_hub.
+        if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2"}:
+            raise
+        raise _unreachable(model, first_line(error)) from error
+
+
+def _unreachable(model: str, reason: str) -> ModelError:
+    return ModelError(
+        f"{model}: no such folder, not in the local cache, and the hub cannot be reached: {reason}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
