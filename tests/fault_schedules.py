@@ -359,11 +359,15 @@ def _end(driver: subprocess.Popen[str], folder: Path) -> str | None:
 
 
 def _compare(trial: Trial, output: Path, quiet: Mapping[str, str]) -> None:
-    rows = Counter(row["url"] for row in ledger(output) if row["outcome"] == "success")
+    found = ledger(output)
+    rows = Counter(row["url"] for row in found if row["outcome"] == "success")
     trial.lost = ROWS - len(rows)
-    trial.doubled = len(ledger(output)) - len(rows) - trial.lost
+    trial.doubled = len(found) - len(rows) - trial.lost
     if content_hashes(output) != quiet:
-        trial.failure = "other bytes than those of an undisturbed local run"
+        lost_by = Counter(
+            f"{row['outcome']}: {row['detail']}" for row in found if row["outcome"] != "success"
+        )
+        trial.failure = f"other bytes than those of an undisturbed local run; {dict(lost_by)}"
 
 
 def _kill(process: psutil.Process) -> None:

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object_store import empty_bucket, filesystem
+from turbo_fetch._native import Listing
 from turbo_fetch.dataset import manifest as manifest_module
 from turbo_fetch.dataset.manifest import Manifest
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld
-from turbo_fetch.storage import Entry, LocalStorage, Storage
+from turbo_fetch.storage import LocalStorage, Storage
 
 
 def _record(shard: int, size: int = 10) -> dict[str, Any]:
@@ -287,13 +288,15 @@ def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
 class _Crowded(LocalStorage):
     """A place that says it holds very many shards, which no test can afford to make."""
 
-    def list(self, folder: str = "") -> Iterator[Any]:
+    def enter(self, listing: Listing, folder: str = "") -> None:
+        files: list[tuple[bytes, int | None]] = []
         for shard in range(20_000):
             if folder:
-                yield Entry(f"{shard:05d}.ledger", 10)
+                files.append((f"{shard:05d}.ledger".encode(), 10))
                 continue
-            yield Entry(f"{shard:05d}.tar", 10)
-            yield Entry(f"{shard:05d}_stats.json", 100)
+            files.append((f"{shard:05d}.tar".encode(), 10))
+            files.append((f"{shard:05d}_stats.json".encode(), 100))
+        listing.add(folder, files)
 
 
 def test_memory_per_shard_is_small(tmp_path: Path) -> None:
