@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import subprocess
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ class Store:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.requests = 0
+        self._names: list[str] = []
+        self._listed = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer a request."""
@@ -67,27 +70,37 @@ class Store:
         return _xml(f"<CopyObjectResult><ETag>{escape(_tag(content))}</ETag></CopyObjectResult>")
 
     def _list(self, bucket: str, prefix: str, query: object) -> web.Response:
-        delimiter = query.get("delimiter", "")  # type: ignore[attr-defined]
-        found, folders = [], set()
-        for key in sorted(self.objects):
-            name = key.removeprefix(f"{bucket}/")
-            if not name.startswith(prefix):
-                continue
-            folder, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+        """Answer with a page of names: those directly in a folder, as the driver asks for them."""
+        if self._listed != len(self.objects):
+            self._names, self._listed = sorted(self.objects), len(self.objects)
+        whole = f"{bucket}/{prefix}"
+        place = bisect_right(self._names, query.get("continuation-token", ""))  # type: ignore[attr-defined]
+        place = max(place, bisect_left(self._names, whole))
+        contents, folders, last = [], [], ""
+        while (
+            place < len(self._names) and len(contents) < MOST_LISTED and self._names[place].startswith(whole)
+        ):
+            name = self._names[place]
+            folder, slash, _ = name[len(whole) :].partition("/")
             if slash:
-                folders.add(f"{prefix}{folder}/")
-            else:
-                found.append((name, self.objects[key]))
-        contents = "".join(
-            f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>{escape(_tag(content))}</ETag>"
-            "<LastModified>2026-11-29T00:00:00.000Z</LastModified></Contents>"
-            for name, content in found[:MOST_LISTED]
-        )
+                folders.append(f"{prefix}{folder}/")
+                last = f"{whole}{folder}/\uffff"
+                place = bisect_right(self._names, last)
+                continue
+            content, last = self.objects[name], name
+            contents.append(
+                f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key><Size>{len(content)}</Size>"
+                f"<ETag>{escape(_tag(content))}</ETag><LastModified>2026-11-29T00:00:00.000Z</LastModified></Contents>"
+            )
+            place += 1
+        is_cut = place < len(self._names) and self._names[place].startswith(whole)
         shared = "".join(
-            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders)
+            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in folders
         )
+        token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if is_cut else ""
         return _xml(
-            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{shared}</ListBucketResult>"
+            f"<ListBucketResult><IsTruncated>{str(is_cut).lower()}</IsTruncated>{token}{''.join(contents)}{shared}"
+            "</ListBucketResult>"
         )
 
 
@@ -128,7 +141,7 @@ def _xml(text: str, status: int = 200) -> web.Response:
 async def main() -> None:
     """Serve until killed."""
     store = Store()
-    application = web.Application()
+    application = web.Application(client_max_size=2**30)
     application.router.add_route("*", "/{key:.*}", store.answer)
     runner = web.AppRunner(application)
     await runner.setup()

@@ -248,7 +248,8 @@ class Worker:
             elif opened.is_given_back:
                 await self._send(GivenBack(opened.shard.id))
         except TurboFetchError as error:
-            await self._send(JobError(type(error).__name__, str(error)))
+            where = "" if self._attempt is None else f" (on the machine {os.uname().nodename})"
+            await self._send(JobError(type(error).__name__, f"{error}{where}"))
             self.stop()
         finally:
             opened.submitted.set()
