@@ -176,7 +176,8 @@ class SparkRunner:
         """Let workers end that have worked for long enough; the next ones wait for their cores."""
         now_s = monotonic()
         for number in self._connections.numbers:
-            if now_s >= self._retires_s[number]:
+            if now_s >= self._retires_s.get(number, math.inf):
+                del self._retires_s[number]
                 self._connections.supervisor.retire(number)
 
     def _tell_wait(self) -> None:
