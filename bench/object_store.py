@@ -1,4 +1,4 @@
-"""A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py`.
+"""A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py [SHARDS]`.
 
 It prints its address. What it knows is what a driver asks for: objects of one bucket, copies, conditions, lists. The
 number of requests so far is at `/requests`.
@@ -11,7 +11,7 @@ import hashlib
 import subprocess
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -30,6 +30,18 @@ class Store:
         self.requests = 0
         self._names: list[str] = []
         self._listed = 0
+
+    def fill(self, shards: int) -> None:
+        """Put the files of so many shards into `data/set`, without anything in them."""
+        for shard in range(shards):
+            name = f"{shard:05d}"
+            for file in (
+                f"{name}.tar",
+                f"{name}.parquet",
+                f"{name}_stats.json",
+                f".turbo-fetch/ledger/{name}.ledger",
+            ):
+                self.objects[f"data/set/{file}"] = b"{}"
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer a request."""
@@ -69,13 +81,14 @@ class Store:
             return web.Response(headers={"ETag": _tag(content)})
         return _xml(f"<CopyObjectResult><ETag>{escape(_tag(content))}</ETag></CopyObjectResult>")
 
-    def _list(self, bucket: str, prefix: str, query: object) -> web.Response:
+    def _list(self, bucket: str, prefix: str, query: Mapping[str, str]) -> web.Response:
         """Answer with a page of names: those directly in a folder, as the driver asks for them."""
         if self._listed != len(self.objects):
             self._names, self._listed = sorted(self.objects), len(self.objects)
         whole = f"{bucket}/{prefix}"
-        place = bisect_right(self._names, query.get("continuation-token", ""))  # type: ignore[attr-defined]
-        place = max(place, bisect_left(self._names, whole))
+        after = query.get("start-after")
+        token = query.get("continuation-token") or (after and f"{bucket}/{after}") or ""
+        place = max(bisect_right(self._names, token), bisect_left(self._names, whole))
         contents, folders, last = [], [], ""
         while (
             place < len(self._names) and len(contents) < MOST_LISTED and self._names[place].startswith(whole)
@@ -105,9 +118,10 @@ class Store:
 
 
 @contextmanager
-def keeping_store() -> Iterator[str]:
-    """Run the store in a process of its own; yield its address."""
-    server = subprocess.Popen([sys.executable, str(Path(__file__))], stdout=subprocess.PIPE, text=True)
+def keeping_store(shards: int = 0) -> Iterator[str]:
+    """Run the store in a process of its own, with the files of so many shards; yield its address."""
+    command = [sys.executable, str(Path(__file__)), str(shards)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         yield server.stdout.readline().strip()
@@ -141,6 +155,7 @@ def _xml(text: str, status: int = 200) -> web.Response:
 async def main() -> None:
     """Serve until killed."""
     store = Store()
+    store.fill(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
     application = web.Application(client_max_size=2**30)
     application.router.add_route("*", "/{key:.*}", store.answer)
     runner = web.AppRunner(application)
