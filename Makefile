@@ -62,7 +62,7 @@ attack: setup ## Attack runs, datasets and machines for SECONDS (600) from SEED;
 	cd tests && ../$(BIN)/python -m attack.campaign ../.cache/attack $(SECONDS) $(SEED) $(ONLY)
 
 faults: setup ## Kill workers, nodes and drivers and cut links in SCHEDULES (20) runs on each engine; needs root
-	$(BIN)/python tests/fault_schedules.py local ray spark --seeds $(SCHEDULES)
+	$(BIN)/python tests/fault_schedules.py local ray spark --seeds $(SCHEDULES) --save
 
 lint: setup ## What is checked before a commit, clippy, and whether the site builds
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

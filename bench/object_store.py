@@ -1,4 +1,4 @@
-"""A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py`.
+"""A small object store that keeps connections, as S3 does and moto does not: `python bench/object_store.py [SHARDS]`.
 
 It prints its address. What it knows is what a driver asks for: objects of one bucket, copies, conditions, lists. The
 number of requests so far is at `/requests`.
@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -27,6 +28,20 @@ class Store:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.requests = 0
+        self._names: list[str] = []
+        self._listed = 0
+
+    def fill(self, shards: int) -> None:
+        """Put the files of so many shards into `data/set`, without anything in them."""
+        for shard in range(shards):
+            name = f"{shard:05d}"
+            for file in (
+                f"{name}.tar",
+                f"{name}.parquet",
+                f"{name}_stats.json",
+                f".turbo-fetch/ledger/{name}.ledger",
+            ):
+                self.objects[f"data/set/{file}"] = b"{}"
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer a request."""
@@ -66,35 +81,47 @@ class Store:
             return web.Response(headers={"ETag": _tag(content)})
         return _xml(f"<CopyObjectResult><ETag>{escape(_tag(content))}</ETag></CopyObjectResult>")
 
-    def _list(self, bucket: str, prefix: str, query: object) -> web.Response:
-        delimiter = query.get("delimiter", "")  # type: ignore[attr-defined]
-        found, folders = [], set()
-        for key in sorted(self.objects):
-            name = key.removeprefix(f"{bucket}/")
-            if not name.startswith(prefix):
-                continue
-            folder, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+    def _list(self, bucket: str, prefix: str, query: Mapping[str, str]) -> web.Response:
+        """Answer with a page of names: those directly in a folder, as the driver asks for them."""
+        if self._listed != len(self.objects):
+            self._names, self._listed = sorted(self.objects), len(self.objects)
+        whole = f"{bucket}/{prefix}"
+        after = query.get("start-after")
+        token = query.get("continuation-token") or (after and f"{bucket}/{after}") or ""
+        place = max(bisect_right(self._names, token), bisect_left(self._names, whole))
+        contents, folders, last = [], [], ""
+        while (
+            place < len(self._names) and len(contents) < MOST_LISTED and self._names[place].startswith(whole)
+        ):
+            name = self._names[place]
+            folder, slash, _ = name[len(whole) :].partition("/")
             if slash:
-                folders.add(f"{prefix}{folder}/")
-            else:
-                found.append((name, self.objects[key]))
-        contents = "".join(
-            f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size><ETag>{escape(_tag(content))}</ETag>"
-            "<LastModified>2026-11-29T00:00:00.000Z</LastModified></Contents>"
-            for name, content in found[:MOST_LISTED]
-        )
+                folders.append(f"{prefix}{folder}/")
+                last = f"{whole}{folder}/\uffff"
+                place = bisect_right(self._names, last)
+                continue
+            content, last = self.objects[name], name
+            contents.append(
+                f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key><Size>{len(content)}</Size>"
+                f"<ETag>{escape(_tag(content))}</ETag><LastModified>2026-11-29T00:00:00.000Z</LastModified></Contents>"
+            )
+            place += 1
+        is_cut = place < len(self._names) and self._names[place].startswith(whole)
         shared = "".join(
-            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders)
+            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in folders
         )
+        token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if is_cut else ""
         return _xml(
-            f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{shared}</ListBucketResult>"
+            f"<ListBucketResult><IsTruncated>{str(is_cut).lower()}</IsTruncated>{token}{''.join(contents)}{shared}"
+            "</ListBucketResult>"
         )
 
 
 @contextmanager
-def keeping_store() -> Iterator[str]:
-    """Run the store in a process of its own; yield its address."""
-    server = subprocess.Popen([sys.executable, str(Path(__file__))], stdout=subprocess.PIPE, text=True)
+def keeping_store(shards: int = 0) -> Iterator[str]:
+    """Run the store in a process of its own, with the files of so many shards; yield its address."""
+    command = [sys.executable, str(Path(__file__)), str(shards)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         yield server.stdout.readline().strip()
@@ -128,7 +155,8 @@ def _xml(text: str, status: int = 200) -> web.Response:
 async def main() -> None:
     """Serve until killed."""
     store = Store()
-    application = web.Application()
+    store.fill(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    application = web.Application(client_max_size=2**30)
     application.router.add_route("*", "/{key:.*}", store.answer)
     runner = web.AppRunner(application)
     await runner.setup()

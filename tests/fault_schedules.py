@@ -2,7 +2,8 @@
 
     python tests/fault_schedules.py local ray spark --seeds 20
 
-makes twenty schedules for each engine, prints what came of each, and a table of all faults. Needs root.
+makes twenty schedules for each engine, prints what came of each, and a table of all faults; with `--save` that is kept
+in bench/results. Needs root.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 
 import psutil
 
@@ -39,27 +41,54 @@ from turbo_fetch.spec.specfile import dump_spec
 ROWS: Final = 600
 HOSTS: Final = 150
 SHARD: Final = 60
+FAULTS: Final = 3
+"""In a run."""
+CUTS_S: Final = (1, 20)
 WENT_ON: Final = 5
 """Requests after a fault by which a run has gone on."""
 PATIENCE_S: Final = 170
 PICTURES: Final = album(40, side=48)
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = """\
+# Faults, and what came of them
 
-Kind = Literal["worker", "node", "driver", "link"]
+`make faults` makes twenty runs of {rows} rows on each engine, with three faults each that a seed draws, at moments
+that it draws. A run has to end with the bytes of an undisturbed local run. Of the runs here ({runs}), {bad} did not.
+Requests that were made once more: {again:.0f} a run (at most {most_again}). Lost are rows without an image, doubled
+those that are there twice. A run has gone on when it made five requests after the fault, or, of a cut, after the link
+was mended; a driver that was killed is started again by hand, which is counted.
+
+{table}
+
+Measured on {date}: {machine}. Ray: a head and two nodes of one core, each in a network namespace; Spark:
+`local-cluster[2,1,700]` in one.
+"""
+
+Kill = Literal["worker", "node", "driver"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens when so many requests have been made: a kill, or a link that is cut in some way for seconds."""
+    """A kill, or a link that is cut in some way for seconds."""
 
-    kind: Kind
-    after: int
-    cut: Cut = "silent"
+    kill: Kill | None = None
+    cut: Cut | None = None
     seconds: float = 0.0
 
     @property
     def name(self) -> str:
         """Return what it is called in the table."""
-        return f"link cut ({self.cut})" if self.kind == "link" else f"{self.kind} killed"
+        return f"{self.kill} killed" if self.kill else f"link cut for {self.seconds:.0f} s ({self.cut})"
+
+
+def cuts(*kinds: Cut) -> tuple[Fault, ...]:
+    """Return cuts of each kind, short ones and long ones."""
+    return tuple(Fault(cut=kind, seconds=seconds) for seconds in CUTS_S for kind in kinds)
+
+
+def kills(*kinds: Kill) -> tuple[Fault, ...]:
+    """Return kills of each kind, twice, since there are more ways in which they can meet a run."""
+    return tuple(Fault(kill=kind) for kind in kinds) * 2
 
 
 @dataclass(slots=True)
@@ -68,7 +97,8 @@ class Trial:
 
     engine: str
     seed: int
-    faults: list[Fault]
+    faults: list[tuple[int, Fault]]
+    """After how many requests which happens."""
     went_on_s: list[float] = field(default_factory=list)
     """For each fault, after how many seconds the run went on."""
     lost: int = 0
@@ -82,8 +112,8 @@ class Trial:
 class Machines(Protocol):
     """Where runs of an engine take place."""
 
-    kinds: tuple[tuple[Kind, Cut], ...]
-    """The faults that can be made, each as likely as the others."""
+    faults: ClassVar[tuple[Fault, ...]]
+    """Those that can be made."""
 
     def start(self, listed: Path, folder: Path) -> subprocess.Popen[str]:
         """Start the run of a folder, or resume it."""
@@ -99,15 +129,8 @@ class Machines(Protocol):
 class Local:
     """Worker processes of one machine."""
 
+    faults: ClassVar = (*kills("worker", "driver"), *cuts("silent", "unreachable", "carrier", "interface"))
     web: Web
-    kinds: tuple[tuple[Kind, Cut], ...] = (
-        ("worker", "silent"),
-        ("driver", "silent"),
-        ("link", "silent"),
-        ("link", "unreachable"),
-        ("link", "carrier"),
-        ("link", "interface"),
-    )
 
     def start(self, listed: Path, folder: Path) -> subprocess.Popen[str]:
         return started(spec_of(listed, folder, {"workers": 3, "threads": 1}), folder, self.web.node)
@@ -123,14 +146,8 @@ class Local:
 class Spark:
     """Executors on one machine; its driver goes on after whatever Spark bears."""
 
+    faults: ClassVar = (*kills("worker", "node", "driver"), *cuts("silent", "carrier"))
     web: Web
-    kinds: tuple[tuple[Kind, Cut], ...] = (
-        ("worker", "silent"),
-        ("node", "silent"),
-        ("driver", "silent"),
-        ("link", "silent"),
-        ("link", "carrier"),
-    )
 
     def start(self, listed: Path, folder: Path) -> subprocess.Popen[str]:
         spec = spec_of(listed, folder, {"kind": "spark", "address": "local-cluster[2,1,700]"})
@@ -149,16 +166,12 @@ class Spark:
 class Ray:
     """Machines that are namespaces: a head without cores, on which the driver runs, and nodes of one core each."""
 
+    faults: ClassVar = (
+        *kills("worker", "node", "driver"),
+        *cuts("silent", "unreachable", "carrier", "interface"),
+    )
     web: Web
     token: str = field(default_factory=lambda: secrets.token_hex(16))
-    kinds: tuple[tuple[Kind, Cut], ...] = (
-        ("worker", "silent"),
-        ("node", "silent"),
-        ("driver", "silent"),
-        ("link", "carrier"),
-        ("link", "interface"),
-        ("link", "unreachable"),
-    )
 
     @contextmanager
     def running(self) -> Iterator[Ray]:
@@ -256,16 +269,20 @@ def started(
     )
 
 
-def schedule(seed: int, engine: str, kinds: tuple[tuple[Kind, Cut], ...]) -> list[Fault]:
-    """Return the faults of a seed, in the order in which they happen."""
+def schedule(seed: int, engine: str, faults: Sequence[Fault]) -> list[tuple[int, Fault]]:
+    """Return the faults of a seed, each with the number of requests after which it happens, in that order.
+
+    Seeds that follow each other draw from one pack until it is empty: some seeds have every fault equally often.
+    """
     random = Random(f"{engine} {seed}")
-    count = random.randint(2, 4)
-    moments = sorted(random.sample(range(ROWS // 20, ROWS * 17 // 20), count))
-    chosen = [random.choice(kinds) for _ in moments]
-    return [
-        Fault(kind, after, cut, round(random.uniform(1, 8), 1) if kind == "link" else 0.0)
-        for (kind, cut), after in zip(chosen, moments, strict=True)
-    ]
+    moments = sorted(random.sample(range(ROWS // 20, ROWS * 17 // 20), FAULTS))
+    first = seed * FAULTS
+    return [(moment, _drawn(first + place, engine, faults)) for place, moment in enumerate(moments)]
+
+
+def _drawn(place: int, engine: str, faults: Sequence[Fault]) -> Fault:
+    pack, place = divmod(place, len(faults))
+    return Random(f"{engine} pack {pack}").sample(faults, len(faults))[place]
 
 
 def attempt(
@@ -279,14 +296,14 @@ def attempt(
 ) -> Trial:
     """Make one run with the faults of a seed, and compare what it leaves."""
     began_s = time.monotonic()
-    trial = Trial(engine, seed, schedule(seed, engine, machines.kinds))
+    trial = Trial(engine, seed, schedule(seed, engine, machines.faults))
     before = origin.hits.total()
     random = Random(f"{seed} victims")
     with tempfile.TemporaryDirectory(prefix="faults-") as name, processes.ended():
         folder = Path(name)
         driver = machines.start(listed, folder)
-        for fault in trial.faults:
-            wait_for_hits(driver, origin, before + fault.after - origin.hits.total())
+        for moment, fault in trial.faults:
+            wait_for_hits(driver, origin, before + moment - origin.hits.total())
             if driver.poll() is not None:
                 break
             driver = _happen(fault, driver, machines, web, random, lambda: machines.start(listed, folder))
@@ -310,7 +327,7 @@ def _happen(
     resume: Callable[[], subprocess.Popen[str]],
 ) -> subprocess.Popen[str]:
     """Do what the fault says, and what mends it; return the driver that goes on."""
-    match fault.kind:
+    match fault.kill:
         case "worker":
             workers = machines.workers(driver)
             if workers:
@@ -321,7 +338,8 @@ def _happen(
             driver.kill()
             driver.communicate()
             return resume()
-        case "link":
+        case None:
+            assert fault.cut is not None
             # On Ray the head is a machine of its own, whose link is the driver's.
             web.cut(fault.cut, random.choice((1, 2)) if isinstance(machines, Ray) else 0)
             with suppress(subprocess.TimeoutExpired):
@@ -341,11 +359,15 @@ def _end(driver: subprocess.Popen[str], folder: Path) -> str | None:
 
 
 def _compare(trial: Trial, output: Path, quiet: Mapping[str, str]) -> None:
-    rows = Counter(row["url"] for row in ledger(output) if row["outcome"] == "success")
+    found = ledger(output)
+    rows = Counter(row["url"] for row in found if row["outcome"] == "success")
     trial.lost = ROWS - len(rows)
-    trial.doubled = len(ledger(output)) - len(rows) - trial.lost
+    trial.doubled = len(found) - len(rows) - trial.lost
     if content_hashes(output) != quiet:
-        trial.failure = "other bytes than those of an undisturbed local run"
+        lost_by = Counter(
+            f"{row['outcome']}: {row['detail']}" for row in found if row["outcome"] != "success"
+        )
+        trial.failure = f"other bytes than those of an undisturbed local run; {dict(lost_by)}"
 
 
 def _kill(process: psutil.Process) -> None:
@@ -397,7 +419,7 @@ def table(trials: Iterable[Trial]) -> str:
     """Return what came of all faults, as a table of Markdown."""
     found: dict[tuple[str, str], list[tuple[Trial, float]]] = {}
     for trial in trials:
-        for fault, seconds in zip(trial.faults, trial.went_on_s, strict=False):
+        for (_, fault), seconds in zip(trial.faults, trial.went_on_s, strict=False):
             found.setdefault((trial.engine, fault.name), []).append((trial, seconds))
     lines = [
         "| Engine | Fault | Times tried | Rows lost | Rows doubled | Seconds until the run went on, median (most) |",
@@ -413,31 +435,75 @@ def table(trials: Iterable[Trial]) -> str:
     return "\n".join(lines)
 
 
+def failed(trials: Iterable[Trial]) -> list[Trial]:
+    """Return the trials that did not end as if nothing had been."""
+    return [trial for trial in trials if trial.failure is not None or trial.lost or trial.doubled]
+
+
+def save(trials: Iterable[Trial]) -> None:
+    """Keep trials, in place of earlier ones of the same engine and seed, and the page that is made of all."""
+    from bench.machine import describe_machine, now, our_versions
+
+    path = ROOT / "bench/results/faults.json"
+    before = json.loads(path.read_text())["trials"] if path.exists() else []
+    kept = {(each["engine"], each["seed"]): each for each in before}
+    kept |= {(trial.engine, trial.seed): asdict(trial) for trial in trials}
+    in_order = [kept[key] for key in sorted(kept)]
+    machine, date = describe_machine(), now()
+    result = {
+        "row": "faults",
+        "date": date,
+        "command": "make faults",
+        "machine": machine,
+        "versions": our_versions() | {name: metadata.version(name) for name in ("ray", "pyspark")},
+        "trials": in_order,
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    all_trials = [_restored(each) for each in in_order]
+    path.with_suffix(".md").write_text(
+        PAGE.format(
+            runs=", ".join(
+                f"{n} {engine}" for engine, n in Counter(each.engine for each in all_trials).items()
+            ),
+            bad=len(failed(all_trials)),
+            rows=ROWS,
+            again=median(trial.again for trial in all_trials),
+            most_again=max(trial.again for trial in all_trials),
+            table=table(all_trials),
+            machine=f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, with other work beside",
+            date=date[:10],
+        )
+    )
+
+
+def _restored(kept: Mapping[str, Any]) -> Trial:
+    faults = [(moment, Fault(**fault)) for moment, fault in kept["faults"]]
+    return Trial(**{**kept, "faults": faults})
+
+
 def main() -> int:
     """Make the schedules that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    sys.path.insert(0, str(ROOT))
+    parser = argparse.ArgumentParser(description=cast(str, __doc__).partition("\n")[0])
     parser.add_argument("engines", nargs="+", choices=("local", "ray", "spark"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--json", type=Path, help="a file to which a line for each trial is added")
+    parser.add_argument("--save", action="store_true", help="into bench/results, in place of earlier ones")
     chosen = parser.parse_args()
     trials = []
     for engine in chosen.engines:
         with scene(engine) as attempted:
             for seed in range(chosen.first, chosen.first + chosen.seeds):
-                trial = attempted(seed)
-                trials.append(trial)
-                print(json.dumps(asdict(trial)), flush=True)
-                if chosen.json is not None:
-                    with chosen.json.open("a") as file:
-                        file.write(f"{json.dumps(asdict(trial))}\n")
+                trials.append(attempted(seed))
+                print(json.dumps(asdict(trials[-1])), flush=True)
+                if chosen.save:
+                    save(trials[-1:])
     print(f"\n{table(trials)}")
-    failed = [trial for trial in trials if trial.failure is not None or trial.lost or trial.doubled]
-    for trial in failed:
+    for trial in failed(trials):
         print(
             f"\n{trial.engine}, seed {trial.seed}: {trial.lost} lost, {trial.doubled} doubled; {trial.failure}"
         )
-    return int(bool(failed))
+    return int(bool(failed(trials)))
 
 
 if __name__ == "__main__":

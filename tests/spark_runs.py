@@ -40,6 +40,18 @@ def start_on_spark(
     `conf` are settings without `spark.`, with `_` for dots; `command` is what the run is begun with.
     """
     (folder / "job.toml").write_text(dump_spec(spec))
+    return processes.start(
+        [*command, sys.executable, "-c", DRIVER, str(folder / "job.toml"), *map(str, task_s)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd=folder,
+        env=spark_environment(folder, python, **conf),
+    )
+
+
+def spark_environment(folder: Path, python: str = sys.executable, **conf: object) -> dict[str, str]:
+    """Return the environment of a process whose Spark is set up by this folder; `conf` as in `start_on_spark`."""
     (folder / "events").mkdir(exist_ok=True)
     settings = {
         "driver.host": "127.0.0.1",
@@ -57,14 +69,7 @@ def start_on_spark(
         f"spark.{name} {str(value).lower() if value is True else value}\n" for name, value in settings.items()
     )
     (folder / "spark-defaults.conf").write_text("".join(lines))
-    return processes.start(
-        [*command, sys.executable, "-c", DRIVER, str(folder / "job.toml"), *map(str, task_s)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        cwd=folder,
-        env={**os.environ, "SPARK_CONF_DIR": str(folder), "PYSPARK_PYTHON": python},
-    )
+    return {**os.environ, "SPARK_CONF_DIR": str(folder), "PYSPARK_PYTHON": python}
 
 
 def executors(process: subprocess.Popen[str], *, at_work: bool = False) -> list[psutil.Process]:

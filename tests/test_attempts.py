@@ -34,7 +34,7 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.s3_copies import S3Copies
+from turbo_fetch.storage.s3_requests import S3Requests
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_a_copy_that_is_not_plainly_done_is_left_to_the_client(status: int, cont
     with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with configured(f"http://127.0.0.1:{server.server_port}"):
-            copies = S3Copies(fsspec.filesystem("s3"))
+            copies = S3Requests(fsspec.filesystem("s3"))
             done = [copies.copy("data", "from", f"to/{number}", {"IfNoneMatch": "*"}) for number in range(5)]
         server.shutdown()
     assert done == [False] * 5

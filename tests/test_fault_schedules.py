@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from fault_schedules import ROWS, Local, scene, schedule
-from namespaces import Web, may_use_namespaces
+from fault_schedules import FAULTS, ROWS, Local, Machines, Ray, Spark, scene, schedule
+from namespaces import may_use_namespaces
 
 
-def test_a_schedule_is_a_function_of_its_seed() -> None:
-    kinds = Local(Web()).kinds
-    drawn = [schedule(seed, "local", kinds) for seed in range(20)]
-    assert drawn == [schedule(seed, "local", kinds) for seed in range(20)]
-    assert {(fault.kind, fault.cut) for faults in drawn for fault in faults} == set(kinds)
-    assert all(0 < fault.after < ROWS for faults in drawn for fault in faults)
+@pytest.mark.parametrize("machines", [Local, Ray, Spark])
+def test_twenty_schedules_have_each_fault_equally_often(machines: type[Machines]) -> None:
+    drawn = [schedule(seed, "engine", machines.faults) for seed in range(20)]
+    assert drawn == [schedule(seed, "engine", machines.faults) for seed in range(20)]
+    counts = Counter(fault for faults in drawn for _, fault in faults)
+    assert counts.keys() == set(machines.faults)
+    wanted = Counter(machines.faults)
+    packs = 20 * FAULTS / len(machines.faults)
+    assert all(abs(counts[fault] - packs * wanted[fault]) < wanted[fault] for fault in counts)
+    assert all(0 < moment < ROWS for faults in drawn for moment, _ in faults)
 
 
 @pytest.mark.cluster

@@ -6,7 +6,7 @@ import json
 import resource
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object_store import empty_bucket, filesystem
+from turbo_fetch._native import Listing
 from turbo_fetch.dataset import manifest as manifest_module
-from turbo_fetch.dataset.manifest import Manifest
+from turbo_fetch.dataset.manifest import Manifest, read_manifest
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld
-from turbo_fetch.storage import Entry, LocalStorage, Storage
+from turbo_fetch.storage import LocalStorage, Storage
 
 
 def _record(shard: int, size: int = 10) -> dict[str, Any]:
@@ -284,16 +285,48 @@ def test_a_full_disk_leaves_the_manifest_valid(tmp_path: Path) -> None:
     assert _lines(place) == [0, 1]
 
 
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_line_that_counts_natively_counts_by_python_too(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    place = open_place(str(tmp_path_factory.mktemp("m")))
+    with Manifest.open(place) as manifest:
+        for shard in range(3):
+            manifest.commit(_publish(place, shard))
+    assert place.path is not None
+    path = place.path / ".turbo-fetch/manifest"
+    lines = path.read_bytes().splitlines(keepends=True)
+    changes = data.draw(st.integers(0, 3))
+    for _ in range(changes):
+        number = data.draw(st.integers(0, 2))
+        at = data.draw(st.integers(0, len(lines[number]) - 1))
+        lines[number] = lines[number][:at] + data.draw(st.binary(max_size=2)) + lines[number][at + 1 :]
+    path.write_bytes(b"".join(data.draw(st.permutations(lines))))
+    for gone in data.draw(st.sets(st.sampled_from(["00001.tar", "00002_stats.json"]))):
+        place.delete(gone)
+    listing = Listing()
+    place.enter(listing)
+    found = [shard for shard in listing.check(path) if shard is not None]
+    shards = {record["shard"] for record in read_manifest(place)}
+    suffixes = (".tar", "_stats.json")
+    whole = {shard for shard in shards if all(place.exists(f"{shard:05d}{suffix}") for suffix in suffixes)}
+    assert set(found) <= whole
+    assert changes or set(found) == whole
+
+
 class _Crowded(LocalStorage):
     """A place that says it holds very many shards, which no test can afford to make."""
 
-    def list(self, folder: str = "") -> Iterator[Any]:
+    def enter(self, listing: Listing, folder: str = "") -> None:
+        files: list[tuple[bytes, int | None]] = []
         for shard in range(20_000):
             if folder:
-                yield Entry(f"{shard:05d}.ledger", 10)
+                files.append((f"{shard:05d}.ledger".encode(), 10))
                 continue
-            yield Entry(f"{shard:05d}.tar", 10)
-            yield Entry(f"{shard:05d}_stats.json", 100)
+            files.append((f"{shard:05d}.tar".encode(), 10))
+            files.append((f"{shard:05d}_stats.json".encode(), 100))
+        listing.add(folder, files)
 
 
 def test_memory_per_shard_is_small(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import processes
@@ -43,7 +44,7 @@ def origin(web: Web) -> Iterator[Origin]:
     origin.__exit__(None, None, None)
 
 
-def start(web: Web, urls: list[str], folder: Path, **http: Any) -> subprocess.Popen[str]:
+def start(web: Web, urls: list[str], folder: Path, workers: int = 1, **http: Any) -> subprocess.Popen[str]:
     """Start a run on the node that allows no retries, so that each failure would be a row's last."""
     list_of_urls = write_list(folder / "list.parquet", urls)
     http = {"concurrency": 16, "timeout_s": 4, "connect_timeout_s": 2, "retries": 0, **http}
@@ -52,7 +53,7 @@ def start(web: Web, urls: list[str], folder: Path, **http: Any) -> subprocess.Po
         folder / "out",
         http=http,
         output={"samples_per_shard": 200},
-        engine={"workers": 1, "threads": 1},
+        engine={"workers": workers, "threads": 1},
         image={"encode": "original", "mode": "no"},
     )
     job = folder / "job.toml"
@@ -107,6 +108,39 @@ def test_a_cut_loses_no_row_and_the_run_goes_on(
     # A shorter one may be over before it is certain.
     if seconds >= 8:
         assert re.search(r"outage: .*the outage is over", " ".join(told.split()))
+
+
+def test_a_worker_that_begins_while_there_is_no_network_loses_no_row(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    """It has never heard anybody itself."""
+    process = start(web, addresses(origin, 300, named=False), tmp_path, workers=2)
+    wait_for_hits(process, origin, 150)
+    web.cut("silent")
+    workers(process)[0].kill()
+    time.sleep(12)
+    web.mend()
+    assert "a new worker resumes its shards" in check(process, tmp_path)
+
+
+def test_a_run_that_is_resumed_while_there_is_no_network_loses_no_row(
+    web: Web, origin: Origin, tmp_path: Path
+) -> None:
+    urls = addresses(origin, 300, named=False)
+    process = start(web, urls, tmp_path)
+    wait_for_hits(process, origin, 150)
+    process.kill()
+    process.communicate()
+    web.cut("silent")
+    again = start(web, urls, tmp_path)
+    time.sleep(12)
+    web.mend()
+    check(again, tmp_path)
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "turbo_fetch.runners" in child.cmdline()]
 
 
 def test_a_run_stops_when_its_patience_is_over_and_resumes_without_loss(

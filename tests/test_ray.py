@@ -201,12 +201,12 @@ def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
             engine={"kind": "ray", "address": cluster.address},
         )
 
-        def join_at_a_quarter(shares: Shares) -> None:
-            if not joined and shares.rows.total() >= len(addresses) // 4:
+        def join_at_half_time(shares: Shares) -> None:
+            if not joined and shares.rows.total() >= len(addresses) // 2:
                 joined.append(cluster.add_node(**NODE))
 
         assert spec.fetch is not None
-        shares = Shares(join_at_a_quarter)
+        shares = Shares(join_at_half_time)
         runner = RayRunner(spec.fetch, spec.engine, shares, StopRequest())
         runner.run(map(ShardTask, Plan.of(spec.fetch.input, rows_per_shard).shards(0)))
     assert shares.shards == Counter(range(shards))

@@ -105,14 +105,15 @@ def measure_manifest(shards: int) -> dict[str, float]:
     """Return how long a manifest takes to be opened, the memory for it, and its size."""
     from turbo_fetch.dataset.manifest import Manifest
     from turbo_fetch.dataset.place import open_place
+    from turbo_fetch.dataset.seal import sealed
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
         storage = open_place(folder)
         (Path(folder) / ".turbo-fetch/ledger").mkdir(parents=True)
-        with (Path(folder) / ".turbo-fetch/manifest").open("w") as file:
+        with (Path(folder) / ".turbo-fetch/manifest").open("wb") as file:
             for shard in range(shards):
                 made = record(shard)
-                file.write(json.dumps(made) + "\n")
+                file.write(sealed(made))
                 for each in made["files"]:
                     os.truncate(_touched(Path(folder) / each["name"]), each["bytes"])
                 (Path(folder) / f"{made['name']}_stats.json").write_bytes(b"{}")

@@ -63,7 +63,8 @@ A run takes as long as its scarcest resource. For 5 billion rows on nodes of 16 
   shards at a time, and {commit_ms:.0f} ms of CPU. It holds one number per shard in memory.
 - **Lists that only the driver has** go through it row by row: about 10 ms of its CPU for a shard of 10,000 rows in the
   order `spread`, five times that in the order `position` from row groups of a million rows. Put a large list where all
-  machines see it, as Parquet in an object store: then a shard is half a kilobyte to the driver.
+  machines see it, as Parquet in an object store or on the shared disk of the output: then a shard is half a kilobyte to
+  the driver.
 - **The busiest host** is the limit that no hardware lifts. A registrable domain with 1 % of 5 billion rows has
   50 million of them; at 8 requests in flight and half a second each that takes {tail:.0f} days, whatever the
   cluster. Everything else may finish on the first day. The order `spread` starts such hosts early. The only way

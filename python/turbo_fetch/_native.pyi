@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from typing import final
 
@@ -11,6 +12,7 @@ __all__ = [
     "CsvReader",
     "HashedFile",
     "JsonArray",
+    "Listing",
     "Transformer",
     "__profile__",
     "__version__",
@@ -114,6 +116,30 @@ class HashedFile:
 
     def hexdigest(self) -> str:
         """Return the SHA-256 of all that was written."""
+
+@final
+class Listing:
+    """What is in a place, 8 bytes for a file, and which lines of its manifest that bears out."""
+
+    def __new__(cls) -> Listing: ...
+    def add(self, prefix: str, entries: Sequence[tuple[bytes, int | None]]) -> None:
+        """Note files with their sizes, and folders, each with `prefix` before its name."""
+
+    def add_folder(self, folder: str | os.PathLike[str], prefix: str) -> None:
+        """Note all that is directly in a folder of this machine; OSError if it cannot be read."""
+
+    def has(self, name: object, size: object) -> bool:
+        """Return whether a file of so many bytes is there, or a folder of this name, which is not looked into."""
+
+    def has_record(self, shard: object) -> bool:
+        """Return whether the commit record of a shard is there."""
+
+    def shards_beside(self, known: Sequence[int]) -> list[str]:
+        """Return the names of the shards whose commit records are there, in order, but for those known."""
+
+    def check(self, manifest: str | os.PathLike[str]) -> list[int | None]:
+        """Return the shard of each line of a manifest; None for a line that may not be the record of a shard that is
+        there whole, or is not written as lines are written now. OSError if the manifest cannot be read."""
 
 def write_at(descriptor: int, pieces: Sequence[_Memory], offset: int) -> None:
     """Write all pieces from byte `offset` on; OSError if the system does not take them."""

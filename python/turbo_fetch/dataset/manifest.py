@@ -11,24 +11,26 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
+from turbo_fetch._native import Listing
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.replacement import finish_replacements
 from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
-from turbo_fetch.storage import Entry, Storage
+from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import make_folder, sync_one
 from turbo_fetch.storage.failures import explained
 
+Item = TypeVar("Item")
 Record = dict[str, Any]
 """A commit record: what a shard holds, and which files it has."""
 
@@ -37,7 +39,9 @@ PUT_EVERY_S: Final = 30.0
 PUT_SHARE: Final = 0.02
 """Share of the time that putting a large manifest may take."""
 RECORDS_AT_ONCE: Final = 1000
-"""That are compared with what is there."""
+"""That are adopted together."""
+READERS: Final = 16
+"""Of commit records at once: an object store takes its time for each."""
 
 _LEFT_OUT: Final = frozenset({"count", "duration", "start_time", "end_time", "status_dict", SEAL})
 _NEEDED: Final = frozenset({"shard", "rows", "outcomes", "files", "failing_hosts"})
@@ -75,13 +79,14 @@ class Manifest:
         finish_replacements(storage)
         path = _local_path(storage, part)
         manifest = cls(storage, path, part)
-        listing = _Listing(_entries(storage))
+        listing = _listing(storage)
         with explained(str(path)):
             if part is None or not path.exists():
                 _fetch(storage, path, part)
             if not manifest._is_sound(listing):
                 manifest._committed, manifest._last, manifest._in_order = set(), -1, True
-                manifest._rewrite(manifest._backed(listing))
+                manifest._rewrite(manifest._whole(listing))
+        manifest._adopt(listing)
         return manifest
 
     def __enter__(self) -> Manifest:
@@ -111,15 +116,16 @@ class Manifest:
 
         Somebody deleted them meanwhile; or this file, which then is what they lack.
         """
-        listing = _Listing(_entries(self._storage))
+        listing = _listing(self._storage)
         lost = dict.fromkeys(sorted(self._committed), str(self._path))
         with suppress(FileNotFoundError):
-            for records in _batched(_read(self._path)):
-                for record, is_backed in zip(records, listing.back(records), strict=True):
-                    if is_backed:
-                        lost.pop(record["shard"], None)
-                    else:
-                        lost[record["shard"]] = listing.lacking(record)
+            for shard in listing.check(self._path):
+                lost.pop(shard, None)
+            for record in _read(self._path) if lost else ():
+                if (lacking := _lacking(record, listing)) is not None:
+                    lost[record["shard"]] = lacking
+                else:
+                    lost.pop(record["shard"], None)
         return lost
 
     def commit(self, record: Mapping[str, Any]) -> None:
@@ -165,9 +171,7 @@ class Manifest:
         """Bring the lines into the order of shards and publish them. Further calls do nothing."""
         left, self._withdrawn = self._withdrawn - self._committed, frozenset()
         if left:
-            listing = _Listing(_entries(self._storage))
-            for record in self._adopted(listing, left):
-                self.commit(record)
+            self._adopt(_listing(self._storage), left)
         self._close_file()
         if not self._in_order:
             with explained(str(self._path)):
@@ -177,38 +181,44 @@ class Manifest:
             self._in_order = True
         self._put()
 
-    def _is_sound(self, listing: _Listing) -> bool:
-        """Note the shards of the file, and return whether its lines are the records of all shards, in order."""
-        with self._path.open("rb") as file:
-            for lines in iter(lambda: list(islice(file, RECORDS_AT_ONCE)), []):
-                records = [_parse(line) for line in lines if line.endswith(b"\n")]
-                found = [record for record in records if record is not None]
-                if len(found) < len(lines) or not all(listing.back(found)):
-                    return False
-                for record in found:
-                    self._note(record["shard"])
-        return self._in_order and self._committed == set(filter(self._is_of_part, listing.shards))
+    def _is_sound(self, listing: Listing) -> bool:
+        """Note the shards of the file, if each of its lines is the record of another one that is there whole."""
+        shards = listing.check(self._path)
+        for shard in shards:
+            if shard is None or not self._is_of_part(shard):
+                return False
+            self._note(shard)
+        return len(self._committed) == len(shards)
 
-    def _backed(self, listing: _Listing) -> Iterator[Record]:
-        """Yield the records that their files back, from the manifest and then from elsewhere, each once."""
-        for records in _batched(_read(self._path)):
-            for record, is_backed in zip(records, listing.back(records), strict=True):
-                shard = record["shard"]
-                if shard not in self._committed and is_backed and self._is_of_part(shard):
-                    yield record
-        missing = listing.shards.keys() - self._committed
-        yield from self._adopted(listing, filter(self._is_of_part, missing))
+    def _whole(self, listing: Listing) -> Iterator[Record]:
+        """Yield the records of the file whose shards are there whole, each once."""
+        for record in _read(self._path):
+            is_new = record["shard"] not in self._committed and self._is_of_part(record["shard"])
+            if is_new and _lacking(record, listing) is None:
+                yield record
 
     def _is_of_part(self, shard: int) -> bool:
         return self._part is None or self._part.has(shard)
 
-    def _adopted(self, listing: _Listing, shards: Iterable[int]) -> Iterator[Record]:
-        """Yield the commit records of those of `shards` that are published whole."""
-        for shard in sorted(shards):
-            name = listing.shards.get(shard)
-            adopted = None if name is None else _parse(self._storage.read_bytes(name))
-            if adopted is not None and listing.back([adopted])[0]:
-                yield adopted
+    def _adopt(self, listing: Listing, among: Container[int] | None = None) -> None:
+        """Add the records of shards that are published whole without one, of some shards alone or of all."""
+        for found in _batched(self._unrecorded(listing, among)):
+            with explained(str(self._path)):
+                self._append(b"".join(map(_line, found)))
+            for record in found:
+                self._note(record["shard"])
+            self._is_put = False
+
+    def _unrecorded(self, listing: Listing, among: Container[int] | None) -> Iterator[Record]:
+        others = listing.shards_beside(list(self._committed))
+        wanted = (
+            name for name in others if self._is_of_part(int(name)) and (among is None or int(name) in among)
+        )
+        with ThreadPoolExecutor(READERS) as pool:
+            for some in _batched(wanted):
+                for record in pool.map(partial(read_record, self._storage), some):
+                    if record is not None and _lacking(record, listing) is None:
+                        yield record
 
     def _rewrite(self, records: Iterable[Record]) -> None:
         """Make the file hold `records` and nothing else, atomically."""
@@ -276,56 +286,26 @@ class Manifest:
         self._is_put = True
 
 
-class _Listing:
-    """What is in a place, compact: 8 bytes per file, and the commit record of each shard by its id."""
-
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self.shards: dict[int, str] = {}
-        self._hashes = np.sort(np.fromiter((self._enter(entry) for entry in entries), np.int64))
-
-    def back(self, records: Sequence[Record]) -> list[bool]:
-        """Return of each record whether it is published, and all its files are there; folders are not looked into."""
-        files = [(file["name"], file["bytes"]) for record in records for file in record["files"]]
-        has = self._have(files)
-        if not has.all():
-            has |= self._have([(name, None) for name, _ in files])
-        ends = np.cumsum([len(record["files"]) for record in records])
-        missing = np.concatenate([[0], np.cumsum(~has)])
-        starts = np.concatenate([[0], ends[:-1]])
-        whole = (missing[ends] == missing[starts]).tolist()
-        return [good and record["shard"] in self.shards for good, record in zip(whole, records, strict=True)]
-
-    def lacking(self, record: Record) -> str:
-        """Return the name of a file that a shard lacks which is not backed."""
-        files = [(file["name"], file["bytes"]) for file in record["files"]]
-        has = self._have(files) | self._have([(name, None) for name, _ in files])
-        lacking = (name for (name, _), is_there in zip(files, has, strict=True) if not is_there)
-        return next(lacking, names.stats(record.get("name", names.shard_name(record["shard"]))))
-
-    def _enter(self, entry: Entry) -> int:
-        shard = names.shard_of_stats(entry.name)
-        if shard is not None and entry.bytes:
-            self.shards[int(shard)] = entry.name
-        return hash(entry)
-
-    def _have(self, files: Sequence[tuple[str, int | None]]) -> npt.NDArray[np.bool_]:
-        sought = np.fromiter(map(hash, files), np.int64, len(files))
-        if not self._hashes.size:
-            return np.zeros(len(files), bool)
-        places = np.searchsorted(self._hashes, sought).clip(max=self._hashes.size - 1)
-        found: npt.NDArray[np.bool_] = self._hashes[places] == sought
-        return found
+def _listing(storage: Storage) -> Listing:
+    """Return what lies beside the shards, and the ledgers."""
+    listing = Listing()
+    storage.enter(listing)
+    storage.enter(listing, names.LEDGERS)
+    return listing
 
 
-def _entries(storage: Storage) -> Iterator[Entry]:
-    """Yield what lies beside the shards, and the ledgers."""
-    yield from storage.list()
-    for entry in storage.list(names.LEDGERS):
-        yield Entry(f"{names.LEDGERS}/{entry.name}", entry.bytes)
+def _lacking(record: Record, listing: Listing) -> str | None:
+    """Return the name of a file that a shard lacks, its commit record included; None if it is there whole."""
+    for file in record["files"]:
+        if not listing.has(file["name"], file["bytes"]):
+            return str(file["name"])
+    if listing.has_record(record["shard"]):
+        return None
+    return names.stats(record.get("name", names.shard_name(record["shard"])))
 
 
-def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
-    source = iter(records)
+def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    source = iter(items)
     return iter(lambda: list(islice(source, RECORDS_AT_ONCE)), [])
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from time import monotonic
@@ -235,6 +235,15 @@ class Network:
         """Whether one row may start in spite of an outage, to see whether it is over; it must then start."""
         may_ask, self._may_ask = self._may_ask, False
         return may_ask
+
+    @property
+    def answered(self) -> dict[str, str]:
+        """A few hosts that answered lately, by domain."""
+        return self._witnesses.latest
+
+    def hear_of(self, hosts: Mapping[str, str]) -> None:
+        """Take hosts that answered others."""
+        self._witnesses.hear_of(hosts)
 
     def let_one_ask(self) -> None:
         """Let one row start in spite of an outage."""

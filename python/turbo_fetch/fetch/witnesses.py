@@ -12,7 +12,7 @@ import errno
 import secrets
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
@@ -49,13 +49,30 @@ class Witnesses:
         self._proxies = proxies
         self._gate = gate
         self._answered: OrderedDict[str, str] = OrderedDict()
+        self._of_others: set[str] = set()
+        """Domains that answered others, not this process."""
 
     def answered(self, domain: str, address: str) -> None:
         """Remember that a host of a domain answered, with an address of it."""
         self._answered[domain] = address
         self._answered.move_to_end(domain)
+        self._of_others.discard(domain)
         if len(self._answered) > REMEMBERED:
-            self._answered.popitem(last=False)
+            self._of_others.discard(self._answered.popitem(last=False)[0])
+
+    @property
+    def latest(self) -> dict[str, str]:
+        """The hosts that answered this process last, by domain, the last one at the end."""
+        own = [domain for domain in self._answered if domain not in self._of_others][-WITNESSES:]
+        return {domain: origin_of(self._answered[domain]) for domain in own}
+
+    def hear_of(self, hosts: Mapping[str, str]) -> None:
+        """Take hosts that answered others, to be asked where there are too few that answered here."""
+        for domain, address in hosts.items():
+            if domain not in self._answered and len(self._answered) < REMEMBERED:
+                self._answered[domain] = address
+                self._answered.move_to_end(domain, last=False)
+                self._of_others.add(domain)
 
     async def network_works(self, failed: Iterable[str]) -> bool | None:
         """Whether this side reaches anybody; `failed` are addresses of hosts that it did not reach."""

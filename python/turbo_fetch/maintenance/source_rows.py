@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -34,9 +35,9 @@ class SameRows:
     shard: int
 
     @property
-    def is_here(self) -> bool:
+    def local_path(self) -> Path | None:
         """See Rows."""
-        return self.rows.is_here
+        return self.rows.local_path
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError if they are other ones now."""

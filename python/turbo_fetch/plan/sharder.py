@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol, Self
 
 import pyarrow as pa
@@ -37,8 +38,8 @@ class Rows(Protocol):
     """Where the rows of a shard are; can be pickled."""
 
     @property
-    def is_here(self) -> bool:
-        """Whether they are in a file that maybe only this machine sees."""
+    def local_path(self) -> Path | None:
+        """The file of this machine in which they are, which maybe no other one sees; None if there is none."""
 
     def load(self, notes: ListNotes) -> pa.Table:
         """Return the rows; what was odd about them is added to the notes."""
@@ -52,9 +53,9 @@ class InlineRows:
     counts: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
-    def is_here(self) -> bool:
+    def local_path(self) -> Path | None:
         """See Rows."""
-        return False
+        return None
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows."""
@@ -73,9 +74,9 @@ class ParquetRange:
     schema: pa.Schema
 
     @property
-    def is_here(self) -> bool:
+    def local_path(self) -> Path | None:
         """See Rows."""
-        return self.source.local_path is not None
+        return self.source.local_path
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError if the file is gone, damaged or shorter than it was."""
@@ -98,9 +99,9 @@ class SpreadRange:
     count: int
 
     @property
-    def is_here(self) -> bool:
+    def local_path(self) -> Path | None:
         """See Rows."""
-        return self.window.is_here
+        return self.window.local_path
 
     def load(self, notes: ListNotes) -> pa.Table:
         """See Rows; InputError as for a range. What was odd in a window is told with the first shard of it."""

@@ -77,6 +77,8 @@ class Tally:
     """Rows that wait now until it is known whose fault it was that they failed, or until an outage is over."""
     outage: tuple[Cause, float] | None = None
     """What is out of order on the worker's machine, and for how many seconds; None if there is no outage."""
+    answered: dict[str, str] = field(default_factory=dict)
+    """A few hosts that answered lately, by domain."""
     in_flight: int = 0
     """Requests under way now."""
     waiting: int = 0

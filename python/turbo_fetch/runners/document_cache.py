@@ -1,4 +1,5 @@
-"""What hosts said of consent, in a small SQLite file: a resumed run asks nobody again within a day.
+"""What hosts said of consent, and who answered lately, in a small SQLite file: a resumed run asks nobody again within a
+day, and knows whom to ask whether the network works.
 
 It is a cache: whatever happens to the file costs requests, never a run.
 """
@@ -20,8 +21,9 @@ T = TypeVar("T")
 MAX_BYTES: Final = 2_000_000_000
 """Of the file; what was learnt first is forgotten first."""
 IN_MEMORY: Final = ":memory:"
-_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS documents (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT)"
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS documents (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT)",
+    "CREATE TABLE IF NOT EXISTS answered (domain TEXT PRIMARY KEY, since REAL, address TEXT)",
 )
 _OLDEST: Final = "DELETE FROM documents WHERE rowid IN (SELECT rowid FROM documents ORDER BY rowid LIMIT ?)"
 
@@ -43,6 +45,14 @@ class DocumentCache:
         """Keep documents."""
         if documents:
             self._do(lambda database: self._store(database, documents))
+
+    def answered(self) -> dict[str, str]:
+        """Return hosts that answered at the end of the last run, by domain; none if that is too long ago."""
+        return self._do(self._answered) or {} if self._path.exists() else {}
+
+    def store_answered(self, hosts: Mapping[str, str]) -> None:
+        """Keep these hosts alone."""
+        self._do(lambda database: self._store_answered(database, hosts))
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -88,6 +98,19 @@ class DocumentCache:
             if (pages - free) * size > self._max_bytes:
                 database.execute(_OLDEST, (2 * len(documents),))
 
+    def _answered(self, database: sqlite3.Connection) -> dict[str, str]:
+        now_s = self._clock()
+        found = database.execute("SELECT domain, since, address FROM answered ORDER BY rowid").fetchall()
+        return {domain: address for domain, since_s, address in found if 0 <= now_s - since_s < LIFETIME_S}
+
+    def _store_answered(self, database: sqlite3.Connection, hosts: Mapping[str, str]) -> None:
+        now_s = self._clock()
+        with database:
+            database.execute("BEGIN")
+            database.execute("DELETE FROM answered")
+            rows = [(domain, now_s, address) for domain, address in hosts.items()]
+            database.executemany("INSERT INTO answered VALUES (?, ?, ?)", rows)
+
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
             import sqlite3
@@ -108,7 +131,8 @@ def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
     try:
         database.execute("PRAGMA synchronous = OFF")
-        database.execute(_TABLE)
+        for table in _TABLES:
+            database.execute(table)
     except sqlite3.Error:
         database.close()
         raise

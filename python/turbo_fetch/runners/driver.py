@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import light_beacon, new_attempt
@@ -56,6 +58,19 @@ class Driver:
         attempt = new_attempt(self._beacon)
         return Setup(self._fetch, threads, attempt=attempt, proxies=self._proxies, score=self._score)
 
+    def portable(self, task: ShardTask) -> ShardTask:
+        """Return the task with its rows themselves where they are in a file that only this machine may see.
+
+        Raises InputError if the file cannot be read any more.
+        """
+        shard = task.shard
+        path = shard.rows.local_path
+        if path is None or self._is_shared(path):
+            return task
+        notes = ListNotes()
+        table = shard.load(notes)
+        return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))
+
     def done(self, message: ShardDone) -> None:
         """See Listener. Begins to move the shard."""
         assert message.attempt is not None
@@ -72,6 +87,11 @@ class Driver:
         for message in self._moves.rest():
             self._listener.done(message)
 
+    def _is_shared(self, path: Path) -> bool:
+        """Whether a file is on the disk of the output, which all machines see, as each worker proves."""
+        root = Path(path.anchor)
+        return self._storage.path is not None and root != _mount_of(path) == _mount_of(self._storage.path)
+
     def end(self, failure: TurboFetchError | None, stop: StopRequest) -> None:
         """Raise what a run has to say for itself, if anything."""
         if failure is not None:
@@ -80,14 +100,12 @@ class Driver:
             raise Interrupted("stopped by a signal; all that had arrived is saved")
 
 
-def portable(task: ShardTask) -> ShardTask:
-    """Return the task with its rows themselves where they are in a file that only this machine may see.
+def _mount_of(path: Path) -> Path:
+    """Return where the file system is mounted in which a path is; the root where a link leads to another one."""
+    named, real = _mount_above(path.parent), _mount_above(path.resolve().parent)
+    return named if named == real else Path(path.anchor)
 
-    Raises InputError if the file cannot be read any more.
-    """
-    shard = task.shard
-    if shard.rows.is_here:
-        notes = ListNotes()
-        table = shard.load(notes)
-        return replace(task, shard=replace(shard, rows=inline(table, notes.counts)))
-    return task
+
+@cache
+def _mount_above(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.parents) if each.is_mount())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from turbo_fetch.dataset.attempts import Replaced
@@ -69,8 +70,11 @@ class NoMoreShards:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """Parent → worker, every few seconds: the parent is there. A worker that hears nothing for `CUT_OFF_S` starts no
-    request until it does, for the parent may have given its permits to others."""
+    """Parent → worker, at its start and every few seconds: the parent is there. A worker that hears nothing for
+    `CUT_OFF_S` starts no request until it does, for the parent may have given its permits to others."""
+
+    answered: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that answered some worker lately, by domain: one that has just begun knows none of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ has ended and is told whether to start another. A worker's shards outlive it: th
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 from turbo_fetch import errors
 from turbo_fetch.fetch.allocations import Demand
 from turbo_fetch.fetch.documents import DocumentNews
+from turbo_fetch.fetch.witnesses import WITNESSES
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.assigned import Assigned, hungry, moves
 from turbo_fetch.runners.document_cache import DocumentCache
@@ -88,14 +90,18 @@ class Supervisor:
         self._listener = listener
         self._request_s = http.timeout_s
         self._limiter = RateLimiter(http)
-        self._documents = HostDocuments(DocumentCache(documents), CUT_OFF_S + http.timeout_s)
+        self._cache = DocumentCache(documents)
+        self._documents = HostDocuments(self._cache, CUT_OFF_S + http.timeout_s)
+        self._answered = self._cache.answered()
+        """Hosts that answered lately, by domain."""
         self._max_bytes_per_s = http.max_bytes_per_s
         self._enough_rows = 2 * http.concurrency
         """So many rows a worker may have more than another, and yet gets its next shard at once."""
         self._told: dict[int, float] = {}
         """Shares of the bandwidth, as workers were told last, in bytes per second."""
         self._ticked_s = 0.0
-        self._greeted_s = 0.0
+        self._greeted_s = -math.inf
+        self._kept_s = -math.inf
         self._workers: dict[int, Assigned] = {}
         self._orphaned: deque[ShardTask] = deque()
         """Shards of workers that ended, and those that were given back."""
@@ -115,6 +121,7 @@ class Supervisor:
     def started(self, worker: int) -> None:
         """Take note of a new worker."""
         self._workers[worker] = Assigned()
+        self._greeted_s = -math.inf
         self._told.pop(worker, None)
 
     def retire(self, worker: int) -> None:
@@ -138,7 +145,7 @@ class Supervisor:
             messages += self._feed(now_s, is_tick)
         if now_s - self._greeted_s >= ALIVE_EVERY_S:
             self._greeted_s = now_s
-            messages += [(worker, Alive()) for worker in self._workers]
+            messages += [(worker, Alive(self._answered)) for worker in self._workers]
         return messages
 
     def _shares(self) -> Iterator[tuple[int, Bandwidth]]:
@@ -174,6 +181,7 @@ class Supervisor:
                 assigned.heard(message.rows, message.open_shards)
                 self.rows_done += message.rows
                 self._fruitless_deaths = 0 if message.rows else self._fruitless_deaths
+                self._note_answered(message.answered)
                 self._listener.tally(worker, message)
             case ShardDone():
                 if assigned.remove(message.shard) is not None:
@@ -217,6 +225,18 @@ class Supervisor:
     def close(self) -> None:
         """Close what is kept."""
         self._documents.close()
+
+    def _note_answered(self, hosts: Mapping[str, str]) -> None:
+        """Remember who answered lately, also for a run that resumes this one while there is no network."""
+        merged = {
+            **{domain: self._answered[domain] for domain in self._answered.keys() - hosts.keys()},
+            **hosts,
+        }
+        latest = dict(list(merged.items())[-WITNESSES:])
+        if self._answered.keys() != latest.keys() and monotonic() - self._kept_s >= ALIVE_EVERY_S:
+            self._kept_s = monotonic()
+            self._cache.store_answered(latest)
+        self._answered = latest
 
     def _feed(self, now_s: float, is_tick: bool) -> Iterator[tuple[int, ToWorker]]:
         """Give shards to the workers that want some, slowly to those that have more than others and than they can ask

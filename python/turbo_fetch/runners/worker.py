@@ -163,7 +163,7 @@ class Worker:
                 self._heard_s = monotonic()
                 match message:
                     case Alive():
-                        pass
+                        loop.call_soon_threadsafe(self._pool.network.hear_of, message.answered)
                     case ShardTask():
                         loop.call_soon_threadsafe(self._inbox.put_nowait, message)
                     case NoMoreShards():
@@ -248,7 +248,8 @@ class Worker:
             elif opened.is_given_back:
                 await self._send(GivenBack(opened.shard.id))
         except TurboFetchError as error:
-            await self._send(JobError(type(error).__name__, str(error)))
+            where = "" if self._attempt is None else f" (on the machine {os.uname().nodename})"
+            await self._send(JobError(type(error).__name__, f"{error}{where}"))
             self.stop()
         finally:
             opened.submitted.set()
@@ -318,6 +319,7 @@ class Worker:
         tally.deferred_domains = network.domains()
         tally.held = network.held
         tally.outage = network.outage()
+        tally.answered = network.answered
         sources = self._tools.sources
         tally.in_flight = self._pool.in_flight + sources.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed + sources.waiting

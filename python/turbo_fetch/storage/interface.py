@@ -7,11 +7,15 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
+from turbo_fetch._native import Listing
 from turbo_fetch.storage.disk import make_folder
 from turbo_fetch.storage.failures import explained
+
+ENTERED_AT_ONCE: Final = 1000
 
 
 class Entry(NamedTuple):
@@ -46,6 +50,13 @@ class Storage(ABC):
     @abstractmethod
     def list(self, folder: str = "") -> Iterator[Entry]:
         """Yield what is directly in the place, or in a folder of it, in any order; nothing if it does not exist."""
+
+    def enter(self, listing: Listing, folder: str = "") -> None:
+        """Note in a listing what `list` yields, with the folder before each name."""
+        prefix = folder and f"{folder}/"
+        entries = ((entry.name.encode(errors="surrogateescape"), entry.bytes) for entry in self.list(folder))
+        while some := list(islice(entries, ENTERED_AT_ONCE)):
+            listing.add(prefix, some)
 
     @abstractmethod
     def read_bytes(self, name: str) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from turbo_fetch._native import Listing
 from turbo_fetch.storage.disk import create, make_folder, replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.interface import Entry, Storage, checked_name
@@ -40,6 +41,12 @@ class LocalStorage(Storage):
             with entries:
                 for entry in entries:
                     yield Entry(entry.name, None if entry.is_dir() else entry.stat().st_size)
+
+    def enter(self, listing: Listing, folder: str = "") -> None:
+        """See Storage. Natively: to look at each of millions of files by Python takes three times as long."""
+        place = self._at(folder) if folder else self.root
+        with explained(str(place), reading=True):
+            listing.add_folder(place, folder and f"{folder}/")
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
+from turbo_fetch._native import Listing
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.filesystems import protocols
@@ -56,6 +57,11 @@ class RemoteStorage(Storage):
             name = PurePosixPath(entry["name"]).name
             if entry["name"].rstrip("/") != place:
                 yield Entry(name, None if entry["type"] == "directory" else entry["size"])
+
+    def enter(self, listing: Listing, folder: str = "") -> None:
+        """See Storage."""
+        if "s3" not in self._protocols or not self._enter_pages(listing, folder):
+            super().enter(listing, folder)
 
     def read_bytes(self, name: str) -> bytes:
         """See Storage."""
@@ -158,6 +164,16 @@ class RemoteStorage(Storage):
     def _at(self, name: str) -> str:
         return f"{self._path}/{checked_name(name)}"
 
+    def _enter_pages(self, listing: Listing, folder: str) -> bool:
+        from turbo_fetch.storage.s3_requests import requests_of
+
+        bucket, _, key = (self._at(folder) if folder else self._path).partition("/")
+        prefix = folder and f"{folder}/"
+        with explained(self.url, reading=True):
+            return requests_of(self._filesystem).list(
+                bucket, key and f"{key}/", lambda entries: listing.add(prefix, entries)
+            )
+
     def _copy(self, name: str, target: str) -> bool:
         """Copy a file by one request; return False where there is no file, or one too large for that.
 
@@ -166,12 +182,12 @@ class RemoteStorage(Storage):
         bucket, _, key = self._at(name).partition("/")
         goal = self._at(target).partition("/")[2]
 
-        from turbo_fetch.storage.s3_copies import copies_of
+        from turbo_fetch.storage.s3_requests import requests_of
 
         def copy(mode: str = "", **condition: str) -> None:
             if mode:
                 condition["IfNoneMatch"] = "*"
-            if copies_of(self._filesystem).copy(bucket, key, goal, condition):
+            if requests_of(self._filesystem).copy(bucket, key, goal, condition):
                 return
             source = {"Bucket": bucket, "Key": key}
             self._filesystem.call_s3("copy_object", Bucket=bucket, Key=goal, CopySource=source, **condition)

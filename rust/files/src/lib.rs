@@ -4,12 +4,16 @@
 //! machine those are the ones that it has never used: the host has to find memory for them first, which took five times
 //! as long as the copy. What is hashed on the way is still in the processor's cache when it is written.
 
+mod listing;
+
 use std::fmt::Write;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use rustix::io::{Errno, pwritev, writev};
 use sha2::{Digest, Sha256};
+
+pub use listing::Listing;
 
 const CALL_BYTES: usize = 256 << 10;
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
-from turbo_fetch.runners.driver import Driver, portable
+from turbo_fetch.runners.driver import Driver
 from turbo_fetch.runners.messages import Stop, ToWorker
 from turbo_fetch.runners.ray.cluster import (
     Slot,
@@ -75,7 +75,7 @@ class RayRunner:
         getting anywhere.
         """
         driver = self._driver
-        supervisor = Supervisor(map(portable, tasks), driver, driver.http, driver.documents)
+        supervisor = Supervisor(map(driver.portable, tasks), driver, driver.http, driver.documents)
         with connected(self._engine.address, self._waiting):
             self._driver.begin()
             try:

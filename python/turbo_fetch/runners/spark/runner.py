@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
-from turbo_fetch.runners.driver import Driver, portable
+from turbo_fetch.runners.driver import Driver
 from turbo_fetch.runners.spark.door import Call, open_door
 from turbo_fetch.runners.spark.session import driver_address, session, threads
 from turbo_fetch.runners.spark.waves import Waves
@@ -53,7 +53,12 @@ class SparkRunner:
         """Run all shards; raises ClusterError if the cluster cannot do this job, otherwise as
         `WorkerConnections.run`."""
         self._connections = WorkerConnections(
-            self, map(portable, tasks), self._driver, self._stop, self._driver.http, self._driver.documents
+            self,
+            map(self._driver.portable, tasks),
+            self._driver,
+            self._stop,
+            self._driver.http,
+            self._driver.documents,
         )
         with (
             session(self._engine.address) as context,
@@ -171,7 +176,8 @@ class SparkRunner:
         """Let workers end that have worked for long enough; the next ones wait for their cores."""
         now_s = monotonic()
         for number in self._connections.numbers:
-            if now_s >= self._retires_s[number]:
+            if now_s >= self._retires_s.get(number, math.inf):
+                del self._retires_s[number]
                 self._connections.supervisor.retire(number)
 
     def _tell_wait(self) -> None:

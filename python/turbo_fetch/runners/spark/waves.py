@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from pyspark import InheritableThread, SparkContext
+from pyspark import SparkContext
 
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError, ShardFailed, TurboFetchError
 from turbo_fetch.runners.remote_errors import cause_in
 from turbo_fetch.runners.spark.door import Door
-from turbo_fetch.runners.spark.worker import WorkerTask
+from turbo_fetch.runners.spark.job import Job
 
-_CANCEL_EVERY_S: Final = 0.5
 _ENDING_S: Final = 3.0
 _LOOK_EVERY_S: Final = 0.1
 _LACKS: Final = ("ModuleNotFoundError", "importlib.metadata.PackageNotFoundError")
@@ -30,45 +30,15 @@ _LOST: Final = re.compile(
 _OURS: Final = "turbo_fetch.errors.ClusterError: "
 
 
+@dataclass(slots=True)
 class Wave:
-    """A job, in a thread that waits for it."""
+    """A job, and which of its tasks wait."""
 
-    def __init__(
-        self, context: SparkContext, group: str, task: WorkerTask, size: int, rows_before: int
-    ) -> None:
-        self.waiting = set(range(size))
-        """Tasks that no executor works on yet, or again."""
-        self.rows_before = rows_before
-        """Rows of the run that were done when the job was submitted."""
-        self.error: Exception | None = None
-        self._context = context
-        self._group = group
-        self._thread = InheritableThread(target=self._run, args=(task, size), name="spark job")
-        self._thread.start()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the job has ended."""
-        return not self._thread.is_alive()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the end of the job for so long at most."""
-        self._thread.join(seconds)
-
-    def cancel(self) -> None:
-        """End the job, and wait for that."""
-        while not self.is_over:
-            # One that was submitted a moment ago may not be known yet.
-            self._context.cancelJobGroup(self._group)
-            self.wait(_CANCEL_EVERY_S)
-
-    def _run(self, task: WorkerTask, size: int) -> None:
-        self._context.setJobGroup(self._group, f"turbo-fetch: {size} workers", interruptOnCancel=True)
-        try:
-            self._context.parallelize(range(size), size).foreachPartition(task)
-        # Spark and py4j raise what has no common base; it is told if nothing was done meanwhile.
-        except Exception as error:
-            self.error = error
+    job: Job[None]
+    waiting: set[int]
+    """Tasks that no executor works on yet, or again."""
+    rows_before: int
+    """Rows of the run that were done when the job was submitted."""
 
 
 class Waves:
@@ -89,18 +59,22 @@ class Waves:
     def submit(self, size: int, rows_before: int) -> None:
         """Start a job of so many tasks."""
         task = self._door.task_of(self._number)
-        group = f"{self._group}-{self._number}"
-        self.running[self._number] = Wave(self._context, group, task, size, rows_before)
+
+        def run() -> None:
+            self._context.parallelize(range(size), size).foreachPartition(task)
+
+        job = Job(self._context, f"{self._group}-{self._number}", f"{size} workers", run)
+        self.running[self._number] = Wave(job, set(range(size)), rows_before)
         self._number += 1
 
     def failure(self, rows_done: int) -> TurboFetchError | None:
         """Forget jobs that are over; return what to tell of one that failed and in whose time no row was done."""
         failure = None
         for number, wave in list(self.running.items()):
-            if wave.is_over:
+            if wave.job.is_over:
                 del self.running[number]
-                if wave.error is not None and wave.rows_before == rows_done:
-                    failure = told(wave.error)
+                if wave.job.error is not None and wave.rows_before == rows_done:
+                    failure = told(wave.job.error)
         return failure
 
     def end(self, dismiss: Callable[[], None]) -> None:
@@ -108,11 +82,11 @@ class Waves:
         ends_s = monotonic() + _ENDING_S
         for wave in self.running.values():
             # Spark would kill the Python process of a task that is cancelled.
-            while not wave.is_over and monotonic() < ends_s:
+            while not wave.job.is_over and monotonic() < ends_s:
                 dismiss()
-                wave.wait(_LOOK_EVERY_S)
+                wave.job.wait(_LOOK_EVERY_S)
         for wave in self.running.values():
-            wave.cancel()
+            wave.job.cancel()
 
 
 def told(error: Exception) -> TurboFetchError:
