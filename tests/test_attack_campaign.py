@@ -58,9 +58,9 @@ def test_what_was_found_is_tried_first_until_it_holds(tmp_path: Path) -> None:
     found = tmp_path / "corpus/found"
     first = make_war([attack], found, seconds=0, seed=3)
     assert first == {
-        "an attack": Outcome(1, first["an attack"].seconds, {"3 an attack 0": "ValueError: broken"})
+        "an attack": Outcome(1, 0, first["an attack"].seconds, {"3 an attack 0": "ValueError: broken"})
     }
-    assert "| an attack | 1 | 1 |" in table(first)
+    assert "| an attack | 1 | 1 | 1 |" in table(first)
     holds = True
     second = make_war([attack], found, seconds=0, seed=4)
     assert (second["an attack"].tried, second["an attack"].failed) == (2, {})

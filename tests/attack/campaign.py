@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Attack:
 
     name: str
     attempt: Callable[[Random, Path], str | None]
+    struck: Counter[str] = field(default_factory=Counter)
+    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts."""
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Outcome:
     """What came of the trials of an attack."""
 
     tried: int = 0
+    struck: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """What failed, by seed."""
@@ -48,6 +52,7 @@ def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
     outcome.tried += 1
+    outcome.struck = attack.struck[attack.name]
     outcome.seconds += time.monotonic() - began
     if failure is not None:
         outcome.failed[seed] = failure
@@ -99,9 +104,12 @@ def keep_found(found: Path, outcomes: dict[str, Outcome], untried: Iterable[tupl
 
 def table(outcomes: dict[str, Outcome]) -> str:
     """Return the outcomes as a table of Markdown, with what failed below it."""
-    lines = ["| Attack | Tried | Failed | Seconds |", "|---|---|---|---|"]
+    lines = ["| Attack | Tried | Strikes | Failed | Seconds |", "|---|---|---|---|---|"]
     for name, outcome in outcomes.items():
-        lines.append(f"| {name} | {outcome.tried} | {len(outcome.failed)} | {outcome.seconds:.0f} |")
+        strikes = outcome.struck or outcome.tried
+        lines.append(
+            f"| {name} | {outcome.tried} | {strikes} | {len(outcome.failed)} | {outcome.seconds:.0f} |"
+        )
     failed = [
         f"{name}\n  seed: {seed}\n  {failure}"
         for name, outcome in outcomes.items()

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -55,10 +56,14 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     """Return the attacks, whose server lives as long as the stack."""
     place = folder / "kills"
     place.mkdir()
-    return [Attack(f"kill {command.name}", partial(_attempt, command)) for command in commands(stack, place)]
+    struck = Counter[str]()
+    return [
+        Attack(f"kill {command.name}", partial(_attempt, command, struck), struck)
+        for command in commands(stack, place)
+    ]
 
 
-def _attempt(command: Command, random: Random, folder: Path) -> str | None:
+def _attempt(command: Command, struck: Counter[str], random: Random, folder: Path) -> str | None:
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
@@ -72,6 +77,7 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
         if not was_killed:
             break
         killed += 1
+        struck[f"kill {command.name}"] += 1
     else:
         was_killed = True
     try:
