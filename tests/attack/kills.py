@@ -67,7 +67,7 @@ def _attempt(command: Command, struck: Counter[str], random: Random, folder: Pat
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
-    for number in range(random.choice((1, 3, 5, 10))):
+    for number in range(random.choice((1, 5, 10, 10))):
         hook = with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
             was_killed = give(command, place, hook | {"KILL_AT": str(random.randint(1, changes))})

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Final, cast
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from turbo_fetch.arrow.kept_types import is_binary, is_string
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.arrow_batches import sound_parts
 from turbo_fetch.plan.arrow_messages import Messages, check_messages
 from turbo_fetch.plan.columns import Columns
-from turbo_fetch.plan.expansion import PIECE_BYTES, HeldRows, parquet_rows_at_once
+from turbo_fetch.plan.expansion import HeldRows, parquet_rows_at_once
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, readable
 from turbo_fetch.plan.stream import ByteStream
@@ -32,7 +30,9 @@ def open_parquet(source: ListFile) -> pq.ParquetFile:
     file = source.open()
     try:
         with readable(source.url):
-            return pq.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+            _refuse_garbled(parquet.schema_arrow)
+            return parquet
     except InputError:
         file.close()
         raise
@@ -123,16 +123,27 @@ def read_arrow(
     reader = open_arrow(stream)
     columns.locate(reader.schema.names, stream.url)
     with readable(stream.url):
-        for batch in reader:
-            wanted = batch.select([name for name in columns.wanted if name in batch.schema.names])
-            for piece in _pieces(wanted):
-                yield columns.rows(piece, schema, notes)
+        for part in sound_parts(reader, columns.wanted, BATCH_ROWS):
+            yield columns.rows(part, schema, notes)
 
 
 def open_arrow(stream: ByteStream) -> pa.ipc.RecordBatchStreamReader:
     """Open an Arrow IPC stream or file; InputError if it is none."""
     with readable(stream.url):
-        return pa.ipc.open_stream(_arrow_stream(stream))
+        reader = pa.ipc.open_stream(_arrow_stream(stream))
+        _refuse_garbled(reader.schema)
+        return reader
+
+
+def _refuse_garbled(fields: Iterable[pa.Field]) -> None:
+    """Raise ValueError if a column, or a part of one, has a name that is no text."""
+    for field in fields:
+        try:
+            field.name.encode()
+        except UnicodeDecodeError:
+            raise ValueError("the name of a column is not UTF-8") from None
+        if pa.types.is_nested(field.type):
+            _refuse_garbled(map(field.type.field, range(field.type.num_fields)))
 
 
 def _arrow_stream(stream: ByteStream) -> pa.NativeFile | Messages:
@@ -148,21 +159,3 @@ def _arrow_stream(stream: ByteStream) -> pa.NativeFile | Messages:
         return mapped
     stream.file.read(skipped)
     return Messages(cast(IO[bytes], stream.file), stream.url, stream.size)
-
-
-def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield a batch in parts that take little memory, also when values that many rows share are copied for each."""
-    row_bytes = np.full(batch.num_rows, batch.nbytes / max(1, batch.num_rows))
-    for column in batch.columns:
-        values = column.type.value_type if pa.types.is_dictionary(column.type) else pa.null()
-        if is_string(values) or is_binary(values):
-            lengths = pc.binary_length(column.dictionary).take(column.indices)
-            row_bytes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
-    ends = np.cumsum(row_bytes)
-    start = 0
-    while start < batch.num_rows:
-        before = ends[start - 1] if start else 0.0
-        end = int(np.searchsorted(ends, before + PIECE_BYTES, "right"))
-        end = min(max(end, start + 1), start + BATCH_ROWS)
-        yield batch.slice(start, end - start)
-        start = end

@@ -14,6 +14,7 @@ import pyarrow as pa
 from turbo_fetch import _native
 from turbo_fetch.arrow.kept_types import is_binary
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.arrow_batches import sound_parts
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet, parquet_batches
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.image_files import is_image
@@ -166,7 +167,8 @@ def _start(source: ListFile) -> tuple[Values, bool]:
             case "arrow":
                 reader = open_arrow(stream)
                 with readable(source.url):
-                    batch = next((each for each in reader if len(each)), None)
+                    others = [field.name for field in reader.schema if not _may_hold_images(field)]
+                    batch = next(filter(len, sound_parts(reader, others, ROWS)), None)
                     return _by_column(reader.schema, batch, 0 if batch is None else len(batch)), True
             case "txt":
                 text = b""

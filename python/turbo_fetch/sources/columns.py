@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.arrow_batches import sound_parts
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet, parquet_batches
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.stream import ByteStream
@@ -166,9 +167,9 @@ class _Arrow:
         self.close()
         self._stream = ByteStream(self._source)
         first = 0
-        for batch in open_arrow(self._stream):
-            yield first, batch.column(self._column)
-            first += batch.num_rows
+        for part in sound_parts(open_arrow(self._stream), [self._column], MOST_ROWS):
+            yield first, part.column(0)
+            first += part.num_rows
 
     def skips(self, row: int, target: int) -> bool:
         """See _File."""
