@@ -46,7 +46,7 @@ class Outcome:
 def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
     """Make one trial, and note what came of it."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+    with tempfile.TemporaryDirectory(prefix="attack-", ignore_cleanup_errors=True) as folder:
         try:
             failure = attack.attempt(Random(seed), Path(folder))
         except Exception as error:
@@ -121,13 +121,13 @@ def table(outcomes: dict[str, Outcome]) -> str:
 def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
     """Run a campaign, to which SIGTERM is an interruption; return the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from attack import books, hosts, images, kills, machine, places, power, stops
+    from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
 
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         attacks = [
             attack
-            for module in (images, hosts, books, machine, places, kills, stops, power)
+            for module in (images, hosts, books, machine, places, kills, stops, takeovers, power)
             for attack in module.attacks(stack, place)
             if not wanted or any(word in attack.name for word in wanted)
         ]

@@ -24,11 +24,11 @@ from attack.commands import (
 )
 
 HOOK = '''
-"""Ends the process group at the n-th change of a file, of those whose path has an end: loaded by every process."""
+"""Signals the process group, or its first process, at the n-th change of a file, of those with an end: loaded by all."""
 import os
-import signal
 import sys
 
+_WHOM, _SIGNAL = os.environ["KILL_BY"].split()
 _AT, _PLACE, _NAME = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
 _counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -46,7 +46,7 @@ def _hook(event, arguments):
     if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
         os.write(_counter, b".")
         if os.fstat(_counter).st_size == _AT:
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+            (os.killpg if _WHOM == "group" else os.kill)(os.getpgid(0), int(_SIGNAL))
 
 sys.addaudithook(_hook)
 '''
@@ -111,6 +111,7 @@ def with_hook(folder: Path, place: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(HOOK)
     return {
         "KILL_AT": "0",
+        "KILL_BY": f"group {signal.SIGKILL:d}",
         "KILL_PLACE": str(place),
         "KILL_COUNTER": str(folder / "counter"),
         "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",

@@ -97,10 +97,13 @@ def create(target: Path, content: bytes) -> bool:
         try:
             target.hardlink_to(temporary)
         except OSError as error:
+            if not temporary.exists():
+                # Taken for a leftover by another process, while this one stood still.
+                return create(target, content)
             if temporary.stat().st_nlink < 2:
                 return error.errno in _NO_LINKS and _create_without_links(target, content)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_one(target.parent)
     return True
 

@@ -96,6 +96,20 @@ fn judge(error: &DecodingError) -> Rejection {
         DecodingError::LimitsExceeded => {
             Rejection::corrupt("PNG metadata inflates beyond all measure")
         }
-        other => Rejection::Corrupt(other.to_string().into()),
+        other => Rejection::Corrupt(named(&other.to_string()).into()),
     }
+}
+
+/// What the decoder says, with chunks by their names: it shows them as `ChunkType { type: IHDR, critical: true … }`.
+fn named(text: &str) -> String {
+    const OPENING: &str = "ChunkType { type: ";
+    let mut named = String::new();
+    let mut rest = text;
+    while let Some((before, shown)) = rest.split_once(OPENING) {
+        let (chunk, after) = shown.split_once('}').unwrap_or((shown, ""));
+        named.push_str(before);
+        named.push_str(chunk.split(',').next().unwrap_or(chunk).trim());
+        rest = after;
+    }
+    named + rest
 }
