@@ -24,7 +24,7 @@ from attack.commands import (
 )
 
 HOOK = '''
-"""Signals the process group, or its first process, at the n-th change of a file, of those with an end: loaded by all."""
+"""Signals the process group, or its first process, at the n-th change of a file with some end: loaded by all."""
 import os
 import sys
 

@@ -113,3 +113,19 @@ fn named(text: &str) -> String {
     }
     named + rest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn chunks_are_named_as_people_do() {
+        let shown = "Chunk ChunkType { type: PLTE, critical: true, private: false } is invalid after IDAT chunk.";
+        assert_eq!(named(shown), "Chunk PLTE is invalid after IDAT chunk.");
+        assert_eq!(
+            named("IDAT or fdAT chunk is missing."),
+            "IDAT or fdAT chunk is missing."
+        );
+        assert_eq!(named("ChunkType { type: IHDR"), "IHDR");
+    }
+}
