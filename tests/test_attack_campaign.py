@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from attack import books, hosts, images, kills, machine, places, power, stops
+from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
 from attack.campaign import Attack, Outcome, make_war, read_found, table
 from attack.disk import Disk, File, Write
 from attack.recording import Replay, record
@@ -22,6 +22,7 @@ SHORT = {
     books: ("changed bytes in a dataset", "a list changed in one byte"),
     kills: ("kill export",),
     stops: ("stop merge",),
+    takeovers: ("a run that was taken over goes on, its parent on another machine",),
     machine: ("clocks that are set by hours",),
     places: ("an output folder that is removed in mid-run",),
     power: ("power loss during export",),

@@ -26,6 +26,7 @@ from leases import start_on
 from turbo_fetch.errors import OutputHeld
 
 ELSEWHERE = "another machine"
+LEASES = ".turbo-fetch/lease/all.*"
 
 
 def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
@@ -57,16 +58,28 @@ def _attempt(
     try:
         if not _stands_still(first):
             return _told(first, {0})
-        return _taken_over(scene, place, folder, first)
+        is_early = random.random() < 0.5
+        return _taken_over(scene, place, folder, first, random.uniform(0, 2) if is_early else None)
     finally:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
             first.wait()
 
 
-def _taken_over(scene: Scene, place: Path, folder: Path, first: subprocess.Popen[str]) -> str | None:
-    """Let another run take over and end, then let the first go on; return what is otherwise than in quiet."""
+def _taken_over(
+    scene: Scene, place: Path, folder: Path, first: subprocess.Popen[str], after_s: float | None
+) -> str | None:
+    """Let another run take over, and the first go on so long after it has the output, or when it has ended.
+
+    Return what is otherwise than in quiet.
+    """
+    begun = set((place / "out").glob(LEASES))
     second = start_on("", scene.spec(place), folder)
+    if after_s is not None:
+        while second.poll() is None and not set((place / "out").glob(LEASES)) - begun:
+            time.sleep(0.02)
+        time.sleep(after_s)
+        os.killpg(first.pid, signal.SIGCONT)
     failure = _told(second, {0})
     os.killpg(first.pid, signal.SIGCONT)
     # It had not begun where it had no lease yet, and finds all done.
