@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import processes
@@ -28,7 +29,12 @@ main()
 
 
 def start_on(
-    machine: str, spec: Spec, folder: Path, *arguments: str, clock_ahead_s: int = 0
+    machine: str,
+    spec: Spec,
+    folder: Path,
+    *arguments: str,
+    clock_ahead_s: int = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start `turbo-fetch run` on a machine, the real one if it has no name, in a process group of its own."""
     home = folder / (machine or "here")
@@ -41,6 +47,6 @@ def start_on(
         [*clock, sys.executable, "-c", _RUN, machine, str(path), "--quiet", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "XDG_CACHE_HOME": str(home)},
+        env={**os.environ, "XDG_CACHE_HOME": str(home), **(environment or {})},
         start_new_session=True,
     )

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from attack import books, hosts, images, kills, machine, places, power, stops
+from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
 from attack.campaign import Attack, Outcome, make_war, read_found, table
 from attack.disk import Disk, File, Write
 from attack.recording import Replay, record
@@ -22,6 +22,7 @@ SHORT = {
     books: ("changed bytes in a dataset", "a list changed in one byte"),
     kills: ("kill export",),
     stops: ("stop merge",),
+    takeovers: ("a run that was taken over goes on, its parent on another machine",),
     machine: ("clocks that are set by hours",),
     places: ("an output folder that is removed in mid-run",),
     power: ("power loss during export",),
@@ -58,9 +59,9 @@ def test_what_was_found_is_tried_first_until_it_holds(tmp_path: Path) -> None:
     found = tmp_path / "corpus/found"
     first = make_war([attack], found, seconds=0, seed=3)
     assert first == {
-        "an attack": Outcome(1, first["an attack"].seconds, {"3 an attack 0": "ValueError: broken"})
+        "an attack": Outcome(1, 0, first["an attack"].seconds, {"3 an attack 0": "ValueError: broken"})
     }
-    assert "| an attack | 1 | 1 |" in table(first)
+    assert "| an attack | 1 | 1 | 1 |" in table(first)
     holds = True
     second = make_war([attack], found, seconds=0, seed=4)
     assert (second["an attack"].tried, second["an attack"].failed) == (2, {})

@@ -222,7 +222,7 @@ def test_cut_gives_tables_of_one_size_in_order(sizes: list[int], size: int) -> N
     batches = [
         pa.record_batch({"n": pa.array([next(numbers) for _ in range(rows)], pa.int64())}) for rows in sizes
     ]
-    tables = list(cut(batches, size))
+    tables = list(cut(batches, "a list", size))
     assert [row for table in tables for row in table["n"].to_pylist()] == list(range(sum(sizes)))
     assert all(table.num_rows == size for table in tables[:-1])
     assert all(1 <= table.num_rows <= size for table in tables)

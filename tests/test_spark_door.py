@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Client
 from pathlib import Path
 from queue import SimpleQueue
+from signal import Signals
 
 import pytest
 
@@ -104,8 +105,8 @@ class _Replaced:
     def __init__(self) -> None:
         self.numbers: list[int] = []
 
-    def why_gone(self, number: int) -> str | None:
-        return None
+    def why_gone(self, number: int) -> tuple[str | None, Signals | None]:
+        return None, None
 
     def replace(self, number: int) -> None:
         self.numbers.append(number)

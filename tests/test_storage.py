@@ -17,7 +17,7 @@ from object_store import configured, empty_bucket, filesystem
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, OutputError, SpecError
-from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage
+from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage, disk
 
 
 @pytest.fixture(params=["local", "s3", "memory"])
@@ -153,6 +153,38 @@ LocalStorage(Path(sys.argv[1])).write_bytes("job", b"of the process that was kil
     place.write_bytes("job", b"whole")
     assert _names(place) == {"job": 5}
     assert place.read_bytes("job") == b"whole"
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from turbo_fetch.storage import LocalStorage
+
+def stop(event, arguments):
+    if event == "os.rename":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(stop)
+LocalStorage(Path(sys.argv[1])).write_bytes("file", b"old")
+"""
+
+
+def test_a_writer_that_stands_still_holds_nobody_up_and_changes_nothing_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOCK_WAIT_S", 0.2)
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
+        LocalStorage(tmp_path).write_bytes("file", b"new")
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    _, told = stopped.communicate(timeout=60)
+    assert stopped.returncode == 1
+    assert "OutputError" in told
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
 
 
 def test_writers_of_the_same_file_at_once_never_mix_what_they_write(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from signal import Signals
 from time import monotonic
 
 import pytest
@@ -216,6 +217,16 @@ def test_workers_that_get_nowhere_end_the_job_and_name_their_shards() -> None:
     assert not supervisor.ended(0, "was ended by SIGSEGV")
     assert isinstance(supervisor.failure, ShardFailed)
     assert "open shards: 0" in str(supervisor.failure)
+
+
+def test_a_shard_goes_on_with_the_signal_that_ended_its_worker() -> None:
+    supervisor = _started(1, Book())
+    _fill(supervisor, 0, 1)
+    assert supervisor.ended(0, "was ended by SIGSEGV", by=Signals.SIGSEGV)
+    supervisor.started(0)
+    supervisor.take(0, WantShard())
+    given = [message for _, message in supervisor.pending_messages() if isinstance(message, ShardTask)]
+    assert [task.died_by for task in given] == [Signals.SIGSEGV]
 
 
 def test_rows_that_end_between_deaths_keep_the_job_alive() -> None:

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class Attack:
 
     name: str
     attempt: Callable[[Random, Path], str | None]
+    struck: Counter[str] = field(default_factory=Counter)
+    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Outcome:
     """What came of the trials of an attack."""
 
     tried: int = 0
+    struck: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     """What failed, by seed."""
@@ -44,12 +48,16 @@ class Outcome:
 def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
     """Make one trial, and note what came of it."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="attack-") as folder, processes.ended():
+    with (
+        tempfile.TemporaryDirectory(prefix="attack-", ignore_cleanup_errors=True) as folder,
+        processes.ended(),
+    ):
         try:
             failure = attack.attempt(Random(seed), Path(folder))
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
     outcome.tried += 1
+    outcome.struck = attack.struck[attack.name]
     outcome.seconds += time.monotonic() - began
     if failure is not None:
         outcome.failed[seed] = failure
@@ -101,9 +109,12 @@ def keep_found(found: Path, outcomes: dict[str, Outcome], untried: Iterable[tupl
 
 def table(outcomes: dict[str, Outcome]) -> str:
     """Return the outcomes as a table of Markdown, with what failed below it."""
-    lines = ["| Attack | Tried | Failed | Seconds |", "|---|---|---|---|"]
+    lines = ["| Attack | Tried | Strikes | Failed | Seconds |", "|---|---|---|---|---|"]
     for name, outcome in outcomes.items():
-        lines.append(f"| {name} | {outcome.tried} | {len(outcome.failed)} | {outcome.seconds:.0f} |")
+        strikes = outcome.struck or outcome.tried
+        lines.append(
+            f"| {name} | {outcome.tried} | {strikes} | {len(outcome.failed)} | {outcome.seconds:.0f} |"
+        )
     failed = [
         f"{name}\n  seed: {seed}\n  {failure}"
         for name, outcome in outcomes.items()
@@ -115,13 +126,13 @@ def table(outcomes: dict[str, Outcome]) -> str:
 def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
     """Run a campaign, to which SIGTERM is an interruption; return the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from attack import books, hosts, images, kills, machine, places, power, stops
+    from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
 
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         attacks = [
             attack
-            for module in (images, hosts, books, machine, places, kills, stops, power)
+            for module in (images, hosts, books, machine, places, kills, stops, takeovers, power)
             for attack in module.attacks(stack, place)
             if not wanted or any(word in attack.name for word in wanted)
         ]

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,11 @@ from attack.commands import (
 )
 
 HOOK = '''
-"""Ends the process group at the n-th change of a file, of those whose path has an end: loaded by every process."""
+"""Signals the process group, or its first process, at the n-th change of a file with some end: loaded by all."""
 import os
-import signal
 import sys
 
+_WHOM, _SIGNAL = os.environ["KILL_BY"].split()
 _AT, _PLACE, _NAME = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
 _counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -46,7 +47,7 @@ def _hook(event, arguments):
     if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
         os.write(_counter, b".")
         if os.fstat(_counter).st_size == _AT:
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+            (os.killpg if _WHOM == "group" else os.kill)(os.getpgid(0), int(_SIGNAL))
 
 sys.addaudithook(_hook)
 '''
@@ -56,14 +57,18 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     """Return the attacks, whose server lives as long as the stack."""
     place = folder / "kills"
     place.mkdir()
-    return [Attack(f"kill {command.name}", partial(_attempt, command)) for command in commands(stack, place)]
+    struck = Counter[str]()
+    return [
+        Attack(f"kill {command.name}", partial(_attempt, command, struck), struck)
+        for command in commands(stack, place)
+    ]
 
 
-def _attempt(command: Command, random: Random, folder: Path) -> str | None:
+def _attempt(command: Command, struck: Counter[str], random: Random, folder: Path) -> str | None:
     changes = _changes(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
-    for number in range(random.choice((1, 3, 5, 10))):
+    for number in range(random.choice((1, 5, 10, 10))):
         hook = with_hook(folder / f"hook{number}", place)
         if random.random() < 0.5:
             was_killed = give(command, place, hook | {"KILL_AT": str(random.randint(1, changes))})
@@ -73,6 +78,7 @@ def _attempt(command: Command, random: Random, folder: Path) -> str | None:
         if not was_killed:
             break
         killed += 1
+        struck[f"kill {command.name}"] += 1
     else:
         was_killed = True
     try:
@@ -106,6 +112,7 @@ def with_hook(folder: Path, place: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(HOOK)
     return {
         "KILL_AT": "0",
+        "KILL_BY": f"group {signal.SIGKILL:d}",
         "KILL_PLACE": str(place),
         "KILL_COUNTER": str(folder / "counter"),
         "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",

@@ -53,9 +53,12 @@ def held(
         yield lease
         storage.flush()
         lease.check()
-    except Interrupted:
+    except (Interrupted, OutputError) as error:
+        # Files that are gone are another run's, too, where it took over.
+        with suppress(TurboFetchError):
+            lease.check()
         if lease.loss is not None:
-            raise lease.loss from None
+            raise lease.loss from error
         raise
     finally:
         # What waits after a failure is kept here, too; the failure says more.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import IO, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
+from turbo_fetch.plan.arrow_batches import sound_parts
+from turbo_fetch.plan.arrow_messages import Messages, check_messages
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.expansion import HeldRows, parquet_rows_at_once
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, readable
 from turbo_fetch.plan.stream import ByteStream
@@ -27,13 +30,16 @@ def open_parquet(source: ListFile) -> pq.ParquetFile:
     file = source.open()
     try:
         with readable(source.url):
-            return pq.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
+            _refuse_garbled(parquet.schema_arrow)
+            return parquet
     except InputError:
         file.close()
         raise
 
 
 def read_parquet(
+    source: ListFile,
     parquet: pq.ParquetFile,
     columns: Columns,
     schema: pa.Schema,
@@ -45,18 +51,25 @@ def read_parquet(
     Kept columns have the types of `schema`. Raises InputError for a missing column or a damaged file.
     """
     groups = range(parquet.num_row_groups) if row_groups is None else row_groups
-    for batch in _parquet_batches(parquet, columns, groups, notes.file):
+    columns.locate(parquet.schema_arrow.names, source.url)
+    for batch in parquet_batches(source, parquet, groups, columns.wanted):
         yield columns.rows(batch, schema, notes)
 
 
-def _parquet_batches(
-    parquet: pq.ParquetFile, columns: Columns, row_groups: Sequence[int], file: str
+def parquet_batches(
+    source: ListFile,
+    parquet: pq.ParquetFile,
+    row_groups: Iterable[int],
+    columns: Sequence[str],
+    most: int = BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
-    columns.locate(parquet.schema_arrow.names, file)
-    with readable(file):
-        yield from parquet.iter_batches(
-            BATCH_ROWS, row_groups=list(row_groups), columns=list(columns.wanted), use_threads=False
-        )
+    """Yield some columns of row groups, at most so many rows at once. Raises InputError where it cannot be read."""
+    for group in row_groups:
+        rows = parquet_rows_at_once(source, parquet.metadata, group, columns, most)
+        with readable(source.url):
+            yield from parquet.iter_batches(
+                rows, row_groups=[group], columns=list(columns), use_threads=False
+            )
 
 
 def read_parquet_range(
@@ -66,14 +79,15 @@ def read_parquet_range(
     parquet = open_parquet(source)
     try:
         groups, first_row = _groups_holding(parquet.metadata, rows.start, rows.stop)
-        parts: list[pa.RecordBatch] = []
+        columns.locate(parquet.schema_arrow.names, source.url)
+        held = HeldRows(source.url)
         skip, missing = rows.start - first_row, len(rows)
-        for batch in _parquet_batches(parquet, columns, groups, source.url):
+        for batch in parquet_batches(source, parquet, groups, columns.wanted):
             part = batch.slice(skip, missing)
             skip = max(0, skip - batch.num_rows)
             if part.num_rows:
                 notes.rows_before = rows.stop - missing
-                parts.append(columns.rows(part, schema, notes))
+                held.add(columns.rows(part, schema, notes))
             missing -= part.num_rows
             if missing == 0:
                 break
@@ -83,7 +97,7 @@ def read_parquet_range(
         raise InputError(
             f"{source.url}: rows {rows.start:,} to {rows.stop:,} are incomplete; has the file changed?"
         )
-    return pa.Table.from_batches(parts, schema)
+    return held.take(schema)
 
 
 def _groups_holding(metadata: pq.FileMetaData, start: int, end: int) -> tuple[list[int], int]:
@@ -109,26 +123,39 @@ def read_arrow(
     reader = open_arrow(stream)
     columns.locate(reader.schema.names, stream.url)
     with readable(stream.url):
-        for batch in reader:
-            wanted = batch.select([name for name in columns.wanted if name in batch.schema.names])
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield columns.rows(wanted.slice(start, BATCH_ROWS), schema, notes)
+        for part in sound_parts(reader, columns.wanted, BATCH_ROWS):
+            yield columns.rows(part, schema, notes)
 
 
 def open_arrow(stream: ByteStream) -> pa.ipc.RecordBatchStreamReader:
     """Open an Arrow IPC stream or file; InputError if it is none."""
     with readable(stream.url):
-        return pa.ipc.open_stream(_arrow_stream(stream))
+        reader = pa.ipc.open_stream(_arrow_stream(stream))
+        _refuse_garbled(reader.schema)
+        return reader
 
 
-def _arrow_stream(stream: ByteStream) -> pa.NativeFile | IO[bytes]:
+def _refuse_garbled(fields: Iterable[pa.Field]) -> None:
+    """Raise ValueError if a column, or a part of one, has a name that is no text."""
+    for field in fields:
+        try:
+            field.name.encode()
+        except UnicodeDecodeError:
+            raise ValueError("the name of a column is not UTF-8") from None
+        if pa.types.is_nested(field.type):
+            _refuse_garbled(map(field.type.field, range(field.type.num_fields)))
+
+
+def _arrow_stream(stream: ByteStream) -> pa.NativeFile | Messages:
     """Return the file at the start of its stream: an IPC file is a stream between a magic and a footer."""
+    skipped = len(_ARROW_MAGIC) if stream.head(len(_ARROW_MAGIC)) == _ARROW_MAGIC else 0
     if stream.local_path is not None and not stream.is_compressed:
+        with stream.local_path.open("rb") as file:
+            file.seek(skipped)
+            check_messages(file, stream.url)
         # A batch may be as large as the file: mapped, it takes no memory of this process.
         mapped = pa.memory_map(str(stream.local_path))
-        if mapped.read(len(_ARROW_MAGIC)) != _ARROW_MAGIC:
-            mapped.seek(0)
+        mapped.seek(skipped)
         return mapped
-    if stream.head(len(_ARROW_MAGIC)) == _ARROW_MAGIC:
-        stream.file.read(len(_ARROW_MAGIC))
-    return stream.file
+    stream.file.read(skipped)
+    return Messages(cast(IO[bytes], stream.file), stream.url, stream.size)

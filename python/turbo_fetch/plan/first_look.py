@@ -14,7 +14,8 @@ import pyarrow as pa
 from turbo_fetch import _native
 from turbo_fetch.arrow.kept_types import is_binary
 from turbo_fetch.errors import InputError
-from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
+from turbo_fetch.plan.arrow_batches import sound_parts
+from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet, parquet_batches
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.image_files import is_image
 from turbo_fetch.plan.image_folders import COLUMNS, count_images
@@ -160,13 +161,9 @@ def _start(source: ListFile) -> tuple[Values, bool]:
         try:
             schema = parquet.schema_arrow
             others = [field.name for field in schema if not _may_hold_images(field)]
-            with readable(source.url):
-                batch = (
-                    next(parquet.iter_batches(ROWS, columns=others, use_threads=False), None)
-                    if others
-                    else None
-                )
-                count = min(ROWS, parquet.metadata.num_rows)
+            groups = range(parquet.num_row_groups)
+            batches = parquet_batches(source, parquet, groups, others, ROWS) if others else iter(())
+            batch, count = next(batches, None), min(ROWS, parquet.metadata.num_rows)
         finally:
             parquet.close(force=True)
         return _by_column(schema, batch, count), True
@@ -178,7 +175,8 @@ def _start(source: ListFile) -> tuple[Values, bool]:
             case "arrow":
                 reader = open_arrow(stream)
                 with readable(source.url):
-                    batch = next((each for each in reader if len(each)), None)
+                    others = [field.name for field in reader.schema if not _may_hold_images(field)]
+                    batch = next(filter(len, sound_parts(reader, others, ROWS)), None)
                     return _by_column(reader.schema, batch, 0 if batch is None else len(batch)), True
             case "txt":
                 text = b""

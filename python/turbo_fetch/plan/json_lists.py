@@ -22,13 +22,15 @@ from turbo_fetch.plan.columns import Columns, note_misfits
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import readable
 from turbo_fetch.plan.stream import ByteStream
-from turbo_fetch.plan.text_lists import BATCH_ROWS
+from turbo_fetch.plan.text_lists import BATCH_ROWS, whole_lines
 from turbo_fetch.plan.text_values import has_surrogate, texts
 from turbo_fetch.plan.type_inference import typed_values
 from turbo_fetch.plan.urls import MALFORMED_MARK
 
-MAX_LINE_BYTES: Final = 64 << 20
 MAX_WHOLE_BYTES: Final = 512 << 20
+MAX_VALUES: Final = 1 << 22
+"""Values in a line, each of which is three bytes of text and some seventy of memory."""
+MAX_WHOLE_VALUES: Final = 1 << 24
 
 _SHOWN_CHARACTERS: Final = 2000
 
@@ -85,11 +87,7 @@ def _array_lines(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
 
 def _lines(blocks: Iterator[bytes], file: str) -> Iterator[list[bytes]]:
     """Yield the lines that hold anything, some at a time."""
-    rest = b""
-    for block in chain(blocks, [b"\n"]):
-        *lines, rest = (rest + block).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            raise InputError(f"{file}: a line or element is longer than {MAX_LINE_BYTES:,} bytes")
+    for lines in whole_lines(blocks, b"\n", file):
         yield [line for line in lines if line and not line.isspace()]
 
 
@@ -143,6 +141,8 @@ def _is_utf8(line: bytes) -> bool:
 
 def _row(line: bytes, columns: Columns) -> Row | None:
     """Return a line as a row, None if it is malformed."""
+    if len(line) > MAX_VALUES and _values(line) > MAX_VALUES:
+        return None
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -153,6 +153,11 @@ def _row(line: bytes, columns: Columns) -> Row | None:
     if isinstance(value, str):
         return {columns.url: value}
     return None
+
+
+def _values(text: bytes) -> int:
+    """Return how many values a text of JSON has at most."""
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
 
 
 def _tolerant(line: bytes) -> Any:
@@ -185,9 +190,14 @@ def _limited(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
 
 def _whole(text: bytes, columns: Columns, notes: ListNotes) -> Iterator[Sequence[Row]]:
     """Yield the rows of a text that starts with an object: one of columns, a row, or lines of rows."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    is_large = _values(text) > MAX_WHOLE_VALUES
+    if is_large and b"\n" not in text.strip():
+        raise InputError(
+            f"{notes.file}: an object of columns cannot be streamed, and this one has more than "
+            f"{MAX_WHOLE_VALUES:,} values; expected an array of objects, or jsonl"
+        )
+    value = None if is_large else _parsed_whole(text)
+    if value is None:
         yield from _parsed(_lines(iter([text]), notes.file), columns, notes)
         return
     columns.locate(list(value), notes.file)
@@ -200,6 +210,13 @@ def _whole(text: bytes, columns: Columns, notes: ListNotes) -> Iterator[Sequence
     for start in range(0, len(keys), BATCH_ROWS):
         part = range(start, min(start + BATCH_ROWS, len(keys)))
         yield [{name: lists[name][at] for name in columns.wanted} for at in part]
+
+
+def _parsed_whole(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _columns_of(value: Row, columns: Columns, file: str) -> tuple[Sequence[Any], dict[str, list[Any]]]:

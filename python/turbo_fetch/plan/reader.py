@@ -156,11 +156,13 @@ class ListReader:
         assert parquet is not None
         possible = None if selection is None else selection.possible_row_groups(self.source)
         if selection is None or possible is None:
-            yield from read_parquet(parquet, self._columns, self._schema, self.notes)
+            yield from read_parquet(self.source, parquet, self._columns, self._schema, self.notes)
             return
         for group in range(parquet.num_row_groups):
             if group in possible:
-                yield from read_parquet(parquet, self._columns, self._schema, self.notes, [group])
+                yield from read_parquet(
+                    self.source, parquet, self._columns, self._schema, self.notes, [group]
+                )
             else:
                 rows = parquet.metadata.row_group(group).num_rows
                 selection.passed_over(rows)

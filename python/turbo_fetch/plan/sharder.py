@@ -19,6 +19,7 @@ from turbo_fetch import _native
 from turbo_fetch.plan.columnar_lists import read_parquet_range
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.condition import Condition
+from turbo_fetch.plan.expansion import HeldRows
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
@@ -285,7 +286,7 @@ class Plan:
         if is_spread:
             return (yield from self._spread_shards(reader, first, skip, windows))
         shard = first
-        for table in cut(reader, self.samples_per_shard):
+        for table in cut(reader, reader.source.url, self.samples_per_shard):
             counts = reader.notes.take()
             if shard not in skip:
                 yield Shard(shard, table.num_rows, inline(table, counts))
@@ -318,7 +319,7 @@ class Plan:
     ) -> Generator[Shard, None, int]:
         size = self.samples_per_shard
         shard = first
-        for window in cut(reader, windows.rows, windows.first_rows):
+        for window in cut(reader, reader.source.url, windows.rows, windows.first_rows):
             starts = range(0, window.num_rows, size)
             # Notes are those of the window: its first shard has them all.
             counts, first_of_window = reader.notes.take(), shard
@@ -355,26 +356,25 @@ def spread_order(urls: pa.ChunkedArray, seed: int) -> pa.Array:
     return _native.spread(pa.concat_arrays(domains), seed)
 
 
-def cut(batches: Iterable[pa.RecordBatch], size: int, first_size: int | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of the batches as tables of `size` rows, the last one maybe fewer, none empty.
+def cut(
+    batches: Iterable[pa.RecordBatch], file: str, size: int, first_size: int | None = None
+) -> Iterator[pa.Table]:
+    """Yield the rows of the batches of a file as tables of `size` rows, the last one maybe fewer, none empty.
 
-    The first one has `first_size` rows, if that is given.
+    The first one has `first_size` rows, if that is given. Raises InputError if they take too much memory.
     """
-    parts: list[pa.RecordBatch] = []
-    rows, wanted = 0, first_size or size
+    held, wanted = HeldRows(file), first_size or size
     for batch in batches:
         start = 0
         while start < batch.num_rows:
-            part = batch.slice(start, wanted - rows)
-            parts.append(part)
+            part = batch.slice(start, wanted - held.count)
+            held.add(part)
             start += part.num_rows
-            rows += part.num_rows
-            if rows == wanted:
-                rows, wanted = 0, size
-                # Popped, so that the rows belong to the caller alone and go when it is done with them.
-                yield pa.Table.from_batches([parts.pop(0) for _ in range(len(parts))])
-    if parts:
-        yield pa.Table.from_batches(parts)
+            if held.count == wanted:
+                wanted = size
+                yield held.take()
+    if held.count:
+        yield held.take()
 
 
 def inline(table: pa.Table, counts: Mapping[str, tuple[int, str]]) -> InlineRows:

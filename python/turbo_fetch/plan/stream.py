@@ -7,8 +7,8 @@ import codecs
 import gzip
 import io
 import lzma
-from collections.abc import Iterator
-from typing import IO, Any, Final, cast
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Final, Protocol, cast
 
 import zstandard
 
@@ -17,6 +17,10 @@ from turbo_fetch.plan.lists import ListFile, readable
 
 BLOCK_BYTES: Final = 256 << 10
 RAW_BYTES: Final = 128 << 10
+FED_BYTES: Final = 1 << 10
+"""To a decompressor that has no other bound: Zstandard makes at most 32 MB of so much at once."""
+MAX_WINDOW_BYTES: Final = 1 << 31
+"""What a decompressor may look back to: `zstd --long=31`, and more than any xz preset."""
 
 _MAGIC_BYTES: Final = 10
 _BZ2_BLOCK: Final = b"1AY&SY"
@@ -42,7 +46,7 @@ class ByteStream:
         self.url = source.url
         self.local_path = source.local_path
         self.bytes_read = 0
-        self._size = source.size
+        self.size = source.size
         self._raw = source.open()
         self._buffered = io.BufferedReader(cast(Any, self._raw), RAW_BYTES)
         try:
@@ -62,9 +66,9 @@ class ByteStream:
     @property
     def fraction_read(self) -> float:
         """How much of the file's bytes, compressed if it is, has been read, 0 to 1."""
-        if self._raw.closed or not self._size:
+        if self._raw.closed or not self.size:
             return 1.0 if self._raw.closed else 0.0
-        return min(1.0, self._raw.tell() / self._size)
+        return min(1.0, self._raw.tell() / self.size)
 
     def text_blocks(self) -> Iterator[bytes]:
         """Yield the text in blocks of about 256 KiB, as UTF-8 unless its bytes are none, no mark.
@@ -100,49 +104,72 @@ def _decompressed(raw: io.BufferedReader, head: bytes) -> _Peekable:
     if head.startswith(b"BZh") and head[4:] == _BZ2_BLOCK:
         return bz2.BZ2File(raw)
     if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(raw)
+        return io.BufferedReader(_Decompressed(raw, _new_xz, "xz stream"), BLOCK_BYTES)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return io.BufferedReader(_ZstdFile(raw), BLOCK_BYTES)
+        return io.BufferedReader(_Decompressed(raw, _new_zstd, "Zstandard frame"), BLOCK_BYTES)
     return raw
 
 
-_Peekable = io.BufferedReader | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+_Peekable = io.BufferedReader | gzip.GzipFile | bz2.BZ2File
 
 
-class _ZstdFile(io.RawIOBase):
-    """A decompressed Zstandard file of any number of frames.
+class _Decompressor(Protocol):
+    """Decompresses one frame; what follows it in the last block is `unused_data`."""
 
-    Unlike the stream reader of zstandard it raises EOFError where the last frame is cut off.
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _new_xz() -> _Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_WINDOW_BYTES)
+
+
+def _new_zstd() -> _Decompressor:
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+
+
+class _Decompressed(io.RawIOBase):
+    """A decompressed file of any number of frames, zeros between them, that takes flat memory whatever it expands to.
+
+    Raises EOFError where the last frame is cut off.
     """
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: IO[bytes], new: Callable[[], _Decompressor], what: str) -> None:
         self._raw = raw
-        self._context = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame = self._context.decompressobj()
-        self._is_within = False
-        self._rest = b""
+        self._new = new
+        self._what = what
+        self._frame = new()
+        self._is_within = True
+        self._input = b""
+        self._rest = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target: Any) -> int:
         while not self._rest:
-            block = self._raw.read(RAW_BYTES)
-            if not block:
+            self._input = self._input or self._raw.read(FED_BYTES)
+            if not self._input:
                 if self._is_within:
-                    raise EOFError("the last Zstandard frame is cut off")
+                    raise EOFError(f"the last {self._what} is cut off")
                 return 0
-            self._rest = self._decompress(block)
+            self._rest = memoryview(self._decompress())
         size = min(len(target), len(self._rest))
         target[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
 
-    def _decompress(self, block: bytes) -> bytes:
-        parts = []
-        while block:
-            parts.append(self._frame.decompress(block))
-            self._is_within = not self._frame.eof
-            block = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = self._context.decompressobj()
-        return b"".join(parts)
+    def _decompress(self) -> bytes:
+        """Decompress the input up to the end of a frame."""
+        if not self._is_within:
+            self._input = self._input.lstrip(b"\0")
+            if not self._input:
+                return b""
+            self._frame, self._is_within = self._new(), True
+        block, self._input = self._input, b""
+        found = self._frame.decompress(block)
+        if self._frame.eof:
+            self._is_within, self._input = False, self._frame.unused_data
+        return found

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import AnyStr, Final
 
 import pyarrow as pa
 
@@ -23,7 +24,8 @@ from turbo_fetch.plan.stream import ByteStream
 from turbo_fetch.plan.type_inference import typed_cells
 
 BATCH_ROWS: Final = 16_384
-MAX_LINE_CHARACTERS: Final = 64 << 20
+MAX_LINE: Final = 64 << 20
+"""Bytes or characters of a line."""
 DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 SEPARATORS: Final = (",", ";", "\t", "|")
 """What programs write between fields, whatever they call the file."""
@@ -37,14 +39,28 @@ def read_lines(
     """Yield the rows of a txt list; InputError if more than the URL is asked for, or a line is too long."""
     columns.locate([columns.url], stream.url)
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
-    rest = ""
-    for block in stream.text_blocks():
-        *lines, rest = (rest + decoder.decode(block)).split("\n")
-        if len(rest) > MAX_LINE_CHARACTERS:
-            raise InputError(f"{stream.url}: a line is longer than {MAX_LINE_CHARACTERS:,} characters")
+    texts = (decoder.decode(block, final=is_last) for block, is_last in _with_last(stream.text_blocks()))
+    for lines in whole_lines(texts, "\n", stream.url):
         yield from _line_batches(lines, schema, notes)
-    rest += decoder.decode(b"", final=True)
-    yield from _line_batches(rest.split("\n"), schema, notes)
+
+
+def whole_lines(blocks: Iterable[AnyStr], end: AnyStr, file: str) -> Iterator[list[AnyStr]]:
+    """Yield the lines of a text, some at a time; InputError if one is longer than `MAX_LINE`.
+
+    A line of many blocks is put together once.
+    """
+    begun: list[AnyStr] = []
+    length = 0
+    for block in chain(blocks, [end]):
+        begun.append(block)
+        length += len(block)
+        if end in block:
+            lines = end[:0].join(begun).split(end)
+            begun = [lines.pop()]
+            length = len(begun[0])
+            yield lines
+        if length > MAX_LINE:
+            raise InputError(f"{file}: a line or element is longer than {MAX_LINE:,} bytes")
 
 
 def _line_batches(lines: list[str], schema: pa.Schema, notes: ListNotes) -> Iterator[pa.RecordBatch]:

@@ -59,12 +59,13 @@ class LocalRunner:
         self._processes[number] = process
         self._connections.add(number, Connection(descriptor), self._setup)
 
-    def why_gone(self, number: int) -> str | None:
+    def why_gone(self, number: int) -> tuple[str | None, signal.Signals | None]:
         """See WorkerProcesses."""
         status = self._processes.pop(number).wait()
         if status < 0:
-            return f"was ended by {signal.Signals(-status).name}"
-        return f"ended with code {status}" if status else None
+            by = signal.Signals(-status)
+            return f"was ended by {by.name}", by
+        return (f"ended with code {status}" if status else None), None
 
     def kill(self) -> None:
         """See WorkerProcesses."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 from time import monotonic
 from typing import Final, Protocol
 
@@ -190,8 +191,10 @@ class Supervisor:
             case JobError():
                 self.failure = getattr(errors, message.kind)(message.message)
 
-    def ended(self, worker: int, why: str | None, is_its_fault: bool = True) -> bool:
-        """Take note that a worker is gone, by itself if `why` is None; return whether to start another.
+    def ended(
+        self, worker: int, why: str | None, is_its_fault: bool = True, by: Signals | None = None
+    ) -> bool:
+        """Take note that a worker is gone, by itself if `why` is None, or by a signal; return whether to start another.
 
         `is_its_fault` is false where the worker's machine is gone, which the runner tells, so that its shards are above
         suspicion, and its requests may go on unseen until it finds itself cut off.
@@ -205,7 +208,7 @@ class Supervisor:
         self._listener.worker_ended(worker, None if is_through else left_rows)
         if self.stopping or self.failure is not None or is_through:
             return False
-        self._orphaned.extend(replace(task, died_by=why) for task in assigned.tasks.values())
+        self._orphaned.extend(replace(task, died_by=by) for task in assigned.tasks.values())
         if assigned.rows_done:
             self._fruitless_deaths = 0
         elif is_its_fault:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from signal import Signals
 from typing import Final, Protocol, cast
 
 from turbo_fetch.errors import Interrupted
@@ -26,8 +27,8 @@ _CUT_OFF: Final = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 class WorkerProcesses(Protocol):
     """The processes behind the connections."""
 
-    def why_gone(self, number: int) -> str | None:
-        """Say how a worker ended whose connection is closed, None if well."""
+    def why_gone(self, number: int) -> tuple[str | None, Signals | None]:
+        """Say how a worker ended whose connection is closed, None if well, and by which signal, if by one."""
 
     def replace(self, number: int) -> None:
         """Start another worker in the place of one that is gone."""
@@ -129,7 +130,8 @@ class WorkerConnections:
             is_cut_off = isinstance(error, OSError) and error.errno in _CUT_OFF
             if is_cut_off:
                 self._listener.note(f"worker {number} does not answer any more; others resume its shards")
-            if self.supervisor.ended(number, self._processes.why_gone(number), not is_cut_off):
+            why, by = self._processes.why_gone(number)
+            if self.supervisor.ended(number, why, not is_cut_off, by):
                 self._processes.replace(number)
             return
         self.supervisor.take(number, message)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from signal import Signals
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -49,7 +50,9 @@ BATCH_BYTES: Final = 16_000_000
 BATCH_WAIT_S: Final = 0.05
 DEATHS_TO_BLAME: Final = 3
 """Times that an image must have been alone in the transform when the process died to be blamed for it."""
-_CRASHES: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGABRT"})
+_CRASHES: Final = frozenset(
+    {Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGILL, Signals.SIGFPE, Signals.SIGTRAP, Signals.SIGABRT}
+)
 """Signals by which a process ends for what it did itself."""
 
 
@@ -352,14 +355,13 @@ class OpenShard:
             counted.update({label: count, Outcome.SUCCESS.label: -count} if count else {})
 
 
-def _verdict(died_by: str | None) -> tuple[Outcome, str]:
+def _verdict(died_by: Signals | None) -> tuple[Outcome, str]:
     """Return how an image ends on which the process died again and again, by how it died last.
 
     Where memory is short the system kills a process from outside, or code without memory aborts one that has a limit.
     """
-    words = set((died_by or "").split())
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    if words & _CRASHES and not (limited and "SIGABRT" in words):
+    if died_by in _CRASHES and not (limited and died_by is Signals.SIGABRT):
         return Outcome.CORRUPT, "the decoder crashed on it"
     return Outcome.OUT_OF_MEMORY, "the process was ended while it made it, as where memory is short"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from turbo_fetch.dataset import names
@@ -84,5 +85,5 @@ class ShardTask:
 
     shard: Shard
     work: ShardWork = NEW_SHARD
-    died_by: str | None = None
-    """How the worker died that had the shard before, as its runner says it."""
+    died_by: Signals | None = None
+    """The signal that ended the worker that had the shard before, None if none did, or nobody knows."""

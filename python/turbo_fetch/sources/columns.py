@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from turbo_fetch.errors import InputError
-from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet
+from turbo_fetch.plan.arrow_batches import sound_parts
+from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet, parquet_batches
 from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.plan.stream import ByteStream
 
@@ -115,6 +116,7 @@ class _Cursor:
 
 class _Parquet:
     def __init__(self, source: ListFile, column: str) -> None:
+        self._source = source
         self._parquet: pq.ParquetFile = open_parquet(source)
         self._column = column
         metadata = self._parquet.metadata
@@ -125,9 +127,8 @@ class _Parquet:
         """See _File."""
         for group in range(self._group(row), self._parquet.num_row_groups):
             first = self._starts[group]
-            for batch in self._parquet.iter_batches(
-                self._rows_at_once(group), row_groups=[group], columns=[self._column], use_threads=False
-            ):
+            most = self._rows_at_once(group)
+            for batch in parquet_batches(self._source, self._parquet, [group], [self._column], most):
                 yield first, batch.column(0)
                 first += batch.num_rows
 
@@ -166,9 +167,9 @@ class _Arrow:
         self.close()
         self._stream = ByteStream(self._source)
         first = 0
-        for batch in open_arrow(self._stream):
-            yield first, batch.column(self._column)
-            first += batch.num_rows
+        for part in sound_parts(open_arrow(self._stream), [self._column], MOST_ROWS):
+            yield first, part.column(0)
+            first += part.num_rows
 
     def skips(self, row: int, target: int) -> bool:
         """See _File."""

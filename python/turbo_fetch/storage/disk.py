@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Final
 
 SYNCS_AT_ONCE: Final = 8
+LOCK_WAIT_S: Final = 10.0
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -69,7 +71,8 @@ def make_folder(path: Path) -> None:
 def replace_with(target: Path, content: bytes) -> None:
     """Make `target` hold `content`: a reader, or a crash, finds the old or the new.
 
-    Of several processes that do so at once the last one wins. OSError if the disk does not take it.
+    Of several processes that do so at once the last one wins, and one that stood still meanwhile fails. OSError if the
+    disk does not take it.
     """
     temporary = unfinished(target)
     with _opened_alone(temporary) as file:
@@ -78,9 +81,12 @@ def replace_with(target: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            if not _is_still_at(temporary, file):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(temporary))
             temporary.replace(target)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            if _is_still_at(temporary, file):
+                temporary.unlink()
             raise
     sync_one(target.parent)
 
@@ -97,10 +103,13 @@ def create(target: Path, content: bytes) -> bool:
         try:
             target.hardlink_to(temporary)
         except OSError as error:
+            if not temporary.exists():
+                # Taken for a leftover by another process, while this one stood still.
+                return create(target, content)
             if temporary.stat().st_nlink < 2:
                 return error.errno in _NO_LINKS and _create_without_links(target, content)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_one(target.parent)
     return True
 
@@ -117,16 +126,34 @@ def _create_without_links(target: Path, content: bytes) -> bool:
 
 @contextmanager
 def _opened_alone(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing, made if absent, when no other process has it open in this way."""
+    """Open a file for writing, made if absent, when no other process has it open in this way.
+
+    From one that has it for `LOCK_WAIT_S`, which stands still, the name is taken: a file takes no time to write.
+    """
+    give_up_s = time.monotonic() + LOCK_WAIT_S
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
-            # A file system without locks: one process at a time is then the user's to see to.
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_locked(file):
+                if time.monotonic() > give_up_s:
+                    path.unlink(missing_ok=True)
+                else:
+                    time.sleep(0.01)
             # Whoever had it before may have renamed it meanwhile.
-            if _is_still_at(path, file):
+            elif _is_still_at(path, file):
                 yield file
                 return
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    """Lock a file, and return whether this process has the lock; on a file system without locks nobody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # One process at a time is then the user's to see to.
+        return True
+    return True
 
 
 def _is_still_at(path: Path, file: IO[bytes]) -> bool:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from signal import Signals
 from textwrap import shorten
 from typing import Any, Final
 
@@ -216,7 +217,8 @@ class RayRunner:
             self._driver.note(
                 f"node {name} left ({others + 1} of the workers); their shards are resumed elsewhere"
             )
-        supervisor.ended(worker.number, "was on a node that left" if is_gone else why, not is_gone)
+        by = next((each for each in Signals if each.name in (why or "").split()), None)
+        supervisor.ended(worker.number, "was on a node that left" if is_gone else why, not is_gone, by)
         self._looked_s = -math.inf
 
     def _ask_to_stop(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from random import uniform
+from signal import Signals
 from time import monotonic
 from typing import Any, Final
 
@@ -74,9 +75,9 @@ class SparkRunner:
                 self._driver.close()
         self._driver.end(self._connections.supervisor.failure, self._stop)
 
-    def why_gone(self, number: int) -> str | None:
+    def why_gone(self, number: int) -> tuple[str | None, Signals | None]:
         """See WorkerProcesses. Spark knows why, the driver only whether shards are left open."""
-        return None
+        return None, None
 
     def replace(self, number: int) -> None:
         """See WorkerProcesses. Spark starts the task again by itself, unless a copy of it is here already."""

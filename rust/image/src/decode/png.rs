@@ -96,6 +96,36 @@ fn judge(error: &DecodingError) -> Rejection {
         DecodingError::LimitsExceeded => {
             Rejection::corrupt("PNG metadata inflates beyond all measure")
         }
-        other => Rejection::Corrupt(other.to_string().into()),
+        other => Rejection::Corrupt(named(&other.to_string()).into()),
+    }
+}
+
+/// What the decoder says, with chunks by their names: it shows them as `ChunkType { type: IHDR, critical: true … }`.
+fn named(text: &str) -> String {
+    const OPENING: &str = "ChunkType { type: ";
+    let mut named = String::new();
+    let mut rest = text;
+    while let Some((before, shown)) = rest.split_once(OPENING) {
+        let (chunk, after) = shown.split_once('}').unwrap_or((shown, ""));
+        named.push_str(before);
+        named.push_str(chunk.split(',').next().unwrap_or(chunk).trim());
+        rest = after;
+    }
+    named + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn chunks_are_named_as_people_do() {
+        let shown = "Chunk ChunkType { type: PLTE, critical: true, private: false } is invalid after IDAT chunk.";
+        assert_eq!(named(shown), "Chunk PLTE is invalid after IDAT chunk.");
+        assert_eq!(
+            named("IDAT or fdAT chunk is missing."),
+            "IDAT or fdAT chunk is missing."
+        );
+        assert_eq!(named("ChunkType { type: IHDR"), "IHDR");
     }
 }
