@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import fsspec
 import pytest
 
+import processes
+
 # Read when gcsfs is imported: it would ask by gRPC what kind of bucket it is, for a minute each time.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
@@ -53,15 +55,10 @@ sys.stdin.read()
 def google_store() -> Iterator[str]:
     """Run a server on a free port of loopback, and have `gs://` mean it; yield its address."""
     read, write = os.pipe()
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(write)],
-        pass_fds=[write],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
-    try:
+    command = [sys.executable, "-c", SERVER, str(write)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with processes.started(command, pass_fds=[write], stdin=subprocess.PIPE, **quiet):
+        os.close(write)
         with os.fdopen(read) as ready, pytest.MonkeyPatch.context() as environment:
             address = f"http://127.0.0.1:{int(ready.readline())}"
             environment.setenv("STORAGE_EMULATOR_HOST", address)
@@ -69,7 +66,4 @@ def google_store() -> Iterator[str]:
             environment.setitem(fsspec.config.conf, "gs", {"token": "anon"})
             environment.setenv("FSSPEC_GS_TOKEN", "anon")
             yield address
-    finally:
-        server.kill()
-        server.communicate()
-        fsspec.get_filesystem_class("gs").clear_instance_cache()
+    fsspec.get_filesystem_class("gs").clear_instance_cache()

@@ -315,11 +315,10 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
 
 def _start_on_spark(folder: Path, command: str, *arguments: str) -> subprocess.Popen[str]:
     engine = ["--set", "engine.kind=spark", "--set", "engine.address=local-cluster[2,1,700]"]
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
         cwd=folder,
         env=spark_environment(folder),

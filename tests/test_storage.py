@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+import processes
 from object_store import configured, empty_bucket, filesystem
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
@@ -173,9 +174,7 @@ def test_a_writer_that_stands_still_holds_nobody_up_and_changes_nothing_afterwar
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "LOCK_WAIT_S", 0.2)
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, str(tmp_path)], stderr=subprocess.PIPE, text=True
-    )
+    stopped = processes.start([sys.executable, "-c", STOPPED, str(tmp_path)], stderr=subprocess.PIPE)
     try:
         assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
         LocalStorage(tmp_path).write_bytes("file", b"new")
