@@ -5,7 +5,7 @@ Those take seconds to import, during which a fetch before them could have begun.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from glob import has_magic
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,14 +20,14 @@ from turbo_fetch.dreambooth.sampling.prompts import Words, read_prompts
 from turbo_fetch.errors import MissingExtra, ModelError
 from turbo_fetch.spec import Spec
 
-_LIBRARIES: Final = ("torch", "diffusers", "transformers", "lightning", "peft")
+_LIBRARIES: Final = ("torch", "diffusers", "transformers")
 
 
-def check_ahead(spec: Spec, stages: Collection[str]) -> None:
+def check_ahead(spec: Spec, stages: Sequence[str]) -> None:
     """Raise for packages, models, images, prompts and places of these stages what they would raise themselves."""
     for name in _LIBRARIES:
         if find_spec(name) is None:
-            raise MissingExtra(name, "train", f"the stage [{min(stages)}]")
+            raise MissingExtra(name, "train", f"the stage [{stages[0]}]")
     for key, model in _models(spec, stages):
         if not Path(model).is_file():
             try:
@@ -42,7 +42,7 @@ def check_ahead(spec: Spec, stages: Collection[str]) -> None:
         open_place(output).probe(PROBE)
 
 
-def _models(spec: Spec, stages: Collection[str]) -> Iterator[tuple[str, str]]:
+def _models(spec: Spec, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the models that have to be there before the first stage, by key."""
     train, generate, evaluate = spec.train, spec.generate, spec.evaluate
     if "train" in stages and train is not None and not is_complete(Path(train.output), train.steps):
@@ -57,7 +57,7 @@ def _models(spec: Spec, stages: Collection[str]) -> Iterator[tuple[str, str]]:
     yield from ((key, name) for key, name in named if not has_magic(name) and not is_of_run(spec, name))
 
 
-def _images(spec: Spec, stages: Collection[str]) -> Iterator[tuple[str, str]]:
+def _images(spec: Spec, stages: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield folders and datasets of images, by key."""
     train, prior, evaluate = spec.train, spec.prior, spec.evaluate
     if "train" in stages and train is not None and not is_complete(Path(train.output), train.steps):
@@ -69,6 +69,6 @@ def _images(spec: Spec, stages: Collection[str]) -> Iterator[tuple[str, str]]:
         yield "evaluate.subject", evaluate.subject
 
 
-def _outputs(spec: Spec, stages: Collection[str]) -> Iterator[str]:
+def _outputs(spec: Spec, stages: Sequence[str]) -> Iterator[str]:
     tables = {"train": spec.train, "generate": spec.generate, "evaluate": spec.evaluate}
     yield from (table.output for name, table in tables.items() if name in stages and table is not None)

@@ -111,9 +111,8 @@ class _Quantised(nn.Linear):
 
     def forward(self, given: Tensor) -> Tensor:
         """See torch.nn.Linear."""
-        made: Tensor = _Product.apply(given.to(_computed_type(given)), self.weight)
-        bias: Tensor | None = self.bias
-        return made if bias is None else made + bias.to(made.dtype)
+        made: Tensor = _Product.apply(given.to(_computed_type(given)), self.weight, self.bias)
+        return made
 
 
 class _Product(torch.autograd.Function):
@@ -123,16 +122,17 @@ class _Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, given: Tensor, matrix: Any) -> Tensor:
-        """Return it in the type of what is given."""
+    def forward(context: Any, given: Tensor, matrix: Any, bias: Tensor | None) -> Tensor:
+        """Return it, plus a frozen bias, in the type of what is given."""
         context.save_for_backward(matrix)
-        return nn.functional.linear(given, matrix.dequantize(given.dtype))
+        dtype = given.dtype
+        return nn.functional.linear(given, matrix.dequantize(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient of what was given."""
         (matrix,) = context.saved_tensors
-        return gradient @ matrix.dequantize(gradient.dtype), None
+        return gradient @ matrix.dequantize(gradient.dtype), None, None
 
 
 def _computed_type(given: Tensor) -> torch.dtype:
