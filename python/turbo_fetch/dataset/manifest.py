@@ -119,8 +119,8 @@ class Manifest:
         listing = _listing(self._storage)
         lost = dict.fromkeys(sorted(self._committed), str(self._path))
         with suppress(FileNotFoundError):
-            for shard in listing.check(self._path):
-                lost.pop(shard, None)
+            whole = set(listing.check(self._path))
+            lost = {shard: name for shard, name in lost.items() if shard not in whole}
             for record in _read(self._path) if lost else ():
                 if (lacking := _lacking(record, listing)) is not None:
                     lost[record["shard"]] = lacking
