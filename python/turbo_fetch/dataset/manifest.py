@@ -21,12 +21,11 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from turbo_fetch._native import Listing
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.replacement import finish_replacements
 from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Listing, Storage
 from turbo_fetch.storage.disk import make_folder, sync_one
 from turbo_fetch.storage.failures import explained
 
