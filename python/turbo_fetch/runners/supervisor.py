@@ -238,6 +238,9 @@ class Supervisor:
         if self._answered.keys() != latest.keys() and monotonic() - self._kept_s >= ALIVE_EVERY_S:
             self._kept_s = monotonic()
             self._cache.store_answered(latest)
+        if len(self._answered) < ANSWERED <= len(latest):
+            # Those that began at the same time may not have heard anybody yet.
+            self._greeted_s = -math.inf
         self._answered = latest
 
     def _feed(self, now_s: float, is_tick: bool) -> Iterator[tuple[int, ToWorker]]:
