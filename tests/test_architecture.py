@@ -143,6 +143,7 @@ def test_the_native_module_is_imported_in_few_places() -> None:
         "dataset/formats/tfrecord.py",
         "fetch/redirects.py",
         "shard/transform.py",
+        "storage/interface.py",
         "spool/frames.py",
         "spool/spool.py",
     }

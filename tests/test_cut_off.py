@@ -85,3 +85,25 @@ def test_every_worker_hears_from_its_driver() -> None:
         (3, Alive()),
         (5, Alive()),
     ]
+
+
+def test_workers_hear_at_once_who_answered_another_one_and_so_does_the_next_run(tmp_path: Path) -> None:
+    class Nobody:
+        def __getattr__(self, _: str) -> Callable[..., None]:
+            return lambda *_: None
+
+    def greetings(supervisor: Supervisor) -> list[tuple[int, Alive]]:
+        return [each for each in supervisor.pending_messages() if isinstance(each[1], Alive)]  # type: ignore[misc]
+
+    supervisor = Supervisor(iter(()), Nobody(), HttpSpec(), tmp_path / "documents")
+    supervisor.started(3)
+    supervisor.started(5)
+    assert greetings(supervisor) == [(3, Alive()), (5, Alive())]
+    hosts = {f"{number}.example": f"http://{number}.example" for number in range(4)}
+    supervisor.take(3, Tally(answered=hosts))
+    assert greetings(supervisor) == [(3, Alive(hosts)), (5, Alive(hosts))]
+    supervisor.close()
+    again = Supervisor(iter(()), Nobody(), HttpSpec(), tmp_path / "documents")
+    again.started(0)
+    assert greetings(again) == [(0, Alive(hosts))]
+    again.close()

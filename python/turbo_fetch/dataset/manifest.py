@@ -21,12 +21,11 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from turbo_fetch._native import Listing
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.replacement import finish_replacements
 from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
-from turbo_fetch.storage import Storage
+from turbo_fetch.storage import Listing, Storage
 from turbo_fetch.storage.disk import make_folder, sync_one
 from turbo_fetch.storage.failures import explained
 
@@ -119,8 +118,8 @@ class Manifest:
         listing = _listing(self._storage)
         lost = dict.fromkeys(sorted(self._committed), str(self._path))
         with suppress(FileNotFoundError):
-            for shard in listing.check(self._path):
-                lost.pop(shard, None)
+            whole = set(listing.check(self._path))
+            lost = {shard: name for shard, name in lost.items() if shard not in whole}
             for record in _read(self._path) if lost else ():
                 if (lacking := _lacking(record, listing)) is not None:
                     lost[record["shard"]] = lacking

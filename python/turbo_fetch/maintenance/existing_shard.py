@@ -44,9 +44,9 @@ class StoredRows:
     """The kind of the hashes that the list demands, if it does."""
 
     @property
-    def is_here(self) -> bool:
+    def local_path(self) -> Path | None:
         """See Rows: all machines see the dataset."""
-        return False
+        return None
 
     def load(self, notes: ListNotes) -> pa.Table:
         """Return the columns that came from the list, under the names that the engine knows."""

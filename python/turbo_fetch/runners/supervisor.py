@@ -18,7 +18,6 @@ from typing import Final, Protocol
 from turbo_fetch import errors
 from turbo_fetch.fetch.allocations import Demand
 from turbo_fetch.fetch.documents import DocumentNews
-from turbo_fetch.fetch.witnesses import WITNESSES
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.assigned import Assigned, hungry, moves
 from turbo_fetch.runners.document_cache import DocumentCache
@@ -44,6 +43,9 @@ from turbo_fetch.spec import HttpSpec
 
 FRUITLESS_DEATHS: Final = 8
 """Deaths in a row without a single row done, after which something other than an image is at fault."""
+
+ANSWERED: Final = 4
+"""Hosts that answered lately and are remembered."""
 
 TICK_S: Final = 0.25
 """How often it is looked for what the time has come for, in the supervisor and by the runners."""
@@ -235,10 +237,13 @@ class Supervisor:
             **{domain: self._answered[domain] for domain in self._answered.keys() - hosts.keys()},
             **hosts,
         }
-        latest = dict(list(merged.items())[-WITNESSES:])
+        latest = dict(list(merged.items())[-ANSWERED:])
         if self._answered.keys() != latest.keys() and monotonic() - self._kept_s >= ALIVE_EVERY_S:
             self._kept_s = monotonic()
             self._cache.store_answered(latest)
+        if len(self._answered) < ANSWERED <= len(latest):
+            # Those that began at the same time may not have heard anybody yet.
+            self._greeted_s = -math.inf
         self._answered = latest
 
     def _feed(self, now_s: float, is_tick: bool) -> Iterator[tuple[int, ToWorker]]:

@@ -9,11 +9,20 @@ from pathlib import Path
 
 from turbo_fetch.errors import SpecError
 from turbo_fetch.storage.filesystems import is_local, open_filesystem, path_of
-from turbo_fetch.storage.interface import Entry, Storage, cache_folder, url_digest
+from turbo_fetch.storage.interface import Entry, Listing, Storage, cache_folder, url_digest
 from turbo_fetch.storage.local import LocalStorage
 from turbo_fetch.storage.remote import RemoteStorage
 
-__all__ = ["Entry", "LocalStorage", "RemoteStorage", "Storage", "cache_folder", "open_storage", "url_digest"]
+__all__ = [
+    "Entry",
+    "Listing",
+    "LocalStorage",
+    "RemoteStorage",
+    "Storage",
+    "cache_folder",
+    "open_storage",
+    "url_digest",
+]
 
 
 def open_storage(url: str) -> Storage:

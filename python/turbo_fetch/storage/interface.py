@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NamedTuple
 
-from turbo_fetch._native import Listing
+from turbo_fetch._native import Listing as Listing
 from turbo_fetch.storage.disk import make_folder
 from turbo_fetch.storage.failures import explained
 

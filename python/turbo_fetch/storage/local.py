@@ -10,10 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from turbo_fetch._native import Listing
 from turbo_fetch.storage.disk import create, make_folder, replace_with, sync, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
-from turbo_fetch.storage.interface import Entry, Storage, checked_name
+from turbo_fetch.storage.interface import Entry, Listing, Storage, checked_name
 
 
 class LocalStorage(Storage):

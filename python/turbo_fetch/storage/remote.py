@@ -12,11 +12,10 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
-from turbo_fetch._native import Listing
 from turbo_fetch.errors import OutputError
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.filesystems import protocols
-from turbo_fetch.storage.interface import Entry, Storage, checked_name
+from turbo_fetch.storage.interface import Entry, Listing, Storage, checked_name
 from turbo_fetch.storage.local import remove
 
 _OBJECT_STORES: Final = {"s3", "gs", "gcs", "abfs", "az", "oss"}
