@@ -321,7 +321,9 @@ def test_a_column_of_the_list_that_is_called_like_one_of_a_size_is_refused(
 
 def test_all_sizes_go_into_one_environment(made: Path, tmp_path: Path) -> None:
     whole = tmp_path / "all.lmdb"
-    ended = CliRunner().invoke(app, ["export", str(made), str(whole), "--format", "lmdb", "--merge", "--quiet"])
+    ended = CliRunner().invoke(
+        app, ["export", str(made), str(whole), "--format", "lmdb", "--merge", "--quiet"]
+    )
     assert ended.exit_code == 0, ended.output
     with (
         lmdb.open(str(whole), subdir=False, readonly=True, lock=False) as environment,
