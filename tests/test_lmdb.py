@@ -92,4 +92,4 @@ def test_a_file_that_was_cut_off_is_damaged_and_ends_no_process(tmp_path: Path, 
     read_images = format_of("lmdb").read_images
     assert read_images is not None
     with pytest.raises(DatasetError, match=r"00000.lmdb: damaged"):
-        list(read_images(open_place(str(tmp_path)), "00000"))
+        list(read_images(open_place(str(tmp_path)), "00000", ()))
