@@ -32,7 +32,7 @@ LATE = range(1, 300, 3)
 LOST = 16
 """Requests that each kill may make a command repeat."""
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Or
     assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path: Path) -> None:
     expected = [str(retried), str(tmp_path / "here"), "--format", "parquet"]
     assert CliRunner().invoke(app, ["export", *expected, "--quiet", "--workers", "1"]).exit_code == 0

@@ -29,7 +29,7 @@ ALBUM = album(300, side=96)
 LOST = 16
 """Requests that each kill may make a run repeat: those in flight, and batches not yet in a spool."""
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(60, side=96)
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.cluster]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
 
 @pytest.fixture(scope="module")
