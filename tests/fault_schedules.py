@@ -59,6 +59,7 @@ was mended; a driver that was killed is started again by hand, which is counted.
 
 {table}
 
+{told}
 Measured on {date}: {machine}. Ray: a head and two nodes of one core, each in a network namespace; Spark:
 `local-cluster[2,1,700]` in one.
 """
@@ -469,6 +470,10 @@ def save(trials: Iterable[Trial]) -> None:
             again=median(trial.again for trial in all_trials),
             most_again=max(trial.again for trial in all_trials),
             table=table(all_trials),
+            told="".join(
+                f"- {each.engine}, seed {each.seed}: {each.lost} rows lost; {' '.join(str(each.failure).split())[-420:]}\n"
+                for each in failed(all_trials)
+            ),
             machine=f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, with other work beside",
             date=date[:10],
         )
