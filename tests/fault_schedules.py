@@ -470,14 +470,16 @@ def save(trials: Iterable[Trial]) -> None:
             again=median(trial.again for trial in all_trials),
             most_again=max(trial.again for trial in all_trials),
             table=table(all_trials),
-            told="".join(
-                f"- {each.engine}, seed {each.seed}: {each.lost} rows lost; {' '.join(str(each.failure).split())[-420:]}\n"
-                for each in failed(all_trials)
-            ),
+            told="".join(map(_told, failed(all_trials))),
             machine=f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, with other work beside",
             date=date[:10],
         )
     )
+
+
+def _told(trial: Trial) -> str:
+    why = " ".join(str(trial.failure).split())[-420:]
+    return f"- {trial.engine}, seed {trial.seed}: {trial.lost} rows lost; {why}\n"
 
 
 def _restored(kept: Mapping[str, Any]) -> Trial:
