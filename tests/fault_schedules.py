@@ -60,6 +60,7 @@ was mended; a driver that was killed is started again by hand, which is counted.
 
 {table}
 
+{told}
 Measured on {date}: {machine}. Ray: a head and two nodes of one core, each in a network namespace; Spark:
 `local-cluster[2,1,700]` in one.
 """
@@ -470,10 +471,16 @@ def save(trials: Iterable[Trial]) -> None:
             again=median(trial.again for trial in all_trials),
             most_again=max(trial.again for trial in all_trials),
             table=table(all_trials),
+            told="".join(map(_told, failed(all_trials))),
             machine=f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, with other work beside",
             date=date[:10],
         )
     )
+
+
+def _told(trial: Trial) -> str:
+    why = " ".join(str(trial.failure).split())[-420:]
+    return f"- {trial.engine}, seed {trial.seed}: {trial.lost} rows lost; {why}\n"
 
 
 def _restored(kept: Mapping[str, Any]) -> Trial:
