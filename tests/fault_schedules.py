@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, ClassVar, Final, Literal, Protocol, cast
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import psutil
 
@@ -491,7 +491,7 @@ def _restored(kept: Mapping[str, Any]) -> Trial:
 def main() -> int:
     """Make the schedules that the command line asks for."""
     sys.path.insert(0, str(ROOT))
-    parser = argparse.ArgumentParser(description=cast(str, __doc__).partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("engines", nargs="+", choices=("local", "ray", "spark"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

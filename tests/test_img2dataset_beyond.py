@@ -71,7 +71,8 @@ def _cropped(body: bytes) -> Any:
     """Return the pixels in the box, as Pillow cuts them out."""
     image = Image.open(io.BytesIO(body)).convert("RGB")
     sides = (image.width, image.height) * 2
-    return np.asarray(image.crop(tuple(round(part * side) for part, side in zip(BOX, sides, strict=True))))
+    left, top, right, bottom = (round(part * side) for part, side in zip(BOX, sides, strict=True))
+    return np.asarray(image.crop((left, top, right, bottom)))
 
 
 @pytest.mark.parametrize("output_format", ["files", "webdataset", "parquet", "tfrecord"])

@@ -376,8 +376,9 @@ _T5_VOCABULARY = [
 ]
 
 
-def _flux2_vae() -> AutoencoderKLFlux2:
-    vae = AutoencoderKLFlux2(**_VAE).eval()
+def _flux2_vae() -> Any:
+    vae: Any = AutoencoderKLFlux2(**_VAE)
+    vae.eval()
     vae.bn.running_mean.normal_(std=0.1)
     vae.bn.running_var.uniform_(0.5, 2.0)
     return vae

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -78,13 +78,15 @@ def test_quantised_matrices_compute_as_autocast_says_and_keep_few_bits_for_the_w
     kind: str, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.ModuleList([nn.Linear(4096, 64)])).requires_grad_(False).to(dtype)
+    layer = nn.Linear(4096, 64)
+    model = nn.Sequential(nn.ModuleList([layer])).requires_grad_(False).to(dtype)
     # As after a norm, and large enough that sums of bytes by them are beyond fp16.
     given = (torch.randn(8, 4096) * 100).requires_grad_()
     weight = torch.randn(8, 64)
-    expected = (given @ model[0][0].weight.float().T + model[0][0].bias.float()).detach()
-    expected_gradient = weight @ model[0][0].weight.float()
+    expected = (given @ layer.weight.float().T + layer.bias.float()).detach()
+    expected_gradient = weight @ layer.weight.float()
     quantise(model, kind, CPU)  # type: ignore[arg-type]
+    quantised = cast("nn.ModuleList", model[0])[0]
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -93,14 +95,14 @@ def test_quantised_matrices_compute_as_autocast_says_and_keep_few_bits_for_the_w
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", dtype):
-        made = model[0][0](given)
+        made = quantised(given)
     assert made.dtype == dtype
     assert not any(type(each) is torch.Tensor and each.numel() == 4096 * 64 for each in kept)
     made.backward(weight.to(dtype))
     assert given.grad is not None
     for found, right in ((made, expected), (given.grad, expected_gradient)):
         assert (found.float() - right).norm() < 0.12 * right.norm()
-    assert model[0][0](given.detach().to(dtype)).dtype == dtype
+    assert quantised(given.detach().to(dtype)).dtype == dtype
 
 
 def test_samples_are_the_same_when_the_text_encoders_are_freed(

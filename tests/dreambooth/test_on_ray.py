@@ -206,7 +206,7 @@ images = 4
 steps = 150
 batch_size = 1
 """
-STOPPED = {
+STOPPED: dict[str, tuple[str, str, dict[str, int | str]]] = {
     "prior": (
         '[prior]\nimages = 4\nsteps = 150\nbatch_size = 1\noutput = "{folder}/made"' + TRAINED,
         "made/*.png",
