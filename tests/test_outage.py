@@ -72,6 +72,24 @@ def test_a_run_is_given_up_when_so_many_rows_meet_a_fault_on_this_side_and_nobod
 
 
 @pytest.mark.parametrize(
+    ("known", "down_s", "hopeless"),
+    [
+        ({}, 4.0, False),
+        ({}, 6.0, True),
+        ({"has_witnesses": True}, 6.0, False),
+        ({"answers": 1}, 6.0, False),
+        ({"has_witnesses": True}, 60.0, True),
+    ],
+)
+def test_an_outage_is_waited_for_where_there_was_a_network(
+    known: dict[str, Any], down_s: float, hopeless: bool
+) -> None:
+    outage = Outage(patience_s=60.0)
+    outage.heard(0, Tally(outage=("network", down_s), **known), 0.0)
+    assert outage.is_hopeless(1.0) is hopeless
+
+
+@pytest.mark.parametrize(
     ("outcome", "detail", "cause"),
     [
         (Outcome.DNS, "name resolution failed", "resolver"),

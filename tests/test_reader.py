@@ -19,6 +19,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fsspec.registry import _registry as filesystems
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -386,6 +387,7 @@ def test_places_without_a_list_are_errors_that_name_them(tmp_path: Path) -> None
 
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(filesystems, "gs", raising=False)
     with pytest.raises(MissingExtra, match=r"pip install 'turbo-fetch\[gcs\]'"):
         find_lists(InputSpec(urls="gs://bucket/list.csv"))
 

@@ -197,8 +197,8 @@ def test_scores_may_be_in_an_object_store(places: dict[str, Path], tmp_path: Pat
         ({"subject": None}, SpecError, "evaluate.subject is missing"),
         ({"prompts": "nowhere.txt"}, InputError, "evaluate.prompts = 'nowhere.txt': no such file"),
         ({"class": None}, InputError, r"evaluate.prompts: .* speaks of the subject"),
-        ({"clip": "/nowhere/clip"}, ModelError, r"evaluate.clip = '/nowhere/clip': no such folder"),
-        ({"dino": "/nowhere/dino"}, ModelError, r"evaluate.dino = '/nowhere/dino': .* 'efficientnet-lite0'"),
+        ({"clip": "/nowhere/clip"}, ModelError, r"evaluate.clip: /nowhere/clip: no such folder"),
+        ({"dino": "/nowhere/dino"}, ModelError, r"evaluate.dino: /nowhere/dino: .* 'efficientnet-lite0'"),
     ],
 )
 def test_what_is_missing_is_said_before_an_image_is_made(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -212,13 +213,29 @@ def test_sd3_makes_images_with_the_sampler_of_a_spec_that_names_none(sd3: Path, 
     assert done.reports["generate"].text().endswith("1, of which 1 were made in this run")
 
 
+def _photos(folder: Path) -> None:
+    folder.mkdir()
+    Image.new("RGB", (96, 80), "brown").save(folder / "dog.png")
+
+
 @pytest.mark.parametrize("stage", ["prior", "generate", "evaluate"])
 def test_a_sampler_that_the_base_cannot_have_is_refused_before_training(
     sd3: Path, tmp_path: Path, stage: str
 ) -> None:
     table = {"scheduler": "ddim", **({"prompts": ["a dog"]} if stage == "generate" else {})}
-    train = {"base": str(sd3), "subject": "nowhere", "class": "dog", "output": str(tmp_path / "model")}
-    spec = parse_spec({"train": train, stage: table})
+    _photos(tmp_path / "photos")
+    spec = parse_spec(
+        {
+            "train": {
+                "base": str(sd3),
+                "subject": str(tmp_path / "photos"),
+                "class": "dog",
+                "resolution": 64,
+                "output": str(tmp_path / "model"),
+            },
+            stage: table,
+        }
+    )
     with pytest.raises(
         SpecError, match=rf"{stage}.scheduler = 'ddim', but a sd3 model has a sampler of its own"
     ):
@@ -228,10 +245,12 @@ def test_a_sampler_that_the_base_cannot_have_is_refused_before_training(
 
 def test_a_sampler_without_pure_noise_is_refused_before_training(model: Path, tmp_path: Path) -> None:
     zero_snr(model).pipeline.save_pretrained(tmp_path / "base")
+    _photos(tmp_path / "photos")
     train = {
         "base": str(tmp_path / "base"),
-        "subject": "nowhere",
+        "subject": str(tmp_path / "photos"),
         "class": "dog",
+        "resolution": 64,
         "output": str(tmp_path / "m"),
     }
     generate = {"prompts": ["a dog"], "scheduler": "dpm++2m_karras"}

@@ -222,7 +222,7 @@ STOPPED: dict[str, tuple[str, str, dict[str, int | str]]] = {
         MADE_OF_BASE
         + 'models = ["{folder}/base"]\nsubject = "{folder}/subject"\nclass = "dog"\nidentifier = "sks"\n'
         'metrics = ["dino"]\ndino = "{folder}/dino"\noutput = "{folder}/made"',
-        "made/pictures/base/*.png",
+        "made/pictures/*/*.png",
         {"stage": "evaluate"},
     ),
 }

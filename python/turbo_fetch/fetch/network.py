@@ -241,6 +241,11 @@ class Network:
         """A few hosts that answered lately, by domain."""
         return self._witnesses.latest
 
+    @property
+    def has_witnesses(self) -> bool:
+        """Whether hosts are known that answered somebody lately."""
+        return self._witnesses.are_known
+
     def hear_of(self, hosts: Mapping[str, str]) -> None:
         """Take hosts that answered others."""
         self._witnesses.hear_of(hosts)

@@ -61,6 +61,11 @@ class Witnesses:
             self._of_others.discard(self._answered.popitem(last=False)[0])
 
     @property
+    def are_known(self) -> bool:
+        """Whether there is one."""
+        return bool(self._answered)
+
+    @property
     def latest(self) -> dict[str, str]:
         """The hosts that answered this process last, by domain, the last one at the end."""
         own = [domain for domain in self._answered if domain not in self._of_others][-WITNESSES:]

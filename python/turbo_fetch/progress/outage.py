@@ -22,7 +22,7 @@ DOMAINS_TO_STOP: Final = 5
 PATIENCE_S: Final = 60.0
 """How long a run is waited for then that had answers before."""
 FIRST_PATIENCE_S: Final = 5.0
-"""How long an outage may last from which a run begins."""
+"""How long an outage may last from which a run begins, if nobody answered the run before either."""
 
 
 @dataclass(slots=True)
@@ -38,12 +38,15 @@ class Outage:
     """What is out of order for each worker, and for how many seconds."""
     answered_s: float | None = None
     """When somebody answered last, if ever."""
+    has_witnesses: bool = False
+    """Whether somebody answered a worker, or the run before, lately."""
 
     def heard(self, worker: int, tally: Tally, now_s: float) -> None:
         """Take what a worker tells."""
         self.deferred[worker] = tally.deferred
         self.domains[worker] = tally.deferred_domains
         self.down[worker] = tally.outage
+        self.has_witnesses |= tally.has_witnesses
         if tally.answers:
             self.answered_s = now_s
 
@@ -91,7 +94,8 @@ class Outage:
         """Whether the run is to stop: nobody ever answered, or nobody has for long."""
         quiet_s = self.quiet_s(now_s)
         if self.workers_down:
-            return self.down_s() >= (FIRST_PATIENCE_S if quiet_s is None else self.patience_s)
+            had_network = self.has_witnesses or quiet_s is not None
+            return self.down_s() >= (self.patience_s if had_network else FIRST_PATIENCE_S)
         if self.cause() is None:
             return False
         return quiet_s is None or quiet_s >= PATIENCE_S

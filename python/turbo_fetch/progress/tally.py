@@ -79,6 +79,8 @@ class Tally:
     """What is out of order on the worker's machine, and for how many seconds; None if there is no outage."""
     answered: dict[str, str] = field(default_factory=dict)
     """A few hosts that answered lately, by domain."""
+    has_witnesses: bool = False
+    """Whether the worker knows hosts that answered somebody lately, be it the run before."""
     in_flight: int = 0
     """Requests under way now."""
     waiting: int = 0

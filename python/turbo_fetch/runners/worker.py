@@ -319,7 +319,7 @@ class Worker:
         tally.deferred_domains = network.domains()
         tally.held = network.held
         tally.outage = network.outage()
-        tally.answered = network.answered
+        tally.answered, tally.has_witnesses = network.answered, network.has_witnesses
         sources = self._tools.sources
         tally.in_flight = self._pool.in_flight + sources.in_flight
         tally.waiting = self._pool.parked + self._pool.delayed + sources.waiting
