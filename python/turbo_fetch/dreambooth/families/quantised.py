@@ -103,6 +103,8 @@ def _with_torchao(linear: nn.Linear, kind: Quantisation) -> nn.Module:
     torchao.quantize_(linear, getattr(torchao, _TORCHAO[kind])())
     made = _Quantised(linear.in_features, linear.out_features, bias=False, device="meta")
     made.weight, made.bias = linear.weight.requires_grad_(False), linear.bias
+    # torchao has made a cycle of the old one, which would keep the matrix on the card until that is collected.
+    linear.register_parameter("weight", None)
     return made
 
 
