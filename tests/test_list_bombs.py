@@ -120,9 +120,13 @@ def test_a_shard_of_gigabytes_is_refused_and_fits_where_it_has_fewer_rows(tmp_pa
     assert read(path, samples_per_shard=1000)[0] == 11_000
 
 
+def _long_batch() -> pa.RecordBatch:
+    return pa.record_batch([pa.array([URL + "x" * LONG] * 11_000)], names=["url"])
+
+
 @pytest.mark.parametrize("is_file", [False, True])
 def test_a_batch_of_arrow_that_expands_to_gigabytes_is_refused(tmp_path: Path, is_file: bool) -> None:
-    batch = pa.record_batch([pa.array([URL + "x" * LONG] * 11_000)], names=["url"])
+    batch = _long_batch()
     path = tmp_path / "list.arrow"
     make = ipc.new_file if is_file else ipc.new_stream
     with make(str(path), batch.schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -137,7 +141,7 @@ def test_a_batch_of_arrow_that_expands_to_gigabytes_is_refused(tmp_path: Path, i
 
 
 def test_a_batch_of_arrow_that_is_compressed_as_a_whole_is_refused(tmp_path: Path) -> None:
-    batch = pa.record_batch([pa.array([URL + "x" * LONG] * 11_000)], names=["url"])
+    batch = _long_batch()
     path = tmp_path / "list.arrow.zst"
     with (
         path.open("wb") as file,

@@ -30,10 +30,8 @@ WAIT_S: Final = 60.0
 CLOSE_S: Final = 5.0
 FAILURES: Final = 3
 """So many in a row, and the client makes all further copies: the way there needs what only it knows."""
-_FAILURES: Final = (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError)
+_NO_ANSWER: Final = (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError)
 _HEADERS: Final = {"IfNoneMatch": "If-None-Match", "IfMatch": "If-Match"}
-
-
 PAGES_AT_ONCE: Final = 16
 _STARTS: Final = tuple(f"{number:02d}".encode() for number in range(100))
 
@@ -42,7 +40,7 @@ class _Refused(Exception):
     """A server that does not answer with the list that was asked for."""
 
 
-_NO_LIST: Final = (*_FAILURES, ElementTree.ParseError, _Refused)
+_NO_LIST: Final = (*_NO_ANSWER, ElementTree.ParseError, _Refused)
 Entries = list[tuple[bytes, int | None]]
 """Names in a folder with their sizes, None for a folder."""
 
@@ -82,7 +80,7 @@ class S3Requests:
             url = await client.generate_presigned_url("copy_object", Params=asked, ExpiresIn=VALID_S)
             async with self._opened().put(URL(url, encoded=True), headers=headers) as answer:
                 content = await answer.read()
-        except _FAILURES:
+        except _NO_ANSWER:
             self._failures += 1
             return False
         is_known = answer.status in {404, 409, 412}
