@@ -267,7 +267,7 @@ class Supervisor:
                 break
             assigned.give(task)
             yield number, task
-        if self.stopping or self.failure is not None or not self._list_ended:
+        if self.stopping or self.failure is not None or not self._list_ended or self._orphaned:
             return
         for giver, shard in list(moves(self._workers, now_s)):
             self._workers[giver].asked_s = now_s
