@@ -157,7 +157,11 @@ def test_nobody_is_let_go_while_a_shard_of_a_dead_worker_waits() -> None:
     assert _told(supervisor) == {}
     supervisor.take(1, ShardDone(1, {}))
     supervisor.take(1, WantShard())
-    told = [(worker, each.shard.id) for worker, (each,) in _told(supervisor).items() if isinstance(each, ShardTask)]
+    told = [
+        (worker, each.shard.id)
+        for worker, (each,) in _told(supervisor).items()
+        if isinstance(each, ShardTask)
+    ]
     assert told == [(1, 2)]
 
 
