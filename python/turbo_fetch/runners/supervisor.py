@@ -191,7 +191,7 @@ class Supervisor:
                     self._listener.done(message)
                 self._is_feeding_due = True
             case JobError():
-                self.failure = getattr(errors, message.kind)(message.message)
+                self.failure = errors.named(message.kind, message.message)
 
     def ended(
         self, worker: int, why: str | None, is_its_fault: bool = True, by: Signals | None = None
