@@ -13,6 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 import processes
+from processes import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium")
 """Without it, Chrome where its installer puts it."""
@@ -66,7 +67,7 @@ def viewed(*places: Path) -> Iterator[str]:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 LOW_CONTRAST = """

@@ -7,10 +7,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -115,6 +116,15 @@ def amid(process: subprocess.Popen[str], origin: Origin, more: int) -> Iterator[
     with origin.holding_after(more) as last:
         processes.wait_until(f"{more} more requests", lambda: len(origin.received) >= last, process)
         yield
+
+
+def asks(process: subprocess.Popen[str], origin: Origin) -> bool:
+    """Return whether a run on this machine has a connection to the origin now."""
+    for each in processes.descendants(process):
+        with suppress(psutil.Error):
+            if any(one.raddr and one.raddr.port == origin.port for one in each.net_connections("tcp")):
+                return True
+    return False
 
 
 class Silent:

@@ -6,6 +6,8 @@ How a test waits for what they do is here too, and how it looks at files that th
 from __future__ import annotations
 
 import os
+import random
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +21,13 @@ import psutil
 PATIENCE_S: Final = 240.0
 """That anything may take on a machine that is busy with other things; longer, and it hangs."""
 PAUSE_S: Final = 0.005
+FIRST_PORT: Final = 22_000
+"""Above those that clusters take, and below those of the system, of which the first is 32,768."""
+PORT_SHARES: Final = 16
 
 _stacks: list[ExitStack] = []
+_numbers = iter(random.Random(os.getpid()).sample(range(600), 600))
+"""Of ports in the share of this process; each is tried once."""
 _Found = TypeVar("_Found")
 
 
@@ -85,19 +92,16 @@ def wait_until(
         time.sleep(PAUSE_S)
 
 
-def finished(
-    process: subprocess.Popen[str], errors: Path | None = None, within_s: float = PATIENCE_S
-) -> tuple[str, str]:
-    """Return what a process has said on both streams when it has ended, which is its end to be waited for; see `wait_until`."""
+def finished(process: subprocess.Popen[str], within_s: float = PATIENCE_S) -> tuple[str, str]:
+    """Return what a process has said on both streams when it has ended; the test fails as in `wait_until`."""
     try:
-        out, err = process.communicate(timeout=within_s)
+        return process.communicate(timeout=within_s)
     except subprocess.TimeoutExpired as late:
         said = [
             each if isinstance(each, str) else (each or b"").decode(errors="replace")
             for each in (late.stdout, late.stderr)
         ]
         raise AssertionError(f"has not ended within {within_s:.0f} s: {said}; {_at_work(process)}") from None
-    return out, err
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
@@ -110,11 +114,16 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
             return sorted(folder.glob(pattern))
 
 
-def text_of(path: Path) -> str:
+def content_of(path: Path) -> bytes:
     """Return what is in a file by now that a living process writes, or nothing while it is not there."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        return path.read_text(errors="replace")
-    return ""
+        return path.read_bytes()
+    return b""
+
+
+def text_of(path: Path) -> str:
+    """Return the same of a text."""
+    return content_of(path).decode(errors="replace")
 
 
 def lines_of(path: Path) -> list[str]:
@@ -131,6 +140,29 @@ def descendants(process: subprocess.Popen[str] | None = None, word: str = "") ->
                 if any(word in part for part in each.cmdline()):
                     found.append(each)
     return found
+
+
+def is_gone(process: psutil.Process | int) -> bool:
+    """Return whether a process, or the one of a number, has ended, whether or not anybody has asked how."""
+    try:
+        status: str = (psutil.Process(process) if isinstance(process, int) else process).status()
+    except psutil.NoSuchProcess:
+        return True
+    return status == psutil.STATUS_ZOMBIE
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free, and stays so until the test has it taken.
+
+    It is below those that the system gives to whoever asks for any, and in a share that no other worker of this
+    suite takes from.
+    """
+    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORT_SHARES
+    for port in _numbers:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", chosen := FIRST_PORT + share + port * PORT_SHARES))
+            return chosen
+    raise AssertionError("no port is free")
 
 
 def kill(process: psutil.Process) -> None:

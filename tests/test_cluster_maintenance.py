@@ -21,6 +21,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished
 from ray_nodes import ray_cluster, worker_processes
 from spark_runs import spark_environment
 from turbo_fetch.cli.commands import app
@@ -90,7 +91,7 @@ def _start(cluster: Any, command: str, *arguments: str) -> subprocess.Popen[str]
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 0, err
     return out
 
@@ -134,7 +135,7 @@ def test_a_retry_whose_workers_and_driver_are_killed_goes_on(
         again = _start(cluster, "retry", str(copied))
         wait_for_hits(again, origin, 8)
         os.killpg(again.pid, signal.SIGINT)
-        _, err = again.communicate(timeout=60)
+        _, err = finished(again)
         assert again.returncode == 130, err
         assert "Run the same command again to resume" in err
     finally:
@@ -159,7 +160,7 @@ def test_a_retry_that_was_begun_here_goes_on_here_and_the_rest_on_the_cluster(
         while origin.hits.total() == hits:
             assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        finished(process)
     finally:
         origin.latency_s = 0.0
     begun = list((copied / ".turbo-fetch").glob("*.spool"))
@@ -230,7 +231,7 @@ def test_what_one_machine_finds_wrong_the_cluster_finds(cluster: Any, copied: Pa
     here = CliRunner().invoke(app, ["verify", str(copied), "--quiet", "--json", "--workers", "1"])
     assert here.exit_code == 1, here.output
     process = _start(cluster, "verify", str(copied), "--quiet", "--json")
-    out, err = process.communicate(timeout=120)
+    out, err = finished(process)
     assert process.returncode == 1, err
     assert json.loads(out) == json.loads(here.stdout)
     assert {problem["shard"] for problem in json.loads(out)["problems"]} == {"00002", "00004"}
@@ -276,7 +277,7 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Or
     turbo_fetch.run(job_spec(urls, tmp_path / "here", **tables))
     engine = {"kind": "ray", "address": cluster.address}
     process = start(job_spec(urls, tmp_path / "there", engine=engine, **tables), tmp_path)
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "duplicate 12" in out
     details = [row["detail"] for row in ledger(tmp_path / "there") if row["outcome"] == "duplicate"]
@@ -304,7 +305,7 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
             [sys.executable, "-m", "turbo_fetch", *command, *engine],
             capture_output=True,
             text=True,
-            timeout=190,
+            timeout=PATIENCE_S,
             cwd=tmp_path,
             env=spark_environment(tmp_path),
         )
@@ -334,7 +335,7 @@ def test_what_makes_no_sense_is_one_sentence(made: Path, command: list[str], tol
         [sys.executable, "-m", "turbo_fetch", *(str(made) if word == "OUT" else word for word in command)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert ended.returncode == 2
     assert told in ended.stderr

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import processes
 import turbo_fetch
 from album import album
 from fetching import LIMITS
@@ -303,7 +304,7 @@ def run_isolated(spec: Any, folder: Path, setup: str, *wrapper: str) -> subproce
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=processes.PATIENCE_S,
     )
 
 

@@ -16,6 +16,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from processes import finished
 from ray_nodes import NODE, ray_cluster, worker_processes
 from scoring import BRIGHTNESS, COLUMNS, written
 from shares import Shares, are_even
@@ -66,7 +67,7 @@ def _spec(urls: Path, output: Path, address: str, **engine: object) -> Spec:
 
 
 def _check(process: subprocess.Popen[str], output: Path, expected: dict[str, str]) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(output) == expected
     assert Counter(record["shard"] for record in manifest(output)) == Counter(range(5))
@@ -154,7 +155,7 @@ def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
     process = start(spec, tmp_path)
     wait_for_hits(process, origin, 150)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = finished(process)
     assert process.returncode == 130, err
     assert "Run the same command again to resume" in err
     assert "Traceback" not in err
@@ -218,7 +219,7 @@ def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
 def test_no_cluster_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     urls, _ = quiet
     process = start(_spec(urls, tmp_path / "out", "127.0.0.1:9"), tmp_path)
-    out, err = process.communicate(timeout=120)
+    out, err = finished(process)
     assert process.returncode == 2
     assert "no Ray cluster at 127.0.0.1:9" in err
     assert "Traceback" not in err

@@ -19,6 +19,7 @@ import pytest
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished
 from spark_runs import events, executors, start_on_spark
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
@@ -63,7 +64,7 @@ def _spec(
 
 
 def _check(process: subprocess.Popen[str], folder: Path, expected: dict[str, str]) -> str:
-    out, err = process.communicate(timeout=200)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "300 of 300 rows" in out
     assert content_hashes(folder / "out") == expected
@@ -206,7 +207,7 @@ def test_a_python_process_of_spark_stays_as_it_was(
         [sys.executable, "-c", USER, str(tmp_path / "job.json")],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": _with_tests()},
@@ -252,7 +253,7 @@ def test_a_python_without_turbo_fetch_is_one_clear_message(
     urls, _ = quiet
     outside_of_the_environment = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     process = start_on_spark(_spec(urls, tmp_path), tmp_path, str(outside_of_the_environment))
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 2, err
     assert "an executor lacks a package: " in err
     assert out == ""
@@ -267,7 +268,7 @@ def test_no_spark_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_p
         [sys.executable, "-m", "turbo_fetch", "run", str(tmp_path / "job.toml")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert process.returncode == 2

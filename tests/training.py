@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import processes
+from processes import PATIENCE_S
 from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.progress.listener import ProgressListener
@@ -113,7 +114,7 @@ class Child:
 
     def end(self) -> int:
         """Return the exit code when the run has ended: the number of a signal that killed it is negative."""
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
 def history(output: Path | str) -> list[dict[str, float]]:
@@ -184,4 +185,4 @@ def kill_midway(*stages: tuple[Spec, str, Path, str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.toml").write_text(dump_spec(spec))
         arguments += [str(folder / "spec.toml"), stage, pattern, str(count)]
-    subprocess.run([sys.executable, "-c", _KILLED_MIDWAY, *arguments], check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", _KILLED_MIDWAY, *arguments], check=True, timeout=PATIENCE_S)

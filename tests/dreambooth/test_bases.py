@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
 from hub import hub_of
+from processes import PATIENCE_S
 from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd, tiny_sd3
 from training import Listener, fit, training_spec
 from turbo_fetch import stages
@@ -104,7 +105,7 @@ def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_p
     with hub_of({"someone/half": folder}) as address:
         environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
         command = [sys.executable, "-c", _LOADED_FROM_A_HUB, "someone/half"]
-        loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert loaded.returncode == 0, loaded.stderr
     kind, dtype, total = loaded.stdout.split()
     first = next(families.load(str(models["sd"])).denoiser.parameters()).detach()
@@ -144,7 +145,7 @@ def test_a_model_that_nobody_has_is_refused_soon_and_in_a_sentence(
         places = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
         command = [sys.executable, "-c", _NOT_HAD, "someone/nothing"]
         done = subprocess.run(
-            command, env=os.environ | places | environment, capture_output=True, text=True, timeout=100
+            command, env=os.environ | places | environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
     model, encoder = done.stdout.splitlines()
     assert model.startswith("someone/nothing: ")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import processes
+from processes import finished
 from ray_nodes import ray_cluster
 from tiny_models import tiny_dino, tiny_sd
 
@@ -102,12 +103,12 @@ def test_workers_that_are_killed_again_and_again_and_go_on_as_one_learn_what_one
             _kill_a_worker_after(process, together, steps)
         _wait_for(process, lambda: _steps(together) >= 6 and bool(_processes("RayTrainWorker")))
         os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        _, err = finished(process, LONG_S)
         assert process.returncode == 130, err
         assert "Traceback" not in err
         last = _start(_write_spec(tmp_path, "together", engine.format(1)))
-        out, err = last.communicate(timeout=300)
-    assert alone.communicate(timeout=300) is not None
+        out, err = finished(last, LONG_S)
+    assert finished(alone, LONG_S) is not None
     assert last.returncode == 0, err
     assert "begun on 2 devices, goes on on 1" in " ".join(err.split())
     assert f"step {STEPS} of {STEPS}" in out
@@ -167,8 +168,8 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path:
         _wait_for(process, lambda: bool(_processes("turbo-fetch prior")))
         _processes("turbo-fetch prior")[0].kill()
         _wait_for(process, lambda: bool(_processes("turbo-fetch generate")))
-        out, err = process.communicate(timeout=300)
-        assert here.communicate(timeout=300) is not None
+        out, err = finished(process, LONG_S)
+        assert finished(here, LONG_S) is not None
         assert process.returncode == 0, err
         assert "its worker was lost" in " ".join(err.split())
         assert "3 class images, of which 3 were made in this run" in out
@@ -180,9 +181,9 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path:
             f'[generate]\nmodel = "{tmp_path}/nowhere"\nprompts = ["a"]\noutput = "{there}/x"\n{engine}'
         )
         failed = _start(wrong)
-        _, err = failed.communicate(timeout=120)
+        _, err = finished(failed, LONG_S)
         here = _start(_without_engine(wrong))
-        _, expected = here.communicate(timeout=120)
+        _, expected = finished(here, LONG_S)
         assert failed.returncode == here.returncode == 2
         assert all(line in err for line in expected.splitlines())
 
@@ -246,12 +247,12 @@ def test_ctrl_c_ends_a_stage_amid_its_work_and_the_next_run_goes_on(stage: str, 
         process = _start(spec)
         _wait_for(process, lambda: done() > 0)
         os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=200)
+        out, err = finished(process, LONG_S)
         assert process.returncode == 130, (out, err)
         assert "Traceback" not in err
         assert 0 < done() < (40 if stage == "train" else 4)
         last = _start(spec)
-        out, err = last.communicate(timeout=300)
+        out, err = finished(last, LONG_S)
     assert last.returncode == 0, err
     assert done() == (40 if stage == "train" else 4)
 
