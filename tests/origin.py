@@ -189,7 +189,7 @@ class Origin(ThreadedServer):
         self.load.begin(host)
         try:
             if hold is not None and number > hold.after:
-                await hold.ended.wait()
+                await _end_of(hold, reader)
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             parameters = dict(parse_qsl(parts.query))
@@ -224,6 +224,19 @@ class Origin(ThreadedServer):
             exists = await asyncio.to_thread(file.is_file)
             return await asyncio.to_thread(file.read_bytes) if exists else None
         return self.pictures.get(path)
+
+
+async def _end_of(hold: _Hold, reader: asyncio.StreamReader) -> None:
+    """Wait until no request is held any more; who has closed the connection meanwhile is not waiting."""
+    closed, ended = asyncio.ensure_future(reader.read(1)), asyncio.ensure_future(hold.ended.wait())
+    try:
+        await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done():
+            raise ConnectionEnds
+    finally:
+        closed.cancel()
+        ended.cancel()
+        await asyncio.gather(closed, ended, return_exceptions=True)
 
 
 def parse_head(head: bytes) -> tuple[str, dict[str, str]]:

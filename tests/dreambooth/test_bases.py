@@ -115,16 +115,18 @@ def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_p
 
 _NOT_HAD = """
 import sys
-from time import monotonic
+import time
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.scoring.encoders import open_encoder
 from turbo_fetch.errors import ModelError
 for had in (family_of, lambda name: open_encoder(name, "evaluate.dino", "cpu")):
-    began_s = monotonic()
+    # Nothing else takes long; how long it takes here says more of the machine.
+    waits_s = []
+    time.sleep = waits_s.append
     try:
         had(sys.argv[1])
     except ModelError as error:
-        assert monotonic() - began_s < 5, error
+        assert sum(waits_s) < 5, error
         print(error)
 """
 
