@@ -49,6 +49,7 @@ def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800
                 color_scheme="dark" if scheme == "dark" else "light",
                 viewport={"width": width, "height": height},
             )
+            page.set_default_timeout(1000 * PATIENCE_S)
             tab = Tab(page)
             page.on("pageerror", lambda error: tab.errors.append(str(error)))
             page.on("console", lambda line: tab.errors.append(line.text) if line.type == "error" else None)

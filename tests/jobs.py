@@ -122,7 +122,7 @@ def asks(process: subprocess.Popen[str], origin: Origin) -> bool:
     """Return whether a run on this machine has a connection to the origin now."""
     for each in processes.descendants(process):
         with suppress(psutil.Error):
-            if any(one.raddr and one.raddr.port == origin.port for one in each.net_connections("tcp")):
+            if any([*one.raddr][1:] == [origin.port] for one in each.net_connections("tcp")):
                 return True
     return False
 

@@ -97,10 +97,7 @@ def finished(process: subprocess.Popen[str], within_s: float = PATIENCE_S) -> tu
     try:
         return process.communicate(timeout=within_s)
     except subprocess.TimeoutExpired as late:
-        said = [
-            each if isinstance(each, str) else (each or b"").decode(errors="replace")
-            for each in (late.stdout, late.stderr)
-        ]
+        said = [(each or b"").decode(errors="replace") for each in (late.stdout, late.stderr)]
         raise AssertionError(f"has not ended within {within_s:.0f} s: {said}; {_at_work(process)}") from None
 
 
@@ -131,7 +128,9 @@ def lines_of(path: Path) -> list[str]:
     return text_of(path).split("\n")[:-1]
 
 
-def descendants(process: subprocess.Popen[str] | None = None, word: str = "") -> list[psutil.Process]:
+def descendants(
+    process: subprocess.Popen[str] | psutil.Process | None = None, word: str = ""
+) -> list[psutil.Process]:
     """Return the processes below one, or below that of the test, with a word in their command line."""
     found = []
     with suppress(psutil.NoSuchProcess):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -28,10 +28,10 @@ def ray_cluster(nodes: int, dashboard_port: int | None = None) -> Iterator[Clust
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def working(*names: str) -> list[psutil.Process]:
-    """Return the processes of the clusters of this test that work on one of these, as Ray calls it."""
+def working(*names: str, among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """Return the processes that work on one of these, as Ray calls it, of the clusters of this test or of some."""
     found = []
-    for process in descendants():
+    for process in descendants() if among is None else among:
         with suppress(psutil.Error):
             title = "".join(process.cmdline()[:1])
             if title.startswith("ray::") and any(name in title for name in names):
@@ -39,6 +39,6 @@ def working(*names: str) -> list[psutil.Process]:
     return found
 
 
-def worker_processes() -> list[psutil.Process]:
+def worker_processes(among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
     """Return the processes of turbo-fetch's actors."""
-    return working("RayWorker", "turbo-fetch")
+    return working("RayWorker", "turbo-fetch", among=among)

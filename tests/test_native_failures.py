@@ -128,6 +128,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
     )
 
 
+@pytest.mark.usefixtures("no_collections")
 def test_directories_of_exif_that_all_lead_to_one_are_read_in_time() -> None:
     count, entry = 65_000, struct.Struct("<HHII")
     second = 10 + count * entry.size

@@ -139,6 +139,7 @@ def test_a_palette_is_taken_or_refused_as_libpng_does(length: int, bits: int) ->
         assert record["outcome"] == Outcome.SUCCESS.number
 
 
+@pytest.mark.usefixtures("no_collections")
 def test_a_bomb_of_scans_is_refused() -> None:
     began = time.process_time()
     assert transformed(scan_bomb(3_000))["outcome"] == Outcome.CORRUPT.number
