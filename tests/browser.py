@@ -13,6 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 import processes
+from processes import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium")
 """Without it, Chrome where its installer puts it."""
@@ -48,6 +49,7 @@ def browse(url: str, scheme: str = "light", width: int = 1280, height: int = 800
                 color_scheme="dark" if scheme == "dark" else "light",
                 viewport={"width": width, "height": height},
             )
+            page.set_default_timeout(1000 * PATIENCE_S)
             tab = Tab(page)
             page.on("pageerror", lambda error: tab.errors.append(str(error)))
             page.on("console", lambda line: tab.errors.append(line.text) if line.type == "error" else None)
@@ -66,7 +68,7 @@ def viewed(*places: Path) -> Iterator[str]:
         assert process.stdout is not None
         yield process.stdout.readline().split()[0]
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 LOW_CONTRAST = """

@@ -147,6 +147,14 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 @pytest.fixture
+def no_collections() -> Iterator[None]:
+    """Spare a measurement of time the collections of garbage: what other tests have imported makes them long."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def others_may_warn() -> Iterator[None]:
     """Leave warnings of other people's libraries, such as files that they do not close, to them."""
     with warnings.catch_warnings():

@@ -33,6 +33,7 @@ from album import album
 from jobs import content_hashes, job_spec, ledger, wait_for_hits, write_list
 from namespaces import Cut, Web, address, node_address
 from origin import Origin
+from processes import descendants, kill
 from ray_nodes import worker_processes
 from spark_runs import executors, start_on_spark
 from turbo_fetch.spec import Spec
@@ -137,7 +138,7 @@ class Local:
         return started(spec_of(listed, folder, {"workers": 3, "threads": 1}), folder, self.web.node)
 
     def workers(self, driver: subprocess.Popen[str]) -> list[psutil.Process]:
-        return _below(driver, "turbo_fetch.runners")
+        return descendants(driver, "turbo_fetch.runners")
 
     def kill_node(self, driver: subprocess.Popen[str], random: Random) -> None:
         raise AssertionError("one machine has no other")
@@ -155,12 +156,12 @@ class Spark:
         return start_on_spark(spec, folder, command=tuple(self.web.node))
 
     def workers(self, driver: subprocess.Popen[str]) -> list[psutil.Process]:
-        return [each for one in executors(driver) for each in one.children(recursive=True)]
+        return [each for one in executors(driver) for each in descendants(one)]
 
     def kill_node(self, driver: subprocess.Popen[str], random: Random) -> None:
         found = executors(driver)
         if found:
-            _kill(random.choice(found))
+            kill(random.choice(found))
 
 
 @dataclass
@@ -185,19 +186,19 @@ class Ray:
         finally:
             for node in (0, 1, 2):
                 for process in _on(node):
-                    _kill(process)
+                    kill(process)
 
     def start(self, listed: Path, folder: Path) -> subprocess.Popen[str]:
         spec = spec_of(listed, folder, {"kind": "ray", "address": f"{node_address(0)}:6379"})
         return started(spec, folder, self.web.node, self._environment)
 
     def workers(self, driver: subprocess.Popen[str]) -> list[psutil.Process]:
-        return worker_processes()
+        return worker_processes(each for node in (1, 2) for one in _on(node) for each in descendants(one))
 
     def kill_node(self, driver: subprocess.Popen[str], random: Random) -> None:
         node = random.choice((1, 2))
         for process in _on(node):
-            _kill(process)
+            kill(process)
         self._join(node)
 
     @property
@@ -332,7 +333,7 @@ def _happen(
         case "worker":
             workers = machines.workers(driver)
             if workers:
-                _kill(random.choice(workers))
+                kill(random.choice(workers))
         case "node":
             machines.kill_node(driver, random)
         case "driver":
@@ -369,21 +370,6 @@ def _compare(trial: Trial, output: Path, quiet: Mapping[str, str]) -> None:
             f"{row['outcome']}: {row['detail']}" for row in found if row["outcome"] != "success"
         )
         trial.failure = f"other bytes than those of an undisturbed local run; {dict(lost_by)}"
-
-
-def _kill(process: psutil.Process) -> None:
-    with suppress(psutil.Error):
-        process.kill()
-
-
-def _below(driver: subprocess.Popen[str], word: str) -> list[psutil.Process]:
-    found = []
-    with suppress(psutil.Error):
-        for child in psutil.Process(driver.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if any(word in each for each in child.cmdline()):
-                    found.append(child)
-    return found
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -99,12 +101,30 @@ def content_hashes(output: Path) -> dict[str, str]:
 def wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> None:
     """Return when the origin has had so many more requests, or the run is over."""
     hits = origin.hits.total() + more
-    while origin.hits.total() < hits:
-        try:
-            process.wait(timeout=0.005)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    processes.wait_until(
+        f"{more} more requests", lambda: origin.hits.total() >= hits or process.poll() is not None, process
+    )
+
+
+@contextmanager
+def amid(process: subprocess.Popen[str], origin: Origin, more: int) -> Iterator[None]:
+    """Begin the block when the origin has had so many more requests, and answer no later one before it ends.
+
+    A run of more rows is amid its work in the block, and cannot be over, however slow the test is. Requests wait
+    for the block, and may have deadlines.
+    """
+    with origin.holding_after(more) as last:
+        processes.wait_until(f"{more} more requests", lambda: len(origin.received) >= last, process)
+        yield
+
+
+def asks(process: subprocess.Popen[str], origin: Origin) -> bool:
+    """Return whether a run on this machine has a connection to the origin now."""
+    for each in processes.descendants(process):
+        with suppress(psutil.Error):
+            if any([*one.raddr][1:] == [origin.port] for one in each.net_connections("tcp")):
+                return True
+    return False
 
 
 class Silent:

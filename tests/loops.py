@@ -14,7 +14,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
 }
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 def run_on(loop: str, coroutine: Coroutine[Any, Any, T]) -> T:

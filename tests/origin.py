@@ -18,7 +18,8 @@ import contextlib
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -66,6 +67,14 @@ class Load:
         self.by_host_now[host] -= 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """The number of the last request that is answered, and what the others wait for."""
+
+    after: int
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Origin(ThreadedServer):
     """The server; a context manager. `pictures` maps paths without a leading slash to bytes, or is a folder.
 
@@ -94,6 +103,7 @@ class Origin(ThreadedServer):
         """Requests per path with its query."""
         self.received: list[Received] = []
         self.load = Load()
+        self._hold: _Hold | None = None
 
     @property
     def base(self) -> str:
@@ -108,6 +118,29 @@ class Origin(ThreadedServer):
         if fault not in FAULTS:
             raise ValueError(f"fault is {fault!r}, expected one of {', '.join(sorted(FAULTS))}")
         return f"{address}?{urlencode({'fault': fault, **parameters})}"
+
+    @contextmanager
+    def holding_after(self, more: int) -> Iterator[int]:
+        """Answer so many more requests, and those after them only when the block ends.
+
+        A run of more rows cannot end within the block, however slow the rest of the machine is. Yields how many
+        requests there are with those.
+        """
+        hold = self._hold = _Hold(len(self.received) + more)
+        try:
+            yield hold.after
+        finally:
+            self._hold = None
+            self.loop.call_soon_threadsafe(hold.ended.set)
+
+    @contextmanager
+    def slowed(self, latency_s: float) -> Iterator[None]:
+        """Take so long for each response meanwhile."""
+        before, self.latency_s = self.latency_s, latency_s
+        try:
+            yield
+        finally:
+            self.latency_s = before
 
     def write_authority(self, folder: Path) -> Path:
         """Write the certificate authority as a PEM file into `folder` and return its path."""
@@ -152,8 +185,11 @@ class Origin(ThreadedServer):
         self.hits[parts.path] += 1
         self.targets[target] += 1
         self.received.append(Received(target, headers, connection, time.monotonic()))
+        hold, number = self._hold, len(self.received)
         self.load.begin(host)
         try:
+            if hold is not None and number > hold.after:
+                await _end_of(hold, reader)
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             parameters = dict(parse_qsl(parts.query))
@@ -188,6 +224,19 @@ class Origin(ThreadedServer):
             exists = await asyncio.to_thread(file.is_file)
             return await asyncio.to_thread(file.read_bytes) if exists else None
         return self.pictures.get(path)
+
+
+async def _end_of(hold: _Hold, reader: asyncio.StreamReader) -> None:
+    """Wait until no request is held any more; who has closed the connection meanwhile is not waiting."""
+    closed, ended = asyncio.ensure_future(reader.read(1)), asyncio.ensure_future(hold.ended.wait())
+    try:
+        await asyncio.wait({closed, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done():
+            raise ConnectionEnds
+    finally:
+        closed.cancel()
+        ended.cancel()
+        await asyncio.gather(closed, ended, return_exceptions=True)
 
 
 def parse_head(head: bytes) -> tuple[str, dict[str, str]]:

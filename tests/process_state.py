@@ -61,8 +61,8 @@ def state() -> dict[str, Any]:
 
 
 def settled(before: dict[str, Any]) -> dict[str, Any]:
-    """Return the state once it is as before, or what it is after some seconds: threads take a moment to end."""
-    ends_s = time.monotonic() + 5
+    """Return the state once it is as before, or what it is after a minute: threads take a moment to end."""
+    ends_s = time.monotonic() + 60
     while (now := state()) != before and time.monotonic() < ends_s:
         time.sleep(0.05)
     return now

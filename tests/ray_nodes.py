@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 from ray.cluster_utils import Cluster
+
+from processes import descendants
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
@@ -26,11 +28,17 @@ def ray_cluster(nodes: int, dashboard_port: int | None = None) -> Iterator[Clust
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def worker_processes() -> list[psutil.Process]:
-    """Return the processes of turbo-fetch's actors."""
+def working(*names: str, among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """Return the processes that work on one of these, as Ray calls it, of the clusters of this test or of some."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or [""]
-        if words[0].startswith("ray::") and ("RayWorker" in words[0] or "turbo-fetch" in words[0]):
-            found.append(process)
+    for process in descendants() if among is None else among:
+        with suppress(psutil.Error):
+            title = "".join(process.cmdline()[:1])
+            if title.startswith("ray::") and any(name in title for name in names):
+                found.append(process)
     return found
+
+
+def worker_processes(among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """Return the processes of turbo-fetch's actors."""
+    return working("RayWorker", "turbo-fetch", among=among)

@@ -8,6 +8,7 @@ from textwrap import dedent
 BRIGHTNESS = """
     import io
     import os
+    import time
     import numpy as np
     from PIL import Image
 
@@ -54,7 +55,7 @@ HELD = """
             with open(os.environ["CALLS"], "a") as file:
                 file.write(" ".join(batch["caption"].to_pylist()) + "\\n")
             while "image 17" in batch["caption"].to_pylist() and os.path.exists(os.environ["HELD"]):
-                pass
+                time.sleep(0.005)
             return super().__call__(batch)
 """
 """After `BRIGHTNESS`: it notes its calls, and stays in one of them while a file is there."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 
 import processes
+from processes import files_below, lines_of
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -86,7 +87,6 @@ def executors(process: subprocess.Popen[str], *, at_work: bool = False) -> list[
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Return what Spark noted of one kind, such as `SparkListenerTaskStart`."""
-    texts = [path.read_text() for path in sorted((folder / "events").iterdir())]
-    # The last line may still be being written.
-    lines = [line for text in texts for line in text.split("\n")[:-1]]
+    # The last line may still be being written, and a file is renamed when a run ends.
+    lines = [line for path in files_below(folder / "events", "*") for line in lines_of(path)]
     return [event for event in map(json.loads, lines) if event["Event"] == kind]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import processes
+from processes import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +36,7 @@ def test_cpu_time_of_orphans_is_counted_and_the_exit_code_kept(tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, "-m", "bench.reaper", str(result), "--", sys.executable, "-c", ORPHAN],
         cwd=ROOT,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     account = json.loads(result.read_text())
@@ -54,12 +55,12 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         assert server.stdout is not None
         yield int(server.stdout.readline())
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE_S) == 0
 
 
 @pytest.fixture
 def connection(port: int) -> Iterator[http.client.HTTPConnection]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     yield connection
     connection.close()
 

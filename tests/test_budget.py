@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loops import LOOPS, run_on
+from processes import PATIENCE_S
 from turbo_fetch.fetch.budget import BodyReader, ByteBudget
 
 
@@ -64,7 +65,7 @@ def test_all_bodies_end_and_the_bound_holds(
             tasks.create_task(traffic.transform(len(bodies), batch))
         return traffic
 
-    traffic = asyncio.run(asyncio.wait_for(simulate(), 10))
+    traffic = asyncio.run(asyncio.wait_for(simulate(), PATIENCE_S))
     largest_body = max(sum(chunks) for chunks, *_ in bodies)
     one_chunk_each = sum(max(chunks) for chunks, *_ in bodies)
     assert traffic.budget.used_bytes == 0

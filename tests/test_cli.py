@@ -14,6 +14,7 @@ import pytest
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -25,7 +26,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "turbo_fetch", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -35,7 +36,7 @@ def test_a_run_ends_with_a_summary_of_samples_failures_and_place(tmp_path: Path)
         rows = [*(origin.url(name) for name in ALBUM), origin.url("missing.jpg"), "no url"]
         urls = write_list(tmp_path / "list.parquet", rows)
         process = start(job_spec(urls, tmp_path / "out"), tmp_path)
-        out, err = process.communicate(timeout=60)
+        out, err = finished(process)
     assert process.returncode == 0, err
     assert f"dataset   {tmp_path / 'out'}" in out
     assert "20 of 22 rows (90.9%) in 1 shard," in out
@@ -49,7 +50,7 @@ def test_set_overrides_a_key(tmp_path: Path) -> None:
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
         spec = job_spec(urls, tmp_path / "out")
         process = start(spec, tmp_path, "--set", "fetch.output.samples_per_shard=7", "--quiet")
-        out, err = process.communicate(timeout=60)
+        out, err = finished(process)
     assert process.returncode == 0, err
     assert "in 3 shards" in out
     assert err == ""
@@ -68,7 +69,7 @@ def test_bad_input_is_one_clear_message_without_a_traceback(
 ) -> None:
     urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:1/x.jpg"])
     process = start(job_spec(urls, tmp_path / "out", **change), tmp_path)
-    out, err = process.communicate(timeout=60)
+    out, err = finished(process)
     assert process.returncode in {1, 2}
     assert expected in err
     assert "Traceback" not in err
@@ -79,7 +80,7 @@ def test_bad_input_is_one_clear_message_without_a_traceback(
 def test_a_wrong_column_leaves_no_output_behind(tmp_path: Path) -> None:
     urls = write_list(tmp_path / "list.parquet", ["http://127.0.0.1:1/x.jpg"])
     process = start(job_spec(urls, tmp_path / "out", input={"keep_columns": ["licence"]}), tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = finished(process)
     assert process.returncode == 2
     assert "licence" in err
     assert not (tmp_path / "out").exists()
@@ -191,7 +192,7 @@ def test_a_worker_is_started_early_only_for_what_fetches_on_this_machine(tmp_pat
         check=True,
         cwd=tmp_path,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     counts = json.loads((tmp_path / "counts.json").read_bytes())
     assert dict(zip(STARTS, counts, strict=True)) == STARTS
@@ -215,4 +216,4 @@ def test_a_worker_that_was_started_in_vain_is_ended(tmp_path: Path) -> None:
         "assert len(started) == 1, started\n"
         "assert not psutil.Process().children()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=PATIENCE_S)

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from typer.testing import CliRunner
 
 import processes
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
+from jobs import amid, content_hashes, job_spec, ledger, manifest, start, write_list
 from origin import Origin
-from ray_nodes import ray_cluster, worker_processes
+from processes import PATIENCE_S, files_below, finished, kill, wait_until
+from ray_nodes import ray_cluster, worker_processes, working
 from spark_runs import spark_environment
 from turbo_fetch.cli.commands import app
 
@@ -90,7 +90,7 @@ def _start(cluster: Any, command: str, *arguments: str) -> subprocess.Popen[str]
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 0, err
     return out
 
@@ -125,16 +125,15 @@ def test_a_retry_whose_workers_and_driver_are_killed_goes_on(
     try:
         process = _start(cluster, "retry", str(copied))
         for _ in range(2):
-            wait_for_hits(process, origin, 20)
-            for worker in worker_processes()[:1]:
-                worker.kill()
-        wait_for_hits(process, origin, 20)
-        process.kill()
+            with amid(process, origin, 20):
+                kill(worker_processes()[0])
+        with amid(process, origin, 20):
+            process.kill()
         process.communicate()
         again = _start(cluster, "retry", str(copied))
-        wait_for_hits(again, origin, 8)
-        os.killpg(again.pid, signal.SIGINT)
-        _, err = again.communicate(timeout=60)
+        with amid(again, origin, 8):
+            os.killpg(again.pid, signal.SIGINT)
+        _, err = finished(again)
         assert again.returncode == 130, err
         assert "Run the same command again to resume" in err
     finally:
@@ -156,10 +155,9 @@ def test_a_retry_that_was_begun_here_goes_on_here_and_the_rest_on_the_cluster(
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        while origin.hits.total() == hits:
-            assert process.poll() is None, process.communicate()
+        wait_until("a request", lambda: origin.hits.total() > hits, process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        finished(process)
     finally:
         origin.latency_s = 0.0
     begun = list((copied / ".turbo-fetch").glob("*.spool"))
@@ -191,11 +189,10 @@ def test_a_refresh_applies_what_one_on_this_machine_applies(
         origin.latency_s = 0.05
         try:
             process = _start(cluster, "refresh", str(out), *options)
-            wait_for_hits(process, origin, 60)
-            for worker in worker_processes()[:1]:
-                worker.kill()
-            wait_for_hits(process, origin, 60)
-            process.kill()
+            with amid(process, origin, 60):
+                kill(worker_processes()[0])
+            with amid(process, origin, 60):
+                process.kill()
             process.communicate()
         finally:
             origin.latency_s = 0.0
@@ -230,19 +227,10 @@ def test_what_one_machine_finds_wrong_the_cluster_finds(cluster: Any, copied: Pa
     here = CliRunner().invoke(app, ["verify", str(copied), "--quiet", "--json", "--workers", "1"])
     assert here.exit_code == 1, here.output
     process = _start(cluster, "verify", str(copied), "--quiet", "--json")
-    out, err = process.communicate(timeout=120)
+    out, err = finished(process)
     assert process.returncode == 1, err
     assert json.loads(out) == json.loads(here.stdout)
     assert {problem["shard"] for problem in json.loads(out)["problems"]} == {"00002", "00004"}
-
-
-def _step_processes() -> list[psutil.Process]:
-    """Return the processes of Ray that do a step."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::_run")
-    ]
 
 
 def test_an_export_whose_processes_and_driver_are_killed_goes_on(
@@ -254,12 +242,9 @@ def test_an_export_whose_processes_and_driver_are_killed_goes_on(
     assert ended.exit_code == 0, ended.output
     there = [str(retried), str(tmp_path / "there"), *options]
     process = _start(cluster, "export", *there)
-    while not (found := _step_processes()) and process.poll() is None:
-        pass
-    for step in found:
-        step.kill()
-    while not list((tmp_path / "there").glob("*_stats.json")) and process.poll() is None:
-        pass
+    for step in wait_until("a step", lambda: working("_run"), process):
+        kill(step)
+    wait_until("a shard", lambda: files_below(tmp_path / "there", "*_stats.json"), process)
     process.kill()
     process.communicate()
     _ended(_start(cluster, "export", *there))
@@ -276,7 +261,7 @@ def test_duplicates_by_content_are_those_of_one_machine(cluster: Any, origin: Or
     turbo_fetch.run(job_spec(urls, tmp_path / "here", **tables))
     engine = {"kind": "ray", "address": cluster.address}
     process = start(job_spec(urls, tmp_path / "there", engine=engine, **tables), tmp_path)
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "duplicate 12" in out
     details = [row["detail"] for row in ledger(tmp_path / "there") if row["outcome"] == "duplicate"]
@@ -304,7 +289,7 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
             [sys.executable, "-m", "turbo_fetch", *command, *engine],
             capture_output=True,
             text=True,
-            timeout=190,
+            timeout=PATIENCE_S,
             cwd=tmp_path,
             env=spark_environment(tmp_path),
         )
@@ -334,7 +319,7 @@ def test_what_makes_no_sense_is_one_sentence(made: Path, command: list[str], tol
         [sys.executable, "-m", "turbo_fetch", *(str(made) if word == "OUT" else word for word in command)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert ended.returncode == 2
     assert told in ended.stderr

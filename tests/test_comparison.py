@@ -20,6 +20,7 @@ from album import album
 from browser import browse, faults_of_sight, viewed
 from jobs import job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.monitor.view.pairs import NONE, Pairs, _partners
 from turbo_fetch.monitor.view.rows import Rows
@@ -222,7 +223,7 @@ def test_odd_requests_are_answered_clearly(address: str, path: str, status: int)
 
 def test_a_place_without_a_dataset_is_named(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "turbo_fetch", "view", str(folder / "left"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr

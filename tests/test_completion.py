@@ -17,9 +17,9 @@ from typing import Final, Self
 
 import pytest
 
+from processes import PATIENCE_S
 from turbo_fetch.cli.completion import spec_keys
 
-DEADLINE_S: Final = 60.0
 SHELLS: Final = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], ""),
     "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; "),
@@ -49,7 +49,7 @@ class Terminal:
     def type(self, text: str, until: str) -> str:
         """Type something, and return what the terminal shows as soon as it has what matches `until`."""
         os.write(self._terminal, text.encode())
-        shown, stop_s = "", time.monotonic() + DEADLINE_S
+        shown, stop_s = "", time.monotonic() + PATIENCE_S
         while time.monotonic() < stop_s:
             if select.select([self._terminal], [], [], 0.1)[0]:
                 shown += os.read(self._terminal, 4096).decode(errors="replace")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from processes import PATIENCE_S
+
 TESTS = Path(__file__).parent
 LEAVING = """
 import gc, socket, subprocess, sys
@@ -85,7 +87,7 @@ def test_a_test_that_fails_leaves_nothing_to_its_neighbours(tmp_path: Path) -> N
     (started,) = re.findall(r"^started (\d+) (\d+)", told, re.MULTILINE)
     left = [psutil.Process(int(number)) for number in started if psutil.pid_exists(int(number))]
     # A killed process is there until the system has seen to it.
-    assert not psutil.wait_procs(left, timeout=30)[1]
+    assert not psutil.wait_procs(left, timeout=PATIENCE_S)[1]
 
 
 PLACED = """

@@ -16,6 +16,7 @@ import processes
 from fetching import BODY, LIMITS, PATH, arrived, fetch, fetch_in_turns
 from loops import LOOPS, run_on
 from origin import Origin
+from processes import free_port
 from turbo_fetch.errors import SpecError
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
@@ -42,9 +43,7 @@ def loop(request: pytest.FixtureRequest) -> str:
 def old_server(version: str, folder: Path) -> Iterator[int]:
     """Run OpenSSL's server with a single version of TLS on a free port of loopback; yield the port."""
     trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(folder / "server.pem")]
     command += ["-cipher", "ALL:@SECLEVEL=0", "-www", version]
     with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:

@@ -167,6 +167,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_robots_txt_takes_long_or_much_memory(name: str) -> None:
     text, path = HOSTILE[name][:MAX_BYTES], "/" + "a1ab" * 2000

@@ -14,6 +14,7 @@ import uvloop
 from album import album
 from jobs import job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.dataset.attempts import light_beacon, new_attempt
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.plan.sharder import Plan
@@ -67,7 +68,7 @@ def test_a_worker_that_hears_nothing_starts_nothing_until_it_does(
         assert done.record["outcomes"] == {"success": ROWS}
         assert origin.hits.total() == ROWS
         driver.send(NoMoreShards())
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
         driver.close()
         channel.close()

@@ -14,6 +14,7 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, start, write_list
 from origin import Origin
+from processes import finished
 from turbo_fetch.errors import TooFewSamples
 from turbo_fetch.outcomes import Outcome
 from turbo_fetch.progress.diagnosis import MOST, RULES, diagnosis
@@ -130,7 +131,7 @@ def test_a_run_without_a_sample_exits_with_1_and_names_the_cause_again_and_again
     spec = job_spec(urls, tmp_path / "out", http={"allow_private_addresses": False})
     for _ in range(2):
         process = start(spec, tmp_path)
-        out, err = process.communicate(timeout=60)
+        out, err = finished(process)
         assert process.returncode == 1
         assert "none of the 20 rows became a sample: all rows are at private addresses" in err
         assert "fetch.http.allow_private_addresses = true" in err
@@ -182,5 +183,5 @@ def test_a_share_of_samples_may_be_demanded(tmp_path: Path, share: float, enough
 def test_an_empty_list_has_no_shortfall(tmp_path: Path) -> None:
     urls = write_list(tmp_path / "list.parquet", [])
     process = start(job_spec(urls, tmp_path / "out"), tmp_path)
-    process.communicate(timeout=60)
+    finished(process)
     assert process.returncode == 0

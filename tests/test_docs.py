@@ -21,6 +21,7 @@ from album import album
 from jobs import job_spec, write_list
 from kept_columns import PER_SHARD, dataset
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.outcomes import MEANINGS, Outcome
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
@@ -78,7 +79,9 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in album(4)])
         (tmp_path / "spec.toml").write_text(dump_spec(job_spec(urls, tmp_path / "out")))
         command = [sys.executable, "program.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
     assert done.returncode == 0, done.stderr
     assert "4 of 4 rows" in done.stdout
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from processes import descendants, finished, kill
 from shares import Shares, are_even
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.runners.local import LocalRunner
@@ -60,12 +58,10 @@ def test_workers_killed_while_shards_change_hands_lose_and_double_nothing(tmp_pa
         # The first requests are those of the worker that has all shards; the others come for theirs now.
         wait_for_hits(process, origin, 5 + 15 * seed)
         for number in range(2):
-            family = psutil.Process(process.pid).children(recursive=True)
-            workers = [one for one in family if "turbo_fetch.runners" in one.cmdline()]
-            if workers:
-                os.kill(workers[(seed + number) % len(workers)].pid, signal.SIGKILL)
+            workers = descendants(process, "turbo_fetch.runners")
+            kill(workers[(seed + number) % len(workers)])
             wait_for_hits(process, origin, 60)
-        _, err = process.communicate(timeout=100)
+        _, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(tmp_path / "shared") == expected
     assert Counter(record["shard"] for record in manifest(tmp_path / "shared")) == Counter(range(SHARDS))

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.dataset.description import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def run_example(name: str, urls: Path, output: Path) -> None:
         "http.allow_private_addresses=true",
     ):
         command += ["--set", f"fetch.{change}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -203,7 +204,7 @@ def test_the_demo_makes_a_dataset_and_shows_it() -> None:
     sheet = ROOT / ".cache" / "demo" / "contact-sheet.png"
     sheet.unlink(missing_ok=True)
     command = [sys.executable, str(ROOT / "examples" / "demo.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2,000 of 2,005 rows" in done.stdout

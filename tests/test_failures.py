@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
 import turbo_fetch
 from album import album
-from jobs import job_spec, start, wait_for_hits, write_list
+from jobs import amid, job_spec, start, write_list
 from origin import Origin
+from processes import PATIENCE_S, descendants, finished
 from turbo_fetch.cli.commands import app
 from turbo_fetch.cli.failure import no_traceback
 from turbo_fetch.dataset.seal import sealed_for_people
@@ -179,8 +179,7 @@ def test_a_file_where_a_folder_is_to_be_made_is_told(lair: Path, key: str, below
 def test_a_run_that_comes_to_nothing_leaves_no_worker_to_the_next_command(lair: Path) -> None:
     """It would have the environment of this one: another cache, other credentials."""
     assert _invoke("run", lair / "spec.toml", "--set", f"fetch.output.path={lair}/list.txt").exit_code == 2
-    left = [each for each in psutil.Process().children() if "turbo_fetch.runners" in each.cmdline()]
-    assert left == []
+    assert descendants(word="turbo_fetch.runners") == []
 
 
 @pytest.mark.parametrize("command", ["retry", "refresh", "report"])
@@ -196,7 +195,7 @@ def test_a_dataset_that_may_not_be_written_is_told(dataset: Path, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     for folder in (place, place / ".turbo-fetch", place / ".turbo-fetch" / "lease"):
         folder.chmod(0o755)
@@ -207,13 +206,13 @@ def test_a_dataset_that_may_not_be_written_is_told(dataset: Path, tmp_path: Path
 
 
 def test_a_dataset_of_open_shards_alone_has_nothing_to_retry_and_the_run_is_to_go_on(tmp_path: Path) -> None:
-    with Origin(ALBUM, latency_s=0.2) as origin:
+    with Origin(ALBUM) as origin:
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
         spec = job_spec(urls, tmp_path / "out", http={"concurrency": 1}, engine={"workers": 1})
         process = start(spec, tmp_path)
-        wait_for_hits(process, origin, 4)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        with amid(process, origin, 4):
+            process.send_signal(signal.SIGINT)
+        finished(process)
         assert list((tmp_path / "out" / ".turbo-fetch").glob("*.spool"))
         for place in (tmp_path / "out", tmp_path / "job.toml"):
             ended = _invoke("retry", place)

@@ -91,6 +91,7 @@ def others_s(good: Origin) -> float:
     return min(_spent(good, []).measured_s for _ in range(3))
 
 
+@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("hostile", [*HOSTILE, *ROBOTS])
 def test_the_loop_spends_little_on_a_hostile_host(good: Origin, hostile: str, others_s: float) -> None:
     with RawOrigin(_scripts(hostile)) as bad:

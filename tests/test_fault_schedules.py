@@ -23,7 +23,7 @@ def test_twenty_schedules_have_each_fault_equally_often(machines: type[Machines]
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not may_use_namespaces(), reason="network namespaces need root")
 @pytest.mark.parametrize(("engine", "seed"), [("local", 3), ("ray", 1), ("spark", 2)])
 def test_a_run_ends_with_the_bytes_of_an_undisturbed_one_whatever_happens(engine: str, seed: int) -> None:

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image, ImageFile
 
 import handmade
+from processes import PATIENCE_S
 from sample_images import difference, encoded, pixels, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
@@ -52,7 +53,7 @@ print(*sorted({"cv2", "PIL"} & set(sys.modules)))
 def test_decoders_are_imported_when_an_image_asks_for_them(kind: str, imported: str) -> None:
     body = encoded(scene(32, 32), kind)
     command = [sys.executable, "-c", IMPORTS, body.hex()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == imported
 
 
@@ -199,7 +200,7 @@ def test_a_bitmap_that_is_cut_off_is_truncated(bits: int, share: float) -> None:
 @pytest.mark.linux
 def test_a_decoder_out_of_memory_does_not_blame_the_data() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert done.stdout.split() == ["out-of-memory"] * 3
 

@@ -13,7 +13,7 @@ import pytest
 import turbo_fetch
 from album import album
 from google_store import google_store
-from jobs import Silent, content_hashes, job_spec, ledger, start, wait_for_hits, write_list
+from jobs import Silent, amid, content_hashes, job_spec, ledger, start, write_list
 from origin import Origin
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
@@ -87,8 +87,8 @@ def test_a_killed_run_resumes_there(bucket: Any, tmp_path: Path, origin: Origin)
     turbo_fetch.run(job_spec(urls, tmp_path / "local", output=output), ProgressListener())
     spec = job_spec(urls, tmp_path, output={**output, "path": SET, "spool": str(tmp_path / "spool")})
     process = start(spec, tmp_path, "--quiet")
-    wait_for_hits(process, origin, 20)
-    process.kill()
+    with amid(process, origin, 20):
+        process.kill()
     process.communicate()
     turbo_fetch.run(spec, ProgressListener())
     assert content_hashes(_local(bucket, tmp_path / "there")) == content_hashes(tmp_path / "local")

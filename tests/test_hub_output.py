@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 import turbo_fetch
 from album import album
 from dataset_hub import DatasetHub, Repo, data_of
-from jobs import content_hashes, job_spec, start, wait_for_hits, write_list
+from jobs import amid, content_hashes, job_spec, start, write_list
 from origin import Origin
+from processes import content_of, files_below, wait_until
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
@@ -78,8 +79,9 @@ def test_datasets_loads_it_from_the_hub_by_its_name(
 def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:
     turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), rows=80))
     process = start(_spec(tmp_path, origin, URL), tmp_path, "--quiet")
-    wait_for_hits(process, origin, 40)
-    process.kill()
+    with amid(process, origin, 40):
+        wait_until("rows that are saved", lambda: _saved_bytes(tmp_path) > 8000, process)
+        process.kill()
     process.communicate()
     hits = origin.hits.total()
     summary = turbo_fetch.run(_spec(tmp_path, origin, URL))
@@ -87,6 +89,11 @@ def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Pat
     assert data_of(hub.repos[NAME]) == content_hashes(tmp_path / "local")
     # What was in its spools, or waited for a commit, is not asked for again.
     assert origin.hits.total() - hits < 80
+
+
+def _saved_bytes(folder: Path) -> int:
+    """Return how much is in spools."""
+    return sum(len(content_of(path)) for path in files_below(folder, "**/*.spool"))
 
 
 def test_what_a_killed_run_left_waiting_is_dropped_if_another_machine_has_gone_on(

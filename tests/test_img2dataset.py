@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from album import album
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.cli.img2dataset import help_text, literal, named_by_fire, parse_arguments
 from turbo_fetch.errors import SpecError
 from turbo_fetch.img2dataset import download
@@ -395,7 +396,7 @@ def _command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 

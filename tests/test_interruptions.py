@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from time import sleep
 
@@ -14,8 +15,19 @@ import psutil
 import pytest
 
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, undisturbed, wait_for_hits, write_list
+from jobs import (
+    amid,
+    content_hashes,
+    job_spec,
+    ledger,
+    manifest,
+    start,
+    undisturbed,
+    wait_for_hits,
+    write_list,
+)
 from origin import Origin
+from processes import PATIENCE_S, descendants, finished, kill, wait_until
 from turbo_fetch.spec import Spec
 
 ALBUM = album(400, side=96)
@@ -38,42 +50,36 @@ def _spec(urls: Path, output: Path) -> Spec:
     return job_spec(urls, output, http={"concurrency": 4}, engine={"workers": 2, "threads": 1})
 
 
-def _members(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children()
-    except psutil.NoSuchProcess:
-        return []
-
-
 def _wait_until_gone(workers: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
     assert not alive, f"workers outlive their parent: {alive}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
 ) -> None:
     urls, expected = quiet
     choose = random.Random(20)
     spec = _spec(urls, tmp_path / "out")
-    kills = 0
+    kills, numbers = 0, count()
     while kills < KILLS:
         process = start(spec, tmp_path)
         wait_for_hits(process, origin, choose.randint(0, 30))
-        workers = _members(process)
+        workers = descendants(process)
         victim = choose.choice(["parent", "worker", "group"])
         if process.poll() is not None:
             # It got to the end before it could be killed: begin another dataset.
             assert process.returncode == 0, process.communicate()
-            assert content_hashes(tmp_path / "out") == expected
-            spec = _spec(urls, tmp_path / "again" / str(kills) / "out")
+            assert spec.fetch is not None
+            assert content_hashes(Path(spec.fetch.output.path)) == expected
+            spec = _spec(urls, tmp_path / "again" / str(next(numbers)) / "out")
             continue
         kills += 1
         if victim == "group":
             os.killpg(process.pid, signal.SIGKILL)
         elif victim == "worker" and workers:
-            choose.choice(workers).kill()
+            kill(choose.choice(workers))
             wait_for_hits(process, origin, choose.randint(1, 30))
             process.kill()
         else:
@@ -83,7 +89,7 @@ def test_killed_at_random_points_twenty_times_the_bytes_are_the_same(
     assert spec.fetch is not None
     final = Path(spec.fetch.output.path)
     process = start(spec, tmp_path)
-    out, err = process.communicate(timeout=120)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(final) == expected
     assert [row["url"] for row in ledger(final)] == [origin.url(name) for name in ALBUM]
@@ -96,21 +102,23 @@ def test_a_process_that_stands_still_for_longer_than_a_request_may_take_costs_no
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path, which: str
 ) -> None:
     urls, expected = quiet
-    http = {"concurrency": 4, "retries": 0, "timeout_s": 2.0, "stall_timeout_s": 1.0}
+    http = {"concurrency": 4, "retries": 0, "timeout_s": 4.0, "stall_timeout_s": 3.0}
     process = start(
         job_spec(urls, tmp_path / "out", http=http, engine={"workers": 2, "threads": 1}), tmp_path
     )
-    wait_for_hits(process, origin, 60)
-    tree = [psutil.Process(process.pid), *_members(process)]
-    held = [one for one in tree if which in one.cmdline()]
-    assert held
-    for one in held:
-        one.suspend()
+    # So that there are some ten seconds in which to find them before the run is over.
+    with origin.slowed(0.2):
+        wait_for_hits(process, origin, 60)
+        tree = [psutil.Process(process.pid), *descendants(process)]
+        held = [one for one in tree if which in one.cmdline()]
+        assert held
+        for one in held:
+            one.suspend()
     # Not to wait for anything: this is how long they stand still.
-    sleep(4)
+    sleep(5)
     for one in held:
         one.resume()
-    _, err = process.communicate(timeout=60)
+    _, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(tmp_path / "out") == expected
     assert {(row["outcome"], row["attempts"]) for row in ledger(tmp_path / "out")} == {("success", 1)}
@@ -121,10 +129,9 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
 ) -> None:
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    wait_for_hits(process, origin, 60)
-    victim = next(one for one in _members(process) if "turbo_fetch.runners" in one.cmdline())
-    victim.kill()
-    out, err = process.communicate(timeout=60)
+    with amid(process, origin, 60):
+        descendants(process, "turbo_fetch.runners")[0].kill()
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "was ended by SIGKILL; a new worker resumes its shards" in err
     assert "400 of 400 rows" in out
@@ -150,10 +157,10 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
 ) -> None:
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    wait_for_hits(process, origin, 100)
-    workers = _members(process)
-    reach(process.pid, number)
-    _, err = process.communicate(timeout=30)
+    with amid(process, origin, 100):
+        workers = descendants(process)
+        reach(process.pid, number)
+    _, err = finished(process)
     assert process.returncode == 130, err
     assert "monitor" not in err
     assert "stopping: what was begun is being saved" in err
@@ -163,7 +170,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
 
     hits = origin.hits.total()
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(tmp_path / "out") == expected
     # Of the hundred rows asked for, only those in flight (4 in each of 2 workers) are asked for again.
@@ -173,13 +180,16 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
 def test_a_slow_row_never_holds_up_its_neighbours(origin: Origin, tmp_path: Path) -> None:
     names = list(ALBUM)
     rows = [origin.url(name) for name in names]
-    rows[10] = origin.url(names[10], "slow_headers", seconds=6)
+    # Answered when somebody asks who does not belong to the run.
+    rows[10] = origin.url(names[10], "held", until=len(origin.received) + len(rows) + 1)
     urls = write_list(tmp_path / "list.parquet", rows)
-    process = start(job_spec(urls, tmp_path / "out", http={"concurrency": 16, "timeout_s": 20}), tmp_path)
-    stats = tmp_path / "out" / "00007_stats.json"
-    while not stats.exists() and process.poll() is None:
-        assert not (tmp_path / "out" / "00000_stats.json").exists(), "the slow shard ended first"
-    _, err = process.communicate(timeout=60)
+    patient = {"concurrency": 16, "timeout_s": 500, "stall_timeout_s": 500}
+    process = start(job_spec(urls, tmp_path / "out", http=patient), tmp_path)
+    others = [tmp_path / "out" / f"{shard:05d}_stats.json" for shard in range(1, 8)]
+    wait_until("all shards but the slow one", lambda: all(path.exists() for path in others), process)
+    assert not (tmp_path / "out" / "00000_stats.json").exists()
+    urllib.request.urlopen(origin.url(names[0])).close()
+    _, err = finished(process)
     assert process.returncode == 0, err
     assert len(manifest(tmp_path / "out")) == 8
 
@@ -189,17 +199,17 @@ def test_two_runs_on_one_output_do_not_mix(
 ) -> None:
     urls, expected = quiet
     first = start(_spec(urls, tmp_path / "out"), tmp_path)
-    wait_for_hits(first, origin, 20)
     # Held still, or it might be over before the second one has started.
-    workers = _members(first)
-    for worker in workers:
-        worker.suspend()
+    with amid(first, origin, 20):
+        workers = descendants(first)
+        for worker in workers:
+            worker.suspend()
     second = start(_spec(urls, tmp_path / "out"), tmp_path)
-    _, err = second.communicate(timeout=30)
+    _, err = finished(second)
     for worker in workers:
         worker.resume()
     assert second.returncode == 75
     assert f"another run (process {first.pid} on " in err
-    _, err = first.communicate(timeout=60)
+    _, err = finished(first)
     assert first.returncode == 0, err
     assert content_hashes(tmp_path / "out") == expected

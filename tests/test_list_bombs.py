@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from processes import PATIENCE_S
 from turbo_fetch.plan.columnar_lists import open_parquet, parquet_batches
 from turbo_fetch.plan.expansion import PIECE_BYTES
 from turbo_fetch.plan.lists import ListFile
@@ -51,7 +52,11 @@ def read(path: Path, samples_per_shard: int = 100, caption: str = "") -> tuple[i
     """Plan a list and load all shards, within limits; return rows, bytes of memory, and the error if there is one."""
     arguments = [str(path), str(samples_per_shard), str(LIMIT_BYTES), caption]
     found = subprocess.run(
-        [sys.executable, "-c", READ, *arguments], check=True, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", READ, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     rows, grown, *said = found.stdout.rstrip("\n").split(" ", 2)
     assert "\n" not in "".join(said)

@@ -214,6 +214,7 @@ def test_fields_may_be_as_large_as_images(tmp_path: Path) -> None:
 LINES = ('"', '",', '","', '"""', 'a,"', '"a,//b/', 'x",y"z,"', '""a', '",a"b,"""', 'zz",', '//a/,"""')
 
 
+@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("line", LINES)
 def test_time_grows_with_the_length_of_a_list_whatever_its_quotes(tmp_path: Path, line: str) -> None:
     def seconds(megabytes: float) -> float:

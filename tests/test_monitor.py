@@ -16,6 +16,7 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from processes import PATIENCE_S, descendants, free_port, is_gone, lines_of, text_of, wait_until
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, SpecError
 from turbo_fetch.monitor import records, trackers
@@ -40,23 +41,18 @@ def _tally(rows: int) -> Tally:
     return tally
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / ".turbo-fetch/metrics").read_text().splitlines()]
+    return [json.loads(line) for line in lines_of(folder / ".turbo-fetch/metrics")]
 
 
 def _child(recorder: Recorder) -> psutil.Process:
     assert recorder is not None
-    return next(one for one in psutil.Process().children() if "turbo_fetch.monitor" in one.cmdline())
+    (child,) = descendants(word="turbo_fetch.monitor")
+    return child
 
 
 def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     track = TrackSpec(to=("tensorboard", "prometheus"), port=port, run="mine")
     notes = Notes()
     with recorded(track, "fetch", open_place(str(tmp_path)), notes) as recorder:
@@ -65,8 +61,7 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
         recorder.add(0, _tally(20))
         recorder._record(1.0)
         recorder.step(3, 10, "steps", {"loss": 0.25})
-        while "loss" not in (text := _scraped(port)):
-            pass
+        text = wait_until("the loss on the page", lambda: _scraped(port, "loss"))
     families = Counter(line.split()[2] for line in text.splitlines() if line.startswith("# TYPE"))
     assert max(families.values()) == 1
     assert "turbo_fetch_list_rows 50.0" in text
@@ -85,10 +80,11 @@ def test_all_trackers_get_the_figures_of_a_run(tmp_path: Path) -> None:
     assert not child.is_running()
 
 
-def _scraped(port: int) -> str:
-    """Return what the endpoint says, which exists before the process behind it does."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        return str(answer.read().decode())
+def _scraped(port: int, word: str) -> str:
+    """Return what the endpoint says, which exists before the process behind it does, if a word is in it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        text = str(answer.read().decode())
+        return text if word in text else ""
 
 
 def test_weights_and_biases_are_written_offline(tmp_path: Path) -> None:
@@ -109,8 +105,7 @@ def test_its_death_is_told_once_and_hurts_nothing(tmp_path: Path) -> None:
     with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), notes) as recorder:
         child = _child(recorder)
         child.kill()
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-            pass
+        wait_until("its end", lambda: is_gone(child))
         for number in range(3):
             recorder.add(0, _tally(1))
             recorder._record(number + 1.0)
@@ -130,7 +125,7 @@ def test_when_the_parent_is_killed_it_ends_and_says_so(tmp_path: Path) -> None:
     os.close(write)
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    psutil.wait_procs([monitor], timeout=30)
+    psutil.wait_procs([monitor], timeout=PATIENCE_S)
     assert not monitor.is_running()
     assert _lines(tmp_path)[-1]["how"] == "killed"
 
@@ -144,11 +139,7 @@ def _place(folder: Path) -> Any:
 def test_it_outlives_a_ctrl_c_that_the_whole_group_gets(tmp_path: Path) -> None:
     with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()) as recorder:
         recorder.note("begun")
-        while (
-            not (tmp_path / ".turbo-fetch/metrics").exists()
-            or "begun" not in (tmp_path / ".turbo-fetch/metrics").read_text()
-        ):
-            pass
+        wait_until("the note", lambda: "begun" in text_of(tmp_path / ".turbo-fetch/metrics"))
         _child(recorder).send_signal(signal.SIGINT)
         recorder.note("after")
     assert [line["kind"] for line in _lines(tmp_path)] == ["start", "note", "note", "end"]

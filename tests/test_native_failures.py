@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import struct
-import subprocess
 import time
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ import turbo_fetch
 from album import album
 from jobs import job_spec, ledger, start, write_list
 from origin import Origin
+from processes import finished
 from sample_images import encoded, scene, spec
 from turbo_fetch.arrow.binaries import lengths
 from turbo_fetch.cli.commands import app
@@ -49,11 +49,7 @@ def test_a_panic_in_a_batch_ends_the_run_with_an_error(
     with Origin(images) as origin:
         listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in images])
         running = start(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}), tmp_path)
-        try:
-            _, errors = running.communicate(timeout=110)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            raise
+        _, errors = finished(running)
     assert running.returncode == 1
     assert "PanicException: index out of bounds" in errors
     assert "the 8th time in a row that one got nowhere" in errors
@@ -132,6 +128,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
     )
 
 
+@pytest.mark.usefixtures("no_collections")
 def test_directories_of_exif_that_all_lead_to_one_are_read_in_time() -> None:
     count, entry = 65_000, struct.Struct("<HHII")
     second = 10 + count * entry.size

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import processes
 import turbo_fetch
 from album import album
 from fetching import LIMITS
@@ -182,10 +183,11 @@ def run_pool(
 
 
 def test_rows_that_met_a_resolver_that_was_down_are_asked_again_and_no_attempt_counts() -> None:
-    began_s = monotonic()
+    asked_s: list[float] = []
 
     def lookup(host: str, family: int) -> tuple[str, ...]:
-        if host.startswith("gone") or 0.5 < monotonic() - began_s < 0.5 + 3 * QUIET_S:
+        asked_s.append(monotonic())
+        if host.startswith("gone") or 0.5 < asked_s[-1] - asked_s[0] < 0.5 + 3 * QUIET_S:
             raise socket.gaierror(socket.EAI_AGAIN, "failed")
         return ("127.0.0.1",)
 
@@ -197,7 +199,7 @@ def test_rows_that_met_a_resolver_that_was_down_are_asked_again_and_no_attempt_c
         ended = run_pool(lookup, requests, {"retries": 0, "concurrency": 2, "per_domain": 1})
     assert ended.pop(40).outcome is Outcome.DNS
     assert {(fetched.outcome, fetched.attempts) for fetched in ended.values()} == {(Outcome.SUCCESS, 1)}
-    assert monotonic() - began_s > 3 * QUIET_S
+    assert monotonic() - asked_s[0] > 3 * QUIET_S
 
 
 @pytest.mark.parametrize("fault", [None, "truncated", "reset_before_headers"])
@@ -303,7 +305,7 @@ def run_isolated(spec: Any, folder: Path, setup: str, *wrapper: str) -> subproce
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=processes.PATIENCE_S,
     )
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 import processes
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, manifest, undisturbed, wait_for_hits, write_list
+from jobs import asks, content_hashes, job_spec, manifest, undisturbed, write_list
 from leases import start_on
 from origin import Origin
+from processes import descendants, finished, wait_until
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.spec import FetchSpec, HttpSpec, Spec
@@ -83,7 +85,8 @@ def _spec(urls: Path, output: Path) -> Spec:
     return job_spec(
         urls,
         output,
-        http={"concurrency": 4},
+        # Those that are held until another task has begun are to wait.
+        http={"concurrency": 4, "timeout_s": 500, "stall_timeout_s": 500},
         output={"samples_per_shard": 20},
         engine={"workers": 1, "threads": 1},
     )
@@ -99,7 +102,7 @@ def _check_whole(output: Path, expected: dict[str, str]) -> None:
     assert not [path for path in (output / ".turbo-fetch").iterdir() if "part" in path.name]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_parts_that_are_killed_at_random_make_what_one_run_makes(
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
 ) -> None:
@@ -113,19 +116,30 @@ def test_parts_that_are_killed_at_random_make_what_one_run_makes(
         return start_on(machine, spec, tmp_path, "--shards", f"{number}/{PARTS}")
 
     tasks = {number: begin(number, 0) for number in range(PARTS)}
+
+    def end(number: int, how: int) -> None:
+        _, err = finished(tasks[number])
+        assert tasks[number].returncode == how, err
+        tasks[number] = begin(number, 1)
+
     for kill in range(PARTS):
-        wait_for_hits(tasks[kill], origin, chance.randrange(10, 30))
-        os.killpg(tasks[kill].pid, signal.SIGKILL if kill < 2 else signal.SIGUSR1)
-        _, err = tasks[kill].communicate(timeout=60)
-        assert tasks[kill].returncode in {-signal.SIGKILL, 130, 0}, err
-        tasks[kill] = begin(kill, 1)
+        with origin.holding_after(chance.randrange(10, 30)):
+            # Its own: a task that has not begun yet does not know the signal.
+            wait_until("a request of the task", partial(asks, tasks[kill], origin), tasks[kill])
+            if kill < 2:
+                os.killpg(tasks[kill].pid, signal.SIGKILL)
+                # Before the others go on, which might be over else before it is their turn.
+                end(kill, -signal.SIGKILL)
+            else:
+                os.killpg(tasks[kill].pid, signal.SIGUSR1)
+    end(PARTS - 1, 130)
     for task in tasks.values():
-        _, err = task.communicate(timeout=120)
+        _, err = finished(task)
         assert task.returncode == 0, err
     _check_whole(tmp_path / "out", expected)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_submission_file_for_slurm_ends_with_the_dataset(
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
 ) -> None:
@@ -154,21 +168,16 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
         )
 
     tasks = [submit(number) for number in range(PARTS)]
-    wait_for_hits(tasks[0], origin, 20)
-    # As at the time limit: the signal goes to the processes of the steps, not to the script.
-    for process in _descendants(tasks[0]):
-        os.kill(process, signal.SIGUSR1)
-    _, err = tasks[0].communicate(timeout=60)
+    with origin.holding_after(20):
+        wait_until("a request of the task", partial(asks, tasks[0], origin), tasks[0])
+        # As at the time limit: the signal goes to the processes of the steps, not to the script.
+        for process in descendants(tasks[0]):
+            process.send_signal(signal.SIGUSR1)
+    _, err = finished(tasks[0])
     assert tasks[0].returncode == 130, err
     assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
     tasks[0] = submit(0)
     for task in tasks:
-        _, err = task.communicate(timeout=120)
+        _, err = finished(task)
         assert task.returncode == 0, err
     _check_whole(tmp_path / "out", expected)
-
-
-def _descendants(process: subprocess.Popen[str]) -> list[int]:
-    import psutil
-
-    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]

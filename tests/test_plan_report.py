@@ -41,6 +41,7 @@ def test_a_plan_counts_and_sends_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_collections")
 def test_a_list_of_ten_million_rows_takes_a_moment(tmp_path: Path) -> None:
     urls = pa.array([f"http://h{row % 977}.example/{row}.jpg" for row in range(20_000)])
     # Repeated by dictionary, so that the file is made in a second.

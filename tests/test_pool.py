@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from loops import LOOPS, run_on
 from origin import Origin
+from processes import wait_until
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.pool import FetchPool
@@ -159,7 +162,8 @@ def test_retry_after_is_obeyed_while_others_go_on(loop: str, origin: Origin) -> 
     asked = rows(origin, range(1), "status", code=429, retry_after=1, times=1)
     (shard,) = run_shards(loop, asked + rows(origin, range(1, 100)), concurrency=4)
     assert shard.outcomes == {Outcome.SUCCESS}
-    assert list(shard.ended)[-1] == 0
+    # Many others, however slow the machine is; with it, all might have ended.
+    assert list(shard.ended).index(0) > 20
     assert shard.ended[0].attempts == 2
     assert (
         shard.ended[0].started_us - min(fetched.started_us for fetched in shard.ended.values()) >= 1_000_000
@@ -299,13 +303,24 @@ def test_a_dead_host_is_asked_a_few_times_and_its_rows_end_with_its_failure(
 
 def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> None:
     images = {f"{number}.jpg": BODY for number in range(40)}
-    with Origin(images, latency_s=0.3) as slow, Origin(images) as quick:
+    with Origin(images) as slow, Origin(images) as quick, ThreadPoolExecutor(1) as thread:
+        held = threading.Event()
+
+        def hold() -> None:
+            with slow.holding_after(0):
+                held.set()
+                wait_until("the quick ones", lambda: quick.hits.total() >= 1 + 20)
+
+        holding = thread.submit(hold)
+        held.wait()
         waiting = [Request(row, slow.url(f"{row}.jpg"), "slow") for row in range(20)]
         others = [Request(row, quick.url(f"{row}.jpg"), "quick") for row in range(20, 40)]
         (shard,) = run_shards(loop, waiting + others, concurrency=4, per_domain=0, robots="respect")
+        holding.result()
         assert shard.outcomes == {Outcome.SUCCESS}
         assert slow.hits["/robots.txt"] == quick.hits["/robots.txt"] == 1
-        assert set(list(shard.ended)[:20]) == set(range(20, 40))
+        # The last of them were asked for when the rules came.
+        assert set(list(shard.ended)[:16]) <= set(range(20, 40))
 
 
 def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:
@@ -317,6 +332,8 @@ def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:
         (asked,) = run_shards(loop, rows(origin, range(4)), robots="respect")
         preset = {"a": {"delay_s": 0.2}}
         (told,) = run_shards(loop, rows(origin, range(4)), robots="respect", domains=preset)
+
+    with Origin({**images, "robots.txt": b"User-agent: *\nCrawl-delay: 5"}) as origin:
         (free,) = run_shards(loop, rows(origin, range(4)), robots="respect", domains={"a": {"delay_s": 0}})
 
     def span_ms(shard: Shard) -> float:
@@ -325,7 +342,7 @@ def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:
 
     assert span_ms(asked) >= 190
     assert span_ms(told) >= 550
-    assert span_ms(free) < 190
+    assert span_ms(free) < 5000
 
 
 def test_headers_of_a_domain_go_to_it_alone(loop: str, origin: Origin) -> None:

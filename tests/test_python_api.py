@@ -17,6 +17,7 @@ import processes
 from album import album
 from jobs import job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.spec.specfile import dump_spec
 
 IMAGES = album(20, side=32)
@@ -56,7 +57,7 @@ def _on_a_terminal(script: str, folder: Path) -> str:
         while part := os.read(ours, 1 << 16):
             shown += part
     os.close(ours)
-    assert process.wait(60) == 0, shown
+    assert process.wait(PATIENCE_S) == 0, shown
     return shown.decode()
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import processes
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, manifest, write_list
+from jobs import amid, content_hashes, job_spec, manifest, write_list
 from origin import Origin
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import open_dataset
@@ -135,7 +135,6 @@ def test_applied_drift_replaces_changed_and_drops_refused_samples_only(origin: O
 def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, out: Path) -> None:
     before = content_hashes(out)
     _drift(origin)
-    origin.latency_s = 0.1
     command = [
         sys.executable,
         "-m",
@@ -147,14 +146,11 @@ def test_killed_it_goes_on_and_the_dataset_is_whole_meanwhile(origin: Origin, ou
         "fetch.http.concurrency=2",
     ]
     process = processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    hits = origin.hits.total()
-    while origin.hits.total() < hits + 5:
-        assert process.poll() is None, process.communicate()
-    os.killpg(process.pid, signal.SIGKILL)
+    with amid(process, origin, 5):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     kept = content_hashes(out)
     assert kept == before
-    origin.latency_s = 0
     assert _refresh(out, "--apply")["drift"]["changed"] == 2
     assert len(manifest(out)) == 3
 

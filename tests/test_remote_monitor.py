@@ -17,6 +17,7 @@ from album import album
 from jobs import job_spec, write_list
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.cli.commands import app
 
 ALBUM = album(6, side=40)
@@ -63,7 +64,7 @@ def test_view_serves_rows_and_images_from_the_store(server: str) -> None:
         image = _get(f"{address}picture/1/0")
         live = json.loads(_get(f"{address}api/live"))
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
     assert (dataset["path"], dataset["rows"], dataset["shards"]) == (PLACE, 7, 2)
     assert [row["at"] for row in rows] == ["0:0", "0:1", "0:2", "0:3", "1:0", "1:1", "1:2"]
     assert [row["outcome"] for row in failed] == ["http-4xx"]
@@ -81,5 +82,5 @@ def test_a_place_without_a_dataset_is_one_clear_error(server: str, command: str,
 
 
 def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return bytes(answer.read())

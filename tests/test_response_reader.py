@@ -173,6 +173,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_flood_ends_soon_and_never_holds_up_the_loop(flood: str) -> None:
     data = FLOODS[flood]

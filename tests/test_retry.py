@@ -21,6 +21,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
+from processes import finished, wait_until
 from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.spec.specfile import parse_spec
@@ -132,10 +133,9 @@ def test_an_interrupted_retry_keeps_the_dataset_whole_and_goes_on(origin: Origin
     origin.latency_s = 60
     hits = origin.hits.total()
     process = _retry(out)
-    while origin.hits.total() < hits + 1:
-        assert process.poll() is None, process.communicate()
+    wait_until("a request", lambda: origin.hits.total() > hits, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = finished(process)
     assert process.returncode == 130, err
     assert "Run the same command again" in err
     assert content_hashes(out) == before
@@ -154,8 +154,8 @@ def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
     origin.latency_s = 60
     asked = origin.hits.total()
     process = _retry(out)
-    while not (out / ".turbo-fetch" / "00001.spool").exists() or origin.hits.total() < asked + 4:
-        assert process.poll() is None, process.communicate()
+    spool = out / ".turbo-fetch" / "00001.spool"
+    wait_until("all requests", lambda: spool.exists() and origin.hits.total() >= asked + 4, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     origin.latency_s = 0

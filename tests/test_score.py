@@ -10,11 +10,11 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +24,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
 from origin import Origin
+from processes import finished, is_gone, lines_of, wait_until
 from scoring import BRIGHTNESS, COLUMNS, FAULTY, HELD, written
 from turbo_fetch.errors import ScoringFailed, SpecError
 from turbo_fetch.progress.listener import ProgressListener
@@ -210,8 +211,7 @@ def test_two_workers_share_a_process_and_make_what_one_makes(
     assert len(marks.read_text().splitlines()) == 2
     # Processes end with the last worker that is there.
     for pid in map(int, marks.read_text().split()):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            pass
+        wait_until("the end of the process that scores", partial(is_gone, pid))
     place.rmdir()
 
 
@@ -234,8 +234,7 @@ def test_a_run_that_is_killed_while_it_scores_goes_on_where_it_was(
     spec = _spec(origin, tmp_path / "killed", {"function": f"{path}:Held", "columns": COLUMNS})
     held.touch()
     process = start(spec, tmp_path)
-    while not calls.exists() or "image 17" not in calls.read_text():
-        assert process.poll() is None
+    wait_until("the call that stays", lambda: any("image 17" in line for line in lines_of(calls)), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     held.unlink()
@@ -259,10 +258,9 @@ def test_ctrl_c_does_not_wait_for_a_call(
     spec = _spec(origin, tmp_path, {"function": f"{path}:Held", "columns": COLUMNS})
     held.touch()
     process = start(spec, tmp_path)
-    while not calls.exists() or "image 17" not in calls.read_text():
-        assert process.poll() is None
+    wait_until("the call that stays", lambda: any("image 17" in line for line in lines_of(calls)), process)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = finished(process)
     assert process.returncode == 130, said
     held.unlink()
     hits = origin.hits.total()

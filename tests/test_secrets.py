@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import processes
 from album import album
 from jobs import ledger, write_list
 from origin import Origin
+from processes import PATIENCE_S, free_port, wait_until
 
 ALBUM = album(12, side=40)
 SECRET = "hush"
@@ -41,6 +41,8 @@ keep_columns = []
 allow_private_addresses = true
 robots = "respect"
 tdm = "respect"
+timeout_s = 200
+stall_timeout_s = 200
 retries = 1
 backoff_s = 0.01
 headers = {{ Authorization = "Bearer ${{TOKEN}}", X-Api-Key = "hush-literal", X-Reason = "${{REASON}}" }}
@@ -82,7 +84,7 @@ def _urls(origin: Origin) -> list[str | None]:
         origin.url("00007.jpg", "redirect_loop", secret="hush-loop"),
         origin.url("00008.jpg", "truncated", signature="hush-cut"),
         f"http://user:hush-password@{host}/00009.jpg",
-        f"http://127.0.0.1:{_free_port()}/x.jpg?access_token=hush-refused",
+        f"http://127.0.0.1:{free_port()}/x.jpg?access_token=hush-refused",
         "http://[bad/x.jpg?token=hush-bad",
         "file:///x?password=hush-file",
         origin.url("00010.jpg") + "?token=hush-denied",
@@ -104,7 +106,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("secrets")
-    out, spec, port = folder / "out", folder / "job.toml", _free_port()
+    out, spec, port = folder / "out", folder / "job.toml", free_port()
     images = _Held({**ALBUM, "robots.txt": b"User-agent: *\nDisallow: /robots-say-no.jpg\n"})
     with Origin(images, latency_s=0.1) as origin:
         urls = _urls(origin)
@@ -145,27 +147,24 @@ class _Held(dict[str, bytes]):
         self.go_on = threading.Event()
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        self.go_on.wait(timeout=60)
+        self.go_on.wait(timeout=PATIENCE_S)
         return super().get(name, default)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _scraped(port: int, ended: threading.Event) -> str:
     """Return what the endpoint says once a run has something to say there; nothing if it never has."""
-    while not ended.is_set():
+
+    def said() -> str:
         with suppress(urllib.error.URLError, ConnectionError):
-            if text := _get(f"http://127.0.0.1:{port}/metrics"):
-                return text
-    return ""
+            return _get(f"http://127.0.0.1:{port}/metrics")
+        return ""
+
+    found = wait_until("metrics, or the end of the run", lambda: said() or ended.is_set())
+    return found if isinstance(found, str) else ""
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return str(answer.read().decode())
 
 

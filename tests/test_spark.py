@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import psutil
 import pytest
 
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits, write_list
+from jobs import amid, content_hashes, job_spec, ledger, manifest, undisturbed, wait_for_hits, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished, free_port, kill, wait_until
 from spark_runs import events, executors, start_on_spark
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
@@ -63,7 +62,7 @@ def _spec(
 
 
 def _check(process: subprocess.Popen[str], folder: Path, expected: dict[str, str]) -> str:
-    out, err = process.communicate(timeout=200)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "300 of 300 rows" in out
     assert content_hashes(folder / "out") == expected
@@ -78,10 +77,9 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
     urls, expected = quiet
     origin.load.by_host_most.clear()
     process = start_on_spark(_spec(urls, tmp_path, per_domain=3), tmp_path)
-    wait_for_hits(process, origin, 120)
-    found = executors(process)
-    assert len(found) == 2
-    found[0].kill()
+    with amid(process, origin, 120):
+        wait_until("two executors", lambda: len(executors(process)) == 2, process)
+        kill(executors(process)[0])
     _check(process, tmp_path, expected)
     assert list(origin.load.by_host_most.values()) == [3], (
         "the limit holds for all workers, dead ones included"
@@ -97,9 +95,9 @@ def test_executors_that_are_lost_more_often_than_spark_bears_cost_nothing_while_
     process = start_on_spark(_spec(urls, tmp_path, executors=1), tmp_path)
     kills = 5
     for _ in range(kills):
-        wait_for_hits(process, origin, 40)
-        for executor in executors(process):
-            executor.kill()
+        with amid(process, origin, 40):
+            for executor in executors(process):
+                kill(executor)
     err = _check(process, tmp_path, expected)
     assert err.count("a new worker resumes its shards") >= kills
     failed = [
@@ -113,13 +111,13 @@ def test_executors_that_are_lost_before_a_row_is_done_end_the_run_in_one_sentenc
     with Origin(ALBUM, latency_s=20) as slow:
         urls = write_list(tmp_path / "list.parquet", [slow.url(name) for name in ALBUM])
         process = start_on_spark(_spec(urls, tmp_path, executors=1, timeout_s=60), tmp_path)
-        while process.poll() is None:
+
+        def is_over() -> bool:
             for executor in executors(process, at_work=True):
-                executor.kill()
-            try:
-                process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
+                kill(executor)
+            return process.poll() is not None
+
+        wait_until("the end of the run", is_over, process)
     out, err = process.communicate()
     assert process.returncode == 1, err
     told = " ".join(err.split())
@@ -134,9 +132,7 @@ def test_tasks_end_and_speculation_does_no_row_twice(
 ) -> None:
     urls, expected = quiet
     before = origin.hits.total()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     conf: dict[str, Any] = {
         "speculation": True,
         "speculation_interval": "100ms",
@@ -146,12 +142,14 @@ def test_tasks_end_and_speculation_does_no_row_twice(
     }
     # A core is free for copies, and tasks that begin together end at other times.
     spec = _spec(urls, tmp_path, executors=3, port=port, workers=2, concurrency=1)
-    with _slow(origin, 0.3):
+    with origin.slowed(0.3):
         process = start_on_spark(spec, tmp_path, task_s=(1, 40), **conf)
         wait_for_hits(process, origin, 4)
         connections = psutil.Process(process.pid).net_connections()
         assert port in [each.laddr.port for each in connections if each.status == "LISTEN"]
-        _wait(process, lambda: len(events(tmp_path, "SparkListenerJobStart")) > 2)
+        wait_until(
+            "a third job of Spark", lambda: len(events(tmp_path, "SparkListenerJobStart")) > 2, process
+        )
     _check(process, tmp_path, expected)
     assert origin.hits.total() - before == 300
 
@@ -168,30 +166,13 @@ def test_executors_that_join_later_are_asked_for_and_get_work(
         "dynamicAllocation_schedulerBacklogTimeout": "1s",
     }
     spec = _spec(urls, tmp_path, executors=3, concurrency=1)
-    with _slow(origin):
+    with origin.slowed(1.0):
         process = start_on_spark(spec, tmp_path, **conf)
-        _wait(process, lambda: len(executors(process, at_work=True)) == 3)
+        wait_until("three executors", lambda: len(executors(process, at_work=True)) == 3, process)
         wait_for_hits(process, origin, 4)
     _check(process, tmp_path, expected)
     worked = {event["Task Info"]["Executor ID"] for event in events(tmp_path, "SparkListenerTaskEnd")}
     assert len(worked) == 3
-
-
-@contextmanager
-def _slow(origin: Origin, latency_s: float = 1.0) -> Iterator[None]:
-    """Have the origin take so long meanwhile that a run does not end."""
-    before, origin.latency_s = origin.latency_s, latency_s
-    try:
-        yield
-    finally:
-        origin.latency_s = before
-
-
-def _wait(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    while not happened():
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-        assert process.poll() is None, process.communicate()
 
 
 def test_a_python_process_of_spark_stays_as_it_was(
@@ -206,7 +187,7 @@ def test_a_python_process_of_spark_stays_as_it_was(
         [sys.executable, "-c", USER, str(tmp_path / "job.json")],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": _with_tests()},
@@ -252,7 +233,7 @@ def test_a_python_without_turbo_fetch_is_one_clear_message(
     urls, _ = quiet
     outside_of_the_environment = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     process = start_on_spark(_spec(urls, tmp_path), tmp_path, str(outside_of_the_environment))
-    out, err = process.communicate(timeout=150)
+    out, err = finished(process)
     assert process.returncode == 2, err
     assert "an executor lacks a package: " in err
     assert out == ""
@@ -267,7 +248,7 @@ def test_no_spark_is_one_clear_message(quiet: tuple[Path, dict[str, str]], tmp_p
         [sys.executable, "-m", "turbo_fetch", "run", str(tmp_path / "job.toml")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert process.returncode == 2

@@ -17,6 +17,7 @@ import pytest
 import processes
 from jobs import job_spec
 from namespaces import WEB, Web, may_use_namespaces
+from processes import PATIENCE_S
 from test_supervisor import Book, shards
 from turbo_fetch import __version__
 from turbo_fetch.errors import ClusterError
@@ -41,7 +42,7 @@ def test_a_task_is_heard_beside_callers_that_are_silent_strangers_or_gone() -> N
         with Client((HOST, door.port), authkey=door.key) as task:
             task.send(__version__)
             task.send((2, 7))
-            call = calls.get(timeout=20)
+            call = calls.get(timeout=PATIENCE_S)
             assert (call.version, call.wave, call.task) == (__version__, 2, 7)
             call.connection.close()
     assert calls.empty()
@@ -54,7 +55,7 @@ def test_a_task_of_another_version_is_heard_whatever_it_says_then() -> None:
         Client((HOST, door.port), authkey=door.key) as task,
     ):
         task.send("0.0.1")
-        call = calls.get(timeout=20)
+        call = calls.get(timeout=PATIENCE_S)
         assert (call.version, call.wave) == ("0.0.1", -1)
         call.connection.close()
 
@@ -114,7 +115,6 @@ class _Replaced:
     def kill(self) -> None: ...
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.skipif(not may_use_namespaces(), reason="network namespaces need root")
 def test_a_worker_whose_machine_is_cut_off_is_given_up_and_its_shard_is_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +138,7 @@ def test_a_worker_whose_machine_is_cut_off_is_given_up_and_its_shard_is_for_othe
                 yield task
 
         connections = WorkerConnections(replaced, tasks(), book, StopRequest(), fetch.http, Path(IN_MEMORY))
-        connections.add(0, calls.get(timeout=30).connection, Setup(fetch, 1))
+        connections.add(0, calls.get(timeout=PATIENCE_S).connection, Setup(fetch, 1))
         while not handed_out:
             connections.step(math.inf)
         web.cut("carrier")

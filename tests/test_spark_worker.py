@@ -15,6 +15,7 @@ import pytest
 
 import processes
 from jobs import job_spec
+from processes import PATIENCE_S, finished
 from turbo_fetch import __version__
 from turbo_fetch.runners.messages import NoMoreShards, Setup, WantShard
 
@@ -60,8 +61,8 @@ def _worked(folder: Path, talk: Callable[[Connection[Any, Any]], None]) -> list[
                 pass
             talk(connection)
             if not connection.closed:
-                process.wait(60)
-        out, _ = process.communicate(timeout=60)
+                process.wait(PATIENCE_S)
+        out, _ = finished(process)
     found: list[Any] = json.loads(out)
     return found
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import processes
+from processes import wait_until
 from shard_data import picture, result, results
 from turbo_fetch import _native
 from turbo_fetch.arrow.schemas import RESULTS
@@ -237,8 +238,7 @@ def test_a_process_killed_while_it_appends_leaves_a_prefix(tmp_path: Path) -> No
     assert child.stdout is not None
     child.stdout.readline()
     size = (tmp_path / "s").stat().st_size
-    while (tmp_path / "s").stat().st_size < size + 3000:
-        assert child.poll() is None
+    wait_until("some rows", lambda: (tmp_path / "s").stat().st_size >= size + 3000, child)
     child.kill()
     child.wait()
     child.stdout.close()

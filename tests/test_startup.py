@@ -12,6 +12,7 @@ import pytest
 from album import album
 from jobs import job_spec, start, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished
 
 ALBUM = album(3)
 
@@ -23,7 +24,7 @@ def _python(code: str, folder: Path, **environment: str) -> str:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
         env={**os.environ, "PYTHONPATH": path, **environment},
     )
@@ -140,6 +141,6 @@ def test_a_run_trusts_the_certificates_of_the_store_and_no_others(
         monkeypatch.setenv("SSL_CERT_FILE", str(known.write_authority(tmp_path)))
         urls = write_list(tmp_path / "list.parquet", [origin.url(name) for name in ALBUM])
         process = start(job_spec(urls, tmp_path / "out"), tmp_path)
-        out, err = process.communicate(timeout=60)
+        out, err = finished(process)
     assert ("3 of 3 rows" in out) is is_known, out + err
     assert ("tls 3" in out) is not is_known, out + err

@@ -13,6 +13,7 @@ import threading
 import pytest
 
 import processes
+from processes import PATIENCE_S
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.stop import StopRequest, stop_on_signals
 
@@ -51,9 +52,9 @@ def test_each_of_the_first_two_signals_is_answered_at_once_though_nothing_looks_
     told: queue.Queue[str] = queue.Queue()
     with stop_on_signals(told.put):
         os.kill(os.getpid(), signal.SIGINT)
-        assert "being saved" in told.get(timeout=10)
+        assert "being saved" in told.get(timeout=PATIENCE_S)
         os.kill(os.getpid(), signal.SIGINT)
-        assert "at once" in told.get(timeout=10)
+        assert "at once" in told.get(timeout=PATIENCE_S)
         os.kill(os.getpid(), signal.SIGINT)
     assert told.empty()
 
@@ -110,5 +111,5 @@ def test_a_worker_that_is_still_importing_leaves_ctrl_c_to_its_parent() -> None:
         assert any(line.endswith("turbo_fetch.errors\n") for line in told)
         worker.send_signal(signal.SIGINT)
         rest = told.read()
-    assert worker.wait(timeout=60) == 0
+    assert worker.wait(timeout=PATIENCE_S) == 0
     assert "KeyboardInterrupt" not in rest

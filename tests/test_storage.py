@@ -15,6 +15,7 @@ import pytest
 
 import processes
 from object_store import configured, empty_bucket, filesystem
+from processes import finished
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, OutputError, SpecError
@@ -180,7 +181,7 @@ def test_a_writer_that_stands_still_holds_nobody_up_and_changes_nothing_afterwar
         LocalStorage(tmp_path).write_bytes("file", b"new")
     finally:
         stopped.send_signal(signal.SIGCONT)
-    _, told = stopped.communicate(timeout=60)
+    _, told = finished(stopped)
     assert stopped.returncode == 1
     assert "OutputError" in told
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]

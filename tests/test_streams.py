@@ -16,8 +16,9 @@ import pytest
 
 import processes
 from album import album
-from jobs import job_spec, wait_for_hits, write_list
+from jobs import amid, job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S, finished
 from turbo_fetch.cli.streams import _readable
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -48,7 +49,7 @@ def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -94,7 +95,7 @@ def test_a_pipe_that_takes_nothing_for_a_while_gets_everything(tmp_path: Path) -
     with os.fdopen(reader, encoding="utf-8") as pipe:
         first = pipe.read(1)
         assert (first + pipe.read()).rstrip().endswith("}")
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_file_name_that_is_no_text_is_told(tmp_path: Path) -> None:
         [sys.executable, "-m", "turbo_fetch", "run", os.fsencode(tmp_path) + b"/\xff.toml"],
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 2
     assert b"udcff.toml: no such file" in done.stderr
@@ -143,9 +144,9 @@ def test_a_run_whose_terminal_is_closed_saves_what_arrived(origin: Origin, tmp_p
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
     )
     os.close(theirs)
-    wait_for_hits(process, origin, 5)
-    os.close(ours)
-    assert process.wait(60) == 130
+    with amid(process, origin, 5):
+        os.close(ours)
+    assert process.wait(PATIENCE_S) == 130
     assert '"how":"interrupted"' in (tmp_path / "out" / ".turbo-fetch/metrics").read_text()
     assert list((tmp_path / "out" / ".turbo-fetch").glob("*.spool"))
 
@@ -158,8 +159,8 @@ def test_a_run_under_nohup_goes_on(origin: Origin, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    wait_for_hits(process, origin, 5)
-    os.killpg(process.pid, signal.SIGHUP)
-    out, err = process.communicate(timeout=60)
+    with amid(process, origin, 5):
+        os.killpg(process.pid, signal.SIGHUP)
+    out, err = finished(process)
     assert process.returncode == 0, err
     assert "40 of 40 rows" in out

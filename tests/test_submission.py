@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ import pytest
 from album import album
 from jobs import content_hashes, job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S, free_port, wait_until
 from ray_nodes import ray_cluster, worker_processes
 from turbo_fetch.errors import ClusterError
 from turbo_fetch.runners.ray.submission import bundle
@@ -31,21 +31,19 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     with ray_cluster(nodes=1, dashboard_port=port):
-        until_s = time.monotonic() + 60
-        while _ray_job("list", "--address", address).returncode and time.monotonic() < until_s:
-            continue
+        wait_until(
+            "an answer of the dashboard", lambda: not _ray_job("list", "--address", address).returncode
+        )
         yield address
 
 
 def _ray_job(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Ray's own command."""
     command = [str(Path(sys.executable).with_name("ray")), "job", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -54,7 +52,7 @@ def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "turbo_fetch", *arguments],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE_S,
         check=False,
         cwd=folder,
         env=dict(os.environ),
@@ -79,15 +77,15 @@ def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_pat
 
 
 def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str, tmp_path: Path) -> None:
-    with Origin(ALBUM, latency_s=0.3) as origin:
-        spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http={"concurrency": 2})
+    with Origin(ALBUM) as origin, origin.holding_after(20):
+        spec = _write(
+            tmp_path, [origin.url(name) for name in ALBUM], http={"timeout_s": 500, "stall_timeout_s": 500}
+        )
         begun = _run(
             "submit", str(spec), "--address", dashboard, "--id", "long", "--no-wait", folder=tmp_path
         )
         assert begun.returncode == 0, begun.stdout + begun.stderr
-        while origin.hits.total() < 20:
-            state = _ray_job("status", "long", "--address", dashboard)
-            assert state.returncode == 0, state
+        wait_until("20 requests", lambda: origin.hits.total() >= 20)
         stopped = _ray_job("stop", "long", "--address", dashboard)
         assert stopped.returncode == 0, stopped
         hits = origin.hits.total()

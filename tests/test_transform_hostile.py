@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from processes import PATIENCE_S
 from sample_images import encoded, scene, spec, transformed
 from turbo_fetch.outcomes import BY_NUMBER, Outcome
 from turbo_fetch.shard.transform import Transform
@@ -138,6 +139,7 @@ def test_a_palette_is_taken_or_refused_as_libpng_does(length: int, bits: int) ->
         assert record["outcome"] == Outcome.SUCCESS.number
 
 
+@pytest.mark.usefixtures("no_collections")
 def test_a_bomb_of_scans_is_refused() -> None:
     began = time.process_time()
     assert transformed(scan_bomb(3_000))["outcome"] == Outcome.CORRUPT.number
@@ -175,7 +177,7 @@ def test_bombs_stay_within_a_memory_limit(tmp_path: Path) -> None:
     for name, body in bombs.items():
         (tmp_path / name).write_bytes(body)
     command = [sys.executable, "-c", BOMBS, str(tmp_path)]
-    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     too_many = Outcome.TOO_MANY_PIXELS.number
     assert made.stdout.strip() in {
         f"[0, {too_many}, {inflated}, {too_many}, {too_many}, {too_many}]"
@@ -207,7 +209,7 @@ def test_an_image_whose_file_there_is_no_memory_for_says_so_and_costs_no_other(t
     (tmp_path / "large").write_bytes(png(6_000, 6_000, zlib.compress(bytes(6_000 * 18_001), 1)))
     (tmp_path / "small").write_bytes(BODIES["PNG"])
     command = [sys.executable, "-c", SHORT, str(tmp_path / "large"), str(tmp_path / "small")]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines() == ["success out-of-memory success out-of-memory success"] * 5
 

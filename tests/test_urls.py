@@ -140,8 +140,8 @@ def test_spread_gives_every_stretch_its_share_of_a_domain() -> None:
     assert max(shares) <= 105
 
 
-def test_two_calls_run_at_the_same_time() -> None:
-    """The GIL is released: a thread of Python goes on while URLs are parsed."""
+def _steps_meanwhile() -> int:
+    """Return how often a thread of Python had its turn while URLs were parsed."""
     urls = pa.array([f"https://host{number}.example/{number}" for number in range(200_000)])
     steps: list[float] = []
     done = threading.Event()
@@ -160,7 +160,12 @@ def test_two_calls_run_at_the_same_time() -> None:
     finally:
         done.set()
         thread.join()
-    assert sum(start + 0.002 < step < end - 0.002 for step in steps) >= 3
+    return sum(start + 0.002 < step < end - 0.002 for step in steps)
+
+
+def test_two_calls_run_at_the_same_time() -> None:
+    """The GIL is released; a call that kept it would leave no turn, however often it is tried."""
+    assert any(_steps_meanwhile() >= 3 for _ in range(5))
 
 
 def test_other_types_are_refused() -> None:

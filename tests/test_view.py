@@ -19,6 +19,7 @@ from album import album
 from browser import browse, faults_of_sight, viewed
 from jobs import job_spec, write_list
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.monitor.recorder import recorded
@@ -258,7 +259,7 @@ async def test_an_image_may_be_the_first_thing_asked_for(folder: Path) -> None:
 
 def test_an_empty_place_is_one_clear_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "turbo_fetch", "view", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 import processes
+from processes import PATIENCE_S
 from turbo_fetch.dreambooth.training import launch
 from turbo_fetch.dreambooth.training.history import TrainReport
 from turbo_fetch.progress.listener import ProgressListener
@@ -87,6 +89,17 @@ def stopped_after(spec: Spec, step: int) -> None:
     fit(spec, Stops(), stop)
 
 
+_KILLED_AT = """
+import os, signal, sys
+
+def watch(event, given):
+    if event == "os.rename" and str(given[1]).endswith(os.environ["KILLED_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+"""
+
+
 @dataclass(frozen=True)
 class Child:
     """`turbo-fetch run` in a process of its own; what it says on stderr is in a file."""
@@ -96,24 +109,26 @@ class Child:
 
     @classmethod
     @contextmanager
-    def running(cls, spec: Spec, folder: Path) -> Iterator[Child]:
-        """Start `turbo-fetch run` on the spec; it is killed at the end if it is still there."""
+    def running(cls, spec: Spec, folder: Path, killed_at: str = "") -> Iterator[Child]:
+        """Start `turbo-fetch run` on the spec; it is killed at the end if it is still there.
+
+        It kills itself when it is about to publish a file of the name `killed_at`.
+        """
         path, errors = folder / "spec.toml", folder / "errors.txt"
         path.write_text(dump_spec(spec))
+        (folder / "sitecustomize.py").write_text(_KILLED_AT if killed_at else "")
+        paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": paths, "KILLED_AT": killed_at}
         command = [sys.executable, "-m", "turbo_fetch", "run", str(path), "--quiet"]
-        with errors.open("wb") as file, processes.started(command, stderr=file) as process:
+        with (
+            errors.open("wb") as file,
+            processes.started(command, stderr=file, env=environment) as process,
+        ):
             yield cls(process, errors)
-
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Return when something has happened; fails if the run ends before."""
-        while not happened():
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=0.02)
-            assert self.process.returncode is None, self.errors.read_text()
 
     def end(self) -> int:
         """Return the exit code when the run has ended: the number of a signal that killed it is negative."""
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
 def history(output: Path | str) -> list[dict[str, float]]:
@@ -151,37 +166,46 @@ def assert_equal_bits(first: Mapping[str, torch.Tensor], second: Mapping[str, to
 
 
 _KILLED_MIDWAY = """
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
+from processes import files_below
 from turbo_fetch import stages
 from turbo_fetch.dreambooth.sampling import generate, prior
 from turbo_fetch.dreambooth.scoring import evaluate
 from turbo_fetch.spec.specfile import load_spec
 
 for path, stage, pattern, count in zip(*[iter(sys.argv[1:])] * 4):
-    folder = Path(path).parent
     child = os.fork()
     if child == 0:
+        folder = Path(path).parent
+
+        def watch(event, given):
+            if event == "os.rename" and len(files_below(folder, pattern)) >= int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
         stages.run(load_spec(Path(path)), names=(stage,))
         os._exit(0)
-    while len(list(folder.glob(pattern))) < int(count):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        assert not ended, f"{stage} ended before it could be killed"
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{stage} was not killed"
 """
 
 
 def kill_midway(*stages: tuple[Spec, str, Path, str, int]) -> None:
     """Run a stage of each spec in a process that is killed when as many files match a pattern below a folder.
 
-    All processes are forks of one that has only imported what they need, which costs that once.
+    It kills itself when it is about to publish the next one: by the time that another process had looked, it
+    might be through. All processes are forks of one that has only imported what they need, which costs that once.
     """
     arguments = []
     for spec, stage, folder, pattern, count in stages:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.toml").write_text(dump_spec(spec))
         arguments += [str(folder / "spec.toml"), stage, pattern, str(count)]
-    subprocess.run([sys.executable, "-c", _KILLED_MIDWAY, *arguments], check=True, timeout=100)
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-c", _KILLED_MIDWAY, *arguments],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        timeout=PATIENCE_S,
+    )

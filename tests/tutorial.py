@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from processes import PATIENCE_S, free_port
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tutorial.md"
 PORT = "8765"
@@ -24,13 +25,12 @@ def blocks() -> list[tuple[str, str]]:
 
 def outputs(folder: Path) -> list[str]:
     """Run the commands in one shell in `folder`; return what each prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     mark = "== next =="
     script = f"\necho '{mark}'\n".join(command for command, _ in blocks()).replace(PORT, port)
     wait = (
-        f"until python -c \"import socket; socket.create_connection(('127.0.0.1', {port}))\" 2>&-; do :; done"
+        f"until python -c \"import socket; socket.create_connection(('127.0.0.1', {port}))\" 2>&-"
+        "; do sleep 0.05; done"
     )
     script = script.replace("server.log 2>&1 &\n", f"server.log 2>&1 &\n{wait}\n")
     done = subprocess.run(
@@ -40,7 +40,7 @@ def outputs(folder: Path) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_S,
         check=False,
     )
     text = done.stdout.replace(port, PORT).replace(str(folder), HOME)

@@ -22,6 +22,7 @@ from dataset_hub import TOKEN, DatasetHub, dataset_hub
 from jobs import content_hashes, job_spec, manifest, write_list
 from old_layout import put_back
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.spec.specfile import dump_spec
 
 WORK_SUFFIXES = {".spool", ".part", ".tmp"}
@@ -177,7 +178,7 @@ def call(command: Command, number: int, place: Path) -> None:
         env=environment_of(command, place),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     refuse_traceback(done.stderr)

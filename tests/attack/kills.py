@@ -23,6 +23,7 @@ from attack.commands import (
     quiet,
     refuse_traceback,
 )
+from processes import PATIENCE_S
 
 HOOK = '''
 """Signals the process group, or its first process, at the n-th change of a file with some end: loaded by all."""
@@ -133,6 +134,6 @@ def give(command: Command, place: Path, hook: dict[str, str], kill_after_s: floa
             running.wait(kill_after_s)
         with suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
-    _, text = running.communicate(timeout=120)
+    _, text = running.communicate(timeout=PATIENCE_S)
     refuse_traceback(text)
     return running.returncode == -signal.SIGKILL

@@ -14,6 +14,7 @@ from random import Random
 from attack.campaign import Attack
 from attack.scene import Disturbance, Scene, disturbed
 from jobs import content_hashes, wait_for_hits
+from processes import PATIENCE_S, files_below
 
 HIDDEN = ("*.spool", "documents.sqlite*", "manifest", "job", "lock", "*.part", "ledger/*", "")
 
@@ -39,7 +40,7 @@ def _deleted(scene: Scene, random: Random, folder: Path) -> str | None:
     def delete(running: subprocess.Popen[str]) -> None:
         wait_for_hits(running, scene.origin, random.randrange(1, 150))
         place = folder / "run/out/.turbo-fetch"
-        for path in place.glob(what) if what else [place]:
+        for path in files_below(place, what) if what else [place]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -59,7 +60,7 @@ def _removed(scene: Scene, random: Random, folder: Path) -> str | None:
         wait_for_hits(running, scene.origin, random.randrange(1, 150))
         was_running = running.poll() is None
         shutil.rmtree(out, ignore_errors=True)
-        if was_running and running.wait(timeout=100) == 0 and content_hashes(out) != scene.quiet:
+        if was_running and running.wait(timeout=PATIENCE_S) == 0 and content_hashes(out) != scene.quiet:
             told.append("the run ended with 0, and the dataset is not whole")
 
     def clear() -> None:
@@ -79,7 +80,7 @@ def _read_only(scene: Scene, random: Random, folder: Path) -> str | None:
             # What is open for writing would keep the disk from turning; an error of the device would not ask either.
             _remount(place, "ro")
             if running.poll() is None and not os.access(place, os.W_OK):
-                running.wait(timeout=60)
+                running.wait(timeout=PATIENCE_S)
             _remount(place, "rw")
 
         return disturbed(scene, place, Disturbance(meanwhile=turn))

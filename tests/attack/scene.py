@@ -16,6 +16,7 @@ import turbo_fetch
 from album import album
 from jobs import content_hashes, job_spec, ledger, write_list
 from origin import Origin
+from processes import PATIENCE_S
 from turbo_fetch.errors import OutputHeld
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
@@ -107,7 +108,7 @@ def command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "turbo_fetch", *arguments],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -125,7 +126,7 @@ def run(spec: Path, by: Disturbance) -> tuple[int, str]:
     try:
         if by.meanwhile is not None:
             by.meanwhile(running)
-        out, _ = running.communicate(timeout=200)
+        out, _ = running.communicate(timeout=PATIENCE_S)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

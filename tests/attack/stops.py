@@ -17,6 +17,7 @@ from attack.campaign import Attack
 from attack.commands import Command, arguments_of, commands, environment_of, finished, quiet, refuse_traceback
 from attack.scene import Disturbance, Scene, disturbed
 from jobs import content_hashes, wait_for_hits
+from processes import PATIENCE_S
 
 SHORTLY_S = (0.2, 4.0)
 """Longer than a request of the scene may take, at most."""
@@ -61,7 +62,7 @@ def _command(command: Command, random: Random, folder: Path) -> str | None:
     with suppress(subprocess.TimeoutExpired):
         running.wait(random.uniform(0.1, quiet(command).seconds))
     _hold(running.pid, random, random.uniform(*SHORTLY_S))
-    _, text = running.communicate(timeout=120)
+    _, text = running.communicate(timeout=PATIENCE_S)
     refuse_traceback(text)
     if running.returncode not in ({0, 1} if command.commands[0][0] == "verify" else {0}):
         return f"ended with {running.returncode}: {text[-1500:]}"

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from attack.kills import with_hook
 from attack.scene import Scene, command
 from jobs import content_hashes, manifest
 from leases import start_on
+from processes import PATIENCE_S, files_below, wait_until
 from turbo_fetch.errors import OutputHeld
 
 ELSEWHERE = "another machine"
@@ -73,11 +74,13 @@ def _taken_over(
 
     Return what is otherwise than in quiet.
     """
-    begun = set((place / "out").glob(LEASES))
+    begun = set(files_below(place / "out", LEASES))
     second = start_on("", scene.spec(place), folder)
     if after_s is not None:
-        while second.poll() is None and not set((place / "out").glob(LEASES)) - begun:
-            time.sleep(0.02)
+        wait_until(
+            "the lease, or the end",
+            lambda: second.poll() is not None or set(files_below(place / "out", LEASES)) - begun,
+        )
         time.sleep(after_s)
         os.killpg(first.pid, signal.SIGCONT)
     failure = _told(second, {0})
@@ -111,16 +114,19 @@ def _changes(scene: Scene, folder: Path) -> int:
 
 def _stands_still(running: subprocess.Popen[str]) -> bool:
     """Return when a run stands still, or false when it ended."""
-    while running.poll() is None:
-        if psutil.Process(running.pid).status() == psutil.STATUS_STOPPED:
-            return True
-        time.sleep(0.02)
-    return False
+
+    def stands_still() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(running.pid).status() == psutil.STATUS_STOPPED
+        return False
+
+    wait_until("that it stands still, or its end", lambda: stands_still() or running.poll() is not None)
+    return running.returncode is None
 
 
 def _told(running: subprocess.Popen[str], expected: set[int]) -> str | None:
     """Wait for a run to end, and return what is wrong with how it ended."""
-    _, text = running.communicate(timeout=120)
+    _, text = running.communicate(timeout=PATIENCE_S)
     refuse_traceback(text)
     if running.returncode not in expected:
         return f"ended with {running.returncode}, expected {expected}: {text[-800:]}"

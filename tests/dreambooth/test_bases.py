@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from test_model_export import image, unequal_sdxl
 
 from hub import hub_of
+from processes import PATIENCE_S
 from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd, tiny_sd3
 from training import Listener, fit, training_spec
 from turbo_fetch import stages
@@ -104,7 +105,7 @@ def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_p
     with hub_of({"someone/half": folder}) as address:
         environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
         command = [sys.executable, "-c", _LOADED_FROM_A_HUB, "someone/half"]
-        loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert loaded.returncode == 0, loaded.stderr
     kind, dtype, total = loaded.stdout.split()
     first = next(families.load(str(models["sd"])).denoiser.parameters()).detach()
@@ -114,7 +115,7 @@ def test_a_hub_id_with_one_variant_only_is_loaded(models: dict[str, Path], tmp_p
 
 _NOT_HAD = """
 import sys
-from time import monotonic
+import time
 from turbo_fetch.dreambooth.families import family_of
 from turbo_fetch.dreambooth.families.models import check_named
 from turbo_fetch.dreambooth.scoring.encoders import open_encoder
@@ -124,11 +125,13 @@ for had in (
     lambda name: open_encoder(name, "evaluate.dino", "cpu"),
     lambda name: check_named(name, "generate.lora", "lora"),
 ):
-    began_s = monotonic()
+    # Nothing else takes long; how long it takes here says more of the machine.
+    waits_s = []
+    time.sleep = waits_s.append
     try:
         had(sys.argv[1])
     except ModelError as error:
-        assert monotonic() - began_s < 5, error
+        assert sum(waits_s) < 5, error
         print(error)
 """
 
@@ -149,7 +152,7 @@ def test_a_model_that_nobody_has_is_refused_soon_and_in_a_sentence(
         places = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
         command = [sys.executable, "-c", _NOT_HAD, "someone/nothing"]
         done = subprocess.run(
-            command, env=os.environ | places | environment, capture_output=True, text=True, timeout=100
+            command, env=os.environ | places | environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
     model, encoder, lora = done.stdout.splitlines()
     assert model.startswith("someone/nothing: ")
@@ -175,10 +178,10 @@ def test_a_lora_of_the_hub_is_found_whatever_its_file_is_called_and_later_withou
     home = {"HF_HOME": str(tmp_path / "hub")}
     with hub_of({"someone/style": tmp_path / "style"}) as address:
         there = os.environ | home | {"HF_ENDPOINT": address}
-        subprocess.run([sys.executable, "-c", _LORA_SOUGHT], env=there, check=True, timeout=100)
+        subprocess.run([sys.executable, "-c", _LORA_SOUGHT], env=there, check=True, timeout=PATIENCE_S)
     for nowhere in ({"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}):
         code = _LORA_SOUGHT.partition("hf_hub_download(")[0]
-        subprocess.run([sys.executable, "-c", code], env=os.environ | home | nowhere, check=True, timeout=100)
+        subprocess.run([sys.executable, "-c", code], env=os.environ | home | nowhere, check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from origin import Origin
+from processes import PATIENCE_S
 from tiny_models import tiny_dino, tiny_sd
 from training import Listener, history, training_spec, write_images
 from turbo_fetch import stages
@@ -161,7 +162,7 @@ def test_what_is_checked_first_imports_no_library_of_models() -> None:
         "import sys, turbo_fetch.dreambooth.ahead, turbo_fetch.stages.checks\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "[]\n", done.stderr
 
 

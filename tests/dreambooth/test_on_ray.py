@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,15 @@ import pytest
 from PIL import Image
 
 import processes
-from ray_nodes import ray_cluster
+from processes import files_below, finished, kill, lines_of, wait_until
+from ray_nodes import ray_cluster, working
 from tiny_models import tiny_dino, tiny_sd
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]
 
-STEPS = 12
+STEPS = 24
+LONG_S = 500.0
+"""That a run on a cluster may take, of which each process imports all that the others do."""
 
 
 def _images(folder: Path, count: int, seed: int) -> Path:
@@ -59,31 +60,15 @@ def _start(spec: Path) -> subprocess.Popen[str]:
     )
 
 
-def _processes(name: str) -> list[psutil.Process]:
-    """Return the processes of a cluster that work on something."""
-    return [
-        each
-        for each in psutil.process_iter(["cmdline"])
-        if (each.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
-    ]
-
-
-def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    """Return when something has happened; fails if the run ends before."""
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
 def _steps(output: Path) -> int:
-    history = output / "history.jsonl"
-    return len(history.read_text().splitlines()) if history.is_file() else 0
+    return len(lines_of(output / "history.jsonl"))
 
 
-def _kill_a_worker_after(process: subprocess.Popen[str], output: Path, steps: int) -> None:
-    """Kill a training worker when so many steps are in the history."""
-    _wait_for(process, lambda: _steps(output) >= steps and bool(_processes("RayTrainWorker")))
-    _processes("RayTrainWorker")[0].kill()
+def _workers_after(process: subprocess.Popen[str], output: Path, steps: int) -> list[psutil.Process]:
+    """Return the training workers when so many steps are in the history."""
+    return wait_until(
+        f"{steps} steps", lambda: working("RayTrainWorker") if _steps(output) >= steps else [], process
+    )
 
 
 def test_workers_that_are_killed_again_and_again_and_go_on_as_one_learn_what_one_process_would(
@@ -99,15 +84,15 @@ def test_workers_that_are_killed_again_and_again_and_go_on_as_one_learn_what_one
         engine = '[engine]\nkind = "ray"\nworkers = {}\naddress = "' + cluster.address + '"\n'
         process = _start(_write_spec(tmp_path, "together", engine.format(2)))
         for steps in (2, 4):
-            _kill_a_worker_after(process, together, steps)
-        _wait_for(process, lambda: _steps(together) >= 6 and bool(_processes("RayTrainWorker")))
+            kill(_workers_after(process, together, steps)[0])
+        _workers_after(process, together, 6)
         os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        _, err = finished(process, LONG_S)
         assert process.returncode == 130, err
         assert "Traceback" not in err
         last = _start(_write_spec(tmp_path, "together", engine.format(1)))
-        out, err = last.communicate(timeout=300)
-    assert alone.communicate(timeout=300) is not None
+        out, err = finished(last, LONG_S)
+    assert finished(alone, LONG_S) is not None
     assert last.returncode == 0, err
     assert "begun on 2 devices, goes on on 1" in " ".join(err.split())
     assert f"step {STEPS} of {STEPS}" in out
@@ -164,11 +149,10 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path:
     with ray_cluster(nodes=1) as cluster:
         engine = f'[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
         process = _start(_picture_spec(there, base, engine))
-        _wait_for(process, lambda: bool(_processes("turbo-fetch prior")))
-        _processes("turbo-fetch prior")[0].kill()
-        _wait_for(process, lambda: bool(_processes("turbo-fetch generate")))
-        out, err = process.communicate(timeout=300)
-        assert here.communicate(timeout=300) is not None
+        kill(wait_until("images of the class", lambda: working("turbo-fetch prior"), process)[0])
+        wait_until("images", lambda: working("turbo-fetch generate"), process)
+        out, err = finished(process, LONG_S)
+        assert finished(here, LONG_S) is not None
         assert process.returncode == 0, err
         assert "its worker was lost" in " ".join(err.split())
         assert "3 class images, of which 3 were made in this run" in out
@@ -180,9 +164,9 @@ def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path:
             f'[generate]\nmodel = "{tmp_path}/nowhere"\nprompts = ["a"]\noutput = "{there}/x"\n{engine}'
         )
         failed = _start(wrong)
-        _, err = failed.communicate(timeout=120)
+        _, err = finished(failed, LONG_S)
         here = _start(_without_engine(wrong))
-        _, expected = here.communicate(timeout=120)
+        _, expected = finished(here, LONG_S)
         assert failed.returncode == here.returncode == 2
         assert all(line in err for line in expected.splitlines())
 
@@ -194,7 +178,7 @@ subject = "{folder}/subject"
 class = "dog"
 resolution = 64
 steps = {steps}
-checkpoint_every = 40
+checkpoint_every = 200
 sample_every = 0
 text_encoder = false
 output = "{folder}/model"
@@ -212,7 +196,7 @@ STOPPED: dict[str, tuple[str, str, dict[str, int | str]]] = {
         "made/*.png",
         {"steps": 1},
     ),
-    "train": (TRAINED, "model/history.jsonl", {"steps": 40}),
+    "train": (TRAINED, "model/history.jsonl", {"steps": 200}),
     "generate": (
         MADE_OF_BASE + 'model = "{folder}/base"\noutput = "{folder}/made"',
         "made/0*.png",
@@ -238,22 +222,22 @@ def test_ctrl_c_ends_a_stage_amid_its_work_and_the_next_run_goes_on(stage: str, 
     spec = tmp_path / "job.toml"
 
     def done() -> int:
-        return _steps(tmp_path / "model") if stage == "train" else len(list(tmp_path.glob(made)))
+        return _steps(tmp_path / "model") if stage == "train" else len(files_below(tmp_path, made))
 
     with ray_cluster(nodes=1) as cluster:
         engine = f'\n[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
         spec.write_text(tables.format(folder=tmp_path, **rest) + engine)
         process = _start(spec)
-        _wait_for(process, lambda: done() > 0)
+        wait_until("the first of its work", done, process)
         os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=200)
+        out, err = finished(process, LONG_S)
         assert process.returncode == 130, (out, err)
         assert "Traceback" not in err
-        assert 0 < done() < (40 if stage == "train" else 4)
+        assert 0 < done() < (200 if stage == "train" else 4)
         last = _start(spec)
-        out, err = last.communicate(timeout=300)
+        out, err = finished(last, LONG_S)
     assert last.returncode == 0, err
-    assert done() == (40 if stage == "train" else 4)
+    assert done() == (200 if stage == "train" else 4)
 
 
 def _without_engine(spec: Path) -> Path:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processes import lines_of, wait_until
 from tiny_models import tiny_sd
 from training import Child, Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth.run_folder import newest_checkpoint, read_checkpoint
@@ -74,9 +75,7 @@ def test_killed_in_mid_step_it_goes_on_from_the_last_checkpoint(base: Path, tmp_
     whole = training_spec(base, tmp_path, output=str(tmp_path / "whole"), **keys)
     fit(whole)
     parts = training_spec(base, tmp_path, output=str(tmp_path / "parts"), **keys)
-    with Child.running(parts, tmp_path) as child:
-        child.wait_for(lambda: bool(list((tmp_path / "parts" / "checkpoints").glob("step-00001?.ckpt"))))
-        child.process.send_signal(signal.SIGKILL)
+    with Child.running(parts, tmp_path, killed_at="step-000012.ckpt") as child:
         assert child.end() == -signal.SIGKILL
     fit(parts)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
@@ -88,7 +87,7 @@ def test_a_signal_saves_and_ends_with_130(base: Path, tmp_path: Path, number: si
     spec = training_spec(base, tmp_path, steps=100_000, checkpoint_every=100_000)
     lines = tmp_path / "model" / "history.jsonl"
     with Child.running(spec, tmp_path) as child:
-        child.wait_for(lambda: lines.exists() and bool(lines.read_text()))
+        wait_until("a step", lambda: lines_of(lines), child.process, child.errors)
         child.process.send_signal(number)
         assert child.end() == 130
     assert "Run the same command again to resume" in child.errors.read_text()

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from processes import PATIENCE_S, free_port, wait_until
 from tiny_models import TINY_MODELS
 from training import Listener, history, training_spec
 from turbo_fetch import stages
@@ -24,13 +25,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TINY_MODELS["sd"](tmp_path_factory.mktemp("sd"))
 
 
-def free_port() -> int:
-    """Return a port of loopback on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class _Scraper(Listener):
     """Asks the Prometheus endpoint after the last step, while the run goes on."""
 
@@ -41,9 +35,14 @@ class _Scraper(Listener):
 
     def step(self, done: int, total: int, unit: str, values: Mapping[str, float]) -> None:
         """See ProgressListener."""
-        while done == total and f'turbo_fetch_step{{stage="train"}} {total}.0' not in self.text:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
-                self.text = answer.read().decode()
+        if done == total:
+            told = f'turbo_fetch_step{{stage="train"}} {total}.0'
+            wait_until("the last step on the page", lambda: told in self._scraped())
+
+    def _scraped(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S) as answer:
+            self.text = answer.read().decode()
+        return self.text
 
 
 def test_all_trackers_get_the_figures_and_the_samples_of_training(base: Path, tmp_path: Path) -> None:
