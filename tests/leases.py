@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 import processes
 from turbo_fetch.spec import Spec
@@ -50,3 +53,12 @@ def start_on(
         env={**os.environ, "XDG_CACHE_HOME": str(home), **(environment or {})},
         start_new_session=True,
     )
+
+
+def stands_still(running: subprocess.Popen[str]) -> bool:
+    """Return when a run stands still, or false when it ended."""
+    while running.poll() is None:
+        if psutil.Process(running.pid).status() == psutil.STATUS_STOPPED:
+            return True
+        time.sleep(0.02)
+    return False

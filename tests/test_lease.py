@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from album import album
+from attack.kills import with_hook
 from jobs import content_hashes, job_spec, undisturbed, wait_for_hits
-from leases import SILENCE_S, start_on
+from leases import SILENCE_S, stands_still, start_on
 from object_store import empty_bucket, filesystem
 from origin import Origin
 from turbo_fetch.dataset import lease as lease_module
@@ -224,6 +225,39 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
             assert (
                 hashlib.sha256((tmp_path / "out" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
             )
+
+
+@pytest.mark.linux
+def test_who_has_lost_the_lease_and_is_about_to_make_a_file_makes_none_that_the_next_one_publishes(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    spec = job_spec(
+        urls, tmp_path / "out", output={"samples_per_shard": 20}, engine={"workers": 1, "threads": 1}
+    )
+    # Before it makes the first tar, and when it has made it, and not filled it.
+    about_to_make = {"KILL_NAME": ".part", "KILL_AT": "2 3"}
+    # When its tar is whole.
+    about_to_publish = {"KILL_NAME": "/00000.tar", "KILL_AT": "1"}
+    running = []
+    for number, stop in enumerate((about_to_make, about_to_publish)):
+        hook = with_hook(tmp_path / f"hook{number}", tmp_path / "out")
+        stop["KILL_BY"] = f"group {signal.SIGSTOP:d}"
+        running.append(start_on("", spec, tmp_path, environment={**hook, **stop}))
+        assert stands_still(running[-1]), running[-1].communicate()
+    first, second = running
+    os.killpg(first.pid, signal.SIGCONT)
+    stands_still(first)
+    os.killpg(second.pid, signal.SIGCONT)
+    _, told = second.communicate(timeout=120)
+    assert second.returncode == 0, told
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGCONT)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 75, err
+    assert "another run took over" in err
+    assert content_hashes(tmp_path / "out") == expected
+    assert not list(tmp_path.rglob("*.part")) + list(tmp_path.rglob(".*.tmp"))
 
 
 def _token(name: str) -> int:

@@ -25,12 +25,13 @@ from attack.commands import (
 )
 
 HOOK = '''
-"""Signals the process group, or its first process, at the n-th change of a file with some end: loaded by all."""
+"""Signals the process group, or its first process, at the n-th changes of files with some end: loaded by all."""
 import os
 import sys
 
 _WHOM, _SIGNAL = os.environ["KILL_BY"].split()
-_AT, _PLACE, _NAME = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
+_AT = {int(each) for each in os.environ["KILL_AT"].split()}
+_PLACE, _NAME = os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
 _counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -46,7 +47,7 @@ def _hook(event, arguments):
         return
     if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
         os.write(_counter, b".")
-        if os.fstat(_counter).st_size == _AT:
+        if os.fstat(_counter).st_size in _AT:
             (os.killpg if _WHOM == "group" else os.kill)(os.getpgid(0), int(_SIGNAL))
 
 sys.addaudithook(_hook)
@@ -106,7 +107,8 @@ def _changes(command: Command) -> int:
 def with_hook(folder: Path, place: Path) -> dict[str, str]:
     """Return the environment in which a command counts its changes, and kills nobody.
 
-    With KILL_AT it is killed at that change, with KILL_NAME only those of paths with that end are counted.
+    With KILL_AT it is killed at that change, or stopped at each of several; with KILL_NAME only those of paths with
+    that end are counted.
     """
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(HOOK)
