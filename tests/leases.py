@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,10 +56,13 @@ def start_on(
     )
 
 
-def stands_still(running: subprocess.Popen[str]) -> bool:
-    """Return when a run stands still, or false when it ended."""
+def stands_still(running: subprocess.Popen[str], whom: str = "group") -> bool:
+    """Return when all processes of a run stand still, or its parent, or false when it ended."""
+    parent = psutil.Process(running.pid)
     while running.poll() is None:
-        if psutil.Process(running.pid).status() == psutil.STATUS_STOPPED:
-            return True
+        tree = [parent, *(parent.children(recursive=True) if whom == "group" else [])]
+        with suppress(psutil.NoSuchProcess):
+            if {process.status() for process in tree} <= {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}:
+                return True
         time.sleep(0.02)
     return False

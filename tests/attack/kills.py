@@ -27,7 +27,9 @@ from attack.commands import (
 HOOK = '''
 """Signals the process group, or its first process, at the n-th changes of files with some end: loaded by all."""
 import os
+import signal
 import sys
+import threading
 
 _WHOM, _SIGNAL = os.environ["KILL_BY"].split()
 _AT = {int(each) for each in os.environ["KILL_AT"].split()}
@@ -42,13 +44,24 @@ def _changes(event, arguments):
         return isinstance(arguments[2], int) and arguments[2] & _WRITES
     return event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
 
+def _strike(group, number):
+    for pid in filter(str.isdigit, os.listdir("/proc") if _WHOM == "group" else [str(group)]):
+        try:
+            if int(pid) != os.getpid() and os.getpgid(int(pid)) == group:
+                os.kill(int(pid), number)
+        except ProcessLookupError:
+            pass
+    if _WHOM == "group" or os.getpid() == group:
+        # One to the process may be taken by another thread, and this one goes on for a while.
+        signal.pthread_kill(threading.get_ident(), number)
+
 def _hook(event, arguments):
     if event != "open" and not event.startswith(("os.", "shutil.")):
         return
     if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
         os.write(_counter, b".")
         if os.fstat(_counter).st_size in _AT:
-            (os.killpg if _WHOM == "group" else os.kill)(os.getpgid(0), int(_SIGNAL))
+            _strike(os.getpgid(0), int(_SIGNAL))
 
 sys.addaudithook(_hook)
 '''

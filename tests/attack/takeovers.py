@@ -54,7 +54,7 @@ def _attempt(
     }
     first = start_on(machine, scene.spec(place), folder, environment=hook)
     try:
-        if not stands_still(first):
+        if not stands_still(first, whom):
             return _told(first, {0})
         is_early = random.random() < 0.5
         return _taken_over(scene, place, folder, first, random.uniform(0, 2) if is_early else None)
