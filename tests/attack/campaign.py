@@ -31,8 +31,8 @@ class Attack:
     name: str
     attempt: Callable[[Random, Path], str | None]
     struck: Counter[str] = field(default_factory=Counter)
-    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts. Of attacks that share
-    it the one that has struck least has the next turn."""
+    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts. Of attacks
+    that share it the one that has struck least has the next turn."""
 
 
 @dataclass(slots=True)
