@@ -181,7 +181,9 @@ def test_a_lora_of_the_hub_is_found_whatever_its_file_is_called_and_later_withou
         subprocess.run([sys.executable, "-c", _LORA_SOUGHT], env=there, check=True, timeout=PATIENCE_S)
     for nowhere in ({"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}):
         code = _LORA_SOUGHT.partition("hf_hub_download(")[0]
-        subprocess.run([sys.executable, "-c", code], env=os.environ | home | nowhere, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | home | nowhere, check=True, timeout=PATIENCE_S
+        )
 
 
 @pytest.mark.parametrize(

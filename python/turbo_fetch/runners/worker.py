@@ -359,7 +359,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
             pool = FetchPool(client, paced, limiter=limiter)
-            deny = DenyList.open(setup.fetch, storage.make_work())
+            deny = DenyList.open(setup.fetch, storage)
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(
