@@ -22,7 +22,7 @@ from album import album
 from jobs import content_hashes, job_spec, ledger, manifest, start, wait_for_hits, write_list
 from origin import Origin
 from ray_nodes import ray_cluster, worker_processes
-from spark_runs import spark_environment
+from spark_runs import executors, spark_environment
 from turbo_fetch.cli.commands import app
 
 ALBUM = album(300, side=64)
@@ -311,6 +311,55 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
         assert ended.returncode == 0, ended.stderr
     assert content_hashes(tmp_path / "there") == content_hashes(tmp_path / "here")
     assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
+
+
+def _start_on_spark(folder: Path, command: str, *arguments: str) -> subprocess.Popen[str]:
+    engine = ["--set", "engine.kind=spark", "--set", "engine.address=local-cluster[2,1,700]"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=folder,
+        env=spark_environment(folder),
+    )
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("command", ["retry", "refresh"])
+def test_what_spark_retries_and_refreshes_is_what_one_machine_does_whoever_is_killed(
+    command: str,
+    made: Path,
+    retried: Path,
+    tmp_path: Path,
+    origin: Origin,
+    request: pytest.FixtureRequest,
+) -> None:
+    if command == "retry":
+        options, before, expected = [], made, retried
+    else:
+        request.getfixturevalue("drifted")
+        options, before = ["--apply", "--drop-gone"], retried
+        expected = _locally(retried, tmp_path / "expected", "refresh", *options)
+    out = Path(shutil.copytree(before, tmp_path / "out"))
+    hits = origin.hits.total()
+    origin.latency_s = 0.2
+    try:
+        process = _start_on_spark(tmp_path, command, str(out), *options)
+        wait_for_hits(process, origin, 20)
+        for executor in executors(process)[:1]:
+            executor.kill()
+        wait_for_hits(process, origin, 20)
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+    finally:
+        origin.latency_s = 0.0
+    _ended(_start_on_spark(tmp_path, command, str(out), *options))
+    _check(out, expected)
+    asked = len(LATE) if command == "retry" else len(ALBUM)
+    assert asked <= origin.hits.total() - hits <= asked + 2 * LOST
 
 
 @pytest.mark.parametrize(
