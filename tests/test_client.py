@@ -109,14 +109,14 @@ def test_a_slow_response_ends_at_its_deadline(
 
 
 def test_chunks_that_keep_coming_are_no_stall(loop: str, origin: Origin) -> None:
-    (fetched,) = fetch(loop, origin.url(PATH, "dribble", size=20_000, interval_s=0.05), stall_timeout_s=0.4)
+    (fetched,) = fetch(loop, origin.url(PATH, "dribble", size=20_000, interval_s=0.15), stall_timeout_s=1.5)
     assert fetched.body == BODY
-    assert fetched.total_ms > 700
+    assert fetched.total_ms > 1500
 
 
 def test_the_total_deadline_spans_redirects(loop: str) -> None:
-    with Origin({PATH: BODY}, latency_s=0.2) as slow:
-        (fetched,) = fetch(loop, slow.url(PATH, "redirect", hops=5), timeout_s=0.5)
+    with Origin({PATH: BODY}, latency_s=0.5) as slow:
+        (fetched,) = fetch(loop, slow.url(PATH, "redirect", hops=5), timeout_s=1.25)
     assert fetched.outcome is Outcome.TIMEOUT
     assert 1 <= len(fetched.redirects) <= 2
 
@@ -188,13 +188,13 @@ def test_waiting_for_the_budget_does_not_count_against_deadlines(loop: str, orig
         other = budget.reader()
         other.charge_up_to(90_000)
         other.finish(90_000)
-        async with Client(HttpSpec(**{**LIMITS, "timeout_s": 0.4, "stall_timeout_s": 0.3}), budget) as client:
-            asyncio.get_running_loop().call_later(1.0, budget.release, 90_000)
+        async with Client(HttpSpec(**{**LIMITS, "timeout_s": 1.5, "stall_timeout_s": 1.2}), budget) as client:
+            asyncio.get_running_loop().call_later(3.0, budget.release, 90_000)
             return await client.get(origin.url(PATH, "dribble", size=100_000, interval_s=0.02))
 
     fetched = run_on(loop, scenario())
     assert fetched.body == BODY
-    assert fetched.total_ms > 900
+    assert fetched.total_ms > 2900
 
 
 def test_cancellation_passes_through_and_gives_the_bytes_back(loop: str, origin: Origin) -> None:
