@@ -330,12 +330,10 @@ def test_what_spark_retries_and_refreshes_is_what_one_machine_does_whoever_is_ki
     origin.latency_s = 0.2
     try:
         process = _start_on_spark(tmp_path, "local-cluster[2,1,700]", command, str(out), *options)
-        wait_for_hits(process, origin, 20)
-        for executor in executors(process)[:1]:
-            executor.kill()
-        wait_for_hits(process, origin, 20)
-        assert process.poll() is None, process.communicate()
-        process.kill()
+        with amid(process, origin, 20):
+            kill(executors(process)[0])
+        with amid(process, origin, 20):
+            process.kill()
         process.communicate()
     finally:
         origin.latency_s = 0.0

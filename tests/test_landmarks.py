@@ -19,6 +19,7 @@ import processes
 from album import album
 from jobs import job_spec, ledger, start, write_list
 from namespaces import may_use_namespaces
+from processes import finished
 from ray_nodes import NODE, ray_cluster
 from turbo_fetch.errors import InputError
 from turbo_fetch.sources.landmarks import landmarks, look_for, places
@@ -107,7 +108,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not may_use_namespaces(), reason="to hide a folder from a node needs root")
 @pytest.mark.parametrize("kind", ["image folder", "deny list"])
 def test_a_node_without_the_images_ends_the_run_and_no_row_of_it(
@@ -117,10 +118,19 @@ def test_a_node_without_the_images_ends_the_run_and_no_row_of_it(
     spec, place, key = _job(kind, tmp_path, tmp_path / "out", kind="ray", address=cluster.address)
     hide = f"hostname lacking && mount -t tmpfs none {tmp_path / 'photos'} && exec"
     ray = [Path(sys.executable).with_name("ray"), "start", f"--address={cluster.address}", "--num-cpus=1"]
-    command = ["unshare", "--mount", "--uts", "sh", "-c", f'{hide} "$@"', "sh", *ray, "--block"]
+    command: list[str | Path] = [
+        "unshare",
+        "--mount",
+        "--uts",
+        "sh",
+        "-c",
+        f'{hide} "$@"',
+        "sh",
+        *ray,
+        "--block",
+    ]
     with processes.started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        process = start(spec, tmp_path)
-        _, err = process.communicate(timeout=120)
+        _, err = finished(process := start(spec, tmp_path))
     told = " ".join(err.split())
     assert process.returncode == 2, err
     assert f"{place} ({key}): the machine lacking does not see there what the driver sees" in told
@@ -128,8 +138,7 @@ def test_a_node_without_the_images_ends_the_run_and_no_row_of_it(
     assert ledger(tmp_path / "out") == []
     node = cluster.add_node(**NODE)
     try:
-        process = start(spec, tmp_path)
-        _, err = process.communicate(timeout=120)
+        _, err = finished(process := start(spec, tmp_path))
     finally:
         cluster.remove_node(node)
     assert process.returncode == 0, err
