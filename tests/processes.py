@@ -21,6 +21,7 @@ import psutil
 PATIENCE_S: Final = 240.0
 """That anything may take on a machine that is busy with other things; longer, and it hangs."""
 PAUSE_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 0.5
 FIRST_PORT: Final = 22_000
 """Above those that clusters take, and below those of the system, of which the first is 32,768."""
 PORT_SHARES: Final = 16
@@ -79,6 +80,7 @@ def wait_until(
     """
     ends_s = time.monotonic() + within_s
     while True:
+        looked_s = time.monotonic()
         # In this order: what a process does last has happened.
         is_over = process is not None and process.poll() is not None
         if found := happened():
@@ -89,7 +91,8 @@ def wait_until(
         if time.monotonic() > ends_s:
             more = "" if process is None else f"; {_said(process, errors)}; {_at_work(process)}"
             raise AssertionError(f"not within {within_s:.0f} s: {what}{more}")
-        time.sleep(PAUSE_S)
+        # Looking costs as much as it takes, of the processor that what is waited for needs.
+        time.sleep(min(max(PAUSE_S, 4 * (time.monotonic() - looked_s)), LONGEST_PAUSE_S))
 
 
 def finished(process: subprocess.Popen[str], within_s: float = PATIENCE_S) -> tuple[str, str]:
