@@ -12,14 +12,12 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import amid, job_spec, ledger, start, wait_for_hits, write_list
+from jobs import amid, job_spec, ledger, start, wait_for_hits, waiting_for, write_list
 from origin import Origin
 from processes import descendants, finished
 from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
 from turbo_fetch.fetch.domains import REFUSALS_TO_COOL_DOWN
-from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
-from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.worker import MAX_OPEN_SHARDS
 from turbo_fetch.spec import Spec
 
@@ -80,24 +78,14 @@ def test_workers_hear_from_each_other_that_a_host_is_dead(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("per_domain", [1, 2, 8])
 def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: Path, per_domain: int) -> None:
-    heard: set[int] = set()
-    with Origin(ALBUM, latency_s=0.05 * per_domain) as origin, ExitStack() as begun:
+    with Origin(ALBUM, latency_s=0.05 * per_domain) as origin:
         # More than one worker may have open, so that the first to start cannot take all of them.
         engine = {"workers": 3, "threads": 1}
         patient = {"timeout_s": 500, "stall_timeout_s": 500}
         spec = _spec(origin, tmp_path, engine, shards=len(ALBUM), per_domain=per_domain, **patient)
         # Nor can it do them all before another one is there.
-        begun.enter_context(origin.holding_after(0))
-
-        class Waits(ProgressListener):
-            """Has the origin answer when all workers are there."""
-
-            def add(self, worker: int, tally: Tally) -> None:
-                heard.add(worker)
-                if len(heard) == 3:
-                    begun.close()
-
-        summary = turbo_fetch.run(spec, Waits()).fetch
+        with waiting_for(3, origin) as listener:
+            summary = turbo_fetch.run(spec, listener).fetch
     assert summary.successes == len(ALBUM)
     assert list(origin.load.by_host_most.values()) == [per_domain]
     assert origin.connections >= 2
