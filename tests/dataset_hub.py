@@ -33,9 +33,9 @@ class Repo:
     """Paths that are stored apart."""
 
     def add(self, tree: dict[str, bytes]) -> str:
-        """Commit a tree."""
+        """Commit a tree, whose order is that of Git."""
         sha = hashlib.sha1(f"{len(self.commits)} {sorted(tree)}".encode()).hexdigest()
-        self.commits.append((sha, tree))
+        self.commits.append((sha, dict(sorted(tree.items()))))
         return sha
 
     @property

@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 import processes
+from processes import wait_until
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
@@ -50,3 +54,17 @@ def start_on(
         env={**os.environ, "XDG_CACHE_HOME": str(home), **(environment or {})},
         start_new_session=True,
     )
+
+
+def stands_still(running: subprocess.Popen[str], whom: str = "group") -> bool:
+    """Return when all processes of a run stand still, or its parent, or false when it ended."""
+
+    def stand_still() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(running.pid)
+            tree = [parent, *(parent.children(recursive=True) if whom == "group" else [])]
+            return {process.status() for process in tree} <= {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+        return False
+
+    wait_until("that it stands still, or its end", lambda: running.poll() is not None or stand_still())
+    return running.returncode is None

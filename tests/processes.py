@@ -88,11 +88,12 @@ def wait_until(
         if is_over:
             assert process is not None
             raise AssertionError(f"ended with {process.returncode} before {what}: {_said(process, errors)}")
-        if time.monotonic() > ends_s:
+        now_s = time.monotonic()
+        if now_s > ends_s:
             more = "" if process is None else f"; {_said(process, errors)}; {_at_work(process)}"
             raise AssertionError(f"not within {within_s:.0f} s: {what}{more}")
-        # Looking costs as much as it takes, of the processor that what is waited for needs.
-        time.sleep(min(max(PAUSE_S, 4 * (time.monotonic() - looked_s)), LONGEST_PAUSE_S))
+        # To look at all processes takes long, and what is waited for needs the core too.
+        time.sleep(min(max(PAUSE_S, 4 * (now_s - looked_s)), LONGEST_PAUSE_S))
 
 
 def finished(process: subprocess.Popen[str], within_s: float = PATIENCE_S) -> tuple[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -82,6 +84,24 @@ def test_a_campaign_that_is_interrupted_tells_what_it_has_tried(tmp_path: Path) 
     outcomes = make_war(attacks, tmp_path / "found", seconds=1000, seed=3)
     assert [outcome.tried for outcome in outcomes.values()] == [3, 2]
     assert read_found(tmp_path / "found") == [("second", "3 second 1")]
+
+
+def test_of_attacks_that_count_together_the_one_that_has_struck_least_has_the_next_turn(
+    tmp_path: Path,
+) -> None:
+    struck, tried = Counter[str](), list[str]()
+
+    def attempt(name: str, times: int, random: Random, folder: Path) -> str | None:
+        tried.append(name)
+        struck[name] += times
+        if len(tried) == 9:
+            raise KeyboardInterrupt
+        return None
+
+    strikes = {"seldom": 1, "often": 3}
+    attacks = [Attack(name, partial(attempt, name, times), struck) for name, times in strikes.items()]
+    make_war([*attacks, Attack("alone", partial(attempt, "alone", 0))], tmp_path / "found", 1000, seed=3)
+    assert tried == ["seldom", "often", "alone", "seldom", "seldom", "alone", "often", "seldom", "alone"]
 
 
 def _disk(tmp_path: Path) -> Disk:

@@ -31,7 +31,6 @@ from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.spec import Encoding, OutputFormat, Spec
 from turbo_fetch.spec.fetch import CONSENT_SIGNALS
 from turbo_fetch.stop import StopRequest
-from turbo_fetch.storage import open_storage
 
 ALBUM = album(24, side=40)
 FORMATS = get_args(OutputFormat)
@@ -197,7 +196,7 @@ def test_croissant_describes_columns_of_any_type_and_name(
 def test_the_card_tells_of_every_signal_that_decides_whether_an_image_may_be_used(tmp_path: Path) -> None:
     heard = {"robots": "ignore", "opt_out": ["noai", "noimageai"], "content_usage": [], "tdm": "respect"}
     assert heard.keys() == CONSENT_SIGNALS.keys() == _keys_read_by("consent.py") | _keys_read_by("hosts.py")
-    place = open_storage(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
+    place = open_place(str(dataset(tmp_path, "dummy", {"kept": pa.array(range(12))})))
     spec = tomllib.loads(place.read_bytes(".turbo-fetch/spec.toml").decode())
     spec["fetch"]["http"] = {**spec["fetch"]["http"], **heard}
     place.write_bytes(".turbo-fetch/spec.toml", tomli_w.dumps(spec).encode())

@@ -22,7 +22,7 @@ from jobs import amid, content_hashes, job_spec, ledger, manifest, start, write_
 from origin import Origin
 from processes import PATIENCE_S, files_below, finished, kill, wait_until
 from ray_nodes import ray_cluster, worker_processes, working
-from spark_runs import spark_environment
+from spark_runs import executors, spark_environment
 from turbo_fetch.cli.commands import app
 
 ALBUM = album(300, side=64)
@@ -296,6 +296,52 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
         assert ended.returncode == 0, ended.stderr
     assert content_hashes(tmp_path / "there") == content_hashes(tmp_path / "here")
     assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
+
+
+def _start_on_spark(folder: Path, address: str, command: str, *arguments: str) -> subprocess.Popen[str]:
+    engine = ["--set", "engine.kind=spark", "--set", f"engine.address={address}"]
+    return processes.start(
+        [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd=folder,
+        env=spark_environment(folder),
+    )
+
+
+@pytest.mark.parametrize("command", ["retry", "refresh"])
+def test_what_spark_retries_and_refreshes_is_what_one_machine_does_whoever_is_killed(
+    command: str,
+    made: Path,
+    retried: Path,
+    tmp_path: Path,
+    origin: Origin,
+    request: pytest.FixtureRequest,
+) -> None:
+    if command == "retry":
+        options, before, expected = [], made, retried
+    else:
+        request.getfixturevalue("drifted")
+        options, before = ["--apply", "--drop-gone"], retried
+        expected = _locally(retried, tmp_path / "expected", "refresh", *options)
+    out = Path(shutil.copytree(before, tmp_path / "out"))
+    hits = origin.hits.total()
+    origin.latency_s = 0.2
+    try:
+        process = _start_on_spark(tmp_path, "local-cluster[2,1,700]", command, str(out), *options)
+        with amid(process, origin, 20):
+            kill(executors(process)[0])
+        with amid(process, origin, 20):
+            process.kill()
+        process.communicate()
+    finally:
+        origin.latency_s = 0.0
+    # Without executors it starts in a third of the time.
+    _ended(_start_on_spark(tmp_path, "local[2]", command, str(out), *options))
+    _check(out, expected)
+    asked = len(LATE) if command == "retry" else len(ALBUM)
+    assert asked <= origin.hits.total() - hits <= asked + 2 * LOST
 
 
 @pytest.mark.parametrize(

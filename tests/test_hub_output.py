@@ -25,7 +25,6 @@ from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld, SpecError
 from turbo_fetch.spec import Spec
-from turbo_fetch.storage import open_storage
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -224,7 +223,7 @@ def test_files_and_folders_wait_move_and_go_as_in_any_place(hub: DatasetHub, tmp
         assert [entry.name for entry in place.list("00001")] == ["new.txt"]
     found = [path for path in hub.repos[NAME].files if path.startswith("inner/0")]
     assert found == ["inner/00001/new.txt"]
-    assert open_storage(f"{URL}/inner").read_bytes("00001/new.txt") == b"2"
+    assert open_place(f"{URL}/inner").read_bytes("00001/new.txt") == b"2"
 
 
 def test_who_may_not_write_is_told_before_the_first_request(
@@ -243,7 +242,7 @@ def test_who_may_not_write_is_told_before_the_first_request(
 )
 def test_an_address_that_names_no_repository_is_refused(url: str) -> None:
     with pytest.raises(SpecError, match="expected hf://datasets/owner/name"):
-        open_storage(url)
+        open_place(url)
 
 
 def test_retry_and_verify_and_export_work_on_it(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from album import album
-from jobs import amid, content_hashes, job_spec, undisturbed, wait_for_hits
-from leases import SILENCE_S, start_on
+from attack.kills import with_hook
+from jobs import amid, content_hashes, job_spec, undisturbed, wait_for_hits, write_list
+from leases import SILENCE_S, stands_still, start_on
 from object_store import empty_bucket, filesystem
 from origin import Origin
 from processes import PATIENCE_S, finished, wait_until
@@ -223,6 +224,42 @@ def test_who_was_held_still_for_too_long_commits_nothing_any_more(
             assert (
                 hashlib.sha256((tmp_path / "out" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
             )
+
+
+@pytest.mark.linux
+def test_who_has_lost_the_lease_and_is_about_to_make_a_file_makes_none_that_the_next_one_publishes(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    _, expected = quiet
+    first_shard = write_list(tmp_path / "list.parquet", [origin.url(name) for name in [*ALBUM][:20]])
+    spec = job_spec(
+        first_shard, tmp_path / "out", output={"samples_per_shard": 20}, engine={"workers": 1, "threads": 1}
+    )
+    # Before it makes the first tar, and when it has made it, and not filled it.
+    about_to_make = {"KILL_NAME": ".part", "KILL_AT": "2 3"}
+    # When its tar is whole.
+    about_to_publish = {"KILL_NAME": "/00000.tar", "KILL_AT": "1"}
+    running = []
+    for number, stop in enumerate((about_to_make, about_to_publish)):
+        hook = with_hook(tmp_path / f"hook{number}", tmp_path / "out")
+        stop["KILL_BY"] = f"group {signal.SIGSTOP:d}"
+        running.append(start_on("", spec, tmp_path, environment={**hook, **stop}))
+        assert stands_still(running[-1]), running[-1].communicate()
+    first, second = running
+    os.killpg(first.pid, signal.SIGCONT)
+    stands_still(first)
+    os.killpg(second.pid, signal.SIGCONT)
+    _, told = finished(second)
+    assert second.returncode == 0, told
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGCONT)
+    _, err = finished(first)
+    assert first.returncode == 75, err
+    assert "another run took over" in err
+    found = content_hashes(tmp_path / "out")
+    assert found.keys() >= {"00000.tar", "00000.parquet"}
+    assert {name: digest for name, digest in expected.items() if name.startswith("00000")} == found
+    assert not list(tmp_path.rglob("*.part")) + list(tmp_path.rglob(".*.tmp"))
 
 
 def _is_taken_over(place: Storage) -> bool:

@@ -146,3 +146,16 @@ def test_no_text_names_the_secret(text: str) -> None:
             except (KnownFailure, OSError):
                 continue
             assert found != SECRET
+
+
+@pytest.mark.parametrize("address", ["gone.jpg", "deep/gone.jpg", "gone/gone.jpg"])
+def test_a_missing_file_is_not_there_unless_a_disk_may_not_be_mounted(root: Path, address: str) -> None:
+    assert outcome(str(root / address), root) is Outcome.NOT_FOUND
+    (root / "deep" / "50% é.jpg").unlink()
+    is_in_empty = address.startswith("deep")
+    assert outcome(address, root) is (Outcome.UNREADABLE if is_in_empty else Outcome.NOT_FOUND)
+    (root / "cat.jpg").unlink()
+    (root / "deep").rmdir()
+    assert outcome(address, root) is Outcome.UNREADABLE
+    root.rmdir()
+    assert outcome(str(root / address), root) is Outcome.UNREADABLE

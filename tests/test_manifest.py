@@ -333,8 +333,7 @@ def test_memory_per_shard_is_small(tmp_path: Path) -> None:
     lines = (json.dumps(_record(shard)) + "\n" for shard in range(20_000))
     (tmp_path / ".turbo-fetch").mkdir()
     (tmp_path / ".turbo-fetch/manifest").write_text("".join(lines))
-    place = _Crowded(tmp_path)
-    place.work = tmp_path / ".turbo-fetch"
+    place = _Crowded(tmp_path, tmp_path / ".turbo-fetch")
     tracemalloc.start()
     try:
         manifest = Manifest.open(place)

@@ -210,7 +210,8 @@ def test_a_node_that_joins_late_does_its_share(tmp_path: Path) -> None:
         runner.run(map(ShardTask, Plan.of(spec.fetch.input, rows_per_shard).shards(0)))
     assert shares.shards == Counter(range(shards))
     assert are_even([shares.at_start[2][worker] for worker in (0, 1)]), shares.at_start
-    assert are_even(shares.since(2)), shares.since(2)
+    # Whoever comes into the place of one that was through at the very end finds nothing left.
+    assert are_even(shares.since(2)[:3]), shares.since(2)
     assert origin.hits.total() == len(addresses)
 
 

@@ -240,8 +240,8 @@ def test_a_run_that_is_killed_while_it_scores_goes_on_where_it_was(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     held.unlink()
-    before = calls.read_text().splitlines()
-    assert len(before) < 8
+    # At least the shard of the call that never returned is left.
+    assert len(manifest(tmp_path / "killed" / "out")) < 3
     _run(spec)
     after = calls.read_text().splitlines()
     # Of the 3 + 3 + 2 batches of three shards, those alone are scored again whose scores had not come back.

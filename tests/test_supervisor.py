@@ -141,6 +141,30 @@ def test_every_shard_is_done_once_whoever_dies(data: st.DataObject, count: int, 
     assert sorted(book.done_shards) == list(range(count))
 
 
+def test_nobody_is_let_go_while_a_shard_of_a_dead_worker_waits() -> None:
+    rows = 2000
+    tasks = (ShardTask(Shard(number, rows, InlineRows(b""))) for number in range(4))
+    supervisor = Supervisor(tasks, Book(), HttpSpec(), Path(IN_MEMORY))
+    for worker in range(3):
+        supervisor.started(worker)
+    for worker in (0, 1, 2, 0):
+        _fill(supervisor, worker, 1)
+    supervisor.take(2, WantShard())
+    assert _told(supervisor) == {}
+    assert supervisor.ended(2, "died")
+    # It has too much to do for the next shard at once, and is not told that there is none.
+    supervisor.take(0, WantShard())
+    assert _told(supervisor) == {}
+    supervisor.take(1, ShardDone(1, {}))
+    supervisor.take(1, WantShard())
+    told = [
+        (worker, each.shard.id)
+        for worker, (each,) in _told(supervisor).items()
+        if isinstance(each, ShardTask)
+    ]
+    assert told == [(1, 2)]
+
+
 def _fill(supervisor: Supervisor, worker: int, shards: int) -> None:
     """Let a worker take so many shards."""
     for _ in range(shards):

@@ -135,6 +135,13 @@ class Interrupted(TurboFetchError):
     exit_code = 130
 
 
+def named(kind: str, message: str) -> TurboFetchError:
+    """Return the error that another process told of, by the name of its class and what it says."""
+    error = globals()[kind](message)
+    assert isinstance(error, TurboFetchError)
+    return error
+
+
 def shortage(error: BaseException) -> str | None:
     """Return a sentence for an error by which the system refuses more files, or more threads; None for another one."""
     if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
@@ -31,7 +31,8 @@ class Attack:
     name: str
     attempt: Callable[[Random, Path], str | None]
     struck: Counter[str] = field(default_factory=Counter)
-    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts."""
+    """How often it has struck, by its name, where a trial may do so several times; `attempt` counts. Of attacks
+    that share it the one that has struck least has the next turn."""
 
 
 @dataclass(slots=True)
@@ -66,21 +67,26 @@ def attempt(attack: Attack, seed: str, outcome: Outcome) -> None:
 def make_war(attacks: Iterable[Attack], found: Path, seconds: float, seed: int) -> dict[str, Outcome]:
     """Try what failed before, then every attack in turn until the time is over, each at least once.
 
+    Of those that share what they have struck the next one is that which has struck least.
+
     What was tried until then is kept and returned if the campaign is interrupted.
     """
     by_name = {attack.name: attack for attack in attacks}
     outcomes = {name: Outcome() for name in by_name}
     ends = time.monotonic() + seconds
     known = [(name, trial) for name, trial in read_found(found) if name in by_name]
-    new = ((name, f"{seed} {name} {number}", number) for number in count() for name in by_name)
+    new = Counter[str]()
     with suppress(KeyboardInterrupt):
         while known:
             attempt(by_name[known[0][0]], known[0][1], outcomes[known[0][0]])
             del known[0]
-        for name, trial, number in new:
-            if number and time.monotonic() > ends:
+        for turn, attack in enumerate(cycle(by_name.values())):
+            if turn >= len(by_name) and time.monotonic() > ends:
                 break
-            attempt(by_name[name], trial, outcomes[name])
+            alike = [each for each in by_name.values() if each.struck is attack.struck]
+            chosen = min(alike, key=lambda each: (each.struck[each.name], new[each.name]))
+            attempt(chosen, f"{seed} {chosen.name} {new[chosen.name]}", outcomes[chosen.name])
+            new[chosen.name] += 1
     keep_found(found, outcomes, known)
     return outcomes
 

@@ -26,12 +26,15 @@ from attack.commands import (
 from processes import PATIENCE_S
 
 HOOK = '''
-"""Signals the process group, or its first process, at the n-th change of a file with some end: loaded by all."""
+"""Signals the process group, or its first process, at the n-th changes of files with some end: loaded by all."""
 import os
+import signal
 import sys
+import threading
 
 _WHOM, _SIGNAL = os.environ["KILL_BY"].split()
-_AT, _PLACE, _NAME = int(os.environ["KILL_AT"]), os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
+_AT = {int(each) for each in os.environ["KILL_AT"].split()}
+_PLACE, _NAME = os.environ["KILL_PLACE"], os.environ.get("KILL_NAME", "")
 _counter = os.open(os.environ["KILL_COUNTER"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -42,13 +45,24 @@ def _changes(event, arguments):
         return isinstance(arguments[2], int) and arguments[2] & _WRITES
     return event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
 
+def _strike(group, number):
+    for pid in filter(str.isdigit, os.listdir("/proc") if _WHOM == "group" else [str(group)]):
+        try:
+            if int(pid) != os.getpid() and os.getpgid(int(pid)) == group:
+                os.kill(int(pid), number)
+        except ProcessLookupError:
+            pass
+    if _WHOM == "group" or os.getpid() == group:
+        # One to the process may be taken by another thread, and this one goes on for a while.
+        signal.pthread_kill(threading.get_ident(), number)
+
 def _hook(event, arguments):
     if event != "open" and not event.startswith(("os.", "shutil.")):
         return
     if _changes(event, arguments) and str(arguments[0]).startswith(_PLACE):
         os.write(_counter, b".")
-        if os.fstat(_counter).st_size == _AT:
-            (os.killpg if _WHOM == "group" else os.kill)(os.getpgid(0), int(_SIGNAL))
+        if os.fstat(_counter).st_size in _AT:
+            _strike(os.getpgid(0), int(_SIGNAL))
 
 sys.addaudithook(_hook)
 '''
@@ -107,7 +121,8 @@ def _changes(command: Command) -> int:
 def with_hook(folder: Path, place: Path) -> dict[str, str]:
     """Return the environment in which a command counts its changes, and kills nobody.
 
-    With KILL_AT it is killed at that change, with KILL_NAME only those of paths with that end are counted.
+    With KILL_AT it is killed at that change, or stopped at each of several; with KILL_NAME only those of paths with
+    that end are counted.
     """
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(HOOK)

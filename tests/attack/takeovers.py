@@ -10,19 +10,17 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
-
-import psutil
 
 from attack.campaign import Attack
 from attack.commands import refuse_traceback
 from attack.kills import with_hook
 from attack.scene import Scene, command
 from jobs import content_hashes, manifest
-from leases import start_on
+from leases import stands_still, start_on
 from processes import PATIENCE_S, files_below, wait_until
 from turbo_fetch.errors import OutputHeld
 
@@ -57,7 +55,7 @@ def _attempt(
     }
     first = start_on(machine, scene.spec(place), folder, environment=hook)
     try:
-        if not _stands_still(first):
+        if not stands_still(first, whom):
             return _told(first, {0})
         is_early = random.random() < 0.5
         return _taken_over(scene, place, folder, first, random.uniform(0, 2) if is_early else None)
@@ -110,18 +108,6 @@ def _changes(scene: Scene, folder: Path) -> int:
     hook = with_hook(folder / "hook", place)
     assert _told(start_on("", scene.spec(place), folder, environment=hook), {0}) is None
     return Path(hook["KILL_COUNTER"]).stat().st_size
-
-
-def _stands_still(running: subprocess.Popen[str]) -> bool:
-    """Return when a run stands still, or false when it ended."""
-
-    def stands_still() -> bool:
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(running.pid).status() == psutil.STATUS_STOPPED
-        return False
-
-    wait_until("that it stands still, or its end", lambda: stands_still() or running.poll() is not None)
-    return running.returncode is None
 
 
 def _told(running: subprocess.Popen[str], expected: set[int]) -> str | None:

@@ -117,9 +117,14 @@ _NOT_HAD = """
 import sys
 import time
 from turbo_fetch.dreambooth.families import family_of
+from turbo_fetch.dreambooth.families.models import check_named
 from turbo_fetch.dreambooth.scoring.encoders import open_encoder
 from turbo_fetch.errors import ModelError
-for had in (family_of, lambda name: open_encoder(name, "evaluate.dino", "cpu")):
+for had in (
+    family_of,
+    lambda name: open_encoder(name, "evaluate.dino", "cpu"),
+    lambda name: check_named(name, "generate.lora", "lora"),
+):
     # Nothing else takes long; how long it takes here says more of the machine.
     waits_s = []
     time.sleep = waits_s.append
@@ -149,12 +154,36 @@ def test_a_model_that_nobody_has_is_refused_soon_and_in_a_sentence(
         done = subprocess.run(
             command, env=os.environ | places | environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
-    model, encoder = done.stdout.splitlines()
+    model, encoder, lora = done.stdout.splitlines()
     assert model.startswith("someone/nothing: ")
     assert encoder.startswith("evaluate.dino: someone/nothing: ")
-    assert expected in model
-    assert expected in encoder
+    assert lora.startswith("generate.lora: someone/nothing: ")
+    assert all(expected in said for said in (model, encoder, lora))
     assert "Retrying" not in done.stderr
+
+
+_LORA_SOUGHT = """
+from huggingface_hub import hf_hub_download
+from turbo_fetch.dreambooth.families.models import check_named
+check_named("someone/style", "generate.lora", "lora")
+hf_hub_download("someone/style", "style.safetensors")
+"""
+
+
+def test_a_lora_of_the_hub_is_found_whatever_its_file_is_called_and_later_without_a_network(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "style").mkdir()
+    (tmp_path / "style" / "style.safetensors").write_bytes(b"weights")
+    home = {"HF_HOME": str(tmp_path / "hub")}
+    with hub_of({"someone/style": tmp_path / "style"}) as address:
+        there = os.environ | home | {"HF_ENDPOINT": address}
+        subprocess.run([sys.executable, "-c", _LORA_SOUGHT], env=there, check=True, timeout=PATIENCE_S)
+    for nowhere in ({"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}):
+        code = _LORA_SOUGHT.partition("hf_hub_download(")[0]
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | home | nowhere, check=True, timeout=PATIENCE_S
+        )
 
 
 @pytest.mark.parametrize(

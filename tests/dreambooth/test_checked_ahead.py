@@ -72,6 +72,7 @@ def all_stages(base: Path, dino: Path, folder: Path) -> dict[str, dict[str, Any]
         ("generate", {"lora": "lora.safetensors"}, r"generate\.lora: .*lora\.safetensors: not a whole file"),
         ("generate", {"embedding": "lora.safetensors"}, r"generate\.embedding: .*: not a whole file"),
         ("generate", {"embedding": "word.safetensors"}, r"generate\.embedding = .*: no such file"),
+        ("generate", {"embedding": "some/word"}, r"generate\.embedding = .*: no such file"),
         ("generate", {"model": "empty"}, r"generate\.model: .*empty: a folder without model_index\.json"),
         ("generate", {"output": "file/images"}, r"/file: this is a file"),
         ("evaluate", {"prompts": "missing.txt"}, r"evaluate\.prompts = .*missing\.txt': no such file"),

@@ -79,6 +79,11 @@ class Claim:
     scope: str
     token: int
 
+    @property
+    def holder(self) -> str:
+        """Who has it, in names of files."""
+        return f"{self.token:06d}"
+
     def fence(self, storage: Storage) -> Callable[[], None]:
         """Return the fence of a worker at this place: raises OutputHeld when the lease was lost."""
         bare, seen_s = _bare(storage), float("-inf")
@@ -214,14 +219,15 @@ kept: Final[dict[str, Lease]] = {}
 def behind_lease(storage: Storage) -> Storage:
     """Return the place, behind the fence of the lease that this process has on it, if it has one."""
     if storage.url in kept:
-        storage.fence = kept[storage.url].check
+        lease = kept[storage.url]
+        storage.fence, storage.holder = lease.check, lease.claim.holder
     return storage
 
 
 def behind_claim(storage: Storage, claim: Claim | None) -> Storage:
     """Return the place, behind the fence of the lease that another process has on it, if that has one."""
     if claim is not None:
-        storage.fence = claim.fence(storage)
+        storage.fence, storage.holder = claim.fence(storage), claim.holder
     return storage
 
 
@@ -382,7 +388,7 @@ def _content(holder: Holder) -> bytes:
 
 def _bare(storage: Storage) -> Storage:
     bare = copy.copy(storage)
-    bare.fence = None
+    bare.fence, bare.holder = None, ""
     return bare
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
+
 from turbo_fetch.dataset import names
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import discard_unfinished, unfinished_in
 from turbo_fetch.storage.failures import explained
 
 
-def discard_leftovers(storage: Storage) -> None:
-    """Delete the unfinished files of a dataset; those of the user's, who may have hidden files too, stay.
+def discard_leftovers(storage: Storage, is_whole: bool) -> None:
+    """Delete the unfinished files of a dataset, or of a part; those of the user's, who may have hidden files too, stay.
 
-    Nobody else may be at work there: whoever has the lease on the whole knows that.
+    Nobody else may be at work there: whoever has the lease knows that, and so takes away what one that has lost it, and
+    stands still, is about to publish. Shards that wait to replace others stay.
     """
     found = unfinished_in(storage.work)
-    if storage.path is not None:
+    if is_whole and storage.path is not None:
         for folder in (names.FOLDER, names.LEDGERS, names.REFRESH):
             found |= unfinished_in(storage.path / folder)
         beside = unfinished_in(storage.path)
         found |= {path: name for path, name in beside.items() if _is_ours(name)}
     for path in found:
-        with explained(str(path)):
-            discard_unfinished(path)
+        if not names.staged_stats(path):
+            with explained(str(path)):
+                discard_unfinished(path)
+
+
+def discard_staged(storage: Storage) -> None:
+    """Delete what a holder of the lease, who is at its end, has staged, but for shards that wait to replace others."""
+    if not names.staged_stats(storage.staging):
+        shutil.rmtree(storage.staging, ignore_errors=True)
 
 
 def _is_ours(name: str) -> bool:

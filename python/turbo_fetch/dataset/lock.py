@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
-from turbo_fetch.dataset.leftovers import discard_leftovers
+from turbo_fetch.dataset.leftovers import discard_leftovers, discard_staged
 from turbo_fetch.errors import Interrupted, OutputError, TurboFetchError
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
@@ -40,7 +40,7 @@ def held(
 ) -> Iterator[Lease]:
     """Hold the lease on an output, or a part of it, while the context lasts; every change to it then checks it.
 
-    What killed commands left unfinished in the whole is deleted. If the lease is lost, `stop` is asked to stop, and
+    What killed commands left unfinished there is deleted. If the lease is lost, `stop` is asked to stop, and
     OutputHeld is raised. Raises what `lease.take` raises.
     """
     storage.make_work()
@@ -48,8 +48,7 @@ def held(
     kept[storage.url] = lease
     behind_lease(storage)
     try:
-        if scope == WHOLE:
-            discard_leftovers(storage)
+        discard_leftovers(storage, is_whole=scope == WHOLE)
         yield lease
         storage.flush()
         lease.check()
@@ -64,7 +63,8 @@ def held(
         # What waits after a failure is kept here, too; the failure says more.
         with suppress(TurboFetchError):
             storage.flush()
-        storage.fence = None
+        discard_staged(storage)
+        storage.fence, storage.holder = None, ""
         kept.pop(storage.url, None)
         # A place that cannot be written to any more says so where it matters; the lease then ends by its silence.
         with suppress(OutputError):

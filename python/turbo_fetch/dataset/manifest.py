@@ -26,7 +26,7 @@ from turbo_fetch.dataset.replacement import finish_replacements
 from turbo_fetch.dataset.seal import SEAL, is_intact, sealed
 from turbo_fetch.plan.part import Part
 from turbo_fetch.storage import Listing, Storage
-from turbo_fetch.storage.disk import make_folder, sync_one
+from turbo_fetch.storage.disk import make_folder, sync_one, unfinished
 from turbo_fetch.storage.failures import explained
 
 Item = TypeVar("Item")
@@ -238,7 +238,7 @@ class Manifest:
     def _new_beside(self) -> Path:
         """Return where to make another file; one that a run which lost the lease is writing there has no name then."""
         self._storage.check_fence()
-        path = self._path.with_name(names.staged(self._path.name))
+        path = unfinished(self._path, self._storage.holder)
         path.unlink(missing_ok=True)
         return path
 
@@ -340,7 +340,7 @@ def record_digest(record: Mapping[str, Any]) -> str:
 def _local_path(storage: Storage, part: Part | None) -> Path:
     if part is not None:
         return storage.make_work() / names.part_manifest(part.scope)
-    path = (storage.path or storage.make_work()) / names.MANIFEST
+    path = (storage.path or storage.make_staging()) / names.MANIFEST
     with explained(storage.url):
         make_folder(path.parent)
     return path

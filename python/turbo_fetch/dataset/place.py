@@ -15,12 +15,11 @@ def open_place(url: str, spool: str | None = None) -> Storage:
     Its work folder is inside it if it is local, else in this user's caches; or in `spool`. Raises what
     :func:`open_storage` raises.
     """
-    storage = open_storage(url)
-    if storage.path is not None and not spool:
-        storage.work = storage.path / names.FOLDER
-    else:
-        storage.work = spool_folder(spool) / url_digest(storage.url)
-    return behind_lease(storage)
+
+    def work(url: str, path: Path | None) -> Path:
+        return spool_folder(spool) / url_digest(url) if spool or path is None else path / names.FOLDER
+
+    return behind_lease(open_storage(url, work))
 
 
 def spool_folder(spool: str | None) -> Path:

@@ -1,12 +1,12 @@
 """A committed shard that gets other files, though nothing but its own files has its rows.
 
-All of the new ones are whole on disk in the work folder, and then their commit record beside them, before any of the
-old ones goes. That record says how to go on: whoever opens the manifest next publishes what is still to be published.
+All of the new ones are staged, whole on disk, and then their commit record beside them, before any of the old ones
+goes. That record says how to go on: whoever opens the manifest next publishes what is still to be published.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,24 @@ import orjson
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.seal import sealed_for_people
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.disk import replace_with, sync, sync_one
+from turbo_fetch.storage.disk import replace_with, sync, sync_one, unfinished_in
 from turbo_fetch.storage.failures import explained
 from turbo_fetch.storage.local import remove
 
 
 def replace_shard(storage: Storage, staged: Iterable[Path], record: Mapping[str, Any]) -> None:
-    """Publish the files of a shard, which are staged in the work folder, and last their record, in place of the old.
+    """Publish the files of a shard, which are staged, and last their record, in place of the old.
 
     Raises OutputError if something cannot be written; `finish_replacements` then goes on.
     """
-    work = storage.make_work()
-    with explained(str(work)):
+    folder = storage.make_staging()
+    with explained(str(folder)):
         for path in staged:
             sync(path)
         # The record must not be on disk before the names of the files are.
-        sync_one(work)
-        replace_with(work / names.staged(names.stats(record["name"])), sealed_for_people(record))
-    _publish(storage, record)
+        sync_one(folder)
+        replace_with(folder / names.staged(names.stats(record["name"])), sealed_for_people(record))
+    _publish(storage, folder, record)
 
 
 def finish_replacements(storage: Storage) -> None:
@@ -40,19 +40,33 @@ def finish_replacements(storage: Storage) -> None:
 
     Where another commit record is there, none of the old files is gone, or somebody else has made the shard since.
     """
-    for path in names.staged_stats(storage.work):
+    for path in _waiting(storage):
         content = path.read_bytes()
         record = orjson.loads(content)
         if _published(storage, names.stats(record["name"])) in {None, content}:
-            _publish(storage, record)
+            _publish(storage, path.parent, record)
         else:
             _discard(path)
+        _discard_emptied(storage, path.parent)
 
 
 def discard_replacements(storage: Storage) -> None:
     """Forget the shards whose files were being replaced: what is there from now on is another dataset."""
-    for path in names.staged_stats(storage.work):
+    for path in _waiting(storage):
         _discard(path)
+        _discard_emptied(storage, path.parent)
+
+
+def _waiting(storage: Storage) -> Iterator[Path]:
+    """Yield the commit records that wait, whoever staged them."""
+    for folder in (storage.work, *unfinished_in(storage.work)):
+        yield from names.staged_stats(folder)
+
+
+def _discard_emptied(storage: Storage, folder: Path) -> None:
+    """Delete the folder of a holder before this one when no record waits there any more."""
+    if folder not in {storage.work, storage.staging} and not names.staged_stats(folder):
+        remove(folder)
 
 
 def _published(storage: Storage, stats: str) -> bytes | None:
@@ -70,14 +84,14 @@ def _discard(staged: Path) -> None:
         remove(staged.with_name(names.staged(file["name"])))
 
 
-def _publish(storage: Storage, record: Mapping[str, Any]) -> None:
-    """Publish those files that are still staged, and last the record; may be repeated."""
+def _publish(storage: Storage, folder: Path, record: Mapping[str, Any]) -> None:
+    """Publish those files that are still staged in a folder, and last the record; may be repeated."""
     stats = names.stats(record["name"])
     storage.delete(stats)
     for name in (*(file["name"] for file in record["files"]), stats):
-        path = storage.work / names.staged(name)
+        path = folder / names.staged(name)
         if path.exists():
             storage.publish(path, name)
-    with explained(str(storage.work)):
+    with explained(str(folder)):
         # Or power loss may bring the record back when the shard has yet other files.
-        sync_one(storage.work)
+        sync_one(folder)

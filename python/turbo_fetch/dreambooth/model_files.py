@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,8 +41,30 @@ def json_of(base: str, name: str) -> Mapping[str, Any]:
 
 def hub_file(model: str, name: str) -> Path:
     """Return a file of a hub id, fetched unless the local cache has it as it is on the hub. Raises ModelError."""
-    # Most models are folders, and the hub's library takes half a second to import.
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    with _told_of_the_hub(model, f"model with a {name}"):
+        # Most models are folders, and the hub's library takes half a second to import.
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(model, name), str):
+            _ask_once(model, name)
+        return Path(hf_hub_download(model, name))
+
+
+def check_on_hub(model: str) -> None:
+    """Raise ModelError for a hub id that neither the local cache has nor the hub, whatever its files are called."""
+    with _told_of_the_hub(model, "model"):
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model")).is_dir():
+            return
+        with _asked_once(model):
+            HfApi().model_info(model, timeout=_ANSWER_S)
+
+
+@contextmanager
+def _told_of_the_hub(model: str, wanted: str) -> Iterator[None]:
+    """Say in a sentence, as ModelError, what huggingface_hub raises."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -52,9 +75,7 @@ def hub_file(model: str, name: str) -> Path:
     )
 
     try:
-        if not isinstance(try_to_load_from_cache(model, name), str):
-            _ask_once(model, name)
-        return Path(hf_hub_download(model, name))
+        yield
     except HFValidationError:
         raise ModelError(f"{model}: no such folder, and no hub id either; expected one of the two") from None
     except GatedRepoError:
@@ -64,22 +85,31 @@ def hub_file(model: str, name: str) -> Path:
     except (RepositoryNotFoundError, EntryNotFoundError) as error:
         if isinstance(error, LocalEntryNotFoundError):
             raise _unreachable(model, first_line(error)) from error
-        raise ModelError(f"{model}: no such folder, and the hub has no such model with a {name}") from None
+        raise ModelError(f"{model}: no such folder, and the hub has no such {wanted}") from None
     except HfHubHTTPError as error:
         raise _unreachable(model, first_line(error)) from error
     except OSError as error:
-        raise ModelError(f"{model}: {name} cannot be had from the hub: {first_line(error)}") from error
+        raise ModelError(f"{model}: cannot be had from the hub: {first_line(error)}") from error
 
 
 def _ask_once(model: str, name: str) -> None:
     """Raise as huggingface_hub does if a file is not there; it would ask a hub that it cannot reach for 24 seconds."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _asked_once(model):
+        get_hf_file_metadata(hf_hub_url(model, name), timeout=_ANSWER_S)
+
+
+@contextmanager
+def _asked_once(model: str) -> Iterator[None]:
+    """Say as ModelError that the hub does not answer."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
         raise _unreachable(model, "HF_HUB_OFFLINE is set")
     try:
-        get_hf_file_metadata(hf_hub_url(model, name), timeout=_ANSWER_S)
+        yield
     except HfHubHTTPError:
         raise
     except Exception as error:

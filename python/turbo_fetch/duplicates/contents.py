@@ -125,7 +125,7 @@ def _details(names: Names, pairs: Pairs) -> dict[int, str]:
 
 
 def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, steps: Steps) -> Pairs:
-    with KeyTable(storage.make_work() / names.CONTENT_KEYS) as table:
+    with KeyTable(storage.make_staging() / names.CONTENT_KEYS) as table:
         for keys, places in _columns(datasets, partial(_hashes, digest), steps):
             table.add(keys, places)
         return by_place(table.duplicates())

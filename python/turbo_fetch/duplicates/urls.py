@@ -74,7 +74,7 @@ def find(
     listener.note("looking for duplicate URLs")
     against = [open_dataset(url) for url in fetch.duplicates.against]
     own, identities = len(against), Identities(fetch)
-    with KeyTable(storage.make_work() / names.URL_KEYS) as table:
+    with KeyTable(storage.make_staging() / names.URL_KEYS) as table:
         for number, dataset in enumerate(against):
             _add_dataset(table, identities, number, dataset, stop)
         if first_shard:
@@ -88,7 +88,7 @@ def find(
     known = KnownUrls(pairs[:, 0].copy(), pairs[:, 1].copy(), own, Names(against, fetch.output))
     if fetch.duplicates.captions == "first":
         return known
-    later = LaterCaptions(storage.make_work() / names.LATER_CAPTIONS)
+    later = LaterCaptions(storage.make_staging() / names.LATER_CAPTIONS)
     for shard in plan.again().shards(first_shard):
         _add_captions(later, known.places_of(shard), shard, start)
         _check(stop)

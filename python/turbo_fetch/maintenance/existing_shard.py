@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, ScoreSpec
 from turbo_fetch.spool.spool import Spool, spool_identity
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.disk import sync_one
+from turbo_fetch.storage.disk import sync_one, unfinished
 
 OF_VERSION: Final = "of_version"
 """Among the facts of a spool: what stands for the commit record of the shard from which it was begun."""
@@ -210,8 +211,7 @@ def write_spool(
 
     `scores`, of rows that are in the batches, are asked for after them.
     """
-    begun = path.with_name(names.staged(path.name))
-    begun.unlink(missing_ok=True)
+    begun = unfinished(path, secrets.token_hex(8))
     spool = Spool.open(begun, shard.number, shard.rows, facts["rows_digest"], facts)
     try:
         for batch in batches:

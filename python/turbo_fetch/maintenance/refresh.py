@@ -137,7 +137,7 @@ class RefreshedShard:
         """
         dataset = self.dataset
         work, name, counts = storage.make_work(), self.shard.name, Counter[str]()
-        report = TableFile(work / names.staged(names.refresh_report(name)), REPORT)
+        report = TableFile(storage.make_staging() / names.staged(names.refresh_report(name)), REPORT)
         pairs = paired(stored_results(dataset, self.shard), complete.spool.sorted_batches())
         taken: list[npt.NDArray[np.bool_]] = []
         merged = self._merged(pairs, dataset.ledger(self.shard), report, counts, taken)

@@ -22,6 +22,7 @@ from turbo_fetch.runners.messages import Setup, ShardDone
 from turbo_fetch.runners.supervisor import Listener
 from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
+from turbo_fetch.sources.landmarks import landmarks, places
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 
@@ -37,6 +38,7 @@ class Driver:
         # A relative path would mean another folder on every machine.
         output = fetch.output.model_copy(update={"path": self._storage.url})
         self._fetch = fetch.model_copy(update={"output": output})
+        self._places = places(fetch)
         self.http = fetch.http
         self.documents = self._storage.make_work() / names.DOCUMENTS
         self._proxies = Proxies.of(fetch.http.proxy, os.environ)
@@ -55,8 +57,14 @@ class Driver:
 
     def setup(self, threads: int) -> Setup:
         """Return what a new worker is told."""
-        attempt = new_attempt(self._beacon)
-        return Setup(self._fetch, threads, attempt=attempt, proxies=self._proxies, score=self._score)
+        return Setup(
+            self._fetch,
+            threads,
+            attempt=new_attempt(self._beacon),
+            score=self._score,
+            proxies=self._proxies,
+            landmarks=landmarks(self._places),
+        )
 
     def portable(self, task: ShardTask) -> ShardTask:
         """Return the task with its rows themselves where they are in a file that only this machine may see.

@@ -14,6 +14,7 @@ from turbo_fetch.fetch.proxies import NO_PROXIES, Proxies
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.score.messages import ScoreJob
 from turbo_fetch.shard.task import ShardTask
+from turbo_fetch.sources.landmarks import Landmark
 from turbo_fetch.spec import FetchSpec
 
 
@@ -34,6 +35,8 @@ class Setup:
     """What a function of the user's is to say of the images."""
     proxies: Proxies = NO_PROXIES
     """The proxies that lead to hosts, as the parent's environment or the spec names them."""
+    landmarks: tuple[Landmark, ...] = ()
+    """What a worker on another machine has to see there."""
 
 
 @dataclass(frozen=True, slots=True)

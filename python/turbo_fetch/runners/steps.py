@@ -87,7 +87,7 @@ class EngineSteps:
 
 def _taken(result: Any) -> Any:
     if isinstance(result, JobError):
-        raise getattr(errors, result.kind)(result.message)
+        raise errors.named(result.kind, result.message)
     return result
 
 

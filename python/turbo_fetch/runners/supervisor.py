@@ -191,7 +191,7 @@ class Supervisor:
                     self._listener.done(message)
                 self._is_feeding_due = True
             case JobError():
-                self.failure = getattr(errors, message.kind)(message.message)
+                self.failure = errors.named(message.kind, message.message)
 
     def ended(
         self, worker: int, why: str | None, is_its_fault: bool = True, by: Signals | None = None
@@ -267,7 +267,7 @@ class Supervisor:
                 break
             assigned.give(task)
             yield number, task
-        if self.stopping or self.failure is not None or not self._list_ended:
+        if self.stopping or self.failure is not None or not self._list_ended or self._orphaned:
             return
         for giver, shard in list(moves(self._workers, now_s)):
             self._workers[giver].asked_s = now_s

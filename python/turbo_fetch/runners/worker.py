@@ -54,6 +54,7 @@ from turbo_fetch.shard.routes import Router
 from turbo_fetch.shard.task import ShardTask
 from turbo_fetch.shard.transform import Transform
 from turbo_fetch.sources.archive_records import ArchiveRecords
+from turbo_fetch.sources.landmarks import look_for
 from turbo_fetch.sources.pools import SourcePools
 from turbo_fetch.storage import Storage
 
@@ -344,6 +345,7 @@ class Worker:
 
 async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]) -> None:
     """Work until the parent has no more shards; `started` is called in the loop with the worker."""
+    look_for(setup.landmarks)
     http = setup.fetch.http
     budget = budget_of(http)
     made_bytes = http.memory_mb * MADE_PER_BODY * 1_000_000
@@ -359,7 +361,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
             pool = FetchPool(client, paced, limiter=limiter)
-            deny = DenyList.open(setup.fetch, storage.make_work())
+            deny = DenyList.open(setup.fetch, storage)
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(

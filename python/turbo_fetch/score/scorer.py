@@ -222,7 +222,7 @@ class _Process:
                 raise
             if isinstance(greeting, NotReady):
                 connection.close()
-                raise getattr(errors, greeting.error)(greeting.message)
+                raise errors.named(greeting.error, greeting.message)
             assert isinstance(greeting, Ready)
             self._connection, self._pid = connection, greeting.pid
             return connection

@@ -181,14 +181,14 @@ def _written(
     times_s: tuple[float, float],
     facts: dict[str, Any],
 ) -> tuple[list[WrittenFile], Record]:
-    """Write the files of a shard into the work folder; return them in the order to publish them, and the record."""
-    work = storage.make_work()
+    """Stage the files of a shard; return them in the order to publish them, and the record."""
+    folder = storage.make_staging()
     counts = _Counts()
     with ExitStack() as stack:
-        ledger = TableFile(work / names.staged(names.ledger(files.name)), LEDGER)
+        ledger = TableFile(folder / names.staged(names.ledger(files.name)), LEDGER)
         stack.callback(ledger.close)
         written = write_shard(
-            files.format, _noted(rows, ledger, counts), work, files.name, files.image, files.extras
+            files.format, _noted(rows, ledger, counts), folder, files.name, files.image, files.extras
         )
         written.append(ledger.finish(names.ledger(files.name)))
     return written, _record(files, counts, written, times_s) | facts

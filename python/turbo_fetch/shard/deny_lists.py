@@ -25,6 +25,7 @@ from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.sources.identity import Identities
 from turbo_fetch.spec import FetchSpec, InputSpec
+from turbo_fetch.storage import Storage
 from turbo_fetch.storage.failures import explained
 
 HASH_KINDS: Final = {32: "md5", 64: "sha256", 128: "sha512"}
@@ -75,8 +76,8 @@ class DenyList:
     hashes: dict[str, KeySet]
 
     @classmethod
-    def open(cls, fetch: FetchSpec, work: Path) -> DenyList | None:
-        """Return the deny list of a job, made in the folder `work` if it is not there; None if nothing is denied.
+    def open(cls, fetch: FetchSpec, storage: Storage) -> DenyList | None:
+        """Return the deny list of a job, made in the work folder if it is not there; None if nothing is denied.
 
         Blocks; of several processes one makes it. Raises InputError for a list that cannot be read, or one of
         hashes that holds something else.
@@ -85,9 +86,11 @@ class DenyList:
         if not (spec.urls or spec.domains or spec.hashes):
             return None
         identities = Identities(fetch)
-        urls = _key_sets(spec.urls, "url", work, identities)
-        domains = _key_sets(spec.domains, "domain", work, identities)
-        return cls(urls.get("url"), domains.get("domain"), _key_sets(spec.hashes, "hash", work, identities))
+        urls = _key_sets(spec.urls, "url", storage, identities)
+        domains = _key_sets(spec.domains, "domain", storage, identities)
+        return cls(
+            urls.get("url"), domains.get("domain"), _key_sets(spec.hashes, "hash", storage, identities)
+        )
 
     def reason(self, url: str, host: str | None) -> str | None:
         """Return why what is known by this, on this host if it is of the web, must not be used, or None."""
@@ -108,22 +111,25 @@ def _parents(host: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(len(labels))]
 
 
-def _key_sets(lists: Sequence[str], what: str, work: Path, identities: Identities) -> dict[str, KeySet]:
+def _key_sets(lists: Sequence[str], what: str, storage: Storage, identities: Identities) -> dict[str, KeySet]:
     if not lists:
         return {}
     files = [file for each in lists for file in find_lists(InputSpec(urls=each, url_column=what))]
     made_of = [*(file.fingerprint for file in files), *(identities.rules if what == "url" else ())]
     identity = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     kinds = sorted(HASH_KINDS.values()) if what == "hash" else [what]
+    work, staging = storage.make_work(), storage.make_staging()
     paths = {kind: work / names.deny_keys(kind, identity) for kind in kinds}
-    with explained(str(work)), (work / names.deny_lock(what)).open("w") as lock:
+    with explained(str(work)), (staging / names.deny_lock(what)).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(path.exists() for path in paths.values()):
-            _make(files, what, paths, identities)
+            _make(files, what, staging, paths, identities)
     return {kind: KeySet(path) for kind, path in paths.items() if path.stat().st_size or what != "hash"}
 
 
-def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path], identities: Identities) -> None:
+def _make(
+    files: Iterable[ListFile], what: str, staging: Path, paths: dict[str, Path], identities: Identities
+) -> None:
     found: dict[str, list[bytes]] = {kind: [] for kind in paths}
     columns = Columns(what)
     for file in files:
@@ -133,7 +139,7 @@ def _make(files: Iterable[ListFile], what: str, paths: dict[str, Path], identiti
                     found[kind].append(of_batch)
     for kind, path in paths.items():
         keys = np.frombuffer(b"".join(found.pop(kind)), _SORTABLE)
-        temporary = path.with_name(names.staged(path.name))
+        temporary = staging / names.staged(path.name)
         temporary.write_bytes(np.unique(keys).tobytes())
         temporary.replace(path)
 

@@ -19,6 +19,10 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.sources.source import CHUNK_BYTES, refused
 
 OUTSIDE: Final = "outside of the folders in fetch.sources.files"
+UNMOUNTED: Final = (
+    Outcome.UNREADABLE,
+    "its folder is empty or gone: is a disk not mounted?",
+)
 _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 # A file that became a pipe meanwhile does not block.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -52,7 +56,12 @@ class Files:
         for root in self._roots:
             folder = _resolved(root)
             if resolved != folder and resolved.is_relative_to(folder):
-                return _open_inside(folder, resolved.relative_to(folder).parts)
+                try:
+                    return _open_inside(folder, resolved.relative_to(folder).parts)
+                except FileNotFoundError:
+                    if _is_unmounted(resolved, folder):
+                        raise KnownFailure(UNMOUNTED) from None
+                    raise
         raise refused(OUTSIDE)
 
     def _found(self, path: Path) -> Path:
@@ -103,6 +112,16 @@ def _open_inside(folder: Path, parts: Sequence[str]) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_unmounted(file: Path, root: Path) -> bool:
+    """Whether a file is missing as all files are of a disk that is not mounted: there is no root, or nothing in the
+    folder that the way to the file leads to."""
+    if not root.is_dir():
+        return True
+    there = next(each for each in file.parents if each == root or each.is_dir())
+    with os.scandir(there) as entries:
+        return next(entries, None) is None
 
 
 def _check_regular(mode: int) -> None:

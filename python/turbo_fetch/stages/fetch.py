@@ -148,7 +148,7 @@ def look_ahead(
     stop: StopRequest,
 ) -> urls.KnownUrls | None:
     """Do what comes before the first request; return the rows that need none, see `urls.find`."""
-    DenyList.open(fetch, storage.make_work())
+    DenyList.open(fetch, storage)
     return urls.find(fetch, plan, storage, dataset.first_shard, listener, stop)
 
 

@@ -5,6 +5,7 @@ Names are relative to the folder, with `/` between folders. A reader of it never
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from turbo_fetch.errors import SpecError
@@ -25,18 +26,18 @@ __all__ = [
 ]
 
 
-def open_storage(url: str) -> Storage:
-    """Return the storage at `url`, without touching it and without a work folder.
+def open_storage(url: str, work_of: Callable[[str, Path | None], Path]) -> Storage:
+    """Return the storage at `url`, without touching it; `work_of` its URL and path is its work folder.
 
     Raises SpecError for an unknown protocol, MissingExtra for one whose package is not installed.
     """
     if (local := path_of(url)) is not None:
-        return LocalStorage(local)
+        return LocalStorage(local, work_of(str(local), local))
     if url.startswith("hf://datasets/"):
         from turbo_fetch.storage.hub import HubStorage
 
-        return HubStorage(url)
+        return HubStorage(url.rstrip("/"), work_of(url.rstrip("/"), None))
     filesystem, path = open_filesystem(url, "Output to", SpecError)
     if is_local(filesystem):
-        return LocalStorage(Path(path))
-    return RemoteStorage(url, filesystem, path)
+        return LocalStorage(Path(path), work_of(path, Path(path)))
+    return RemoteStorage(url.rstrip("/"), work_of(url.rstrip("/"), None), filesystem, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -16,21 +17,22 @@ from typing import IO, Final
 
 SYNCS_AT_ONCE: Final = 8
 LOCK_WAIT_S: Final = 10.0
+_END: Final = re.compile(r"(\.[0-9a-f]{6,})?\.tmp$")
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
-def unfinished(target: Path) -> Path:
+def unfinished(target: Path, holder: str = "") -> Path:
     """Return where the content of `target` is until it is whole.
 
-    The same name each time: what a killed process left there is replaced when the write is done again, and may be
-    discarded before.
+    The same name each time, for each `holder`, a number in hex: what a killed process left there is replaced when the
+    write is done again, and may be discarded before.
     """
-    return target.with_name(f".{target.name}.tmp")
+    return target.with_name(f".{target.name}{holder and '.'}{holder}.tmp")
 
 
 def unfinished_in(folder: Path) -> dict[Path, str]:
     """Return what is unfinished in a folder, which need not exist, each with the name of its target."""
-    return {path: path.name[1:].removesuffix(".tmp") for path in folder.glob(".?*.tmp")}
+    return {path: _END.sub("", path.name[1:]) for path in folder.glob(".?*.tmp")}
 
 
 def discard_unfinished(path: Path) -> None:

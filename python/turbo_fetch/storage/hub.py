@@ -34,10 +34,10 @@ class HubStorage(Storage):
     is_local = False
     change_every_s = COMMIT_EVERY_S
 
-    def __init__(self, url: str, work: Path | None = None) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, work: Path, work_of_whole: Path | None = None) -> None:
+        super().__init__(url, work)
         self._repository, self._folder = Repository.at(url)
-        self._journal_work = work
+        self._journal: Final = Journal(work_of_whole or work)
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -175,19 +175,13 @@ class HubStorage(Storage):
 
     def inside(self, folder: str, work: Path) -> HubStorage:
         """See Storage. It has the journal of the whole."""
-        place = HubStorage(f"{self.url}/{folder}", self._journal_work or self.work)
-        place.work, place.fence = work, self.fence
-        return place
+        return HubStorage(f"{self.url}/{folder}", work, self._journal.work)._with_fence_of(self)
 
     def probe(self, name: str) -> None:
         """See Storage: the Hub is asked whether this user may write, since a file would take commits."""
         with told(self.url):
             self._head()
             self._repository.check_writable()
-
-    @property
-    def _journal(self) -> Journal:
-        return Journal(self._journal_work or self.work)
 
     def _at(self, name: str) -> str:
         return _joined(self._folder, str(checked_name(name)))

@@ -31,6 +31,7 @@ class Journal:
     """The changes that wait, in the folder `hub` of a work folder. Calls block; any number of processes may call."""
 
     def __init__(self, work: Path) -> None:
+        self.work: Final = work
         self._folder: Final = work / "hub"
         self._waiting: Final = self._folder / "waiting"
         self._leaving: Final = self._folder / "leaving"

@@ -9,10 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple, Self
 
 from turbo_fetch._native import Listing as Listing
-from turbo_fetch.storage.disk import make_folder
+from turbo_fetch.storage.disk import make_folder, unfinished
 from turbo_fetch.storage.failures import explained
 
 ENTERED_AT_ONCE: Final = 1000
@@ -27,21 +27,24 @@ class Entry(NamedTuple):
 
 class Storage(ABC):
     """A place to publish into. `url` names it; `path` is it, if local; `work` is the local folder for
-    what is not finished, which whoever opens it chooses.
+    what is not finished, which whoever opens it chooses, and in which those who come later go on.
 
     All methods block, and raise OutputError, naming the place, where it fails them; those that read, InputError where
     it is a file.
     """
 
-    url: str
-    path: Path | None = None
-    work: Path
     is_local: bool
     change_every_s: float = 0.0
     """How far apart changes are brought to a place that does not take many; they wait until then, or for `flush`."""
     fence: Callable[[], None] | None = None
     """Called before anything is changed; raises where the one who writes may not any more. What an object store can
     refuse by itself, a file that another one wrote meanwhile, is then left to it."""
+    holder: str = ""
+    """Who writes behind the fence, in names of files that are not finished: one that has lost the place must not come
+    upon those of the next."""
+
+    def __init__(self, url: str, work: Path, path: Path | None = None) -> None:
+        self.url, self.work, self.path = url, work, path
 
     @abstractmethod
     def exists(self, name: str) -> bool:
@@ -117,8 +120,8 @@ class Storage(ABC):
         """Prove with a file of this name that files can be written, read back and found: raises OutputError if not."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the fence here: what it looks at is this process's."""
-        return {name: value for name, value in self.__dict__.items() if name != "fence"}
+        """Leave the fence here, and who is behind it: what it looks at is this process's."""
+        return {name: value for name, value in self.__dict__.items() if name not in {"fence", "holder"}}
 
     def check_fence(self) -> None:
         """Raise what the fence raises, if there is one."""
@@ -130,6 +133,21 @@ class Storage(ABC):
         with explained(str(self.work)):
             make_folder(self.work)
         return self.work
+
+    @property
+    def staging(self) -> Path:
+        """The local folder for what is begun anew each time: the work folder or, behind a fence, its holder's own."""
+        return unfinished(self.work / "staged", self.holder) if self.holder else self.work
+
+    def make_staging(self) -> Path:
+        """Return that folder, made if absent."""
+        with explained(str(self.staging)):
+            make_folder(self.staging)
+        return self.staging
+
+    def _with_fence_of(self, other: Storage) -> Self:
+        self.fence, self.holder = other.fence, other.holder
+        return self
 
 
 def cache_folder() -> Path:

@@ -16,13 +16,13 @@ from turbo_fetch.storage.interface import Entry, Listing, Storage, checked_name
 
 
 class LocalStorage(Storage):
-    """A folder of this machine; made, with its parents, when first written to."""
+    """A folder of this machine; made, with its parents, when first written to. `work` is itself if not given."""
 
     is_local = True
 
-    def __init__(self, path: Path) -> None:
-        self.root = self.path = path.absolute()
-        self.url = str(path.absolute())
+    def __init__(self, path: Path, work: Path | None = None) -> None:
+        self.root = path.absolute()
+        super().__init__(str(self.root), work or self.root, self.root)
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -84,7 +84,7 @@ class LocalStorage(Storage):
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                _move_across(local_path, target)
+                self._move_across(local_path, target)
             sync_one(target.parent)
 
     def delete(self, name: str) -> None:
@@ -114,9 +114,7 @@ class LocalStorage(Storage):
 
     def inside(self, folder: str, work: Path) -> LocalStorage:
         """See Storage."""
-        place = LocalStorage(self._at(folder))
-        place.work, place.fence = work, self.fence
-        return place
+        return LocalStorage(self._at(folder), work)._with_fence_of(self)
 
     def probe(self, name: str) -> None:
         """See Storage."""
@@ -137,6 +135,24 @@ class LocalStorage(Storage):
     def _at(self, name: str) -> Path:
         return self.root / checked_name(name)
 
+    def _move_across(self, source: Path, target: Path) -> None:
+        """Move between file systems: a copy beside the target, synced, then renamed."""
+        temporary = unfinished(target, self.holder)
+        try:
+            remove(temporary)
+            if source.is_dir():
+                shutil.copytree(source, temporary)
+            else:
+                shutil.copyfile(source, temporary)
+            sync(temporary)
+            # To copy takes as long as the file is large.
+            self.check_fence()
+            _put_in_place(temporary, target)
+        except BaseException:
+            remove(temporary)
+            raise
+        remove(source)
+
 
 def _put_in_place(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
@@ -147,23 +163,6 @@ def _put_in_place(source: Path, target: Path) -> None:
         remove(aside)
     else:
         source.replace(target)
-
-
-def _move_across(source: Path, target: Path) -> None:
-    """Move between file systems: a copy beside the target, synced, then renamed."""
-    temporary = unfinished(target)
-    try:
-        remove(temporary)
-        if source.is_dir():
-            shutil.copytree(source, temporary)
-        else:
-            shutil.copyfile(source, temporary)
-        sync(temporary)
-        _put_in_place(temporary, target)
-    except BaseException:
-        remove(temporary)
-        raise
-    remove(source)
 
 
 def remove(path: Path) -> bool:

@@ -31,8 +31,8 @@ class RemoteStorage(Storage):
 
     is_local = False
 
-    def __init__(self, url: str, filesystem: Any, path: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, work: Path, filesystem: Any, path: str) -> None:
+        super().__init__(url, work)
         self._filesystem = filesystem
         self._path = path.rstrip("/")
         self._protocols = protocols(filesystem)
@@ -146,9 +146,8 @@ class RemoteStorage(Storage):
 
     def inside(self, folder: str, work: Path) -> RemoteStorage:
         """See Storage."""
-        place = RemoteStorage(f"{self.url}/{folder}", self._filesystem, self._at(folder))
-        place.work, place.fence = work, self.fence
-        return place
+        place = RemoteStorage(f"{self.url}/{folder}", work, self._filesystem, self._at(folder))
+        return place._with_fence_of(self)
 
     def probe(self, name: str) -> None:
         """See Storage."""

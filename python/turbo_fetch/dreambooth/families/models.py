@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -23,6 +23,7 @@ from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.precision import convert
 from turbo_fetch.dreambooth.families.single_file import contents_of
 from turbo_fetch.dreambooth.families.trainable import Trainable, configure_trainable, merge_tokens
+from turbo_fetch.dreambooth.model_files import check_on_hub
 from turbo_fetch.dreambooth.run_folder import (
     MODEL_INDEX,
     RECORD,
@@ -53,21 +54,21 @@ def check_model(model: str) -> None:
     family_of(model)
 
 
-def check_named(name: str, key: str, is_model: bool) -> None:
-    """Raise ModelError, naming the spec's `key`, if there is no such model, LoRA or word, or it is no whole file.
-
-    A LoRA that is no path may be a hub id, which is for whoever loads it.
-    """
+def check_named(name: str, key: str, kind: Literal["model", "lora", "embedding"]) -> None:
+    """Raise ModelError, naming the spec's `key`, if there is no such model, LoRA or word, or it is no whole file."""
     path = Path(name)
     file = lora_in(path) or path
     try:
-        if is_model:
+        if kind == "model":
             check_model(name)
         elif file.suffix == ".safetensors" and file.is_file():
             contents_of(file)
+        elif kind == "lora" and not path.exists() and not path.suffix and name.count("/") == 1:
+            check_on_hub(name)
+            return
     except ModelError as error:
         raise ModelError(f"{key}: {error}") from error
-    if not is_model and not path.exists() and (path.suffix or name.count("/") != 1):
+    if kind != "model" and not path.exists():
         raise ModelError(f"{key} = {name!r}: no such file or folder")
 
 

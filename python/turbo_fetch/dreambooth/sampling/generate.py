@@ -85,13 +85,10 @@ def check(spec: Spec) -> None:
     if generate is None:
         return
     prompts = read_prompts(generate.prompts, Words.of_each(train), "generate.prompts")
-    for key, name in {
-        "model": generate.model,
-        "lora": generate.lora,
-        "embedding": generate.embedding,
-    }.items():
+    for kind in ("model", "lora", "embedding"):
+        name = getattr(generate, kind)
         if name is not None and not is_of_run(spec, name):
-            check_named(name, f"generate.{key}", is_model=key == "model")
+            check_named(name, f"generate.{kind}", kind)
     place = open_place(generate.output)
     place.probe(PROBE)
     if train is None or is_complete(Path(train.output), train.steps):

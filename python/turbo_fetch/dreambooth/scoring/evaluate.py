@@ -144,7 +144,7 @@ def check(spec: Spec) -> None:
     check_images(spec, *_real_place(spec, evaluate))
     for name in [*evaluate.models, *([evaluate.base] if evaluate.base else [])]:
         if not has_magic(name) and not is_of_run(spec, name) and not Path(name).exists():
-            check_named(name, "evaluate.base" if name == evaluate.base else "evaluate.models", is_model=True)
+            check_named(name, "evaluate.base" if name == evaluate.base else "evaluate.models", "model")
     place = open_place(evaluate.output)
     is_done = train is None or is_complete(Path(train.output), train.steps)
     known = candidates(spec, evaluate) if is_done else known_ahead(spec, evaluate)
@@ -170,7 +170,7 @@ def _check_candidate(candidate: Candidate) -> None:
     """Raise ModelError for a model or LoRA that is not whole, or of no known family."""
     check_model(candidate.model)
     if candidate.lora is not None:
-        check_named(candidate.lora, "evaluate.models", is_model=False)
+        check_named(candidate.lora, "evaluate.models", "lora")
 
 
 def _evaluate(

@@ -62,7 +62,7 @@ def train_on_ray(spec: Spec, train: TrainSpec, listener: ProgressListener, stop:
             error = _fitted(needs_of(spec), _workers(spec, train), config, relay, waiting)
             failure = ray.get(board.failure.remote())
             if failure is not None:
-                raise getattr(errors, failure[0])(failure[1])
+                raise errors.named(*failure)
             if error is None:
                 break
             # Steps that are done again are none.

@@ -103,7 +103,7 @@ def run_on_ray(
                 listener.note(f"{name}: its worker was lost ({reason}); another one goes on")
                 continue
             if isinstance(result, _Failed):
-                raise getattr(errors, result.kind)(result.message)
+                raise errors.named(result.kind, result.message)
             return result
 
 
