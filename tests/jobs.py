@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import processes
 import turbo_fetch
 from origin import Origin
+from turbo_fetch.progress.listener import ProgressListener
+from turbo_fetch.progress.tally import Tally
 from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec, parse_spec
 from turbo_fetch.stop import StopRequest
@@ -116,6 +118,30 @@ def amid(process: subprocess.Popen[str], origin: Origin, more: int) -> Iterator[
     with origin.holding_after(more) as last:
         processes.wait_until(f"{more} more requests", lambda: len(origin.received) >= last, process)
         yield
+
+
+@contextmanager
+def waiting_for(workers: int, origin: Origin) -> Iterator[ProgressListener]:
+    """Have the origin answer when so many workers of a run are there; yields the listener of that run.
+
+    One that came when the others are through would have no part in it. Requests wait, and may have deadlines.
+    """
+    with ExitStack() as holding:
+        holding.enter_context(origin.holding_after(0))
+        yield _Roll(workers, holding.close)
+
+
+class _Roll(ProgressListener):
+    """Calls something when it has heard of so many workers."""
+
+    def __init__(self, workers: int, complete: Callable[[], None]) -> None:
+        self._missing = set(range(workers))
+        self._complete = complete
+
+    def add(self, worker: int, tally: Tally) -> None:
+        self._missing.discard(worker)
+        if not self._missing:
+            self._complete()
 
 
 def asks(process: subprocess.Popen[str], origin: Origin) -> bool:

@@ -21,6 +21,7 @@ import psutil
 PATIENCE_S: Final = 240.0
 """That anything may take on a machine that is busy with other things; longer, and it hangs."""
 PAUSE_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 0.5
 FIRST_PORT: Final = 22_000
 """Above those that clusters take, and below those of the system, of which the first is 32,768."""
 PORT_SHARES: Final = 16
@@ -79,7 +80,7 @@ def wait_until(
     """
     ends_s = time.monotonic() + within_s
     while True:
-        began_s = time.monotonic()
+        looked_s = time.monotonic()
         # In this order: what a process does last has happened.
         is_over = process is not None and process.poll() is not None
         if found := happened():
@@ -92,7 +93,7 @@ def wait_until(
             more = "" if process is None else f"; {_said(process, errors)}; {_at_work(process)}"
             raise AssertionError(f"not within {within_s:.0f} s: {what}{more}")
         # To look at all processes takes long, and what is waited for needs the core too.
-        time.sleep(max(PAUSE_S, 4 * (now_s - began_s)))
+        time.sleep(min(max(PAUSE_S, 4 * (now_s - looked_s)), LONGEST_PAUSE_S))
 
 
 def finished(process: subprocess.Popen[str], within_s: float = PATIENCE_S) -> tuple[str, str]:

@@ -48,9 +48,7 @@ def test_a_worker_that_hears_nothing_starts_nothing_until_it_does(
         thread.start()
 
         def heard(wanted: Callable[[Any], bool]) -> Any:
-            while not wanted(message := driver.recv()):
-                pass
-            return message
+            return next(filter(wanted, iter(driver.recv, None)))
 
         (shard,) = Plan.of(spec.input, ROWS).shards(0)
         heard(lambda message: isinstance(message, WantShard))

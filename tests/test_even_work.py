@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from turbo_fetch.stop import StopRequest
 
 SHARDS, ROWS = 60, 20
 ALBUM = album(SHARDS * ROWS, side=32)
-BUSY = {"per_domain": 12, "concurrency": 64}
+BUSY = {"per_domain": 12, "concurrency": 64, "timeout_s": 500, "stall_timeout_s": 500}
 """A domain that is asked by fewer than there is room for, so that a worker has time for all of its rows."""
 
 
@@ -31,12 +32,14 @@ def _spec(urls: Path, output: Path, **engine: Any) -> Spec:
 
 
 def test_three_workers_do_a_third_each(tmp_path: Path) -> None:
-    with Origin(ALBUM, latency_s=0.06) as origin:
+    with Origin(ALBUM, latency_s=0.06) as origin, ExitStack() as begun:
+        # One that came when the others are through would have nothing to do.
+        begun.enter_context(origin.holding_after(0))
         # Rows that need no request belong to whoever makes them last.
         bad = ["no address" if number % ROWS == 7 else origin.url(name) for number, name in enumerate(ALBUM)]
         spec = _spec(write_list(tmp_path / "list.parquet", bad), tmp_path / "out").fetch
         assert spec is not None
-        shares = Shares()
+        shares = Shares(lambda shares: len(shares.at_start) == 3 and begun.close())
         runner = LocalRunner(spec, EngineSpec(workers=3, threads=1), shares, StopRequest())
         runner.run(map(ShardTask, Plan.of(spec.input, ROWS).shards(0)))
     assert sum(shares.rows.values()) == SHARDS * (ROWS - 1)

@@ -22,7 +22,7 @@ from PIL import Image
 
 import turbo_fetch
 from album import album
-from jobs import content_hashes, job_spec, ledger, manifest, start, write_list
+from jobs import content_hashes, job_spec, ledger, manifest, start, waiting_for, write_list
 from origin import Origin
 from processes import finished, is_gone, lines_of, wait_until
 from scoring import BRIGHTNESS, COLUMNS, FAULTY, HELD, written
@@ -204,8 +204,10 @@ def test_two_workers_share_a_process_and_make_what_one_makes(
             folder,
             _brightness(tmp_path, arguments={"marks": str(marks)}, where="brightness > 125"),
             engine={"workers": workers, "threads": 1},
+            http={"timeout_s": 500, "stall_timeout_s": 500},
         )
-        _run(spec)
+        with waiting_for(workers, origin) as listener:
+            turbo_fetch.run(spec, listener)
         found.append(content_hashes(folder / "out"))
     assert found[0] == found[1]
     assert len(marks.read_text().splitlines()) == 2

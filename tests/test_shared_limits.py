@@ -12,7 +12,7 @@ import pytest
 
 import turbo_fetch
 from album import album
-from jobs import amid, job_spec, ledger, start, wait_for_hits, write_list
+from jobs import amid, job_spec, ledger, start, wait_for_hits, waiting_for, write_list
 from origin import Origin
 from processes import descendants, finished
 from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
@@ -81,8 +81,11 @@ def test_local_workers_share_the_limit_of_a_domain_and_use_all_of_it(tmp_path: P
     with Origin(ALBUM, latency_s=0.05 * per_domain) as origin:
         # More than one worker may have open, so that the first to start cannot take all of them.
         engine = {"workers": 3, "threads": 1}
-        spec = _spec(origin, tmp_path, engine, shards=len(ALBUM), per_domain=per_domain)
-        summary = turbo_fetch.run(spec).fetch
+        patient = {"timeout_s": 500, "stall_timeout_s": 500}
+        spec = _spec(origin, tmp_path, engine, shards=len(ALBUM), per_domain=per_domain, **patient)
+        # Nor can it do them all before another one is there.
+        with waiting_for(3, origin) as listener:
+            summary = turbo_fetch.run(spec, listener).fetch
     assert summary.successes == len(ALBUM)
     assert list(origin.load.by_host_most.values()) == [per_domain]
     assert origin.connections >= 2

@@ -57,8 +57,7 @@ def _worked(folder: Path, talk: Callable[[Connection[Any, Any]], None]) -> list[
             fetch = job_spec(folder / "list.parquet", folder / "out").fetch
             assert fetch is not None
             connection.send(Setup(fetch, 1))
-            while connection.recv() != WantShard():
-                pass
+            next(message for message in iter(connection.recv, None) if message == WantShard())
             talk(connection)
             if not connection.closed:
                 process.wait(PATIENCE_S)
