@@ -46,18 +46,21 @@ ANSWERS: Final = """
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of failure: a URL without its end, which numbers the rows; the outcome; and what the spec says."""
+    """A kind of failure: a URL up to the number of the row, if it has one; the outcome; and what the spec says."""
 
     url: str
     outcome: str
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_numbered: bool = True
+    end: str = ""
+    """What of the URL comes after the number."""
 
 
 KINDS: Final = {
     "url": Kind("http://{host}:99999/a.jpg?", "url"),
     "address": Kind("http://10.0.0.1/a.jpg?", "address", {"http": {"allow_private_addresses": False}}),
     "connect": Kind("http://127.0.0.1:{closed}/a.jpg?", "connect"),
+    "dead-host": Kind("http://127.", "connect", end=":{closed}/a.jpg"),
     "robots": Kind("{base}/disallowed?", "robots", {"http": {"robots": "respect"}}),
     "opt-out": Kind("{base}/opted-out?", "opt-out"),
     "redirect": Kind("{base}/elsewhere?", "redirect"),
@@ -136,16 +139,17 @@ def measure_kind(kind: Kind, lengths: list[int], folder: Path) -> list[Cost]:
 
     with _served(folder) as base:
         closed = free_ports(1)[0]
-        url = kind.url.format(base=base, host=base.removeprefix("http://").partition(":")[0], closed=closed)
-        return [_measured(kind, url, rows, folder) for rows in (FEW, *lengths)]
+        host = base.removeprefix("http://").partition(":")[0]
+        url, end = (part.format(base=base, host=host, closed=closed) for part in (kind.url, kind.end))
+        return [_measured(kind, url, end, rows, folder) for rows in (FEW, *lengths)]
 
 
-def _measured(kind: Kind, url: str, rows: int, folder: Path) -> Cost:
+def _measured(kind: Kind, url: str, end: str, rows: int, folder: Path) -> Cost:
     from bench.job import Job
     from bench.measure import measure
     from bench.ours import our_command, write_spec
 
-    listed = _write_list(folder / "list.parquet", url, rows, kind.is_numbered)
+    listed = _write_list(folder / "list.parquet", f"{url}{{}}{end}" if kind.is_numbered else url, rows)
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
     spec = write_spec(folder / "job.toml", Job(listed, output, ROWS_PER_SHARD, reencode=False), kind.changes)
@@ -180,7 +184,8 @@ def _by_tenth(output: Path, samples: list[Sample]) -> list[float]:
     return [float(each) for each in np.diff(spent_s) / np.diff(rows) * 1e6]
 
 
-def _write_list(path: Path, url: str, rows: int, is_numbered: bool) -> Path:
+def _write_list(path: Path, url: str, rows: int) -> Path:
+    """Write a list of the URL, in which the number of the row takes the place of `{}`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,7 +193,7 @@ def _write_list(path: Path, url: str, rows: int, is_numbered: bool) -> Path:
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, ROWS_PER_WRITE):
             numbers = range(start, min(rows, start + ROWS_PER_WRITE))
-            urls = [f"{url}{number}" if is_numbered else url for number in numbers]
+            urls = [url.format(number) for number in numbers]
             writer.write_table(pa.table([urls, [f"row {number}" for number in numbers]], schema))
     return path
 

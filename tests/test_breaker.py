@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, FIRST_COOLDOWN_S, LONGEST_COOLDOWN_S, Breaker
+from turbo_fetch.fetch.breaker import (
+    FAILURES_TO_OPEN,
+    FIRST_COOLDOWN_S,
+    LONGEST_COOLDOWN_S,
+    REMEMBERED,
+    Breaker,
+    Breakers,
+)
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.outcomes import Outcome
 
@@ -40,3 +47,18 @@ def test_rests_double_up_to_the_longest_and_rows_wait_for_the_first_two_trials_o
         breaker.failed(REFUSED, now_s)
     assert cooldowns == [2, 4, 8, 16, 32, 64, 128, 256, LONGEST_COOLDOWN_S, LONGEST_COOLDOWN_S]
     assert waits == [True, True, *[False] * 8]
+
+
+def test_of_any_number_of_hosts_that_cannot_be_reached_those_are_remembered_that_were_met_last() -> None:
+    breakers = Breakers()
+    first = breakers.of("http://0", REFUSED)
+    for number in range(1, REMEMBERED):
+        breakers.of(f"http://{number}", REFUSED)
+    # A row wants to ask it.
+    assert breakers.get("http://0") is first
+    breakers.of("http://new", REFUSED)
+    assert len(breakers) == REMEMBERED
+    assert breakers.of("http://0", REFUSED) is first
+    assert breakers.get("http://1") is None
+    breakers.answered("http://0")
+    assert breakers.get("http://0") is None

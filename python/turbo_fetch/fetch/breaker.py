@@ -8,6 +8,7 @@ https://martinfowler.com/bliki/CircuitBreaker.html
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,8 @@ FAILURES_TO_OPEN: Final = 5
 TRIALS_TO_WAIT_FOR: Final = 2
 FIRST_COOLDOWN_S: Final = 2.0
 LONGEST_COOLDOWN_S: Final = 300.0
+REMEMBERED: Final = 1 << 15
+"""Hosts, of some 330 bytes each."""
 
 _UNREACHABLE: Final = frozenset({Outcome.CONNECT, Outcome.TIMEOUT})
 
@@ -71,3 +74,40 @@ class Breaker:
     def _cool_down(self, now_s: float) -> None:
         self.cooldown_ends_s = now_s + min(LONGEST_COOLDOWN_S, FIRST_COOLDOWN_S * 2.0**self._cooldowns)
         self._cooldowns += 1
+
+
+class Breakers:
+    """The breakers of those hosts that could not be reached last, or that rows wanted to ask last.
+
+    One that is forgotten is asked as any other by its next rows: FAILURES_TO_OPEN times before it rests again.
+    """
+
+    def __init__(self) -> None:
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._breakers)
+
+    def get(self, origin: str) -> Breaker | None:
+        """Return the breaker of a host that a row wants to ask, None if it has none."""
+        breaker = self._breakers.get(origin)
+        if breaker is not None:
+            self._breakers.move_to_end(origin)
+        return breaker
+
+    def of(self, origin: str, failure: Failure) -> Breaker:
+        """Return the breaker of a host that could not be reached, a new one if it has none."""
+        breaker = self.get(origin)
+        if breaker is None:
+            breaker = self._breakers[origin] = Breaker(failure)
+            if len(self._breakers) > REMEMBERED:
+                self._breakers.popitem(last=False)
+        return breaker
+
+    def answered(self, origin: str) -> None:
+        """Take note that a host can be reached."""
+        self._breakers.pop(origin, None)
+
+    def clear(self) -> None:
+        """Forget all hosts."""
+        self._breakers.clear()

@@ -18,7 +18,7 @@ from typing import Final
 
 from turbo_fetch.causes import GIVEN_UP
 from turbo_fetch.fetch.allocations import DeadHost, Grant
-from turbo_fetch.fetch.breaker import Breaker, is_unreachable
+from turbo_fetch.fetch.breaker import Breakers, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.domains import Domains
 from turbo_fetch.fetch.failures import Failure
@@ -64,7 +64,7 @@ class FetchPool:
         self._returned: list[Row] = []
         self._delays: dict[int, asyncio.TimerHandle] = {}
         self._awaiting_rules: dict[str, list[Row]] = {}
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers = Breakers()
         self.network = Network(client.witnesses, self)
         self._is_paused = False
         self.is_last = False
@@ -154,7 +154,7 @@ class FetchPool:
         """Obey what the parent of all workers says; there is a limiter."""
         assert self._limiter is not None
         for dead in grant.dead_hosts.values():
-            self._breakers.setdefault(dead.origin, Breaker((dead.outcome, dead.detail))).heard(monotonic())
+            self._breakers.of(dead.origin, (dead.outcome, dead.detail)).heard(monotonic())
         self._domains.apply(grant, self._limiter)
         while self._announced and self._limiter.has_answer(self._announced[0][0]):
             self._fresh.extend(self._announced.popleft()[1])
@@ -346,15 +346,13 @@ class FetchPool:
         if is_unreachable(fetched):
             origin = origin_of(row.address)
             failure = (fetched.outcome, fetched.detail or "")
-            breaker = self._breakers.get(origin)
-            if breaker is None:
-                breaker = self._breakers[origin] = Breaker(failure)
+            breaker = self._breakers.of(origin, failure)
             before_s = breaker.cooldown_ends_s
             breaker.failed(failure, monotonic())
             if self._limiter is not None and breaker.cooldown_ends_s != before_s:
                 self._limiter.report_dead_host(row.domain, DeadHost(origin, *failure))
         elif self._breakers and fetched.http_status is not None:
-            self._breakers.pop(origin_of(row.address), None)
+            self._breakers.answered(origin_of(row.address))
 
     def _refuse(self, row: Row, failure: Failure) -> None:
         """End a row without another request."""
