@@ -17,7 +17,12 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "inclu
 @contextmanager
 def ray_cluster(nodes: int, dashboard_port: int | None = None) -> Iterator[Cluster]:
     """Run a head without cores, with a dashboard if it has a port, and `nodes` nodes of one core each."""
-    dashboard = {"include_dashboard": dashboard_port is not None, "dashboard_port": dashboard_port}
+    dashboard = {
+        "include_dashboard": dashboard_port is not None,
+        "dashboard_port": dashboard_port,
+        # Any: at the usual one another test's cluster may listen, and then this one takes no jobs.
+        "dashboard_agent_listen_port": None,
+    }
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, **dashboard})
     try:
         for _ in range(nodes):

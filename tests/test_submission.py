@@ -73,6 +73,8 @@ def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "job       first" in done.stdout
     assert "60 of 60 rows (100.0%)" in done.stdout
+    assert "Uploading" not in done.stdout + done.stderr
+    assert "WebSocket" not in done.stdout + done.stderr
     assert len(content_hashes(tmp_path / "out")) == 4
 
 
@@ -127,6 +129,18 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
     place, version = json.loads(told.stdout)
     assert Path(place).is_relative_to(folder)
     assert version
+
+
+def test_a_folder_of_images_stays_where_all_machines_see_it(tmp_path: Path) -> None:
+    photos, folder = tmp_path / "photos", tmp_path / "bundle"
+    for each in (photos, folder):
+        each.mkdir()
+    for name, body in list(ALBUM.items())[:2]:
+        (photos / name).write_bytes(body)
+    bundle(job_spec(photos, tmp_path / "out"), folder)
+    sent = tomllib.loads((folder / "spec.toml").read_text())
+    assert sent["fetch"]["input"]["urls"] == str(photos)
+    assert not (folder / "lists").exists()
 
 
 def test_the_code_of_a_function_is_sent_along(tmp_path: Path) -> None:

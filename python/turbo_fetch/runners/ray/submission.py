@@ -38,6 +38,8 @@ CONNECT_S: Final = 8.0
 SILENCE_S: Final = 60.0
 """How long the dashboard may take to say who it is, and how long to do something; Ray itself would wait for ever."""
 
+_TALKATIVE: Final = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Ray's loggers that have a level of their own."""
 _NOT_SENT: Final = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -63,7 +65,8 @@ class Jobs:
 
     def __init__(self, address: str | None) -> None:
         # What it is uploading, and that a socket closed, is of no use to a user.
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in ("ray", *_TALKATIVE):
+            logging.getLogger(name).setLevel(logging.ERROR)
         with _told(address):
             self._client = _Client(address)
         self._address = address
@@ -74,17 +77,18 @@ class Jobs:
         With `install`, the nodes install the packages that turbo-fetch needs from their package index; else they
         must have them. Raises SpecError or InputError if the spec cannot be sent.
         """
-        with TemporaryDirectory(prefix="turbo-fetch-") as folder, _told(self._address):
+        with TemporaryDirectory(prefix="turbo-fetch-") as folder:
             bundle(spec, Path(folder))
             environment: dict[str, Any] = {"working_dir": folder}
             if install:
                 environment["pip"] = requirements()
-            return self._client.submit_job(
-                entrypoint=f"python -m turbo_fetch run {SPEC}",
-                submission_id=job,
-                runtime_env=environment,
-                metadata={"turbo-fetch": turbo_fetch.__version__},
-            )
+            with _told(self._address):
+                return self._client.submit_job(
+                    entrypoint=f"python -m turbo_fetch run {SPEC}",
+                    submission_id=job,
+                    runtime_env=environment,
+                    metadata={"turbo-fetch": turbo_fetch.__version__},
+                )
 
     def state(self, job: str) -> JobState:
         """Return how a job stands."""
@@ -134,7 +138,8 @@ def check_output(path: str) -> None:
 def _with_lists(fetch: FetchSpec, folder: Path) -> FetchSpec:
     check_output(fetch.output.path)
     files = find_lists(fetch.input)
-    local = [file.local_path for file in files]
+    # A folder of images is read by the nodes, which have to see it.
+    local = [None if file.format == "images" else file.local_path for file in files]
     if all(path is None for path in local):
         return fetch
     size = sum(file.size or 0 for file, path in zip(files, local, strict=True) if path is not None)
@@ -187,6 +192,11 @@ def _told(address: str | None) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError | json.JSONDecodeError):
         return "something answers there, but it is not the dashboard of a Ray cluster"
+    if "No available agent" in str(error):
+        return (
+            "its nodes take no jobs: on each the port for that (`ray start --dashboard-agent-listen-port`, by default "
+            "52365) may be held by another Ray"
+        )
     if isinstance(error, requests.Timeout):
         return "something listens there, but it did not answer in time"
     # Ray adds advice, of which the sentence around this one has the gist.
