@@ -126,7 +126,7 @@ def test_a_node_without_the_images_ends_the_run_and_no_row_of_it(
         "-c",
         f'{hide} "$@"',
         "sh",
-        *ray,
+        *map(str, ray),
         "--block",
     ]
     with processes.started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
