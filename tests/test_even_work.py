@@ -39,7 +39,12 @@ def test_three_workers_do_a_third_each(tmp_path: Path) -> None:
         bad = ["no address" if number % ROWS == 7 else origin.url(name) for number, name in enumerate(ALBUM)]
         spec = _spec(write_list(tmp_path / "list.parquet", bad), tmp_path / "out").fetch
         assert spec is not None
-        shares = Shares(lambda shares: len(shares.at_start) == 3 and begun.close())
+
+        def begin(shares: Shares) -> None:
+            if len(shares.at_start) == 3:
+                begun.close()
+
+        shares = Shares(begin)
         runner = LocalRunner(spec, EngineSpec(workers=3, threads=1), shares, StopRequest())
         runner.run(map(ShardTask, Plan.of(spec.input, ROWS).shards(0)))
     assert sum(shares.rows.values()) == SHARDS * (ROWS - 1)

@@ -91,7 +91,7 @@ def test_an_image_that_ends_the_process_is_blamed_by_how_it_ended_and_no_other_i
         listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in images])
         turbo_fetch.run(job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1}))
         found = {row["url"].rpartition("/")[2]: row["outcome"] for row in ledger(tmp_path / "out")}
-        assert found.pop("deadly") == outcome.label
+        assert found.pop("deadly") == outcome.label, ledger(tmp_path / "out")
         assert set(found.values()) == {"success"}
         monkeypatch.setenv("PYTHONPATH", before)
         done = CliRunner().invoke(app, ["retry", str(tmp_path / "out")])
