@@ -119,15 +119,11 @@ def main() -> int:
             "cpu_us_per_row": per_row,
             "most_over_least": ratio,
             "runs": [asdict(cost) for cost in costs],
+            "command": shlex.join(["python", "bench/failing_rows.py", *sys.argv[1:]]),
             "machine": machine,
             "date": date,
         }
-        whole = {
-            "command": shlex.join(["python", "bench/failing_rows.py", *sys.argv[1:]]),
-            "target": TARGET,
-            "versions": our_versions(),
-            "kinds": known,
-        }
+        whole = {"target": TARGET, "versions": our_versions(), "kinds": known}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(whole, indent=1) + "\n")
     return int(not is_flat)

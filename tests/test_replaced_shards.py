@@ -68,19 +68,22 @@ def test_whoever_takes_the_lease_deletes_what_is_unfinished_and_nothing_of_the_u
     (records / "ledger").mkdir(parents=True)
     ours = [
         *(tmp_path / f".{name}.tmp" for name in ("croissant.json", "README.md", "report.html")),
-        *(tmp_path / f".{name}.tmp" for name in ("00000_stats.json", "00001.tar", "123456.parquet")),
+        *(tmp_path / f".{name}.tmp" for name in ("00000_stats.json", "00001.tar", "123456.parquet.000001")),
         *(records / name for name in (".job.tmp", ".00000.spool.tmp", "ledger/.00000.ledger.tmp")),
+        records / ".staged.000001.tmp/00000.tar.part",
     ]
+    waiting = [records / f".staged.000002.tmp/00000{end}.part" for end in (".tar", "_stats.json")]
     of_user = [
         tmp_path / name for name in (".notes.tmp", ".tmp", "croissant.json.tmp", ".00000_stats.json", "a.tmp")
     ]
-    for path in (*ours, *of_user):
+    for path in (*ours, *of_user, *waiting):
+        path.parent.mkdir(exist_ok=True)
         path.touch()
     # Of a folder that was being moved from another disk.
     (tmp_path / ".00002.tmp/below").mkdir(parents=True)
     with locked(open_place(str(tmp_path))):
         left = {path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "lease"}
-        assert left == {*of_user}
+        assert left == {*of_user, *waiting}
         assert not (tmp_path / ".00002.tmp").exists()
 
 
@@ -112,8 +115,9 @@ def test_a_shard_whose_replacement_stops_before_any_change_has_all_old_or_all_ne
         place.delete("00000")
         for name in (*names_of_files, "00000_stats.json"):
             place.write_bytes(name, b"old")
-        work = place.make_work()
-        staged = [work / f"{name}.part" for name in ("00000", "00000.parquet", "00000.ledger")]
+        place.holder = f"{change:06d}"
+        staging = place.make_staging()
+        staged = [staging / f"{name}.part" for name in ("00000", "00000.parquet", "00000.ledger")]
         staged[0].mkdir()
         (staged[0] / "b.jpg").write_bytes(b"new")
         for path in staged[1:]:
@@ -125,15 +129,16 @@ def test_a_shard_whose_replacement_stops_before_any_change_has_all_old_or_all_ne
             replace_shard(place, staged, record)
             was_killed = False
         except _Killed:
-            place.fence = None
+            place.fence, place.holder = None, "999999"
             finish_replacements(place)
+            assert not staging.exists()
         # The first change takes the old record away.
         content, image = (b"old", "a.jpg") if change == 1 else (b"new", "b.jpg")
         assert [place.read_bytes(name) for name in names_of_files[1:]] == [content, content]
         assert [entry.name for entry in place.list("00000")] == [image]
         stats = place.read_bytes("00000_stats.json")
         assert stats == b"old" if change == 1 else orjson.loads(stats)["shard"] == change
-        assert list(work.iterdir()) == []
+        assert [path for path in place.work.rglob("*") if path.is_file()] == []
     assert change > 4
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from object_store import configured, empty_bucket, filesystem
 from processes import finished
 from turbo_fetch.dataset.names import PROBE
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.errors import MissingExtra, OutputError, SpecError
+from turbo_fetch.errors import MissingExtra, OutputError, OutputHeld, SpecError
 from turbo_fetch.storage import Entry, LocalStorage, RemoteStorage, Storage, disk
 
 
@@ -111,20 +112,42 @@ def test_the_work_folder_is_inside_a_local_place_and_apart_for_others(tmp_path: 
     assert open_place(f"file://{tmp_path}").work == local.work
 
 
-def test_a_publication_over_file_systems_is_a_rename_in_the_end(tmp_path: Path) -> None:
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system")
+    folder = shared / f"turbo-fetch-test-{os.getpid()}"
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_publication_over_file_systems_is_a_rename_in_the_end(tmp_path: Path, other: Path) -> None:
     place = LocalStorage(tmp_path / "out")
-    other = shared / f"turbo-fetch-test-{os.getpid()}"
-    try:
-        place.publish(_file(other, b"content"), "a.tar")
-        _file(other / "f", b"x", "1.jpg")
-        place.publish(other / "f", "00000")
-        assert _names(place) == {"a.tar": 7, "00000": None}
-        assert list(other.iterdir()) == []
-    finally:
-        shutil.rmtree(other)
+    place.publish(_file(other, b"content"), "a.tar")
+    _file(other / "f", b"x", "1.jpg")
+    place.publish(other / "f", "00000")
+    assert _names(place) == {"a.tar": 7, "00000": None}
+    assert list(other.iterdir()) == []
+
+
+def test_who_loses_the_lease_while_a_file_is_copied_over_file_systems_does_not_put_it_in_place(
+    tmp_path: Path, other: Path
+) -> None:
+    place = LocalStorage(tmp_path / "out")
+    place.write_bytes("a.tar", b"theirs")
+    copied = tmp_path / "out/.a.tar.000001.tmp"
+
+    def check() -> None:
+        if copied.exists():
+            raise OutputHeld("lost")
+
+    place.fence, place.holder = check, "000001"
+    with pytest.raises(OutputHeld):
+        place.publish(_file(other, b"mine"), "a.tar")
+    place.fence = None
+    assert _names(place) == {"a.tar": 6}
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ RUN = ("run", "PLACE/job.toml", "--set", "fetch.output.path=PLACE/out")
 SIMPLY = ("--set", "fetch.duplicates.by=[]")
 FORMATS = ("files", "parquet", "parquet_bytes", "lmdb", "tfrecord")
 """Those of `run` besides webdataset."""
-EXPORT = ("export", "PLACE/out", "PLACE/exported", "--format", "parquet", "--workers", "1")
+EXPORT = ("export", "BEGIN/out", "PLACE/exported", "--format", "parquet", "--workers", "1")
 MERGE = ("export", "PLACE/out", "PLACE/merged.lmdb", "--format", "lmdb", "--merge")
 
 
@@ -45,7 +45,7 @@ class Command:
     """A folder with the dataset `out` before the command."""
     commands: Sequence[Sequence[str]]
     """Arguments of turbo-fetch one after the other, with PLACE for the folder, and HUB for a repository of its own; the
-    first is the one that is killed."""
+    first is the one that is killed. BEGIN is where it begins, each time the same, for what is cut anew names it."""
     hub: DatasetHub | None = None
     """What it writes to, if not to the folder."""
 
@@ -157,7 +157,10 @@ def finished(command: Command, place: Path, is_begun: bool) -> str | None:
 
 def arguments_of(command: Command, number: int, place: Path) -> list[str]:
     """Return the whole command line of one of the commands."""
-    words = [word.replace("PLACE", str(place)) for word in command.commands[number]]
+    words = [
+        word.replace("PLACE", str(place)).replace("BEGIN", str(command.begin))
+        for word in command.commands[number]
+    ]
     hub = f"hf://datasets/{_repository(place)}"
     return [sys.executable, "-m", "turbo_fetch", *(word.replace("HUB", hub) for word in words)]
 
