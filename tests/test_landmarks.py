@@ -116,7 +116,12 @@ def test_a_node_without_the_images_ends_the_run_and_no_row_of_it(
     """The run goes on where the folder is there, and all rows have their images."""
     spec, place, key = _job(kind, tmp_path, tmp_path / "out", kind="ray", address=cluster.address)
     hide = f"hostname lacking && mount -t tmpfs none {tmp_path / 'photos'} && exec"
-    ray = [Path(sys.executable).with_name("ray"), "start", f"--address={cluster.address}", "--num-cpus=1"]
+    ray = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        f"--address={cluster.address}",
+        "--num-cpus=1",
+    ]
     command = ["unshare", "--mount", "--uts", "sh", "-c", f'{hide} "$@"', "sh", *ray, "--block"]
     with processes.started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         process = start(spec, tmp_path)
