@@ -102,6 +102,19 @@ def _check_whole(output: Path, expected: dict[str, str]) -> None:
     assert not [path for path in (output / ".turbo-fetch").iterdir() if "part" in path.name]
 
 
+def test_each_part_tells_its_own_rows_and_the_last_one_the_whole(
+    quiet: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    spec = _spec(quiet[0], tmp_path / "out")
+    for number in range(PARTS):
+        engine = spec.engine.model_copy(update={"shards": f"{number}/{PARTS}"})
+        summary = turbo_fetch.run(spec.model_copy(update={"engine": engine})).fetch
+        assert summary.run_rows == len(ALBUM) // PARTS
+        assert summary.downloaded_bytes > 0
+        is_last = number == PARTS - 1
+        assert summary.rows == (len(ALBUM) if is_last else len(ALBUM) // PARTS)
+
+
 @pytest.mark.timeout(600)
 def test_parts_that_are_killed_at_random_make_what_one_run_makes(
     quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
@@ -154,12 +167,13 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
     (tmp_path / "turbo-fetch").chmod(0o755)
 
     def submit(number: int) -> subprocess.Popen[str]:
-        slurm = {"TASK_ID": number, "TASK_COUNT": PARTS, "JOB_ID": 7}
+        slurm = {"TASK_ID": number, "JOB_ID": 7}
         return processes.start(
             ["bash", str(SCRIPT), str(spec)],
             env={
                 **os.environ,
                 "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+                "PARTS": str(PARTS),
                 **{f"SLURM_ARRAY_{name}": str(value) for name, value in slurm.items()},
             },
             stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +24,8 @@ from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(300, side=96)
+LOST = 16
+"""Requests that the end of a worker may make a run repeat: those in flight, and batches not yet in a spool."""
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
@@ -84,6 +87,25 @@ def test_an_executor_that_is_lost_costs_nothing_and_the_bytes_are_those_of_a_loc
     assert list(origin.load.by_host_most.values()) == [3], (
         "the limit holds for all workers, dead ones included"
     )
+
+
+def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
+    quiet: tuple[Path, dict[str, str]], origin: Origin, tmp_path: Path
+) -> None:
+    urls, expected = quiet
+    before = origin.hits.total()
+    spec = _spec(urls, tmp_path, per_domain=3)
+    process = start_on_spark(spec, tmp_path)
+    with amid(process, origin, 150):
+        # As a terminal does: to the driver, Spark, its executors and their Python processes.
+        os.killpg(process.pid, signal.SIGINT)
+    _, err = finished(process)
+    assert process.returncode == 130, err
+    assert "Run the same command again to resume" in " ".join(err.split())
+    assert "turbo_fetch/" not in err
+    engine = spec.engine.model_copy(update={"address": "local[2]"})
+    _check(start_on_spark(spec.model_copy(update={"engine": engine}), tmp_path), tmp_path, expected)
+    assert origin.hits.total() - before <= 300 + 2 * LOST
 
 
 def test_executors_that_are_lost_more_often_than_spark_bears_cost_nothing_while_rows_are_done(

@@ -2,6 +2,7 @@
 # A job array: eight runs, each on a node of its own, make one dataset side by side.
 #
 #   sbatch slurm-array.sh spec.toml
+#   sbatch --array=3 slurm-array.sh spec.toml         # part 3 again, if it failed
 #
 # The output of the spec is an object store, or a folder that all nodes share. A task that comes to its time limit, or
 # whose node is taken away, is queued again and goes on where it stopped; the last one to end completes the dataset.
@@ -16,8 +17,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# SLURM_ARRAY_TASK_COUNT is 8 here; the array must begin at 0.
-srun turbo-fetch run "$1" --quiet --shards "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+# As many as in --array, which begins at 0. SLURM_ARRAY_TASK_COUNT would be 1 where one part is submitted again.
+parts="${PARTS:-8}"
+srun turbo-fetch run "$1" --quiet --shards "$SLURM_ARRAY_TASK_ID/$parts"
 status=$?
 
 # 130: stopped by a signal, with all saved. 75: an earlier run of this task still has its part, or took it over.

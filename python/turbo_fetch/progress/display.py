@@ -147,7 +147,8 @@ class Display(ProgressListener):
         rows_per_s, bytes_per_s = progress.rates()
         return (
             f"{human_time(now_s - self._started_s)}: {_position(progress)}, {rows_per_s:,.0f} rows/s, "
-            f"{human_bytes(bytes_per_s)}/s, success {progress.success_share:.1%}, "
+            f"{human_bytes(bytes_per_s)}/s, "
+            f"success {f'{progress.success_share:.1%}' if progress.run_rows else 'none yet'}, "
             f"failures: {', '.join(_failures(progress)) or 'none'}, "
             f"in flight {progress.sum('in_flight'):,}, "
             + (f"to score {to_score:,}, " if (to_score := progress.sum("to_score")) else "")

@@ -45,10 +45,14 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     if not is_last:
         return summary
     try:
-        return whole.run(spec, listener, stop)
+        of_all = whole.run(spec, listener, stop)
     except OutputHeld:
         listener.note("another part has ended at the same time, and does what comes after the last shard")
         return summary
+    of_all.run_rows += summary.run_rows
+    of_all.downloaded_bytes += summary.downloaded_bytes
+    of_all.wall_s += summary.wall_s
+    return of_all
 
 
 def _run_part(
