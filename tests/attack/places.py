@@ -15,7 +15,17 @@ from attack.campaign import Attack
 from attack.scene import Disturbance, Scene, disturbed
 from jobs import content_hashes, wait_for_hits
 
-HIDDEN = ("*.spool", "documents.sqlite*", "manifest", "job", "lock", "*.part", "ledger/*", "")
+HIDDEN = (
+    "*.spool",
+    "documents.sqlite*",
+    "manifest",
+    "job",
+    "lock",
+    ".staged.*",
+    ".staged.*/*",
+    "ledger/*",
+    "",
+)
 
 
 def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
