@@ -16,7 +16,17 @@ from attack.scene import Disturbance, Scene, disturbed
 from jobs import content_hashes, wait_for_hits
 from processes import PATIENCE_S, files_below
 
-HIDDEN = ("*.spool", "documents.sqlite*", "manifest", "job", "lock", "*.part", "ledger/*", "")
+HIDDEN = (
+    "*.spool",
+    "documents.sqlite*",
+    "manifest",
+    "job",
+    "lock",
+    ".staged.*",
+    ".staged.*/*",
+    "ledger/*",
+    "",
+)
 
 
 def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
