@@ -15,13 +15,17 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "inclu
 
 
 @contextmanager
-def ray_cluster(nodes: int, dashboard_port: int | None = None) -> Iterator[Cluster]:
-    """Run a head without cores, with a dashboard if it has a port, and `nodes` nodes of one core each."""
+def ray_cluster(
+    nodes: int, dashboard_port: int | None = None, agent_port: int | None = None
+) -> Iterator[Cluster]:
+    """Run a head without cores, with a dashboard if it has a port, and `nodes` nodes of one core each.
+
+    Its agent takes jobs at any port unless there is one: at the usual one that of another test's cluster may listen.
+    """
     dashboard = {
         "include_dashboard": dashboard_port is not None,
         "dashboard_port": dashboard_port,
-        # Any: at the usual one another test's cluster may listen, and then this one takes no jobs.
-        "dashboard_agent_listen_port": None,
+        "dashboard_agent_listen_port": agent_port,
     }
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, **dashboard})
     try:

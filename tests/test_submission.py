@@ -211,6 +211,22 @@ def test_what_is_no_dashboard_is_one_clear_message_within_seconds(
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_cluster_whose_nodes_take_no_jobs_is_told_with_the_port(tmp_path: Path) -> None:
+    """As it is where two clusters share a machine, and the second one's agent cannot listen."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        # The agent listens on all addresses of the node.
+        taken = stack.enter_context(socket.create_server(("0.0.0.0", 0))).getsockname()[1]
+        stack.enter_context(ray_cluster(nodes=0, dashboard_port=port, agent_port=taken))
+        spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"])
+        done = _run("submit", str(spec), "--address", f"http://127.0.0.1:{port}", folder=tmp_path)
+    assert done.returncode == 2, done
+    assert "--dashboard-agent-listen-port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_another_service_is_no_cluster(tmp_path: Path) -> None:
     spec = _write(tmp_path, ["http://127.0.0.1:9/x.jpg"])
     with _service(_http("200 OK", "{}")) as port:

@@ -194,8 +194,8 @@ def _reason(error: Exception) -> str:
         return "something answers there, but it is not the dashboard of a Ray cluster"
     if "No available agent" in str(error):
         return (
-            "its nodes take no jobs: on each the port for that (`ray start --dashboard-agent-listen-port`, by default "
-            "52365) may be held by another Ray"
+            "its nodes take no jobs; it may have begun just now, or the port for that is held by another Ray on its "
+            "machine (`ray start --dashboard-agent-listen-port`, by default 52365)"
         )
     if isinstance(error, requests.Timeout):
         return "something listens there, but it did not answer in time"
