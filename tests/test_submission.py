@@ -78,7 +78,7 @@ def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_pat
 
 def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str, tmp_path: Path) -> None:
     with Origin(ALBUM) as origin:
-        patient = {"timeout_s": 500, "stall_timeout_s": 500}
+        patient: dict[str, object] = {"timeout_s": 500, "stall_timeout_s": 500}
         spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http=patient)
         with origin.holding_after(20):
             begun = _run(
