@@ -79,17 +79,17 @@ def test_a_job_runs_is_followed_and_its_dataset_is_there(dashboard: str, tmp_pat
 
 
 def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str, tmp_path: Path) -> None:
-    with Origin(ALBUM) as origin, origin.holding_after(20):
-        spec = _write(
-            tmp_path, [origin.url(name) for name in ALBUM], http={"timeout_s": 500, "stall_timeout_s": 500}
-        )
-        begun = _run(
-            "submit", str(spec), "--address", dashboard, "--id", "long", "--no-wait", folder=tmp_path
-        )
-        assert begun.returncode == 0, begun.stdout + begun.stderr
-        wait_until("20 requests", lambda: origin.hits.total() >= 20)
-        stopped = _ray_job("stop", "long", "--address", dashboard)
-        assert stopped.returncode == 0, stopped
+    with Origin(ALBUM) as origin:
+        patient: dict[str, object] = {"timeout_s": 500, "stall_timeout_s": 500}
+        spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http=patient)
+        with origin.holding_after(20):
+            begun = _run(
+                "submit", str(spec), "--address", dashboard, "--id", "long", "--no-wait", folder=tmp_path
+            )
+            assert begun.returncode == 0, begun.stdout + begun.stderr
+            wait_until("20 requests", lambda: origin.hits.total() >= 20)
+            stopped = _ray_job("stop", "long", "--address", dashboard)
+            assert stopped.returncode == 0, stopped
         hits = origin.hits.total()
         again = _run("submit", str(spec), "--address", dashboard, folder=tmp_path)
         assert again.returncode == 0, again.stdout + again.stderr
