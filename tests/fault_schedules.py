@@ -62,8 +62,8 @@ was mended; a driver that was killed is started again by hand, which is counted.
 {table}
 
 {told}
-Measured on {date}: {machine}. Ray: a head and two nodes of one core, each in a network namespace; Spark:
-`local-cluster[2,1,700]` in one.
+Measured on {date}: {machine}. Runs by commit: {commits}.
+Ray: a head and two nodes of one core, each in a network namespace; Spark: `local-cluster[2,1,700]` in one.
 """
 
 Kill = Literal["worker", "node", "driver"]
@@ -109,6 +109,8 @@ class Trial:
     """Requests that were made once more."""
     failure: str | None = None
     seconds: float = 0.0
+    commit: str = ""
+    """Of what was tried, as it was when this was kept."""
 
 
 class Machines(Protocol):
@@ -434,15 +436,15 @@ def save(trials: Iterable[Trial]) -> None:
     path = ROOT / "bench/results/faults.json"
     before = json.loads(path.read_text())["trials"] if path.exists() else []
     kept = {(each["engine"], each["seed"]): each for each in before}
-    kept |= {(trial.engine, trial.seed): asdict(trial) for trial in trials}
+    versions, machine, date = our_versions(), describe_machine(), now()
+    kept |= {(trial.engine, trial.seed): asdict(trial) | {"commit": versions["commit"]} for trial in trials}
     in_order = [kept[key] for key in sorted(kept)]
-    machine, date = describe_machine(), now()
     result = {
         "row": "faults",
         "date": date,
         "command": "make faults",
         "machine": machine,
-        "versions": our_versions() | {name: metadata.version(name) for name in ("ray", "pyspark")},
+        "versions": versions | {name: metadata.version(name) for name in ("ray", "pyspark")},
         "trials": in_order,
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -460,6 +462,12 @@ def save(trials: Iterable[Trial]) -> None:
             told="".join(map(_told, failed(all_trials))),
             machine=f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, with other work beside",
             date=date[:10],
+            commits=", ".join(
+                f"{engine} {commit} ({n})"
+                for (engine, commit), n in sorted(
+                    Counter((each.engine, each.commit) for each in all_trials).items()
+                )
+            ),
         )
     )
 

@@ -78,6 +78,14 @@ def test_without_a_terminal_a_line_tells_rates_failures_and_eta(monkeypatch: pyt
     assert line.count("\n") == 1
 
 
+def test_a_run_without_rows_yet_has_no_share_of_successes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
+    out = io.StringIO()
+    with Display(out) as display:
+        display.refresh()
+    assert "success none yet" in out.getvalue()
+
+
 def test_quiet_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turbo_fetch.progress.display.PLAIN_EVERY_S", 0.0)
     out = io.StringIO()

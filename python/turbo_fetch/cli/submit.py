@@ -51,11 +51,11 @@ def submit(
     started = jobs.submit(loaded, name, install=install)
     typer.echo(f"job       {started}")
     if wait:
-        _follow(jobs, started)
+        _follow(jobs, started, "" if address is None else f" --address {address}")
 
 
-def _follow(jobs: Jobs, name: str) -> None:
-    """Print a job's output until it is over, then exit with its code."""
+def _follow(jobs: Jobs, name: str, where: str) -> None:
+    """Print a job's output until it is over, then exit with its code; `where` is what `ray job` has to be told."""
     import asyncio
 
     async def tail() -> None:
@@ -67,7 +67,8 @@ def _follow(jobs: Jobs, name: str) -> None:
         asyncio.run(tail())
     except KeyboardInterrupt:
         typer.echo(
-            f"\nthe job continues: `ray job logs {name} --follow` follows it, `ray job stop {name}` stops it",
+            f"\nthe job continues: `ray job logs {name} --follow{where}` follows it, "
+            f"`ray job stop {name}{where}` stops it",
             err=True,
         )
         raise SystemExit(130) from None
