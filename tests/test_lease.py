@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import processes
 from album import album
 from attack.kills import with_hook
 from jobs import amid, content_hashes, job_spec, undisturbed, wait_for_hits, write_list
@@ -32,6 +33,7 @@ from turbo_fetch.dataset.lock import held
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputHeld
 from turbo_fetch.spec import Spec
+from turbo_fetch.spec.specfile import dump_spec
 from turbo_fetch.storage import Storage
 
 ALBUM = album(200, side=48)
@@ -264,6 +266,31 @@ def test_who_has_lost_the_lease_and_is_about_to_make_a_file_makes_none_that_the_
 
 def _is_taken_over(place: Storage) -> bool:
     return any(_token(entry.name) > 1 for entry in place.list(".turbo-fetch/lease"))
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("command", ["run", "refresh"])
+def test_who_writes_the_card_still_has_the_lease(origin: Origin, tmp_path: Path, command: str) -> None:
+    listed = write_list(tmp_path / "list.parquet", [origin.url(name) for name in [*ALBUM][:5]])
+    spec = job_spec(listed, tmp_path / "out", engine={"workers": 1, "threads": 1})
+    arguments = ["run", str(tmp_path / "job.toml")]
+    (tmp_path / "job.toml").write_text(dump_spec(spec))
+    if command == "refresh":
+        subprocess.run([sys.executable, "-m", "turbo_fetch", *arguments, "--quiet"], check=True, timeout=60)
+        arguments = ["refresh", str(tmp_path / "out"), "--apply"]
+    stop = {"KILL_NAME": "/README.md", "KILL_AT": "1", "KILL_BY": f"group {signal.SIGSTOP:d}"}
+    running = processes.start(
+        [sys.executable, "-m", "turbo_fetch", *arguments],
+        env={**os.environ, **with_hook(tmp_path / "hook", tmp_path / "out"), **stop},
+        start_new_session=True,
+    )
+    assert stands_still(running)
+    newest = max((tmp_path / "out/.turbo-fetch/lease").glob("all.*"))
+    is_released = json.loads(newest.read_bytes())["is_released"]
+    os.killpg(running.pid, signal.SIGCONT)
+    assert running.wait(timeout=60) == 0
+    assert not is_released
+    assert json.loads(newest.read_bytes())["is_released"]
 
 
 def _token(name: str) -> int:

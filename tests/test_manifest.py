@@ -342,3 +342,18 @@ def test_memory_per_shard_is_small(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(manifest.committed) == 20_000
     assert held / 20_000 < 200
+
+
+def test_a_line_does_not_go_into_the_manifest_of_another_run_that_took_over_meanwhile(tmp_path: Path) -> None:
+    place = open_place(str(tmp_path))
+    with Manifest.open(place) as manifest:
+        path = tmp_path / ".turbo-fetch/manifest"
+
+        def stand_still() -> None:
+            (tmp_path / "theirs").write_bytes(b"theirs")
+            (tmp_path / "theirs").replace(path)
+            place.fence = None
+
+        place.fence = stand_still
+        manifest.commit(_record(0))
+        assert path.read_bytes() == b"theirs"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ class Command:
     first is the one that is killed. BEGIN is where it begins, each time the same, for what is cut anew names it."""
     hub: DatasetHub | None = None
     """What it writes to, if not to the folder."""
+    has_ended: Callable[[Path], bool] = lambda place: False
+    """Whether in a place it has come to its end, after which it would begin anew, though it was disturbed then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ def commands(stack: ExitStack, folder: Path) -> list[Command]:
         Command("run that overwrites", place, [[*RUN, "--set", "fetch.output.if_exists=overwrite"]]),
         Command("run into the Hub", empty, [[*RUN, *SIMPLY, "--set", "fetch.output.path=HUB"]], hub),
         Command("retry", place, [["retry", "PLACE/out"]]),
-        Command("refresh", place, [["refresh", "PLACE/out", "--apply", "--drop-gone"]]),
+        Command(
+            "refresh", place, [["refresh", "PLACE/out", "--apply", "--drop-gone"]], has_ended=_is_refreshed
+        ),
         Command("export", place, [EXPORT]),
         Command("export into other shards", place, [[*EXPORT, "--samples-per-shard", "7"]]),
         Command("merge", place, [MERGE]),
@@ -146,7 +150,7 @@ def finished(command: Command, place: Path, is_begun: bool) -> str | None:
     One that was not even begun to be disturbed came to its end, and would begin anew.
     """
     expected = quiet(command).state
-    for number in range(0 if is_begun else 1, len(command.commands)):
+    for number in range(0 if is_begun and not command.has_ended(place) else 1, len(command.commands)):
         call(command, number, place)
     found = state(command, place)
     if found != expected:
@@ -218,6 +222,11 @@ def state(command: Command, place: Path) -> dict[str, object]:
     left = [path for path in place.rglob("*") if path.suffix in WORK_SUFFIXES or path.parent.name in JOURNAL]
     found["left"] = sorted(path.relative_to(place).as_posix() for path in left)
     return found
+
+
+def _is_refreshed(place: Path) -> bool:
+    state = place / "out/.turbo-fetch/refresh/run"
+    return state.exists() and orjson.loads(state.read_bytes())["complete"]
 
 
 def _repository(place: Path) -> str:

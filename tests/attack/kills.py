@@ -46,6 +46,8 @@ def _changes(event, arguments):
     return event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
 
 def _strike(group, number):
+    if _WHOM == "group" and number == signal.SIGKILL:
+        os.killpg(group, number)
     for pid in filter(str.isdigit, os.listdir("/proc") if _WHOM == "group" else [str(group)]):
         try:
             if int(pid) != os.getpid() and os.getpgid(int(pid)) == group:
@@ -94,6 +96,8 @@ def _attempt(command: Command, struck: Counter[str], random: Random, folder: Pat
             break
         killed += 1
         struck[f"kill {command.name}"] += 1
+        if command.has_ended(place):
+            break
     else:
         was_killed = True
     try:

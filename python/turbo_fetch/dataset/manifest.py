@@ -259,9 +259,10 @@ class Manifest:
         self._last = shard
 
     def _append(self, line: bytes) -> None:
-        self._storage.check_fence()
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Last, for the file may be another run's by the time that it is open.
+        self._storage.check_fence()
         end = os.fstat(self._descriptor).st_size
         try:
             left = memoryview(line)

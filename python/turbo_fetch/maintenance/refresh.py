@@ -234,23 +234,22 @@ def refresh(spec: Spec, choice: Choice, listener: ProgressListener, stop: StopRe
     check_packages(fetch.output.format)
     check_sources(fetch)
     storage = open_place(fetch.output.path, fetch.output.spool)
-    with locked(storage, listener.note, stop), Manifest.open(storage) as manifest:
-        refuse_changes(storage, fetch)
-        manifest.take(attempts.recover(storage, manifest.committed))
-        dataset = StoredDataset.bare(storage)
-        rework = Rework(spec, dataset, manifest, listener, stop)
-        _publish_rest(rework)
-        _refuse_open_shards(storage, manifest.committed)
-        finished = _begin(storage, choice)
-        known = [
-            _known(dataset, record, choice) for record in manifest.records() if record["name"] not in finished
-        ]
-        rework.run(known, replaces=choice.apply)
-        attempts.discard_attempts(storage, is_complete=is_complete(storage))
-    _discard_spools(storage)
-    if choice.apply:
-        write_card(storage)
-    storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
+    with locked(storage, listener.note, stop):
+        with Manifest.open(storage) as manifest:
+            refuse_changes(storage, fetch)
+            manifest.take(attempts.recover(storage, manifest.committed))
+            dataset = StoredDataset.bare(storage)
+            rework = Rework(spec, dataset, manifest, listener, stop)
+            _publish_rest(rework)
+            _refuse_open_shards(storage, manifest.committed)
+            finished = _begin(storage, choice)
+            records = (record for record in manifest.records() if record["name"] not in finished)
+            rework.run([_known(dataset, record, choice) for record in records], replaces=choice.apply)
+            attempts.discard_attempts(storage, is_complete=is_complete(storage))
+        _discard_spools(storage)
+        if choice.apply:
+            write_card(storage)
+        storage.write_bytes(names.REFRESH_STATE, orjson.dumps({**_state(choice), "complete": True}))
     result = Refreshed(storage.url, f"{storage.url}/{names.refresh_report('*')}", choice.apply)
     result.drift = _count(storage)
     result.asked = result.drift.total()

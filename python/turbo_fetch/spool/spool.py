@@ -157,7 +157,8 @@ class Spool:
     def delete(self) -> None:
         """Remove the file, unless another process took it over, and release its lock."""
         if _is_at(self.path, self._descriptor):
-            self.path.unlink()
+            # Another process may have deleted it since.
+            self.path.unlink(missing_ok=True)
         self._release()
 
     def _release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final, Protocol
 
 from turbo_fetch import __version__
@@ -81,6 +81,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     with (
         reported(spec.track, storage, listener),
         locked(storage, listener.note, stop),
+        ExitStack() as last,
         Dataset.open(storage, spec, plan.fingerprint, __version__) as dataset,
     ):
         dataset.take(attempts.recover(storage, dataset.committed))
@@ -122,7 +123,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         dataset.refuse_losses()
         dataset.complete()
         attempts.discard_attempts(storage)
-    write_card(storage)
+        # Reads the manifest, and nobody else may be at work yet.
+        last.callback(write_card, storage)
     return _sufficient(summary, fetch.min_success)
 
 
