@@ -129,6 +129,26 @@ def test_a_folder_of_images_is_a_list_with_captions(photos: Path, tmp_path: Path
     assert Image.open(io.BytesIO(members["0000001.jpg"])).size == (64, 64)
 
 
+class Told(ProgressListener):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """See ProgressListener."""
+        self.notes.append(text)
+
+
+def test_who_asks_no_site_is_not_asked_for_a_contact(photos: Path, tmp_path: Path) -> None:
+    told = Told()
+    turbo_fetch.run(folder_spec(photos, tmp_path / "out"), told)
+    assert not any("contact" in note for note in told.notes)
+    urls = write_list(tmp_path / "list.parquet", [str(photos / "00001.jpg")])
+    turbo_fetch.run(job_spec(urls, tmp_path / "listed"), told)
+    assert any("contact" in note for note in told.notes)
+
+
 def test_a_folder_in_a_store_is_a_list_too(photos: Path, tmp_path: Path, s3: str) -> None:
     empty_bucket(s3)
     filesystem(s3).put(str(photos), "data/photos", recursive=True)
