@@ -112,8 +112,9 @@ def wait_for_hits(process: subprocess.Popen[str], origin: Origin, more: int) -> 
 def amid(process: subprocess.Popen[str], origin: Origin, more: int) -> Iterator[None]:
     """Begin the block when the origin has had so many more requests, and answer no later one before it ends.
 
-    A run of more rows is amid its work in the block, and cannot be over, however slow the test is. Requests wait
-    for the block, and may have deadlines.
+    A run of more rows is amid its work in the block, and cannot be over, however slow the test is. One that gets a
+    signal there takes note of it some time later: its end has to be waited for in the block too. Requests wait for the
+    block, and may have deadlines.
     """
     with origin.holding_after(more) as last:
         processes.wait_until(f"{more} more requests", lambda: len(origin.received) >= last, process)

@@ -133,7 +133,7 @@ def test_a_retry_whose_workers_and_driver_are_killed_goes_on(
         again = _start(cluster, "retry", str(copied))
         with amid(again, origin, 8):
             os.killpg(again.pid, signal.SIGINT)
-        _, err = finished(again)
+            _, err = finished(again)
         assert again.returncode == 130, err
         assert "Run the same command again to resume" in err
     finally:

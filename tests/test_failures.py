@@ -212,7 +212,7 @@ def test_a_dataset_of_open_shards_alone_has_nothing_to_retry_and_the_run_is_to_g
         process = start(spec, tmp_path)
         with amid(process, origin, 4):
             process.send_signal(signal.SIGINT)
-        finished(process)
+            finished(process)
         assert list((tmp_path / "out" / ".turbo-fetch").glob("*.spool"))
         for place in (tmp_path / "out", tmp_path / "job.toml"):
             ended = _invoke("retry", place)

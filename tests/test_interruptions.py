@@ -160,7 +160,7 @@ def test_a_signal_stops_within_seconds_saves_what_arrived_and_says_how_to_go_on(
     with amid(process, origin, 100):
         workers = descendants(process)
         reach(process.pid, number)
-    _, err = finished(process)
+        _, err = finished(process)
     assert process.returncode == 130, err
     assert "monitor" not in err
     assert "stopping: what was begun is being saved" in err

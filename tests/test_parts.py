@@ -139,13 +139,9 @@ def test_parts_that_are_killed_at_random_make_what_one_run_makes(
         with origin.holding_after(chance.randrange(10, 30)):
             # Its own: a task that has not begun yet does not know the signal.
             wait_until("a request of the task", partial(asks, tasks[kill], origin), tasks[kill])
-            if kill < 2:
-                os.killpg(tasks[kill].pid, signal.SIGKILL)
-                # Before the others go on, which might be over else before it is their turn.
-                end(kill, -signal.SIGKILL)
-            else:
-                os.killpg(tasks[kill].pid, signal.SIGUSR1)
-    end(PARTS - 1, 130)
+            os.killpg(tasks[kill].pid, signal.SIGKILL if kill < 2 else signal.SIGUSR1)
+            # Before the others go on, which might be over else before it is their turn.
+            end(kill, -signal.SIGKILL if kill < 2 else 130)
     for task in tasks.values():
         _, err = finished(task)
         assert task.returncode == 0, err
@@ -187,7 +183,7 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
         # As at the time limit: the signal goes to the processes of the steps, not to the script.
         for process in descendants(tasks[0]):
             process.send_signal(signal.SIGUSR1)
-    _, err = finished(tasks[0])
+        _, err = finished(tasks[0])
     assert tasks[0].returncode == 130, err
     assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
     tasks[0] = submit(0)

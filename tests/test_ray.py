@@ -153,7 +153,7 @@ def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
     process = start(spec, tmp_path)
     with amid(process, origin, 150):
         os.killpg(process.pid, signal.SIGINT)
-    _, err = finished(process)
+        _, err = finished(process)
     assert process.returncode == 130, err
     assert "Run the same command again to resume" in err
     assert "Traceback" not in err

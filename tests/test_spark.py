@@ -99,7 +99,7 @@ def test_ctrl_c_saves_what_arrived_and_ends_within_seconds(
     with amid(process, origin, 150):
         # As a terminal does: to the driver, Spark, its executors and their Python processes.
         os.killpg(process.pid, signal.SIGINT)
-    _, err = finished(process)
+        _, err = finished(process)
     assert process.returncode == 130, err
     assert "Run the same command again to resume" in " ".join(err.split())
     assert "turbo_fetch/" not in err

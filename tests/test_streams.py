@@ -146,7 +146,7 @@ def test_a_run_whose_terminal_is_closed_saves_what_arrived(origin: Origin, tmp_p
     os.close(theirs)
     with amid(process, origin, 5):
         os.close(ours)
-    assert process.wait(PATIENCE_S) == 130
+        assert process.wait(PATIENCE_S) == 130
     assert '"how":"interrupted"' in (tmp_path / "out" / ".turbo-fetch/metrics").read_text()
     assert list((tmp_path / "out" / ".turbo-fetch").glob("*.spool"))
 
