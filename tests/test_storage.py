@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import _registry as filesystems
 
 import processes
 from object_store import configured, empty_bucket, filesystem
@@ -244,7 +245,7 @@ def test_no_server_is_said(tmp_path: Path) -> None:
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     # Where another test has loaded it, fsspec would not look for it again.
-    monkeypatch.delitem(fsspec.registry._registry, "gs", raising=False)
+    monkeypatch.delitem(filesystems, "gs", raising=False)
     with pytest.raises(MissingExtra, match=r"turbo-fetch\[gcs\]"):
         open_place("gs://bucket/set")
 
