@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+import signal
 import sys
 import warnings
 from collections.abc import Generator, Iterator
@@ -39,6 +40,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# `nohup` has it ignored by all that a test starts, also where a test is about it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # As in an activated environment: a job's entry point is the `python` of the path.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
