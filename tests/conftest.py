@@ -40,6 +40,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Its workers give way to all other programs by default: to other tests, for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # `nohup` has it ignored by all that a test starts, also where a test is about it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # As in an activated environment: a job's entry point is the `python` of the path.
