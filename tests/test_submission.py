@@ -19,7 +19,7 @@ import pytest
 
 import processes
 from album import album
-from jobs import amid, content_hashes, job_spec, write_list
+from jobs import content_hashes, job_spec, wait_for_hits, write_list
 from origin import Origin
 from processes import PATIENCE_S, finished, free_port, wait_until
 from ray_nodes import ray_cluster, worker_processes
@@ -110,9 +110,9 @@ def test_ctrl_c_leaves_the_job_and_names_the_commands_for_it(dashboard: str, tmp
             stderr=subprocess.PIPE,
             cwd=tmp_path,
         )
-        with amid(process, origin, 10):
-            process.send_signal(signal.SIGINT)
-            _, err = finished(process)
+        wait_for_hits(process, origin, 10)
+        process.send_signal(signal.SIGINT)
+        _, err = finished(process)
         assert process.returncode == 130, err
         commands = re.findall(r"`ray job ([^`]*)`", " ".join(err.split()))
         assert len(commands) == 2, err
