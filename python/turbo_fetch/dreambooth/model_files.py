@@ -43,10 +43,12 @@ def hub_file(model: str, name: str) -> Path:
     """Return a file of a hub id, fetched unless the local cache has it as it is on the hub. Raises ModelError."""
     with _told_of_the_hub(model, f"model with a {name}"):
         # Most models are folders, and the hub's library takes half a second to import.
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
         if not isinstance(try_to_load_from_cache(model, name), str):
-            _ask_once(model, name)
+            # Else a hub that cannot be reached would be asked for 24 seconds.
+            with _asked_once(model):
+                get_hf_file_metadata(hf_hub_url(model, name), timeout=_ANSWER_S)
         return Path(hf_hub_download(model, name))
 
 
@@ -90,14 +92,6 @@ def _told_of_the_hub(model: str, wanted: str) -> Iterator[None]:
         raise _unreachable(model, first_line(error)) from error
     except OSError as error:
         raise ModelError(f"{model}: cannot be had from the hub: {first_line(error)}") from error
-
-
-def _ask_once(model: str, name: str) -> None:
-    """Raise as huggingface_hub does if a file is not there; it would ask a hub that it cannot reach for 24 seconds."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    with _asked_once(model):
-        get_hf_file_metadata(hf_hub_url(model, name), timeout=_ANSWER_S)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from turbo_fetch.fetch import proxies
 from turbo_fetch.monitor import trackers
 from turbo_fetch.monitor.recorder import recorded
 from turbo_fetch.monitor.report import reported
-from turbo_fetch.plan.lists import image_folders
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.outage import OUTAGES, PATIENCE_S, Outage
@@ -96,8 +95,8 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
         if dataset.is_complete:
             return _sufficient(_second_look(summary, dataset, storage), fetch.min_success)
         guard = OutageGuard(stop, fetch.http.network_patience_s)
-        asks_the_web = fetch.input.image_column is None and not image_folders(fetch.input)
-        if asks_the_web and not fetch.http.has_contact:
+        asks_sites = fetch.input.image_column is None and any(file.format != "images" for file in plan.files)
+        if asks_sites and not fetch.http.has_contact:
             listener.note(NO_CONTACT)
         if fetch.http.max_mbps is not None:
             listener.note(f"downloads take at most {fetch.http.max_mbps:g} Mbit/s (fetch.http.max_mbps)")
