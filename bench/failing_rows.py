@@ -125,7 +125,7 @@ def main() -> int:
         }
         whole = {"target": TARGET, "versions": our_versions(), "kinds": known}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+        path.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
     return int(not is_flat)
 
 
@@ -160,14 +160,14 @@ def _measured(kind: Kind, url: str, end: str, rows: int, folder: Path) -> Cost:
 
 
 def _by_tenth(output: Path, samples: list[Sample]) -> list[float]:
-    """Return what a row cost in each tenth of a run, where that has ten shards."""
+    """Return what a row cost in each tenth of a run, where that has more than ten shards: the first one's end begins."""
     import numpy as np
 
     stats = sorted(
         (json.loads(path.read_text()) for path in output.glob("*_stats.json")),
         key=lambda each: float(each["end_time"]),
     )
-    if len(stats) < TENTHS:
+    if len(stats) <= TENTHS:
         return []
     monotonic_s = time.monotonic() - time.time()
     edges = [round(number * (len(stats) - 1) / TENTHS) for number in range(TENTHS + 1)]

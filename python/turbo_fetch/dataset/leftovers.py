@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
 from turbo_fetch.dataset import names
 from turbo_fetch.storage import Storage
-from turbo_fetch.storage.disk import discard_unfinished, unfinished_in
+from turbo_fetch.storage.disk import discard_unfinished, sync_one, unfinished_in
 from turbo_fetch.storage.failures import explained
 
 
@@ -30,8 +31,11 @@ def discard_leftovers(storage: Storage, is_whole: bool) -> None:
 
 def discard_staged(storage: Storage) -> None:
     """Delete what a holder of the lease, who is at its end, has staged, but for shards that wait to replace others."""
-    if not names.staged_stats(storage.staging):
+    if storage.staging.exists() and not names.staged_stats(storage.staging):
         shutil.rmtree(storage.staging, ignore_errors=True)
+        # A power loss brings back what no sync has taken away. What cannot be deleted is the next holder's to delete.
+        with suppress(OSError):
+            sync_one(storage.work)
 
 
 def _is_ours(name: str) -> bool:
