@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from jobs import job_spec, write_list
+from origin import Origin
+from turbo_fetch.spec import Spec
+
+NAME = "someone/photos"
+URL = f"hf://datasets/{NAME}"
 TOKEN = "hf_of_the_tests"
 _LARGE = (".parquet", ".tar", ".jpg", ".png", ".webp", ".lmdb", ".tfrecord")
 """What `.gitattributes` of a new repository names."""
@@ -95,6 +102,16 @@ def dataset_hub() -> Iterator[DatasetHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def spec_into(folder: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
+    """Return the spec of a run into `path`, of a list in `folder` that names the first images of an origin."""
+    assert not isinstance(origin.pictures, Path)
+    urls = folder / "list.parquet"
+    if not urls.exists():
+        write_list(urls, [origin.url(name) for name in [*origin.pictures][:rows]])
+    table = {"path": path, "samples_per_shard": 8, **output}
+    return job_spec(urls, Path("unused"), output=table, engine={"threads": 1, "workers": 2})
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -81,11 +81,21 @@ def _locally(made: Path, folder: Path, command: str, *options: str) -> Path:
 
 def _start(cluster: Any, command: str, *arguments: str) -> subprocess.Popen[str]:
     engine = ["--set", "engine.kind=ray", "--set", f"engine.address={cluster.address}"]
+    return _start_here(command, *arguments, *engine)
+
+
+def _start_on_spark(folder: Path, address: str, command: str, *arguments: str) -> subprocess.Popen[str]:
+    engine = ["--set", "engine.kind=spark", "--set", f"engine.address={address}"]
+    return _start_here(command, *arguments, *engine, cwd=folder, env=spark_environment(folder))
+
+
+def _start_here(*command: str, **how: Any) -> subprocess.Popen[str]:
     return processes.start(
-        [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
+        [sys.executable, "-m", "turbo_fetch", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        **how,
     )
 
 
@@ -149,12 +159,7 @@ def test_a_retry_that_was_begun_here_goes_on_here_and_the_rest_on_the_cluster(
     origin.latency_s = 60
     hits = origin.hits.total()
     try:
-        process = processes.start(
-            [sys.executable, "-m", "turbo_fetch", "retry", str(copied), "--set", "fetch.http.concurrency=1"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = _start_here("retry", str(copied), "--set", "fetch.http.concurrency=1")
         wait_until("a request", lambda: origin.hits.total() > hits, process)
         process.send_signal(signal.SIGINT)
         finished(process)
@@ -296,18 +301,6 @@ def test_spark_exports_and_verifies_as_one_machine_does(retried: Path, tmp_path:
         assert ended.returncode == 0, ended.stderr
     assert content_hashes(tmp_path / "there") == content_hashes(tmp_path / "here")
     assert not (tmp_path / "there" / ".turbo-fetch" / "attempts").exists()
-
-
-def _start_on_spark(folder: Path, address: str, command: str, *arguments: str) -> subprocess.Popen[str]:
-    engine = ["--set", "engine.kind=spark", "--set", f"engine.address={address}"]
-    return processes.start(
-        [sys.executable, "-m", "turbo_fetch", command, *arguments, *engine],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        cwd=folder,
-        env=spark_environment(folder),
-    )
 
 
 @pytest.mark.parametrize("command", ["retry", "refresh"])

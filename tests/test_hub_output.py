@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
-from dataset_hub import DatasetHub, Repo, data_of
+from dataset_hub import NAME, URL, DatasetHub, Repo, data_of, spec_into
 from jobs import amid, content_hashes, job_spec, start, write_list
 from origin import Origin
 from processes import content_of, files_below, wait_until
@@ -24,14 +24,11 @@ from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld, SpecError
-from turbo_fetch.spec import Spec
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ALBUM = album(80, side=40)
-NAME = "someone/photos"
-URL = f"hf://datasets/{NAME}"
 
 
 @pytest.fixture
@@ -40,20 +37,12 @@ def origin() -> Iterator[Origin]:
         yield origin
 
 
-def _spec(tmp_path: Path, origin: Origin, path: str, rows: int = 24, **output: object) -> Spec:
-    urls = tmp_path / "list.parquet"
-    if not urls.exists():
-        write_list(urls, [origin.url(name) for name in [*ALBUM][:rows]])
-    table = {"path": path, "samples_per_shard": 8, **output}
-    return job_spec(urls, Path("unused"), output=table, engine={"threads": 1, "workers": 2})
-
-
 @pytest.mark.parametrize("kind", ["webdataset", "files"])
 def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
     kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin
 ) -> None:
-    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), format=kind))
-    summary = turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind))
+    turbo_fetch.run(spec_into(tmp_path, origin, str(tmp_path / "local"), format=kind))
+    summary = turbo_fetch.run(spec_into(tmp_path, origin, URL, format=kind))
     repo = hub.repos[NAME]
     assert summary.fetch.outcomes["success"] == 24
     assert data_of(repo) == content_hashes(tmp_path / "local")
@@ -66,7 +55,7 @@ def test_a_run_into_the_hub_makes_the_files_of_a_local_one_in_few_commits(
 def test_datasets_loads_it_from_the_hub_by_its_name(
     hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turbo_fetch.run(_spec(tmp_path, origin, URL, format="parquet"))
+    turbo_fetch.run(spec_into(tmp_path, origin, URL, format="parquet"))
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)
     data = datasets.load_dataset(NAME, split="train", cache_dir=str(tmp_path / "read"))
     assert data.num_rows == 24
@@ -76,14 +65,14 @@ def test_datasets_loads_it_from_the_hub_by_its_name(
 
 
 def test_a_killed_run_resumes_and_nothing_is_lost(hub: DatasetHub, tmp_path: Path, origin: Origin) -> None:
-    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "local"), rows=80))
-    process = start(_spec(tmp_path, origin, URL), tmp_path, "--quiet")
+    turbo_fetch.run(spec_into(tmp_path, origin, str(tmp_path / "local"), rows=80))
+    process = start(spec_into(tmp_path, origin, URL), tmp_path, "--quiet")
     with amid(process, origin, 40):
         wait_until("rows that are saved", lambda: _saved_bytes(tmp_path) > 8000, process)
         process.kill()
     process.communicate()
     hits = origin.hits.total()
-    summary = turbo_fetch.run(_spec(tmp_path, origin, URL))
+    summary = turbo_fetch.run(spec_into(tmp_path, origin, URL))
     assert summary.fetch.outcomes["success"] == summary.fetch.rows == 80
     assert data_of(hub.repos[NAME]) == content_hashes(tmp_path / "local")
     # What was in its spools, or waited for a commit, is not asked for again.
@@ -233,7 +222,7 @@ def test_who_may_not_write_is_told_before_the_first_request(
     hub.repos[NAME].add({})
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     with pytest.raises(OutputError, match=r"the Hub refuses access .*HF_TOKEN"):
-        turbo_fetch.run(_spec(tmp_path, origin, URL))
+        turbo_fetch.run(spec_into(tmp_path, origin, URL))
     assert not origin.hits.total()
 
 

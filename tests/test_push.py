@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
-from dataset_hub import DatasetHub, data_of
+from dataset_hub import NAME, URL, DatasetHub, data_of, spec_into
 from jobs import Silent, content_hashes, job_spec, write_list
 from origin import Origin
 from scoring import BRIGHTNESS, COLUMNS, written
@@ -32,22 +32,12 @@ from turbo_fetch.stop import StopRequest
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ALBUM = album(24, side=40)
-NAME = "someone/photos"
-URL = f"hf://datasets/{NAME}"
 
 
 @pytest.fixture
 def origin() -> Iterator[Origin]:
     with Origin(ALBUM) as origin:
         yield origin
-
-
-def _spec(tmp_path: Path, origin: Origin, path: str, **output: object) -> Spec:
-    urls = tmp_path / "list.parquet"
-    if not urls.exists():
-        write_list(urls, [origin.url(name) for name in ALBUM])
-    table = {"path": path, "samples_per_shard": 8, **output}
-    return job_spec(urls, Path("unused"), output=table, engine={"threads": 1, "workers": 2})
 
 
 def _full_spec(folder: Path, origin: Origin, output_format: str) -> Spec:
@@ -111,7 +101,7 @@ def test_a_dataset_that_is_scored_after_a_push_is_pushed_again(
     hub: DatasetHub, tmp_path: Path, origin: Origin
 ) -> None:
     out = tmp_path / "local"
-    turbo_fetch.run(_spec(tmp_path, origin, str(out)), ProgressListener())
+    turbo_fetch.run(spec_into(tmp_path, origin, str(out)), ProgressListener())
     push(str(out), URL, Silent(), StopRequest())
     function = f"fetch.score.function={written(tmp_path, BRIGHTNESS)}:Brightness"
     columns = 'fetch.score.columns={brightness = "float32", colour = "float16[3]"}'
@@ -128,7 +118,7 @@ def test_a_dataset_is_pushed_again_after_its_list_was_copied_and_another_one_was
     hub: DatasetHub, tmp_path: Path, origin: Origin
 ) -> None:
     out = tmp_path / "local"
-    spec = _spec(tmp_path, origin, str(out))
+    spec = spec_into(tmp_path, origin, str(out))
     turbo_fetch.run(spec, ProgressListener())
     push(str(out), URL, Silent(), StopRequest())
     # The same bytes in another file, which the dataset takes note of.
@@ -166,7 +156,7 @@ def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
     kind: str, hub: DatasetHub, tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "local"
-    turbo_fetch.run(_spec(tmp_path, origin, str(out), format=kind))
+    turbo_fetch.run(spec_into(tmp_path, origin, str(out), format=kind))
     monkeypatch.setattr(push_module, "SHARDS_AT_ONCE", 1)
     stop = StopRequest()
     with pytest.raises(Interrupted):
@@ -186,16 +176,16 @@ def test_a_finished_dataset_is_pushed_once_and_then_only_what_has_changed(
     verified = verify(URL, "full", EngineSpec(workers=1), Silent(), StopRequest())
     assert (verified.problems, verified.rows) == ([], 24)
     # The dataset there goes on as any other.
-    assert turbo_fetch.run(_spec(tmp_path, origin, URL, format=kind)).fetch.was_complete
+    assert turbo_fetch.run(spec_into(tmp_path, origin, URL, format=kind)).fetch.was_complete
 
 
 def test_a_damaged_dataset_and_another_one_are_not_pushed(
     hub: DatasetHub, tmp_path: Path, origin: Origin
 ) -> None:
     out = tmp_path / "local"
-    turbo_fetch.run(_spec(tmp_path, origin, str(out)))
+    turbo_fetch.run(spec_into(tmp_path, origin, str(out)))
     push(str(out), URL, Silent(), StopRequest())
-    turbo_fetch.run(_spec(tmp_path, origin, str(tmp_path / "other"), format="parquet"))
+    turbo_fetch.run(spec_into(tmp_path, origin, str(tmp_path / "other"), format="parquet"))
     with pytest.raises(OutputExists, match="holds another dataset"):
         push(str(tmp_path / "other"), URL, Silent(), StopRequest())
     content = bytearray((out / "00001.tar").read_bytes())

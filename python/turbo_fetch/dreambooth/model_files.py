@@ -91,7 +91,7 @@ def _told_of_the_hub(model: str, wanted: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _unreachable(model, first_line(error)) from error
     except OSError as error:
-        raise ModelError(f"{model}: cannot be had from the hub: {first_line(error)}") from error
+        raise ModelError(f"{model}: no {wanted} can be had from the hub: {first_line(error)}") from error
 
 
 @contextmanager
