@@ -72,7 +72,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
     """A hub of datasets that this process and those it starts know, and a home of their own."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     from dataset_hub import TOKEN, dataset_hub
 

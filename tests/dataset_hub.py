@@ -116,6 +116,7 @@ def spec_into(folder: Path, origin: Origin, path: str, rows: int = 24, **output:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: DatasetHub
 
     def do_GET(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from turbo_fetch.spec import Spec
 from turbo_fetch.spec.specfile import dump_spec
 
 SILENCE_S = 3.0
-_RUN = f"""
+_MAIN = f"""
 import sys
 from turbo_fetch.dataset import lease, process_identity
 
@@ -25,7 +25,7 @@ machine, *arguments = sys.argv[1:]
 lease.SILENCE_S = {SILENCE_S}
 if machine:
     process_identity._HERE = machine
-sys.argv = ["turbo-fetch", "run", *arguments]
+sys.argv = ["turbo-fetch", *arguments]
 from turbo_fetch.cli import main
 
 main()
@@ -47,11 +47,23 @@ def start_on(
     path.write_text(dump_spec(spec))
     ahead = str(clock_ahead_s)
     clock = ["unshare", "--time", "--boottime", ahead, "--monotonic", ahead] if clock_ahead_s else []
+    return start_command_on(
+        machine,
+        ["run", str(path), "--quiet", *arguments],
+        {**os.environ, "XDG_CACHE_HOME": str(home), **(environment or {})},
+        before=clock,
+    )
+
+
+def start_command_on(
+    machine: str, arguments: Sequence[str], environment: Mapping[str, str], before: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start a command of turbo-fetch on a machine, in a process group of its own."""
     return processes.start(
-        [*clock, sys.executable, "-c", _RUN, machine, str(path), "--quiet", *arguments],
+        [*before, sys.executable, "-c", _MAIN, machine, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "XDG_CACHE_HOME": str(home), **(environment or {})},
+        env=environment,
         start_new_session=True,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld, SpecError
+from turbo_fetch.storage import Storage
+from turbo_fetch.storage.hub import HubStorage
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -84,22 +86,30 @@ def _saved_bytes(folder: Path) -> int:
     return sum(len(content_of(path)) for path in files_below(folder, "**/*.spool"))
 
 
+@contextmanager
+def _killed_later(storage: Storage, work: Path) -> Iterator[HubStorage]:
+    """Hold the lease on a place, and yield one of a worker of the holder, which goes on after the context."""
+    with locked(storage):
+        worker = behind_claim(open_place(storage.url, str(work)), claim_on(storage))
+        assert isinstance(worker, HubStorage)
+        yield worker
+
+
 def test_what_a_killed_run_left_waiting_is_dropped_if_another_machine_has_gone_on(
     hub: DatasetHub, tmp_path: Path
 ) -> None:
     here = open_place(URL, str(tmp_path / "here"))
     there = open_place(URL, str(tmp_path / "there"))
-    with locked(here):
-        behind_claim(copy := open_place(URL, str(tmp_path / "here")), claim_on(here))
-        copy.write_bytes("first", b"1")
-    copy.write_bytes("left", b"by a killed run")
+    with _killed_later(here, tmp_path / "here") as killed:
+        killed.write_bytes("first", b"1")
+    killed.write_bytes("left", b"by a killed run")
     with locked(there):
         there.write_bytes("second", b"2")
-    with locked(here):
+    with _killed_later(here, tmp_path / "here") as killed:
         here.write_bytes("third", b"3")
     assert {"first", "second", "third"} <= hub.repos[NAME].files.keys()
     assert "left" not in hub.repos[NAME].files
-    copy.write_bytes("left", b"by a killed run")
+    killed.write_bytes("left", b"by a killed run")
     with locked(here):
         assert here.read_bytes("left") == b"by a killed run"
     assert "left" in hub.repos[NAME].files
@@ -110,9 +120,9 @@ def test_it_is_dropped_too_if_the_answer_to_the_first_commit_since_is_lost(
 ) -> None:
     here = open_place(URL, str(tmp_path / "here"))
     there = open_place(URL, str(tmp_path / "there"))
-    with locked(here):
-        behind_claim(copy := open_place(URL, str(tmp_path / "here")), claim_on(here))
-    copy.write_bytes("same", b"by a killed run")
+    with _killed_later(here, tmp_path / "here") as killed:
+        pass
+    killed.write_bytes("same", b"by a killed run")
     with locked(there):
         there.write_bytes("same", b"by the last one")
     hub.loses_answers = 1
@@ -120,6 +130,25 @@ def test_it_is_dropped_too_if_the_answer_to_the_first_commit_since_is_lost(
         here.write_bytes("third", b"3")
     assert hub.loses_answers == 0
     assert hub.repos[NAME].files["same"] == b"by the last one"
+
+
+def test_who_has_lost_the_lease_changes_nothing_that_waits_and_nobody_waits_for_its_locks(
+    hub: DatasetHub, tmp_path: Path
+) -> None:
+    here = open_place(URL, str(tmp_path / "here"))
+    with _killed_later(here, tmp_path / "here") as stopped:
+        pass
+    stopped.write_bytes("taken over", b"1")
+    standing_still = stopped.journal.leaving()
+    standing_still.__enter__()
+    with stopped.journal._locked("mutex"), locked(here):
+        with pytest.raises(OutputError, match="mutex"):
+            stopped.write_bytes("late", b"2")
+        here.write_bytes("next", b"3")
+    with pytest.raises(FileNotFoundError):
+        standing_still.__exit__(None, None, None)
+    assert {"taken over", "next"} <= hub.repos[NAME].files.keys()
+    assert "late" not in hub.repos[NAME].files
 
 
 def test_a_repository_that_vanishes_in_mid_run_is_an_error(hub: DatasetHub, tmp_path: Path) -> None:

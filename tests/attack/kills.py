@@ -82,7 +82,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
 
 
 def _attempt(command: Command, struck: Counter[str], random: Random, folder: Path) -> str | None:
-    changes = _changes(command)
+    changes = changes_of(command)
     place = Path(shutil.copytree(command.begin, folder / "place"))
     killed = 0
     for number in range(random.choice((1, 5, 10, 10))):
@@ -110,7 +110,7 @@ def _attempt(command: Command, struck: Counter[str], random: Random, folder: Pat
 _known: dict[tuple[Path, str], int] = {}
 
 
-def _changes(command: Command) -> int:
+def changes_of(command: Command) -> int:
     """Return how often the command changes a file."""
     key = (command.begin, command.name)
     if key not in _known:

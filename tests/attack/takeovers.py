@@ -1,44 +1,63 @@
-"""Runs that stand still when they are about to change a file, until another one took over and ended; then they go on.
+"""Commands that stand still when they are about to change a file, until another took over and ended; then they go on.
 
-What a run that has lost its output still does must change nothing, wherever it stood: in the output, in the work folder
+What one that has lost its output still does must change nothing, wherever it stood: in the output, in the work folder
 that both have, before the lease was looked at or just after.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
 
 from attack.campaign import Attack
-from attack.commands import refuse_traceback
-from attack.kills import with_hook
+from attack.commands import (
+    Command,
+    arguments_of,
+    commands,
+    environment_of,
+    finished,
+    refuse_traceback,
+)
+from attack.kills import changes_of, with_hook
 from attack.scene import Scene, command
 from jobs import content_hashes, manifest
-from leases import stands_still, start_on
+from leases import stands_still, start_command_on, start_on
 from processes import PATIENCE_S, files_below, wait_until
 from turbo_fetch.errors import OutputHeld
 
 ELSEWHERE = "another machine"
-LEASES = ".turbo-fetch/lease/all.*"
+LEASES = "**/.turbo-fetch/lease/*"
 
 
 def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
     """Return the attacks, whose server lives as long as the stack."""
     scene = Scene.prepared(stack, folder / "takeovers")
     changes: list[int] = []
+    place = folder / "taken"
+    place.mkdir()
     return [
-        Attack(f"a run that was taken over goes on, {name}", partial(_attempt, scene, changes, whom, machine))
-        for name, whom, machine in (
-            ("all of it", "group", ""),
-            ("all of it on another machine", "group", ELSEWHERE),
-            ("its parent on another machine", "parent", ELSEWHERE),
-        )
+        *(
+            Attack(f"{each.name} that was taken over goes on", partial(_command, each))
+            for each in commands(stack, place)
+        ),
+        *(
+            Attack(
+                f"a run that was taken over goes on, {name}", partial(_attempt, scene, changes, whom, machine)
+            )
+            for name, whom, machine in (
+                ("all of it", "group", ""),
+                ("all of it on another machine", "group", ELSEWHERE),
+                ("its parent on another machine", "parent", ELSEWHERE),
+            )
+        ),
     ]
 
 
@@ -54,37 +73,7 @@ def _attempt(
         "KILL_BY": f"{whom} {signal.SIGSTOP:d}",
     }
     first = start_on(machine, scene.spec(place), folder, environment=hook)
-    try:
-        if not stands_still(first, whom):
-            return _told(first, {0})
-        is_early = random.random() < 0.5
-        return _taken_over(scene, place, folder, first, random.uniform(0, 2) if is_early else None)
-    finally:
-        if first.poll() is None:
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
-
-
-def _taken_over(
-    scene: Scene, place: Path, folder: Path, first: subprocess.Popen[str], after_s: float | None
-) -> str | None:
-    """Let another run take over, and the first go on so long after it has the output, or when it has ended.
-
-    Return what is otherwise than in quiet.
-    """
-    begun = set(files_below(place / "out", LEASES))
-    second = start_on("", scene.spec(place), folder)
-    if after_s is not None:
-        wait_until(
-            "the lease, or the end",
-            lambda: second.poll() is not None or set(files_below(place / "out", LEASES)) - begun,
-        )
-        time.sleep(after_s)
-        os.killpg(first.pid, signal.SIGCONT)
-    failure = _told(second, {0})
-    os.killpg(first.pid, signal.SIGCONT)
-    # It had not begun where it had no lease yet, and finds all done.
-    failure = failure or _told(first, {0, OutputHeld.exit_code})
+    failure = _taken_over(first, whom, lambda: start_on("", scene.spec(place), folder), place, random)
     if failure is not None:
         return failure
     if content_hashes(place / "out") != scene.quiet:
@@ -101,6 +90,58 @@ def _taken_over(
     )
 
 
+def _command(command: Command, random: Random, folder: Path) -> str | None:
+    place = Path(shutil.copytree(command.begin, folder / "place"))
+    arguments, environment = arguments_of(command, 0, place)[3:], environment_of(command, place)
+    hook = with_hook(folder / "hook", place) | {
+        "KILL_AT": str(random.randint(1, changes_of(command))),
+        "KILL_BY": f"group {signal.SIGSTOP:d}",
+    }
+    first = start_command_on(random.choice(("", ELSEWHERE)), arguments, {**environment, **hook})
+    # A repair tells of what it repaired.
+    well = {0, 1} if arguments[0] == "verify" else {0}
+    failure = _taken_over(
+        first, "group", lambda: start_command_on("", arguments, environment), place, random, well
+    )
+    if failure is not None or (first.returncode == 0 and command.has_ended(place)):
+        return failure
+    return finished(command, place, is_begun=False)
+
+
+def _taken_over(
+    first: subprocess.Popen[str],
+    whom: str,
+    start: Callable[[], subprocess.Popen[str]],
+    place: Path,
+    random: Random,
+    well: Set[int] = frozenset({0}),
+) -> str | None:
+    """When a command stands still, let another take over; it goes on soon after that has the output, or has ended.
+
+    Return what is wrong with how they ended.
+    """
+    try:
+        if not stands_still(first, whom):
+            return _told(first, well)
+        begun = set(files_below(place, LEASES))
+        second = start()
+        if random.random() < 0.5:
+            wait_until(
+                "the lease, or the end",
+                lambda: second.poll() is not None or set(files_below(place, LEASES)) - begun,
+            )
+            time.sleep(random.uniform(0, 2))
+            os.killpg(first.pid, signal.SIGCONT)
+        failure = _told(second, well)
+        os.killpg(first.pid, signal.SIGCONT)
+        # It had not begun where it had no lease yet, and finds all done.
+        return failure or _told(first, {*well, OutputHeld.exit_code})
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+
+
 def _changes(scene: Scene, folder: Path) -> int:
     """Return how often a run changes a file."""
     place = folder / "place"
@@ -110,7 +151,7 @@ def _changes(scene: Scene, folder: Path) -> int:
     return Path(hook["KILL_COUNTER"]).stat().st_size
 
 
-def _told(running: subprocess.Popen[str], expected: set[int]) -> str | None:
+def _told(running: subprocess.Popen[str], expected: Set[int]) -> str | None:
     """Wait for a run to end, and return what is wrong with how it ended."""
     _, text = running.communicate(timeout=PATIENCE_S)
     refuse_traceback(text)

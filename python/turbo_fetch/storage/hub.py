@@ -37,7 +37,7 @@ class HubStorage(Storage):
     def __init__(self, url: str, work: Path, work_of_whole: Path | None = None) -> None:
         super().__init__(url, work)
         self._repository, self._folder = Repository.at(url)
-        self._journal: Final = Journal(work_of_whole or work)
+        self._work_of_whole: Final = work_of_whole or work
 
     def exists(self, name: str) -> bool:
         """See Storage."""
@@ -87,21 +87,25 @@ class HubStorage(Storage):
         self._change_all([Change(self._at(name), "content", content)])
 
     def write_while(self, name: str, content: bytes, check: Callable[[], None]) -> None:
-        """See Storage: one commit with all that waits."""
+        """See Storage: one commit with all that waits behind the lease that is written."""
         path = self._at(name)
-        with told(f"{self.url}/{name}"), self._journal.leaving() as changes:
+        with told(f"{self.url}/{name}"), self._journal_of(name).leaving() as changes:
             self._commit({**changes, path: Change(path, "content", content)}, check)
 
     def flush(self) -> None:
         """See Storage."""
-        with told(self.url), self._journal.leaving() as changes:
+        with told(self.url), self.journal.leaving() as changes:
             self._commit(changes, self.check_fence)
 
     def create(self, name: str, content: bytes) -> bool:
-        """See Storage. What an earlier run of this machine left waiting is this one's if it has the last word."""
+        """See Storage.
+
+        What is made is a lease. Its holder takes over what waits of an earlier run of this machine, if that one had the
+        last word.
+        """
         from huggingface_hub import CommitOperationAdd
 
-        path = self._at(name)
+        path, journal = self._at(name), self._journal_of(name)
         with told(f"{self.url}/{name}"):
             while True:
                 head = self._head()
@@ -109,11 +113,11 @@ class HubStorage(Storage):
                     if self._repository.read(path, head) != content:
                         return False
                     # The answer to an earlier try was lost; others may have committed before it, or since.
-                    self._journal.begin(None, head)
+                    journal.begin(None, head)
                     return True
                 new = self._repository.commit([CommitOperationAdd(path, content)], head)
                 if new is not None:
-                    self._journal.begin(head, new)
+                    journal.begin(head, new)
                     return True
 
     def publish(self, local_path: Path, name: str) -> None:
@@ -146,7 +150,7 @@ class HubStorage(Storage):
         """See Storage."""
         path = self._at(name)
         if self.fence is not None:
-            self._journal.discard([each for each in self._waiting() if _is_within(each, path)])
+            self.journal.discard([each for each in self._waiting() if _is_within(each, path)])
         self._change_all([Change(path, "deleted")])
 
     def delete_files(self, names: Sequence[str]) -> None:
@@ -170,12 +174,12 @@ class HubStorage(Storage):
                 deletions = [CommitOperationDelete(each) for each in files]
                 new = self._repository.commit([*copies, *deletions], head)
                 if new is not None:
-                    self._journal.follow(head, new)
+                    self.journal.follow(head, new)
                     return
 
     def inside(self, folder: str, work: Path) -> HubStorage:
         """See Storage. It has the journal of the whole."""
-        return HubStorage(f"{self.url}/{folder}", work, self._journal.work)._with_fence_of(self)
+        return HubStorage(f"{self.url}/{folder}", work, self._work_of_whole)._with_fence_of(self)
 
     def probe(self, name: str) -> None:
         """See Storage: the Hub is asked whether this user may write, since a file would take commits."""
@@ -186,15 +190,24 @@ class HubStorage(Storage):
     def _at(self, name: str) -> str:
         return _joined(self._folder, str(checked_name(name)))
 
+    @property
+    def journal(self) -> Journal:
+        """What waits for the next commit, of who has the lease here."""
+        return Journal(self._work_of_whole, self.holder)
+
+    def _journal_of(self, lease: str) -> Journal:
+        """Return the journal of who has a lease, with whose number the name of its file ends."""
+        return Journal(self._work_of_whole, lease.rpartition(".")[2])
+
     def _waiting(self) -> Mapping[str, Change]:
         """Return the changes by path that this process sees: those of its run."""
-        return self._journal.changes() if self.fence is not None else {}
+        return self.journal.changes() if self.fence is not None else {}
 
     def _change(self, name: str) -> Change | None:
         if self.fence is None:
             return None
         path = self._at(name)
-        change = self._journal.find(path)
+        change = self.journal.find(path)
         if change is None and _is_deleted(path, self._waiting()):
             return Change(path, "deleted")
         return change
@@ -230,10 +243,10 @@ class HubStorage(Storage):
 
     def _change_all(self, changes: Sequence[Change]) -> None:
         """Have changes wait, if a run makes them, else commit them."""
-        if self.fence is not None:
-            self._journal.put(*changes)
-            return
         with told(self.url):
+            if self.fence is not None:
+                self.journal.put(*changes)
+                return
             self._commit({change.name: change for change in changes}, lambda: None)
 
     def _sent(self, files: Mapping[str, Path]) -> Sequence[Change]:
@@ -279,7 +292,7 @@ class HubStorage(Storage):
                 f"{self.url}: the Hub left out {sorted(missing)[0]} and {len(missing) - 1} more files of a commit; "
                 "expected a repository without a .gitignore that names them"
             )
-        self._journal.follow(head, new)
+        self.journal.follow(head, new)
         return True
 
     def _operations(self, changes: Sequence[Change], head: str) -> Sequence[Any]:

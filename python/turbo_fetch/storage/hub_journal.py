@@ -2,6 +2,9 @@
 
 The processes of a run share it. A change of a file replaces an earlier one that still waits; all of them keep the
 order in which they came, and those that one commit is to take are as they were at one moment.
+
+Each holder of the lease has a folder of its own. It takes over that of the one before by renaming it, so that one that
+has lost the lease, wherever it stood still, finds nothing there to change.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import orjson
 
 Kind = Literal["content", "sent", "deleted"]
+_Lock = Literal["mutex", "committing"]
+_LOCKS: Final = get_args(_Lock)
 
 
 class Change(NamedTuple):
@@ -28,18 +33,21 @@ class Change(NamedTuple):
 
 
 class Journal:
-    """The changes that wait, in the folder `hub` of a work folder. Calls block; any number of processes may call."""
+    """The changes of a holder of the lease that wait, below a work folder.
 
-    def __init__(self, work: Path) -> None:
-        self.work: Final = work
-        self._folder: Final = work / "hub"
+    Calls block; any number of processes may call. Those that change something raise FileNotFoundError when another
+    holder has begun.
+    """
+
+    def __init__(self, work: Path, holder: str) -> None:
+        self._all: Final = work / "hub"
+        self._folder: Final = self._all / (holder or "nobody")
         self._waiting: Final = self._folder / "waiting"
         self._leaving: Final = self._folder / "leaving"
-        self._head: Final = self._folder / "head"
+        self._head: Final = self._all / "head"
 
     def put(self, *changes: Change) -> None:
         """Have changes wait, all or, if this process is killed, the first ones."""
-        self._waiting.mkdir(parents=True, exist_ok=True)
         with self._locked("mutex"):
             for change in changes:
                 target = self._waiting / _file_name(change.name)
@@ -91,14 +99,21 @@ class Journal:
                 shutil.rmtree(self._leaving, ignore_errors=True)
 
     def begin(self, before: str | None, head: str) -> None:
-        """Start a run by a commit that followed `before`: what an earlier run left counts if nothing was in between.
+        """Become the journal of a run that begins with a commit after `before`, and take over what earlier ones left.
 
-        None: it is not known what was in between.
+        It counts if nothing was in between; with None it is not known what was.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if self._seen() != before:
-            shutil.rmtree(self._waiting, ignore_errors=True)
-            shutil.rmtree(self._leaving, ignore_errors=True)
+        folders = sorted(self._all.glob("*/"))
+        last = folders[-1] if folders and self._seen() == before else None
+        if last is not None:
+            last.rename(self._folder)
+            for name in _LOCKS:
+                # One that stands still may have it.
+                (self._folder / name).unlink(missing_ok=True)
+        for folder in folders:
+            if folder != last:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._waiting.mkdir(parents=True, exist_ok=True)
         self._head.write_text(head)
 
     def follow(self, before: str, head: str) -> None:
@@ -115,7 +130,7 @@ class Journal:
         return {change.name: change for change in (_parse(path.read_bytes()) for path in in_order)}
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: _Lock) -> Iterator[None]:
         with (self._folder / name).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
