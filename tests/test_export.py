@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from jobs import Silent, content_hashes, job_spec, ledger, manifest, write_list
 from kept_columns import every_column
 from object_store import configured, empty_bucket, filesystem, s3_server
 from origin import Origin
+from processes import files_below
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import Sample, open_dataset
 from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
@@ -267,6 +269,24 @@ def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
     assert [records[f"{key}.jpg".encode()] for key in keys] == [sample.image for sample in samples]
     assert json.loads(records[b"__meta__"])["samples"] == 50
     assert len(records) == 3 * 50 + 3 + 1
+
+
+def test_a_merge_leaves_what_another_process_has_open_to_that_and_goes_on_with_the_rest(
+    made: Path, tmp_path: Path, stop: StopRequest
+) -> None:
+    target = tmp_path / "all.lmdb"
+    with pytest.raises(Interrupted):
+        merge(str(made), str(target), "lmdb", Silent(stop, after=20), stop)
+    (left,) = files_below(tmp_path, ".turbo-fetch/*.all.lmdb")
+    with left.open("r+b") as standing_still:
+        fcntl.flock(standing_still, fcntl.LOCK_EX)
+        fresh = StopRequest()
+        merge(str(made), str(target), "lmdb", Silent(fresh), fresh)
+        merge(str(made), str(tmp_path / "at-once.lmdb"), "lmdb", Silent(fresh), fresh)
+        fresh.close()
+        os.pwrite(standing_still.fileno(), bytes(1000), 5000)
+    assert target.read_bytes() == (tmp_path / "at-once.lmdb").read_bytes()
+    assert not files_below(tmp_path, ".turbo-fetch/*.lmdb")
 
 
 def test_a_remote_dataset_is_exported_to_a_remote_place(

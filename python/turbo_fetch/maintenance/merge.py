@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from turbo_fetch.dataset.formats import all_formats, format_of
 from turbo_fetch.dataset.formats.format import NamedShard
+from turbo_fetch.dataset.lease import Lease
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dataset.reader import StoredDataset
-from turbo_fetch.errors import Interrupted, SpecError
+from turbo_fetch.errors import Interrupted, SpecError, TurboFetchError
 from turbo_fetch.progress.summary import human_bytes, human_time
 from turbo_fetch.runners.step import Progress
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage.disk import is_locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,37 @@ def merge(
         )
     source = StoredDataset.open(open_place(source_url))
     storage = open_place(folder or ".")
-    with locked(storage, stop=stop):
-        path = storage.make_work() / name
+    with locked(storage, stop=stop) as lease, _unfinished(storage.work, name, lease) as path:
         samples = kind.merge(path, _identity(source), source.image, _shards(source, progress, stop))
         size = path.stat().st_size
         storage.publish(path, name)
     return Merged(destination, samples, size, time.monotonic() - started_s)
+
+
+@contextmanager
+def _unfinished(work: Path, name: str, lease: Lease) -> Iterator[Path]:
+    """Give the file in the work folder that becomes `name`: with what a merge that was interrupted left, or empty.
+
+    It is named by the holder of the lease, who has it locked. One who stands still when the lease is lost has the file
+    alone then, too.
+    """
+    path = work / f"{lease.claim.holder}.{name}"
+    with ExitStack() as files:
+        for left in sorted(work.glob(f"[0-9]*.{glob.escape(name)}")):
+            file = files.enter_context(left.open("r+b"))
+            if is_locked(file) and not path.exists():
+                left.rename(path)
+            else:
+                left.unlink()
+        if not path.exists():
+            is_locked(files.enter_context(path.open("xb")))
+        try:
+            yield path
+        finally:
+            with suppress(TurboFetchError):
+                lease.check()
+            if lease.loss is not None:
+                path.unlink(missing_ok=True)
 
 
 def _shards(source: StoredDataset, progress: Progress, stop: StopRequest) -> Iterator[NamedShard]:

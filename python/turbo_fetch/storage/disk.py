@@ -135,7 +135,7 @@ def _opened_alone(path: Path) -> Iterator[IO[bytes]]:
     give_up_s = time.monotonic() + LOCK_WAIT_S
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
-            if not _is_locked(file):
+            if not is_locked(file):
                 if time.monotonic() > give_up_s:
                     path.unlink(missing_ok=True)
                 else:
@@ -146,8 +146,11 @@ def _opened_alone(path: Path) -> Iterator[IO[bytes]]:
                 return
 
 
-def _is_locked(file: IO[bytes]) -> bool:
-    """Lock a file, and return whether this process has the lock; on a file system without locks nobody else has."""
+def is_locked(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed, and return whether this process has the lock, which another one may have.
+
+    On a file system without locks nobody else has.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

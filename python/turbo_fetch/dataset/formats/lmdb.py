@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -219,16 +220,16 @@ def _merge(path: Path, identity: bytes, image: ImageSpec, shards: Iterable[Named
 
 
 def _unfinished(path: Path, identity: bytes) -> Environment:
-    """Open the environment that is made from `identity`, or begin it."""
+    """Open the environment in a file that is made from `identity`, or begin it there."""
     try:
         environment = Environment(path, is_resumable=True)
     except OutputError:
         # What power loss left of its first page, if it is no full disk.
-        path.unlink(missing_ok=True)
+        os.truncate(path, 0)
         environment = Environment(path, is_resumable=True)
     if environment.get(SOURCE_KEY) != identity:
         environment.close()
-        path.unlink()
+        os.truncate(path, 0)
         environment = Environment(path, is_resumable=True)
         environment.put([(SOURCE_KEY, identity)])
         environment.commit()
