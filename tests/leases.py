@@ -20,9 +20,11 @@ SILENCE_S = 3.0
 _MAIN = f"""
 import sys
 from turbo_fetch.dataset import lease, process_identity
+from turbo_fetch.storage.hub import HubStorage
 
 machine, *arguments = sys.argv[1:]
 lease.SILENCE_S = {SILENCE_S}
+HubStorage.change_every_s = lease.SILENCE_S / lease.BEATS
 if machine:
     process_identity._HERE = machine
 sys.argv = ["turbo-fetch", *arguments]

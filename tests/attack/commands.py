@@ -152,7 +152,11 @@ def finished(command: Command, place: Path, is_begun: bool) -> str | None:
     expected = quiet(command).state
     for number in range(0 if is_begun and not command.has_ended(place) else 1, len(command.commands)):
         call(command, number, place)
-    found = state(command, place)
+    return difference(state(command, place), expected)
+
+
+def difference(found: Mapping[str, object], expected: Mapping[str, object]) -> str | None:
+    """Return what is otherwise than undisturbed."""
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         return f"other than undisturbed: { {name: (found.get(name), expected.get(name)) for name in names} }"

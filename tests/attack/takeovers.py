@@ -21,10 +21,14 @@ from attack.campaign import Attack
 from attack.commands import (
     Command,
     arguments_of,
+    call,
     commands,
+    difference,
     environment_of,
     finished,
+    quiet,
     refuse_traceback,
+    state,
 )
 from attack.kills import changes_of, with_hook
 from attack.scene import Scene, command
@@ -105,7 +109,12 @@ def _command(command: Command, random: Random, folder: Path) -> str | None:
     )
     if failure is not None or (first.returncode == 0 and command.has_ended(place)):
         return failure
-    return finished(command, place, is_begun=False)
+    for number in range(1, len(command.commands)):
+        call(command, number, place)
+    expected = quiet(command).state
+    # What it left is not another one's to take away while it may go on, but the next one's.
+    failure = difference(state(command, place) | {"left": expected["left"]}, expected)
+    return failure if failure or command.has_ended(place) else finished(command, place, is_begun=True)
 
 
 def _taken_over(
