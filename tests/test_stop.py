@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +115,13 @@ def test_a_worker_that_is_still_importing_leaves_ctrl_c_to_its_parent() -> None:
         rest = told.read()
     assert worker.wait(timeout=PATIENCE_S) == 0
     assert "KeyboardInterrupt" not in rest
+
+
+def test_who_asks_when_it_is_over_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.close()
+    with ExitStack() as files:
+        opened = [files.enter_context((tmp_path / str(number)).open("wb")) for number in range(8)]
+        stop.ask()
+        assert [os.fstat(file.fileno()).st_size for file in opened] == [0] * 8
+    assert stop.count == 1

@@ -32,6 +32,9 @@ class StopRequest:
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
+        self._is_open = True
+        # Reentrant, since a signal handler may interrupt whoever has it.
+        self._lock = threading.RLock()
         self.count = 0
         self.second_raises = False
         """Whether a second signal raises Interrupted wherever the main thread is: for what looks at requests now and
@@ -45,18 +48,22 @@ class StopRequest:
         return self._read
 
     def ask(self) -> None:
-        """Ask to stop; safe in a signal handler and from any thread."""
+        """Ask to stop; safe in a signal handler, from any thread, and when nobody waits for it any more."""
         self.count += 1
-        os.write(self._write, b"\0")
+        with self._lock:
+            if self._is_open:
+                os.write(self._write, b"\0")
 
     def acknowledge(self) -> None:
         """Make the descriptor unreadable until the next request."""
         os.read(self._read, 4096)
 
     def close(self) -> None:
-        """Free the descriptors."""
-        os.close(self._read)
-        os.close(self._write)
+        """Free the descriptors, which may be those of other files from then on."""
+        with self._lock:
+            self._is_open = False
+            os.close(self._read)
+            os.close(self._write)
 
 
 @contextmanager

@@ -202,7 +202,7 @@ def call(command: Command, number: int, place: Path) -> None:
 def refuse_traceback(text: str) -> None:
     """Raise AssertionError if a command ended in a traceback."""
     if "Traceback" in text or "a bug in" in text:
-        raise AssertionError(text[-2000:])
+        raise AssertionError(text[:1500] + text[-1500:])
 
 
 def state(command: Command, place: Path) -> dict[str, object]:
