@@ -125,10 +125,11 @@ def _details(names: Names, pairs: Pairs) -> dict[int, str]:
 
 
 def _equal(datasets: Sequence[StoredDataset], digest: str, storage: Storage, steps: Steps) -> Pairs:
-    with KeyTable(storage.make_staging() / names.CONTENT_KEYS) as table:
+    staging = storage.make_staging()
+    with KeyTable(staging / names.CONTENT_KEYS) as table:
         for keys, places in _columns(datasets, partial(_hashes, digest), steps):
             table.add(keys, places)
-        return by_place(table.duplicates())
+        return np.stack(by_place(table.duplicates(), staging), axis=1)
 
 
 def _near(

@@ -7,9 +7,10 @@ need 25 GB of disk for a while and 100 MB of memory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ HELD_ROWS: Final = 1 << 18
 
 Pairs = npt.NDArray[np.uint64]
 """Of shape (n, 2): places of duplicates, and of their originals."""
+Places = npt.NDArray[np.uint64]
 
 _RECORD: Final = np.dtype([("high", ">u8"), ("low", ">u8"), ("place", "<u8")])
 
@@ -79,8 +81,63 @@ class KeyTable:
         self._held, self._rows = [], 0
 
 
-def by_place(parts: Iterator[Pairs]) -> Pairs:
-    """Return all pairs, sorted by the place of the duplicate."""
-    found = list(parts)
-    pairs = np.concatenate(found) if found else np.empty((0, 2), np.uint64)
-    return pairs[np.argsort(pairs[:, 0])]
+def by_place(parts: Iterable[Pairs], folder: Path) -> tuple[Places, Places]:
+    """Return the places of all duplicates, sorted, and those of their originals.
+
+    They are mapped from files of the folder that have no name any more, and so go with the process. OutputError if the
+    disk is full.
+    """
+    with (
+        explained(str(folder)),
+        _PairFile(folder / "parts") as unsorted,
+        _PairFile(folder / "pairs") as found,
+    ):
+        ends, seen = [0], [np.empty(0, np.uint64)]
+        for pairs in parts:
+            in_order = pairs[np.argsort(pairs[:, 0])]
+            unsorted.write(in_order)
+            ends.append(ends[-1] + len(pairs))
+            seen.append(in_order[::PARTS, 0])
+        places, originals = unsorted.mapped()
+        # Of all parts together some `HELD_ROWS` pairs are between two of these.
+        edges = np.sort(np.concatenate(seen))[HELD_ROWS // PARTS :: HELD_ROWS // PARTS]
+        bounds = [
+            [start, *(start + np.searchsorted(places[start:end], edges)), end]
+            for start, end in pairwise(ends)
+        ]
+        for starts, stops in pairwise(zip(*bounds, strict=True)):
+            of = [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
+            some = np.stack(
+                [np.concatenate([column[each] for each in of]) for column in (places, originals)], axis=1
+            )
+            found.write(some[np.argsort(some[:, 0])])
+        return found.mapped()
+
+
+class _PairFile:
+    """Pairs on disk, in a file for each of the two columns; a context manager with which the names of these go."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = [path.with_suffix(suffix).open("w+b") for suffix in (".places", ".originals")]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+            Path(file.name).unlink()
+
+    def write(self, pairs: Pairs) -> None:
+        """Add pairs."""
+        for file, column in zip(self._files, pairs.T, strict=True):
+            file.write(column.tobytes())
+
+    def mapped(self) -> tuple[Places, Places]:
+        """Return the two columns of all that was written, which stay when the names are gone."""
+        for file in self._files:
+            file.flush()
+        places, originals = (
+            np.memmap(file, np.uint64, "r") if file.tell() else np.empty(0, np.uint64) for file in self._files
+        )
+        return places, originals

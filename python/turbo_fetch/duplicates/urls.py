@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.reader import StoredDataset, open_dataset
 from turbo_fetch.duplicates.captions import LaterCaptions
-from turbo_fetch.duplicates.key_table import KeyTable, by_place
+from turbo_fetch.duplicates.key_table import KeyTable, Places, by_place
 from turbo_fetch.duplicates.row_numbers import MAX_ROWS, Names, place
 from turbo_fetch.errors import Interrupted
 from turbo_fetch.plan.sharder import Plan, Shard
@@ -22,8 +21,6 @@ from turbo_fetch.sources.identity import Identities
 from turbo_fetch.spec import FetchSpec
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
-
-Places = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,8 @@ def find(
     listener.note("looking for duplicate URLs")
     against = [open_dataset(url) for url in fetch.duplicates.against]
     own, identities = len(against), Identities(fetch)
-    with KeyTable(storage.make_staging() / names.URL_KEYS) as table:
+    staging = storage.make_staging()
+    with KeyTable(staging / names.URL_KEYS) as table:
         for number, dataset in enumerate(against):
             _add_dataset(table, identities, number, dataset, stop)
         if first_shard:
@@ -83,12 +81,11 @@ def find(
             _add(table, identities.of(shard.load()), place(own, shard.id))
             _check(stop)
         start = place(own, first_shard)
-        pairs = by_place(pairs[pairs[:, 0] >= start] for pairs in table.duplicates())
-    # Each on its own, for the search of a place in one of two columns copies it.
-    known = KnownUrls(pairs[:, 0].copy(), pairs[:, 1].copy(), own, Names(against, fetch.output))
+        places, originals = by_place((pairs[pairs[:, 0] >= start] for pairs in table.duplicates()), staging)
+    known = KnownUrls(places, originals, own, Names(against, fetch.output))
     if fetch.duplicates.captions == "first":
         return known
-    later = LaterCaptions(storage.make_staging() / names.LATER_CAPTIONS)
+    later = LaterCaptions(staging / names.LATER_CAPTIONS)
     for shard in plan.again().shards(first_shard):
         _add_captions(later, known.places_of(shard), shard, start)
         _check(stop)
