@@ -30,7 +30,7 @@ LOG = """
 
 
 def test_errors_of_decoders_are_told_by_image_and_others_are_counted() -> None:
-    tried, found, elsewhere = read_log(line.rstrip() for line in LOG.splitlines())
+    tried, found, elsewhere = read_log((line.rstrip() for line in LOG.splitlines()), 0)
     assert (tried, elsewhere) == (2, 1)
     assert found == {
         (
@@ -42,3 +42,10 @@ def test_errors_of_decoders_are_told_by_image_and_others_are_counted() -> None:
             "Syscall param write(buf) points to uninitialised byte(s) at write (in /usr/lib/libc.so.6)",
         ): 1,
     }
+
+
+def test_a_process_that_ends_early_is_found_at_its_image() -> None:
+    lines = [line.rstrip() for line in LOG.splitlines()]
+    tried, found, _ = read_log(lines[: lines.index("@@ pillow/b.tif") + 1], 1)
+    assert tried == 2
+    assert found["pillow/b.tif", "the process ended with 1"] == 1
