@@ -25,6 +25,7 @@ from processes import finished, wait_until
 from turbo_fetch.cli.commands import app
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.spec.specfile import parse_spec
+from turbo_fetch.spool.spool import Spool
 
 ALBUM = album(60, side=40)
 BROKEN = (7, 25, 26)
@@ -169,6 +170,22 @@ def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
     assert [row["url"] for row in ledger(out)] == rows
     # Only rows 25 and 26, and for a retry 7 and 13, which wait in the spool of the other shard.
     assert origin.hits.total() - hits == (4 if command == "retry" else 2)
+
+
+@pytest.mark.parametrize("command", ["run", "retry", "refresh"])
+def test_what_a_run_that_lost_its_lease_left_of_a_committed_shard_counts_for_nothing(
+    origin: Origin, tmp_path: Path, command: str
+) -> None:
+    out, _ = _make(origin, tmp_path)
+    for record in manifest(out):
+        path = out / f".turbo-fetch/{record['name']}.spool"
+        Spool.open(path, record["shard"], record["rows"], record["rows_digest"]).close()
+    hits = origin.targets.total()
+    place = str(out / ".turbo-fetch/spec.toml") if command == "run" else str(out)
+    ended = CliRunner().invoke(app, [command, place, "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    assert origin.targets.total() - hits == {"run": 0, "retry": 4, "refresh": 55}[command]
+    assert not list(out.glob(".turbo-fetch/*.spool"))
 
 
 def test_hashes_that_the_list_demands_are_still_demanded(origin: Origin, tmp_path: Path) -> None:

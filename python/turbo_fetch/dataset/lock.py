@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.lease import WHOLE, Lease, behind_lease, kept, take
 from turbo_fetch.dataset.leftovers import discard_leftovers, discard_staged
-from turbo_fetch.errors import Interrupted, OutputError, TurboFetchError
+from turbo_fetch.errors import OutputError, TurboFetchError
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -52,7 +52,7 @@ def held(
         yield lease
         storage.flush()
         lease.check()
-    except (Interrupted, OutputError) as error:
+    except (TurboFetchError, OSError) as error:
         # Files that are gone are another run's, too, where it took over.
         with suppress(TurboFetchError):
             lease.check()

@@ -25,7 +25,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, ScoreSpec
-from turbo_fetch.spool.spool import Spool, spool_identity
+from turbo_fetch.spool.spool import Spool, is_of_run, spool_identity
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one, unfinished
 
@@ -102,10 +102,14 @@ def unpublished_shards(
     """Yield the shards, but for some, that a command was publishing when it was killed: their spools tell.
 
     To publish one again that is committed changes nothing, if its spool is whole; one that is not is left to `retry`.
-    Spools of shards that have never been published are left to `run`.
+    Spools of shards that have never been published are left to `run`; those of a run whose shard is committed are
+    deleted.
     """
     for name, path in names.spools(storage.make_work()):
         identity = spool_identity(path)
+        if int(name) in committed and is_of_run(identity):
+            path.unlink()
+            continue
         if identity is None or int(name) in but or not storage.exists(names.metadata(name)):
             continue
         shard = StoredShard(int(name), name, identity["rows"])

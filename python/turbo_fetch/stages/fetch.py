@@ -173,11 +173,16 @@ def make_shards(
 def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> None:
     """Delete the spools of shards that were published from them: whoever did so was killed before it came to that.
 
-    A spool that has grown since its shard was published is that of a retry, which goes on with it.
+    A spool of another command than `run` that has grown since its shard was published goes on with that.
     """
-    for name, path in names.spools(storage.make_work()):
-        record = read_record(storage, name) if int(name) in committed else None
-        if record is not None and record["end_time"] >= path.stat().st_mtime:
+    published = [(name, path) for name, path in names.spools(storage.make_work()) if int(name) in committed]
+    if published:
+        # Most runs begin with none.
+        from turbo_fetch.spool.spool import is_of_run, spool_identity
+    for name, path in published:
+        record = read_record(storage, name)
+        is_older = record is not None and record["end_time"] >= path.stat().st_mtime
+        if is_older or is_of_run(spool_identity(path)):
             path.unlink()
 
 
