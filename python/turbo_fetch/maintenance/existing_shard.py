@@ -121,7 +121,7 @@ def unpublished_shards(
 
 def _is_whole(path: Path, shard: StoredShard, rows_digest: str) -> bool:
     """Return whether a spool has all rows of its shard."""
-    spool = Spool.open(path, shard.number, shard.rows, rows_digest)
+    spool = Spool.open(path, shard.number, shard.rows, rows_digest, is_there=True)
     try:
         return bool(spool.done.all())
     finally:

@@ -153,7 +153,7 @@ class RefreshedShard:
         finished = report.finish(names.refresh_report(name))
         storage.publish(finished.path, finished.name)
         if any(counts[drift] for drift in self.choice.applied):
-            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest)
+            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest, is_there=True)
             refreshed = replace(complete, spool=whole, facts=dict(self.facts))
             record = commit_shard(fetch, storage, refreshed, self.replaced)
             whole.close()

@@ -129,9 +129,11 @@ def _statistics(metadata: pq.FileMetaData, name: str) -> Iterator[tuple[bool, pq
     """Yield for each row group whether a column has any values, as far as is known, and its statistics."""
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        chunks = (group.column(index) for index in range(group.num_columns))
-        chunk = next(chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == name)
-        found = chunk.statistics
+        chunks = map(group.column, range(group.num_columns))
+        # A dot may be part of a name, or be between those of a column and of what is in it.
+        within = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{name}.")]
+        chunk = min(within, key=lambda chunk: len(chunk.path_in_schema), default=None)
+        found = None if chunk is None else chunk.statistics
         is_empty = found is not None and found.has_null_count and found.null_count == group.num_rows
         yield not is_empty, found
 

@@ -61,9 +61,15 @@ class Spool:
 
     @classmethod
     def open(
-        cls, path: Path, shard: int, rows: int, rows_digest: str, facts: Mapping[str, Any] | None = None
+        cls,
+        path: Path,
+        shard: int,
+        rows: int,
+        rows_digest: str,
+        facts: Mapping[str, Any] | None = None,
+        is_there: bool = False,
     ) -> Spool:
-        """Create the spool, or recover it: what follows its last whole frame is cut off.
+        """Create the spool unless it `is_there`, or recover it: what follows its last whole frame is cut off.
 
         `facts` are kept in a spool that is created, for whoever publishes its shard; see `spool_identity`.
         Raises OutputExists if the spool is of another shard or of other rows or image options than
@@ -72,7 +78,7 @@ class Spool:
         it.
         """
         identity = {"format": FORMAT, "shard": shard, "rows": rows, "rows_digest": rows_digest}
-        descriptor = _open_locked(path)
+        descriptor = _open_locked(path, 0 if is_there else os.O_CREAT)
         try:
             spool = _recover(path, descriptor, identity) or _create(
                 path, descriptor, {**identity, **({"facts": facts} if facts else {})}
@@ -214,12 +220,12 @@ def holds_results(path: Path) -> bool:
             return any(frame.kind == _BATCH for frame in frames.walk(content, nonce, frames.PREAMBLE.size))
 
 
-def _open_locked(path: Path) -> int:
-    """Return a descriptor of the file at `path`, created if absent, that holds its exclusive lock."""
+def _open_locked(path: Path, flags: int) -> int:
+    """Return a descriptor of the file at `path`, created if the flags say so, that holds its exclusive lock."""
     give_up = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o644)
         except OSError as error:
             raise write_error(error, str(path), 0) from error
         try:

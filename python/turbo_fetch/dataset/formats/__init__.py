@@ -88,7 +88,9 @@ def write_shard(
     kind = format_of(output_format)
     writer = kind.writer if extras or kind.bare_writer is None else kind.bare_writer
     batches = iter(samples)
-    first = next(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(f"{name}: a shard without rows")
     schema = first.metadata.schema
     data_name, table_name = f"{name}{kind.suffix}", names.metadata(name)
     data = None
