@@ -223,6 +223,43 @@ def test_a_declared_type_is_taken(tmp_path: Path, suffix: str) -> None:
         )
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "feather"])
+@pytest.mark.parametrize(
+    ("url", "others"),
+    [
+        ("image.url", ("image", "image.url.small", "image.")),
+        ("image", ("image.url", "image.url.small")),
+        (".", ("..", "a.b")),
+        ("a b", ("a", 'b"c', "#")),
+        ("ü", ("u\u0308", "😀.", "ü.x")),
+    ],
+)
+def test_columns_may_have_any_names(tmp_path: Path, suffix: str, url: str, others: tuple[str, ...]) -> None:
+    path = tmp_path / f"list.{suffix}"
+    columns = {
+        **{name: [number, 2**60 + number] for number, name in enumerate(others)},
+        url: [URL, f"{URL}2"],
+    }
+    match suffix:
+        case "csv":
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+        case "jsonl":
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case "parquet":
+            pq.write_table(pa.table(columns), path)
+        case _:
+            feather.write_feather(pa.table(columns), path)
+    plan = Plan.of(InputSpec(urls=str(path), url_column=url, keep_columns=others), 10)
+    (shard,) = plan.shards()
+    found = shard.load()
+    assert found.column("url").to_pylist() == columns[url]
+    assert {name: found.column(name).to_pylist() for name in others} == {
+        name: columns[name] for name in others
+    }
+
+
 def test_integers_of_any_length_are_kept(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text(
         f'{{"url": "{URL}", "n": 99999999999999999999}}\n{{"url": "{URL}", "n": 1}}\n'
