@@ -11,7 +11,6 @@ import asyncio
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Final
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from turbo_fetch.fetch.failures import NAME_UNKNOWN
+from turbo_fetch.fetch.threads import AwaitedThreads
 
 MAX_THREADS: Final = 64
 MAX_NAMES: Final = 65_536
@@ -77,8 +77,8 @@ class Resolver(AbstractResolver):
         self._max_names = max_names
         self._clock = clock
         self._lookup = lookup
-        self._threads = ThreadPoolExecutor(MAX_THREADS, "resolver")
-        self._probe_threads = ThreadPoolExecutor(PROBE_THREADS, "resolver probe")
+        self._threads = AwaitedThreads(MAX_THREADS, "resolver")
+        self._probe_threads = AwaitedThreads(PROBE_THREADS, "resolver probe")
         self._answers: OrderedDict[tuple[str, int], tuple[Answer, float]] = OrderedDict()
         self._running: dict[tuple[str, int], asyncio.Future[Answer]] = {}
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import cached_property
 from multiprocessing.connection import Connection
 from time import monotonic
@@ -30,6 +30,7 @@ from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.pacing import budget_of, requests_at_once, set_rate
 from turbo_fetch.fetch.pool import FetchPool
 from turbo_fetch.fetch.shared_documents import SharedDocuments
+from turbo_fetch.fetch.threads import AwaitedThreads
 from turbo_fetch.progress.tally import Tally
 from turbo_fetch.runners.messages import (
     CUT_OFF_S,
@@ -111,7 +112,7 @@ class Worker:
         self._pool = tools.pool
         self._inbox: asyncio.Queue[ShardTask | None] = asyncio.Queue()
         self._wanted_back: asyncio.Queue[int] = asyncio.Queue()
-        self._sender = ThreadPoolExecutor(1, "sender")
+        self._sender = AwaitedThreads(1, "sender")
         self._open: dict[int, OpenShard] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -351,8 +352,8 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
     made_bytes = http.memory_mb * MADE_PER_BODY * 1_000_000
     transform = Transform(setup.fetch.image, setup.threads, made_bytes, setup.fetch.input.crops)
     with (
-        ThreadPoolExecutor(TRANSFORMS_AT_ONCE, "transform") as transforms,
-        ThreadPoolExecutor(2, "files") as files,
+        AwaitedThreads(TRANSFORMS_AT_ONCE, "transform") as transforms,
+        AwaitedThreads(2, "files") as files,
         SourcePools(setup.fetch, budget) as sources,
         _output(setup) as storage,
     ):
@@ -392,7 +393,7 @@ def _scoring(job: ScoreJob | None, tools: Tools, worker: Worker) -> Iterator[Non
         return
     from turbo_fetch.score.scorer import Scorer
 
-    with ThreadPoolExecutor(job.spec.processes + 1, "scoring") as threads:
+    with AwaitedThreads(job.spec.processes + 1, "scoring") as threads:
         tools.scorer = Scorer(job, lambda: worker.is_stopping)
         tools.scoring = threads
         # Made ready while the first images arrive.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.threads import AwaitedThreads
 
 
 class ThreadedPool:
@@ -17,7 +17,7 @@ class ThreadedPool:
         self.in_flight = 0
         """What is read now."""
         self._budget = budget
-        self._threads = ThreadPoolExecutor(threads, name)
+        self._threads = AwaitedThreads(threads, name)
         self._wake = asyncio.Event()
         self._capacity = asyncio.Event()
         self._capacity.set()
