@@ -91,10 +91,14 @@ def test_scores_captions_and_boxes_arrive_with_their_types_and_are_loaded_by_nam
 
 
 def _successes(data: Any, output_format: str) -> list[dict[str, Any]]:
-    """Return the metadata of the samples that `datasets` has loaded."""
+    """Return the metadata of the samples that `datasets` has loaded, by their keys.
+
+    It reads folders of images in whatever order it finds them.
+    """
     if output_format == "webdataset":
         return [row["json"] for row in data.remove_columns("jpg")]
-    return [row for row in data.remove_columns("image") if row["status"] == "success"]
+    rows = [row for row in data.remove_columns("image") if row["status"] == "success"]
+    return sorted(rows, key=lambda row: str(row["key"]))
 
 
 def test_a_dataset_that_is_scored_after_a_push_is_pushed_again(

@@ -185,7 +185,7 @@ def begin_spool(
     """
     identity = spool_identity(path) if path.exists() else None
     if identity is None or identity.get("facts", {}).get(OF_VERSION, shard.record) != shard.record:
-        write_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches, scores)
+        written_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches, scores).close()
 
 
 def stored_scores(
@@ -204,16 +204,17 @@ def stored_scores(
     yield from pa.table(columns, schema=spooled_schema(score.columns)).combine_chunks().to_batches()
 
 
-def write_spool(
+def written_spool(
     path: Path,
     shard: StoredShard,
     facts: Mapping[str, Any],
     batches: Iterable[pa.RecordBatch],
     scores: Iterable[pa.RecordBatch] = (),
-) -> None:
-    """Make a spool at `path` that holds the batches, whole or not at all; `facts` are those of the shard's record.
+) -> Spool:
+    """Return a spool that holds the batches, at `path` whole or not at all; `facts` are those of the shard's record.
 
-    `scores`, of rows that are in the batches, are asked for after them.
+    `scores`, of rows that are in the batches, are asked for after them. Who works on with what is returned does not
+    mind what becomes of the file.
     """
     begun = unfinished(path, secrets.token_hex(8))
     spool = Spool.open(begun, shard.number, shard.rows, facts["rows_digest"], facts)
@@ -223,10 +224,12 @@ def write_spool(
                 spool.append(batch)
         for batch in scores:
             spool.append_scores(batch)
-    finally:
+        sync_one(begun)
+        begun.replace(path)
+    except BaseException:
         spool.close()
-    sync_one(begun)
-    begun.replace(path)
+        raise
+    return spool
 
 
 def _outcomes(labels: pa.Array) -> pa.Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ from turbo_fetch.maintenance.existing_shard import (
     stored_results,
     stored_scores,
     unpublished_shards,
-    write_spool,
+    written_spool,
 )
 from turbo_fetch.maintenance.rework import Rework
 from turbo_fetch.maintenance.staleness import CHANGED, GONE, REFUSED, drifts, paired
@@ -49,7 +50,6 @@ from turbo_fetch.shard.commit import commit_shard, list_facts
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, ScoreSpec, Spec
-from turbo_fetch.spool.spool import Spool
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -144,20 +144,20 @@ class RefreshedShard:
         record = dataset.record(self.shard)
         assert record is not None
         path = work / names.spool(name)
-        if self.choice.apply:
-            scores = self._merged_scores(fetch.score, complete.spool.scores(), taken)
-            write_spool(path, self.shard, self.facts, merged, scores)
-        else:
-            for _ in merged:
-                pass
-        finished = report.finish(names.refresh_report(name))
-        storage.publish(finished.path, finished.name)
-        if any(counts[drift] for drift in self.choice.applied):
-            whole = Spool.open(path, self.shard.number, self.shard.rows, self.rows_digest, is_there=True)
-            refreshed = replace(complete, spool=whole, facts=dict(self.facts))
-            record = commit_shard(fetch, storage, refreshed, self.replaced)
-            whole.close()
-        path.unlink(missing_ok=True)
+        with ExitStack() as spools:
+            if self.choice.apply:
+                scores = self._merged_scores(fetch.score, complete.spool.scores(), taken)
+                whole = written_spool(path, self.shard, self.facts, merged, scores)
+                spools.callback(whole.close)
+            else:
+                for _ in merged:
+                    pass
+            finished = report.finish(names.refresh_report(name))
+            storage.publish(finished.path, finished.name)
+            if any(counts[drift] for drift in self.choice.applied):
+                refreshed = replace(complete, spool=whole, facts=dict(self.facts))
+                record = commit_shard(fetch, storage, refreshed, self.replaced)
+            path.unlink(missing_ok=True)
         return record
 
     def _merged(
