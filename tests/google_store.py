@@ -43,8 +43,20 @@ def whole(handle):
 insert = objects.insert
 for name in ("insert", "get", "download"):
     setattr(objects, name, whole(getattr(objects, name)))
-from gcp_storage_emulator.server import create_server
-server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="data")
+
+# Its routes are to these when it is imported.
+from gcp_storage_emulator import server as emulator
+
+def move(request, response, storage):
+    # Nor does it know this: gcsfs asks for it again for half a minute before it copies and deletes.
+    request.params["dest_bucket_name"] = request.params["bucket_name"]
+    objects.copy(request, response, storage)
+    if response.status == objects.HTTPStatus.OK:
+        storage.delete_file(request.params["bucket_name"], request.params["object_id"])
+
+route = r"^/storage/v1/b/(?P<bucket_name>[^/]+)/o/(?P<object_id>[^/]+)/moveTo/o/(?P<dest_object_id>[^/]+)$"
+emulator.HANDLERS = ((route, {emulator.POST: move}), *emulator.HANDLERS)
+server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="data")
 server.start()
 os.write(int(sys.argv[1]), str(server._api._httpd.server_port).encode() + b"\\n")
 sys.stdin.read()

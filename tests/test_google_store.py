@@ -106,7 +106,6 @@ def test_of_two_writers_one_has_the_output(bucket: Any, tmp_path: Path) -> None:
     assert bucket.cat_file("data/set/data") == b"3"
 
 
-@pytest.mark.timeout(600)
 def test_files_of_every_size_are_published_listed_moved_and_deleted(bucket: Any, tmp_path: Path) -> None:
     place = open_place(SET, str(tmp_path / "work"))
     for size in (0, 1, 11 * 2**20 + 7):
