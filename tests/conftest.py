@@ -99,6 +99,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: begins[item.location[0]])
 
 
+def pytest_collection_finish() -> None:
+    """Have no collection of garbage look through what was imported by then, which takes half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One for clusters beside one for each core."""
     cores = len(psutil.Process().cpu_affinity() or ()) if sys.platform == "linux" else psutil.cpu_count()
