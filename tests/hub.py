@@ -65,7 +65,7 @@ def hub_of(models: dict[str, Path]) -> Iterator[str]:
                 self.wfile.write(content)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="hub")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="hub")
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
