@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -308,6 +309,7 @@ def tiny_clip(folder: Path) -> Path:
     transformers_logging.disable_progress_bar()
     CLIPModel(config).save_pretrained(folder)
     clip_tokenizer(folder / "vocabulary").save_pretrained(folder)
+    _as_on_the_hub(folder, folder / "vocabulary")
     crop = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
     return folder
@@ -457,7 +459,17 @@ def _saved(pipeline: Any, folder: Path) -> Path:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     pipeline.save_pretrained(folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        if isinstance(getattr(pipeline, name, None), CLIPTokenizer):
+            _as_on_the_hub(folder / name, folder / "vocabulary")
     return folder
+
+
+def _as_on_the_hub(tokenizer: Path, vocabulary: Path) -> None:
+    """Have a saved CLIP tokenizer be the two files that models have, which are read eight times as fast."""
+    (tokenizer / "tokenizer.json").unlink()
+    for path in vocabulary.iterdir():
+        shutil.copyfile(path, tokenizer / path.name)
 
 
 def _byte_letters() -> list[str]:
