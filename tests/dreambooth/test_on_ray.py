@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.cluster]
 STEPS = 24
 LONG_S = 500.0
 """That a run on a cluster may take, of which each process imports all that the others do."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of one node, for all tests but those of several."""
+    with ray_cluster(nodes=1) as cluster:
+        yield cluster
 
 
 def _images(folder: Path, count: int, seed: int) -> Path:
@@ -141,34 +149,33 @@ def _picture_spec(folder: Path, base: Path, engine: str = "") -> Path:
     return path
 
 
-def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(tmp_path: Path) -> None:
+def test_images_are_made_on_a_node_as_on_one_machine_whoever_is_killed(cluster: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     tiny_sd(base)
     here = _start(_picture_spec(tmp_path / "here", base))
     there = tmp_path / "there"
-    with ray_cluster(nodes=1) as cluster:
-        engine = f'[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
-        process = _start(_picture_spec(there, base, engine))
-        kill(wait_until("images of the class", lambda: working("turbo-fetch prior"), process)[0])
-        wait_until("images", lambda: working("turbo-fetch generate"), process)
-        out, err = finished(process, LONG_S)
-        assert finished(here, LONG_S) is not None
-        assert process.returncode == 0, err
-        assert "its worker was lost" in " ".join(err.split())
-        assert "3 class images, of which 3 were made in this run" in out
-        assert _pictures(there) == _pictures(tmp_path / "here")
-        assert len(_pictures(there)) == 3 + 4 + 1
+    engine = f'[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
+    process = _start(_picture_spec(there, base, engine))
+    kill(wait_until("images of the class", lambda: working("turbo-fetch prior"), process)[0])
+    wait_until("images", lambda: working("turbo-fetch generate"), process)
+    out, err = finished(process, LONG_S)
+    assert finished(here, LONG_S) is not None
+    assert process.returncode == 0, err
+    assert "its worker was lost" in " ".join(err.split())
+    assert "3 class images, of which 3 were made in this run" in out
+    assert _pictures(there) == _pictures(tmp_path / "here")
+    assert len(_pictures(there)) == 3 + 4 + 1
 
-        wrong = tmp_path / "wrong.toml"
-        wrong.write_text(
-            f'[generate]\nmodel = "{tmp_path}/nowhere"\nprompts = ["a"]\noutput = "{there}/x"\n{engine}'
-        )
-        failed = _start(wrong)
-        _, err = finished(failed, LONG_S)
-        here = _start(_without_engine(wrong))
-        _, expected = finished(here, LONG_S)
-        assert failed.returncode == here.returncode == 2
-        assert all(line in err for line in expected.splitlines())
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(
+        f'[generate]\nmodel = "{tmp_path}/nowhere"\nprompts = ["a"]\noutput = "{there}/x"\n{engine}'
+    )
+    failed = _start(wrong)
+    _, err = finished(failed, LONG_S)
+    here = _start(_without_engine(wrong))
+    _, expected = finished(here, LONG_S)
+    assert failed.returncode == here.returncode == 2
+    assert all(line in err for line in expected.splitlines())
 
 
 TRAINED = """
@@ -214,7 +221,9 @@ STOPPED: dict[str, tuple[str, str, dict[str, int | str]]] = {
 
 
 @pytest.mark.parametrize("stage", STOPPED)
-def test_ctrl_c_ends_a_stage_amid_its_work_and_the_next_run_goes_on(stage: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_stage_amid_its_work_and_the_next_run_goes_on(
+    cluster: Any, stage: str, tmp_path: Path
+) -> None:
     _images(tmp_path / "subject", 3, seed=0)
     tiny_sd(tmp_path / "base")
     tiny_dino(tmp_path / "dino")
@@ -224,18 +233,17 @@ def test_ctrl_c_ends_a_stage_amid_its_work_and_the_next_run_goes_on(stage: str, 
     def done() -> int:
         return _steps(tmp_path / "model") if stage == "train" else len(files_below(tmp_path, made))
 
-    with ray_cluster(nodes=1) as cluster:
-        engine = f'\n[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
-        spec.write_text(tables.format(folder=tmp_path, **rest) + engine)
-        process = _start(spec)
-        wait_until("the first of its work", done, process)
-        os.kill(process.pid, signal.SIGINT)
-        out, err = finished(process, LONG_S)
-        assert process.returncode == 130, (out, err)
-        assert "Traceback" not in err
-        assert 0 < done() < (200 if stage == "train" else 4)
-        last = _start(spec)
-        out, err = finished(last, LONG_S)
+    engine = f'\n[engine]\nkind = "ray"\naddress = "{cluster.address}"\n'
+    spec.write_text(tables.format(folder=tmp_path, **rest) + engine)
+    process = _start(spec)
+    wait_until("the first of its work", done, process)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = finished(process, LONG_S)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert 0 < done() < (200 if stage == "train" else 4)
+    last = _start(spec)
+    out, err = finished(last, LONG_S)
     assert last.returncode == 0, err
     assert done() == (200 if stage == "train" else 4)
 
