@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -33,6 +34,31 @@ def test_a_clock_that_was_set_makes_nothing_last_longer(tmp_path: Path, by_s: fl
     now_s += by_s
     assert cache.find(["a"]) == {}
     cache.close()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_damaged_file_says_nothing_that_was_not_said(tmp_path: Path, seed: int) -> None:
+    said = {
+        f"https://{n}.example/robots.txt": Document(200, f"user-agent: *\ndisallow: /{n}\n")
+        for n in range(60)
+    }
+    hosts = {f"{n}.example": f"192.0.2.{n}" for n in range(60)}
+    cache = DocumentCache(tmp_path / NAME)
+    cache.store(said)
+    cache.store_answered(hosts)
+    cache.close()
+    content = bytearray((tmp_path / NAME).read_bytes())
+    random = Random(seed)
+    for _ in range(random.choice((1, 30))):
+        start = random.randrange(len(content))
+        size = random.choice((1, 2, 512))
+        content[start : start + size] = bytes(size) if random.random() < 0.5 else random.randbytes(size)
+    (tmp_path / NAME).write_bytes(content)
+    again = DocumentCache(tmp_path / NAME)
+    assert again.find(said).items() <= said.items()
+    assert again.answered().items() <= hosts.items()
+    again.store({"new": Document(404)})
+    again.close()
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

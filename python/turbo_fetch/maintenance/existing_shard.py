@@ -226,6 +226,8 @@ def written_spool(
             spool.append_scores(batch)
         sync_one(begun)
         begun.replace(path)
+        # What follows may take away what the shard has now.
+        sync_one(path.parent)
     except BaseException:
         spool.close()
         raise

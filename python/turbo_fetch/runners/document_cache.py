@@ -1,11 +1,13 @@
 """What hosts said of consent, and who answered lately, in a small SQLite file: a resumed run asks nobody again within a
 day, and knows whom to ask whether the network works.
 
-It is a cache: whatever happens to the file costs requests, never a run.
+It is a cache: whatever happens to the file costs requests, never a run, and nothing that was not said counts as said:
+rows have a sum of their own, since SQLite does not see what a disk has made of its pages.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import time
@@ -22,10 +24,10 @@ MAX_BYTES: Final = 2_000_000_000
 """Of the file; what was learnt first is forgotten first."""
 IN_MEMORY: Final = ":memory:"
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS documents (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT)",
-    "CREATE TABLE IF NOT EXISTS answered (domain TEXT PRIMARY KEY, since REAL, address TEXT)",
+    "CREATE TABLE IF NOT EXISTS said (url TEXT PRIMARY KEY, since REAL, status INT, text TEXT, sum BLOB)",
+    "CREATE TABLE IF NOT EXISTS reached (domain TEXT PRIMARY KEY, since REAL, address TEXT, sum BLOB)",
 )
-_OLDEST: Final = "DELETE FROM documents WHERE rowid IN (SELECT rowid FROM documents ORDER BY rowid LIMIT ?)"
+_OLDEST: Final = "DELETE FROM said WHERE rowid IN (SELECT rowid FROM said ORDER BY rowid LIMIT ?)"
 
 
 class DocumentCache:
@@ -66,7 +68,8 @@ class DocumentCache:
 
         try:
             return work(self._opened())
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, ValueError):
+            # Of a damaged file also texts, even of errors, that cannot be decoded.
             self.close()
             self._database = _connect(IN_MEMORY)
             return None
@@ -76,11 +79,10 @@ class DocumentCache:
         found = {}
         for url in urls:
             row = database.execute(
-                "SELECT since, status, text FROM documents WHERE url = ? AND status IS NOT NULL", (url,)
+                "SELECT * FROM said WHERE url = ? AND status IS NOT NULL", (url,)
             ).fetchone()
-            # What was written in the future was written before the clock was set back, who knows when.
-            if row is not None and 0 <= now_s - row[0] < LIFETIME_S:
-                found[url] = Document(row[1], row[2])
+            if row is not None and _is_whole(row) and _is_recent(row[1], now_s):
+                found[url] = Document(row[2], row[3])
         return found
 
     def _store(self, database: sqlite3.Connection, documents: Mapping[str, Document]) -> None:
@@ -88,8 +90,8 @@ class DocumentCache:
         with database:
             database.execute("BEGIN")
             database.executemany(
-                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)",
-                [(url, now_s, document.status, document.text) for url, document in documents.items()],
+                "INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?, ?)",
+                [_summed(url, now_s, document.status, document.text) for url, document in documents.items()],
             )
             pages, free, size = (
                 database.execute(f"PRAGMA {name}").fetchone()[0]
@@ -100,16 +102,16 @@ class DocumentCache:
 
     def _answered(self, database: sqlite3.Connection) -> dict[str, str]:
         now_s = self._clock()
-        found = database.execute("SELECT domain, since, address FROM answered ORDER BY rowid").fetchall()
-        return {domain: address for domain, since_s, address in found if 0 <= now_s - since_s < LIFETIME_S}
+        found = filter(_is_whole, database.execute("SELECT * FROM reached ORDER BY rowid").fetchall())
+        return {domain: address for domain, since_s, address, _ in found if _is_recent(since_s, now_s)}
 
     def _store_answered(self, database: sqlite3.Connection, hosts: Mapping[str, str]) -> None:
         now_s = self._clock()
         with database:
             database.execute("BEGIN")
-            database.execute("DELETE FROM answered")
-            rows = [(domain, now_s, address) for domain, address in hosts.items()]
-            database.executemany("INSERT INTO answered VALUES (?, ?, ?)", rows)
+            database.execute("DELETE FROM reached")
+            rows = [_summed(domain, now_s, address) for domain, address in hosts.items()]
+            database.executemany("INSERT INTO reached VALUES (?, ?, ?, ?)", rows)
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
@@ -119,10 +121,23 @@ class DocumentCache:
                 self._database = _connect(str(self._path))
             except sqlite3.OperationalError:
                 raise
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, ValueError):
                 self._path.unlink(missing_ok=True)
                 self._database = _connect(str(self._path))
         return self._database
+
+
+def _summed(*row: object) -> tuple[object, ...]:
+    return (*row, hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _is_whole(row: tuple[object, ...]) -> bool:
+    return _summed(*row[:-1]) == row
+
+
+def _is_recent(since_s: float, now_s: float) -> bool:
+    """Whether something counts; of the future it is of before the clock was set back, who knows when."""
+    return 0 <= now_s - since_s < LIFETIME_S
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -133,7 +148,7 @@ def _connect(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = OFF")
         for table in _TABLES:
             database.execute(table)
-    except sqlite3.Error:
+    except BaseException:
         database.close()
         raise
     return database

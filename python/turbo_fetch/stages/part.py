@@ -24,6 +24,7 @@ from turbo_fetch.runners.local import LocalRunner
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stages import fetch as whole
 from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage.disk import sync_one
 
 
 def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
@@ -78,6 +79,7 @@ def _run_part(
         storage.flush()
         # All of it is this part's, and is in the dataset now.
         shutil.rmtree(storage.work.parent)
+        sync_one(outer.work)
     summary.wall_s = time.monotonic() - started_s
     return summary, are_complete(storage, part.all_scopes)
 
