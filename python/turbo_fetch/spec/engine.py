@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from turbo_fetch.spec.numbers import Threads, Workers
 from turbo_fetch.spec.table import Table
 
 
 def _part(text: str) -> str:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f"{text!r} is no part; expected i/n with i from 0 to n - 1, such as 0/8 or 7/8")
     return text
@@ -22,10 +23,10 @@ class EngineSpec(Table):
 
     kind: Literal["local", "ray", "spark"] = "local"
     """`local`: worker processes on this machine; `ray`, `spark`: workers on a cluster."""
-    workers: PositiveInt | Literal["auto"] = "auto"
+    workers: Workers | Literal["auto"] = "auto"
     """Number of workers. One event loop feeds about eight decoding cores, so `auto` is one per eight cores of this
     machine, or of each machine of the cluster, including those that join later."""
-    threads: PositiveInt | Literal["auto"] = "auto"
+    threads: Threads | Literal["auto"] = "auto"
     """Decoding threads per worker; `auto` shares the cores of a machine among its workers."""
     address: str | None = None
     """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine
