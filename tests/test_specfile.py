@@ -360,6 +360,23 @@ def test_a_number_is_refused_with_its_key_or_can_be_worked_with(key: str) -> Non
         assert all(number < 1 << 63 for number in counted)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("engine.threads", 100_000, "engine.threads = 100000: input should be less than or equal to 1024"),
+        (
+            "engine.workers",
+            2000,
+            'engine: workers is 2000, but kind is "local"; expected at most 1024 processes on a machine',
+        ),
+        ("engine.workers", 0, "engine.workers = 0: input should be greater than 0"),
+        ("engine.workers", "all", "engine.workers = 'all': input should be 'auto'"),
+    ],
+)
+def test_a_number_or_a_word_is_refused_in_one_sentence(key: str, value: object, problem: str) -> None:
+    assert _attempt(key, value)[0] == f"spec: 1 problem(s)\n  {problem}"
+
+
 def test_a_limit_of_the_body_may_not_be_infinite() -> None:
     with pytest.raises(SpecError, match=r"fetch\.http\.max_body_mb = inf: input should be a finite number"):
         _with("fetch.http.max_body_mb", float("inf"))

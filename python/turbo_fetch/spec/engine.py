@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from turbo_fetch.spec.numbers import Threads, Workers
 from turbo_fetch.spec.table import Table
+
+MOST_LOCAL_WORKERS: Final = 1024
 
 
 def _part(text: str) -> str:
@@ -45,6 +47,15 @@ class EngineSpec(Table):
     def _shards_are_made_here(self) -> EngineSpec:
         if self.shards is not None and self.kind != "local":
             raise ValueError(f'shards is {self.shards!r}, but kind is {self.kind!r}; expected kind = "local"')
+        return self
+
+    @model_validator(mode="after")
+    def _workers_fit_this_machine(self) -> EngineSpec:
+        if self.kind == "local" and self.workers != "auto" and self.workers > MOST_LOCAL_WORKERS:
+            raise ValueError(
+                f'workers is {self.workers}, but kind is "local"; expected at most {MOST_LOCAL_WORKERS} processes on a '
+                "machine"
+            )
         return self
 
     @model_validator(mode="after")
