@@ -24,7 +24,7 @@ Megabytes = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 """10^6 bytes each, up to a terabyte."""
 WholeMegabytes = Annotated[int, Field(gt=0, le=1_000_000)]
 """10^6 bytes each, up to a terabyte."""
-Megabits = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Megabits = Annotated[float, Field(gt=0, le=1_000_000_000, allow_inf_nan=False)]
 """10^6 bits each."""
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
 """A time of a year at most."""
