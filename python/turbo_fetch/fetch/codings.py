@@ -58,7 +58,7 @@ class _Zlib:
     """gzip of one or more members, or deflate in zlib's wrapping, as RFC 9110 wants it, or without, as some send it.
 
     Which of them it is, the bytes say: the names are mixed up. Data may end within the checksum and length that follow
-    it, which some servers leave out and curl and browsers do not miss; those that are there must be right.
+    it, which some servers leave out and curl does not miss; those that are there must be right.
     """
 
     def __init__(self) -> None:
