@@ -83,6 +83,20 @@ FAILURES: list[tuple[str, dict[str, object], Outcome, str]] = [
 ]
 
 
+@pytest.mark.parametrize("start", ["http://user:word@", "//user@", "http:\\\\:word@"])
+def test_no_redirect_is_followed_to_an_address_with_a_user_name(
+    loop: str, origin: Origin, start: str
+) -> None:
+    before = origin.hits["/cat.jpg"]
+    onward = start + origin.base.partition("://")[2] + "/cat.jpg"
+    (fetched,) = fetch(loop, origin.url(PATH, "redirect_to", to=onward))
+    assert (fetched.outcome, fetched.detail) == (
+        Outcome.REDIRECT,
+        "redirect to an address with a user name or password",
+    )
+    assert origin.hits["/cat.jpg"] == before
+
+
 @pytest.mark.parametrize(("fault", "parameters", "outcome", "detail"), FAILURES)
 def test_a_failure_has_its_outcome_and_always_the_same_text(
     loop: str, origin: Origin, fault: str, parameters: dict[str, object], outcome: Outcome, detail: str

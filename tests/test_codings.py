@@ -104,6 +104,28 @@ def test_a_body_that_ends_in_its_packing_is_not_whole(coding: str) -> None:
         unpack((coding,), packed[: len(packed) // 2], 100)
 
 
+@pytest.mark.parametrize(("coding", "trailer"), [("gzip", 8), ("deflate", 4)])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize("data", [b"", b"a picture" * 40_000], ids=["empty", "long"])
+def test_a_checksum_at_the_end_may_be_missing_but_not_wrong(
+    coding: str, trailer: int, step: int, data: bytes
+) -> None:
+    packed = PACKERS[coding](data)
+    for missing in range(1, trailer + 1):
+        assert unpack((coding,), packed[:-missing], step) == data
+        if missing < trailer:
+            wrong = packed[: -missing - 1] + bytes([packed[-missing - 1] ^ 1])
+            with pytest.raises(CodingError):
+                unpack((coding,), wrong, step)
+    with pytest.raises(CodingError):
+        unpack((coding,), packed[: -trailer - 1], step)
+
+
+def test_a_second_member_that_lacks_its_checksum_is_whole() -> None:
+    packed = gzip.compress(b"one") + gzip.compress(b"two")
+    assert unpack(("gzip",), packed[:-8], 5) == b"onetwo"
+
+
 def test_no_more_than_four_codings_are_undone() -> None:
     with pytest.raises(CodingError, match="more than 4 codings"):
         unpack(("gzip",) * 5, b"x" * 40, 40)

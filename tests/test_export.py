@@ -27,7 +27,7 @@ from origin import Origin
 from processes import files_below
 from turbo_fetch.cli.commands import app
 from turbo_fetch.dataset.reader import Sample, open_dataset
-from turbo_fetch.errors import DatasetError, Interrupted, OutputExists
+from turbo_fetch.errors import DatasetError, InputError, Interrupted, OutputExists, SpecError
 from turbo_fetch.maintenance.export import Export, export
 from turbo_fetch.maintenance.merge import merge
 from turbo_fetch.spec import EngineSpec, OutputFormat
@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _export(
-    source: Path, destination: Path, output_format: OutputFormat, stop: StopRequest, **options: Any
+    source: Path, destination: Path | str, output_format: OutputFormat, stop: StopRequest, **options: Any
 ) -> Any:
     return export(Export(str(source), str(destination), output_format, **options), Silent(stop), stop)
 
@@ -327,6 +327,35 @@ def test_what_makes_no_sense_is_refused(
     ended = CliRunner().invoke(app, ["export", *(argument.format(made=made) for argument in arguments)])
     assert ended.exit_code == 2
     assert expected in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize(("name", "output_format"), [("jpg", "tfrecord"), ("image", "parquet")])
+def test_a_column_whose_name_the_other_format_needs_is_refused_with_what_an_export_can_do(
+    tmp_path: Path, stop: StopRequest, name: str, output_format: OutputFormat
+) -> None:
+    with Origin(album(1, side=40)) as origin:
+        urls = write_list(
+            tmp_path / "list.parquet", [origin.url(name) for name in album(1, side=40)], x=["a"]
+        )
+        kept = job_spec(urls, tmp_path / "out", input={"keep_columns": {"x": name}})
+        turbo_fetch.run(kept)
+    with pytest.raises(InputError, match=f"column '{name}' has the name .* in {output_format}") as refused:
+        _export(tmp_path / "out", tmp_path / "x", output_format, stop)
+    assert "keep_columns" not in str(refused.value)
+    with pytest.raises(InputError, match=r"fetch\.input\.keep_columns"):
+        turbo_fetch.run(
+            job_spec(
+                urls, tmp_path / "y", input={"keep_columns": {"x": name}}, output={"format": output_format}
+            )
+        )
+
+
+def test_a_place_in_the_memory_of_a_process_is_refused(made: Path, tmp_path: Path, stop: StopRequest) -> None:
+    with pytest.raises(SpecError, match="memory://there is in the memory of one process"):
+        _export(made, "memory://there", "files", stop)
+    urls = write_list(tmp_path / "list.parquet", ["http://a.example/"])
+    with pytest.raises(SpecError, match="memory://there is in the memory of one process"):
+        turbo_fetch.run(job_spec(urls, tmp_path, output={"path": "memory://there"}))
 
 
 def test_the_command_prints_its_account_as_json(made: Path, tmp_path: Path) -> None:

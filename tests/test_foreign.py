@@ -131,11 +131,16 @@ def test_warnings_of_pillow_do_not_leave_its_threads() -> None:
         (np.zeros((3, 8, 8), np.uint16), {"planarconfig": "separate"}, "TIFF sample layout"),
         (np.zeros((8, 8), np.uint16), {"photometric": "miniswhite"}, "TIFF colour space or depth"),
         (np.zeros((8, 8, 2), np.uint16), {"planarconfig": "contig"}, "TIFF sample layout"),
+        (
+            np.zeros((2, 8, 8), np.uint8),
+            {"planarconfig": "separate", "extrasamples": [2], "compression": "zlib"},
+            "TIFF sample layout",
+        ),
         (np.zeros((8, 8), np.uint8), {"compression": "png"}, "TIFF compression"),
     ],
 )
 def test_a_tiff_that_nothing_here_reads_right_is_named(
-    samples: npt.NDArray[np.generic], options: dict[str, str], detail: str
+    samples: npt.NDArray[np.generic], options: dict[str, Any], detail: str
 ) -> None:
     photometric = "rgb" if samples.shape[0] == 3 else "minisblack"
     body = tiff(samples, **{"photometric": photometric, **options})
@@ -163,6 +168,47 @@ def test_the_first_page_of_a_tiff_is_taken(compression: str | None) -> None:
         for page in (np.asarray(SCENE), 255 - np.asarray(SCENE)):
             out.write(page, photometric="rgb", compression=compression)
     assert difference(pixels(file.getvalue()), SCENE) == 0
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+@pytest.mark.parametrize("pages", [1, 2])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("samples", "planes"), [(1, "contig"), (3, "contig"), (3, "separate"), (4, "contig"), (4, "separate")]
+)
+def test_a_tiff_of_any_layout_has_its_pixels_or_is_refused(
+    samples: int,
+    planes: str,
+    dtype: type[np.unsignedinteger[Any]],
+    compression: str | None,
+    pages: int,
+    tile: tuple[int, int] | None,
+    order: Any,
+) -> None:
+    picture = np.asarray(SCENE)
+    channels = np.asarray(SCENE.convert("RGBA"))[..., :samples].astype(dtype)
+    channels *= np.iinfo(dtype).max // 255
+    stored = (
+        channels[..., 0] if samples == 1 else channels if planes == "contig" else np.moveaxis(channels, 2, 0)
+    )
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, byteorder=order) as out:
+        for page in (stored, np.zeros_like(stored))[:pages]:
+            out.write(
+                np.ascontiguousarray(page),
+                photometric="minisblack" if samples == 1 else "rgb",
+                planarconfig=None if samples == 1 else planes,
+                extrasamples=[2] if samples == 4 else None,
+                compression=compression,
+                tile=tile,
+            )
+    if dtype is np.uint16 and planes == "separate" and compression is None:
+        assert outcome(file.getvalue()) == (Outcome.UNSUPPORTED, "TIFF sample layout")
+        return
+    made = pixels(file.getvalue())
+    assert difference(made, picture[..., 0] if samples == 1 else picture) == 0
 
 
 def test_sixteen_bits_of_colour_in_a_tiff_are_rounded_rather_than_cut() -> None:

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import tomli_w
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from turbo_fetch.dataset.description import load_spec
 from turbo_fetch.errors import SpecError
+from turbo_fetch.fetch.budget import ByteBudget
+from turbo_fetch.fetch.client import Client
 from turbo_fetch.plan.lists import find_lists
+from turbo_fetch.shard.transform import Transform
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.spec.specfile import (
     differences,
     dump_spec,
     dump_spec_for_others,
     parse_spec,
+    tables_of,
 )
 
 MINIMAL = '[fetch.input]\nurls = "list.txt"\n[fetch.output]\npath = "out"\n'
@@ -282,3 +288,108 @@ def test_a_spec_beside_another_programs_job_file_keeps_its_output(tmp_path: Path
     for content in ("{}", "[]", "not JSON"):
         (tmp_path / "job.json").write_text(content)
         assert _fetch(load_spec(minimal)).output.path == str(tmp_path / "out")
+
+
+NUMBERS: Final = (
+    float("inf"), float("-inf"), float("nan"), -1, 0, 0.5, 1.5, 1e300, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**30,
+)  # fmt: skip
+PLACES: Final[dict[str, dict[str, object]]] = {
+    "fetch.input": {"urls": "/list.txt"},
+    "fetch.output": {"path": "/out"},
+    "fetch.score": {"function": "/scores.py:f", "columns": {"x": "float32"}},
+}
+
+
+def _tables(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, model
+    for name, field in model.model_fields.items():
+        for inner in tables_of(field.annotation):
+            yield from _tables(inner, f"{path}.{name}")
+
+
+def _numbers() -> Iterator[str]:
+    """Yield the keys of `[fetch]`, `[engine]` and `[track]` that may hold a number."""
+    for stage in ("fetch", "engine", "track"):
+        (root,) = tables_of(Spec.model_fields[stage].annotation)
+        for path, model in _tables(root, stage):
+            for name, field in model.model_fields.items():
+                if re.search(r"\b(int|float)\b", str(field.annotation)) and "dict" not in str(
+                    field.annotation
+                ):
+                    yield f"{path}.{name}"
+
+
+def _with(key: str, value: object) -> Spec:
+    tables: dict[str, Any] = {
+        "fetch": {"input": dict(PLACES["fetch.input"]), "output": dict(PLACES["fetch.output"])}
+    }
+    *path, name = key.split(".")
+    table = tables
+    for depth, part in enumerate(path, 1):
+        table = table.setdefault(part, dict(PLACES.get(".".join(path[:depth]), {})))
+    table[name] = value
+    return parse_spec(tables)
+
+
+def _attempt(key: str, value: object) -> tuple[str, Spec | None]:
+    """Return why a spec is refused, or the spec."""
+    try:
+        return "", _with(key, value)
+    except SpecError as error:
+        return str(error), None
+
+
+def test_the_keys_with_numbers_are_found() -> None:
+    assert {"fetch.http.max_body_mb", "fetch.image.size", "engine.threads", "fetch.score.timeout_s"} <= {
+        *_numbers()
+    }
+
+
+@pytest.mark.parametrize("key", sorted(_numbers()))
+def test_a_number_is_refused_with_its_key_or_can_be_worked_with(key: str) -> None:
+    for value in NUMBERS:
+        refusal, spec = _attempt(key, value)
+        assert spec is not None or key.rpartition(".")[2] in refusal, value
+        if spec is None:
+            continue
+        assert parse_spec(tomllib.loads(dump_spec(spec))) == spec
+        fetch = _fetch(spec)
+        Transform(fetch.image, 1).run([b"no image"])
+        Client(fetch.http, ByteBudget(fetch.http.memory_mb * 1_000_000))
+        counted = fetch.output.samples_per_shard, fetch.input.rows or 0, fetch.input.seed
+        assert all(number < 1 << 63 for number in counted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("engine.threads", 100_000, "engine.threads = 100000: input should be less than or equal to 1024"),
+        (
+            "engine.workers",
+            2000,
+            'engine: workers is 2000, but kind is "local"; expected at most 1024 processes on a machine',
+        ),
+        ("engine.workers", 0, "engine.workers = 0: input should be greater than 0"),
+        ("engine.workers", "all", "engine.workers = 'all': input should be 'auto'"),
+    ],
+)
+def test_a_number_or_a_word_is_refused_in_one_sentence(key: str, value: object, problem: str) -> None:
+    assert _attempt(key, value)[0] == f"spec: 1 problem(s)\n  {problem}"
+
+
+def test_a_limit_of_the_body_may_not_be_infinite() -> None:
+    with pytest.raises(SpecError, match=r"fetch\.http\.max_body_mb = inf: input should be a finite number"):
+        _with("fetch.http.max_body_mb", float("inf"))
+
+
+@pytest.mark.parametrize("user_agent", ["a/1\r\nX: y", "a\0", "a\x7f"])
+def test_a_user_agent_is_the_text_of_one_header(user_agent: str) -> None:
+    with pytest.raises(SpecError, match=r"fetch\.http\.user_agent: contains a control character"):
+        _with("fetch.http.user_agent", user_agent)
+
+
+def test_an_integer_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(MINIMAL + "samples_per_shard = " + "9" * 5000)
+    with pytest.raises(SpecError, match="not valid TOML"):
+        load_spec(path)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import zlib
 
-from PIL import Image
+import pytest
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
 from sample_images import encoded, scene, transformed
@@ -83,3 +86,28 @@ def test_an_orientation_that_is_stored_as_a_byte_counts_for_nobody() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
     record = transformed(body[:2] + segment + body[2:], mode="no")
     assert (record["width"], record["height"]) == (60, 40)
+
+
+BLOCK = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+"""An orientation of six."""
+
+
+def with_exif(kind: str, block: bytes) -> bytes:
+    """Return a picture with an EXIF block as it is, whatever the format wants before it."""
+    picture = scene(60, 40)
+    if kind == "PNG":
+        body = encoded(picture, kind)
+        chunk = b"eXIf" + block
+        framed = struct.pack(">I", len(block)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        return body[:33] + framed + body[33:]
+    return encoded(picture, kind, exif=block)
+
+
+@pytest.mark.parametrize("prefixes", [0, 1])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_prefix_before_exif_changes_nothing_in_any_format(kind: str, prefixes: int) -> None:
+    body = with_exif(kind, b"Exif\0\0" * (prefixes + (kind == "JPEG")) + BLOCK)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(body)))
+    record = transformed(body)
+    assert (record["width"], record["height"]) == upright.size == (40, 60)
+    assert record["exif"] == '{"Image Orientation": "Rotated 90 CW"}'

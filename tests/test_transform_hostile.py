@@ -67,6 +67,37 @@ def test_a_progressive_jpeg_that_is_cut_off_is_truncated(share: float) -> None:
     assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED
 
 
+SCANS = [at for at in range(len(PROGRESSIVE)) if PROGRESSIVE.startswith(b"\xff\xda", at)]
+
+
+@pytest.mark.parametrize("encode", ["jpg", "original"])
+@pytest.mark.parametrize("scan", range(1, len(SCANS)))
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_truncated(scan: int, encode: str) -> None:
+    for end in (SCANS[scan], SCANS[scan] + 2, SCANS[scan] + 2 + 6):
+        record = transformed(PROGRESSIVE[:end], encode=encode, quality=90)
+        assert BY_NUMBER[record["outcome"]] is Outcome.TRUNCATED
+
+
+def test_a_jpeg_whose_components_come_one_by_one_is_truncated_without_the_last() -> None:
+    parts = [b"\xff\xda\0\x08\1" + bytes([component, 0]) + b"\0\x3f\0" for component in (1, 2, 3)]
+    body = encoded(Image.new("RGB", (8, 8), "teal"), "JPEG", subsampling=0)
+    tables = body[: body.index(b"\xff\xda")]
+    # A code of two bits for no difference in DC, and one of four for the end of a block, then ones.
+    scans = [part + b"\x2b" for part in parts]
+    whole = tables + b"".join(scans)
+    assert BY_NUMBER[transformed(whole)["outcome"]] is Outcome.SUCCESS
+    assert BY_NUMBER[transformed(tables + b"".join(scans[:2]))["outcome"]] is Outcome.TRUNCATED
+
+
+def test_a_jpeg_2000_that_ends_between_two_tiles_is_truncated() -> None:
+    body = encoded(scene(97, 61), "JPEG2000", tile_size=(32, 32))
+    tiles = [at for at in range(len(body)) if body.startswith(b"\xff\x90\0\x0a", at)]
+    assert len(tiles) == 8
+    for end in tiles[1:]:
+        assert BY_NUMBER[transformed(body[:end])["outcome"]] is Outcome.TRUNCATED
+    assert BY_NUMBER[transformed(body)["outcome"]] is Outcome.SUCCESS
+
+
 @pytest.mark.parametrize("body", [BODIES["JPEG"], PROGRESSIVE])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(body: bytes) -> None:
     assert transformed(body[:-2])["outcome"] == 0

@@ -39,7 +39,7 @@ def dreambooth(
     cache: Annotated[
         Path, typer.Option(envvar="XDG_CACHE_HOME", help="Where the trained toy base model is kept.")
     ] = Path("~/.cache"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
     """Teach a small text-to-image model a subject from four images, and compare before and after.

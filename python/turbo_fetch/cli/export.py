@@ -30,7 +30,9 @@ def export(
     ],
     samples_per_shard: Annotated[
         Optional[int],  # noqa: UP045 - typer reads it at run time
-        typer.Option(min=1, help="Cut all rows into shards of this many rows; keys are renumbered."),
+        typer.Option(
+            min=1, max=1_000_000_000, help="Cut all rows into shards of this many rows; keys are renumbered."
+        ),
     ] = None,
     max_shard_mb: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time
@@ -43,7 +45,7 @@ def export(
         typer.Option("--merge", help="All samples in one file, DESTINATION, if the format can have that."),
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes, here or on a cluster; 0: one per core.")
+        int, typer.Option(min=0, max=100_000, help="Processes, here or on a cluster; 0: one per core.")
     ] = 0,
     overrides: EngineOverrides = None,
     quiet: Quiet = False,

@@ -20,7 +20,7 @@ def verify(
         bool, typer.Option("--repair", help="Remove damaged shards, so that the next run rebuilds them.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes, here or on a cluster; 0: one per core.")
+        int, typer.Option(min=0, max=100_000, help="Processes, here or on a cluster; 0: one per core.")
     ] = 0,
     overrides: EngineOverrides = None,
     quiet: Quiet = False,

@@ -6,6 +6,7 @@ bomb ends at whatever limit its reader sets.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
@@ -43,8 +44,10 @@ class CodingError(Exception):
 
 
 class _Decoder(Protocol):
-    is_whole: bool
-    """Whether the data may end here."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether the data may end here."""
+        ...
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Give out what the next bytes hold, in pieces; raises ValueError if they cannot be decoded."""
@@ -54,13 +57,16 @@ class _Decoder(Protocol):
 class _Zlib:
     """gzip of one or more members, or deflate in zlib's wrapping, as RFC 9110 wants it, or without, as some send it.
 
-    Which of them it is, the bytes say: the names are mixed up.
+    Which of them it is, the bytes say: the names are mixed up. Data may end within the checksum and length that follow
+    it, which some servers leave out and curl does not miss; those that are there must be right.
     """
 
     def __init__(self) -> None:
-        self.is_whole = False
+        self._has_end = False
+        self._checksum = 0
+        self._length = 0
         self._inflater: Any = None
-        self._is_gzip = False
+        self._is_gzip = self._is_wrapped = False
         self._beginning = b""
         self._has_ended = False
 
@@ -76,35 +82,65 @@ class _Zlib:
                 window = (
                     _GZIP_WINDOW if self._is_gzip else zlib.MAX_WBITS if has_wrapping else -zlib.MAX_WBITS
                 )
-                self._inflater = zlib.decompressobj(window)
+                self._begin(window)
             try:
                 piece = self._inflater.decompress(data, PIECE_BYTES)
             except zlib.error as error:
                 raise ValueError from error
             data = self._inflater.unconsumed_tail
             if piece:
+                self._count(piece)
                 yield piece
             if not self._inflater.eof:
-                self.is_whole = False
+                self._has_end = False
                 if not data:
                     # What zlib still holds back comes only when asked for.
                     yield from self._held_back(piece)
                 continue
-            self.is_whole = True
+            self._has_end = True
             data = self._inflater.unused_data
             # Padding after the end is ignored, as everywhere; a further member is not.
             if self._is_gzip and data[:1] == _GZIP_MAGIC[:1]:
-                self._inflater = zlib.decompressobj(_GZIP_WINDOW)
+                self._begin(_GZIP_WINDOW)
             elif data:
                 self._has_ended = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the data may end here: all of it came, and maybe a part of what follows it."""
+        if self._has_end or not self._is_wrapped:
+            return self._has_end
+        if self._is_gzip:
+            end = struct.pack("<II", self._checksum, self._length & 0xFFFFFFFF)
+        else:
+            end = struct.pack(">I", self._checksum)
+        return any(self._ends_with(end[begun:]) for begun in range(len(end)))
+
+    def _ends_with(self, rest: bytes) -> bool:
+        """Whether what came ends, without a further byte of data, when the rest of what follows it comes."""
+        inflater = self._inflater.copy()
+        try:
+            return not inflater.decompress(rest) and inflater.eof and not inflater.unused_data
+        except zlib.error:
+            return False
+
+    def _begin(self, window: int) -> None:
+        self._inflater = zlib.decompressobj(window)
+        self._is_wrapped = window > 0
+        self._checksum, self._length = (0 if self._is_gzip else 1), 0
+
+    def _count(self, piece: bytes) -> None:
+        self._checksum = (zlib.crc32 if self._is_gzip else zlib.adler32)(piece, self._checksum)
+        self._length += len(piece)
 
     def _held_back(self, piece: bytes) -> Iterator[bytes]:
         assert self._inflater is not None
         while len(piece) == PIECE_BYTES:
             piece = self._inflater.decompress(b"", PIECE_BYTES)
             if piece:
+                self._count(piece)
                 yield piece
-        self.is_whole = self._inflater.eof
+        self._has_end = self._inflater.eof
 
 
 class _Brotli:

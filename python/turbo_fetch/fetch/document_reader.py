@@ -10,7 +10,7 @@ from turbo_fetch.fetch.deadline import Deadline
 from turbo_fetch.fetch.documents import Document
 from turbo_fetch.fetch.failures import Failure, status_failure
 from turbo_fetch.fetch.origins import Origin
-from turbo_fetch.fetch.redirects import drain, is_redirect, redirect_target
+from turbo_fetch.fetch.redirects import drain, has_credentials, is_redirect, redirect_target
 from turbo_fetch.fetch.response import Response
 from turbo_fetch.fetch.robots import MAX_BYTES
 from turbo_fetch.fetch.session import Session
@@ -34,7 +34,7 @@ async def read_document(
             if is_redirect(response):
                 onward = redirect_target(address, response)
                 await drain(response)
-                if onward is None or not onward.startswith(("http:", "https:")):
+                if onward is None or not onward.startswith(("http:", "https:")) or has_credentials(onward):
                     break
                 address = onward
                 continue

@@ -4,7 +4,7 @@
   through a SOCKS proxy. `connections.py` and `socks.py` extend its connection and its connector in the methods and
   attributes that `AIOHTTP` names, and `session.py` hands it a request of its own to connect for.
 - protego documents whether an address may be fetched, but not by which rule, which the ledger tells, nor how long that
-  takes, which must be bounded. Its rules are taken as it read them, and compared in its normal form.
+  takes, which must be bounded. Paths and patterns are compared in its normal form.
 
 tests/test_library_internals.py checks the installed versions.
 """
@@ -18,7 +18,6 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
-from protego import Protego
 from protego._utils import _quote_path as quote_path
 from protego._utils import _quote_pattern as quote_pattern
 
@@ -30,7 +29,6 @@ __all__ = [
     "ResponseHandler",
     "quote_path",
     "quote_pattern",
-    "read_robots",
 ]
 
 AIOHTTP: Final[Mapping[str, tuple[str, ...]]] = {
@@ -64,15 +62,3 @@ AIOHTTP: Final[Mapping[str, tuple[str, ...]]] = {
     "ClientRequest": ("connection_key",),
 }
 """Members that are overridden or used in classes that extend them."""
-
-
-def read_robots(text: str, token: str) -> tuple[list[tuple[str, bool]], float | None]:
-    """Return the rules of a robots.txt for a crawler, each with whether it allows, and its Crawl-delay in seconds."""
-    parser = Protego.parse(text)
-    delay_s = parser.crawl_delay(token)
-    group = parser._get_matching_rule_set(token)
-    rules = [(rule.value._pattern, rule.field == "allow") for rule in (group._rules if group else ())]
-    # Groups refer to the parser, which would keep it until the next collection of garbage.
-    parser._user_agents.clear()
-    parser._matched_rule_set.clear()
-    return rules, delay_s

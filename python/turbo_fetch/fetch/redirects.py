@@ -37,6 +37,11 @@ def redirect_target(address: str, response: Response) -> str | None:
     return resolve_location(address, location.encode("utf-8", "surrogateescape"))
 
 
+def has_credentials(address: str) -> bool:
+    """Whether a normalised http or https address holds a user name or password, which would be sent."""
+    return "@" in address.partition("://")[2].partition("/")[0]
+
+
 def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> str | None:
     """Return why a redirect is not followed."""
     if onward is None:
@@ -44,6 +49,8 @@ def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> s
     scheme = onward.partition(":")[0]
     if scheme not in {"http", "https"}:
         return f"redirect to the scheme {scheme}, expected http or https"
+    if has_credentials(onward):
+        return "redirect to an address with a user name or password"
     if onward in visited:
         return "redirect loop"
     if len(visited) > http.max_redirects:

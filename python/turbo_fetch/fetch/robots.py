@@ -1,19 +1,20 @@
 """robots.txt by RFC 9309: what it says to one crawler about its host's paths.
 
-Parsed by protego; what concerns other crawlers is dropped, for a run meets very many hosts. Content-Usage rules
-are those of https://datatracker.ietf.org/doc/draft-ietf-aipref-attach/. Paths and patterns (RFC 9309, 2.2.3; TDMRep has
-them too) are compared as protego does it: what need not be escaped is not, and all else is (RFC 9309, 2.2.2).
+`robots_lines` finds what concerns us. Content-Usage rules are those of
+https://datatracker.ietf.org/doc/draft-ietf-aipref-attach/. Paths and patterns (RFC 9309, 2.2.3; TDMRep has them too)
+are compared as protego does it: what need not be escaped is not, and all else is (RFC 9309, 2.2.2).
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
-from turbo_fetch.fetch.library_internals import quote_path, quote_pattern, read_robots
+from turbo_fetch.fetch.library_internals import quote_path, quote_pattern
 from turbo_fetch.fetch.request import printable
+from turbo_fetch.fetch.robots_lines import read_group
 from turbo_fetch.redaction import redact
 
 BYTES_PER_RULE: Final = 400
@@ -112,7 +113,7 @@ class PathRules(Generic[T]):
             (
                 (length, self._prefixes[path[:length]])
                 for length in self._lengths
-                if path[:length] in self._prefixes
+                if length <= len(path) and path[:length] in self._prefixes
             ),
             (-1, []),
         )
@@ -140,13 +141,7 @@ LONGEST_RULE_SHOWN: Final = 200
 
 FEW_PATTERNS: Final = 200
 
-_AGENT_FIELDS: Final = frozenset({"user-agent", "useragent", "user agent"})
-_AGENT_WITHOUT_COLON: Final = re.compile(
-    r"(?:user-?agent|user\s+agent)(?:\s+(.*))?", re.IGNORECASE | re.DOTALL
-)
 _AS_IT_IS: Final = re.compile(r"%..|[^A-Za-z0-9_.~/=-]")
-_OTHERS: Final = "all others"
-"""Stands for the names of all other crawlers; a product token has no space."""
 
 
 class Robots:
@@ -156,10 +151,11 @@ class Robots:
     """
 
     def __init__(self, text: str, token: str) -> None:
-        lines = list(_without_other_names(text, token))
-        rules, self.crawl_delay_s = read_robots("\n".join(lines), token)
+        group = read_group(text, token)
+        self.crawl_delay_s = group.crawl_delay_s
         """Seconds that the host asks to leave between two requests."""
-        usage = _usage_rules(lines)
+        rules = [(quote_pattern(pattern), allows) for pattern, allows in group.rules]
+        usage = group.usage
         patterns = [pattern for pattern, _ in (*rules, *usage)]
         self._wildcards = sum(each.count("*") + each.endswith("$") for each in patterns)
         self.is_beyond_bounds = self._wildcards > MAX_WILDCARDS
@@ -222,67 +218,3 @@ class _Filter:
 
 def _told(pattern: str) -> str:
     return f"robots.txt: Disallow: {redact(printable(pattern[:LONGEST_RULE_SHOWN]))}"
-
-
-def _without_other_names(text: str, token: str) -> Iterator[str]:
-    """Yield the lines of a file, with one name for all crawlers that are not ours.
-
-    A file may name thousands of crawlers before thousands of rules, each of which concerns each of them: that
-    product must not be made.
-    """
-    # Where in the token a name may begin, as protego has it.
-    starts = [
-        at for at in range(len(token)) if at == 0 or not (token[at - 1].isalnum() or token[at - 1] in "-_")
-    ]
-    for raw in text.splitlines():
-        line = raw.partition("#")[0].strip()
-        name = _agent_name(line)
-        if name is None:
-            yield line
-        elif name == "*" or any(token.startswith(name, at) for at in starts):
-            yield f"User-agent: {name}"
-        else:
-            yield f"User-agent: {_OTHERS}"
-
-
-def _agent_name(line: str) -> str | None:
-    """Return the crawler that a line names, empty if none, and None if it is another line; as protego reads them."""
-    if line[:4].lower() != "user":
-        return None
-    field, colon, value = line.partition(":")
-    if not colon or field.strip().lower() not in _AGENT_FIELDS:
-        named = _AGENT_WITHOUT_COLON.fullmatch(line)
-        if named is None or (colon and not value[:1].strip()):
-            return None
-        value = named[1] or ""
-    name = value.strip().lower()
-    # Names have no wildcards; protego drops them.
-    return name if name == "*" else name.replace("*", "")
-
-
-def _usage_rules(lines: Iterable[str]) -> list[tuple[str, str]]:
-    """Return path and expression of the Content-Usage rules of our group, else of the group for all."""
-    rules: dict[str, list[tuple[str, str]]] = {}
-    agents: set[str] = set()
-    in_rules = False
-    for line in lines:
-        name, colon, value = line.partition(":")
-        name, value = name.strip().lower(), value.strip()
-        if not colon or name == "sitemap":
-            continue
-        if name == "user-agent":
-            agents = {value} if in_rules else {*agents, value}
-            in_rules = False
-            rules.setdefault(value, [])
-            continue
-        in_rules = True
-        if name == "content-usage" and value:
-            # Without a path, the rule is for all of them.
-            path, _, expression = (
-                value.replace("\t", " ").partition(" ") if value[0] == "/" else ("", "", value)
-            )
-            for agent in agents - {_OTHERS}:
-                rules[agent].append((path, expression.strip()))
-    # The most specific name, as protego has it.
-    ours = max(rules.keys() - {_OTHERS}, key=lambda agent: (agent != "*", len(agent)), default=None)
-    return rules[ours] if ours is not None else []

@@ -17,7 +17,7 @@ from turbo_fetch.spec.specfile import parse_spec, validated
 from turbo_fetch.spec.toml import overridden
 from turbo_fetch.storage.filesystems import open_filesystem
 
-_MAX_PIXELS: Final = 2**62
+_MAX_PIXELS: Final = 10**15
 _RESERVED: Final = {"caption", "url", "exif", "md5", "sha256", "sha512"} | {
     field.name for field in IMG2DATASET_RESULT_COLUMNS
 }

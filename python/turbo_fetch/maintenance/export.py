@@ -27,7 +27,7 @@ from turbo_fetch.dataset.lease import Claim, behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Manifest, Record
 from turbo_fetch.dataset.moves import Moves
-from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dataset.place import open_place, refuse_process_memory
 from turbo_fetch.dataset.reader import StoredDataset
 from turbo_fetch.duplicates.row_numbers import OF_SAME_DATASET
 from turbo_fetch.errors import DatasetError, OutputExists, SpecError
@@ -44,6 +44,8 @@ from turbo_fetch.storage import Storage
 
 FROM: Final = "exported_from"
 MAX_BYTES: Final = "max_shard_bytes"
+
+OTHER_FORMAT: Final = "another format, or a dataset that was made with another name for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,9 @@ def export(job: Export, progress: Progress, stop: StopRequest) -> Summary:
     if storage.url == source.storage.url:
         raise SpecError(f"the destination {storage.url} is the source; expected another place")
     now = source.essentials_of("output")
+    refuse_process_memory(storage)
     if source.shards:
-        check_columns(job.format, _list_columns(source), source.image, source.scores)
+        check_columns(job.format, _list_columns(source), source.image, source.scores, OTHER_FORMAT)
     storage.probe(names.PROBE)
     summary = Summary(storage.url)
     with locked(storage, stop=stop):

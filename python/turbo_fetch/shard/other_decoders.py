@@ -138,16 +138,24 @@ def _opened(kind: str, body: Blob) -> ImageFile:
 def _pixels(picture: ImageFile) -> Pixels:
     """Return the samples of an image in its own layout, or in the nearest that the native module knows."""
     mode = picture.mode
-    bits = 8
     image: Image = picture
-    if mode == "I;16B":
-        mode, bits = "L", 16
-        image = picture.convert("I;16")
-    elif mode == "I;16":
-        mode, bits = "L", 16
-    elif mode not in {"L", "LA", "RGB", "RGBA", "CMYK"}:
+    if mode.startswith("I;16"):
+        return _deep_grey(picture)
+    if mode not in {"L", "LA", "RGB", "RGBA", "CMYK"}:
         alpha = mode in {"PA", "La"} or "transparency" in picture.info
         mode = {"1": "L", "La": "LA"}.get(mode, "RGBA" if alpha else "RGB")
         image = picture.convert(mode)
     width, height = image.size
-    return Pixels(image.tobytes(), width, height, mode, bits)
+    return Pixels(image.tobytes(), width, height, mode, 8)
+
+
+def _deep_grey(picture: ImageFile) -> Pixels:
+    """Return samples of 16 bits, whatever their byte order; Pillow's conversion from I;16B to I;16 cuts them to 255."""
+    import sys
+
+    import numpy as np
+
+    samples = np.asarray(picture)
+    order = "<" if sys.byteorder == "little" else ">"
+    width, height = picture.size
+    return Pixels(samples.astype(f"{order}u2", copy=False).tobytes(), width, height, "L", 16)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from turbo_fetch.spec.numbers import Threads, Workers
 from turbo_fetch.spec.table import Table
+
+MOST_LOCAL_WORKERS: Final = 1024
 
 
 def _part(text: str) -> str:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f"{text!r} is no part; expected i/n with i from 0 to n - 1, such as 0/8 or 7/8")
     return text
@@ -22,10 +25,10 @@ class EngineSpec(Table):
 
     kind: Literal["local", "ray", "spark"] = "local"
     """`local`: worker processes on this machine; `ray`, `spark`: workers on a cluster."""
-    workers: PositiveInt | Literal["auto"] = "auto"
+    workers: Workers | Literal["auto"] = "auto"
     """Number of workers. One event loop feeds about eight decoding cores, so `auto` is one per eight cores of this
     machine, or of each machine of the cluster, including those that join later."""
-    threads: PositiveInt | Literal["auto"] = "auto"
+    threads: Threads | Literal["auto"] = "auto"
     """Decoding threads per worker; `auto` shares the cores of a machine among its workers."""
     address: str | None = None
     """Ray: address of the cluster, `host:6379`, `ray://host:10001`, or `auto` for the one that this machine
@@ -44,6 +47,15 @@ class EngineSpec(Table):
     def _shards_are_made_here(self) -> EngineSpec:
         if self.shards is not None and self.kind != "local":
             raise ValueError(f'shards is {self.shards!r}, but kind is {self.kind!r}; expected kind = "local"')
+        return self
+
+    @model_validator(mode="after")
+    def _workers_fit_this_machine(self) -> EngineSpec:
+        if self.kind == "local" and self.workers != "auto" and self.workers > MOST_LOCAL_WORKERS:
+            raise ValueError(
+                f'workers is {self.workers}, but kind is "local"; expected at most {MOST_LOCAL_WORKERS} processes on a '
+                "machine"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from turbo_fetch.spec.formats import OutputFormat
+from turbo_fetch.spec.numbers import Concurrency, Count, Megabits, Megabytes, Seconds, Seed, WholeMegabytes
 from turbo_fetch.spec.score import ScoreSpec
 from turbo_fetch.spec.sources import SourcesSpec, WarcSpec
 from turbo_fetch.spec.table import Location, Table
@@ -44,6 +45,12 @@ def _sendable(headers: dict[str, str]) -> dict[str, str]:
                 f"{name} refers to an environment variable, which only the command line fills in"
             )
     return headers
+
+
+def _one_line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("contains a control character; expected the text of a header")
+    return text
 
 
 class InputSpec(Table):
@@ -99,11 +106,11 @@ class InputSpec(Table):
     it is false or null are left out."""
     sample: float = Field(default=1.0, gt=0, le=1)
     """Share of the rows to take, drawn at random by `seed`."""
-    rows: PositiveInt | None = None
+    rows: Count | None = None
     """Most rows to take, the first of those that `where` and `sample` let through."""
     order: Order = "position"
     """`position`: shards follow the list. `spread`: hosts are interleaved, so that none gets a burst of requests."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of `sample` and of the `spread` order; the same list and seed give the same shards."""
 
     @property
@@ -249,7 +256,7 @@ HeaderValues = Annotated[dict[str, str], AfterValidator(_sendable)]
 class DomainSpec(Table):
     """`[fetch.http.domains."example.org"]`: settings for one registrable domain and its hosts."""
 
-    concurrency: PositiveInt | None = None
+    concurrency: Concurrency | None = None
     """Most requests in flight, for all workers together; overrides `fetch.http.per_domain`."""
     delay_s: float | None = Field(default=None, ge=0, le=3600)
     """Seconds from the start of one request to the start of the next; overrides Crawl-delay."""
@@ -264,37 +271,39 @@ _NO_PRESET = DomainSpec.model_construct()
 class HttpSpec(Table):
     """`[fetch.http]`: how requests are made."""
 
-    concurrency: PositiveInt = 256
+    concurrency: Concurrency = 256
     """Requests in flight per worker process."""
-    per_domain: int = Field(default=8, ge=0)
+    per_domain: int = Field(default=8, ge=0, le=100_000)
     """Most requests in flight per registrable domain, for all workers together; 0 means no limit. Lowered while a
     server responds slowly or refuses requests."""
-    timeout_s: PositiveFloat = 10
+    timeout_s: Seconds = 10
     """Timeout of a whole request in seconds, from its start to its last byte, redirects included."""
-    connect_timeout_s: PositiveFloat = 5
+    connect_timeout_s: Seconds = 5
     """Timeout of a connection in seconds, name resolution and TLS included."""
-    stall_timeout_s: PositiveFloat = 10
+    stall_timeout_s: Seconds = 10
     """Longest pause between two chunks of a response, in seconds."""
     retries: int = Field(default=2, ge=0, le=100)
     """Retries after a temporary failure: timeouts, resets, 429, 5xx, DNS errors."""
-    backoff_s: PositiveFloat = 0.5
+    backoff_s: Seconds = 0.5
     """Seconds before the first retry; doubles each time, with jitter, unless Retry-After says otherwise."""
-    max_backoff_s: PositiveFloat = 30
+    max_backoff_s: Seconds = 30
     """Most seconds before a retry; rows of a server that asks for more end as `rate-limited`."""
-    network_patience_s: PositiveFloat = 3600
+    network_patience_s: Seconds = 3600
     """Longest outage of the network or the resolver of this side, in seconds, that a run waits for; then it stops, and
     the same command resumes it. No row ends and no attempt counts meanwhile."""
     max_redirects: int = Field(default=5, ge=0, le=20)
     """Redirects to follow before giving up."""
-    max_body_mb: PositiveFloat = 50
+    max_body_mb: Megabytes = 50
     """Largest body in megabytes (10^6 bytes); larger ones are cut off and counted as too-large."""
-    memory_mb: PositiveInt = 64
+    memory_mb: WholeMegabytes = 64
     """Megabytes of bodies in memory at once, per worker; downloads wait when the limit is reached. The images made of
     them take up to four times as much; a larger one is made alone."""
-    max_mbps: PositiveFloat | None = None
+    max_mbps: Megabits | None = None
     """Most megabits (10^6 bits) of bodies to download per second, for all workers together, each an even share; by
     default there is no limit. Few requests are in flight then, so that what arrives is even."""
-    user_agent: str = "turbo-fetch/{version} (dataset builder; contact unset)"
+    user_agent: Annotated[str, AfterValidator(_one_line)] = (
+        "turbo-fetch/{version} (dataset builder; contact unset)"
+    )
     """User-Agent header; `{version}` is filled in. Say who you are and how to reach you."""
     robots: Literal["respect", "ignore"] = "respect"
     """`respect`: obey each host's robots.txt (RFC 9309), requested once; `ignore`: do not request it."""
@@ -401,11 +410,11 @@ class ImageSpec(Table):
     """JPEG and WebP: quality 1 to 100 (WebP 100 is lossless). PNG: compression level 0 to 9, 6 unless set."""
     skip_reencode: bool = False
     """Keep the original bytes where the image needs no change and already has the format of `encode`."""
-    min_side: int = Field(default=0, ge=0)
+    min_side: int = Field(default=0, ge=0, lt=1 << 31)
     """Smallest allowed side of the original in pixels, and of what `input.boxes_use` crops it to; 0 means no limit."""
-    max_pixels: PositiveInt = 100_000_000
+    max_pixels: Count = 100_000_000
     """Largest allowed area of the original in pixels, checked in the header before decoding."""
-    max_aspect: float = Field(default=0, ge=0)
+    max_aspect: float = Field(default=0, ge=0, le=1_000_000_000, allow_inf_nan=False)
     """Largest allowed ratio of the longer to the shorter side of the original, and of what `input.boxes_use` crops it
     to; 0 means no limit."""
     digest: Digest = "sha256"
@@ -469,7 +478,7 @@ class OutputSpec(Table):
     """`webdataset`: tar shards; `files`: folders; `parquet`: images in a column; `lmdb`: one environment per
     shard; `tfrecord`: tf.train.Example records; `dummy`: no images. `parquet` is a Hugging Face dataset;
     `parquet_bytes` has img2dataset's plain column, named after the encoding."""
-    samples_per_shard: PositiveInt = 10_000
+    samples_per_shard: int = Field(default=10_000, gt=0, le=1_000_000_000)
     """Rows of the list per shard."""
     shard_digits: int = Field(default=5, ge=1, le=18)
     """Digits of shard numbers, zero-padded, in file names and keys."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from turbo_fetch.spec.numbers import Count, Seconds, Threads
 from turbo_fetch.spec.table import Place, Table
 
 Argument = str | int | float | bool
@@ -33,12 +34,12 @@ class ScoreSpec(Table):
     """Keyword arguments for the class, or for each call of the function."""
     version: str = ""
     """To be changed when the function computes something else: shards with other scores are not mixed then."""
-    batch_size: PositiveInt = 64
+    batch_size: Count = 64
     """Images per call."""
-    processes: PositiveInt = 1
+    processes: Threads = 1
     """Processes per machine that run the function; they are shared by all workers, and each loads the model once. Their
     numbers, from 0, are in the environment variable TURBO_FETCH_SCORER."""
-    timeout_s: PositiveFloat = 300
+    timeout_s: Seconds = 300
     """Longest time of a call in seconds; after it the process is ended, and what it was called for has failed."""
 
     @model_validator(mode="after")

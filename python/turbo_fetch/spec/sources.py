@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, PositiveInt
+from pydantic import AfterValidator
 
+from turbo_fetch.spec.numbers import Concurrency
 from turbo_fetch.spec.table import Location, Table
 
 _STORE: Final = re.compile(r"([a-z][a-z0-9+.-]*)://[^/\s]+(/\S*)?")
@@ -51,7 +52,7 @@ class SourcesSpec(Table):
     `hf://datasets/owner/name/`, read with the credentials of this machine; any protocol of fsspec."""
     data_urls: bool = True
     """Whether images inside of `data:` URLs (RFC 2397) are read."""
-    concurrency: PositiveInt = 32
+    concurrency: Concurrency = 32
     """Files and objects that are read at the same time, per worker."""
 
 

@@ -89,8 +89,23 @@ def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(problem, model)}" for problem in error.errors())
-        raise SpecError(f"{origin}: {error.error_count()} problem(s)\n{problems}") from error
+        problems = [_explain(problem, model) for problem in _told(error.errors(), model)]
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise SpecError(f"{origin}: {len(problems)} problem(s){lines}") from error
+
+
+def _told(errors: list[ErrorDetails], root: type[BaseModel]) -> list[ErrorDetails]:
+    """Drop what need not be said of a key that takes a number or a word: of a number, that it is not the word, and of
+    a text, that it is no number.
+    """
+    words = [each for each in errors if each["type"] == "literal_error"]
+    unneeded: list[ErrorDetails] = []
+    for word in words:
+        key = _named([str(part) for part in word["loc"]], root)
+        same = [each for each in errors if _named([str(part) for part in each["loc"]], root) == key]
+        others = [each for each in same if each["type"] != "literal_error"]
+        unneeded += others if isinstance(word["input"], str) else [word] if others else []
+    return [each for each in errors if not any(each is other for other in unneeded)]
 
 
 def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spec) -> dict[str, Any]:

@@ -17,7 +17,8 @@ def parsed(content: bytes, origin: str) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SpecError(f"{origin}: cannot be read as a UTF-8 text file: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # Of integers with thousands of digits Python itself says no.
         raise SpecError(f"{origin}: not valid TOML: {error}") from error
 
 
@@ -51,5 +52,5 @@ def _value(text: str) -> Any:
     """Read a value as TOML, or else as a bare string, so that paths need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return text

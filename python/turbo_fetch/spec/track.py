@@ -20,11 +20,11 @@ class TrackSpec(Table):
     """Weights & Biases project of the run."""
     run: str | None = None
     """Name of the run; by default the name of the output folder."""
-    interval_s: Annotated[float, Field(ge=0.5)] = 10
+    interval_s: Annotated[float, Field(ge=0.5, le=86_400)] = 10
     """Seconds between two records of a long run; short runs are recorded more often."""
     report: bool = True
     """Whether to write `report.html` into the dataset at the end of a run."""
-    report_every_s: Annotated[float, Field(ge=0)] = 900
+    report_every_s: Annotated[float, Field(ge=0, le=31_536_000)] = 900
     """Seconds between updates of the report during a run; 0: only at the end."""
     folder: Location | None = None
     """Local folder for TensorBoard events and W&B files; by default `logs` in a local output, or in the work

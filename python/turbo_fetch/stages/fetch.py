@@ -17,7 +17,7 @@ from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.keys import check_key_column
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Record, read_record
-from turbo_fetch.dataset.place import open_place
+from turbo_fetch.dataset.place import open_place, refuse_process_memory
 from turbo_fetch.duplicates import urls
 from turbo_fetch.errors import Interrupted, SpecError, Unreachable
 from turbo_fetch.fetch import proxies
@@ -74,6 +74,7 @@ def run(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Summary:
     trackers.check(spec.track.to)
     plan = checked_plan(fetch)
     storage = open_place(fetch.output.path, fetch.output.spool)
+    refuse_process_memory(storage)
     refuse_old_layout(storage)
     storage.probe(names.PROBE)
     if fetch.output.if_exists == "extend":

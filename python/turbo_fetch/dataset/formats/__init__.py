@@ -17,11 +17,11 @@ from typing import get_args
 import pyarrow as pa
 
 from turbo_fetch.dataset import names
-from turbo_fetch.dataset.formats.format import Format
+from turbo_fetch.dataset.formats.format import ColumnTaken, Format
 from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.formats.table_file import IMAGE_BYTES_PER_GROUP, IMAGES_PER_GROUP, TableFile
 from turbo_fetch.dataset.samples import Samples, metadata_schema
-from turbo_fetch.errors import DatasetError
+from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec, OutputFormat
 
 __all__ = [
@@ -62,13 +62,22 @@ def check_packages(output_format: OutputFormat) -> None:
 
 
 def check_columns(
-    output_format: OutputFormat, source: pa.Schema, image: ImageSpec, scores: Iterable[pa.Field] = ()
+    output_format: OutputFormat,
+    source: pa.Schema,
+    image: ImageSpec,
+    scores: Iterable[pa.Field] = (),
+    remedy: str = "another: give it a new name in fetch.input.keep_columns, or leave it out",
 ) -> None:
-    """Raise InputError if rows with the columns `source`, and maybe scores, cannot be written in this format."""
+    """Raise InputError if rows with the columns `source`, and maybe scores, cannot be written in this format; `remedy`
+    is what to do about a column whose name the format needs.
+    """
     kind, metadata = format_of(output_format), pa.schema([*metadata_schema(source, image), *scores])
-    kind.check_columns(metadata, image)
-    if kind.column is not None:
-        kind.column.schema(metadata, image)
+    try:
+        kind.check_columns(metadata, image)
+        if kind.column is not None:
+            kind.column.schema(metadata, image)
+    except ColumnTaken as taken:
+        raise InputError(f"{taken} in {output_format}; expected {remedy}") from taken
 
 
 def write_shard(

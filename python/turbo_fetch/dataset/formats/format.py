@@ -17,7 +17,7 @@ from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.hf_features import Feature
 from turbo_fetch.dataset.names import METADATA_SUFFIX
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.errors import DatasetError, InputError
+from turbo_fetch.errors import DatasetError
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 
@@ -89,7 +89,7 @@ class ImageColumn:
         return [main.with_name(named(main.name, size)) for size in ("", *image.more_boxes)]
 
     def schema(self, metadata: pa.Schema, image: ImageSpec) -> pa.Schema:
-        """Return the schema of the files; InputError if the list has a column of the same name."""
+        """Return the schema of the files; ColumnTaken if the list has a column of the same name."""
         columns = self.fields(image)
         names = [column.name for column in columns]
         refuse_columns(metadata, names, "the column of images")
@@ -165,14 +165,18 @@ class Format:
         return [] if self.column is None else self.column.find(table, sizes)
 
 
+class ColumnTaken(Exception):
+    """A column has a name that the format gives to something else."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"the column {name!r} has the name of {what}")
+
+
 def refuse_columns(metadata: pa.Schema, taken: Iterable[str], what: str) -> None:
-    """Raise InputError if a column of the list has one of the names that are taken by `what`."""
+    """Raise ColumnTaken if a column of the list has one of the names that are taken by `what`."""
     for name in taken:
         if name in metadata.names:
-            raise InputError(
-                f"the list's column {name!r} has the name of {what}; expected another: give it a new name in "
-                "fetch.input.keep_columns, or leave it out"
-            )
+            raise ColumnTaken(name, what)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ use turbo_fetch_jpeg::{Component, Frame};
 use super::{Decoded, Demand};
 use crate::error::Rejection;
 use crate::geometry::Size;
-use crate::header::Header;
+use crate::header::{self, Header};
 use crate::raster::{Model, Picture, Plane, Planes, Raster};
 use crate::scratch::Scratch;
 use crate::sniff::Format;
@@ -140,6 +140,10 @@ pub fn decode(
     demand: Demand,
     scratch: &mut Scratch,
 ) -> Result<Decoded, Rejection> {
+    // Cut between two scans, a file decodes without complaint, and coarsely.
+    if !header.complete && !header::jpeg::read(body)?.has_all_scans {
+        return Err(Rejection::truncated("JPEG ends before its last scan"));
+    }
     let body = terminated(header, body);
     let jpeg = Jpeg::open(&body).map_err(|failure| unreadable(failure, header.complete))?;
     let info = *jpeg.info();

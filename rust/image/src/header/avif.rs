@@ -145,6 +145,7 @@ impl<'a> File<'a> {
         let has_own = contents(b"Exif", b"").is_some_and(|exif| {
             let start = u32_be(exif, 0).map_or(0, |skipped| (skipped as usize).saturating_add(4));
             exif.get(start..)
+                .map(tiff::without_prefix)
                 .and_then(tiff::stated_orientation)
                 .is_some()
         });

@@ -19,6 +19,8 @@ pub struct Markers<'a> {
     pub scans: usize,
     /// Whether the end-of-image marker was reached.
     pub complete: bool,
+    /// Whether scans began for all bits of all coefficients of all components.
+    pub has_all_scans: bool,
     pub exif: Option<&'a [u8]>,
     pub xmp: Option<&'a [u8]>,
     pub icc: Option<Vec<u8>>,
@@ -102,9 +104,17 @@ struct Frame {
     coefficient_bytes: u64,
 }
 
+/// One component, by its number in the file, and which of its coefficients have a scan for their last bit.
+#[derive(Debug)]
+struct Progress {
+    id: u8,
+    finished: u64,
+}
+
 #[derive(Debug, Default)]
 struct Found<'a> {
     frame: Option<Frame>,
+    progress: Vec<Progress>,
     scans: usize,
     complete: bool,
     exif: Option<&'a [u8]>,
@@ -115,13 +125,19 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn segment(&mut self, marker: u8, segment: &'a [u8]) {
         match marker {
-            START_OF_SCAN => self.scans += 1,
+            START_OF_SCAN => self.scan(segment),
             // All frame headers; the gaps are DHT, JPG and DAC.
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {
                 self.frame = frame(marker, segment);
+                let (components, _) = segment.get(6..).unwrap_or_default().as_chunks::<3>();
+                let begun = components
+                    .iter()
+                    .map(|&[id, ..]| Progress { id, finished: 0 });
+                self.progress = begun.collect();
             }
             0xe1 => {
-                self.exif = self.exif.or(segment.strip_prefix(b"Exif\0\0"));
+                let exif = segment.strip_prefix(tiff::EXIF_PREFIX);
+                self.exif = self.exif.or(exif.map(tiff::without_prefix));
                 self.xmp = segment.strip_prefix(XMP).or(self.xmp);
             }
             0xe2 if self.scans == 0 => {
@@ -130,6 +146,35 @@ impl<'a> Found<'a> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Note which coefficients a scan finishes (ITU-T T.81, B.2.3 and G.1.1.1.1). A scan of a frame that is not
+    /// progressive brings all of them, whatever it states.
+    fn scan(&mut self, segment: &[u8]) {
+        self.scans += 1;
+        let count = usize::from(segment.first().copied().unwrap_or(0));
+        let (Some(frame), Some(parts), Some(&[first, last, bits])) = (
+            self.frame,
+            segment.get(1..1 + 2 * count),
+            segment
+                .get(1 + 2 * count..)
+                .and_then(|rest| rest.first_chunk()),
+        ) else {
+            return;
+        };
+        let band = match (frame.progressive, first, last, bits & 15) {
+            (false, ..) => u64::MAX,
+            (true, 0..=63, 0..=63, 0) if first <= last => {
+                (u64::MAX << first) & (u64::MAX >> (63 - last))
+            }
+            _ => 0,
+        };
+        let ids = parts.as_chunks::<2>().0;
+        for component in &mut self.progress {
+            if ids.iter().any(|&[id, _]| id == component.id) {
+                component.finished |= band;
+            }
         }
     }
 
@@ -160,6 +205,7 @@ impl<'a> Found<'a> {
             coefficient_bytes: frame.coefficient_bytes,
             scans: self.scans,
             complete: self.complete,
+            has_all_scans: self.progress.iter().all(|each| each.finished == u64::MAX),
             exif: self.exif,
             xmp: self.xmp,
             icc: (!icc.is_empty()).then_some(icc),

@@ -1,5 +1,7 @@
 //! JPEG 2000: the SIZ marker of the codestream (ITU-T T.800, annex A) and the header boxes of JP2 (annex I).
 
+use std::collections::HashMap;
+
 use super::bmff::{Boxes, find};
 use super::{Header, Reader, u16_be, u32_be};
 use crate::error::Rejection;
@@ -27,14 +29,17 @@ struct Component {
 /// Read the header of `body`.
 ///
 /// # Errors
-/// `Corrupt` when no header states the sides or two state different ones, `Unsupported` for samples that nothing here
-/// reads right.
+/// `Corrupt` when no header states the sides or two state different ones, `Truncated` when the body ends where a part of
+/// a tile is due, `Unsupported` for samples that nothing here reads right.
 pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let missing = Rejection::corrupt("JPEG 2000 without an image header");
     let bare = body.starts_with(b"\xff\x4f");
     let boxes = if bare { None } else { find(body, &[b"jp2h"]) };
     let stream = if bare { Some(body) } else { find_stream(body) };
     let siz = stream.and_then(read_siz).ok_or(missing)?;
+    if stream.is_some_and(|stream| lacks_parts(stream, siz.tiles) == Some(true)) {
+        return Err(Rejection::truncated("JPEG 2000 ends before its last tile"));
+    }
     if let Some(header) = boxes.and_then(|boxes| find(boxes, &[b"ihdr"])) {
         let stated = u32_be(header, 4).zip(u32_be(header, 0));
         if stated != Some((siz.size.width, siz.size.height)) {
@@ -94,6 +99,31 @@ fn read_siz(stream: &[u8]) -> Option<Siz> {
         tiles,
         components: components.collect::<Option<_>>()?,
     })
+}
+
+/// Whether a codestream ends between two parts of tiles (ITU-T T.800, A.4.2), without all of them: decoders leave black
+/// what they lack. Nothing where it ends elsewhere, or cannot be walked.
+fn lacks_parts(stream: &[u8], tiles: u64) -> Option<bool> {
+    const START_OF_TILE: u16 = 0xff90;
+    let mut at = 2;
+    while u16_be(stream, at)? != START_OF_TILE {
+        at += 2 + usize::from(u16_be(stream, at + 2)?.max(2));
+    }
+    // Of each tile how many parts are still to come; of those that do not say, none.
+    let mut to_come: HashMap<u16, i64> = HashMap::new();
+    while at < stream.len() {
+        if u16_be(stream, at)? != START_OF_TILE {
+            return None;
+        }
+        let tile = u16_be(stream, at + 4)?;
+        let length = u32_be(stream, at + 6)?;
+        let &[part, parts] = stream.get(at + 10..at + 12)?.first_chunk()?;
+        to_come.insert(tile, i64::from(parts) - i64::from(part) - 1);
+        at = at.checked_add((length >= 12).then_some(length as usize)?)?;
+    }
+    let is_cut = at == stream.len();
+    let lacks = (to_come.len() as u64) < tiles || to_come.values().any(|&parts| parts > 0);
+    Some(is_cut && lacks)
 }
 
 /// The decoder that reads these components in these colours right.

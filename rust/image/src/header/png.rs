@@ -38,7 +38,7 @@ pub fn read(body: &[u8]) -> Result<Header<'_>, Rejection> {
     let mut is_transparent = false;
     for (kind, data) in chunks {
         match kind {
-            b"eXIf" => header.exif = Some(data),
+            b"eXIf" => header.exif = Some(tiff::without_prefix(data)),
             b"tRNS" => is_transparent = true,
             b"IEND" => header.complete = true,
             b"tEXt" | b"zTXt" | b"iTXt" => {
@@ -118,12 +118,7 @@ fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
         .chunks_exact(2)
         .map(|pair| pair[0] << 4 | pair[1])
         .collect();
-    Some(
-        block
-            .strip_prefix(b"Exif\0\0")
-            .map(<[u8]>::to_vec)
-            .unwrap_or(block),
-    )
+    Some(tiff::without_prefix(&block).to_vec())
 }
 
 struct Chunks<'a> {

@@ -79,7 +79,7 @@ pub fn read(body: &[u8]) -> Result<Webp<'_>, Rejection> {
         match kind {
             b"ICCP" => webp.icc = Some(data),
             // Some writers keep the prefix that only JPEG asks for.
-            b"EXIF" => webp.exif = Some(data.strip_prefix(b"Exif\0\0").unwrap_or(data)),
+            b"EXIF" => webp.exif = Some(tiff::without_prefix(data)),
             b"XMP " => webp.xmp = webp.xmp.or(Some(data)),
             b"ANMF" if webp.frame.is_none() => webp.frame = frame(data),
             _ => {}

@@ -5,6 +5,15 @@ use crate::orient::Orientation;
 
 const ORIENTATION: u16 = 274;
 
+/// What stands before EXIF in JPEG, and by mistake in other formats.
+pub const EXIF_PREFIX: &[u8] = b"Exif\0\0";
+
+/// An EXIF block without the prefix that its format does not have; Pillow drops one as well.
+#[must_use]
+pub fn without_prefix(block: &[u8]) -> &[u8] {
+    block.strip_prefix(EXIF_PREFIX).unwrap_or(block)
+}
+
 /// A TIFF stream of known byte order.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {

@@ -95,7 +95,9 @@ fn reader(samples: &Samples, is_plain: bool) -> Result<Reader, Rejection> {
     let beyond = samples.bits.len().checked_sub(colours);
     // Of planes, Pillow reads raw samples as if they had eight bits.
     let is_read = beyond.is_some_and(|beyond| are_read_beyond(samples, beyond));
-    if !is_read || samples.planar && deep && samples.compression == 1 {
+    // Of a plane of alpha beside one of grey, Pillow reads nothing.
+    let lacks_alpha = samples.photometric == 1 && samples.extra.iter().any(|&meaning| meaning > 0);
+    if !is_read || samples.planar && (deep && samples.compression == 1 || lacks_alpha) {
         return Err(Rejection::Unsupported("TIFF sample layout"));
     }
     let opencv = is_plain
