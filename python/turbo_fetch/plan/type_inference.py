@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, kept_values, valid_texts
+from turbo_fetch.arrow.python_values import python_values
 from turbo_fetch.plan.text_values import texts
 
 EXACT_IN_DOUBLE: Final = 2**53
@@ -294,7 +295,7 @@ def typed_column(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array
     if plain.type == kind:
         typed = plain
     elif is_string(kind) and pa.types.is_nested(plain.type):
-        typed = pa.array([None if value is None else _json(value) for value in plain.to_pylist()], kind)
+        typed = pa.array([None if value is None else _json(value) for value in python_values(plain)], kind)
     else:
         typed = fitted(plain, kind, lambda part: part.cast(kind))
     return typed, pc.and_(pc.is_valid(array), pc.is_null(typed))
