@@ -390,6 +390,42 @@ def test_a_bad_list_is_an_error_that_names_it(
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "[broken",
+        "[]",
+        "[1, 2]",
+        "[" + " " * 300_000 + "x",
+        '{"url": "http://b.example/",}',
+        "x" * 600_000,
+        "null",
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_malformed_first_line_of_json_is_a_row(tmp_path: Path, suffix: str, first: str) -> None:
+    path = write(tmp_path / f"list.{suffix}", f'\n{first}\n{{"url": "http://a.example/"}}\n')
+    malformed, sound = urls_of(path)
+    assert malformed == MALFORMED_MARK + first[:2000]
+    assert sound == "http://a.example/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[\n{"url": "http://a.example/"}\n]',
+        '[{"url": "http://a.example/"},\n{"url": "http://b.example/"}]',
+        '[{"n":\n{"x": 1}, "url": "http://a.example/"}]',
+        ' [{\n"url": "http://a.example/"}]',
+        '["http://a.example/"\n]',
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_an_array_of_json_may_have_lines(tmp_path: Path, suffix: str, text: str) -> None:
+    assert urls_of(write(tmp_path / f"list.{suffix}", text))[0] == "http://a.example/"
+
+
 def test_json_columns_of_different_lengths_are_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "list.json", '{"url": ["a", "b"], "n": [1]}')
     with pytest.raises(InputError, match="column 'n' does not have one value for each of the 2 URLs"):
