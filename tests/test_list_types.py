@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from turbo_fetch.dataset.samples import metadata_schema
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.plan import survey
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.list_notes import ListNotes, sentences
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.plan.type_inference import Kind, joined
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import ImageSpec, InputSpec
 from turbo_fetch.spec.specfile import parse_spec
 
 URL = "http://a.example/"
@@ -358,3 +359,20 @@ def test_what_is_not_utf8_in_nested_values_is_replaced_also_where_they_become_js
         {"t": ""},
         {"t": "\ufffd"},
     ]
+
+
+def test_a_struct_without_fields_stays_one_and_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "list.feather", pa.array([{}, None], pa.struct([])))
+    plan = Plan.of(InputSpec(urls=str(tmp_path / "list.feather"), keep_columns=("n",)), 10)
+    with pytest.raises(InputError, match=r"column 'n' has the type struct<>"):
+        metadata_schema(plan.schema(), ImageSpec())
+
+
+def test_seconds_that_parquet_lacks_are_null_and_told(tmp_path: Path) -> None:
+    write_rows(tmp_path / "list.feather", pa.array([2**60, 1], pa.timestamp("s")))
+    plan = Plan.of(InputSpec(urls=str(tmp_path / "list.feather"), keep_columns=("n",)), 10)
+    notes, (shard,) = ListNotes(), plan.shards()
+    assert shard.load(notes).column("n").to_pylist() == [None, datetime(1970, 1, 1, 0, 0, 1)]
+    [sentence] = sentences(notes.counts)
+    assert "column 'n' is not a valid timestamp[s]" in sentence
+    assert sentence.endswith("row 1: '36534630048-05-13T13:56:16')")

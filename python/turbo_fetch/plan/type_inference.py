@@ -213,7 +213,9 @@ def _has_struct(kind: pa.DataType) -> bool:
 def joined(first: Kind, second: Kind) -> Kind:
     """Return the type that the values of two columns fit, without loss; text where there is no other."""
     is_long = first.is_long or second.is_long
-    return Kind(_common(first.type, second.type, is_long) or pa.string(), is_long)
+    # A struct without fields is false.
+    common = _common(first.type, second.type, is_long)
+    return Kind(pa.string() if common is None else common, is_long)
 
 
 def _common(first: pa.DataType, second: pa.DataType, is_long: bool) -> pa.DataType | None:
