@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 
 from turbo_fetch.plan.columns import HIDDEN, Columns
 from turbo_fetch.plan.condition import Condition
-from turbo_fetch.plan.row_groups import possible_row_groups
 from turbo_fetch.spec import InputSpec
 
 
@@ -57,6 +56,8 @@ class Selection:
         """
         if self._condition is None:
             return None
+        from turbo_fetch.plan.row_groups import possible_row_groups
+
         return possible_row_groups(parquet, self._condition, self._columns.named, schema)
 
 
