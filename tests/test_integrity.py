@@ -186,6 +186,33 @@ def test_a_deny_list_of_something_else_is_refused_before_anything_is_requested(
         _with(origin, tmp_path, NAMES[:1], deny={"hashes": [str(tmp_path / "hashes.txt")]})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("urls.csv", "url\nhttp://a.example/1.jpg\nhttp://a.example/a,b.jpg\n", "too many fields"),
+        ("urls.csv", 'url,why\n"http://a.example/1.jpg,x\n', "quote"),
+        ("urls.csv", "why,url\nspam\n", "too few fields"),
+        ("urls.jsonl", '{"url": "http://a.example/1.jpg"}\n{"url": "http://a.example/2.jpg",}\n', "JSON"),
+        (
+            "urls.jsonl",
+            '{"url": "http://a.example/1.jpg"}\n{"uri": "http://a.example/2.jpg"}\n',
+            "row 2 .*no 'url'",
+        ),
+        ("urls.txt", "http://a.example/1.jpg\nhttp://[a.example/2.jpg\n", "is not an address"),
+        ("urls.txt", "a.example/1.jpg\n", "is not an address"),
+        ("urls.txt", "http://a.example/\udcff.jpg\n", "UTF-8"),
+        ("domains.csv", "domain\na.example,b.example\n", "too many fields"),
+        ("hashes.jsonl", '{"hash": null}\n', "row 1 .*no 'hash'"),
+    ],
+)
+def test_a_deny_list_with_a_row_that_cannot_be_read_is_refused(
+    origin: Origin, tmp_path: Path, name: str, text: str, expected: str
+) -> None:
+    (tmp_path / name).write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=expected):
+        _with(origin, tmp_path, NAMES[:1], deny={name.partition(".")[0]: [str(tmp_path / name)]})
+
+
 def _with(origin: Origin, tmp_path: Path, names: list[str], **tables: Any) -> list[dict[str, Any]]:
     """Run with further tables of `[fetch]`."""
     into = tables.pop("into", "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import subprocess
@@ -248,7 +249,7 @@ def test_a_row_that_is_nested_deeply_touches_no_other(tmp_path: Path, depth: int
     assert (len(found), found[0], found[2]) == (3, f"{URL}0", f"{URL}2")
 
 
-@pytest.mark.parametrize("compressed", [lzma.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("compressed", [bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress])
 def test_frames_follow_each_other_with_zeros_between(
     tmp_path: Path, compressed: Callable[[bytes], bytes]
 ) -> None:

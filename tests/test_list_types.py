@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from turbo_fetch.dataset.samples import metadata_schema
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.plan import survey
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.list_notes import ListNotes, sentences
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.plan.type_inference import Kind, joined
-from turbo_fetch.spec import InputSpec
+from turbo_fetch.spec import ImageSpec, InputSpec
 from turbo_fetch.spec.specfile import parse_spec
 
 URL = "http://a.example/"
@@ -260,6 +261,45 @@ def test_columns_may_have_any_names(tmp_path: Path, suffix: str, url: str, other
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("int64", [1, 1.9, 2.0, "3", "x", True, 1e300], [1, None, 2, 3, None, None, None]),
+        ("double", [1, 1.5, "2.5", "x", True], [1.0, 1.5, 2.5, None, None]),
+        ("bool", [True, "false", 1, "1"], [True, False, None, None]),
+        ("date", ["2020-01-02", "x", 7], [date(2020, 1, 2), None, None]),
+        ("timestamp", ["2020-01-02 03:04:05", 1577934245, 1.5], [datetime(2020, 1, 2, 3, 4, 5), None, None]),
+    ],
+)
+def test_values_of_json_become_a_declared_type_as_cells_do_or_null(
+    tmp_path: Path, kind: str, values: list[Any], expected: list[Any]
+) -> None:
+    write_rows(tmp_path / "list.jsonl", values)
+    plan = Plan.of(InputSpec(urls=str(tmp_path), keep_columns=("n",), column_types={"n": kind}), 1000)
+    notes, (shard,) = ListNotes(), plan.shards()
+    assert shard.load(notes).column("n").to_pylist() == expected
+    assert sum(rows for rows, _ in notes.counts.values()) == expected.count(None)
+
+
+@pytest.mark.parametrize(("usual", "odd"), [(1, 1.5), ([1], [1.7]), ([[1]], [[1], [2.5]])])
+def test_a_fraction_that_comes_late_is_null_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: Any, odd: Any
+) -> None:
+    monkeypatch.setattr(survey, "OTHER_BYTES", 1)
+    write_rows(tmp_path / "list.jsonl", [*[usual] * 40_000, odd])
+    plan = Plan.of(InputSpec(urls=str(tmp_path), keep_columns=("n",)), 100_000)
+    notes, (shard,) = ListNotes(), plan.shards()
+    assert shard.load(notes).column("n").to_pylist() == [*[usual] * 40_000, None]
+    assert [rows for rows, _ in notes.counts.values()] == [1]
+
+
+def test_numbers_beyond_a_double_are_no_null_in_a_text(tmp_path: Path) -> None:
+    lines = ("1e400", '"é"', '{"a": -1e400, "b": null}')
+    text = "".join(f'{{"url": "{URL}", "n": {value}}}\n' for value in lines)
+    (tmp_path / "list.jsonl").write_text(text)
+    assert kept(tmp_path / "list.jsonl") == (pa.string(), ["Infinity", "é", '{"a":-Infinity,"b":null}'])
+
+
 def test_integers_of_any_length_are_kept(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text(
         f'{{"url": "{URL}", "n": 99999999999999999999}}\n{{"url": "{URL}", "n": 1}}\n'
@@ -356,3 +396,20 @@ def test_what_is_not_utf8_in_nested_values_is_replaced_also_where_they_become_js
         {"t": ""},
         {"t": "\ufffd"},
     ]
+
+
+def test_a_struct_without_fields_stays_one_and_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "list.feather", pa.array([{}, None], pa.struct([])))
+    plan = Plan.of(InputSpec(urls=str(tmp_path / "list.feather"), keep_columns=("n",)), 10)
+    with pytest.raises(InputError, match=r"column 'n' has the type struct<>"):
+        metadata_schema(plan.schema(), ImageSpec())
+
+
+def test_seconds_that_parquet_lacks_are_null_and_told(tmp_path: Path) -> None:
+    write_rows(tmp_path / "list.feather", pa.array([2**60, 1], pa.timestamp("s")))
+    plan = Plan.of(InputSpec(urls=str(tmp_path / "list.feather"), keep_columns=("n",)), 10)
+    notes, (shard,) = ListNotes(), plan.shards()
+    assert shard.load(notes).column("n").to_pylist() == [None, datetime(1970, 1, 1, 0, 0, 1)]
+    [sentence] = sentences(notes.counts)
+    assert "column 'n' is not a valid timestamp[s]" in sentence
+    assert sentence.endswith("row 1: '36534630048-05-13T13:56:16')")

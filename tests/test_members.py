@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_fetch.dataset.formats.members import json_members, json_values, text_members
+from turbo_fetch.arrow.python_values import json_values, python_values
+from turbo_fetch.dataset.formats.members import json_members, text_members
 
 MOMENT = datetime(2024, 2, 29, 12, 34, 56, 789012, tzinfo=UTC)
 NAIVE = MOMENT.replace(tzinfo=None)
@@ -96,3 +97,28 @@ def test_a_caption_of_another_type_is_its_json() -> None:
     texts = text_members(pa.RecordBatch.from_pydict({"caption": [["a", "b"], None]}))
     assert texts is not None
     assert list(texts) == [b'["a","b"]', b""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (
+            pa.timestamp("ns"),
+            [1_709_210_096_789_012_345, 1_709_210_096_789_012_000, None],
+            ["2024-02-29T12:34:56.789012345", NAIVE, None],
+        ),
+        (pa.timestamp("s"), [2**40, 0], ["36812-02-20T00:36:16", datetime(1970, 1, 1)]),
+        (pa.timestamp("us", "UTC"), [2**62], ["148108-07-06T14:00:27.387904Z"]),
+        (pa.time64("ns"), [3_723_000_000_001, 3_723_000_000_000], ["01:02:03.000000001", time(1, 2, 3)]),
+        (pa.duration("ns"), [-1_500_000_001, 2000], ["-PT1.500000001S", timedelta(microseconds=2)]),
+        (pa.duration("s"), [2**50], ["PT1125899906842624S"]),
+        (pa.date32(), [2**31 - 1, 0], ["5881580-07-11", date(1970, 1, 1)]),
+        (pa.list_(pa.date32()), [[2**31 - 1], [0]], [["5881580-07-11"], [date(1970, 1, 1)]]),
+        (pa.struct([("a", pa.timestamp("s"))]), [{"a": 2**40}], [{"a": "36812-02-20T00:36:16"}]),
+    ],
+)
+def test_what_python_has_no_object_for_is_text(
+    kind: pa.DataType, values: list[Any], expected: list[Any]
+) -> None:
+    assert python_values(pa.array(values, kind)) == expected
+    assert python_values(pa.chunked_array([pa.array(values, kind)])) == expected

@@ -332,6 +332,35 @@ def test_compression_is_known_by_content(tmp_path: Path) -> None:
     assert len(urls_of(write(tmp_path / "frames.txt.zst", frames))) == 2
 
 
+@pytest.mark.parametrize("first", range(0x50, 0x60))
+def test_zstandard_frames_without_data_are_skipped(tmp_path: Path, first: int) -> None:
+    skipped = bytes([first]) + b"\x2a\x4d\x18\x04\0\0\0abcd"
+    parts = (COMPRESS[".zst"](f"http://{name}.example/\n".encode()) for name in "ab")
+    path = write(tmp_path / "list.txt", b"".join(skipped + part for part in parts) + skipped)
+    assert urls_of(path) == ["http://a.example/", "http://b.example/"]
+
+
+def test_an_empty_bzip2_stream_may_come_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.txt", bz2.compress(b"") + bz2.compress(b"http://a.example/\n"))
+    assert urls_of(path) == ["http://a.example/"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("place", [None, 0, 1, 2])
+def test_what_follows_compressed_data_and_is_none_is_refused(
+    tmp_path: Path, suffix: str, place: int | None
+) -> None:
+    more = bytearray(COMPRESS[suffix](b"http://b.example/\n"))
+    if place is not None:
+        more[place] ^= 1
+    path = write(
+        tmp_path / f"list.txt{suffix}",
+        COMPRESS[suffix](b"http://a.example/\n") + (b"garbage" if place is None else bytes(more)),
+    )
+    with pytest.raises(InputError, match="cannot be read"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -345,7 +374,7 @@ def test_compression_is_known_by_content(tmp_path: Path) -> None:
         ("list.parquet", b"", "cannot be read"),
         ("list.arrow", b"nonsense" * 10, "cannot be read"),
         ("list.txt.gz", gzip.compress(b"http://a.example/\n" * 99999)[:-20], "cannot be read: .*end"),
-        ("list.txt.bz2", bz2.compress(b"http://a.example/\n")[:-5], "cannot be read: .*end"),
+        ("list.txt.bz2", bz2.compress(b"http://a.example/\n")[:-5], "cannot be read: .*cut off"),
         ("list.txt.xz", lzma.compress(b"http://a.example/\n")[:-5], "cannot be read: .*cut off"),
         ("list.txt.zst", COMPRESS[".zst"](b"http://a.example/\n" * 99)[:-5], "cannot be read: .*cut off"),
         ("list.xls", b"x", "the format cannot be inferred from the name; expected one of .txt, .csv"),
@@ -359,6 +388,42 @@ def test_a_bad_list_is_an_error_that_names_it(
     with pytest.raises(InputError, match=message) as error:
         read(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "[broken",
+        "[]",
+        "[1, 2]",
+        "[" + " " * 300_000 + "x",
+        '{"url": "http://b.example/",}',
+        "x" * 600_000,
+        "null",
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_malformed_first_line_of_json_is_a_row(tmp_path: Path, suffix: str, first: str) -> None:
+    path = write(tmp_path / f"list.{suffix}", f'\n{first}\n{{"url": "http://a.example/"}}\n')
+    malformed, sound = urls_of(path)
+    assert malformed == MALFORMED_MARK + first[:2000]
+    assert sound == "http://a.example/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[\n{"url": "http://a.example/"}\n]',
+        '[{"url": "http://a.example/"},\n{"url": "http://b.example/"}]',
+        '[{"n":\n{"x": 1}, "url": "http://a.example/"}]',
+        ' [{\n"url": "http://a.example/"}]',
+        '["http://a.example/"\n]',
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_an_array_of_json_may_have_lines(tmp_path: Path, suffix: str, text: str) -> None:
+    assert urls_of(write(tmp_path / f"list.{suffix}", text))[0] == "http://a.example/"
 
 
 def test_json_columns_of_different_lengths_are_an_error(tmp_path: Path) -> None:

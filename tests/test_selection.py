@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from hypothesis import strategies as st
 from pyarrow import csv
 
 from turbo_fetch.errors import InputError, SpecError, TurboFetchError
+from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.row_groups import possible_row_groups
 from turbo_fetch.plan.sharder import Plan
 from turbo_fetch.spec import InputSpec
 
@@ -111,6 +116,145 @@ def test_a_condition_takes_the_rows_that_a_database_would(
         assert _taken(lists[kind], where=where) == [url for (url,) in expected], kind
 
 
+_POOLS: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "real": (
+        pa.float64(),
+        [None, math.nan, math.inf, -math.inf, 0.0, -0.0, 0.1, 1.0, 5.0, 2.0**63, 5e-324, 1e308],
+    ),
+    "whole": (pa.int64(), [None, 0, 1, 5, -1, 2**53 + 1, 2**63 - 1, -(2**63)]),
+    "text": (pa.string(), [None, "", "a", "b", "é", "z" * 90, "z" * 89 + "y", "\U0001f600"]),
+    "single": (pa.float32(), [None, math.nan, 0.0, -0.0, 0.1, 1.0, 16777217.0, 3e38]),
+    "natural": (pa.uint64(), [None, 0, 1, 5, 2**63, 2**64 - 1]),
+}
+_IN_JSON = ["real", "whole", "text"]
+_CONSTANTS = [
+    "0",
+    "-0.0",
+    "0.1",
+    "1",
+    "1.0",
+    "5",
+    "16777217",
+    "9007199254740992.0",
+    str(2**63),
+    "-1",
+    "1e400",
+]
+
+
+def _random_conditions(columns: list[str]) -> st.SearchStrategy[str]:
+    numbers = st.sampled_from([name for name in columns if name != "text"])
+    operators = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
+    constants = st.sampled_from(_CONSTANTS)
+    atoms = st.one_of(
+        st.tuples(numbers, operators, constants).map(" ".join),
+        st.tuples(constants, operators, numbers).map(" ".join),
+        numbers.map(lambda name: f"{name} != {name}"),
+        st.tuples(numbers, st.sampled_from(["not in", "in"]), constants).map(
+            lambda parts: f"{parts[0]} {parts[1]} [{parts[2]}, 1]"
+        ),
+        st.tuples(constants, numbers, constants).map(" <= ".join),
+        numbers.map(lambda name: f"1 / {name} is None"),
+        st.tuples(numbers, constants).map(lambda parts: f"{parts[0]} * 0 < {parts[1]}"),
+        st.tuples(st.sampled_from(columns), st.sampled_from(["is None", "is not None"])).map(" ".join),
+        st.tuples(operators, st.sampled_from(["a", "b", "zz", "é", "z" * 90, "\ufffe"])).map(
+            lambda parts: f"text {parts[0]} {parts[1]!r}"
+        ),
+        st.just("lower(text) == 'a'"),
+    )
+    return st.recursive(
+        atoms,
+        lambda inner: st.one_of(
+            inner.map(lambda part: f"not ({part})"),
+            st.tuples(inner, st.sampled_from([" and ", " or "]), inner).map(
+                lambda parts: f"({parts[0]}){parts[1]}({parts[2]})"
+            ),
+        ),
+        max_leaves=4,
+    )
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    return json.dumps({name: row[name] for name in ["url", *_IN_JSON]})
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_statistics_of_a_file_change_no_row_that_a_condition_takes(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 8))
+    # Few values to a row group, so that least and greatest are often the same.
+    columns = {
+        name: pa.array(data.draw(st.lists(st.sampled_from(values), min_size=rows, max_size=rows)), kind)
+        for name, (kind, values) in _POOLS.items()
+    }
+    table = pa.table({"url": [f"http://example.org/{row}" for row in range(rows)], **columns})
+    in_json = data.draw(st.booleans())
+    where = data.draw(_random_conditions(_IN_JSON if in_json else list(_POOLS)))
+    with tempfile.TemporaryDirectory() as folder:
+        told, untold, text = (Path(folder) / name for name in ("a.parquet", "b.parquet", "c.jsonl"))
+        pq.write_table(table, told, row_group_size=2)
+        pq.write_table(table, untold, row_group_size=2, write_statistics=False)
+        text.write_text("\n".join(map(_as_json, table.to_pylist())))
+        expected = _taken(untold, where=where)
+        assert _taken(told, where=where) == expected
+        if in_json:
+            types = {"real": "double", "whole": "int64", "text": "string"}
+            assert _taken(text, where=where, keep_columns=_IN_JSON, column_types=types) == expected
+
+
+@pytest.mark.parametrize(
+    "where", ["x != 1", "not x < 5", "x != x", "not (x == 1)", "x not in [1]", "not 0 < x <= 1"]
+)
+def test_a_row_group_with_what_is_no_number_is_read(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(
+        pa.table({"url": ["http://example.org/0", "http://example.org/1"], "x": [1.0, math.nan]}), path
+    )
+    assert "http://example.org/1" in _taken(path, where=where)
+
+
+def test_bytes_that_are_no_utf_8_are_not_ruled_out_by_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    garbled = pa.array([b"\x80", b"\x81"]).view(pa.string())
+    pq.write_table(pa.table({"url": ["http://example.org/0", "http://example.org/1"], "x": garbled}), path)
+    assert len(_taken(path, where="x > 'é'")) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("x > 5", [2**63, 2**64 - 1]),
+        ("x > -1", [0, 2**63, 2**64 - 1]),
+        (f"x == {2**64 - 1}", [2**64 - 1]),
+        (f"x < {10**60}", [0, 2**63, 2**64 - 1]),
+        ("x in [0, 7]", [0]),
+        ("x > y", [2**63, 2**64 - 1]),
+        ("abs(x) >= 9223372036854775808", [2**63, 2**64 - 1]),
+        ("x + 1 > 2.5", [2**63, 2**64 - 1]),
+        (f"y < {2**63}", [0, 2**63, 2**64 - 1]),
+    ],
+)
+def test_integers_are_compared_as_such_however_large(tmp_path: Path, where: str, expected: list[int]) -> None:
+    path = tmp_path / "list.parquet"
+    values = [0, 2**63, 2**64 - 1]
+    y = pa.array([1, 2, 2**63 - 1], pa.int64())
+    table = pa.table({"url": list(map(str, values)), "x": pa.array(values, pa.uint64()), "y": y})
+    pq.write_table(table, path)
+    assert list(map(int, _taken(path, where=where))) == expected
+
+
+def test_row_groups_that_statistics_rule_out_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    table = pa.table({"url": ["http://example.org/0", "http://example.org/1"], "x": [1, 2], "s": ["a", "b"]})
+    pq.write_table(table, path, row_group_size=1)
+    spec = InputSpec(urls=str(path), where="x >= 1")
+    parquet, named = pq.ParquetFile(path), {"x": "x", "s": "s"}
+    schema = Plan.of(spec, 10).schema().append(pa.field("x", pa.int64())).append(pa.field("s", pa.string()))
+    for where in ("x > 1", "2 <= x", "x in [2, 3]", "1.5 < x < 9", "s == 'b'", "s > 'a' and x == 2"):
+        assert possible_row_groups(parquet, Condition(where), named, schema) == {1}, where
+    assert possible_row_groups(parquet, Condition("x is None or s < 'a'"), named, schema) == set()
+
+
 @pytest.mark.parametrize("kind", ["csv", "arrow"])
 def test_a_condition_means_the_same_in_every_format(lists: dict[str, Path], kind: str) -> None:
     where = "score is not None and width > 250 and matches(text, '^a')"
@@ -182,7 +326,6 @@ def _drawn(share: float) -> list[str]:
         "[width > 3 for width in width]",
         "lambda: width",
         "width > 10 ** 400",
-        f"width > {10**30}",
         "(" * 500 + "width > 1" + ")" * 500,
         f"{'not ' * 50_000}width > 1",
         "column(width) > 1",

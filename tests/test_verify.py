@@ -7,7 +7,9 @@ import os
 import pickle
 import re
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 import turbo_fetch
 from album import album
+from browser import viewed
 from jobs import content_hashes, job_spec, manifest, write_list
 from many_shards import multiply
 from origin import Origin
@@ -73,6 +76,32 @@ def test_a_whole_dataset_has_no_problem_at_any_level(
     for level in ([], ["--quick"], ["--deep"]):
         assert _verify(place, *level)[::2] == (0, {})
     assert content_hashes(place) == before
+
+
+def test_times_that_python_lacks_hinder_nobody_who_reads_a_dataset(origin: Origin, tmp_path: Path) -> None:
+    columns = {
+        "moment": pa.array([1, 2**40], pa.timestamp("ns")),
+        "far": pa.array([2**60, 0], pa.timestamp("us", "UTC")),
+        "time": pa.array([1, 2000], pa.time64("ns")),
+        "span": pa.array([1, 2**62], pa.duration("us")),
+        "day": pa.array([2**31 - 1, 0], pa.date32()),
+        "nested": pa.array([[2**31 - 1], None], pa.list_(pa.date32())),
+    }
+    urls = [origin.url(name) for name in list(ALBUM)[:2]]
+    pq.write_table(pa.table({"url": urls, "caption": urls, **columns}), tmp_path / "l.parquet")
+    out = tmp_path / "out"
+    turbo_fetch.run(job_spec(tmp_path / "l.parquet", out, input={"keep_columns": list(columns)}))
+    assert (out / "report.html").exists()
+    code, _, problems = _verify(out, "--deep")
+    assert (code, problems) == (0, {})
+    assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+    first, second = open_dataset(str(out)).samples()
+    assert first.metadata["moment"] == "1970-01-01T00:00:00.000000001"
+    assert first.metadata["nested"] == [first.metadata["day"]] == ["5881580-07-11"]
+    assert second.metadata["day"] == date(1970, 1, 1)
+    with viewed(out) as address, urllib.request.urlopen(f"{address}api/rows?limit=2", timeout=60) as answer:
+        rows = json.load(answer)["rows"]
+    assert [row["time"] for row in rows] == ["00:00:00.000000001", "00:00:00.000002"]
 
 
 def _flip(path: Path, place: float) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
+from turbo_fetch.arrow.python_values import python_rows
 from turbo_fetch.arrow.score_types import score_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.description import Job, read_job
@@ -168,7 +169,7 @@ class StoredDataset:
         for shard in self.shards if shards is None else map(self._shard, shards):
             for batch in self.batches(shard):
                 for row, (metadata, image) in enumerate(
-                    zip(batch.metadata.to_pylist(), batch.image, strict=True)
+                    zip(python_rows(batch.metadata), batch.image, strict=True)
                 ):
                     if image.is_valid:
                         more = {size: images[row].as_py() for size, images in batch.more.items()}

@@ -148,7 +148,11 @@ class _Decoder:
     def problems(self, shard: StoredShard, samples: Samples, size: str) -> Iterator[Problem]:
         """Yield what is wrong with the images of a batch, of the size of that name."""
         found, sides = samples.images[size], [field.name for field in side_columns(size)]
-        rows = samples.metadata.filter(found.is_valid()).to_pylist()
+        # Only these: columns of the user's may have values that Python has no object for.
+        wanted = [
+            name for name in ("key", *sides, self._image.digest) if name in samples.metadata.schema.names
+        ]
+        rows = samples.metadata.select(wanted).filter(found.is_valid()).to_pylist()
         images = found.drop_null().to_pylist()
         decoded = self._transform.run(images).to_pylist() if images else []
         for row, picture in zip(rows, decoded, strict=True):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, valid_utf8
+from turbo_fetch.arrow.python_values import python_values
 from turbo_fetch.arrow.schemas import (
     BOXES,
     EXPECTED_HASH,
@@ -231,8 +232,7 @@ def note_misfits(
     count = pc.sum(misfits).as_py() or 0
     if count:
         first = pc.index(misfits, pa.scalar(True)).as_py()
-        value = values[first]
-        shown = value.as_py() if isinstance(value, pa.Scalar) else value
+        shown = python_values(values.slice(first, 1))[0] if isinstance(values, pa.Array) else values[first]
         notes.add_at(f"{MISFIT}{name!r} is not a valid {typed.type}", count, first, shown)
 
 
@@ -258,8 +258,8 @@ def _text(array: pa.Array, text_field: str, what: str) -> tuple[pa.Array, pa.Arr
     """Return a column as text; boxes that are lists as their JSON."""
     if text_field != BOXES or not pa.types.is_nested(array.type):
         return as_text(array, what)
-    values = array.to_pylist()
-    shown = [None if value is None else orjson.dumps(value).decode() for value in values]
+    values = python_values(array)
+    shown = [None if value is None else orjson.dumps(value, default=str).decode() for value in values]
     return pa.array(shown, pa.string()), None
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from turbo_fetch import _native
 from turbo_fetch.arrow.kept_types import is_binary
+from turbo_fetch.arrow.python_values import python_values
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.arrow_batches import sound_parts
 from turbo_fetch.plan.columnar_lists import open_arrow, open_parquet, parquet_batches
@@ -203,7 +204,7 @@ def _by_column(schema: pa.Schema, batch: pa.RecordBatch | None, rows: int) -> Va
         if _may_hold_images(field)
         else []
         if batch is None
-        else batch.column(field.name).slice(0, ROWS).to_pylist()
+        else python_values(batch.column(field.name).slice(0, ROWS))
         for field in schema
     }
 

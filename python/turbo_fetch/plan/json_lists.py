@@ -22,7 +22,7 @@ from turbo_fetch.plan.columns import Columns, note_misfits
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import readable
 from turbo_fetch.plan.stream import ByteStream
-from turbo_fetch.plan.text_lists import BATCH_ROWS, whole_lines
+from turbo_fetch.plan.text_lists import BATCH_ROWS, MAX_LINE, whole_lines
 from turbo_fetch.plan.text_values import has_surrogate, texts
 from turbo_fetch.plan.type_inference import typed_values
 from turbo_fetch.plan.urls import MALFORMED_MARK
@@ -33,6 +33,8 @@ MAX_VALUES: Final = 1 << 22
 MAX_WHOLE_VALUES: Final = 1 << 24
 
 _SHOWN_CHARACTERS: Final = 2000
+_HEAD_BYTES: Final = 1 << 20
+"""Within which a list shows what it is."""
 
 Row = Mapping[str, Any]
 
@@ -64,10 +66,10 @@ def row_batches(
     head = b""
     for block in blocks:
         head += block
-        if head.strip():
+        if len(head.split(None, 1)) > 1 and (b"\n" in head.strip() or len(head) > _HEAD_BYTES):
             break
     blocks = chain([head], blocks)
-    if head.lstrip().startswith(b"["):
+    if _is_array(head.strip()):
         lines = _lines(_array_lines(blocks, stream.url), stream.url)
     elif are_lines or not head.lstrip().startswith(b"{"):
         lines = _lines(blocks, stream.url)
@@ -75,6 +77,13 @@ def row_batches(
         yield from _whole(b"".join(_limited(blocks, stream.url)), columns, notes)
         return
     yield from _parsed(lines, columns, notes)
+
+
+def _is_array(head: bytes) -> bool:
+    """Whether a text that begins like this is an array, and not lines of which the first is none."""
+    first, _, rest = head.partition(b"\n")
+    is_followed_by_object = rest.lstrip().startswith(b"{")
+    return head.startswith(b"[") and not (is_followed_by_object and first.rstrip()[-1:] not in b"[,:{")
 
 
 def _array_lines(blocks: Iterator[bytes], file: str) -> Iterator[bytes]:
@@ -92,22 +101,32 @@ def _lines(blocks: Iterator[bytes], file: str) -> Iterator[list[bytes]]:
 
 
 def _parsed(groups: Iterator[list[bytes]], columns: Columns, notes: ListNotes) -> Iterator[list[Row]]:
-    is_first = True
-    for lines in groups:
+    held: list[bytes] = []
+    """The first lines, while none of them is a row."""
+    is_list = False
+    for group in groups:
+        lines, held = [*held, *group], []
         for start in range(0, len(lines), BATCH_ROWS):
             batch = lines[start : start + BATCH_ROWS]
             rows = [_row(line, columns) for line in batch]
-            if is_first and None in rows and all(row is None for row in rows):
-                shown = lines[0][:60].decode("utf-8", "replace")
-                raise InputError(
-                    f"{notes.file}: this is not a list of JSON objects; it starts with {shown!r}"
-                )
-            is_first = False
+            is_list = is_list or any(row is not None for row in rows)
+            if not is_list:
+                if len(batch) == BATCH_ROWS or sum(map(len, batch)) > MAX_LINE:
+                    raise _no_list(notes.file, batch[0])
+                held = batch
+                continue
             _note(rows, batch, columns, notes)
             yield [
                 _malformed(line, columns.url) if row is None else row
                 for line, row in zip(batch, rows, strict=True)
             ]
+    if held:
+        raise _no_list(notes.file, held[0])
+
+
+def _no_list(file: str, start: bytes) -> InputError:
+    shown = start[:60].decode("utf-8", "replace")
+    return InputError(f"{file}: this is not a list of JSON objects; it starts with {shown!r}")
 
 
 def _note(rows: Sequence[Row | None], lines: Sequence[bytes], columns: Columns, notes: ListNotes) -> None:

@@ -154,7 +154,7 @@ class ListReader:
         """Yield the rows of a Parquet file, past the row groups that have none to take."""
         parquet, selection = self._parquet, self._selection
         assert parquet is not None
-        possible = None if selection is None else selection.possible_row_groups(self.source)
+        possible = None if selection is None else selection.possible_row_groups(parquet, self._schema)
         if selection is None or possible is None:
             yield from read_parquet(self.source, parquet, self._columns, self._schema, self.notes)
             return

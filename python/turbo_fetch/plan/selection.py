@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from turbo_fetch.plan.columns import HIDDEN, Columns
 from turbo_fetch.plan.condition import Condition
-from turbo_fetch.plan.lists import ListFile
 from turbo_fetch.spec import InputSpec
 
 
@@ -50,21 +49,16 @@ class Selection:
             self._random.random(rows)
         self.left_out += rows
 
-    def possible_row_groups(self, source: ListFile) -> frozenset[int] | None:
-        """Return the row groups of a Parquet file that may have rows to take, by its statistics; None for all."""
+    def possible_row_groups(self, parquet: pq.ParquetFile, schema: pa.Schema) -> frozenset[int] | None:
+        """Return the row groups of a Parquet file that may have rows to take, by its statistics; None for all.
+
+        `schema` has the types in which the rows will be.
+        """
         if self._condition is None:
             return None
-        from pyarrow import dataset
+        from turbo_fetch.plan.row_groups import possible_row_groups
 
-        expression = self._condition.of_statistics()
-        with closing(source.open()) as file:
-            fragment = dataset.ParquetFileFormat().make_fragment(file)
-            try:
-                parts = fragment.split_by_row_group(expression)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-                # Of a type that files before or after this one do not have: see the types of kept columns.
-                return None
-            return frozenset(group.id for part in parts for group in part.row_groups)
+        return possible_row_groups(parquet, self._condition, self._columns.named, schema)
 
 
 def selects(spec: InputSpec) -> bool:

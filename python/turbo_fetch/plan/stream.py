@@ -23,7 +23,10 @@ MAX_WINDOW_BYTES: Final = 1 << 31
 """What a decompressor may look back to: `zstd --long=31`, and more than any xz preset."""
 
 _MAGIC_BYTES: Final = 10
-_BZ2_BLOCK: Final = b"1AY&SY"
+_BZ2_STARTS: Final = (b"1AY&SY", b"\x17rE8P\x90")
+"""What follows in the first bytes of a bzip2 stream: a block, or the end of an empty one."""
+_ZSTD_SKIPPED: Final = range(0x50, 0x60)
+"""The first byte of a Zstandard frame that holds no data (RFC 8878, 3.1.2)."""
 _ENCODINGS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -101,16 +104,17 @@ def _encoding(head: bytes) -> tuple[bytes, str]:
 def _decompressed(raw: io.BufferedReader, head: bytes) -> _Peekable:
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=raw)
-    if head.startswith(b"BZh") and head[4:] == _BZ2_BLOCK:
-        return bz2.BZ2File(raw)
+    if head.startswith(b"BZh") and head[4:] in _BZ2_STARTS:
+        return io.BufferedReader(_Decompressed(raw, bz2.BZ2Decompressor, "bzip2 stream"), BLOCK_BYTES)
     if head.startswith(b"\xfd7zXZ\0"):
         return io.BufferedReader(_Decompressed(raw, _new_xz, "xz stream"), BLOCK_BYTES)
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    is_skipped = head[1:4] == b"\x2a\x4d\x18" and head[0] in _ZSTD_SKIPPED
+    if is_skipped or head.startswith(b"\x28\xb5\x2f\xfd"):
         return io.BufferedReader(_Decompressed(raw, _new_zstd, "Zstandard frame"), BLOCK_BYTES)
     return raw
 
 
-_Peekable = io.BufferedReader | gzip.GzipFile | bz2.BZ2File
+_Peekable = io.BufferedReader | gzip.GzipFile
 
 
 class _Decompressor(Protocol):
@@ -134,7 +138,7 @@ def _new_zstd() -> _Decompressor:
 class _Decompressed(io.RawIOBase):
     """A decompressed file of any number of frames, zeros between them, that takes flat memory whatever it expands to.
 
-    Raises EOFError where the last frame is cut off.
+    Raises EOFError where the last frame is cut off, and what the decompressor raises for what is no frame.
     """
 
     def __init__(self, raw: IO[bytes], new: Callable[[], _Decompressor], what: str) -> None:
@@ -151,8 +155,8 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, target: Any) -> int:
         while not self._rest:
-            self._input = self._input or self._raw.read(FED_BYTES)
-            if not self._input:
+            self._input = self._input or (b"" if self._has_more() else self._raw.read(FED_BYTES))
+            if not self._input and not self._has_more():
                 if self._is_within:
                     raise EOFError(f"the last {self._what} is cut off")
                 return 0
@@ -160,6 +164,11 @@ class _Decompressed(io.RawIOBase):
         size = min(len(target), len(self._rest))
         target[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
+
+    def _has_more(self) -> bool:
+        """Whether there is more of the input that was given to the decompressor."""
+        frame = self._frame
+        return isinstance(frame, bz2.BZ2Decompressor) and not frame.eof and not frame.needs_input
 
     def _decompress(self) -> bytes:
         """Decompress the input up to the end of a frame."""
@@ -169,7 +178,11 @@ class _Decompressed(io.RawIOBase):
                 return b""
             self._frame, self._is_within = self._new(), True
         block, self._input = self._input, b""
-        found = self._frame.decompress(block)
+        if isinstance(self._frame, bz2.BZ2Decompressor):
+            # Some forty bytes of it may be as many megabytes.
+            found = self._frame.decompress(block, BLOCK_BYTES)
+        else:
+            found = self._frame.decompress(block)
         if self._frame.eof:
             self._is_within, self._input = False, self._frame.unused_data
         return found

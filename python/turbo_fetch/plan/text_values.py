@@ -44,10 +44,12 @@ def _text(value: object) -> str | None:
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value) if has_surrogate(value) else value
     try:
-        return orjson.dumps(value).decode()
+        text = orjson.dumps(value).decode()
     except TypeError:
         # Integers of more than 64 bits, and lone surrogates.
         return json.dumps(value, separators=(",", ":"))
+    # What is no finite number is null there.
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False) if "null" in text else text
 
 
 def has_surrogate(text: str) -> bool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from turbo_fetch.arrow.kept_types import is_binary, is_string, kept_type, kept_values, valid_texts
+from turbo_fetch.arrow.python_values import python_values
 from turbo_fetch.plan.text_values import texts
 
 EXACT_IN_DOUBLE: Final = 2**53
@@ -169,8 +170,36 @@ def typed_values(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, pa
     """Return values of a JSON member as `kind`, JSON text in a string, null where they do not fit; and which do not."""
     if kind == pa.string():
         return texts(values), pa.nulls(len(values), pa.bool_())
-    typed = fitted(values, kind, lambda part: pa.array(part, kind))
+    typed = _of_json(values, kind)
     return typed, pc.and_(pa.array([value is not None for value in values]), pc.is_null(typed))
+
+
+def _of_json(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        typed = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+        typed = None
+    if typed is not None and typed.type == kind:
+        return typed
+    # Arrow itself would cut fractions off integers, and take integers for times.
+    fitting = [value if _is_of(value, kind) else None for value in values]
+    typed = fitted(fitting, kind, lambda part: pa.array(part, kind))
+    if pa.types.is_list(kind) or not any(isinstance(value, str) for value in values):
+        return typed
+    cells = texts([value if isinstance(value, str) else None for value in values])
+    return pc.coalesce(typed, typed_cells(cells, kind)[0])
+
+
+def _is_of(value: Any, kind: pa.DataType) -> bool:
+    """Whether a JSON value is one of a type that is not text, without a loss."""
+    if pa.types.is_list(kind):
+        item = kind.value_type
+        return isinstance(value, list) and all(each is None or _is_of(each, item) for each in value)
+    if pa.types.is_integer(kind):
+        return type(value) is int or (type(value) is float and value.is_integer())
+    if pa.types.is_floating(kind):
+        return type(value) in {int, float}
+    return isinstance(value, bool if pa.types.is_boolean(kind) else str) and not pa.types.is_temporal(kind)
 
 
 def _innermost(kind: pa.DataType) -> pa.DataType:
@@ -184,7 +213,9 @@ def _has_struct(kind: pa.DataType) -> bool:
 def joined(first: Kind, second: Kind) -> Kind:
     """Return the type that the values of two columns fit, without loss; text where there is no other."""
     is_long = first.is_long or second.is_long
-    return Kind(_common(first.type, second.type, is_long) or pa.string(), is_long)
+    # A struct without fields is false.
+    common = _common(first.type, second.type, is_long)
+    return Kind(pa.string() if common is None else common, is_long)
 
 
 def _common(first: pa.DataType, second: pa.DataType, is_long: bool) -> pa.DataType | None:
@@ -266,7 +297,7 @@ def typed_column(array: pa.Array, kind: pa.DataType) -> tuple[pa.Array, pa.Array
     if plain.type == kind:
         typed = plain
     elif is_string(kind) and pa.types.is_nested(plain.type):
-        typed = pa.array([None if value is None else _json(value) for value in plain.to_pylist()], kind)
+        typed = pa.array([None if value is None else _json(value) for value in python_values(plain)], kind)
     else:
         typed = fitted(plain, kind, lambda part: part.cast(kind))
     return typed, pc.and_(pc.is_valid(array), pc.is_null(typed))

@@ -20,6 +20,7 @@ import pyarrow as pa
 from turbo_fetch.dataset import names
 from turbo_fetch.errors import InputError
 from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.list_notes import ListNotes, sentences
 from turbo_fetch.plan.lists import ListFile, find_lists
 from turbo_fetch.plan.reader import ListReader
 from turbo_fetch.plan.urls import parse_urls
@@ -135,6 +136,7 @@ def _make(
     for file in files:
         with ListReader(file, columns, columns.schema({})) as reader:
             for batch in reader:
+                _refuse_unread(reader.notes, batch.column("url"), what)
                 for kind, of_batch in _keys(batch.column("url"), what, file.url, identities):
                     found[kind].append(of_batch)
     for kind, path in paths.items():
@@ -144,10 +146,24 @@ def _make(
         temporary.replace(path)
 
 
+def _refuse_unread(notes: ListNotes, values: pa.Array, what: str) -> None:
+    """Raise InputError if a row of a batch may deny something else than it says: it would be let through."""
+    for sentence in sentences(notes.counts):
+        raise InputError(f"a deny list has to be read as it is written, but of this one {sentence}")
+    missing = [row for row, text in enumerate(values.to_pylist()) if text is None]
+    if missing:
+        row = notes.rows_before - len(values) + missing[0] + 1
+        raise InputError(f"{notes.file}: row {row:,} of this deny list has no {what!r}")
+
+
 def _keys(values: pa.Array, what: str, file: str, identities: Identities) -> Iterator[tuple[str, bytes]]:
     """Yield the keys of a batch of a list, by kind; empty lines are none."""
     texts = [text.strip() for text in values.to_pylist() if text is not None and text.strip()]
     if what == "url":
+        if unmatched := identities.unmatched(texts):
+            raise InputError(
+                f"{file}: {unmatched[0][:80]!r} is not an address; expected one like http://example.org/1.jpg"
+            )
         known = identities.of(pa.table({"url": pa.array(texts, pa.string())}))
         yield what, b"".join(text_key(each) for each in known if each is not None)
     elif what == "domain":

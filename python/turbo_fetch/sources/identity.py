@@ -40,6 +40,23 @@ class Identities:
         """What identities depend on besides the rows."""
         return (*map(str, self._roots), str(self._is_text))
 
+    def unmatched(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return those of the texts that no image can be known by, for what they say is no address."""
+        array = pa.array(texts, pa.string())
+        known, requested = self.of(pa.table({"url": array})), parse_urls(array).normalised
+        return [
+            text
+            for text, identity, url in zip(texts, known, requested, strict=True)
+            if identity is None or (url is None and not self._is_text and self._is_nowhere(text, identity))
+        ]
+
+    def _is_nowhere(self, text: str, identity: str) -> bool:
+        """Whether a text is a web address that cannot be requested, or a path below no folder."""
+        match = SCHEME.match(text)
+        is_of_web = match is not None and match[1].lower() in {"http", "https"}
+        is_relative = identity.startswith("file:") and not identity.startswith("file:/")
+        return is_of_web or (is_relative and not self._roots)
+
     def of(self, rows: pa.Table) -> list[str | None]:
         """Return the identity of each row, which has a `url` and maybe the place of a record; None if it has none."""
         texts = rows.column("url").combine_chunks()

@@ -522,7 +522,8 @@ class FetchSpec(Table):
     """The dataset."""
     min_success: float = Field(default=0, ge=0, le=1)
     """Smallest share of the rows, 0 to 1, that must become samples. Below it, a finished run exits with 1, although its
-    dataset is complete. A run without a single sample always does."""
+    dataset is complete. A run of rows without a single sample always does; one that has no rows to take, since the list
+    is empty or `where` lets none through, exits with 0, and the summary says so."""
 
     @model_validator(mode="after")
     def _tables_fit_together(self) -> FetchSpec:

@@ -31,10 +31,11 @@ import pyarrow.types as kinds
 from turbo_fetch import _native
 from turbo_fetch.arrow.binaries import blobs
 from turbo_fetch.arrow.kept_types import is_binary, is_list, is_string
+from turbo_fetch.arrow.python_values import json_values
 from turbo_fetch.arrow.schemas import named
 from turbo_fetch.dataset.formats.format import Format, StoredImage, reading, refuse_columns, together
 from turbo_fetch.dataset.formats.images import ENCODINGS, extension_of, sized
-from turbo_fetch.dataset.formats.members import json_values, text_bytes, text_members
+from turbo_fetch.dataset.formats.members import text_bytes, text_members
 from turbo_fetch.dataset.formats.staged_file import StagedFile
 from turbo_fetch.dataset.samples import Samples
 from turbo_fetch.spec import ImageSpec

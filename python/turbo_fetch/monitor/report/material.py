@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.python_values import python_rows
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.formats.images import image_type
 from turbo_fetch.dataset.manifest import read_manifest
@@ -170,7 +171,7 @@ def _samples(dataset: StoredDataset, shard: StoredShard) -> list[Shown]:
         for batch in islice(dataset.batches(shard, ROWS_AT_ONCE), BATCHES_LOOKED_INTO):
             with_image = [row for row, valid in enumerate(batch.image.is_valid().to_pylist()) if valid]
             rows = pa.array(_spread(with_image, share - len(shown)), pa.int64())
-            metadata = batch.metadata.take(rows).to_pylist()
+            metadata = python_rows(batch.metadata.take(rows))
             pictures = thumbnails(batch.image.take(rows).to_pylist())
             shown += [_shown(row, picture) for row, picture in zip(metadata, pictures, strict=True)]
             if len(shown) == share:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from turbo_fetch.arrow.python_values import python_rows
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.redaction import redact
 
@@ -138,7 +139,7 @@ class Rows:
 
     def _shown(self, number: int, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
         table = self._table(self._dataset.shards[number])
-        values = table.take(pa.array(indices, pa.int64())).to_pylist()
+        values = python_rows(table.take(pa.array(indices, pa.int64())))
         for index, row in zip(indices, values, strict=True):
             url = redact(str(row["url"])) if row.get("url") else None
             yield {"at": str(Cursor(number, index)), **row, "url": url}
