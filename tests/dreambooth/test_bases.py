@@ -359,6 +359,42 @@ def test_a_model_that_does_not_say_its_size_is_told(models: dict[str, Path], tmp
         fit(training_spec(folder, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("sd", {"prediction_type": "sample"}, "the model predicts 'sample'.*expected epsilon or v_prediction"),
+        ("sd", {"prediction_type": "flow_prediction"}, "the model predicts 'flow_prediction'"),
+        ("sdxl", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the model predicts 'flow'"),
+        ("sd3", {"_class_name": "DDIMScheduler"}, "is a DDIMScheduler; expected one of flow"),
+    ],
+)
+def test_a_model_that_predicts_what_is_not_trained_here_is_refused(
+    models: dict[str, Path], tmp_path: Path, name: str, settings: dict[str, str], expected: str
+) -> None:
+    folder = shutil.copytree(models[name], tmp_path / "base")
+    config = folder / "scheduler" / "scheduler_config.json"
+    written = json.loads(config.read_text()) | settings
+    if "_class_name" in settings:
+        del written["beta_start" if name == "sdxl" else "shift"]
+        written.pop("prediction_type", None)
+        index = folder / "model_index.json"
+        parts = json.loads(index.read_text()) | {"scheduler": ["diffusers", settings["_class_name"]]}
+        index.write_text(json.dumps(parts))
+    config.write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=f"train.base: its scheduler .*{expected}"):
+        fit(training_spec(folder, tmp_path, prior=False))
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_the_spec_says_of_a_prediction_is_believed(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "sample"}))
+    fit(training_spec(folder, tmp_path, prior=False, steps=1, loss={"kind": "epsilon"}))
+    exported = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
+    assert exported["prediction_type"] == "epsilon"
+
+
 def test_a_tokenizer_that_does_not_say_its_length_reads_as_much_as_its_encoder(
     models: dict[str, Path], tmp_path: Path
 ) -> None:

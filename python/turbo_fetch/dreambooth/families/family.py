@@ -243,7 +243,7 @@ class Family(LatentSpace, ABC):
 
     @abstractmethod
     def process(self) -> NoiseProcess:
-        """Return how this model was trained to see noise."""
+        """Return how this model was trained to see noise. Raises ModelError if that is nothing that is trained here."""
 
     def token_count(self, caption: str) -> int:
         """Return a number that is the larger the more tokens the denoiser is told of a caption."""

@@ -95,9 +95,11 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
 
 
 def settle(family: Family, train: TrainSpec) -> None:
-    """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError."""
+    """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError, ModelError."""
     family.check_options(train)
     family.settle_prediction(train.loss.kind)
+    # What cannot be learned is refused before anything is encoded.
+    family.process()
     family.tile_vae(train.vae_tiling, "train.vae_tiling")
     check_block_swap(family.denoiser, train.blocks_to_swap)
     if train.clip_skip:
