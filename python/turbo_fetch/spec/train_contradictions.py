@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from itertools import chain
 
 from turbo_fetch.spec.train_keys import TrainKeys
-from turbo_fetch.spec.train_tables import FIND_THEIR_RATE, LoraSpec, SamplesSpec, TokenSpec, word_in_name
+from turbo_fetch.spec.train_tables import (
+    END_OF_POLYNOMIAL,
+    FIND_THEIR_RATE,
+    LoraSpec,
+    SamplesSpec,
+    TokenSpec,
+    word_in_name,
+)
 
 _Problems = Iterator[tuple[bool, str]]
 """Whether something is wrong, and what to say then."""
@@ -249,6 +256,11 @@ def _of_steps(train: TrainKeys) -> _Problems:
     yield (
         train.schedule.kind == "constant" and train.schedule.warmup_steps > 0,
         'schedule.kind = "constant" has no warm-up; expected "constant_with_warmup"',
+    )
+    rate = train.rates[next(train.trained_groups)]
+    yield (
+        train.schedule.kind == "polynomial" and rate <= END_OF_POLYNOMIAL,
+        f'schedule.kind = "polynomial" falls to {END_OF_POLYNOMIAL:g}, and the learning rate, {rate:g}, is not above it',
     )
     yield (
         train.validation is not None and train.validation.every > train.steps,

@@ -26,6 +26,9 @@ ScheduleKind = Literal[
 FIND_THEIR_RATE: Final[frozenset[OptimiserKind]] = frozenset({"prodigy", "prodigy_schedulefree"})
 """Optimisers that adapt one learning rate for all that is trained."""
 
+END_OF_POLYNOMIAL: Final = 1e-7
+"""The learning rate to which that schedule falls, as diffusers has it."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 USUAL_LEARNING_RATE: Final[Mapping[Part, float]] = {"full": 1e-6, "lora": 1e-4, "token": 5e-4}
@@ -145,7 +148,7 @@ class ScheduleSpec(Table):
     cycles: PositiveInt = 1
     """Restarts of `cosine_with_restarts`; of no other."""
     power: PositiveFloat = 1.0
-    """Exponent of `polynomial`."""
+    """Exponent of `polynomial`, which falls to a rate of 1e-7."""
 
 
 class LoraSpec(Table):
