@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,41 @@ def test_a_cache_is_not_used_for_another_image(base: Path, tmp_path: Path) -> No
     kept.rename(cache)
     fit(first)
     assert {path.name for path in cache.iterdir()} > before
+
+
+def _zeroed(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _zeroed,
+        lambda path: path.write_bytes(path.read_bytes()[:500]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.with_name("sha256.json").write_text("[]"),
+    ],
+    ids=["zeros", "cut off", "empty", "not there", "digests"],
+)
+def test_a_damaged_cache_is_told_and_made_again(
+    base: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    spec = training_spec(base, tmp_path, prior=False, steps=2)
+    fit(spec)
+    losses = _losses(spec)
+    cache = (tmp_path / "model" / CACHE).rename(tmp_path / "cache")
+    for kind in ("latents", "captions"):
+        damage(next(cache.glob(f"{kind}-*/*.npy")))
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    cache.rename(tmp_path / "model" / CACHE)
+    told = Listener()
+    fit(spec, told)
+    assert _losses(spec) == losses
+    damaged = [line for line in told.notes if "a damaged cache, which is made again" in line]
+    assert [Path(line.split(":")[0]).name.split("-")[0] for line in damaged] == ["latents", "captions"]
 
 
 def test_accumulated_passes_are_one_step(base: Path, tmp_path: Path) -> None:

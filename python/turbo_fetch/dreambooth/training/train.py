@@ -225,7 +225,7 @@ def _loaded(run: Run) -> tuple[Family, Trainable, Sequence[SubjectExamples], Cap
     trainable = None if later else _settled(run, family)
     place_model(family, device, precision, train)
     subjects = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
-    captions = make_captions(train, family, subjects, run.encoded("captions"))
+    captions = make_captions(train, family, subjects, listener.note, run.encoded("captions"))
     if train.sample_every and later:
         remembered = RememberedPrompts(family)
         for prompt in sample_prompts(train):
