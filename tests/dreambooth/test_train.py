@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -360,6 +361,14 @@ def test_a_image_that_breaks_while_training_is_named(base: Path, tmp_path: Path)
         ({"schedule": {"warmup_steps": 5}}, "has no warm-up"),
         ({"prompt": "a {name}"}, "unknown or broken field"),
         ({"pictures": {"random_crops": 9}}, 'crop is "center"'),
+        ({"learning_rate": math.inf}, "learning_rate = inf: input should be a finite number"),
+        ({"prior_weight": math.nan}, "prior_weight = nan: input should be a finite number"),
+        ({"optimiser": {"epsilon": math.inf}}, "epsilon = inf: input should be a finite number"),
+        ({"method": "lora", "lora": {"blocks": {"mid": math.inf}}}, "mid = inf: input should be a finite number"),
+        ({"steps": True}, "train.steps = True: input should be a valid integer"),
+        ({"steps": "10"}, "train.steps = '10': input should be a valid integer"),
+        ({"cache": "yes"}, "train.cache = 'yes': input should be a valid boolean"),
+        ({"prior_weight": True}, "train.prior_weight = True: input should be a valid number"),
     ],
 )
 def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
@@ -379,6 +388,8 @@ def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any
         ({"subject": "fetch"}, SpecError, r"has no \[fetch\]"),
         ({"subject": "missing"}, InputError, r"train\.subject = 'missing': no such folder"),
         ({"learning_rate": 1e30, "steps": 20}, TrainingFailed, "the loss of step"),
+        ({"learning_rate": 1e39, "steps": 1}, TrainingFailed, r"step 1 made parts\.unet\..* infinite or no number"),
+        ({"learning_rate": 1e39, "checkpoint_every": 1}, TrainingFailed, "step 1 made parts"),
     ],
 )
 def test_what_cannot_be_trained_is_told(
@@ -387,6 +398,8 @@ def test_what_cannot_be_trained_is_told(
     spec = training_spec(Path(keys.pop("base", base)), tmp_path, **keys)
     with pytest.raises(error, match=expected):
         fit(spec)
+    assert not list((tmp_path / "model").rglob("*.ckpt"))
+    assert not (tmp_path / "model" / "model_index.json").exists()
 
 
 def test_a_model_of_no_known_family_is_told(tmp_path: Path) -> None:

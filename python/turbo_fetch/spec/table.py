@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -35,13 +35,24 @@ def _writable(path: str) -> str:
 
 Location = Annotated[str, Place(), AfterValidator(_writable)]
 ModelName = Annotated[str, Place(or_name=True), AfterValidator(_writable)]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 VaeTiling = bool | Literal["auto"]
 
 
 class Table(BaseModel):
-    """One table of the spec: frozen, strict about names, documented from its docstrings."""
+    """One table of the spec: frozen, documented from its docstrings, strict about names and types.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    `"10"`, `10.0` and `true` are no integers, `"yes"` is no boolean, `inf` and `nan` are no numbers.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_as_tuples(cls, values: Any) -> Any:
+        return _frozen(values)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
@@ -73,3 +84,10 @@ class Table(BaseModel):
         for name, meaning in cls.meanings().items():
             properties[cls.model_fields[name].alias or name]["description"] = meaning
         return schema
+
+
+def _frozen(value: Any) -> Any:
+    """Return what TOML or JSON holds with tuples for its lists, which strict types do not take."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return {key: _frozen(inner) for key, inner in value.items()} if isinstance(value, dict) else value
