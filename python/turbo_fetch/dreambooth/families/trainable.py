@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from turbo_fetch.dreambooth.families.block_swap import check_block_swap
+from turbo_fetch.dreambooth.families.clip_vocabulary import add_words
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
@@ -209,12 +210,14 @@ def _add_tokens(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbeddin
         start = table.weight.detach()[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
         names = token_names(each)
         wanted = table.num_embeddings + sum(map(len, starts))
-        added = tokenizer.add_tokens(names)
-        if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != wanted:
+        # A token of the model may have a mark of the end of a word in its vocabulary: `sks</w>`.
+        is_known = len(tokenizer(each.identifier, add_special_tokens=False).input_ids) < 2
+        if is_known or len(each.identifier.split()) != 1 or add_words(tokenizer, names) != len(names):
             raise SpecError(
-                f"train.identifier = {each.identifier!r} is a token of the model already; "
+                f"train.identifier = {each.identifier!r} is a token of the model already, or several words; "
                 'expected a new word for method = "token", for instance "<sks>"'
             )
+        assert tokenizer.convert_tokens_to_ids(names[0]) == wanted
         starts.append(start)
     learned = TokenEmbedding(table, torch.cat(starts).clone())
     encoder.set_input_embeddings(learned)
@@ -229,7 +232,8 @@ def token_names(train: TrainSpec) -> list[str]:
 def with_all_tokens(train: TrainSpec, caption: str) -> str:
     """Return a caption with all tokens of the identifier in the place of the first."""
     if train.trains("token") and train.token.vectors > 1:
-        return caption.replace(train.identifier, " ".join(token_names(train)))
+        word = rf"(?<!\w){re.escape(train.identifier)}(?!\w)"
+        return re.sub(word, lambda _: " ".join(token_names(train)), caption)
     return caption
 
 
