@@ -325,6 +325,16 @@ def _renamed(path: Path, name: str) -> None:
             lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
             r"its unet has no weights; expected diffusion_pytorch_model\.safetensors in the folder unet",
         ),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+                folder / "unet" / "model.safetensors"
+            ),
+            r"its unet has no weights; expected diffusion_pytorch_model\.safetensors in the folder unet",
+        ),
+        (
+            lambda folder: (folder / "text_encoder" / "config.json").unlink(),
+            r"its text_encoder has no config\.json; expected it in the folder text_encoder",
+        ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
         (lambda folder: _halved(folder / "tokenizer" / "tokenizer.json"), "JSONDecodeError"),
         (lambda folder: _halved(folder / "text_encoder" / "model.safetensors"), "SafetensorError"),
@@ -336,6 +346,8 @@ def _renamed(path: Path, name: str) -> None:
         "one of an encoder is missing",
         "no text encoder",
         "no UNet",
+        "renamed",
+        "no config",
         "no tokenizer",
         "half a tokenizer",
         "half a text encoder",
@@ -362,7 +374,11 @@ def test_a_model_that_does_not_say_its_size_is_told(models: dict[str, Path], tmp
 @pytest.mark.parametrize(
     ("name", "settings", "expected"),
     [
-        ("sd", {"prediction_type": "sample"}, "the model predicts 'sample'.*expected epsilon or v_prediction"),
+        (
+            "sd",
+            {"prediction_type": "sample"},
+            "the model predicts 'sample'.*expected epsilon or v_prediction",
+        ),
         ("sd", {"prediction_type": "flow_prediction"}, "the model predicts 'flow_prediction'"),
         ("sdxl", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the model predicts 'flow'"),
         ("sd3", {"_class_name": "DDIMScheduler"}, "is a DDIMScheduler; expected one of flow"),
@@ -384,6 +400,25 @@ def test_a_model_that_predicts_what_is_not_trained_here_is_refused(
     with pytest.raises(ModelError, match=f"train.base: its scheduler .*{expected}"):
         fit(training_spec(folder, tmp_path, prior=False))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"_class_name": "StableDiffusionXLPipeline"}, "cannot be loaded as a sdxl model: .*text_encoder_2"),
+        ({"unet": [None, None]}, r"cannot be loaded as a sd model: .*its model_index\.json has no unet"),
+        ({"vae": [None, None]}, r"its model_index\.json has no vae"),
+        ({"text_encoder": ["transformers", "NoSuchModel"]}, "NoSuchModel"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_told(
+    models: dict[str, Path], tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | changes))
+    with pytest.raises(ModelError, match=f"base: .*{expected}"):
+        fit(training_spec(folder, tmp_path, prior=False))
 
 
 def test_what_the_spec_says_of_a_prediction_is_believed(models: dict[str, Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class ModelFacts:
     """What is true of a model, whatever its weights."""
 
     prediction: str
-    """What the denoiser predicts: `epsilon`, `v_prediction` or `flow`, or a word of its scheduler that no process knows."""
+    """What the denoiser predicts: `epsilon`, `v_prediction`, `flow`, or another word of its scheduler."""
     zero_terminal_snr: bool
     """Whether the last timestep is noise without any signal (arXiv 2305.08891)."""
     zero_empty_prompt: bool
