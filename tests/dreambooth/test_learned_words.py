@@ -121,11 +121,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_no_new_word_is_refused(base: Path, tmp_path: Path, word: str) -> None:
     train = training_spec(base, tmp_path, method="token", identifier=word).train
     assert train is not None
-    with pytest.raises(SpecError, match=re.escape(f"train.identifier = {word!r} is a token of the model already, or")):
+    with pytest.raises(
+        SpecError, match=re.escape(f"train.identifier = {word!r} is a token of the model already, or")
+    ):
         configure_trainable(families.skeleton(str(base)), train)
 
 
-def test_without_an_identifier_the_new_word_is_one_that_clip_does_not_have(base: Path, tmp_path: Path) -> None:
+def test_without_an_identifier_the_new_word_is_one_that_clip_does_not_have(
+    base: Path, tmp_path: Path
+) -> None:
     for method, expected in (("token", "<sks>"), ("lora+token", "<sks>"), ("full", "sks")):
         train = training_spec(base, tmp_path, method=method).train
         assert train is not None
@@ -155,7 +159,9 @@ def test_a_new_word_is_not_read_inside_of_others(base: Path, tmp_path: Path) -> 
         ({"token": {"initial": " "}}, r"token\.initial = ' ': string should have at least 1 character"),
     ],
 )
-def test_a_word_without_tokens_is_refused(base: Path, tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
+def test_a_word_without_tokens_is_refused(
+    base: Path, tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(SpecError, match=expected):
         training_spec(base, tmp_path, method="token", **keys)
 

@@ -367,7 +367,7 @@ def test_the_rate_of_each_step_is_that_of_diffusers(
     own = make_optimiser(train.optimiser, [{"params": [weight], "lr": rate, "weight_decay": 0.0}])
     theirs = torch.optim.AdamW([weight], lr=rate)
     ours = make_schedule(train, own)
-    function = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(train.schedule.kind)]
+    function: Any = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(train.schedule.kind)]
     steps = {"num_warmup_steps": train.schedule.warmup_steps, "num_training_steps": 10}
     known = {name: value for name, value in steps.items() if name in signature(function).parameters}
     expected = function(theirs, **known, **options)

@@ -153,7 +153,9 @@ def test_more_steps_repeat_none(base: Path, run: Path, made: Path) -> None:
     assert_equal_bits(learned(run / "model"), learned(run / "whole"))
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["gone", "cut off"])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["gone", "cut off"]
+)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_damaged_export_is_made_again_from_the_checkpoint(
     base: Path, tmp_path: Path, damage: Callable[[Path], object], method: str
@@ -172,7 +174,9 @@ def test_a_damaged_export_is_made_again_from_the_checkpoint(
     assert "complete already" in fit(spec).text()
     damage(path)
     shutil.rmtree(output / "checkpoints")
-    with pytest.raises(OutputError, match=f"{path.name}: not as it was exported, and no checkpoint of step 1 is left"):
+    with pytest.raises(
+        OutputError, match=f"{path.name}: not as it was exported, and no checkpoint of step 1 is left"
+    ):
         fit(spec)
 
 

@@ -216,8 +216,8 @@ def check_export(output: Path, record: Mapping[str, Any], note: Callable[[str], 
         return
     if record["steps_done"] not in checkpoints(output):
         raise OutputError(
-            f"{output / damaged}: not as it was exported, and no checkpoint of step {record['steps_done']:,} is left to "
-            "export it from; expected that file back, or another train.output"
+            f"{output / damaged}: not as it was exported, and no checkpoint of step {record['steps_done']:,} is left "
+            "to export it from; expected that file back, or another train.output"
         )
     note(f"train: {output / damaged} is not as it was exported; the model is exported again")
 

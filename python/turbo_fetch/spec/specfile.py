@@ -89,8 +89,17 @@ def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(problem, model)}" for problem in error.errors())
-        raise SpecError(f"{origin}: {error.error_count()} problem(s)\n{problems}") from error
+        problems = list(_innermost(error.errors(), model))
+        listed = "\n".join(f"  {_explain(problem, model)}" for problem in problems)
+        raise SpecError(f"{origin}: {len(problems)} problem(s)\n{listed}") from error
+
+
+def _innermost(problems: Sequence[ErrorDetails], root: type[BaseModel]) -> Iterator[ErrorDetails]:
+    """Yield the problems but those of a list in which an item has one: that it is no text either says nothing."""
+    keys = [".".join(_named([str(part) for part in problem["loc"]], root)) for problem in problems]
+    for key, problem in zip(keys, problems, strict=True):
+        if not any(other.startswith(f"{key}.") for other in keys):
+            yield problem
 
 
 def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spec) -> dict[str, Any]:

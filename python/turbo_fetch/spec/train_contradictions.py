@@ -158,6 +158,10 @@ def _of_method(train: TrainKeys) -> _Problems:
         f"token_learning_rate is given, but method = {train.method!r} has no token",
     )
     yield (
+        train.text_encoder is True and not train.trains_denoiser,
+        f"text_encoder = true, but method = {train.method!r} trains the new word alone; expected false, or lora+token",
+    )
+    yield (
         train.text_encoder_learning_rate is not None and not train.trains_text_encoder,
         "text_encoder_learning_rate is given, but the text encoder is not trained; "
         "expected text_encoder = true too",
@@ -260,7 +264,7 @@ def _of_steps(train: TrainKeys) -> _Problems:
     rate = train.rates[next(train.trained_groups)]
     yield (
         train.schedule.kind == "polynomial" and rate <= END_OF_POLYNOMIAL,
-        f'schedule.kind = "polynomial" falls to {END_OF_POLYNOMIAL:g}, and the learning rate, {rate:g}, is not above it',
+        f'schedule.kind = "polynomial" falls to {END_OF_POLYNOMIAL:g}, but begins at {rate:g}; expected more',
     )
     yield (
         train.validation is not None and train.validation.every > train.steps,

@@ -23,7 +23,7 @@ from turbo_fetch.dreambooth.data.sources import (
 from turbo_fetch.dreambooth.families import Family, Sides
 from turbo_fetch.dreambooth.families.trainable import with_all_tokens
 from turbo_fetch.dreambooth.run_folder import CACHE
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 
 
@@ -62,7 +62,12 @@ def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]
     work, annotator = _cache(train), open_annotator(train.pictures)
 
     def of_subject(place: str) -> list[ImageFile]:
-        found = read_images(place, "subject", work, note)
+        try:
+            found = read_images(place, "subject", work, note)
+        except PicturesError as error:
+            if spec.fetch is None or place != spec.fetch.output.path:
+                raise
+            raise PicturesError(f'train.subject = "fetch", what fetch.output.path has: {error}') from error
         return found if annotator is None else annotated(found, annotator, work, note)
 
     priors = {

@@ -95,9 +95,7 @@ class StableDiffusion(Family):
                 f"train.base: its scheduler says that the model predicts {prediction!r}, which is not trained here; "
                 f"expected {' or '.join(get_args(Prediction))}, or train.loss.kind that says which of them is right"
             )
-        return Diffusion(
-            noise_schedule(self.pipeline.scheduler).alphas_cumprod, cast(Prediction, prediction)
-        )
+        return Diffusion(noise_schedule(self.pipeline.scheduler).alphas_cumprod, cast(Prediction, prediction))
 
     def header(self) -> dict[str, str]:
         """See Family."""

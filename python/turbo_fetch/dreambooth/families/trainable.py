@@ -174,8 +174,10 @@ def _make_trainable(module: Any, targets: list[str], train: TrainSpec) -> None:
     try:
         module.add_adapter(_adapter_config(train.lora, targets))
     except ValueError as error:
-        # Such as a norm, which has no such matrices.
-        raise SpecError(f"train.lora.targets = {list(train.lora.targets)}: {error}") from error
+        raise SpecError(
+            f"train.lora.targets = {list(train.lora.targets)}: a module of such a name is none that has a matrix; "
+            f"expected ends of names such as {', '.join(sorted(_ends(module)))}"
+        ) from error
     for parameter in module.parameters():
         if parameter.requires_grad:
             # peft gives them the type of the weights beside them.

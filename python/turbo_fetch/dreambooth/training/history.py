@@ -22,7 +22,8 @@ Entry = dict[str, Any]
 """`step` (from 1), `loss`, `subject_loss`, `prior_loss` if there is one, `learning_rate`."""
 
 AFTER_OVERFLOW: Final = (
-    'A lower learning rate or precision = "fp32" may help, in another train.output; the last checkpoint is from before'
+    'A lower learning rate or precision = "fp32" may help, in another train.output; '
+    "the last checkpoint is from before"
 )
 
 
