@@ -282,3 +282,15 @@ def test_a_spec_beside_another_programs_job_file_keeps_its_output(tmp_path: Path
     for content in ("{}", "[]", "not JSON"):
         (tmp_path / "job.json").write_text(content)
         assert _fetch(load_spec(minimal)).output.path == str(tmp_path / "out")
+
+
+def test_of_a_list_with_a_wrong_item_the_item_alone_is_told() -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_spec({"generate": {"model": "", "prompts": ["a dog", ""]}})
+    lines = [line.strip() for line in str(refused.value).splitlines()]
+    expected = "string should have at least 1 character"
+    assert lines == [
+        "spec: 2 problem(s)",
+        f"generate.model = '': {expected}",
+        f"generate.prompts.1 = '': {expected}",
+    ]
