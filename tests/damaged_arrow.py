@@ -49,7 +49,7 @@ def main(folder: str, seed: str, trials: str) -> None:
     path = Path(folder) / "list.arrow"
     for trial in range(int(trials)):
         path.write_bytes(damaged(intact(COMPRESSIONS[trial % 3]), random))
-        spec = InputSpec(urls=str(path), caption_column="caption", keep_columns=["tags", "size"])
+        spec = InputSpec(urls=str(path), caption_column="caption", keep_columns=("tags", "size"))
         try:
             for batch in read_rows(spec):
                 batch.validate(full=True)

@@ -38,7 +38,7 @@ from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.sources.identity import place_of
 from turbo_fetch.sources.source import CHUNK_BYTES
 from turbo_fetch.sources.stores import Stores
-from turbo_fetch.spec import HttpSpec, InputSpec
+from turbo_fetch.spec import HttpSpec, InputSpec, WarcSpec
 from turbo_fetch.stop import StopRequest
 
 BODY = encoded(80, 60, 1)
@@ -241,7 +241,7 @@ def test_an_index_may_be_a_list_of_any_format(tmp_path: Path, name: str) -> None
         path.write_text(json.dumps({name: values[0] for name, values in table.items()}))  # type: ignore[index]
     else:
         feather.write_feather(pa.table(table), path)
-    warc = {"file_column": "file", "offset_column": "at", "length_column": "bytes"}
+    warc = WarcSpec(file_column="file", offset_column="at", length_column="bytes")
     (rows,) = read_rows(InputSpec(urls=str(path), warc=warc))
     assert [rows.column(name)[0].as_py() for name in RECORD] == ["a.warc.gz", "7", "5"]
 

@@ -272,7 +272,7 @@ def test_columns_may_have_any_names(tmp_path: Path, suffix: str, url: str, other
     ],
 )
 def test_values_of_json_become_a_declared_type_as_cells_do_or_null(
-    tmp_path: Path, kind: str, values: list[Any], expected: list[Any]
+    tmp_path: Path, kind: Any, values: list[Any], expected: list[Any]
 ) -> None:
     write_rows(tmp_path / "list.jsonl", values)
     plan = Plan.of(InputSpec(urls=str(tmp_path), keep_columns=("n",), column_types={"n": kind}), 1000)

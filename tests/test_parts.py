@@ -25,7 +25,7 @@ from origin import Origin
 from processes import descendants, finished, wait_until
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.part import Part
-from turbo_fetch.spec import FetchSpec, HttpSpec, Spec
+from turbo_fetch.spec import DomainSpec, FetchSpec, HttpSpec, InputSpec, OutputSpec, Spec
 from turbo_fetch.spec.specfile import dump_spec
 
 ALBUM = album(240, side=48)
@@ -45,9 +45,9 @@ def test_all_parts_together_ask_a_host_no_more_than_one_run_does(
     count: int, per_domain: int, concurrency: int
 ) -> None:
     http = HttpSpec(
-        per_domain=per_domain, domains={"a.example": {"concurrency": concurrency, "delay_s": 2.0}}
+        per_domain=per_domain, domains={"a.example": DomainSpec(concurrency=concurrency, delay_s=2.0)}
     )
-    fetch = FetchSpec(input={"urls": "list.txt"}, output={"path": "out"}, http=http)
+    fetch = FetchSpec(input=InputSpec(urls="list.txt"), output=OutputSpec(path="out"), http=http)
     shared = Part(0, count).share(fetch, "spool").http
     # No part can do with less than one.
     assert shared.per_domain * count <= max(per_domain, count)

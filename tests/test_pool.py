@@ -20,7 +20,7 @@ from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 BODY = bytes(range(256)) * 400
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "allow_private_addresses": True,
     "robots": "ignore",
     "timeout_s": 10,

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -356,7 +356,7 @@ def test_a_sample_is_about_its_share_and_the_same_every_time(lists: dict[str, Pa
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 @pytest.mark.parametrize("rows", [1, 99, 100, 250, ROWS, ROWS + 1])
 def test_no_more_rows_are_taken_than_asked_for(
-    lists: dict[str, Path], kind: str, rows: int, order: str
+    lists: dict[str, Path], kind: str, rows: int, order: Literal["position", "spread"]
 ) -> None:
     urls = TABLE.column("url").to_pylist()
     assert sorted(_taken(lists[kind], rows=rows, order=order)) == sorted(urls[:rows])
@@ -393,7 +393,11 @@ def test_a_file_without_a_header_is_read_by_the_names_it_is_given(tmp_path: Path
         b'http://example.org/1\t"a ""photo"""\t3\nhttp://example.org/2\nhttp://example.org/3\tc\t5\n'
     )
     names = ("url", "caption", "width")
-    options = {"column_names": names, "caption_column": "caption", "where": "width is None or width > 3"}
+    options: dict[str, Any] = {
+        "column_names": names,
+        "caption_column": "caption",
+        "where": "width is None or width > 3",
+    }
     spec = InputSpec(urls=str(path), **options)
     notes = ListNotes()
     [shard] = Plan.of(spec, 10).shards()

@@ -393,3 +393,15 @@ def test_an_integer_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     path.write_text(MINIMAL + "samples_per_shard = " + "9" * 5000)
     with pytest.raises(SpecError, match="not valid TOML"):
         load_spec(path)
+
+
+def test_of_a_list_with_a_wrong_item_the_item_alone_is_told() -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_spec({"generate": {"model": "", "prompts": ["a dog", ""]}})
+    lines = [line.strip() for line in str(refused.value).splitlines()]
+    expected = "string should have at least 1 character"
+    assert lines == [
+        "spec: 2 problem(s)",
+        f"generate.model = '': {expected}",
+        f"generate.prompts.1 = '': {expected}",
+    ]

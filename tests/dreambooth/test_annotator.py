@@ -64,9 +64,12 @@ def test_what_is_there_stays_and_what_was_made_is_not_made_again(tmp_path: Path)
     assert captions["0.png"] == "RGB 64 of {class}"
     assert read(tmp_path, annotator=hook).subjects[0].subject == first
     assert (tmp_path / "calls").read_text().split() == ["8", "1"]
+    next((tmp_path / "model" / "cache").glob("annotated-*/*.json")).write_text('{"capt')
+    assert read(tmp_path, annotator=hook).subjects[0].subject == first
+    assert (tmp_path / "calls").read_text().split() == ["8", "1", "1"]
     write_images(tmp_path / "subject", 11)
     read(tmp_path, annotator=hook)
-    assert (tmp_path / "calls").read_text().split() == ["8", "1", "1"]
+    assert (tmp_path / "calls").read_text().split() == ["8", "1", "1", "1"]
 
 
 def test_a_run_learns_from_them_and_is_bound_to_them(tmp_path: Path) -> None:

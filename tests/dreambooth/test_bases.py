@@ -325,6 +325,16 @@ def _renamed(path: Path, name: str) -> None:
             lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
             r"its unet has no weights; expected diffusion_pytorch_model\.safetensors in the folder unet",
         ),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+                folder / "unet" / "model.safetensors"
+            ),
+            r"its unet has no weights; expected diffusion_pytorch_model\.safetensors in the folder unet",
+        ),
+        (
+            lambda folder: (folder / "text_encoder" / "config.json").unlink(),
+            r"its text_encoder has no config\.json; expected it in the folder text_encoder",
+        ),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "its tokenizer has no vocabulary"),
         (lambda folder: _halved(folder / "tokenizer" / "vocab.json"), "Error while initializing BPE"),
         (
@@ -340,6 +350,8 @@ def _renamed(path: Path, name: str) -> None:
         "one of an encoder is missing",
         "no text encoder",
         "no UNet",
+        "renamed",
+        "no config",
         "no tokenizer",
         "half a vocabulary",
         "half a tokenizer",
@@ -362,6 +374,68 @@ def test_a_model_that_does_not_say_its_size_is_told(models: dict[str, Path], tmp
     (folder / "unet" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"config\.json of the model's unet has sample_size = None"):
         fit(training_spec(folder, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        (
+            "sd",
+            {"prediction_type": "sample"},
+            "the model predicts 'sample'.*expected epsilon or v_prediction",
+        ),
+        ("sd", {"prediction_type": "flow_prediction"}, "the model predicts 'flow_prediction'"),
+        ("sdxl", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the model predicts 'flow'"),
+        ("sd3", {"_class_name": "DDIMScheduler"}, "is a DDIMScheduler; expected one of flow"),
+    ],
+)
+def test_a_model_that_predicts_what_is_not_trained_here_is_refused(
+    models: dict[str, Path], tmp_path: Path, name: str, settings: dict[str, str], expected: str
+) -> None:
+    folder = shutil.copytree(models[name], tmp_path / "base")
+    config = folder / "scheduler" / "scheduler_config.json"
+    written = json.loads(config.read_text()) | settings
+    if "_class_name" in settings:
+        del written["beta_start" if name == "sdxl" else "shift"]
+        written.pop("prediction_type", None)
+        index = folder / "model_index.json"
+        parts = json.loads(index.read_text()) | {"scheduler": ["diffusers", settings["_class_name"]]}
+        index.write_text(json.dumps(parts))
+    config.write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=f"train.base: its scheduler .*{expected}"):
+        fit(training_spec(folder, tmp_path, prior=False))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "cannot be loaded as a sdxl model: TypeError: StableDiffusionXLPipeline",
+        ),
+        ({"unet": [None, None]}, r"cannot be loaded as a sd model: .*its model_index\.json has no unet"),
+        ({"vae": [None, None]}, r"its model_index\.json has no vae"),
+        ({"text_encoder": ["transformers", "NoSuchModel"]}, "NoSuchModel"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_told(
+    models: dict[str, Path], tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | changes))
+    with pytest.raises(ModelError, match=f"base: .*{expected}"):
+        fit(training_spec(folder, tmp_path, prior=False))
+
+
+def test_what_the_spec_says_of_a_prediction_is_believed(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["sd"], tmp_path / "base")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "sample"}))
+    fit(training_spec(folder, tmp_path, prior=False, steps=1, loss={"kind": "epsilon"}))
+    exported = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
+    assert exported["prediction_type"] == "epsilon"
 
 
 def test_a_tokenizer_that_does_not_say_its_length_reads_as_much_as_its_encoder(

@@ -148,6 +148,14 @@ def test_what_is_missing_is_counted_and_named(tmp_path: Path) -> None:
     assert "metadata.jsonl: 1 caption(s) of images that are not there: gone.png" in told
 
 
+def test_several_captions_of_an_image_in_a_table_are_told(tmp_path: Path) -> None:
+    _folder(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,first\nsub/a.png,second\n")
+    captions, told = _read(tmp_path)
+    assert captions == {"a.png": "second"}
+    assert "metadata.csv: several captions of an image, of which the last is used: a.png" in told
+
+
 def test_the_caption_beside_an_image_counts_before_a_table_and_that_is_told(tmp_path: Path) -> None:
     _folder(tmp_path, "a.png")
     (tmp_path / "a.txt").write_text("beside")

@@ -16,7 +16,7 @@ from training import Listener, history, training_spec, write_images
 from turbo_fetch import stages
 from turbo_fetch.dreambooth.data import folder
 from turbo_fetch.dreambooth.data.images import ImageFile, inspect
-from turbo_fetch.errors import ModelError, OutputExists, TurboFetchError
+from turbo_fetch.errors import ModelError, OutputExists, SpecError, TurboFetchError
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.stop import StopRequest
 
@@ -59,9 +59,29 @@ def all_stages(base: Path, dino: Path, folder: Path) -> dict[str, dict[str, Any]
     }
 
 
+def test_what_a_fetch_would_not_make_is_said_before_it(base: Path, tmp_path: Path) -> None:
+    train = training_spec(base, tmp_path, prior=False, subject="fetch").train
+    assert train is not None
+    fetch = {"input": {"urls": "list.txt"}, "output": {"path": str(tmp_path / "data"), "format": "dummy"}}
+    spec = parse_spec({"train": train.model_dump(by_alias=True, exclude_none=True), "fetch": fetch})
+    with pytest.raises(
+        SpecError, match=r'train\.subject = "fetch", but fetch\.output\.format = "dummy" keeps no'
+    ):
+        stages.run(spec, Listener(), StopRequest())
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_part_of_no_fetch_is_refused(base: Path, tmp_path: Path) -> None:
+    spec = training_spec(base, tmp_path)
+    parted = spec.model_copy(update={"engine": spec.engine.model_copy(update={"shards": "0/2"})})
+    with pytest.raises(SpecError, match=r"engine\.shards = .*but the spec has no \[fetch\]"):
+        stages.run(parted, Listener(), StopRequest())
+
+
 @pytest.mark.parametrize(
     ("stage", "keys", "expected"),
     [
+        ("prior", {"source": "empty", "steps": 3}, "steps given beside source = "),
         ("generate", {"prompts": "missing.txt"}, r"generate\.prompts = .*missing\.txt': no such file"),
         ("generate", {"prompts": "empty.txt"}, r"generate\.prompts = .*empty\.txt': holds no prompt"),
         (
@@ -95,6 +115,11 @@ def all_stages(base: Path, dino: Path, folder: Path) -> dict[str, dict[str, Any]
         ("train", {"method": "lora", "lora": {"targets": ["to_z"]}}, r"train\.lora\.targets = \['to_z'\]"),
         ("train", {"clip_skip": 9}, r"train\.clip_skip = 9"),
         ("train", {"method": "token", "identifier": "dog"}, r"train\.identifier = 'dog' is a token"),
+        (
+            "train",
+            {"method": "lora", "lora": {"targets": ["norm1"]}},
+            r"\['norm1'\]: a module of such a name is none",
+        ),
         ("prior", {"output": "file/made"}, r"/file: this is a file"),
         ("prior", {"source": "empty", "images": 1}, r"(?s)prior\.source: .*empty: no images of the class"),
     ],
@@ -113,7 +138,8 @@ def test_what_a_later_stage_would_fail_for_is_said_before_anything_is_made(
     if "validation" in keys:
         own["validation"] = {"pictures": str(tmp_path / keys["validation"]["pictures"]), "every": 1}
     tables = all_stages(base, dino, tmp_path)
-    tables[stage] |= own
+    # Images that are there are not made.
+    tables[stage] = own if "source" in keys else tables[stage] | own
     with pytest.raises(TurboFetchError, match=expected):
         stages.run(parse_spec(tables), Listener(), StopRequest())
     assert not any((tmp_path / name).exists() for name in ("made", "model", "images", "scores"))

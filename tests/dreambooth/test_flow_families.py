@@ -69,7 +69,7 @@ def test_the_denoiser_is_told_of_captions_as_by_the_pipeline(
     bases: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
     family = families.load(str(bases[name]))
-    cached = cached_captions(family, CAPTIONS, tmp_path, lambda _done, _total: None)
+    cached = cached_captions(family, CAPTIONS, tmp_path, print, lambda _done, _total: None)
     expected = _told(family.pipeline, CAPTIONS)
     for text in (family.encode_captions(CAPTIONS), cached.encode(CAPTIONS, torch.device("cpu"))):
         lengths = text["lengths"].int().tolist()

@@ -37,7 +37,7 @@ from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.stop import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-QUICK = {"steps": 2, "width": 16, "height": 16}
+QUICK: dict[str, Any] = {"steps": 2, "width": 16, "height": 16}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from tiny_models import TINY_FLOW_MODELS, TINY_MODELS, tiny_sd
 from training import training_spec
@@ -16,9 +18,9 @@ from turbo_fetch import stages
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.model import export_model
 from turbo_fetch.dreambooth.families.embeddings import add_embedding
-from turbo_fetch.dreambooth.families.trainable import configure_trainable
+from turbo_fetch.dreambooth.families.trainable import configure_trainable, with_all_tokens
 from turbo_fetch.dreambooth.run_folder import EMBEDDINGS
-from turbo_fetch.errors import ModelError
+from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.specfile import parse_spec
 
 PROMPT = "a <dog> <dog>_1 on the moon"
@@ -108,6 +110,60 @@ def test_a_word_that_does_not_fit_is_refused(learned: tuple[str, Path, Any], tmp
     add_embedding(family, folder / "model" / EMBEDDINGS)
     with pytest.raises(ModelError, match="'<dog>' is a token of the model already"):
         add_embedding(family, folder / "model" / EMBEDDINGS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.mark.parametrize("word", ["sks", "SKS", "dog", "a b", "<|endoftext|>"])
+def test_what_is_no_new_word_is_refused(base: Path, tmp_path: Path, word: str) -> None:
+    train = training_spec(base, tmp_path, method="token", identifier=word).train
+    assert train is not None
+    with pytest.raises(
+        SpecError, match=re.escape(f"train.identifier = {word!r} is a token of the model already, or")
+    ):
+        configure_trainable(families.skeleton(str(base)), train)
+
+
+def test_without_an_identifier_the_new_word_is_one_that_clip_does_not_have(
+    base: Path, tmp_path: Path
+) -> None:
+    for method, expected in (("token", "<sks>"), ("lora+token", "<sks>"), ("full", "sks")):
+        train = training_spec(base, tmp_path, method=method).train
+        assert train is not None
+        assert train.identifier == expected
+
+
+def test_a_new_word_is_not_read_inside_of_others(base: Path, tmp_path: Path) -> None:
+    train = training_spec(base, tmp_path, method="token", identifier="zwx", token={"vectors": 2}).train
+    assert train is not None
+    assert with_all_tokens(train, "a zwx, zwxy and azwx") == "a zwx zwx_1, zwxy and azwx"
+    family = families.load(str(base))
+    captions = ("zwxy azwx", "a zwx")
+    before, changed = (family.pipeline.tokenizer(each).input_ids for each in captions)
+    configure_trainable(family, train)
+    assert family.pipeline.tokenizer(captions[0]).input_ids == before
+    assert family.pipeline.tokenizer(captions[1]).input_ids != changed
+    family.pipeline.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    saved = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert saved(captions[0]).input_ids == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"class": " "}, "class is missing"),
+        ({"identifier": " "}, r"identifier = ' ': string should have at least 1 character"),
+        ({"token": {"initial": " "}}, r"token\.initial = ' ': string should have at least 1 character"),
+    ],
+)
+def test_a_word_without_tokens_is_refused(
+    base: Path, tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(SpecError, match=expected):
+        training_spec(base, tmp_path, method="token", **keys)
 
 
 @pytest.mark.parametrize(

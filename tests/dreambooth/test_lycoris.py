@@ -19,6 +19,7 @@ from tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 from training import assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.export.lora import save_lora
+from turbo_fetch.dreambooth.export.model import convert
 from turbo_fetch.dreambooth.families.models import restore
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import DIFFUSERS_LORA, KOHYA_LORA, checkpoints, lora_in
@@ -115,6 +116,8 @@ def test_we_make_the_same_image_with_it(exported: Exported) -> None:
     add_lora(base, str(exported.folder), 1.0)
     assert np.abs(image(base) - exported.wanted).max() <= 1
     assert np.abs(plain - exported.wanted).max() > 3
+    convert(str(exported.base), exported.folder / "merged", "fp32", str(exported.folder), 1.0)
+    assert np.abs(image(families.load(str(exported.folder / "merged"))) - exported.wanted).max() <= 1
     half = families.load(str(exported.base))
     add_lora(half, str(exported.folder / KOHYA_LORA), 0.0)
     assert np.array_equal(image(half), plain)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
 from hypothesis import settings
 from PIL import Image
 from pydantic import BaseModel
@@ -341,6 +343,40 @@ def test_every_optimiser_follows_every_schedule(tmp_path: Path, kind: str, sched
         follower.step()
     assert rates[0] == train.rates["denoiser"]
     assert (rates[-1] < rates[0]) == (not schedule.startswith("constant"))
+
+
+@pytest.mark.parametrize("rate", [1e-6, 3e-3])
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        ({"kind": "constant"}, {}),
+        ({"kind": "constant_with_warmup", "warmup_steps": 3}, {}),
+        ({"kind": "linear", "warmup_steps": 1}, {}),
+        ({"kind": "cosine", "warmup_steps": 2}, {"num_cycles": 0.5}),
+        ({"kind": "cosine_with_restarts", "cycles": 3}, {"num_cycles": 3}),
+        ({"kind": "polynomial", "power": 1.0, "warmup_steps": 2}, {"power": 1.0}),
+        ({"kind": "polynomial", "power": 2.5}, {"power": 2.5}),
+    ],
+)
+def test_the_rate_of_each_step_is_that_of_diffusers(
+    schedule: dict[str, Any], options: dict[str, float], rate: float
+) -> None:
+    table = {"base": "x", "subject": "x", "class": "dog", "steps": 10, "learning_rate": rate}
+    train = TrainSpec.model_validate({**table, "schedule": schedule})
+    weight = torch.nn.Parameter(torch.ones(3))
+    own = make_optimiser(train.optimiser, [{"params": [weight], "lr": rate, "weight_decay": 0.0}])
+    theirs = torch.optim.AdamW([weight], lr=rate)
+    ours = make_schedule(train, own)
+    function: Any = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(train.schedule.kind)]
+    steps = {"num_warmup_steps": train.schedule.warmup_steps, "num_training_steps": 10}
+    known = {name: value for name, value in steps.items() if name in signature(function).parameters}
+    expected = function(theirs, **known, **options)
+    rates = []
+    for _ in range(11):
+        rates.append((ours.get_last_lr()[0], expected.get_last_lr()[0]))
+        for each in (own, theirs, ours, expected):
+            each.step()
+    assert [first for first, _ in rates] == [second for _, second in rates]
 
 
 def test_a_lora_of_text_encoders_is_written_beside_a_new_word(bases: dict[str, Path], tmp_path: Path) -> None:

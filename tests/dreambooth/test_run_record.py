@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from safetensors.torch import load, load_file
 
 from tiny_models import TINY_MODELS, tiny_sd
 from training import Listener, assert_equal_bits, fit, history, learned, stopped_after, training_spec
 from turbo_fetch.dreambooth import families
 from turbo_fetch.dreambooth.run_folder import checkpoints, steps_done, tidy
-from turbo_fetch.errors import Interrupted, ModelError, OutputExists, SpecError, TrainingFailed
+from turbo_fetch.errors import Interrupted, ModelError, OutputError, OutputExists, SpecError, TrainingFailed
 from turbo_fetch.spec.resume import BINDING, FREE, binding
 from turbo_fetch.spec.specfile import tables_of
 from turbo_fetch.spec.train import TrainSpec
@@ -150,6 +151,34 @@ def test_more_steps_repeat_none(base: Path, run: Path, made: Path) -> None:
     fit(training_spec(base, made, steps=5, output=str(run / "whole")))
     assert history(run / "model") == history(run / "whole")
     assert_equal_bits(learned(run / "model"), learned(run / "whole"))
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"x")], ids=["gone", "cut off"]
+)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_damaged_export_is_made_again_from_the_checkpoint(
+    base: Path, tmp_path: Path, damage: Callable[[Path], object], method: str
+) -> None:
+    spec = training_spec(base, tmp_path, prior=False, steps=1, method=method)
+    fit(spec)
+    output = tmp_path / "model"
+    path = next(output.glob("unet/*.safetensors" if method == "full" else "kohya_lora.safetensors"))
+    # Not mapped from the file, which is cut off.
+    whole = load(path.read_bytes())
+    damage(path)
+    told = Listener()
+    fit(spec, told)
+    assert f"train: {path} is not as it was exported; the model is exported again" in told.notes
+    assert_equal_bits(load_file(path), whole)
+    assert len(history(output)) == 1
+    assert "complete already" in fit(spec).text()
+    damage(path)
+    shutil.rmtree(output / "checkpoints")
+    with pytest.raises(
+        OutputError, match=f"{path.name}: not as it was exported, and no checkpoint of step 1 is left"
+    ):
+        fit(spec)
 
 
 def test_a_run_that_failed_before_anything_was_saved_binds_nobody(base: Path, tmp_path: Path) -> None:

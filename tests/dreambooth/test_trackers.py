@@ -6,6 +6,7 @@ import socket
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,7 +50,7 @@ def test_all_trackers_get_the_figures_and_the_samples_of_training(base: Path, tm
     samples = {"prompts": ["a photo of sks dog"], "images": 1, "steps": 1}
     spec = training_spec(base, tmp_path, steps=2, sample_every=1, samples=samples)
     port = free_port()
-    track = {
+    track: dict[str, Any] = {
         "to": ("tensorboard", "wandb", "prometheus"),
         "wandb_mode": "offline",
         "port": port,

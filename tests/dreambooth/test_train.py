@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,41 @@ def test_a_cache_is_not_used_for_another_image(base: Path, tmp_path: Path) -> No
     kept.rename(cache)
     fit(first)
     assert {path.name for path in cache.iterdir()} > before
+
+
+def _zeroed(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _zeroed,
+        lambda path: path.write_bytes(path.read_bytes()[:500]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.with_name("sha256.json").write_text("[]"),
+    ],
+    ids=["zeros", "cut off", "empty", "not there", "digests"],
+)
+def test_a_damaged_cache_is_told_and_made_again(
+    base: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    spec = training_spec(base, tmp_path, prior=False, steps=2)
+    fit(spec)
+    losses = _losses(spec)
+    cache = (tmp_path / "model" / CACHE).rename(tmp_path / "cache")
+    for kind in ("latents", "captions"):
+        damage(next(cache.glob(f"{kind}-*/*.npy")))
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    cache.rename(tmp_path / "model" / CACHE)
+    told = Listener()
+    fit(spec, told)
+    assert _losses(spec) == losses
+    damaged = [line for line in told.notes if "a damaged cache, which is made again" in line]
+    assert [Path(line.split(":")[0]).name.split("-")[0] for line in damaged] == ["latents", "captions"]
 
 
 def test_accumulated_passes_are_one_step(base: Path, tmp_path: Path) -> None:
@@ -324,6 +361,26 @@ def test_a_image_that_breaks_while_training_is_named(base: Path, tmp_path: Path)
         ({"schedule": {"warmup_steps": 5}}, "has no warm-up"),
         ({"prompt": "a {name}"}, "unknown or broken field"),
         ({"pictures": {"random_crops": 9}}, 'crop is "center"'),
+        ({"learning_rate": math.inf}, "learning_rate = inf: input should be a finite number"),
+        ({"prior_weight": math.nan}, "prior_weight = nan: input should be a finite number"),
+        ({"optimiser": {"epsilon": math.inf}}, "epsilon = inf: input should be a finite number"),
+        (
+            {"method": "lora", "lora": {"blocks": {"mid": math.inf}}},
+            "mid = inf: input should be a finite number",
+        ),
+        ({"method": "token", "text_encoder": True}, "text_encoder = true, but method = 'token'"),
+        (
+            {"learning_rate": 1e-8, "schedule": {"kind": "polynomial"}},
+            "falls to 1e-07, but begins at 1e-08; expected more",
+        ),
+        ({"seed": 2**63}, f"train.seed = {2**63}: input should be less than"),
+        ({"resolution": 100_000}, "resolution = 100000: input should be less than or equal to 8192"),
+        ({"samples": {"steps": 1001}}, "samples.steps = 1001: input should be less than or equal to 1000"),
+        ({"output": "é" * 150}, "train.output: has a name of 300 bytes in it; expected at most 255"),
+        ({"steps": True}, "train.steps = True: input should be a valid integer"),
+        ({"steps": "10"}, "train.steps = '10': input should be a valid integer"),
+        ({"cache": "yes"}, "train.cache = 'yes': input should be a valid boolean"),
+        ({"prior_weight": True}, "train.prior_weight = True: input should be a valid number"),
     ],
 )
 def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
@@ -343,6 +400,12 @@ def test_nonsense_is_refused_with_the_reason(tmp_path: Path, keys: dict[str, Any
         ({"subject": "fetch"}, SpecError, r"has no \[fetch\]"),
         ({"subject": "missing"}, InputError, r"train\.subject = 'missing': no such folder"),
         ({"learning_rate": 1e30, "steps": 20}, TrainingFailed, "the loss of step"),
+        (
+            {"learning_rate": 1e39, "steps": 1},
+            TrainingFailed,
+            r"step 1 made parts\.unet\..* infinite or no number",
+        ),
+        ({"learning_rate": 1e39, "checkpoint_every": 1}, TrainingFailed, "step 1 made parts"),
     ],
 )
 def test_what_cannot_be_trained_is_told(
@@ -351,6 +414,8 @@ def test_what_cannot_be_trained_is_told(
     spec = training_spec(Path(keys.pop("base", base)), tmp_path, **keys)
     with pytest.raises(error, match=expected):
         fit(spec)
+    assert not list((tmp_path / "model").rglob("*.ckpt"))
+    assert not (tmp_path / "model" / "model_index.json").exists()
 
 
 def test_a_model_of_no_known_family_is_told(tmp_path: Path) -> None:

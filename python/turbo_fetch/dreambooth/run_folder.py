@@ -185,8 +185,45 @@ def lora_in(folder: Path) -> Path | None:
 
 
 def is_complete(output: Path, steps: int) -> bool:
-    """Return whether a run has made its model of so many steps. Raises as `read_record`."""
-    return has_model(output) and read_record(output).get("steps_done") == steps
+    """Return whether a run has made its model of so many steps, which is still whole. Raises as `read_record`."""
+    if not has_model(output):
+        return False
+    record = read_record(output)
+    return record.get("steps_done") == steps and damaged_file(output, record) is None
+
+
+def exported_files(output: Path) -> dict[str, int]:
+    """Return the files of the model in a folder by their path in it, with their sizes in bytes."""
+    index = output / MODEL_INDEX
+    parts = json.loads(index.read_bytes()) if index.is_file() else {}
+    folders = [output / name for name, kind in parts.items() if isinstance(kind, list)]
+    embeddings = output.glob(EMBEDDINGS.replace(".", "*."))
+    files = [index, output / DIFFUSERS_LORA, output / KOHYA_LORA, *embeddings]
+    files += [file for folder in folders for file in folder.glob("*")]
+    return {file.relative_to(output).as_posix(): file.stat().st_size for file in files if file.is_file()}
+
+
+def damaged_file(output: Path, record: Mapping[str, Any]) -> str | None:
+    """Return a file of the model that is not there, or not as long as it was written; None if there is none."""
+    written: Mapping[str, int] = record.get("exported", {})
+    return next((name for name, size in written.items() if not _is_of_size(output / name, size)), None)
+
+
+def check_export(output: Path, record: Mapping[str, Any], note: Callable[[str], None]) -> None:
+    """Say that a damaged model is exported again. Raises OutputError if it cannot be, without its checkpoint."""
+    damaged = damaged_file(output, record)
+    if damaged is None:
+        return
+    if record["steps_done"] not in checkpoints(output):
+        raise OutputError(
+            f"{output / damaged}: not as it was exported, and no checkpoint of step {record['steps_done']:,} is left "
+            "to export it from; expected that file back, or another train.output"
+        )
+    note(f"train: {output / damaged} is not as it was exported; the model is exported again")
+
+
+def _is_of_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def read_record(output: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ PeerInputFormat = Literal[
 class Img2DatasetOptions(Table):
     """The options of `img2dataset.download`, in its order, so that they can be given by position."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)
+    # Like img2dataset, which has `inf` for no limit, and a command line without types.
+    model_config = ConfigDict(coerce_numbers_to_str=True, strict=False, allow_inf_nan=True)
 
     url_list: Address
     """List: a file or a folder of files: `fetch.input.urls`."""

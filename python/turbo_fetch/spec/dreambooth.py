@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling
+from turbo_fetch.spec.table import (
+    DenoisingSteps,
+    Location,
+    ModelName,
+    Place,
+    Seed,
+    Side,
+    Table,
+    VaeTiling,
+    Word,
+)
 
 Scheduler = Literal[
     "auto",
@@ -38,18 +48,18 @@ class SamplingTable(Table):
     scheduler: Scheduler | None = None
     """Sampler; `auto` is the one that comes with the model. By default `ddim`, and `auto` for flow-matching models,
     which have no other."""
-    steps: PositiveInt = 50
+    steps: DenoisingSteps = 50
     """Denoising steps per image."""
     guidance: NonNegativeFloat | None = None
     """Classifier-free guidance scale; 1 or less turns it off. By default what is usual for the family: 7.5, 3.5 for
     Flux, which is told it, 4 for Flux.2."""
     negative: str = ""
     """Negative prompt; has no effect without guidance. Flux has none."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the first image; each image has its own seed, whatever the batch size."""
-    width: PositiveInt | None = None
+    width: Side | None = None
     """Width in pixels; by default that of the model."""
-    height: PositiveInt | None = None
+    height: Side | None = None
     """Height in pixels; by default that of the model."""
     batch_size: PositiveInt = 4
     """Images per batch; larger batches are faster and need more memory."""
@@ -79,6 +89,20 @@ class PriorSpec(SamplingTable):
     output: Location | None = None
     """Folder of the generated images; by default `train.output` with `-class` at the end."""
 
+    @model_validator(mode="after")
+    def _makes_them(self) -> PriorSpec:
+        fields = type(self).model_fields
+        unused = [
+            name
+            for name in (*SamplingTable.model_fields, "output")
+            if getattr(self, name) != fields[name].default
+        ]
+        if self.source != "generate" and unused:
+            raise ValueError(
+                f"{', '.join(unused)} given beside source = {self.source!r}, with which no images are made"
+            )
+        return self
+
 
 class GenerateSpec(SamplingTable):
     """`[generate]`: from prompts to images."""
@@ -86,9 +110,9 @@ class GenerateSpec(SamplingTable):
     model: ModelName | None = None
     """A diffusers folder, a single file, a hub id, or a checkpoint of `[train]`; by default the model that this spec
     trains."""
-    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place()]
-    """A list of prompts, or a text file with one prompt per line. `{identifier}` and `{class}` are those of
-    `[train]`."""
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place(words=PAPER)]
+    """A list of prompts, or a text file with one prompt per line, or `paper` or `paper-live`, as in `[evaluate]`.
+    `{identifier}` and `{class}` are those of `[train]`."""
     images: PositiveInt = 4
     """Images per prompt."""
     fixed_code: bool = False
@@ -117,9 +141,9 @@ class EvaluateSpec(SamplingTable):
     `train.base`."""
     subject: Annotated[Location, Place(words=("fetch",))] | None = None
     """The real images: a folder, a dataset, or `fetch`; by default `train.subject`."""
-    identifier: Prompt | None = None
+    identifier: Word | None = None
     """Word that stands for the subject; by default `train.identifier`."""
-    class_: Annotated[str | None, Field(alias="class", min_length=1)] = None
+    class_: Annotated[Word | None, Field(alias="class")] = None
     """Noun of the subject's class; by default `train.class`."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] | Annotated[Prompt, Place(words=PAPER)] = (
         "paper"

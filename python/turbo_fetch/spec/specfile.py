@@ -89,9 +89,9 @@ def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in _told(error.errors(), model)]
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise SpecError(f"{origin}: {len(problems)} problem(s){lines}") from error
+        problems = list(_innermost(_told(error.errors(), model), model))
+        listed = "".join(f"\n  {_explain(problem, model)}" for problem in problems)
+        raise SpecError(f"{origin}: {len(problems)} problem(s){listed}") from error
 
 
 def _told(errors: list[ErrorDetails], root: type[BaseModel]) -> list[ErrorDetails]:
@@ -106,6 +106,14 @@ def _told(errors: list[ErrorDetails], root: type[BaseModel]) -> list[ErrorDetail
         others = [each for each in same if each["type"] != "literal_error"]
         unneeded += others if isinstance(word["input"], str) else [word] if others else []
     return [each for each in errors if not any(each is other for other in unneeded)]
+
+
+def _innermost(problems: Sequence[ErrorDetails], root: type[BaseModel]) -> Iterator[ErrorDetails]:
+    """Yield the problems but those of a list in which an item has one: that it is no text either says nothing."""
+    keys = [".".join(_named([str(part) for part in problem["loc"]], root)) for problem in problems]
+    for key, problem in zip(keys, problems, strict=True):
+        if not any(other.startswith(f"{key}.") for other in keys):
+            yield problem
 
 
 def rooted(tables: Mapping[str, Any], folder: Path, model: type[BaseModel] = Spec) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -27,21 +27,44 @@ class Place:
     has_member: bool = False
 
 
+_LONGEST_NAME: Final = 255
+
+
 def _writable(path: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in path):
         raise ValueError("is not valid UTF-8; expected a name in UTF-8, and a UTF-8 locale")
+    longest = max(len(name.encode()) for name in path.split("/"))
+    if longest > _LONGEST_NAME and "://" not in path:
+        raise ValueError(
+            f"has a name of {longest} bytes in it; expected at most {_LONGEST_NAME}, as file systems have"
+        )
     return path
 
 
 Location = Annotated[str, Place(), AfterValidator(_writable)]
-ModelName = Annotated[str, Place(or_name=True), AfterValidator(_writable)]
+ModelName = Annotated[str, Field(min_length=1), Place(or_name=True), AfterValidator(_writable)]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Seeds of images count up from it, and PyTorch takes them below 2⁶⁴."""
+Side = Annotated[int, Field(ge=1, le=8192)]
+"""Pixels of an image that a model makes or learns from."""
+DenoisingSteps = Annotated[int, Field(ge=1, le=1000)]
+"""Schedulers have no more."""
 VaeTiling = bool | Literal["auto"]
 
 
 class Table(BaseModel):
-    """One table of the spec: frozen, strict about names, documented from its docstrings."""
+    """One table of the spec: frozen, documented from its docstrings, strict about names and types.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    `"10"`, `10.0` and `true` are no integers, `"yes"` is no boolean, `inf` and `nan` are no numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_as_tuples(cls, values: Any) -> Any:
+        return _frozen(values)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
@@ -73,3 +96,10 @@ class Table(BaseModel):
         for name, meaning in cls.meanings().items():
             properties[cls.model_fields[name].alias or name]["description"] = meaning
         return schema
+
+
+def _frozen(value: Any) -> Any:
+    """Return what TOML or JSON holds with tuples for its lists, which strict types do not take."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return {key: _frozen(inner) for key, inner in value.items()} if isinstance(value, dict) else value

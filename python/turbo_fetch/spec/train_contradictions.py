@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from itertools import chain
 
 from turbo_fetch.spec.train_keys import TrainKeys
-from turbo_fetch.spec.train_tables import FIND_THEIR_RATE, LoraSpec, SamplesSpec, TokenSpec, word_in_name
+from turbo_fetch.spec.train_tables import (
+    END_OF_POLYNOMIAL,
+    FIND_THEIR_RATE,
+    LoraSpec,
+    SamplesSpec,
+    TokenSpec,
+    word_in_name,
+)
 
 _Problems = Iterator[tuple[bool, str]]
 """Whether something is wrong, and what to say then."""
@@ -151,6 +158,10 @@ def _of_method(train: TrainKeys) -> _Problems:
         f"token_learning_rate is given, but method = {train.method!r} has no token",
     )
     yield (
+        train.text_encoder is True and not train.trains_denoiser,
+        f"text_encoder = true, but method = {train.method!r} trains the new word alone; expected false, or lora+token",
+    )
+    yield (
         train.text_encoder_learning_rate is not None and not train.trains_text_encoder,
         "text_encoder_learning_rate is given, but the text encoder is not trained; "
         "expected text_encoder = true too",
@@ -249,6 +260,11 @@ def _of_steps(train: TrainKeys) -> _Problems:
     yield (
         train.schedule.kind == "constant" and train.schedule.warmup_steps > 0,
         'schedule.kind = "constant" has no warm-up; expected "constant_with_warmup"',
+    )
+    rate = train.rates[next(train.trained_groups)]
+    yield (
+        train.schedule.kind == "polynomial" and rate <= END_OF_POLYNOMIAL,
+        f'schedule.kind = "polynomial" falls to {END_OF_POLYNOMIAL:g}, but begins at {rate:g}; expected more',
     )
     yield (
         train.validation is not None and train.validation.every > train.steps,

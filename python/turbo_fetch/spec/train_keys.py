@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling
+from turbo_fetch.spec.table import Location, ModelName, Place, Seed, Table, VaeTiling, Word
 from turbo_fetch.spec.train_tables import (
     FIND_THEIR_RATE,
     USUAL_LEARNING_RATE,
@@ -34,10 +43,11 @@ class TrainKeys(Table):
     subject: Annotated[Location, Place(words=("fetch",))] = ""
     """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage. Required, and so is
     `class`, unless there are `subjects`."""
-    class_: Annotated[str, Field(alias="class")] = ""
+    class_: Annotated[str, StringConstraints(strip_whitespace=True), Field(alias="class")] = ""
     """Noun of the subject's class, such as `dog`."""
-    identifier: Annotated[str, Field(min_length=1)] = "sks"
-    """Rare word that will stand for the subject."""
+    identifier: Word = "sks"
+    """Rare word that will stand for the subject. Where `method` learns a new word, by default `<sks>`: `sks` is a token
+    of CLIP's already."""
     prompt: str = "a photo of {identifier} {class}"
     """Caption of images that have none."""
     method: str = "full"
@@ -48,7 +58,7 @@ class TrainKeys(Table):
     clip_skip: NonNegativeInt = 0
     """Layers at the end of the text encoder that are passed over, for Stable Diffusion 1 and 2; 1 is what the web UIs
     call a clip skip of 2."""
-    resolution: NonNegativeInt = 0
+    resolution: Annotated[int, Field(ge=0, le=8192)] = 0
     """Side of a square training image in pixels; 0: what the family was trained with, 512 for Stable Diffusion 1 and 2,
     1024 for the others."""
     steps: PositiveInt = 800
@@ -94,7 +104,7 @@ class TrainKeys(Table):
     memory, slightly different. `auto`: those of more than 2 megapixels (2 · 1024²)."""
     cache: bool = True
     """Cache encoded images and captions on disk instead of encoding them at each step."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of everything random."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Type of device."""
@@ -135,6 +145,14 @@ class TrainKeys(Table):
     """Images generated during training."""
     validation: ValidationSpec | None = None
     """The loss over held-out images; none by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_word(cls, values: Any) -> Any:
+        """Fill in a word that CLIP does not have, where one is to be learned and none is given."""
+        if not isinstance(values, dict) or "identifier" in values or values.get("subjects"):
+            return values
+        return values | ({"identifier": "<sks>"} if "token" in str(values.get("method")).split("+") else {})
 
     @field_validator("method")
     @classmethod

@@ -14,7 +14,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from turbo_fetch.spec.table import Location, Place, Table
+from turbo_fetch.spec.table import DenoisingSteps, Location, Place, Seed, Table, Word
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
@@ -25,6 +25,9 @@ ScheduleKind = Literal[
 
 FIND_THEIR_RATE: Final[frozenset[OptimiserKind]] = frozenset({"prodigy", "prodigy_schedulefree"})
 """Optimisers that adapt one learning rate for all that is trained."""
+
+END_OF_POLYNOMIAL: Final = 1e-7
+"""The learning rate to which that schedule falls, as diffusers has it."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -42,9 +45,9 @@ class SubjectSpec(Table):
 
     images: Annotated[Location, Place(words=("fetch",))]
     """Images of the subject: a folder, a dataset, or `fetch` for the output of the fetch stage."""
-    class_: Annotated[str, Field(alias="class", min_length=1)]
+    class_: Annotated[Word, Field(alias="class")]
     """Noun of the subject's class. With `[prior]`, each class has images of its own."""
-    identifier: Annotated[str, Field(min_length=1)]
+    identifier: Word
     """Rare word that will stand for the subject, and for no other."""
     prompt: str | None = None
     """Caption of images that have none; by default `train.prompt`."""
@@ -145,7 +148,7 @@ class ScheduleSpec(Table):
     cycles: PositiveInt = 1
     """Restarts of `cosine_with_restarts`; of no other."""
     power: PositiveFloat = 1.0
-    """Exponent of `polynomial`."""
+    """Exponent of `polynomial`, which falls to a rate of 1e-7."""
 
 
 class LoraSpec(Table):
@@ -177,7 +180,7 @@ class LoraSpec(Table):
 class TokenSpec(Table):
     """`[train.token]`: the identifier as a new token with its own embedding (arXiv 2208.01618)."""
 
-    initial: str | None = None
+    initial: Word | None = None
     """Word whose embedding initialises it; by default the class."""
     vectors: PositiveInt = 1
     """Number of tokens that together stand for the identifier."""
@@ -197,11 +200,11 @@ class SamplesSpec(Table):
     """Prompts; by default `train.prompt`."""
     images: PositiveInt = 4
     """Images per prompt."""
-    steps: PositiveInt = 25
+    steps: DenoisingSteps = 25
     """Denoising steps per image."""
     guidance: NonNegativeFloat | None = None
     """Classifier-free guidance scale; by default what is usual for the family."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the first image; the next ones count up."""
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, Protocol, cast
 
-from turbo_fetch.errors import Interrupted, MissingExtra
+from turbo_fetch.errors import Interrupted, MissingExtra, SpecError
 from turbo_fetch.monitor.recorder import tracked
 from turbo_fetch.progress.listener import ProgressListener
 from turbo_fetch.progress.summary import Summary
@@ -104,6 +104,10 @@ async def arun(spec: Spec, listener: ProgressListener | None = None) -> RunSumma
 
 def _run(spec: Spec, listener: ProgressListener, stop: StopRequest, names: Sequence[str]) -> RunSummary:
     summary = RunSummary()
+    if spec.engine.shards is not None and spec.fetch is None:
+        raise SpecError(
+            f'engine.shards = "{spec.engine.shards}" is a part of a fetch, but the spec has no [fetch]'
+        )
     # What follows needs all of the dataset, of which this is to make a part.
     wanted = names if spec.engine.shards is None else ("fetch",)
     ahead = [name for name in wanted if getattr(spec, name) is not None]

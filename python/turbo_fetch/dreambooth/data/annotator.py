@@ -70,7 +70,7 @@ def annotated(
     with explained(str(kept)):
         kept.mkdir(parents=True, exist_ok=True)
     lacking = [image for image in images if _lacks(image, annotator)]
-    waiting = [image for image in lacking if not _path(kept, image).is_file()]
+    waiting = [image for image in lacking if not _is_kept(_path(kept, image))]
     for start in range(0, len(waiting), AT_ONCE):
         _annotate(waiting[start : start + AT_ONCE], annotator, kept)
     made = {image.path: _with_results(image, kept) for image in lacking}
@@ -83,6 +83,14 @@ def annotated(
 def _lacks(image: ImageFile, annotator: Annotator) -> bool:
     needs_caption = annotator.captions is not None and not image.caption
     return needs_caption or (annotator.masks is not None and image.mask is None)
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether what was made of an image is there to be read."""
+    try:
+        return "caption" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _annotate(images: Sequence[ImageFile], annotator: Annotator, kept: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from turbo_fetch.dreambooth.data.image_set import Example, ImageSet
 from turbo_fetch.dreambooth.families import Conditioning, Family, Posterior
 from turbo_fetch.dreambooth.families.models import module_hash
-from turbo_fetch.storage.disk import sync_one
+from turbo_fetch.storage.disk import replace_with, sync_one
 from turbo_fetch.storage.failures import explained
 
 CAPTIONS_AT_ONCE: Final = 16
+DIGESTS: Final = "sha256.json"
 
 Arrays = dict[str, NDArray[np.float32]]
 Advance = Callable[[int, int], None]
@@ -49,7 +50,9 @@ class CachedLatents:
         return Posterior(values[:, 0], values[:, 1])
 
 
-def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: Advance) -> CachedLatents:
+def cached_latents(
+    family: Family, image_set: ImageSet, folder: Path, note: Callable[[str], None], advance: Advance
+) -> CachedLatents:
     """Encode the image_set, or take what is in `folder`. Raises OutputError, Unreadable, and what `advance` raises."""
     groups = {f"{width}x{height}": numbers for (width, height), numbers in image_set.groups.items()}
     shapes = {
@@ -75,7 +78,7 @@ def cached_latents(family: Family, image_set: ImageSet, folder: Path, advance: A
                     done += 1
                     advance(done, total)
 
-    arrays = stored(folder / f"latents-{name}", shapes, fill)
+    arrays = stored(folder / f"latents-{name}", shapes, fill, note)
     rows = {number: (size, row) for size, numbers in groups.items() for row, number in enumerate(numbers)}
     return CachedLatents(arrays, rows)
 
@@ -107,7 +110,9 @@ class Captions:
 
 
 @torch.no_grad()
-def cached_captions(family: Family, captions: Sequence[str], folder: Path, advance: Advance) -> Captions:
+def cached_captions(
+    family: Family, captions: Sequence[str], folder: Path, note: Callable[[str], None], advance: Advance
+) -> Captions:
     """Encode the distinct captions, or take what is in `folder`. Raises OutputError, and what `advance` raises."""
     distinct = sorted(set(captions))
     encoders = {name: module_hash(module) for name, module in family.modules() if "text_encoder" in name}
@@ -123,7 +128,7 @@ def cached_captions(family: Family, captions: Sequence[str], folder: Path, advan
             advance(min(start + CAPTIONS_AT_ONCE, len(distinct)), len(distinct))
 
     name = fingerprint(encoders, distinct, family.facts.zero_empty_prompt)
-    arrays = stored(folder / f"captions-{name}", shapes, fill)
+    arrays = stored(folder / f"captions-{name}", shapes, fill, note)
     return Captions(family, arrays, {caption: row for row, caption in enumerate(distinct)})
 
 
@@ -132,16 +137,25 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def stored(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[Arrays], None]) -> Arrays:
-    """Return the arrays in `folder`, read only; if it is not there, `fill` computes them first.
+def stored(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    fill: Callable[[Arrays], None],
+    note: Callable[[str], None],
+) -> Arrays:
+    """Return the arrays in `folder`, read only; if they are not there as they were made, `fill` computes them first.
 
     What `fill` leaves behind when it is interrupted is not used again. Raises OutputError if the disk is full.
     """
-    if not folder.is_dir():
+    if not _is_whole(folder, shapes):
         # Of this process: devices that train together fill the same cache at the same time.
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
+            if folder.exists():
+                note(f"{folder}: a damaged cache, which is made again")
+                folder.rename(unfinished)
+                shutil.rmtree(unfinished)
             _write(unfinished, shapes, fill)
             try:
                 unfinished.rename(folder)
@@ -151,6 +165,20 @@ def stored(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes}
+
+
+def _is_whole(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether the files in `folder` have the digests with which they were written."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_bytes())
+        return all(_digest(folder / f"{name}.npy") == digests[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[Arrays], None]) -> None:
@@ -167,6 +195,8 @@ def _write(folder: Path, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[
             assert isinstance(array, np.memmap)
             array.flush()
             sync_one(folder / f"{name}.npy")
+        digests = {name: _digest(folder / f"{name}.npy") for name in arrays}
+        replace_with(folder / DIGESTS, json.dumps(digests).encode())
 
 
 def _take_space(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -111,7 +112,7 @@ def _tables(others: Sequence[Path], found: FoundCaptions) -> Iterator[tuple[str,
             continue
         try:
             text = read_text(path)
-            captions = _of_table(path, text) if name in TABLES else _of_kohya(path, text)
+            captions = _of_table(path, text, found) if name in TABLES else _of_kohya(path, text)
         except (Uncaptioned, ValueError, csv.Error) as error:
             if name in TABLES:
                 found.faults.append(str(error) if isinstance(error, Uncaptioned) else f"{path}: {error}")
@@ -122,7 +123,7 @@ def _tables(others: Sequence[Path], found: FoundCaptions) -> Iterator[tuple[str,
             yield path.name, {PureWindowsPath(name).name: text for name, text in captions.items()}
 
 
-def _of_table(path: Path, text: str) -> dict[str, str]:
+def _of_table(path: Path, text: str, found: FoundCaptions) -> dict[str, str]:
     """Read `metadata.jsonl` or `metadata.csv`: https://huggingface.co/docs/datasets/image_load. Raises Uncaptioned."""
     rows = list(_json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(text))
     if not rows:
@@ -131,11 +132,13 @@ def _of_table(path: Path, text: str) -> dict[str, str]:
     if column is None or not any("file_name" in row for row in rows):
         columns = ", ".join(str(name) for name in rows[0])
         raise Uncaptioned(f"{path}: has {columns}; expected file_name, and one of {', '.join(_TEXTS)}")
-    return {
-        str(row["file_name"]): _one_line(str(row[column] or ""))
-        for row in rows
-        if row.get("file_name") and column in row
-    }
+    named = [row for row in rows if row.get("file_name") and column in row]
+    counts = Counter(PureWindowsPath(str(row["file_name"])).name for row in named)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        found.notes.append(
+            f"{path.name}: several captions of an image, of which the last is used: {shown(twice)}"
+        )
+    return {str(row["file_name"]): _one_line(str(row[column] or "")) for row in named}
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Mapping[str, Any]]:

@@ -107,6 +107,10 @@ def subject_place(spec: Spec, place: str, key: str) -> str:
         return place
     if spec.fetch is None:
         raise SpecError(f'{key} = "fetch", but the spec has no [fetch]; expected it, or a folder or dataset')
+    if spec.fetch.output.format == "dummy":
+        raise SpecError(
+            f'{key} = "fetch", but fetch.output.format = "dummy" keeps no images; expected another format'
+        )
     return spec.fetch.output.path
 
 

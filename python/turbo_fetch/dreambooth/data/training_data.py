@@ -23,7 +23,7 @@ from turbo_fetch.dreambooth.data.sources import (
 from turbo_fetch.dreambooth.families import Family, Sides
 from turbo_fetch.dreambooth.families.trainable import with_all_tokens
 from turbo_fetch.dreambooth.run_folder import CACHE
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import PicturesError, SpecError
 from turbo_fetch.spec import Spec, TrainSpec
 
 
@@ -62,7 +62,12 @@ def read_training_data(spec: Spec, train: TrainSpec, note: Callable[[str], None]
     work, annotator = _cache(train), open_annotator(train.pictures)
 
     def of_subject(place: str) -> list[ImageFile]:
-        found = read_images(place, "subject", work, note)
+        try:
+            found = read_images(place, "subject", work, note)
+        except PicturesError as error:
+            if spec.fetch is None or place != spec.fetch.output.path:
+                raise
+            raise PicturesError(f'train.subject = "fetch", what fetch.output.path has: {error}') from error
         return found if annotator is None else annotated(found, annotator, work, note)
 
     priors = {
@@ -109,7 +114,7 @@ def make_concepts(
         ):
             note(warning)
         made.append(_examples_of(family, images, data.class_prompt, sizes, train.seed + 2 * number))
-    return tuple(_encoded(train, family, examples, advance) for examples in made)
+    return tuple(_encoded(train, family, examples, note, advance) for examples in made)
 
 
 def _examples_of(
@@ -135,7 +140,11 @@ def _examples_of(
 
 
 def _encoded(
-    train: TrainSpec, family: Family, examples: SubjectExamples, advance: Advance
+    train: TrainSpec,
+    family: Family,
+    examples: SubjectExamples,
+    note: Callable[[str], None],
+    advance: Advance,
 ) -> SubjectExamples:
     if not train.cache:
         return examples
@@ -143,7 +152,8 @@ def _encoded(
     def cached(concept: Concept | None) -> Concept | None:
         if concept is None:
             return None
-        return replace(concept, latents=cached_latents(family, concept.image_set, _cache(train), advance))
+        latents = cached_latents(family, concept.image_set, _cache(train), note, advance)
+        return replace(concept, latents=latents)
 
     subject = cached(examples.subject)
     assert subject is not None
@@ -156,7 +166,8 @@ def make_captions(
     train: TrainSpec,
     family: Family,
     subjects: Sequence[SubjectExamples],
-    advance: Advance = lambda _done, _total: None,
+    note: Callable[[str], None],
+    advance: Advance,
 ) -> Captions:
     """Return the captions of all concepts as the denoiser is told them, encoded once if no encoder is trained.
 
@@ -166,7 +177,7 @@ def make_captions(
         return Captions(family)
     concepts = [concept for examples in subjects for concept in examples.concepts]
     captions = {caption for concept in concepts for caption in concept.image_set.captions}
-    return cached_captions(family, [*captions, ""], _cache(train), advance)
+    return cached_captions(family, [*captions, ""], _cache(train), note, advance)
 
 
 def _cache(train: TrainSpec) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from transformers import CLIPTokenizer
+from transformers import AddedToken, CLIPTokenizer
 
 from turbo_fetch.errors import MissingExtra
 
@@ -35,6 +36,12 @@ def clip_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> CLIPTokeni
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token=pad_token)
     return tokenizer
+
+
+def add_words(tokenizer: Any, words: Sequence[str]) -> int:
+    """Teach a tokenizer words, which it does not look for inside of others; returns how many were new."""
+    added: int = tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
+    return added
 
 
 def _byte_symbols() -> list[str]:

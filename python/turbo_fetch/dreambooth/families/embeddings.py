@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from turbo_fetch.dreambooth.families.clip_vocabulary import add_words
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.lora_files import read_header
 from turbo_fetch.errors import ModelError
@@ -58,7 +59,7 @@ def add_embedding(family: Family, path: Path) -> str:
 @torch.no_grad()
 def _extend(encoder: Any, tokenizer: Any, word: str, rows: Tensor, path: Path) -> None:
     names = with_numbers(word, len(rows))
-    if tokenizer.add_tokens(names) != len(names):
+    if add_words(tokenizer, names) != len(names):
         raise ModelError(f"{path}: {word!r} is a token of the model already")
     table: nn.Embedding = encoder.get_input_embeddings()
     whole = nn.Embedding(table.num_embeddings + len(rows), table.embedding_dim).requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from diffusers import DDPMScheduler
@@ -27,8 +27,8 @@ _LEAST_ALPHA_BAR: Final = 2.0**-24
 class ModelFacts:
     """What is true of a model, whatever its weights."""
 
-    prediction: Literal["epsilon", "v_prediction", "flow"]
-    """What the denoiser predicts."""
+    prediction: str
+    """What the denoiser predicts: `epsilon`, `v_prediction`, `flow`, or another word of its scheduler."""
     zero_terminal_snr: bool
     """Whether the last timestep is noise without any signal (arXiv 2305.08891)."""
     zero_empty_prompt: bool

@@ -219,16 +219,14 @@ class Family(LatentSpace, ABC):
         yield from ()
 
     def merge_lora(self) -> None:
-        """Put the LoRA that is on the pipeline into its weights."""
+        """Put the LoRA that is on the pipeline into its weights, where a LoKr or LoHa out of a file is already."""
         # Some pipelines would leave out that of the text encoders.
-        self.pipeline.fuse_lora(
-            [
-                name
-                for name in self.trained_names
-                if getattr(getattr(self.pipeline, name), "peft_config", None)
-            ]
-        )
-        self.pipeline.unload_lora_weights()
+        beside = [
+            name for name in self.trained_names if getattr(getattr(self.pipeline, name), "peft_config", None)
+        ]
+        if beside:
+            self.pipeline.fuse_lora(beside)
+            self.pipeline.unload_lora_weights()
 
     @abstractmethod
     def original_weights(self) -> dict[str, Tensor]:
@@ -243,7 +241,7 @@ class Family(LatentSpace, ABC):
 
     @abstractmethod
     def process(self) -> NoiseProcess:
-        """Return how this model was trained to see noise."""
+        """Return how this model was trained to see noise. Raises ModelError if that is nothing that is trained here."""
 
     def token_count(self, caption: str) -> int:
         """Return a number that is the larger the more tokens the denoiser is told of a caption."""

@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.families.latent_space import Sides
 from turbo_fetch.dreambooth.families.layout import Layout
 from turbo_fetch.dreambooth.families.noise import Flow
 from turbo_fetch.dreambooth.families.single_file import WORDS_KEY, new_words
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -117,6 +117,11 @@ class FlowFamily(Family):
     def process(self) -> Flow:
         """See Family: the noise levels of the model's own scheduler, for images of each size where it has such."""
         scheduler = self.pipeline.scheduler
+        if not type(scheduler).__name__.startswith("FlowMatch"):
+            raise ModelError(
+                f"train.base: its scheduler is a {type(scheduler).__name__}; expected one of flow matching, by which a "
+                f"{self.name} model learns"
+            )
         fresh = type(scheduler).from_config(scheduler.config)
         count = len(fresh.timesteps)
         shifted = self._shifted if fresh.config.get("use_dynamic_shifting") else None

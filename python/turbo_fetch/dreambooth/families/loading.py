@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import diffusers
@@ -24,8 +25,10 @@ from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.dreambooth.families.registry import family_of, transformer_file_at
 from turbo_fetch.dreambooth.families.transformer_file import TransformerFile
 from turbo_fetch.dreambooth.model_files import first_line, index_of
+from turbo_fetch.dreambooth.run_folder import MODEL_INDEX
 from turbo_fetch.errors import ModelError, TurboFetchError
 
+CONFIG: Final = "config.json"
 _WEIGHTS: Final = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(-\d{5}-of-\d{5})?"
     r"(\.(?P<variant>[^.-]+))?(-\d{5}-of-\d{5})?\.(safetensors|bin)"
@@ -49,6 +52,7 @@ def load(
         pipeline, notes = _pipeline(base, dtype, adapter, _empty(base, later))
         _settle_tokenizers(pipeline)
         _check_filled(pipeline, later)
+        _check_parts_named(pipeline, adapter)
     pipeline.set_progress_bar_config(disable=True)
     family = adapter(pipeline)
     family.notes = notes
@@ -86,6 +90,21 @@ def _check_filled(pipeline: Any, others: Collection[str]) -> None:
                 raise ValueError(f"its {name} has no {key}")
 
 
+def check_files(base: str) -> None:
+    """Raise ModelError for a component without a config or weights, if the model is a diffusers folder."""
+    adapter = family_of(base)
+    if Path(base).is_dir():
+        with _explained(_unloadable(base, adapter)):
+            _check_parts(Path(base), adapter.not_loaded)
+
+
+def _check_parts_named(pipeline: Any, adapter: type[Family]) -> None:
+    """Raise ValueError for a component that the model's index has as null, and the family does not do without."""
+    for name in (adapter.denoiser_name, "vae", "scheduler", *adapter.text_encoder_names):
+        if getattr(pipeline, name) is None and name not in adapter.optional:
+            raise ValueError(f"its {MODEL_INDEX} has no {name}")
+
+
 def bring(family: Family, base: str, name: str, dtype: torch.dtype) -> None:
     """Load a component that is without weights, on the CPU. Raises ModelError."""
     others = {key: value for key, value in family.pipeline.components.items() if key != name}
@@ -116,6 +135,11 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except TurboFetchError:
         raise
+    except UnpicklingError as error:
+        raise ModelError(
+            f"{what}: one of its .bin files holds more than weights, which could run any program when it is loaded; "
+            "expected it as .safetensors"
+        ) from error
     except Exception as error:
         raise ModelError(f"{what}: {first_line(error)}") from error
 
@@ -189,16 +213,21 @@ def _from_folder(
 
 
 def _check_parts(folder: Path, given: Collection[str]) -> None:
-    """Raise ValueError for a component without a folder or without weights, but of those that are given."""
+    """Raise ValueError for a component without a config or without weights, but of those that are given."""
     for name, kind in index_of(str(folder)).items():
         made = None if name in given else _module_class(kind)
         if made is None:
             continue
         files = [path.name for path in (folder / name).glob("*")]
-        if not any(_WEIGHTS.fullmatch(file) for file in files):
+        kinds = (
+            ("model", "pytorch_model") if issubclass(made, PreTrainedModel) else ("diffusion_pytorch_model",)
+        )
+        if not any(match[1] in kinds for match in map(_WEIGHTS.fullmatch, files) if match is not None):
             raise ValueError(
                 f"its {name} has no weights; expected {_weights_name(made)} in the folder {name}"
             )
+        if CONFIG not in files:
+            raise ValueError(f"its {name} has no {CONFIG}; expected it in the folder {name}")
 
 
 def _module_class(kind: Any) -> Any:
@@ -256,13 +285,16 @@ def skeleton(base: str) -> Family:
     Raises ModelError.
     """
     adapter = family_of(base)
-    with _configs_in(base) as place:
-        index = index_of(place)
-        names = [name for name, kind in index.items() if isinstance(kind, list)]
-        components = _empty(place, [name for name in names if name not in adapter.not_loaded])
-    absent: dict[str, Any] = {name: None for name in adapter.optional if name not in components}
-    pipeline = getattr(diffusers, adapter.pipeline_name)
-    return adapter(pipeline(**{**absent, **components, **adapter.not_loaded}))
+    with _explained(_unloadable(base, adapter)):
+        with _configs_in(base) as place:
+            index = index_of(place)
+            names = [name for name, kind in index.items() if isinstance(kind, list)]
+            components = _empty(place, [name for name in names if name not in adapter.not_loaded])
+        absent: dict[str, Any] = {name: None for name in adapter.optional if name not in components}
+        kind = getattr(diffusers, adapter.pipeline_name)
+        pipeline = kind(**{**absent, **components, **adapter.not_loaded})
+        _check_parts_named(pipeline, adapter)
+        return adapter(pipeline)
 
 
 def _empty(base: str, names: Iterable[str]) -> dict[str, Any]:

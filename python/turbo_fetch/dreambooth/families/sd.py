@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, cast, get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.families.facts import noise_schedule, settle
 from turbo_fetch.dreambooth.families.family import Conditioning, Family, tokens
 from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL
 from turbo_fetch.dreambooth.families.noise import Diffusion, Prediction
-from turbo_fetch.errors import SpecError
+from turbo_fetch.errors import ModelError, SpecError
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -89,8 +89,13 @@ class StableDiffusion(Family):
 
     def process(self) -> Diffusion:
         """See Family."""
-        alphas_bar = noise_schedule(self.pipeline.scheduler).alphas_cumprod
-        return Diffusion(alphas_bar, cast(Prediction, self.facts.prediction))
+        prediction = self.facts.prediction
+        if prediction not in get_args(Prediction):
+            raise ModelError(
+                f"train.base: its scheduler says that the model predicts {prediction!r}, which is not trained here; "
+                f"expected {' or '.join(get_args(Prediction))}, or train.loss.kind that says which of them is right"
+            )
+        return Diffusion(noise_schedule(self.pipeline.scheduler).alphas_cumprod, cast(Prediction, prediction))
 
     def header(self) -> dict[str, str]:
         """See Family."""

@@ -29,7 +29,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from turbo_fetch.dreambooth.families.architectures import ABSENT, ARCHITECTURES, EXTRAS
-from turbo_fetch.dreambooth.families.clip_vocabulary import clip_tokenizer
+from turbo_fetch.dreambooth.families.clip_vocabulary import add_words, clip_tokenizer
 from turbo_fetch.dreambooth.model_files import WEIGHTS_SUFFIXES
 from turbo_fetch.errors import ModelError
 
@@ -326,7 +326,7 @@ def _write(configs: Configs, folder: Path) -> None:
         (folder / name).mkdir()
         if "pad_token" in config:
             tokenizer = clip_tokenizer(folder / name, config["pad_token"])
-            tokenizer.add_tokens(config.get("added_tokens", []))
+            add_words(tokenizer, config.get("added_tokens", []))
             tokenizer.save_pretrained(folder / name)
         else:
             file = "scheduler_config.json" if name == "scheduler" else "config.json"

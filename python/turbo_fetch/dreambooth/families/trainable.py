@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from turbo_fetch.dreambooth.families.block_swap import check_block_swap
+from turbo_fetch.dreambooth.families.clip_vocabulary import add_words
 from turbo_fetch.dreambooth.families.embeddings import with_numbers
 from turbo_fetch.dreambooth.families.family import Family
 from turbo_fetch.errors import SpecError
@@ -95,9 +96,11 @@ def configure_trainable(family: Family, train: TrainSpec) -> Trainable:
 
 
 def settle(family: Family, train: TrainSpec) -> None:
-    """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError."""
+    """Freeze the whole model, as the spec says that it reads captions and predicts. Raises SpecError, ModelError."""
     family.check_options(train)
     family.settle_prediction(train.loss.kind)
+    # What cannot be learned is refused before anything is encoded.
+    family.process()
     family.tile_vae(train.vae_tiling, "train.vae_tiling")
     check_block_swap(family.denoiser, train.blocks_to_swap)
     if train.clip_skip:
@@ -171,8 +174,10 @@ def _make_trainable(module: Any, targets: list[str], train: TrainSpec) -> None:
     try:
         module.add_adapter(_adapter_config(train.lora, targets))
     except ValueError as error:
-        # Such as a norm, which has no such matrices.
-        raise SpecError(f"train.lora.targets = {list(train.lora.targets)}: {error}") from error
+        raise SpecError(
+            f"train.lora.targets = {list(train.lora.targets)}: a module of such a name is none that has a matrix; "
+            f"expected ends of names such as {', '.join(sorted(_ends(module)))}"
+        ) from error
     for parameter in module.parameters():
         if parameter.requires_grad:
             # peft gives them the type of the weights beside them.
@@ -207,12 +212,14 @@ def _add_tokens(encoder: Any, tokenizer: Any, train: TrainSpec) -> TokenEmbeddin
         start = table.weight.detach()[numbers].mean(0, keepdim=True).repeat(train.token.vectors, 1)
         names = token_names(each)
         wanted = table.num_embeddings + sum(map(len, starts))
-        added = tokenizer.add_tokens(names)
-        if added != len(names) or tokenizer.convert_tokens_to_ids(names[0]) != wanted:
+        # A token of the model may have a mark of the end of a word in its vocabulary: `sks</w>`.
+        is_known = len(tokenizer(each.identifier, add_special_tokens=False).input_ids) < 2
+        if is_known or len(each.identifier.split()) != 1 or add_words(tokenizer, names) != len(names):
             raise SpecError(
-                f"train.identifier = {each.identifier!r} is a token of the model already; "
+                f"train.identifier = {each.identifier!r} is a token of the model already, or several words; "
                 'expected a new word for method = "token", for instance "<sks>"'
             )
+        assert tokenizer.convert_tokens_to_ids(names[0]) == wanted
         starts.append(start)
     learned = TokenEmbedding(table, torch.cat(starts).clone())
     encoder.set_input_embeddings(learned)
@@ -227,7 +234,8 @@ def token_names(train: TrainSpec) -> list[str]:
 def with_all_tokens(train: TrainSpec, caption: str) -> str:
     """Return a caption with all tokens of the identifier in the place of the first."""
     if train.trains("token") and train.token.vectors > 1:
-        return caption.replace(train.identifier, " ".join(token_names(train)))
+        word = rf"(?<!\w){re.escape(train.identifier)}(?!\w)"
+        return re.sub(word, lambda _: " ".join(token_names(train)), caption)
     return caption
 
 

@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from turbo_fetch.dreambooth.families.clip_vocabulary import add_words
 from turbo_fetch.dreambooth.families.configs import without_weights
 from turbo_fetch.dreambooth.families.flow import FlowFamily
 from turbo_fetch.dreambooth.families.layout import DIFFUSION_MODEL, Layout
@@ -93,7 +94,7 @@ class TransformerFile:
     def add_words(self, pipeline: Any) -> None:
         """Teach the tokenizers of a pipeline around the file the words that its encoders know."""
         for name, words in json.loads(contents_of(self.path).header.get(WORDS_KEY, "{}")).items():
-            getattr(pipeline, name).add_tokens(words)
+            add_words(getattr(pipeline, name), words)
 
     def _settings(self, name: str) -> dict[str, Any]:
         """Return what the file says of a component, which the rest of the model may say otherwise."""

@@ -105,7 +105,7 @@ def read_prompts(given: str | tuple[str, ...], subjects: Sequence[Words], key: s
 
 def _lines(path: Path, key: str) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise InputError(
             f"{key} = {str(path)!r}: no such file; expected a list of prompts, or a text file with one per line"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,11 @@ from turbo_fetch.storage.failures import explained
 
 Entry = dict[str, Any]
 """`step` (from 1), `loss`, `subject_loss`, `prior_loss` if there is one, `learning_rate`."""
+
+AFTER_OVERFLOW: Final = (
+    'A lower learning rate or precision = "fp32" may help, in another train.output; '
+    "the last checkpoint is from before"
+)
 
 
 class History:
@@ -70,8 +75,7 @@ class History:
         for entry in entries:
             if not math.isfinite(entry["loss"]):
                 raise TrainingFailed(
-                    f"the loss of step {entry['step']} is not a number ({entry['loss']}). A lower learning "
-                    'rate or precision = "fp32" may help, in another train.output; the last checkpoint is from before'
+                    f"the loss of step {entry['step']} is not a number ({entry['loss']}). {AFTER_OVERFLOW}"
                 )
         self.last = entries[-1]
         if self._writes:

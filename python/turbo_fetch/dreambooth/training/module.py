@@ -19,7 +19,7 @@ from turbo_fetch.dreambooth.families.trainable import Trainable
 from turbo_fetch.dreambooth.run_folder import FORMAT
 from turbo_fetch.dreambooth.training import objectives
 from turbo_fetch.dreambooth.training.checkpoint import random_states, restore_random_states
-from turbo_fetch.dreambooth.training.history import History
+from turbo_fetch.dreambooth.training.history import AFTER_OVERFLOW, History
 from turbo_fetch.dreambooth.training.optimisers import (
     Ema,
     ScheduleFree,
@@ -28,6 +28,7 @@ from turbo_fetch.dreambooth.training.optimisers import (
     make_schedule,
     step_in_backward,
 )
+from turbo_fetch.errors import TrainingFailed
 from turbo_fetch.spec.train import TrainSpec
 
 
@@ -185,11 +186,12 @@ class DreamBooth(LightningModule):
             self.ema.load_state_dict(saved["ema"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained, and add what Lightning does not know of."""
+        """Keep only what is trained, and add what Lightning does not know of. Raises TrainingFailed."""
         self.setup_.history.flush()
         checkpoint["state_dict"] = {
             name: value.detach() for name, value in self.named_parameters() if value.requires_grad
         }
+        _check_finite(checkpoint["state_dict"], self.trainer.global_step)
         checkpoint["format"] = FORMAT
         checkpoint["random"] = random_states()
         if self.ema is not None:
@@ -222,6 +224,14 @@ class DreamBooth(LightningModule):
         """Return the random numbers of a place in the run, the same on all devices: the processor makes them."""
         seed = draws(self.setup_.train.seed, purpose, *position).integers(1 << 62)
         return torch.Generator().manual_seed(int(seed))
+
+
+def _check_finite(weights: Mapping[str, Tensor], step: int) -> None:
+    """Raise TrainingFailed if a step made weights that are no numbers: the loss says so a step later."""
+    are_finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()
+    for name, is_finite in zip(weights, are_finite, strict=True):
+        if not is_finite:
+            raise TrainingFailed(f"step {step} made {name} infinite or no number. {AFTER_OVERFLOW}")
 
 
 def _joined(parts: Any) -> Tensor:

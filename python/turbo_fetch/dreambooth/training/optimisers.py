@@ -27,9 +27,6 @@ _PACKAGES: Final[Mapping[OptimiserKind, tuple[str, str]]] = {
     "prodigy_schedulefree": ("prodigyplus", "ProdigyPlusScheduleFree"),
 }
 
-_USUAL_RATE: Final = 1e-3
-"""That of PyTorch's optimisers."""
-
 
 def make_optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> Any:
     """Return the optimiser of parameter groups, which bring their learning rates. Raises MissingExtra."""
@@ -109,8 +106,8 @@ def optimiser_class(kind: OptimiserKind) -> Any:
 def make_schedule(train: TrainSpec, optimiser: Any) -> Any:
     """Return the learning rate schedule, which counts optimiser steps."""
     schedule = train.schedule
-    # The polynomial asks it how far it falls; Adafactor has none, and the rates are those of the groups.
-    optimiser.defaults["lr"] = optimiser.defaults["lr"] or _USUAL_RATE
+    # From it the polynomial falls, to 1e-7; where groups have rates of their own, in proportion.
+    optimiser.defaults["lr"] = train.rates[next(train.trained_groups)]
     return get_scheduler(
         schedule.kind,
         optimizer=optimiser,

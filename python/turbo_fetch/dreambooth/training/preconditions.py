@@ -12,6 +12,7 @@ from turbo_fetch.dataset.place import open_place
 from turbo_fetch.dreambooth.data.sources import check_images, image_places
 from turbo_fetch.dreambooth.data.training_data import image_sizes
 from turbo_fetch.dreambooth.families import FAMILIES, family_of, skeleton
+from turbo_fetch.dreambooth.families.loading import check_files
 from turbo_fetch.dreambooth.families.quantised import check_quantisation
 from turbo_fetch.dreambooth.families.trainable import configure_trainable
 from turbo_fetch.dreambooth.run_folder import check_record, check_steps, essentials, is_complete, read_record
@@ -51,6 +52,7 @@ def _check_options(train: TrainSpec) -> None:
     optimiser_class(train.optimiser.kind)
     check_quantisation(train.base_precision)
     family_of(train.base).check_options(train)
+    check_files(train.base)
     if train.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
         raise SpecError(
             f"train.strategy = {train.strategy!r} needs the package 'deepspeed'. Install it with: pip install deepspeed"

@@ -31,10 +31,12 @@ from turbo_fetch.dreambooth.run_folder import (
     HISTORY,
     SAMPLES,
     best_checkpoint,
+    check_export,
     check_machine,
     check_record,
     check_steps,
     essentials,
+    exported_files,
     is_complete,
     newest_checkpoint,
     prune,
@@ -109,7 +111,8 @@ class Run:
 
     def end(self) -> None:
         """Say that the model is there. Raises OutputError."""
-        write_record(self.output, {**self.record, "steps_done": self.train.steps})
+        exported = exported_files(self.output)
+        write_record(self.output, {**self.record, "steps_done": self.train.steps, "exported": exported})
 
     def encoded(self, what: str) -> Advance:
         """Return what tells how many images or captions are encoded; it raises Interrupted if asked to stop."""
@@ -142,6 +145,7 @@ def train_here(
             check_steps(output, done or 0, train)
         if is_complete(output, train.steps):
             return TrainReport(str(output), train.steps, None, was_complete=True)
+        check_export(output, before, listener.note)
         record: dict[str, Any] = {"essentials": now, "pipeline": family.pipeline_name, "steps_done": None}
         run = Run(train, data, factory, RunControl(listener, stop), record)
         device, precision = run.machine
@@ -225,7 +229,7 @@ def _loaded(run: Run) -> tuple[Family, Trainable, Sequence[SubjectExamples], Cap
     trainable = None if later else _settled(run, family)
     place_model(family, device, precision, train)
     subjects = make_concepts(train, family, run.data, listener.note, run.encoded("images"))
-    captions = make_captions(train, family, subjects, run.encoded("captions"))
+    captions = make_captions(train, family, subjects, listener.note, run.encoded("captions"))
     if train.sample_every and later:
         remembered = RememberedPrompts(family)
         for prompt in sample_prompts(train):
