@@ -119,7 +119,7 @@ class Case:
             "precision": self.precision,
             "optimiser": {"kind": self.optimiser},
             "cache": self.cache,
-            "text_encoder": self.text_encoder and self.family not in ONLY_LANGUAGE,
+            "text_encoder": self.text_encoder and self.family not in ONLY_LANGUAGE and method != "token",
             **({"identifier": "<sks>"} if "token" in method else {}),
             **({"lora": {"rank": 2, **LORA.get(self.more, {})}} if with_lora else {}),
             **({"loss": {"snr_gamma": 5, "noise_offset": 0.1}} if self.family in DIFFUSION else {}),
