@@ -205,7 +205,8 @@ def test_a_image_without_settings_is_no_source() -> None:
 
 def class_spec(model: Path, output: Path, **changes: Any) -> Any:
     train = {"base": str(model), "subject": "photos", "class": "dog", "output": str(output)}
-    return parse_spec({"prior": {"images": 3, **QUICK, **changes}, "train": train})
+    quick = {} if "source" in changes else QUICK
+    return parse_spec({"prior": {"images": 3, **quick, **changes}, "train": train})
 
 
 def made(spec: Any, stop: StopRequest) -> int:
