@@ -66,7 +66,8 @@ def row_batches(
     head = b""
     for block in blocks:
         head += block
-        if len(head.split(None, 1)) > 1 and (b"\n" in head.strip() or len(head) > _HEAD_BYTES):
+        text = head.strip()
+        if b"\n" in text or len(text) > _HEAD_BYTES:
             break
     blocks = chain([head], blocks)
     if _is_array(head.strip()):
