@@ -107,9 +107,13 @@ def subject_place(spec: Spec, place: str, key: str) -> str:
         return place
     if spec.fetch is None:
         raise SpecError(f'{key} = "fetch", but the spec has no [fetch]; expected it, or a folder or dataset')
-    if spec.fetch.output.format == "dummy":
+    # Imports the format.
+    from turbo_fetch.dataset.formats import format_of
+
+    if not format_of(spec.fetch.output.format).has_images:
         raise SpecError(
-            f'{key} = "fetch", but fetch.output.format = "dummy" keeps no images; expected another format'
+            f'{key} = "fetch", but fetch.output.format = "{spec.fetch.output.format}" keeps no images; expected '
+            "another format"
         )
     return spec.fetch.output.path
 
