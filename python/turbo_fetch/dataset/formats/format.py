@@ -17,7 +17,7 @@ from turbo_fetch.dataset.formats.staged_file import WrittenFile
 from turbo_fetch.dataset.hf_features import Feature
 from turbo_fetch.dataset.names import METADATA_SUFFIX
 from turbo_fetch.dataset.samples import Samples
-from turbo_fetch.errors import DatasetError
+from turbo_fetch.errors import DatasetError, InputError
 from turbo_fetch.spec import ImageSpec
 from turbo_fetch.storage import Storage
 
@@ -165,7 +165,7 @@ class Format:
         return [] if self.column is None else self.column.find(table, sizes)
 
 
-class ColumnTaken(Exception):
+class ColumnTaken(InputError):
     """A column has a name that the format gives to something else."""
 
     def __init__(self, name: str, what: str) -> None:
