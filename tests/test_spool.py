@@ -358,9 +358,9 @@ OPTIONS = st.fixed_dictionaries(
         "downscale": st.sampled_from(get_args(Filter)),
         "encode": st.sampled_from(["jpg", "webp", "original"]),
         "quality": st.integers(1, 100),
-        "min_side": st.integers(0, 1 << 62),
-        "max_pixels": st.integers(1, 1 << 62),
-        "max_aspect": st.floats(min_value=0) | st.integers(0, 100),
+        "min_side": st.integers(0, (1 << 31) - 1),
+        "max_pixels": st.integers(1, 10**15),
+        "max_aspect": st.floats(0, 1e9) | st.integers(0, 100),
         "phash": st.booleans(),
     },
 )
