@@ -73,7 +73,7 @@ KINDS: Final = {
     "too-large": Kind("{base}/large.jpg?", "too-large", {"http": {"max_body_mb": 0.01}}),
     "duplicate": Kind("{base}/small.jpg", "duplicate", {"duplicates": {"by": ["url"]}}, is_numbered=False),
     "not-an-image": Kind("{base}/text?", "not-an-image"),
-    "corrupt": Kind("{base}/cut.jpg?", "corrupt"),
+    "truncated": Kind("{base}/cut.jpg?", "truncated"),
     "too-small": Kind("{base}/small.jpg?", "too-small", {"image": {"min_side": 64}}),
     "success": Kind("{base}/small.jpg?", "success"),
 }
