@@ -110,7 +110,7 @@ def _decompressed(raw: io.BufferedReader, head: bytes) -> _Peekable:
         return io.BufferedReader(_Decompressed(raw, _new_xz, "xz stream"), BLOCK_BYTES)
     is_skipped = head[1:4] == b"\x2a\x4d\x18" and head[0] in _ZSTD_SKIPPED
     if is_skipped or head.startswith(b"\x28\xb5\x2f\xfd"):
-        return io.BufferedReader(_Decompressed(raw, _new_zstd, "Zstandard frame"), BLOCK_BYTES)
+        return io.BufferedReader(_Decompressed(raw, _Zstandard, "Zstandard frame"), BLOCK_BYTES)
     return raw
 
 
@@ -124,15 +124,33 @@ class _Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, most: int, /) -> bytes: ...
 
 
 def _new_xz() -> _Decompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_WINDOW_BYTES)
 
 
-def _new_zstd() -> _Decompressor:
-    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+class _Zstandard:
+    """A decompressor that gives all out at once."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    def decompress(self, data: bytes, _most: int, /) -> bytes:
+        return self._frame.decompress(data)
 
 
 class _Decompressed(io.RawIOBase):
@@ -155,8 +173,9 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, target: Any) -> int:
         while not self._rest:
-            self._input = self._input or (b"" if self._has_more() else self._raw.read(FED_BYTES))
-            if not self._input and not self._has_more():
+            has_more = not self._frame.eof and not self._frame.needs_input
+            self._input = self._input or (b"" if has_more else self._raw.read(FED_BYTES))
+            if not self._input and not has_more:
                 if self._is_within:
                     raise EOFError(f"the last {self._what} is cut off")
                 return 0
@@ -164,11 +183,6 @@ class _Decompressed(io.RawIOBase):
         size = min(len(target), len(self._rest))
         target[:size], self._rest = self._rest[:size], self._rest[size:]
         return size
-
-    def _has_more(self) -> bool:
-        """Whether there is more of the input that was given to the decompressor."""
-        frame = self._frame
-        return isinstance(frame, bz2.BZ2Decompressor) and not frame.eof and not frame.needs_input
 
     def _decompress(self) -> bytes:
         """Decompress the input up to the end of a frame."""
@@ -178,11 +192,8 @@ class _Decompressed(io.RawIOBase):
                 return b""
             self._frame, self._is_within = self._new(), True
         block, self._input = self._input, b""
-        if isinstance(self._frame, bz2.BZ2Decompressor):
-            # Some forty bytes of it may be as many megabytes.
-            found = self._frame.decompress(block, BLOCK_BYTES)
-        else:
-            found = self._frame.decompress(block)
+        # Some forty bytes of bzip2 may be as many megabytes.
+        found = self._frame.decompress(block, BLOCK_BYTES)
         if self._frame.eof:
             self._is_within, self._input = False, self._frame.unused_data
         return found
