@@ -6,17 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from turbo_fetch.spec.table import (
-    DenoisingSteps,
-    Location,
-    ModelName,
-    Place,
-    Seed,
-    Side,
-    Table,
-    VaeTiling,
-    Word,
-)
+from turbo_fetch.spec.numbers import DenoisingSteps, Seed, Side
+from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling, Word
 
 Scheduler = Literal[
     "auto",

@@ -414,7 +414,7 @@ class ImageSpec(Table):
     """Smallest allowed side of the original in pixels, and of what `input.boxes_use` crops it to; 0 means no limit."""
     max_pixels: Count = 100_000_000
     """Largest allowed area of the original in pixels, checked in the header before decoding."""
-    max_aspect: float = Field(default=0, ge=0, le=1_000_000_000, allow_inf_nan=False)
+    max_aspect: float = Field(default=0, ge=0, le=1_000_000_000)
     """Largest allowed ratio of the longer to the shorter side of the original, and of what `input.boxes_use` crops it
     to; 0 means no limit."""
     digest: Digest = "sha256"

@@ -13,18 +13,22 @@ _YEAR_S: Final = 366 * 24 * 3600
 Count = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
 """How many of something that is only counted."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-"""What random numbers begin with."""
+"""What random numbers begin with; seeds of images count up from it, and PyTorch takes them below 2⁶⁴."""
+Side = Annotated[int, Field(ge=1, le=8192)]
+"""Pixels of an image that a model makes or learns from."""
+DenoisingSteps = Annotated[int, Field(ge=1, le=1000)]
+"""Schedulers have no more."""
 Concurrency = Annotated[int, Field(gt=0, le=100_000)]
 """How many things may be under way at once."""
 Threads = Annotated[int, Field(gt=0, le=1024)]
 """How many threads or processes one process or machine has."""
 Workers = Annotated[int, Field(gt=0, le=100_000)]
 """How many processes a run has, on however many machines."""
-Megabytes = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Megabytes = Annotated[float, Field(gt=0, le=1_000_000)]
 """10^6 bytes each, up to a terabyte."""
 WholeMegabytes = Annotated[int, Field(gt=0, le=1_000_000)]
 """10^6 bytes each, up to a terabyte."""
-Megabits = Annotated[float, Field(gt=0, le=1_000_000_000, allow_inf_nan=False)]
+Megabits = Annotated[float, Field(gt=0, le=1_000_000_000)]
 """10^6 bits each."""
-Seconds = Annotated[float, Field(gt=0, le=_YEAR_S, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=_YEAR_S)]
 """A time of a year at most."""

@@ -89,30 +89,24 @@ def validated(model: type[Model], values: Mapping[str, Any], origin: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = list(_innermost(_told(error.errors(), model), model))
+        problems = list(_told(error.errors(), model))
         listed = "".join(f"\n  {_explain(problem, model)}" for problem in problems)
         raise SpecError(f"{origin}: {len(problems)} problem(s){listed}") from error
 
 
-def _told(errors: list[ErrorDetails], root: type[BaseModel]) -> list[ErrorDetails]:
-    """Drop what need not be said of a key that takes a number or a word: of a number, that it is not the word, and of
-    a text, that it is no number.
+def _told(problems: Sequence[ErrorDetails], root: type[BaseModel]) -> Iterator[ErrorDetails]:
+    """Yield the problems that say something.
+
+    Of a list with a wrong item, not that it is no text either; of a key that takes a number or a word, of a number not
+    that it is not the word, and of a text not that it is no number.
     """
-    words = [each for each in errors if each["type"] == "literal_error"]
-    unneeded: list[ErrorDetails] = []
-    for word in words:
-        key = _named([str(part) for part in word["loc"]], root)
-        same = [each for each in errors if _named([str(part) for part in each["loc"]], root) == key]
-        others = [each for each in same if each["type"] != "literal_error"]
-        unneeded += others if isinstance(word["input"], str) else [word] if others else []
-    return [each for each in errors if not any(each is other for other in unneeded)]
-
-
-def _innermost(problems: Sequence[ErrorDetails], root: type[BaseModel]) -> Iterator[ErrorDetails]:
-    """Yield the problems but those of a list in which an item has one: that it is no text either says nothing."""
     keys = [".".join(_named([str(part) for part in problem["loc"]], root)) for problem in problems]
     for key, problem in zip(keys, problems, strict=True):
-        if not any(other.startswith(f"{key}.") for other in keys):
+        of_key = [other for name, other in zip(keys, problems, strict=True) if name == key]
+        kinds = {other["type"] == "literal_error" for other in of_key}
+        is_word = problem["type"] == "literal_error"
+        has_item = any(name.startswith(f"{key}.") for name in keys)
+        if not has_item and (len(kinds) == 1 or is_word == isinstance(problem["input"], str)):
             yield problem
 
 

@@ -44,12 +44,6 @@ def _writable(path: str) -> str:
 Location = Annotated[str, Place(), AfterValidator(_writable)]
 ModelName = Annotated[str, Field(min_length=1), Place(or_name=True), AfterValidator(_writable)]
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Seeds of images count up from it, and PyTorch takes them below 2⁶⁴."""
-Side = Annotated[int, Field(ge=1, le=8192)]
-"""Pixels of an image that a model makes or learns from."""
-DenoisingSteps = Annotated[int, Field(ge=1, le=1000)]
-"""Schedulers have no more."""
 VaeTiling = bool | Literal["auto"]
 
 

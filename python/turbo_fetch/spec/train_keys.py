@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from turbo_fetch.spec.table import Location, ModelName, Place, Seed, Table, VaeTiling, Word
+from turbo_fetch.spec.numbers import Seed
+from turbo_fetch.spec.table import Location, ModelName, Place, Table, VaeTiling, Word
 from turbo_fetch.spec.train_tables import (
     FIND_THEIR_RATE,
     USUAL_LEARNING_RATE,

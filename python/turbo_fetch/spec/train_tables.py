@@ -14,7 +14,8 @@ from pydantic import (
     PositiveInt,
 )
 
-from turbo_fetch.spec.table import DenoisingSteps, Location, Place, Seed, Table, Word
+from turbo_fetch.spec.numbers import DenoisingSteps, Seed
+from turbo_fetch.spec.table import Location, Place, Table, Word
 
 Part = Literal["full", "lora", "token"]
 LoraKind = Literal["lora", "lokr", "loha"]
