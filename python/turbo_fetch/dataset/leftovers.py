@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container
 from contextlib import suppress
 
 from turbo_fetch.dataset import names
@@ -27,6 +28,21 @@ def discard_leftovers(storage: Storage, is_whole: bool) -> None:
         if not names.staged_stats(path):
             with explained(str(path)):
                 discard_unfinished(path)
+
+
+def discard_spools_of_runs(storage: Storage, committed: Container[int]) -> None:
+    """Delete the spools that runs left of committed shards, in which nothing is wanted any more.
+
+    A run was killed just before it did so, or had lost its lease and did not know yet.
+    """
+    published = [path for name, path in names.spools(storage.make_work()) if int(name) in committed]
+    if published:
+        # Most commands begin with none.
+        from turbo_fetch.spool.spool import is_of_run, spool_identity
+
+        for path in published:
+            if is_of_run(spool_identity(path)):
+                path.unlink()
 
 
 def discard_staged(storage: Storage) -> None:

@@ -16,6 +16,7 @@ from turbo_fetch.arrow.schemas import EXPECTED_HASH, IMAGES, named, results_sche
 from turbo_fetch.arrow.score_types import spooled_schema
 from turbo_fetch.dataset import names
 from turbo_fetch.dataset.attempts import Replaced
+from turbo_fetch.dataset.leftovers import discard_spools_of_runs
 from turbo_fetch.dataset.manifest import Record
 from turbo_fetch.dataset.reader import StoredDataset, StoredShard
 from turbo_fetch.errors import DatasetError
@@ -25,7 +26,7 @@ from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.shard.commit import commit_shard
 from turbo_fetch.shard.complete_shard import CompleteShard
 from turbo_fetch.spec import FetchSpec, ScoreSpec
-from turbo_fetch.spool.spool import Spool, is_of_run, spool_identity
+from turbo_fetch.spool.spool import Spool, spool_identity
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.disk import sync_one, unfinished
 
@@ -102,14 +103,11 @@ def unpublished_shards(
     """Yield the shards, but for some, that a command was publishing when it was killed: their spools tell.
 
     To publish one again that is committed changes nothing, if its spool is whole; one that is not is left to `retry`.
-    Spools of shards that have never been published are left to `run`; those of a run whose shard is committed are
-    deleted.
+    Spools of shards that have never been published are left to `run`.
     """
-    for name, path in names.spools(storage.make_work()):
+    discard_spools_of_runs(storage, committed)
+    for name, path in names.spools(storage.work):
         identity = spool_identity(path)
-        if int(name) in committed and is_of_run(identity):
-            path.unlink()
-            continue
         if identity is None or int(name) in but or not storage.exists(names.metadata(name)):
             continue
         shard = StoredShard(int(name), name, identity["rows"])
@@ -183,8 +181,8 @@ def begin_spool(
 
     One of another version may lie on a machine of a cluster, which did not hear of what became of the shard since.
     """
-    identity = spool_identity(path) if path.exists() else None
-    if identity is None or identity.get("facts", {}).get(OF_VERSION, shard.record) != shard.record:
+    begun = ((spool_identity(path) if path.exists() else None) or {}).get("facts")
+    if begun is None or begun.get(OF_VERSION, shard.record) != shard.record:
         written_spool(path, shard, {**facts, OF_VERSION: shard.record}, batches, scores).close()
 
 

@@ -202,11 +202,7 @@ def spool_identity(path: Path) -> dict[str, Any] | None:
 
 
 def is_of_run(identity: Mapping[str, Any] | None) -> bool:
-    """Return whether a spool was not begun with what a finished shard has, whose facts it would have.
-
-    Where its shard is committed by now, nothing in it is wanted: it is left of a run that was killed just before it
-    deleted it, or that has lost its lease and did not know yet.
-    """
+    """Return whether a spool was not begun with what a finished shard has, whose facts it would have."""
     return identity is None or "facts" not in identity
 
 

@@ -15,6 +15,7 @@ from turbo_fetch.dataset.description import refuse_old_layout
 from turbo_fetch.dataset.formats import check_packages
 from turbo_fetch.dataset.job import Dataset, refuse_other_types
 from turbo_fetch.dataset.keys import check_key_column
+from turbo_fetch.dataset.leftovers import discard_spools_of_runs
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.manifest import Record, read_record
 from turbo_fetch.dataset.place import open_place, refuse_process_memory
@@ -176,14 +177,10 @@ def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> No
 
     A spool of another command than `run` that has grown since its shard was published goes on with that.
     """
-    published = [(name, path) for name, path in names.spools(storage.make_work()) if int(name) in committed]
-    if published:
-        # Most runs begin with none.
-        from turbo_fetch.spool.spool import is_of_run, spool_identity
-    for name, path in published:
-        record = read_record(storage, name)
-        is_older = record is not None and record["end_time"] >= path.stat().st_mtime
-        if is_older or is_of_run(spool_identity(path)):
+    discard_spools_of_runs(storage, committed)
+    for name, path in names.spools(storage.work):
+        record = read_record(storage, name) if int(name) in committed else None
+        if record is not None and record["end_time"] >= path.stat().st_mtime:
             path.unlink()
 
 
