@@ -245,18 +245,29 @@ def test_a_damaged_source_is_named_and_nothing_of_its_shard_is_published(
     assert [record["shard"] for record in manifest(tmp_path / "out")] == [0]
 
 
+def _interrupted_merge(made: Path, folder: Path, stop: StopRequest) -> Path:
+    """Merge 20 rows and more, and return the file that it was to become."""
+    target = folder / "all.lmdb"
+    with pytest.raises(Interrupted):
+        merge(str(made), str(target), "lmdb", Silent(stop, after=20), stop)
+    return target
+
+
+def _merged(made: Path, target: Path) -> int:
+    """Merge to the end, and return how many samples there are."""
+    stop = StopRequest()
+    try:
+        return merge(str(made), str(target), "lmdb", Silent(stop), stop).samples
+    finally:
+        stop.close()
+
+
 def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
     made: Path, tmp_path: Path, stop: StopRequest
 ) -> None:
-    target = tmp_path / "all.lmdb"
-    with pytest.raises(Interrupted):
-        merge(str(made), str(target), "lmdb", Silent(stop, after=20), stop)
+    target = _interrupted_merge(made, tmp_path, stop)
     assert not target.exists()
-    fresh = StopRequest()
-    merged = merge(str(made), str(target), "lmdb", Silent(fresh), fresh)
-    merge(str(made), str(tmp_path / "at-once.lmdb"), "lmdb", Silent(fresh), fresh)
-    fresh.close()
-    assert merged.samples == 50
+    assert _merged(made, target) == _merged(made, tmp_path / "at-once.lmdb") == 50
     assert target.read_bytes() == (tmp_path / "at-once.lmdb").read_bytes()
     with (
         lmdb.open(str(target), subdir=False, readonly=True, lock=False) as opened,
@@ -274,16 +285,12 @@ def test_a_merged_environment_has_all_samples_and_goes_on_after_an_interruption(
 def test_a_merge_leaves_what_another_process_has_open_to_that_and_goes_on_with_the_rest(
     made: Path, tmp_path: Path, stop: StopRequest
 ) -> None:
-    target = tmp_path / "all.lmdb"
-    with pytest.raises(Interrupted):
-        merge(str(made), str(target), "lmdb", Silent(stop, after=20), stop)
+    target = _interrupted_merge(made, tmp_path, stop)
     (left,) = files_below(tmp_path, ".turbo-fetch/*.all.lmdb")
     with left.open("r+b") as standing_still:
         fcntl.flock(standing_still, fcntl.LOCK_EX)
-        fresh = StopRequest()
-        merge(str(made), str(target), "lmdb", Silent(fresh), fresh)
-        merge(str(made), str(tmp_path / "at-once.lmdb"), "lmdb", Silent(fresh), fresh)
-        fresh.close()
+        _merged(made, target)
+        _merged(made, tmp_path / "at-once.lmdb")
         os.pwrite(standing_still.fileno(), bytes(1000), 5000)
     assert target.read_bytes() == (tmp_path / "at-once.lmdb").read_bytes()
     assert not files_below(tmp_path, ".turbo-fetch/*.lmdb")

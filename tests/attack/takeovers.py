@@ -72,10 +72,7 @@ def _attempt(
         changes.append(_changes(scene, folder / "counted"))
     place = folder / "place"
     place.mkdir()
-    hook = with_hook(folder / "hook", place) | {
-        "KILL_AT": str(random.randint(1, changes[0])),
-        "KILL_BY": f"{whom} {signal.SIGSTOP:d}",
-    }
+    hook = _standing_still(folder / "hook", place, whom, random.randint(1, changes[0]))
     first = start_on(machine, scene.spec(place), folder, environment=hook)
     failure = _taken_over(first, whom, lambda: start_on("", scene.spec(place), folder), place, random)
     if failure is not None:
@@ -97,10 +94,7 @@ def _attempt(
 def _command(command: Command, random: Random, folder: Path) -> str | None:
     place = Path(shutil.copytree(command.begin, folder / "place"))
     arguments, environment = arguments_of(command, 0, place)[3:], environment_of(command, place)
-    hook = with_hook(folder / "hook", place) | {
-        "KILL_AT": str(random.randint(1, changes_of(command))),
-        "KILL_BY": f"group {signal.SIGSTOP:d}",
-    }
+    hook = _standing_still(folder / "hook", place, "group", random.randint(1, changes_of(command)))
     first = start_command_on(random.choice(("", ELSEWHERE)), arguments, {**environment, **hook})
     # A repair tells of what it repaired.
     well = {0, 1} if arguments[0] == "verify" else {0}
@@ -115,6 +109,11 @@ def _command(command: Command, random: Random, folder: Path) -> str | None:
     # What it left is not another one's to take away while it may go on, but the next one's.
     failure = difference(state(command, place) | {"left": expected["left"]}, expected)
     return failure if failure or command.has_ended(place) else finished(command, place, is_begun=True)
+
+
+def _standing_still(folder: Path, place: Path, whom: str, change: int) -> dict[str, str]:
+    """Return the environment in which a command stands still at a change, all of it or its parent."""
+    return with_hook(folder, place) | {"KILL_AT": str(change), "KILL_BY": f"{whom} {signal.SIGSTOP:d}"}
 
 
 def _taken_over(
