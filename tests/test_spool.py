@@ -348,6 +348,12 @@ def test_pieces_of_any_length_are_written_one_after_the_other(lengths: list[int]
         assert file.read() == (bytes(offset) + b"".join(pieces) if any(lengths) else b"")
 
 
+def test_a_spool_that_has_to_be_there_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"gone\.spool"):
+        Spool.open(tmp_path / "gone.spool", 0, 3, "d", is_there=True)
+    assert not list(tmp_path.iterdir())
+
+
 SIDES = st.integers(1, 65_535)
 OPTIONS = st.fixed_dictionaries(
     {},

@@ -73,6 +73,7 @@ class UnpublishedShard:
     facts: Mapping[str, Any]
     """What its record says of the list."""
     scores: ClassVar[bool] = True
+    has_spool: ClassVar[bool] = True
 
     @property
     def rows_digest(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,7 @@ class RefreshedShard:
     """What its record says of the list."""
     choice: Choice
     version: Replaced
+    has_spool: ClassVar[bool] = True
 
     @property
     def replaced(self) -> Replaced:

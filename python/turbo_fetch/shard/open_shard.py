@@ -201,7 +201,8 @@ class OpenShard:
         facts = {"rows_digest": digest, **({LIST_NOTES: notes.counts} if notes.counts else {})}
         if tools.scorer is not None:
             facts[SCORED_BY] = tools.scorer.job.digest
-        return source, Journal(Spool.open(path, shard.id, shard.count, digest), facts, source)
+        spool = Spool.open(path, shard.id, shard.count, digest, is_there=self._work.has_spool)
+        return source, Journal(spool, facts, source)
 
     async def _score(self, source: pa.RecordBatch, journal: Journal) -> bool:
         """Have the images scored, where that is asked for; return whether all are, which they are not if suspended."""
@@ -241,6 +242,8 @@ class OpenShard:
         record = self._work.commit(self._tools.fetch, storage, complete)
         if self._tools.is_aside and replaced is not None:
             note_replaced(storage, record, replaced)
+        # Who has the output by now may be about to go on with the spool.
+        storage.check_fence()
         return record
 
     async def _fill(self, source: pa.RecordBatch, journal: Journal) -> None:

@@ -35,6 +35,10 @@ class ShardWork(Protocol):
     def scores(self) -> bool:
         """Whether its images are to be scored, where the spec has a function for that."""
 
+    @property
+    def has_spool(self) -> bool:
+        """Whether its spool is there once it is prepared: without it, rows would be asked for that are not to be."""
+
     def prepare(self, shard: int, source: pa.RecordBatch, fetch: FetchSpec, work: Path) -> tuple[Path, str]:
         """Return the path of the spool, in the work folder, and the digest of the shard's rows when they were listed.
 
@@ -53,6 +57,7 @@ class NewShard:
     """A shard that is made for the first time."""
 
     scores: ClassVar[bool] = True
+    has_spool: ClassVar[bool] = False
 
     @property
     def replaced(self) -> None:
