@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
@@ -62,8 +63,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
     """Kill the process and its descendants, if it is still there."""
     if process.poll() is None:
         leader = psutil.Process(process.pid)
-        for each in [*leader.children(recursive=True), leader]:
-            kill(each)
+        kill(*leader.children(recursive=True), leader)
 
 
 def wait_until(
@@ -168,10 +168,16 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def kill(process: psutil.Process) -> None:
-    """Kill a process that may end by itself at the same time."""
-    with suppress(psutil.NoSuchProcess):
-        process.kill()
+def send(number: signal.Signals, *to: psutil.Process) -> None:
+    """Send a signal to processes, each of which may end by itself at the same time, or once another has got it."""
+    for process in to:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def kill(*those: psutil.Process) -> None:
+    """Kill processes, as :func:`send` does."""
+    send(signal.SIGKILL, *those)
 
 
 def _said(process: subprocess.Popen[str], errors: Path | None) -> str:

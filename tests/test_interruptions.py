@@ -27,7 +27,7 @@ from jobs import (
     write_list,
 )
 from origin import Origin
-from processes import PATIENCE_S, descendants, finished, kill, wait_until
+from processes import PATIENCE_S, descendants, finished, kill, send, wait_until
 from turbo_fetch.spec import Spec
 
 ALBUM = album(400, side=96)
@@ -112,12 +112,10 @@ def test_a_process_that_stands_still_for_longer_than_a_request_may_take_costs_no
         tree = [psutil.Process(process.pid), *descendants(process)]
         held = [one for one in tree if which in one.cmdline()]
         assert held
-        for one in held:
-            one.suspend()
+        send(signal.SIGSTOP, *held)
     # Not to wait for anything: this is how long they stand still.
     sleep(5)
-    for one in held:
-        one.resume()
+    send(signal.SIGCONT, *held)
     _, err = finished(process)
     assert process.returncode == 0, err
     assert content_hashes(tmp_path / "out") == expected
@@ -130,7 +128,7 @@ def test_a_worker_that_dies_is_replaced_and_its_shards_go_on(
     urls, expected = quiet
     process = start(_spec(urls, tmp_path / "out"), tmp_path)
     with amid(process, origin, 60):
-        descendants(process, "turbo_fetch.runners")[0].kill()
+        kill(descendants(process, "turbo_fetch.runners")[0])
     out, err = finished(process)
     assert process.returncode == 0, err
     assert "was ended by SIGKILL; a new worker resumes its shards" in err
@@ -202,12 +200,10 @@ def test_two_runs_on_one_output_do_not_mix(
     # Held still, or it might be over before the second one has started.
     with amid(first, origin, 20):
         workers = descendants(first)
-        for worker in workers:
-            worker.suspend()
+        send(signal.SIGSTOP, *workers)
     second = start(_spec(urls, tmp_path / "out"), tmp_path)
     _, err = finished(second)
-    for worker in workers:
-        worker.resume()
+    send(signal.SIGCONT, *workers)
     assert second.returncode == 75
     assert f"another run (process {first.pid} on " in err
     _, err = finished(first)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from processes import PATIENCE_S, descendants, free_port, is_gone, lines_of, text_of, wait_until
+from processes import PATIENCE_S, descendants, free_port, is_gone, kill, lines_of, send, text_of, wait_until
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import MissingExtra, SpecError
 from turbo_fetch.monitor import records, trackers
@@ -104,7 +104,7 @@ def test_its_death_is_told_once_and_hurts_nothing(tmp_path: Path) -> None:
     notes = Notes()
     with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), notes) as recorder:
         child = _child(recorder)
-        child.kill()
+        kill(child)
         wait_until("its end", lambda: is_gone(child))
         for number in range(3):
             recorder.add(0, _tally(1))
@@ -140,7 +140,7 @@ def test_it_outlives_a_ctrl_c_that_the_whole_group_gets(tmp_path: Path) -> None:
     with recorded(TrackSpec(), "fetch", open_place(str(tmp_path)), ProgressListener()) as recorder:
         recorder.note("begun")
         wait_until("the note", lambda: "begun" in text_of(tmp_path / ".turbo-fetch/metrics"))
-        _child(recorder).send_signal(signal.SIGINT)
+        send(signal.SIGINT, _child(recorder))
         recorder.note("after")
     assert [line["kind"] for line in _lines(tmp_path)] == ["start", "note", "note", "end"]
 

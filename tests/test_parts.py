@@ -22,7 +22,7 @@ from album import album
 from jobs import asks, content_hashes, job_spec, manifest, undisturbed, write_list
 from leases import start_on
 from origin import Origin
-from processes import descendants, finished, wait_until
+from processes import descendants, finished, send, wait_until
 from turbo_fetch.errors import SpecError
 from turbo_fetch.plan.part import Part
 from turbo_fetch.spec import DomainSpec, FetchSpec, HttpSpec, InputSpec, OutputSpec, Spec
@@ -181,8 +181,7 @@ def test_the_submission_file_for_slurm_ends_with_the_dataset(
     with origin.holding_after(20):
         wait_until("a request of the task", partial(asks, tasks[0], origin), tasks[0])
         # As at the time limit: the signal goes to the processes of the steps, not to the script.
-        for process in descendants(tasks[0]):
-            process.send_signal(signal.SIGUSR1)
+        send(signal.SIGUSR1, *descendants(tasks[0]))
         _, err = finished(tasks[0])
     assert tasks[0].returncode == 130, err
     assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"

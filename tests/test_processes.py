@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 import subprocess
 import sys
 import threading
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 import processes
 from origin import Origin
-from processes import descendants, files_below, finished, free_port, lines_of, wait_until
+from processes import descendants, files_below, finished, free_port, lines_of, send, wait_until
 
 TESTS = Path(__file__).parent
 STAYS = "import sys, time; print('begun', flush=True); print('trouble', file=sys.stderr, flush=True); time.sleep(600)"
@@ -54,6 +56,15 @@ def test_a_process_that_does_not_end_is_told_with_what_it_said_and_does() -> Non
     assert wait_until("the process", lambda: descendants(word="time.sleep(600)"))[0].pid == process.pid
     with pytest.raises(AssertionError, match=rf"(?s)has not ended within 2 s: .*\n{process.pid} sleep"):
         finished(process, within_s=2)
+
+
+def test_a_signal_to_processes_of_which_some_have_ended_reaches_the_others() -> None:
+    several = [_python(STAYS) for _ in range(3)]
+    found = [psutil.Process(process.pid) for process in several]
+    several[1].kill()
+    several[1].wait()
+    send(signal.SIGTERM, *found)
+    assert [process.wait() for process in several] == [-signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM]
 
 
 def test_files_are_found_below_folders_that_come_and_go(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import turbo_fetch
 from album import album
 from jobs import amid, job_spec, ledger, start, wait_for_hits, waiting_for, write_list
 from origin import Origin
-from processes import descendants, finished
+from processes import descendants, finished, kill
 from turbo_fetch.fetch.breaker import FAILURES_TO_OPEN, TRIALS_TO_WAIT_FOR
 from turbo_fetch.fetch.domains import REFUSALS_TO_COOL_DOWN
 from turbo_fetch.progress.summary import Summary
@@ -95,7 +95,7 @@ def test_the_permits_of_a_killed_worker_come_back(tmp_path: Path) -> None:
     with Origin(ALBUM, latency_s=0.3) as origin:
         process = start(_spec(origin, tmp_path, {"workers": 2, "threads": 1}), tmp_path)
         with amid(process, origin, 20):
-            descendants(process, "turbo_fetch.runners")[0].kill()
+            kill(descendants(process, "turbo_fetch.runners")[0])
         # More than are in flight: none of these is of the dead worker, whose requests the origin answers to the end.
         wait_for_hits(process, origin, 17)
         origin.load.by_host_most.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -17,7 +18,7 @@ from attack.campaign import Attack
 from attack.commands import Command, arguments_of, commands, environment_of, finished, quiet, refuse_traceback
 from attack.scene import Disturbance, Scene, disturbed
 from jobs import content_hashes, wait_for_hits
-from processes import PATIENCE_S
+from processes import PATIENCE_S, send
 
 SHORTLY_S = (0.2, 4.0)
 """Longer than a request of the scene may take, at most."""
@@ -74,8 +75,6 @@ def _hold(pid: int, random: Random, seconds: float) -> None:
     with suppress(psutil.NoSuchProcess):
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         group = random.choice([*([each] for each in tree), tree])
-        for each in group:
-            each.suspend()
+        send(signal.SIGSTOP, *group)
         time.sleep(seconds)
-        for each in group:
-            each.resume()
+        send(signal.SIGCONT, *group)

@@ -29,7 +29,11 @@ ORDER = (
 )
 """From the bottom up: each imports only from those before it, and from itself."""
 
-LAZY = {"turbo_fetch.dreambooth.training.on_ray", "turbo_fetch.dataset.reader"}
+LAZY = {
+    "turbo_fetch.dreambooth.training.on_ray",
+    "turbo_fetch.dataset.reader",
+    "turbo_fetch.dataset.formats",
+}
 """What is imported in a function, since it brings a package that most runs do without."""
 
 

@@ -107,7 +107,7 @@ def subject_place(spec: Spec, place: str, key: str) -> str:
         return place
     if spec.fetch is None:
         raise SpecError(f'{key} = "fetch", but the spec has no [fetch]; expected it, or a folder or dataset')
-    # Imports the format.
+    # Imports pandas, and the format.
     from turbo_fetch.dataset.formats import format_of
 
     if not format_of(spec.fetch.output.format).has_images:
