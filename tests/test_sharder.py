@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from turbo_fetch.errors import InputError
-from turbo_fetch.plan import sharder
+from turbo_fetch.plan import parquet_ranges, sharder
+from turbo_fetch.plan.columnar_lists import parquet_batches
+from turbo_fetch.plan.columns import Columns
+from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.lists import find_lists
 from turbo_fetch.plan.sharder import InlineRows, ParquetRange, Plan, Shard, SpreadRange, cut, plan_shards
 from turbo_fetch.spec import InputSpec, Order
 
 Format = Literal["txt", "csv", "jsonl", "parquet", "arrow"]
+_URLS = pa.schema({"url": pa.string()})
 FORMATS: tuple[Format, ...] = ("txt", "csv", "jsonl", "parquet", "arrow")
 
 
@@ -159,6 +164,50 @@ def test_rows_of_a_parquet_list_in_spread_order_are_references(
     assert backwards == {shard.id: urls_of(shard) for shard in expected}
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_by_number_are_those_of_the_file_whatever_was_read_before(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    groups = data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=6), "row groups")
+    total = sum(groups)
+    paths = [tmp_path / f"{name}.parquet" for name in ("one", "other")]
+    for path in paths:
+        urls = iter([f"{path.stem}{row}" for row in range(total)])
+        with pq.ParquetWriter(path, pa.schema({"url": pa.string()})) as writer:
+            for rows in groups:
+                writer.write_batch(pa.record_batch({"url": pa.array(islice(urls, rows), pa.string())}))
+    lists = [find_lists(InputSpec(urls=str(path)))[0] for path in paths]
+    for _ in range(data.draw(st.integers(1, 12), "reads")):
+        number = data.draw(st.integers(0, 1), "file")
+        first = data.draw(st.integers(0, total), "first row")
+        rows = range(first, data.draw(st.integers(first, total + 2), "last row"))
+        shard = ParquetRange(lists[number], rows.start, len(rows), Columns("url"), _URLS)
+        if rows.stop > total:
+            with pytest.raises(InputError, match="incomplete"):
+                shard.load(ListNotes())
+        else:
+            expected = [f"{paths[number].stem}{row}" for row in rows]
+            assert shard.load(ListNotes())["url"].to_pylist() == expected
+
+
+def test_a_row_group_is_read_once_for_all_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = numbered(1000)
+    shards = plan(make_list(tmp_path / "list.parquet", urls, group_rows=1000), 10)
+    begun: list[range] = []
+
+    def counted(source: Any, parquet: Any, groups: range, *rest: Any) -> Any:
+        begun.append(groups)
+        return parquet_batches(source, parquet, groups, *rest)
+
+    monkeypatch.setattr(parquet_ranges, "parquet_batches", counted)
+    # A shard in between may have gone to another worker.
+    assert [urls_of(shard) for shard in shards[::2]] == [
+        urls[start : start + 10] for start in range(0, 1000, 20)
+    ]
+    assert begun == [range(1)]
+
+
 def test_vast_row_groups_are_read_once(tmp_path: Path) -> None:
     urls = numbered(2000)
     path = make_list(tmp_path / "list.parquet", urls, group_rows=2000)
@@ -180,6 +229,7 @@ def test_kept_columns_have_the_same_types_in_all_shards(tmp_path: Path) -> None:
 def test_a_list_that_has_shrunk_is_an_error(tmp_path: Path) -> None:
     path = make_list(tmp_path / "list.parquet", numbered(30))
     shards = plan(path, 10)
+    assert urls_of(shards[0]) == numbered(10)
     make_list(path, numbered(25))
     with pytest.raises(InputError, match=r"list\.parquet: rows 20 to 30 are incomplete"):
         shards[2].load()

@@ -12,7 +12,7 @@ from turbo_fetch.errors import InputError
 from turbo_fetch.plan.arrow_batches import sound_parts
 from turbo_fetch.plan.arrow_messages import Messages, check_messages
 from turbo_fetch.plan.columns import Columns
-from turbo_fetch.plan.expansion import HeldRows, parquet_rows_at_once
+from turbo_fetch.plan.expansion import parquet_rows_at_once
 from turbo_fetch.plan.list_notes import ListNotes
 from turbo_fetch.plan.lists import ListFile, readable
 from turbo_fetch.plan.stream import ByteStream
@@ -70,47 +70,6 @@ def parquet_batches(
             yield from parquet.iter_batches(
                 rows, row_groups=[group], columns=list(columns), use_threads=False
             )
-
-
-def read_parquet_range(
-    source: ListFile, rows: range, columns: Columns, schema: pa.Schema, notes: ListNotes
-) -> pa.Table:
-    """Return some rows of a Parquet file; InputError if it has them no more."""
-    parquet = open_parquet(source)
-    try:
-        groups, first_row = _groups_holding(parquet.metadata, rows.start, rows.stop)
-        columns.locate(parquet.schema_arrow.names, source.url)
-        held = HeldRows(source.url)
-        skip, missing = rows.start - first_row, len(rows)
-        for batch in parquet_batches(source, parquet, groups, columns.wanted):
-            part = batch.slice(skip, missing)
-            skip = max(0, skip - batch.num_rows)
-            if part.num_rows:
-                notes.rows_before = rows.stop - missing
-                held.add(columns.rows(part, schema, notes))
-            missing -= part.num_rows
-            if missing == 0:
-                break
-    finally:
-        parquet.close(force=True)
-    if missing:
-        raise InputError(
-            f"{source.url}: rows {rows.start:,} to {rows.stop:,} are incomplete; has the file changed?"
-        )
-    return held.take(schema)
-
-
-def _groups_holding(metadata: pq.FileMetaData, start: int, end: int) -> tuple[list[int], int]:
-    """Return the row groups that hold rows from `start` to before `end`, and the first one's first row."""
-    groups: list[int] = []
-    group_start = first_row = 0
-    for group in range(metadata.num_row_groups):
-        group_end = group_start + metadata.row_group(group).num_rows
-        if group_start < end and group_end > start:
-            first_row = first_row if groups else group_start
-            groups.append(group)
-        group_start = group_end
-    return groups, first_row
 
 
 def read_arrow(

@@ -16,11 +16,11 @@ from typing import Final, Protocol, Self
 import pyarrow as pa
 
 from turbo_fetch import _native
-from turbo_fetch.plan.columnar_lists import read_parquet_range
 from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.condition import Condition
 from turbo_fetch.plan.expansion import HeldRows
 from turbo_fetch.plan.list_notes import ListNotes
+from turbo_fetch.plan.parquet_ranges import read_parquet_range
 from turbo_fetch.plan.reader import ListFile, ListReader, find_lists
 from turbo_fetch.plan.row_count import RowCount
 from turbo_fetch.plan.selection import Selection, selects, visible
