@@ -3,6 +3,10 @@
 A list of a hundred thousand rows, and one of a million, have to cost per row what one of ten thousand does, whatever
 its rows fail by; the CPU time of all processes counts, less what a run of a few rows takes. nginx on loopback gives the
 answers. `--rows` says which lengths; `--quick` keeps nothing.
+
+The CPU time of the same run differs by a third on a machine that others use too. `--instructions` counts what is
+executed instead, under Valgrind's cachegrind: the same to a hundredth, whatever else the machine does, but without the
+kernel's share, and forty times slower, so that a million rows are too many.
 """
 
 from __future__ import annotations
@@ -10,21 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from bench.measure import Sample
+    from bench.measure import Measurement, Sample
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS: Final = (10_000, 100_000, 1_000_000)
+COUNTED_LENGTHS: Final = (10_000, 100_000)
 FEW: Final = 100
 """Rows of the run whose cost is that of the start."""
 TARGET: Final = 1.2
@@ -35,6 +41,8 @@ TRIES: Final = {FEW: 3, 10_000: 3}
 """How often lists are read whose rows cost no more than runs of the same list differ by; the least CPU counts."""
 ROWS_PER_WRITE: Final = 100_000
 TIMEOUT_S: Final = 540.0
+COUNTED_TIMEOUT_S: Final = 3600.0
+COUNTING: Final = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--trace-children=yes")
 IMAGE_SIDE: Final = 32
 TENTHS: Final = 10
 
@@ -101,73 +109,130 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--rows", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--rows", nargs="+", type=int)
+    parser.add_argument("--instructions", action="store_true", help="count these, not CPU time")
     parser.add_argument("--quick", action="store_true", help="results not kept")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     arguments = parser.parse_args()
     path = (arguments.cache / "bench/results" if arguments.quick else COMMITTED) / "failing-rows.json"
     known = json.loads(path.read_text())["kinds"] if path.is_file() else {}
+    command = shlex.join(["python", "bench/failing_rows.py", *sys.argv[1:]])
     is_flat = True
     for name in arguments.kinds or KINDS:
-        machine, date = describe_machine(), now()
-        costs = measure_kind(KINDS[name], arguments.rows, arguments.cache / "bench/failing-rows")
-        per_row = [(cost.cpu_s - costs[0].cpu_s) / (cost.rows - FEW) * 1e6 for cost in costs[1:]]
-        ratio = max(per_row) / min(per_row)
-        is_flat &= ratio <= TARGET
-        print(f"{name}: {', '.join(f'{each:.0f}' for each in per_row)} us per row, {ratio:.2f}", flush=True)
-        print(
-            f"  by tenth: {', '.join(f'{each:.0f}' for each in costs[-1].cpu_us_per_row_by_tenth)}",
-            flush=True,
-        )
-        known[name] = {
-            "cpu_us_per_row": per_row,
-            "most_over_least": ratio,
-            "runs": [asdict(cost) for cost in costs],
-            "command": shlex.join(["python", "bench/failing_rows.py", *sys.argv[1:]]),
-            "machine": machine,
-            "date": date,
-        }
-        whole = {"target": TARGET, "versions": our_versions(), "kinds": known}
+        about = {"command": command, "machine": describe_machine(), "date": now(), "versions": our_versions()}
+        folder = arguments.cache / "bench/failing-rows"
+        if arguments.instructions:
+            lengths = arguments.rows or COUNTED_LENGTHS
+            counts = count_kind(KINDS[name], lengths, folder)
+            found = _per_row(name, "instructions", dict(zip((FEW, *lengths), counts, strict=True)))
+            known.setdefault(name, {})["instructions"] = {**found, "counts": counts, **about}
+        else:
+            costs = measure_kind(KINDS[name], arguments.rows or LENGTHS, folder)
+            found = _per_row(name, "us of CPU", {cost.rows: cost.cpu_s * 1e6 for cost in costs})
+            by_tenth = ", ".join(f"{each:.0f}" for each in costs[-1].cpu_us_per_row_by_tenth)
+            print(f"  by tenth: {by_tenth}", flush=True)
+            known.setdefault(name, {})["cpu_us"] = {
+                **found,
+                "runs": [asdict(cost) for cost in costs],
+                **about,
+            }
+        is_flat &= found["most_over_least"] <= TARGET
         path.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"target": TARGET, "kinds": known}
         path.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
     return int(not is_flat)
 
 
-def measure_kind(kind: Kind, lengths: list[int], folder: Path) -> list[Cost]:
-    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows end otherwise."""
-    from bench.origin import free_ports
+def _per_row(name: str, unit: str, totals: dict[int, float]) -> dict[str, Any]:
+    """Return, and print, what a row costs in a list of each length but the first, whose cost is that of the start."""
+    start, *lengths = totals
+    per_row = [(totals[rows] - totals[start]) / (rows - start) for rows in lengths]
+    ratio = max(per_row) / min(per_row)
+    print(f"{name}: {', '.join(f'{each:,.0f}' for each in per_row)} {unit} per row, {ratio:.2f}", flush=True)
+    return {"rows": lengths, "per_row": per_row, "most_over_least": ratio}
 
-    with _served(folder) as base:
-        closed = free_ports(1)[0]
-        host = base.removeprefix("http://").partition(":")[0]
-        url, end = (part.format(base=base, host=host, closed=closed) for part in (kind.url, kind.end))
+
+def measure_kind(kind: Kind, lengths: Sequence[int], folder: Path) -> list[Cost]:
+    """Return what lists of a few rows and of these lengths cost; raises ValueError if rows end otherwise."""
+    with _urls(kind, folder) as url:
         return [
             min(
-                (_measured(kind, url, end, rows, folder) for _ in range(TRIES.get(rows, 1))),
+                (_measured(kind, url, rows, folder) for _ in range(TRIES.get(rows, 1))),
                 key=lambda cost: cost.cpu_s,
             )
             for rows in (FEW, *lengths)
         ]
 
 
-def _measured(kind: Kind, url: str, end: str, rows: int, folder: Path) -> Cost:
+def count_kind(kind: Kind, lengths: Sequence[int], folder: Path) -> list[int]:
+    """Return how many instructions the same lists take; raises ValueError likewise, and if Valgrind does not say."""
+    with _urls(kind, folder) as url:
+        return [_counted(kind, url, rows, folder) for rows in (FEW, *lengths)]
+
+
+@contextmanager
+def _urls(kind: Kind, folder: Path) -> Iterator[str]:
+    """Serve what the kind asks for; give its URL, in which the number of the row takes the place of `{}`."""
+    from bench.origin import free_ports
+
+    with _served(folder) as base:
+        closed = free_ports(1)[0]
+        host = base.removeprefix("http://").partition(":")[0]
+        url, end = (part.format(base=base, host=host, closed=closed) for part in (kind.url, kind.end))
+        yield f"{url}{{}}{end}" if kind.is_numbered else url
+
+
+def _measured(kind: Kind, url: str, rows: int, folder: Path) -> Cost:
+    samples: list[Sample] = []
+    run = _run(kind, url, rows, folder, TIMEOUT_S, samples)
+    tenths = _by_tenth(folder / "output", samples)
+    return Cost(rows, run.cpu_s, run.wall_s, run.peak_rss_bytes / 1e6, run.peak_pss_bytes / 1e6, tenths)
+
+
+def _counted(kind: Kind, url: str, rows: int, folder: Path) -> int:
+    logs = folder / "counts"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    # Valgrind replaces malloc, so that Python's own allocator would only be in the way.
+    wrapper = [
+        "env",
+        "PYTHONMALLOC=malloc",
+        *COUNTING,
+        "--cachegrind-out-file=/dev/null",
+        f"--log-file={logs}/%p",
+    ]
+    _run(kind, url, rows, folder, COUNTED_TIMEOUT_S, wrapper=wrapper)
+    counts = [re.search(r"I +refs: +([\d,]+)", log.read_text()) for log in logs.iterdir()]
+    if not all(counts):
+        raise ValueError(f"a process ended without a count; see {logs}")
+    return sum(int(count[1].replace(",", "")) for count in counts if count)
+
+
+def _run(
+    kind: Kind,
+    url: str,
+    rows: int,
+    folder: Path,
+    timeout_s: float,
+    samples: list[Sample] | None = None,
+    wrapper: Sequence[str] = (),
+) -> Measurement:
+    """Run a list of the URL, below a wrapper maybe, and see how its rows end."""
     from bench.job import Job
     from bench.measure import measure
     from bench.ours import our_command, write_spec
 
-    listed = _write_list(folder / "list.parquet", f"{url}{{}}{end}" if kind.is_numbered else url, rows)
+    listed = _write_list(folder / "list.parquet", url, rows)
     output = folder / "output"
     shutil.rmtree(output, ignore_errors=True)
     rows_per_shard = min(ROWS_PER_SHARD, rows // SHARDS)
     spec = write_spec(folder / "job.toml", Job(listed, output, rows_per_shard, reencode=False), kind.changes)
-    samples: list[Sample] = []
-    run = measure(our_command(spec), folder / "log", TIMEOUT_S, samples=samples)
+    run = measure([*wrapper, *our_command(spec)], folder / "log", timeout_s, samples=samples)
     outcomes = _outcomes(output)
     most = max(outcomes, key=outcomes.__getitem__, default="")
     if run.exit_code not in {0, 1} or run.timed_out or most != kind.outcome or sum(outcomes.values()) != rows:
         raise ValueError(f"ended with {run.exit_code} and {outcomes}; see {folder / 'log'}")
-    tenths = _by_tenth(output, samples)
-    return Cost(rows, run.cpu_s, run.wall_s, run.peak_rss_bytes / 1e6, run.peak_pss_bytes / 1e6, tenths)
+    return run
 
 
 def _by_tenth(output: Path, samples: list[Sample]) -> list[float]:

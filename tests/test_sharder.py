@@ -175,8 +175,8 @@ def test_rows_by_number_are_those_of_the_file_whatever_was_read_before(
     for path in paths:
         urls = iter([f"{path.stem}{row}" for row in range(total)])
         with pq.ParquetWriter(path, pa.schema({"url": pa.string()})) as writer:
-            for rows in groups:
-                writer.write_batch(pa.record_batch({"url": pa.array(islice(urls, rows), pa.string())}))
+            for size in groups:
+                writer.write_batch(pa.record_batch({"url": pa.array(islice(urls, size), pa.string())}))
     lists = [find_lists(InputSpec(urls=str(path)))[0] for path in paths]
     for _ in range(data.draw(st.integers(1, 12), "reads")):
         number = data.draw(st.integers(0, 1), "file")
