@@ -19,7 +19,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,8 +37,8 @@ TARGET: Final = 1.2
 ROWS_PER_SHARD: Final = 1000
 SHARDS: Final = 4
 """Of the shortest list, so that as many workers are busy as with a long one."""
-TRIES: Final = {FEW: 3, 10_000: 3}
-"""How often lists are read whose rows cost no more than runs of the same list differ by; the least CPU counts."""
+TRIES: Final = {FEW: 9, 10_000: 5, 100_000: 3}
+"""How often lists are read that are over before what else the machine does evens out; the median counts."""
 ROWS_PER_WRITE: Final = 100_000
 TIMEOUT_S: Final = 540.0
 COUNTED_TIMEOUT_S: Final = 3600.0
@@ -154,12 +154,14 @@ def _per_row(name: str, unit: str, totals: dict[int, float]) -> dict[str, Any]:
 
 def measure_kind(kind: Kind, lengths: Sequence[int], folder: Path) -> list[Cost]:
     """Return what lists of a few rows and of these lengths cost; raises ValueError if rows end otherwise."""
+
+    def median(costs: Iterable[Cost]) -> Cost:
+        ordered = sorted(costs, key=lambda cost: cost.cpu_s)
+        return ordered[len(ordered) // 2]
+
     with _urls(kind, folder) as url:
         return [
-            min(
-                (_measured(kind, url, rows, folder) for _ in range(TRIES.get(rows, 1))),
-                key=lambda cost: cost.cpu_s,
-            )
+            median(_measured(kind, url, rows, folder) for _ in range(TRIES.get(rows, 1)))
             for rows in (FEW, *lengths)
         ]
 
