@@ -50,7 +50,7 @@ def read_parquet_range(
 
 
 def _opened(source: ListFile, columns: Columns) -> _OpenParquet:
-    """Return the file that was kept, if it is this one, else the one asked for alone."""
+    """Return the file, open: as it was kept, if it was the last one, else from its start."""
     global _last
     last, _last = _last, None
     if last is not None:

@@ -31,8 +31,8 @@ from turbo_fetch.spec import InputSpec
 WINDOW_ROWS: Final = 262_144
 FIRST_WINDOW_ROWS: Final = 32_768
 MAX_SHARDS_PER_ROW_GROUP: Final = 128
-"""Workers read their rows of a Parquet file themselves, from the start of a row group, unless its other
-rows would cost more than a few microseconds per row wanted; then the parent reads it once."""
+"""Workers read their rows of a Parquet file themselves, each of them all of a row group up to these once, unless it
+has so many that the first of them would be waited for; then the parent reads it."""
 
 
 class Rows(Protocol):
