@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from turbo_fetch.spec.bounds import LARGEST_SEED
+
 demo = typer.Typer(
     name="demo",
     help="Small demonstrations that need no network and no GPU; without a name, list them.",
@@ -39,7 +41,9 @@ def dreambooth(
     cache: Annotated[
         Path, typer.Option(envvar="XDG_CACHE_HOME", help="Where the trained toy base model is kept.")
     ] = Path("~/.cache"),
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.")
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")] = False,
 ) -> None:
     """Teach a small text-to-image model a subject from four images, and compare before and after.

@@ -8,6 +8,7 @@ import typer
 
 from turbo_fetch.cli.completion import output_formats
 from turbo_fetch.cli.usage import EngineOverrides, Json, Quiet, checked_format
+from turbo_fetch.spec.bounds import MOST_ROWS_PER_SHARD, MOST_WORKERS
 from turbo_fetch.spec.formats import OutputFormat
 
 LARGEST_MB: Final = 1e12
@@ -31,7 +32,9 @@ def export(
     samples_per_shard: Annotated[
         Optional[int],  # noqa: UP045 - typer reads it at run time
         typer.Option(
-            min=1, max=1_000_000_000, help="Cut all rows into shards of this many rows; keys are renumbered."
+            min=1,
+            max=MOST_ROWS_PER_SHARD,
+            help="Cut all rows into shards of this many rows; keys are renumbered.",
         ),
     ] = None,
     max_shard_mb: Annotated[
@@ -45,7 +48,7 @@ def export(
         typer.Option("--merge", help="All samples in one file, DESTINATION, if the format can have that."),
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Processes, here or on a cluster; 0: one per core.")
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Processes, here or on a cluster; 0: one per core.")
     ] = 0,
     overrides: EngineOverrides = None,
     quiet: Quiet = False,

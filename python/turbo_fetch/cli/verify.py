@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo_fetch.cli.usage import EngineOverrides, Json, Quiet
+from turbo_fetch.spec.bounds import MOST_WORKERS
 
 if TYPE_CHECKING:
     from turbo_fetch.maintenance.shard_check import Level
@@ -20,7 +21,7 @@ def verify(
         bool, typer.Option("--repair", help="Remove damaged shards, so that the next run rebuilds them.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, max=100_000, help="Processes, here or on a cluster; 0: one per core.")
+        int, typer.Option(min=0, max=MOST_WORKERS, help="Processes, here or on a cluster; 0: one per core.")
     ] = 0,
     overrides: EngineOverrides = None,
     quiet: Quiet = False,

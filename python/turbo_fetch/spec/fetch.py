@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from turbo_fetch.spec.bounds import MOST_ROWS_PER_SHARD
 from turbo_fetch.spec.formats import OutputFormat
 from turbo_fetch.spec.numbers import Concurrency, Count, Megabits, Megabytes, Seconds, Seed, WholeMegabytes
 from turbo_fetch.spec.score import ScoreSpec
@@ -478,7 +479,7 @@ class OutputSpec(Table):
     """`webdataset`: tar shards; `files`: folders; `parquet`: images in a column; `lmdb`: one environment per
     shard; `tfrecord`: tf.train.Example records; `dummy`: no images. `parquet` is a Hugging Face dataset;
     `parquet_bytes` has img2dataset's plain column, named after the encoding."""
-    samples_per_shard: int = Field(default=10_000, gt=0, le=1_000_000_000)
+    samples_per_shard: int = Field(default=10_000, gt=0, le=MOST_ROWS_PER_SHARD)
     """Rows of the list per shard."""
     shard_digits: int = Field(default=5, ge=1, le=18)
     """Digits of shard numbers, zero-padded, in file names and keys."""
