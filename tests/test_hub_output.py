@@ -20,12 +20,14 @@ from jobs import amid, content_hashes, job_spec, start, write_list
 from origin import Origin
 from processes import content_of, files_below, wait_until
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset import lease
 from turbo_fetch.dataset.lease import behind_claim, claim_on
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
 from turbo_fetch.errors import OutputError, OutputHeld, SpecError
 from turbo_fetch.storage import Storage
 from turbo_fetch.storage.hub import HubStorage
+from turbo_fetch.storage.hub_journal import Change, Journal
 
 # huggingface_hub calls its HTTP client in a way that this announces to end.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -151,6 +153,47 @@ def test_who_has_lost_the_lease_changes_nothing_that_waits_and_nobody_waits_for_
     assert "late" not in hub.repos[NAME].files
 
 
+def test_a_commit_before_which_the_lease_is_to_be_confirmed_does_not_wait_for_itself(
+    hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SILENCE_S", 2.0)
+    monkeypatch.setattr(HubStorage, "change_every_s", 0.1)
+    place = open_place(URL, str(tmp_path / "work"))
+    with locked(place) as held:
+
+        def wakes() -> None:
+            place.fence, held._confirmed_s = held.check, float("-inf")
+            held.check()
+
+        place.write_bytes("data", b"1")
+        place.fence = wakes
+        place.flush()
+        assert hub.repos[NAME].files["data"] == b"1"
+
+
+def test_a_sign_of_life_does_not_wait_for_who_is_committing(hub: DatasetHub, tmp_path: Path) -> None:
+    place = open_place(URL, str(tmp_path / "work"))
+    with locked(place) as held:
+        assert isinstance(place, HubStorage)
+        place.write_bytes("data", b"1")
+        with place.journal.leaving() as changes:
+            held._renew()
+            assert "data" in changes
+            assert "data" not in hub.repos[NAME].files
+            content = json.loads(hub.repos[NAME].files[".turbo-fetch/lease/all.000001"])
+            assert content["beats"] == held.holder.beats
+
+
+def test_who_has_lost_the_lease_just_after_it_got_it_takes_nothing_from_the_next(
+    hub: DatasetHub, tmp_path: Path
+) -> None:
+    first, next_one = (Journal(tmp_path, f"{token:06d}") for token in (1, 2))
+    next_one.begin("0", "2")
+    next_one.put(Change("data", "content", b"1"))
+    first.begin("0", "1")
+    assert next_one.changes().keys() == {"data"}
+
+
 def test_a_repository_that_vanishes_in_mid_run_is_an_error(hub: DatasetHub, tmp_path: Path) -> None:
     place = open_place(URL, str(tmp_path / "work"))
     with suppress(OutputHeld), locked(place):
@@ -167,16 +210,16 @@ def test_a_run_that_lost_its_lease_commits_nothing_more(hub: DatasetHub, tmp_pat
         hub.before_commit = lambda repo: None
         repo.add({**repo.files, ".turbo-fetch/lease/all.000002": repo.files[".turbo-fetch/lease/all.000001"]})
 
-    held = locked(here)
-    lease = held.__enter__()
+    context = locked(here)
+    held = context.__enter__()
     here.write_bytes("late", b"")
     # The other one takes the lease between this one's look at it and its commit.
-    here.fence = lease._confirm
+    here.fence = held._confirm
     hub.before_commit = takes_over
     with pytest.raises(OutputHeld, match="took over"):
         here.flush()
     with pytest.raises(OutputHeld, match="took over"):
-        held.__exit__(None, None, None)
+        context.__exit__(None, None, None)
     assert "late" not in hub.repos[NAME].files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -12,9 +13,13 @@ import pytest
 
 from attack.commands import Command, commands, finished
 from attack.kills import give, with_hook
+from turbo_fetch.dataset.lease import WHOLE, Claim, Holder, Lease
+from turbo_fetch.dataset.leftovers import discard_leftovers
 from turbo_fetch.dataset.lock import locked
 from turbo_fetch.dataset.place import open_place
-from turbo_fetch.dataset.replacement import finish_replacements, replace_shard
+from turbo_fetch.dataset.replacement import discard_replacements, finish_replacements, replace_shard
+from turbo_fetch.maintenance.merge import _unfinished
+from turbo_fetch.storage.disk import unfinished
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,43 @@ def test_a_shard_whose_replacement_stops_before_any_change_has_all_old_or_all_ne
         assert stats == b"old" if change == 1 else orjson.loads(stats)["shard"] == change
         assert [path for path in place.work.rglob("*") if path.is_file()] == []
     assert change > 4
+
+
+def test_who_has_lost_the_lease_takes_away_nothing_of_who_has_it(tmp_path: Path) -> None:
+    place = open_place(str(tmp_path / "out"))
+    place.holder = "000003"
+    staged = place.make_staging() / "00000.tar.part"
+    staged.write_bytes(b"new")
+    place.fence = _killed_before(2)
+    with pytest.raises(_Killed):
+        replace_shard(place, [staged], {"name": "00000", "files": [{"name": "00000.tar"}]})
+    (begun := unfinished(place.make_work() / "staged", "000005")).mkdir()
+    place.holder, place.fence = "000001", _killed_before(1)
+    for took_away in (
+        partial(discard_leftovers, is_whole=True),
+        finish_replacements,
+        discard_replacements,
+    ):
+        with pytest.raises(_Killed):
+            took_away(place)
+    assert staged.exists()
+    assert begun.exists()
+    place.fence = None
+    finish_replacements(place)
+    assert place.read_bytes("00000.tar") == b"new"
+
+
+def test_who_has_lost_the_lease_merges_into_no_file_of_who_has_it(tmp_path: Path) -> None:
+    place = open_place(str(tmp_path / "out"))
+    first, last = (
+        Lease(place, Claim(WHOLE, token), Holder.new(place), None, _confirmed_s=float("inf"))
+        for token in (1, 3)
+    )
+    with _unfinished(place.make_work(), "all.lmdb", last) as path:
+        path.write_bytes(b"of the last")
+        with _unfinished(place.work, "all.lmdb", first) as other:
+            assert other != path
+        assert path.read_bytes() == b"of the last"
 
 
 def test_what_was_to_replace_a_shard_is_forgotten_when_somebody_else_has_made_it_since(

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -23,6 +23,8 @@ from jobs import content_hashes, job_spec, manifest, write_list
 from old_layout import put_back
 from origin import Origin
 from processes import PATIENCE_S
+from turbo_fetch.dataset.description import has_old_layout
+from turbo_fetch.dataset.place import open_place
 from turbo_fetch.spec.specfile import dump_spec
 
 WORK_SUFFIXES = {".spool", ".part", ".tmp"}
@@ -33,6 +35,7 @@ SIMPLY = ("--set", "fetch.duplicates.by=[]")
 FORMATS = ("files", "parquet", "parquet_bytes", "lmdb", "tfrecord")
 """Those of `run` besides webdataset."""
 EXPORT = ("export", "BEGIN/out", "PLACE/exported", "--format", "parquet", "--workers", "1")
+NEXT = ("verify", "PLACE/out", "--repair", "--workers", "1")
 MERGE = ("export", "PLACE/out", "PLACE/merged.lmdb", "--format", "lmdb", "--merge")
 
 
@@ -122,7 +125,7 @@ def commands(stack: ExitStack, folder: Path) -> list[Command]:
         Command("export into other shards", place, [[*EXPORT, "--samples-per-shard", "7"]]),
         Command("merge", place, [MERGE]),
         Command("repair", damaged, [["verify", "PLACE/out", "--repair", "--workers", "1"], RUN]),
-        Command("migrate", old, [["migrate", "PLACE/out"]]),
+        Command("migrate", old, [["migrate", "PLACE/out"]], has_ended=_is_migrated),
         Command("push", place, [["push", "PLACE/out", "HUB"]], hub),
     ]
 
@@ -150,8 +153,12 @@ def finished(command: Command, place: Path, is_begun: bool) -> str | None:
     One that was not even begun to be disturbed came to its end, and would begin anew.
     """
     expected = quiet(command).state
-    for number in range(0 if is_begun and not command.has_ended(place) else 1, len(command.commands)):
+    has_ended = not is_begun or command.has_ended(place)
+    for number in range(1 if has_ended else 0, len(command.commands)):
         call(command, number, place)
+    if is_begun and has_ended:
+        # What it left is the next command's to take away, whichever that is.
+        call(replace(command, commands=[NEXT]), 0, place)
     return difference(state(command, place), expected)
 
 
@@ -231,6 +238,10 @@ def state(command: Command, place: Path) -> dict[str, object]:
 def _is_refreshed(place: Path) -> bool:
     state = place / "out/.turbo-fetch/refresh/run"
     return state.exists() and orjson.loads(state.read_bytes())["complete"]
+
+
+def _is_migrated(place: Path) -> bool:
+    return not has_old_layout(open_place(str(place / "out")))
 
 
 def _repository(place: Path) -> str:

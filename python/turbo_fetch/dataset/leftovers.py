@@ -24,6 +24,8 @@ def discard_leftovers(storage: Storage, is_whole: bool) -> None:
             found |= unfinished_in(storage.path / folder)
         beside = unfinished_in(storage.path)
         found |= {path: name for path, name in beside.items() if _is_ours(name)}
+    # After they are found: who has the lease still finds nothing of one that has it next.
+    storage.check_fence()
     for path in found:
         if not names.staged_stats(path):
             with explained(str(path)):
@@ -40,6 +42,7 @@ def discard_spools_of_runs(storage: Storage, committed: Container[int]) -> None:
         # Most commands begin with none.
         from turbo_fetch.spool.spool import is_of_run, spool_identity
 
+        storage.check_fence()
         for path in published:
             if is_of_run(spool_identity(path)):
                 path.unlink()

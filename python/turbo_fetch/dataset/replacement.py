@@ -6,7 +6,7 @@ goes. That record says how to go on: whoever opens the manifest next publishes w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,13 @@ def discard_replacements(storage: Storage) -> None:
         _discard_emptied(storage, path.parent)
 
 
-def _waiting(storage: Storage) -> Iterator[Path]:
-    """Yield the commit records that wait, whoever staged them."""
-    for folder in (storage.work, *unfinished_in(storage.work)):
-        yield from names.staged_stats(folder)
+def _waiting(storage: Storage) -> Iterable[Path]:
+    """Return the commit records that wait, whoever staged them."""
+    folders = (storage.work, *unfinished_in(storage.work))
+    found = [path for folder in folders for path in names.staged_stats(folder)]
+    # After they are found: who has the lease still finds nothing of one that has it next.
+    storage.check_fence()
+    return found
 
 
 def _discard_emptied(storage: Storage, folder: Path) -> None:

@@ -78,7 +78,9 @@ def _unfinished(work: Path, name: str, lease: Lease) -> Iterator[Path]:
     """
     path = work / f"{lease.claim.holder}.{name}"
     with ExitStack() as files:
-        for left in sorted(work.glob(f"[0-9]*.{glob.escape(name)}")):
+        # One that stood still before this may have lost the lease again.
+        earlier = (each for each in work.glob(f"[0-9]*.{glob.escape(name)}") if each.name < path.name)
+        for left in sorted(earlier):
             file = files.enter_context(left.open("r+b"))
             if is_locked(file) and not path.exists():
                 left.rename(path)

@@ -1,4 +1,4 @@
-"""Bounds of numbers that the command line has as options and the spec as keys; light, for the command line shows them."""
+"""Bounds of numbers that are both options and keys of the spec; light, for the command line shows them."""
 
 from __future__ import annotations
 

@@ -181,6 +181,7 @@ def _discard_published_spools(storage: Storage, committed: frozenset[int]) -> No
     for name, path in names.spools(storage.work):
         record = read_record(storage, name) if int(name) in committed else None
         if record is not None and record["end_time"] >= path.stat().st_mtime:
+            storage.check_fence()
             path.unlink()
 
 

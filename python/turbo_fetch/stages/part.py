@@ -78,6 +78,7 @@ def _run_part(
         lease.complete()
         storage.flush()
         # All of it is this part's, and is in the dataset now.
+        storage.check_fence()
         shutil.rmtree(storage.work.parent)
         sync_one(outer.work)
     summary.wall_s = time.monotonic() - started_s

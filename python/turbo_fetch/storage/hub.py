@@ -87,9 +87,12 @@ class HubStorage(Storage):
         self._change_all([Change(self._at(name), "content", content)])
 
     def write_while(self, name: str, content: bytes, check: Callable[[], None]) -> None:
-        """See Storage: one commit with all that waits behind the lease that is written."""
+        """See Storage: one commit with all that waits behind the lease that is written.
+
+        Who is committing that already may be waiting for this one, since the lease is to be confirmed first.
+        """
         path = self._at(name)
-        with told(f"{self.url}/{name}"), self._journal_of(name).leaving() as changes:
+        with told(f"{self.url}/{name}"), self._journal_of(name).leaving(is_urgent=True) as changes:
             self._commit({**changes, path: Change(path, "content", content)}, check)
 
     def flush(self) -> None:

@@ -83,12 +83,18 @@ class Journal:
                     (folder / _file_name(name)).unlink(missing_ok=True)
 
     @contextmanager
-    def leaving(self) -> Iterator[dict[str, Change]]:
-        """Yield all changes for a commit; they are forgotten when the context ends well. One at a time does so."""
+    def leaving(self, is_urgent: bool = False) -> Iterator[dict[str, Change]]:
+        """Yield all changes for a commit; they are forgotten when the context ends well.
+
+        One at a time does so. Who is urgent gets none rather than wait until another has committed them.
+        """
         if not self._folder.exists():
             yield {}
             return
-        with self._locked("committing"):
+        with self._locked("committing", is_urgent) as is_alone:
+            if not is_alone:
+                yield {}
+                return
             with self._locked("mutex"):
                 changes = self._read()
                 self._leaving.mkdir(exist_ok=True)
@@ -103,7 +109,8 @@ class Journal:
 
         It counts if nothing was in between; with None it is not known what was.
         """
-        folders = sorted(self._all.glob("*/"))
+        # One that stood still before this may have lost the lease again.
+        folders = sorted(each for each in self._all.glob("*/") if each.name < self._folder.name)
         last = folders[-1] if folders and self._seen() == before else None
         if last is not None:
             last.rename(self._folder)
@@ -130,10 +137,15 @@ class Journal:
         return {change.name: change for change in (_parse(path.read_bytes()) for path in in_order)}
 
     @contextmanager
-    def _locked(self, name: _Lock) -> Iterator[None]:
+    def _locked(self, name: _Lock, is_urgent: bool = False) -> Iterator[bool]:
+        """Have a lock while the context lasts; yield whether it is had, which who is urgent does not wait for."""
         with (self._folder / name).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            is_had = True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if is_urgent else 0))
+            except BlockingIOError:
+                is_had = False
+            yield is_had
 
 
 def _file_name(name: str) -> str:
