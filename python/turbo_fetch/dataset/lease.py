@@ -156,7 +156,8 @@ class Lease:
         """Return whether somebody who waits may have seen more than half of the silence that is allowed."""
         return _now_s() - self._confirmed_s > self.holder.silence_s / 2
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """Raise OutputHeld if another run has the lease now, by a look at the place."""
         _confirm(self.storage, self.claim)
 
     def _renew(self) -> None:
@@ -166,11 +167,11 @@ class Lease:
             begun_s, was_stale = _now_s(), self._is_stale()
             self.holder = replace(self.holder, beats=self.holder.beats + 1)
             try:
-                self.storage.write_while(self.name, _content(self.holder), self._confirm)
+                self.storage.write_while(self.name, _content(self.holder), self.confirm)
                 if was_stale:
                     # Who had waited long enough just before may be making the next lease now.
                     time.sleep(4 * self.holder.silence_s / LOOKS)
-                self._confirm()
+                self.confirm()
                 self._confirmed_s = begun_s
             except OutputHeld as loss:
                 self.loss = loss
@@ -220,14 +221,15 @@ def behind_lease(storage: Storage) -> Storage:
     """Return the place, behind the fence of the lease that this process has on it, if it has one."""
     if storage.url in kept:
         lease = kept[storage.url]
-        storage.fence, storage.holder = lease.check, lease.claim.holder
+        storage.fence, storage.confirm, storage.holder = lease.check, lease.confirm, lease.claim.holder
     return storage
 
 
 def behind_claim(storage: Storage, claim: Claim | None) -> Storage:
     """Return the place, behind the fence of the lease that another process has on it, if that has one."""
     if claim is not None:
-        storage.fence, storage.holder = claim.fence(storage), claim.holder
+        storage.fence = storage.confirm = claim.fence(storage)
+        storage.holder = claim.holder
     return storage
 
 
@@ -388,7 +390,7 @@ def _content(holder: Holder) -> bytes:
 
 def _bare(storage: Storage) -> Storage:
     bare = copy.copy(storage)
-    bare.fence, bare.holder = None, ""
+    bare.fence, bare.confirm, bare.holder = None, None, ""
     return bare
 
 

@@ -64,7 +64,7 @@ def held(
         with suppress(TurboFetchError):
             storage.flush()
         discard_staged(storage)
-        storage.fence, storage.holder = None, ""
+        storage.fence, storage.confirm, storage.holder = None, None, ""
         kept.pop(storage.url, None)
         # A place that cannot be written to any more says so where it matters; the lease then ends by its silence.
         with suppress(OutputError):

@@ -87,18 +87,16 @@ class HubStorage(Storage):
         self._change_all([Change(self._at(name), "content", content)])
 
     def write_while(self, name: str, content: bytes, check: Callable[[], None]) -> None:
-        """See Storage: one commit with all that waits behind the lease that is written.
-
-        Who is committing that already may be waiting for this one, since the lease is to be confirmed first.
-        """
+        """See Storage: one commit with all that waits behind the lease that is written."""
         path = self._at(name)
-        with told(f"{self.url}/{name}"), self._journal_of(name).leaving(is_urgent=True) as changes:
+        with told(f"{self.url}/{name}"), self._journal_of(name).leaving() as changes:
             self._commit({**changes, path: Change(path, "content", content)}, check)
 
     def flush(self) -> None:
         """See Storage."""
         with told(self.url), self.journal.leaving() as changes:
-            self._commit(changes, self.check_fence)
+            # The fence may have to write the lease, and that waits for this.
+            self._commit(changes, self.confirm or (lambda: None))
 
     def create(self, name: str, content: bytes) -> bool:
         """See Storage.

@@ -83,18 +83,12 @@ class Journal:
                     (folder / _file_name(name)).unlink(missing_ok=True)
 
     @contextmanager
-    def leaving(self, is_urgent: bool = False) -> Iterator[dict[str, Change]]:
-        """Yield all changes for a commit; they are forgotten when the context ends well.
-
-        One at a time does so. Who is urgent gets none rather than wait until another has committed them.
-        """
+    def leaving(self) -> Iterator[dict[str, Change]]:
+        """Yield all changes for a commit; they are forgotten when the context ends well. One at a time does so."""
         if not self._folder.exists():
             yield {}
             return
-        with self._locked("committing", is_urgent) as is_alone:
-            if not is_alone:
-                yield {}
-                return
+        with self._locked("committing"):
             with self._locked("mutex"):
                 changes = self._read()
                 self._leaving.mkdir(exist_ok=True)
@@ -137,15 +131,10 @@ class Journal:
         return {change.name: change for change in (_parse(path.read_bytes()) for path in in_order)}
 
     @contextmanager
-    def _locked(self, name: _Lock, is_urgent: bool = False) -> Iterator[bool]:
-        """Have a lock while the context lasts; yield whether it is had, which who is urgent does not wait for."""
+    def _locked(self, name: _Lock) -> Iterator[None]:
         with (self._folder / name).open("ab") as file:
-            is_had = True
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if is_urgent else 0))
-            except BlockingIOError:
-                is_had = False
-            yield is_had
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def _file_name(name: str) -> str:

@@ -39,6 +39,9 @@ class Storage(ABC):
     fence: Callable[[], None] | None = None
     """Called before anything is changed; raises where the one who writes may not any more. What an object store can
     refuse by itself, a file that another one wrote meanwhile, is then left to it."""
+    confirm: Callable[[], None] | None = None
+    """Raises what the fence raises, by a look at the place alone: enough where a change is let through only on top of
+    what was looked at. The fence may have to write there first."""
     holder: str = ""
     """Who writes behind the fence, in names of files that are not finished: one that has lost the place must not come
     upon those of the next."""
@@ -121,7 +124,9 @@ class Storage(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the fence here, and who is behind it: what it looks at is this process's."""
-        return {name: value for name, value in self.__dict__.items() if name not in {"fence", "holder"}}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in {"fence", "confirm", "holder"}
+        }
 
     def check_fence(self) -> None:
         """Raise what the fence raises, if there is one."""
@@ -146,7 +151,7 @@ class Storage(ABC):
         return self.staging
 
     def _with_fence_of(self, other: Storage) -> Self:
-        self.fence, self.holder = other.fence, other.holder
+        self.fence, self.confirm, self.holder = other.fence, other.confirm, other.holder
         return self
 
 
