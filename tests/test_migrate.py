@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,9 +22,12 @@ from old_layout import put_back, recorded
 from origin import Origin
 from sample_images import encoded, scene
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.lock import held
 from turbo_fetch.errors import InputError
+from turbo_fetch.maintenance import migrate as migrate_module
 from turbo_fetch.maintenance.migrate import migrate
 from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
 
 FORMATS = ("webdataset", "files", "parquet")
 SAYS = "`turbo-fetch migrate {}` moves them to .turbo-fetch/, once"
@@ -217,6 +221,23 @@ def test_a_dataset_in_an_object_store_is_migrated(new: Path, tmp_path: Path) -> 
         assert found.keys() == expected.keys()
         assert {name for name in found if found[name] != expected[name]} <= named
         assert json.loads(found[".turbo-fetch/job"])["format"] == 1
+
+
+def test_one_that_stood_still_until_another_had_migrated_finds_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = recorded("webdataset", tmp_path)
+
+    @contextmanager
+    def held_late(storage: Storage, stop: StopRequest) -> Iterator[None]:
+        monkeypatch.undo()
+        assert _invoke("migrate", str(place)).exit_code == 0
+        with held(storage, stop=stop):
+            yield
+
+    monkeypatch.setattr(migrate_module, "held", held_late)
+    ended = _invoke("migrate", str(place))
+    assert (ended.exit_code, "migrated  nothing" in ended.stdout) == (0, True), ended.output
 
 
 def test_a_ledger_that_was_missing_before_is_told(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def migrate(url: str, progress: Progress, stop: StopRequest) -> Migrated:
         return result
     published: list[str] = []
     with held(storage, stop=stop):
+        if not has_old_layout(storage):
+            # Another command has done it since.
+            result.was_done = True
+            return result
         for place in (storage, *_attempts(storage)):
             for record in _shards(place, stop):
                 if place is storage:
