@@ -23,6 +23,8 @@ from jobs import content_hashes, job_spec, ledger, manifest, write_list
 from origin import Origin
 from processes import finished, wait_until
 from turbo_fetch.cli.commands import app
+from turbo_fetch.dataset.reader import stored_shard
+from turbo_fetch.maintenance.existing_shard import OF_VERSION, written_spool
 from turbo_fetch.spec import OutputFormat
 from turbo_fetch.spec.specfile import parse_spec
 from turbo_fetch.spool.spool import Spool
@@ -170,6 +172,22 @@ def test_killed_while_it_publishes_a_retry_or_a_run_finishes_the_shard(
     assert [row["url"] for row in ledger(out)] == rows
     # Only rows 25 and 26, and for a retry 7 and 13, which wait in the spool of the other shard.
     assert origin.hits.total() - hits == (4 if command == "retry" else 2)
+
+
+def test_a_part_of_a_spool_that_a_power_loss_left_of_a_retried_shard_goes(
+    origin: Origin, tmp_path: Path
+) -> None:
+    out, _ = _make(origin, tmp_path)
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    before = content_hashes(out)
+    # Another shard has a row that is to be retried still.
+    shard, facts = stored_shard(manifest(out)[1]), {"rows_digest": manifest(out)[1]["rows_digest"]}
+    written_spool(out / ".turbo-fetch/00001.spool", shard, {**facts, OF_VERSION: "earlier"}, []).close()
+    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet"])
+    assert ended.exit_code == 0, ended.output
+    assert not list(out.glob(".turbo-fetch/*.spool"))
+    assert content_hashes(out) == before
 
 
 @pytest.mark.parametrize("command", ["run", "retry", "refresh"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,7 @@ from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
 from turbo_fetch.stop import StopRequest
+from turbo_fetch.storage import Storage
 
 RETRYABLE: Final = frozenset(outcome.label for outcome in Outcome if outcome.retryable)
 _RETRYABLE_NUMBERS: Final = pa.array([outcome.number for outcome in Outcome if outcome.retryable], pa.uint8())
@@ -135,6 +137,9 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             result.shards = len(affected)
             dataset = StoredDataset.bare(storage)
             unpublished = list(unpublished_shards(storage, manifest.committed, but=affected))
+            _discard_spent(
+                storage, manifest.committed - affected.keys() - {each.shard.number for each in unpublished}
+            )
             result.is_unfinished = not is_complete(storage)
             if not manifest.committed and not unpublished:
                 raise InputError(
@@ -158,6 +163,17 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
 
 def _asked(record: Record) -> int:
     return sum(count for label, count in record["outcomes"].items() if label in RETRYABLE)
+
+
+def _discard_spent(storage: Storage, done: Container[int]) -> None:
+    """Delete the spools of committed shards in which nothing is to be retried or published.
+
+    A power loss can leave a part of one whose shard it let be published before.
+    """
+    for name, path in names.spools(storage.work):
+        if int(name) in done and storage.exists(names.metadata(name)):
+            storage.check_fence()
+            path.unlink()
 
 
 def _known(dataset: StoredDataset, record: Record) -> RetriedShard:
