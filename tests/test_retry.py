@@ -183,10 +183,13 @@ def test_a_part_of_a_spool_that_a_power_loss_left_of_a_retried_shard_goes(
     before = content_hashes(out)
     # Another shard has a row that is to be retried still.
     shard, facts = stored_shard(manifest(out)[1]), {"rows_digest": manifest(out)[1]["rows_digest"]}
-    written_spool(out / ".turbo-fetch/00001.spool", shard, {**facts, OF_VERSION: "earlier"}, []).close()
-    ended = CliRunner().invoke(app, ["retry", str(out), "--quiet"])
-    assert ended.exit_code == 0, ended.output
-    assert not list(out.glob(".turbo-fetch/*.spool"))
+    for version in (shard.record, "earlier"):
+        path = out / ".turbo-fetch/00001.spool"
+        written_spool(path, shard, {**facts, OF_VERSION: version}, []).close()
+        ended = CliRunner().invoke(app, ["retry", str(out), "--quiet"])
+        assert ended.exit_code == 0, ended.output
+        # That of another command on the shard as it is now stays, to be gone on with.
+        assert path.exists() == (version == shard.record)
     assert content_hashes(out) == before
 
 

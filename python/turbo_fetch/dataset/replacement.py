@@ -6,7 +6,7 @@ goes. That record says how to go on: whoever opens the manifest next publishes w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def discard_replacements(storage: Storage) -> None:
         _discard_emptied(storage, path.parent)
 
 
-def _waiting(storage: Storage) -> Iterable[Path]:
+def _waiting(storage: Storage) -> Sequence[Path]:
     """Return the commit records that wait, whoever staged them."""
     folders = (storage.work, *unfinished_in(storage.work))
     found = [path for folder in folders for path in names.staged_stats(folder)]

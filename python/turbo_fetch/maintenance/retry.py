@@ -29,6 +29,7 @@ from turbo_fetch.dataset.reader import StoredDataset, stored_shard
 from turbo_fetch.dataset.samples import rows_where
 from turbo_fetch.errors import InputError, SpecError
 from turbo_fetch.maintenance.existing_shard import (
+    OF_VERSION,
     UnpublishedShard,
     begin_spool,
     stored_results,
@@ -42,6 +43,7 @@ from turbo_fetch.progress.summary import counted, human_time
 from turbo_fetch.shard.commit import list_facts
 from turbo_fetch.sources.packages import check_sources
 from turbo_fetch.spec import FetchSpec, Spec
+from turbo_fetch.spool.spool import spool_identity
 from turbo_fetch.stop import StopRequest
 from turbo_fetch.storage import Storage
 
@@ -137,9 +139,7 @@ def retry(spec: Spec, listener: ProgressListener, stop: StopRequest) -> Retried:
             result.shards = len(affected)
             dataset = StoredDataset.bare(storage)
             unpublished = list(unpublished_shards(storage, manifest.committed, but=affected))
-            _discard_spent(
-                storage, manifest.committed - affected.keys() - {each.shard.number for each in unpublished}
-            )
+            _discard_spent(storage, manifest, {*affected, *(each.shard.number for each in unpublished)})
             result.is_unfinished = not is_complete(storage)
             if not manifest.committed and not unpublished:
                 raise InputError(
@@ -165,13 +165,17 @@ def _asked(record: Record) -> int:
     return sum(count for label, count in record["outcomes"].items() if label in RETRYABLE)
 
 
-def _discard_spent(storage: Storage, done: Container[int]) -> None:
-    """Delete the spools of committed shards in which nothing is to be retried or published.
+def _discard_spent(storage: Storage, manifest: Manifest, needed: Container[int]) -> None:
+    """Delete spools that were begun with an earlier version of their shard, but for those of shards that need theirs.
 
     A power loss can leave a part of one whose shard it let be published before.
     """
-    for name, path in names.spools(storage.work):
-        if int(name) in done and storage.exists(names.metadata(name)):
+    left = {int(name): path for name, path in names.spools(storage.work) if int(name) not in needed}
+    for record in manifest.records() if left else ():
+        path = left.get(record["shard"])
+        identity = None if path is None else spool_identity(path)
+        begun = (identity or {}).get("facts", {}).get(OF_VERSION)
+        if path is not None and begun is not None and begun != stored_shard(record).record:
             storage.check_fence()
             path.unlink()
 
