@@ -167,9 +167,7 @@ def test_a_commit_before_which_the_lease_is_to_be_confirmed_does_not_wait_for_it
         assert hub.repos[NAME].files["data"] == b"1"
 
 
-def test_who_has_lost_the_lease_just_after_it_got_it_takes_nothing_from_the_next(
-    hub: DatasetHub, tmp_path: Path
-) -> None:
+def test_who_has_lost_the_lease_just_after_it_got_it_takes_nothing_from_the_next(tmp_path: Path) -> None:
     first, next_one = (Journal(tmp_path, f"{token:06d}") for token in (1, 2))
     next_one.begin("0", "2")
     next_one.put(Change("data", "content", b"1"))

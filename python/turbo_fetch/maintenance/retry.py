@@ -172,12 +172,11 @@ def _discard_spent(storage: Storage, manifest: Manifest, needed: Container[int])
     """
     left = {int(name): path for name, path in names.spools(storage.work) if int(name) not in needed}
     for record in manifest.records() if left else ():
-        path = left.get(record["shard"])
-        identity = None if path is None else spool_identity(path)
-        begun = (identity or {}).get("facts", {}).get(OF_VERSION)
-        if path is not None and begun is not None and begun != stored_shard(record).record:
-            storage.check_fence()
-            path.unlink()
+        if path := left.get(record["shard"]):
+            begun = (spool_identity(path) or {}).get("facts", {}).get(OF_VERSION)
+            if begun not in {None, stored_shard(record).record}:
+                storage.check_fence()
+                path.unlink()
 
 
 def _known(dataset: StoredDataset, record: Record) -> RetriedShard:

@@ -79,11 +79,12 @@ class _OpenParquet:
         self._state = source.current_state()
         self._parquet = open_parquet(source)
         metadata = self._parquet.metadata
-        self._ends = list(
+        self._ends: list[int] = list(
             accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         )
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._row = metadata.num_rows
+        self._rows: int = metadata.num_rows
+        self._row: int = self._rows
         self._read: pa.RecordBatch | None = None
         """What was read from `_row` on and nobody has asked for yet."""
 
@@ -96,7 +97,7 @@ class _OpenParquet:
     @property
     def is_at_end(self) -> bool:
         """Whether nothing comes after the row up to which it has been read."""
-        return not self._ends or self._row >= self._ends[-1]
+        return self._row == self._rows
 
     @property
     def is_as_opened(self) -> bool:
