@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+from time import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_fetch.fetch.domains import COOLDOWNS_TO_CLOSE, REFUSALS_TO_COOL_DOWN, Domain
+from turbo_fetch.fetch.domains import COOLDOWNS_TO_CLOSE, REFUSALS_TO_COOL_DOWN, Domain, Domains
+from turbo_fetch.fetch.limiter_client import LimiterClient
+from turbo_fetch.fetch.request import Draft, Row
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import DomainSpec, HttpSpec
 
 HTTP = HttpSpec(per_domain=4, backoff_s=1, max_backoff_s=30)
@@ -135,3 +141,51 @@ def test_a_reopened_domain_has_one_place_and_no_patience_until_it_answers() -> N
     domain.answered(HTTP)
     assert refuse(domain, times=REFUSALS_TO_COOL_DOWN - 1) == [None] * (REFUSALS_TO_COOL_DOWN - 1)
     assert not domain.is_closed
+
+
+@pytest.mark.parametrize("pause_s", [1.0, 1000.0])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_who_has_a_permit_from_before_a_domain_rests_does_not_start(is_shared: bool, pause_s: float) -> None:
+    async def meet_refusals() -> None:
+        limiter = LimiterClient(HTTP) if is_shared else None
+        if limiter is not None:
+            limiter.announce(["a"] * (REFUSALS_TO_COOL_DOWN + 1))
+        domains = Domains(HTTP, _forget, limiter)
+        domain = domains.domain("a")
+        for _ in range(REFUSALS_TO_COOL_DOWN + 1):
+            domains.begin("a", domain)
+        for _ in range(REFUSALS_TO_COOL_DOWN):
+            assert domains.start("a")
+            refusal = Draft(http_status=429, retry_after=str(pause_s))
+            domains.end("a", refusal.end(Outcome.RATE_LIMITED, "429"), time())
+        assert domain.is_cooling_down or domain.is_closed
+        assert not domains.start("a")
+        domains.give_up("a")
+        assert domain.active == 0
+        domains.clear()
+
+    asyncio.run(meet_refusals())
+
+
+def test_a_turn_that_is_given_up_is_there_for_the_next() -> None:
+    paced = HttpSpec(domains={"a": DomainSpec(delay_s=60)})
+
+    async def take_turns() -> None:
+        domains = Domains(paced, _forget, None)
+        domain = domains.domain("a")
+        domains.begin("a", domain)
+        domain.is_cooling_down = True
+        assert not domains.start("a")
+        domains.give_up("a")
+        domain.is_cooling_down = False
+        assert domain.permits(paced) == 1
+        domains.begin("a", domain)
+        assert domains.start("a")
+        assert domain.permits(paced) == 0
+        domains.clear()
+
+    asyncio.run(take_turns())
+
+
+def _forget(row: Row) -> None:
+    """Release a row to nowhere."""

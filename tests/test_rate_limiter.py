@@ -35,6 +35,8 @@ class Worker:
     grants: deque[Grant] = field(default_factory=deque)
     rows: Counter[str] = field(default_factory=Counter)
     in_flight: Counter[str] = field(default_factory=Counter)
+    starting: Counter[str] = field(default_factory=Counter)
+    """Of those in flight, the ones that have a permit and have yet to start."""
     earliest_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -54,7 +56,7 @@ class World:
         worker.client.announce([domain] * count)
         worker.rows[domain] += count
 
-    def start(self, number: int, domain: str) -> bool:
+    def begin(self, number: int, domain: str) -> bool:
         worker = self.workers[number]
         if worker.rows[domain] <= worker.in_flight[domain]:
             return False
@@ -63,18 +65,37 @@ class World:
             return False
         worker.client.begin(domain, allocation)
         worker.in_flight[domain] += 1
-        if allocation.min_interval_s:
-            assert self.now_s - self.last_start_s[domain] >= INTERVAL_S
-            self.last_start_s[domain] = self.now_s
+        worker.starting[domain] += 1
         now = sum(other.in_flight[domain] for other in self.workers)
         now += sum(count for _, name, count in self.dying if name == domain)
         self.most[domain] = max(self.most[domain], now)
         assert now <= LIMITS[domain]
         return True
 
+    def start(self, number: int, domain: str) -> bool:
+        worker = self.workers[number]
+        if not worker.starting[domain]:
+            return False
+        worker.starting[domain] -= 1
+        allocation = worker.client.allocation(domain)
+        if not worker.client.start(domain, allocation):
+            worker.in_flight[domain] -= 1
+            worker.client.give_up(domain, allocation)
+        elif allocation.min_interval_s:
+            assert self.now_s - self.last_start_s[domain] >= INTERVAL_S
+            self.last_start_s[domain] = self.now_s
+        return True
+
+    def give_up(self, number: int, domain: str) -> None:
+        worker = self.workers[number]
+        if worker.starting[domain]:
+            worker.starting[domain] -= 1
+            worker.in_flight[domain] -= 1
+            worker.client.give_up(domain, worker.client.allocation(domain))
+
     def end(self, number: int, domain: str) -> bool:
         worker = self.workers[number]
-        if not worker.in_flight[domain]:
+        if worker.in_flight[domain] <= worker.starting[domain]:
             return False
         worker.in_flight[domain] -= 1
         worker.rows[domain] -= 1
@@ -128,7 +149,7 @@ class World:
         """Let everything happen that can."""
         for number in range(len(self.workers)):
             for domain in LIMITS:
-                while self.start(number, domain):
+                while self.begin(number, domain) or self.start(number, domain):
                     pass
             self.say(number)
             self.hear(number)
@@ -154,7 +175,7 @@ class World:
 
 
 ALONE = ["say", "hear", "obey", "talk", "learn", "kill"]
-ABOUT_A_DOMAIN = ["start", "end", "slow"]
+ABOUT_A_DOMAIN = ["begin", "start", "give_up", "end", "slow"]
 
 
 @given(
@@ -169,7 +190,7 @@ def test_no_limit_is_exceeded_nobody_starves_and_no_permit_is_lost(
         world.submit(data.draw(st.integers(0, workers - 1)), domain, data.draw(st.integers(1, 8)))
     for _ in range(data.draw(st.integers(0, 80))):
         action = data.draw(
-            st.sampled_from([*ALONE, *ABOUT_A_DOMAIN, "submit", "post", "talk", "start", "wait"])
+            st.sampled_from([*ALONE, *ABOUT_A_DOMAIN, "submit", "post", "talk", "begin", "wait"])
         )
         number = data.draw(st.integers(0, workers - 1))
         if action == "post":
@@ -226,8 +247,9 @@ def test_a_permit_in_use_is_returned_when_its_request_ends() -> None:
     world = World(2)
     world.submit(0, "two", 10)
     _settle(world)
-    assert world.start(0, "two")
-    assert world.start(0, "two")
+    for _ in range(2):
+        assert world.begin(0, "two")
+        assert world.start(0, "two")
     world.submit(1, "two", 1)
     _settle(world)
     assert _held(world, "two") == [2, 0]
@@ -253,7 +275,7 @@ def test_the_permits_of_a_dead_worker_come_back_when_its_requests_are_surely_ove
     world = World(2)
     world.submit(0, "two", 10)
     _settle(world)
-    assert world.start(0, "two")
+    assert world.begin(0, "two")
     world.submit(1, "two", 10)
     world.kill(0)
     _settle(world)

@@ -78,6 +78,7 @@ def _measure(domains: list[str]) -> dict[str, float]:
         for domain in domains:
             allocation = client.allocation(domain)
             client.begin(domain, allocation)
+            client.start(domain, allocation)
             client.end(domain, allocation)
             client.row_ended(domain)
         demand = pickle.dumps(client.collect())

@@ -141,9 +141,18 @@ class Client:
         return ended
 
     async def step(
-        self, url: str, headers: Mapping[str, str] | None, domain: str, hop: Hop | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str] | None,
+        domain: str,
+        hop: Hop | None = None,
+        *,
+        is_paced: bool = False,
     ) -> Fetched | Hop:
-        """Make one attempt, as `get` does, up to where it leaves a domain; go on from there with the hop."""
+        """Make one attempt, as `get` does, up to where it leaves a domain; go on from there with the hop.
+
+        If the domain `is_paced`, each request has to wait for its time, so every redirect is a hop.
+        """
         if hop is None:
             hop = Hop(url, domain, Draft(domain), {url}, self.http.timeout_s)
         else:
@@ -151,7 +160,8 @@ class Client:
         draft = hop.draft
         try:
             with Deadline(self._loop, hop.left_s, self.http.stall_timeout_s) as deadline:
-                return await self._follow(origin_of(url), hop, self._wanted(headers, domain), deadline)
+                wanted = self._wanted(headers, domain)
+                return await self._follow(origin_of(url), hop, wanted, deadline, is_paced=is_paced)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -160,8 +170,10 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline) -> Fetched | Hop:
-        """Request an address and whatever it redirects to, up to where that leaves its domain.
+    async def _follow(
+        self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline, *, is_paced: bool
+    ) -> Fetched | Hop:
+        """Request an address and whatever it redirects to, up to where that leaves its domain, or has to wait.
 
         `own` is the origin of the row.
         """
@@ -196,7 +208,8 @@ class Client:
             draft.redirects.append(redact(onward))
             visited.add(onward)
             before, address, origin = origin, onward, self._session.origin(onward)
-            if origin.name != before.name and (domain := domain_of(origin.name)) != hop.domain:
+            domain = hop.domain if origin.name == before.name else domain_of(origin.name)
+            if is_paced or domain != hop.domain:
                 return Hop(address, domain, draft, visited, deadline.left_s, draft.address)
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:

@@ -53,6 +53,8 @@ class Domain:
     is_cooling_down: bool = False
     is_spacing: bool = False
     """Whether the next start has to wait for its time."""
+    has_turn_in_use: bool = False
+    """Whether a permit has been used for which it was time, and no request has started yet."""
     is_closed: bool = False
     allocation: Allocation | None = None
     """The part of the limit that is ours; None if we need not share it."""
@@ -194,24 +196,54 @@ class Domains:
                 self.unpark(name, domain)
 
     def begin(self, name: str, domain: Domain) -> None:
-        """Use a permit for a request that begins."""
+        """Use a permit for a request that is about to start."""
         domain.active += 1
         if self._limiter is not None and domain.allocation is not None:
             self._limiter.begin(name, domain.allocation)
         elif domain.min_interval_s:
-            self._space(name, domain, domain.min_interval_s)
+            domain.is_spacing = domain.has_turn_in_use = True
+
+    def start(self, name: str) -> bool:
+        """Return whether a request that has a permit may start now; the next one's time counts from here.
+
+        The permit was issued a while ago, if the host had to be asked for its rules: the domain may want to be left
+        alone since, or ask for an interval.
+        """
+        domain = self._domains[name]
+        if domain.is_cooling_down or domain.is_closed:
+            return False
+        if self._limiter is not None and domain.allocation is not None:
+            return self._limiter.start(name, domain.allocation)
+        if not domain.min_interval_s:
+            return True
+        if domain.is_spacing and not domain.has_turn_in_use:
+            return False
+        domain.has_turn_in_use = False
+        self._space(name, domain, domain.min_interval_s)
+        return True
 
     def give_up(self, name: str) -> None:
         """Return a permit without a request."""
         domain = self._domains[name]
-        self._return_permit(name, domain)
+        domain.active -= 1
+        if self._limiter is not None and domain.allocation is not None:
+            self._limiter.give_up(name, domain.allocation)
+        elif domain.has_turn_in_use:
+            domain.is_spacing = domain.has_turn_in_use = False
         self.unpark(name, domain)
+
+    def is_paced(self, name: str) -> bool:
+        """Whether each request to a domain that has rows must wait for its time."""
+        domain = self._domains[name]
+        return (domain if domain.allocation is None else domain.allocation).min_interval_s > 0
 
     def end(self, name: str, fetched: Fetched, now_s: float) -> None:
         """Return a permit, and learn from how the request ended."""
         domain = self._domains[name]
         window = domain.window
-        self._return_permit(name, domain)
+        domain.active -= 1
+        if self._limiter is not None and domain.allocation is not None:
+            self._limiter.end(name, domain.allocation)
         pause_s = refusal_s(fetched, now_s)
         if pause_s is not None:
             self._refused(name, domain, pause_s)
@@ -223,20 +255,14 @@ class Domains:
             self._limiter.report_slowed(name)
         self.unpark(name, domain)
 
-    def set_min_interval(self, name: str, asked_s: float) -> bool:
-        """Obey a Crawl-delay, as far as is sensible, unless the spec says otherwise.
-
-        Return whether a row that has a permit must return it, for it needs a token from now on.
-        """
+    def set_min_interval(self, name: str, asked_s: float) -> None:
+        """Obey a Crawl-delay, as far as is sensible, unless the spec says otherwise; the longest of a domain counts."""
         domain = self._domains[name]
         if domain.preset.delay_s is not None:
-            return False
-        domain.min_interval_s = min(asked_s, self._http.max_backoff_s)
+            return
+        domain.min_interval_s = max(domain.min_interval_s, min(asked_s, self._http.max_backoff_s))
         if self._limiter is not None:
-            return self._limiter.learn_min_interval(name, domain.min_interval_s)
-        if domain.active and not domain.is_spacing:
-            self._space(name, domain, domain.min_interval_s)
-        return False
+            self._limiter.learn_min_interval(name, domain.min_interval_s)
 
     def unpark(self, name: str, domain: Domain) -> None:
         """Release as many parked rows as their domain has permits, and forget a domain without rows."""
@@ -271,11 +297,6 @@ class Domains:
         self._domains.clear()
         self._timers.clear()
         self.parked = 0
-
-    def _return_permit(self, name: str, domain: Domain) -> None:
-        domain.active -= 1
-        if self._limiter is not None and domain.allocation is not None:
-            self._limiter.end(name, domain.allocation)
 
     def _refused(self, name: str, domain: Domain, pause_s: float) -> None:
         was_closed = domain.is_closed

@@ -38,6 +38,8 @@ class Allocation:
     """Permits wanted, as the parent was told last."""
     has_token: bool = False
     """Whether a token is among the permits that was not used."""
+    has_token_in_use: bool = False
+    """Whether a token is in use by which no request has started yet."""
 
     @property
     def has_min_interval(self) -> bool:
@@ -94,12 +96,31 @@ class LimiterClient:
         return self._answers >= number
 
     def begin(self, domain: str, allocation: Allocation) -> None:
-        """Take note that a request begins."""
+        """Take note that a permit is in use, for a request that is about to start."""
         allocation.in_use += 1
-        if allocation.has_token:
-            allocation.has_token = False
-            self._demand.used_tokens.append(domain)
-            self._send_soon()
+        allocation.has_token_in_use |= allocation.has_token
+        allocation.has_token = False
+
+    def start(self, domain: str, allocation: Allocation) -> bool:
+        """Return whether a request that has a permit may start now, which counts from here if there is an interval.
+
+        It may not if it takes a token since the permit was issued, and there is none in use.
+        """
+        if not allocation.has_min_interval:
+            return True
+        if not allocation.has_token_in_use:
+            return False
+        allocation.has_token_in_use = False
+        self._demand.used_tokens.append(domain)
+        self._send_soon()
+        return True
+
+    def give_up(self, domain: str, allocation: Allocation) -> None:
+        """Take note that a request which has a permit does not start."""
+        if allocation.has_token_in_use:
+            allocation.has_token_in_use = False
+            self._demand.unused_tokens.append(domain)
+        self.end(domain, allocation)
 
     def end(self, domain: str, allocation: Allocation) -> None:
         """Take note that a request has ended."""
@@ -117,15 +138,14 @@ class LimiterClient:
         if allocation.rows < allocation.held or not allocation.rows:
             self._return_permits(domain, allocation)
 
-    def learn_min_interval(self, domain: str, min_interval_s: float) -> bool:
-        """Take note of the interval that a domain asks for; return whether that is news."""
+    def learn_min_interval(self, domain: str, min_interval_s: float) -> None:
+        """Take note of the interval that a host of a domain asks for; the longest one counts."""
         allocation = self._allocations[domain]
-        if allocation.has_min_interval:
-            return False
+        if min_interval_s <= allocation.min_interval_s:
+            return
         self._demand.min_intervals_s[domain] = min_interval_s
-        self._start_min_interval(domain, allocation, min_interval_s)
+        self._set_min_interval(domain, allocation, min_interval_s)
         self._request(domain, allocation)
-        return True
 
     def report_slowed(self, domain: str) -> None:
         """Pass on that a domain was asked too fast."""
@@ -150,8 +170,8 @@ class LimiterClient:
         self._answers += grant.answers
         for name, min_interval_s in grant.min_intervals_s.items():
             allocation = self._allocations.get(name)
-            if allocation is not None and not allocation.has_min_interval:
-                self._start_min_interval(name, allocation, min_interval_s)
+            if allocation is not None and min_interval_s > allocation.min_interval_s:
+                self._set_min_interval(name, allocation, min_interval_s)
         for name, permits in grant.permits.items():
             allocation = self._allocations.get(name) or self._new(name)
             allocation.held += permits
@@ -205,9 +225,12 @@ class LimiterClient:
         self._allocations[domain] = allocation
         return allocation
 
-    def _start_min_interval(self, domain: str, allocation: Allocation, min_interval_s: float) -> None:
-        """Return the permits, for from now on tokens count."""
+    def _set_min_interval(self, domain: str, allocation: Allocation, min_interval_s: float) -> None:
+        """If this is the first interval, return the permits, for from now on tokens count."""
+        had_min_interval = allocation.has_min_interval
         allocation.min_interval_s = min_interval_s
+        if had_min_interval:
+            return
         allocation.is_unlimited = False
         allocation.to_return = max(0, allocation.free)
         self._return_permits(domain, allocation)

@@ -20,7 +20,7 @@ from turbo_fetch.causes import GIVEN_UP
 from turbo_fetch.fetch.allocations import DeadHost, Grant
 from turbo_fetch.fetch.breaker import Breakers, is_unreachable
 from turbo_fetch.fetch.client import Client, Fetched
-from turbo_fetch.fetch.domains import Domains
+from turbo_fetch.fetch.domains import Domain, Domains
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.limiter_client import LimiterClient
 from turbo_fetch.fetch.network import Network
@@ -209,7 +209,7 @@ class FetchPool:
                 self._refuse(row, (Outcome.RATE_LIMITED, _CLOSED_DETAIL))
             elif domain.permits(self._http) <= 0:
                 self._domains.park(row)
-            elif not self._asks_hosts or self._has_rules(row):
+            elif not self._asks_hosts or self._has_rules(row, domain):
                 self.in_flight += 1
                 self._domains.begin(row.domain, domain)
                 return row
@@ -228,12 +228,15 @@ class FetchPool:
             self._refuse(row, (outcome, f"{detail}{GIVEN_UP}"))
         return False
 
-    def _has_rules(self, row: Row) -> bool:
-        """Whether the rules of a row's host are known, or the row may go and learn them; else it waits."""
+    def _has_rules(self, row: Row, domain: Domain) -> bool:
+        """Whether the rules of a row's host let it start, or it may go and learn them; else it waits."""
         origin = origin_of(row.address)
         host = self._client.hosts.known(origin)
         if host is not None:
-            if host.crawl_delay_s is None or not self._must_wait_for_interval(row, host.crawl_delay_s):
+            if not host.crawl_delay_s:
+                return True
+            self._domains.set_min_interval(row.domain, host.crawl_delay_s)
+            if domain.permits(self._http) > 0:
                 return True
             self._domains.park(row)
             return False
@@ -245,13 +248,11 @@ class FetchPool:
         self._domains.pass_on(row.domain)
         return False
 
-    def _must_wait_for_interval(self, row: Row, asked_s: float | None) -> bool:
-        """Obey the Crawl-delay of a host; return whether it is news by which the row must wait for its turn."""
-        return asked_s is not None and asked_s > 0 and self._domains.set_min_interval(row.domain, asked_s)
-
     async def _attempt(self, row: Row) -> None:
         name = row.domain
-        if self._awaiting_rules and await self._must_wait(row):
+        if self._awaiting_rules:
+            await self._learn_rules(row)
+        if not self._domains.start(name):
             self.in_flight -= 1
             self._domains.park(row)
             self._domains.give_up(name)
@@ -260,7 +261,9 @@ class FetchPool:
         request, hop = row.request, row.hop
         row.attempts += hop is None
         begun = self.network.begin()
-        ended = await self._client.step(request.url, request.headers, request.domain, hop)
+        ended = await self._client.step(
+            request.url, request.headers, request.domain, hop, is_paced=self._domains.is_paced(name)
+        )
         fetched = ended.draft.end(Outcome.REDIRECT, None) if isinstance(ended, Hop) else ended
         now_s = time()
         self.in_flight -= 1
@@ -324,17 +327,15 @@ class FetchPool:
         else:
             self._end(row, fetched if row.attempts == 1 else replace(fetched, attempts=row.attempts))
 
-    async def _must_wait(self, row: Row) -> bool:
-        """Ask the host of a row for its rules, if it is the row to do so, and let go those that wait for them.
-
-        Return whether the rules are such that the row must wait for its turn.
-        """
+    async def _learn_rules(self, row: Row) -> None:
+        """Ask the host of a row for its rules, if it is the row to do so, and let go those that wait for them."""
         origin = origin_of(row.address)
         if origin not in self._awaiting_rules:
-            return False
+            return
         try:
             host = await self._client.hosts.learn(origin)
-            return self._must_wait_for_interval(row, host.crawl_delay_s)
+            if host.crawl_delay_s:
+                self._domains.set_min_interval(row.domain, host.crawl_delay_s)
         finally:
             # In front of the fresh rows, where they came from; a heap would cost more than all else here.
             self._fresh.extendleft(reversed(self._awaiting_rules.pop(origin, ())))

@@ -113,10 +113,10 @@ class RateLimiter:
 
     def _set_min_interval(self, name: str, min_interval_s: float, now_s: float) -> None:
         domain = self._domain(name)
-        if domain.min_interval_s:
+        if min_interval_s <= domain.min_interval_s:
             return
+        domain.next_start_s = max(domain.next_start_s, now_s) + min_interval_s - domain.min_interval_s
         domain.min_interval_s = min_interval_s
-        domain.next_start_s = now_s + min_interval_s
         for worker in domain.shares:
             self._grant(worker).min_intervals_s[name] = min_interval_s
 
