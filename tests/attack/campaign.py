@@ -132,13 +132,13 @@ def table(outcomes: dict[str, Outcome]) -> str:
 def main(folder: str, seconds: str, seed: str, *wanted: str) -> int:
     """Run a campaign, to which SIGTERM is an interruption; return the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
+    from attack import books, hosts, images, kills, machine, pace, places, power, stops, takeovers
 
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         attacks = [
             attack
-            for module in (images, hosts, books, machine, places, kills, stops, takeovers, power)
+            for module in (images, hosts, pace, books, machine, places, kills, stops, takeovers, power)
             for attack in module.attacks(stack, place)
             if not wanted or any(word in attack.name for word in wanted)
         ]

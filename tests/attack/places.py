@@ -36,7 +36,7 @@ def attacks(stack: ExitStack, folder: Path) -> list[Attack]:
         Attack("files that are deleted in mid-run", partial(_deleted, scene)),
         Attack("an output folder that is removed in mid-run", partial(_removed, scene)),
     ]
-    if _may_mount(folder):
+    if may_mount(folder):
         found += [
             Attack("a disk that turns read-only in mid-run", partial(_read_only, scene)),
             Attack("a disk that is full at some write", partial(_full, scene)),
@@ -120,7 +120,8 @@ def _remount(place: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=False, capture_output=True)
 
 
-def _may_mount(folder: Path) -> bool:
+def may_mount(folder: Path) -> bool:
+    """Whether disks may be mounted, below a folder."""
     place = folder / "mounted"
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], capture_output=True, check=False)
