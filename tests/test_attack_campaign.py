@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from attack import books, hosts, images, kills, machine, places, power, stops, takeovers
+from attack import books, hosts, images, kills, machine, pace, places, power, stops, takeovers
 from attack.campaign import Attack, Outcome, make_war, read_found, table
 from attack.disk import Disk, File, Write
 from attack.recording import Replay, record
@@ -21,6 +21,7 @@ from attack.recording import Replay, record
 SHORT = {
     images: ("damaged images, jpg", "damaged images, original"),
     hosts: ("unasked bytes on a kept connection", "notations of private addresses, with and without a proxy"),
+    pace: ("paces and limits of domains of several hosts",),
     books: ("changed bytes in a dataset", "a list changed in one byte"),
     kills: ("kill export",),
     stops: ("stop merge",),

@@ -319,7 +319,29 @@ def test_an_interval_that_one_worker_learns_holds_for_all() -> None:
     assert sum(_held(world, "learnt")) == 1
 
 
-def test_permits_that_travel_with_a_token_are_returned() -> None:
+def test_nobody_has_a_token_before_all_have_heard_of_the_interval() -> None:
+    world = World(3)
+    for number in range(3):
+        world.submit(number, "learnt", 5)
+    _settle(world)
+    world.learn(0)
+    world.talk(0)
+    world.talk(0)
+    assert world.begin(1, "learnt"), "it has yet to hear"
+    world.wait(10)
+    for number in (1, 2):
+        world.talk(0)
+        assert not world.workers[0].client.allocation("learnt").has_token
+        world.obey(number)
+        world.say(number)
+        world.hear(number)
+    world.post()
+    _settle(world)
+    assert [worker.client.allocation("learnt").has_token for worker in world.workers].count(True) == 1
+    assert not world.workers[1].client.start("learnt", world.workers[1].client.allocation("learnt"))
+
+
+def test_permits_that_travel_with_the_news_of_an_interval_are_returned() -> None:
     world = World(2)
     world.submit(0, "learnt", 1)
     _settle(world)
@@ -332,8 +354,10 @@ def test_permits_that_travel_with_a_token_are_returned() -> None:
     world.hear(0)
     world.post()
     grant = world.workers[1].grants[-1]
-    assert grant.permits.keys() == grant.tokens.keys()
+    assert grant.permits.keys() == grant.min_intervals_s.keys() == {"learnt"}
     world.obey(1)
+    assert _held(world, "learnt") == [0, 0]
+    _settle(world)
     assert _held(world, "learnt") == [0, 1]
     assert world.workers[1].client.allocation("learnt").has_token
 

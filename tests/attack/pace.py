@@ -109,6 +109,12 @@ class World:
         preset = self.presets.get(domain)
         return PER_DOMAIN if preset is None or preset.concurrency is None else preset.concurrency
 
+    def delay_s(self, host: Host) -> float:
+        """Return how long the domain of a host has to be left alone after a request to it."""
+        preset = self.presets.get(host.domain)
+        told_s = None if preset is None else preset.delay_s
+        return (host.delay_s or 0.0) if told_s is None else told_s
+
     def asked(self, output: Path) -> dict[str, list[Asked]]:
         """Return the requests for images, by domain, as they arrived."""
         took_s = {row["final_url"]: row["first_byte_ms"] / 1000 for row in ledger(output)}
@@ -133,16 +139,13 @@ class World:
             for most in host.origin.load.by_host_most.values()
             if most > self.limit(host.domain)
         ]
-        for domain, asked in self.asked(output).items():
-            preset = self.presets.get(domain)
-            known_s = 0.0 if preset is None else preset.delay_s or 0.0
+        for asked in self.asked(output).values():
             for earlier, later in pairwise(asked):
-                if preset is None or preset.delay_s is None:
-                    known_s = max(known_s, min(earlier.host.delay_s or 0.0, 30))
-                if not earlier.may_keep(known_s, later):
+                delay_s = self.delay_s(earlier.host)
+                if not earlier.may_keep(delay_s, later):
                     faults.append(
                         f"{later.host.name} was asked {later.at_s - earlier.at_s:.3f} s after {earlier.host.name}, "
-                        f"which may have been {earlier.late_s:.3f} s before that; {domain} asks for {known_s} s"
+                        f"or {earlier.late_s:.3f} s more, which asks for {delay_s} s"
                     )
         return faults
 

@@ -40,6 +40,8 @@ class Demand:
 
     min_intervals_s: dict[str, float] = field(default_factory=dict)
     """Seconds from start to start that a domain was found to ask for."""
+    known_intervals: list[str] = field(default_factory=list)
+    """Domains of whose minimum interval the worker was told: it starts nothing there without a token any more."""
     used_tokens: list[str] = field(default_factory=list)
     """Domains whose token was used."""
     unused_tokens: list[str] = field(default_factory=list)

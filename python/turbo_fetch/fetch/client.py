@@ -141,18 +141,9 @@ class Client:
         return ended
 
     async def step(
-        self,
-        url: str,
-        headers: Mapping[str, str] | None,
-        domain: str,
-        hop: Hop | None = None,
-        *,
-        is_paced: bool = False,
+        self, url: str, headers: Mapping[str, str] | None, domain: str, hop: Hop | None = None
     ) -> Fetched | Hop:
-        """Make one attempt, as `get` does, up to where it leaves a domain; go on from there with the hop.
-
-        If the domain `is_paced`, each request has to wait for its time, so every redirect is a hop.
-        """
+        """Make one request of an attempt, as `get` makes them; go on from a redirect with the hop."""
         if hop is None:
             hop = Hop(url, domain, Draft(domain), {url}, self.http.timeout_s)
         else:
@@ -160,8 +151,7 @@ class Client:
         draft = hop.draft
         try:
             with Deadline(self._loop, hop.left_s, self.http.stall_timeout_s) as deadline:
-                wanted = self._wanted(headers, domain)
-                return await self._follow(origin_of(url), hop, wanted, deadline, is_paced=is_paced)
+                return await self._ask(origin_of(url), hop, self._wanted(headers, domain), deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -170,47 +160,40 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _follow(
-        self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline, *, is_paced: bool
-    ) -> Fetched | Hop:
-        """Request an address and whatever it redirects to, up to where that leaves its domain, or has to wait.
-
-        `own` is the origin of the row.
-        """
-        address, draft, visited = hop.address, hop.draft, hop.visited
+    async def _ask(self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline) -> Fetched | Hop:
+        """Request the address of a hop; `own` is the origin of the row."""
+        address, draft = hop.address, hop.draft
         origin = self._session.origin(address)
-        while True:
-            rules, path = SILENT, ""
-            if self._asks_hosts:
-                host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
-                rules, path = host.rules, path_of(address)
-                problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
-                if problem is not None:
-                    return draft.end(*problem)
-            if origin.url.explicit_port is not None or self._proxies:
-                problem = self._address_problem(origin)
-                if problem is not None:
-                    return draft.end(*problem)
-            headers = None if wanted is _NOTHING else wanted.headers(origin.name == own)
-            response = await self._session.get(origin, address, headers)
-            try:
-                draft.answered(address, response.status, response.headers)
-                if not is_redirect(response):
-                    objection = self._consent.response_objects(response.headers, rules, path)
-                    return await self._receive(response, wanted, objection, draft, deadline)
-                onward = redirect_target(address, response)
-                await drain(response)
-            finally:
-                response.close()
-            problem_text = redirect_problem(onward, visited, self.http)
-            if problem_text is not None or onward is None:
-                return draft.end(Outcome.REDIRECT, problem_text)
-            draft.redirects.append(redact(onward))
-            visited.add(onward)
-            before, address, origin = origin, onward, self._session.origin(onward)
-            domain = hop.domain if origin.name == before.name else domain_of(origin.name)
-            if is_paced or domain != hop.domain:
-                return Hop(address, domain, draft, visited, deadline.left_s, draft.address)
+        rules, path = SILENT, ""
+        if self._asks_hosts:
+            host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
+            rules, path = host.rules, path_of(address)
+            problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
+            if problem is not None:
+                return draft.end(*problem)
+        if origin.url.explicit_port is not None or self._proxies:
+            problem = self._address_problem(origin)
+            if problem is not None:
+                return draft.end(*problem)
+        headers = None if wanted is _NOTHING else wanted.headers(origin.name == own)
+        response = await self._session.get(origin, address, headers)
+        try:
+            draft.answered(address, response.status, response.headers)
+            if not is_redirect(response):
+                objection = self._consent.response_objects(response.headers, rules, path)
+                return await self._receive(response, wanted, objection, draft, deadline)
+            onward = redirect_target(address, response)
+            await drain(response)
+        finally:
+            response.close()
+        problem_text = redirect_problem(onward, hop.visited, self.http)
+        if problem_text is not None or onward is None:
+            return draft.end(Outcome.REDIRECT, problem_text)
+        draft.redirects.append(redact(onward))
+        hop.visited.add(onward)
+        leads_to = self._session.origin(onward)
+        domain = hop.domain if leads_to.name == origin.name else domain_of(leads_to.name)
+        return Hop(onward, domain, draft, hop.visited, deadline.left_s, draft.address)
 
     def _host_refuses(self, robots: Robots, path: str) -> Failure | None:
         """Return why a host does not want a path asked for, or used."""

@@ -232,10 +232,12 @@ class Domains:
             domain.is_spacing = domain.has_turn_in_use = False
         self.unpark(name, domain)
 
-    def is_paced(self, name: str) -> bool:
-        """Whether each request to a domain that has rows must wait for its time."""
+    def may_follow(self, name: str) -> bool:
+        """Whether another request may follow one in flight at once, with its permit."""
         domain = self._domains[name]
-        return (domain if domain.allocation is None else domain.allocation).min_interval_s > 0
+        if domain.is_cooling_down or domain.is_closed:
+            return False
+        return not (domain if domain.allocation is None else domain.allocation).min_interval_s
 
     def end(self, name: str, fetched: Fetched, now_s: float) -> None:
         """Return a permit, and learn from how the request ended."""

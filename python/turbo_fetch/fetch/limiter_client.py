@@ -169,6 +169,8 @@ class LimiterClient:
         """Do what the parent says; yield the domains of which more rows may start."""
         self._answers += grant.answers
         for name, min_interval_s in grant.min_intervals_s.items():
+            self._demand.known_intervals.append(name)
+            self._send_soon()
             allocation = self._allocations.get(name)
             if allocation is not None and min_interval_s > allocation.min_interval_s:
                 self._set_min_interval(name, allocation, min_interval_s)

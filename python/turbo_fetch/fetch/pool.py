@@ -261,9 +261,9 @@ class FetchPool:
         request, hop = row.request, row.hop
         row.attempts += hop is None
         begun = self.network.begin()
-        ended = await self._client.step(
-            request.url, request.headers, request.domain, hop, is_paced=self._domains.is_paced(name)
-        )
+        ended = await self._client.step(request.url, request.headers, request.domain, hop)
+        while isinstance(ended, Hop) and self._may_follow(name, ended):
+            ended = await self._client.step(request.url, request.headers, request.domain, ended)
         fetched = ended.draft.end(Outcome.REDIRECT, None) if isinstance(ended, Hop) else ended
         now_s = time()
         self.in_flight -= 1
@@ -281,8 +281,12 @@ class FetchPool:
             self._follow_up(row, fetched, now_s)
         self._wake.set()
 
+    def _may_follow(self, name: str, hop: Hop) -> bool:
+        """Whether a redirect may be followed at once: it leads to the same host, whose domain allows it."""
+        return origin_of(hop.address) == origin_of(hop.led_by or "") and self._domains.may_follow(name)
+
     def _go_on(self, row: Row, hop: Hop) -> None:
-        """Let a row wait for its turn at the domain that a redirect leads to, where its next request counts."""
+        """Let a row wait for its turn at the host that a redirect leads to, where its next request counts."""
         self._come_back(row)
         row.hop = hop
         demand = None if self._limiter is None else self._limiter.announce([hop.domain])

@@ -143,7 +143,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Where a redirect leads that leaves a domain, and what is known so far: the row waits for its turn there."""
+    """Where a redirect leads, and what is known so far; the row may have to wait for its turn there."""
 
     address: str
     domain: str

@@ -38,6 +38,8 @@ class DomainLimit:
     """By worker; of several in the same need, the first is the next."""
     lost: int = 0
     """Permits of workers that died."""
+    unaware: set[int] = field(default_factory=set)
+    """Workers that may still start requests without a token, for they have yet to hear of the interval."""
     token_holder: int | None = None
     """The worker that has the token and has not used it."""
     next_start_s: float = 0.0

@@ -53,7 +53,10 @@ class RateLimiter:
         """Take what a worker says."""
         self._grant(worker).answers += 1
         for name, min_interval_s in demand.min_intervals_s.items():
-            self._set_min_interval(name, min_interval_s, now_s)
+            self._set_min_interval(worker, name, min_interval_s, now_s)
+        known = [name for name in demand.known_intervals if name in self._domains]
+        for name in known:
+            self._domains[name].unaware.discard(worker)
         self._settle_tokens(worker, demand, now_s)
         for name in demand.slowed:
             self._slow_down(name, now_s)
@@ -63,13 +66,14 @@ class RateLimiter:
             self._cool_down(worker, name, cooldown, now_s)
         for name, dead in demand.dead_hosts.items():
             self._tell_others(worker, name, dead)
-        for name in {*demand.min_intervals_s, *demand.used_tokens, *demand.slowed, *demand.permits}:
+        for name in {*demand.min_intervals_s, *known, *demand.used_tokens, *demand.slowed, *demand.permits}:
             self._distribute(name, now_s)
 
     def worker_ended(self, worker: int, lingers_s: float, now_s: float) -> None:
         """Take note that a worker is gone, whose requests may go on for `lingers_s`."""
         self._grants.pop(worker, None)
         for name, domain in list(self._domains.items()):
+            domain.unaware.discard(worker)
             share = domain.shares.pop(worker, None)
             if share is None:
                 continue
@@ -111,14 +115,16 @@ class RateLimiter:
             self._domains[name] = domain
         return domain
 
-    def _set_min_interval(self, name: str, min_interval_s: float, now_s: float) -> None:
+    def _set_min_interval(self, worker: int, name: str, min_interval_s: float, now_s: float) -> None:
         domain = self._domain(name)
         if min_interval_s <= domain.min_interval_s:
             return
+        if not domain.min_interval_s:
+            domain.unaware = domain.shares.keys() - {worker}
         domain.next_start_s = max(domain.next_start_s, now_s) + min_interval_s - domain.min_interval_s
         domain.min_interval_s = min_interval_s
-        for worker in domain.shares:
-            self._grant(worker).min_intervals_s[name] = min_interval_s
+        for other in domain.shares:
+            self._grant(other).min_intervals_s[name] = min_interval_s
 
     def _settle_tokens(self, worker: int, demand: Demand, now_s: float) -> None:
         for name in demand.used_tokens:
@@ -219,7 +225,7 @@ class RateLimiter:
             self._idle.add(name)
 
     def _issue_token(self, name: str, domain: DomainLimit, now_s: float) -> None:
-        if domain.token_holder is not None or domain.free <= 0:
+        if domain.token_holder is not None or domain.unaware or domain.free <= 0:
             return
         worker = domain.neediest()
         if worker is not None:
