@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ import processes
 from album import album
 from attack.campaign import Attack
 from attack.places import may_mount
+from attack.stops import hold_still
 from jobs import job_spec, ledger, wait_for_hits, write_list
 from origin import Origin
 from processes import PATIENCE_S, descendants
@@ -168,6 +168,13 @@ def _row(number: str, host: Host, name: str, hosts: list[Host], random: Random) 
     return host.url(name, row=number)
 
 
+def _kill(running: subprocess.Popen[str], random: Random, seconds: float) -> None:
+    """Kill a worker."""
+    workers = descendants(running, "turbo_fetch.runners")
+    if workers:
+        processes.kill(random.choice(workers))
+
+
 def _pace(random: Random, folder: Path) -> str | None:
     with ExitStack() as stack:
         world = World.drawn(random, stack)
@@ -187,11 +194,10 @@ def _pace(random: Random, folder: Path) -> str | None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        if random.random() < 0.3:
+        disturb = random.choice((None, None, _kill, hold_still))
+        if disturb is not None:
             wait_for_hits(running, random.choice(world.hosts).origin, random.randrange(1, 8))
-            workers = descendants(running, "turbo_fetch.runners")
-            if workers:
-                processes.send(signal.SIGKILL, random.choice(workers))
+            disturb(running, random, random.uniform(0.1, 1.5))
         out, _ = running.communicate(timeout=PATIENCE_S)
         if running.returncode:
             return f"ended with {running.returncode}: {out[-1000:]}"

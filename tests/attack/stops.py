@@ -42,7 +42,7 @@ def _run(scene: Scene, seconds: tuple[float, float], random: Random, folder: Pat
 
     def hold(running: subprocess.Popen[str]) -> None:
         wait_for_hits(running, scene.origin, random.randrange(1, 80))
-        _hold(running.pid, random, random.uniform(*seconds))
+        hold_still(running, random, random.uniform(*seconds))
 
     failure = disturbed(scene, folder / "run", Disturbance(meanwhile=hold, ends_well=True, goes_on=False))
     if failure is None and content_hashes(folder / "run/out") != scene.quiet:
@@ -62,7 +62,7 @@ def _command(command: Command, random: Random, folder: Path) -> str | None:
     )
     with suppress(subprocess.TimeoutExpired):
         running.wait(random.uniform(0.1, quiet(command).seconds))
-    _hold(running.pid, random, random.uniform(*SHORTLY_S))
+    hold_still(running, random, random.uniform(*SHORTLY_S))
     _, text = running.communicate(timeout=PATIENCE_S)
     refuse_traceback(text)
     if running.returncode not in ({0, 1} if command.commands[0][0] == "verify" else {0}):
@@ -70,10 +70,10 @@ def _command(command: Command, random: Random, folder: Path) -> str | None:
     return finished(command, place, is_begun=False)
 
 
-def _hold(pid: int, random: Random, seconds: float) -> None:
+def hold_still(running: subprocess.Popen[str], random: Random, seconds: float) -> None:
     """Stop a process of a tree, or all of them; processes may end while they are looked at."""
     with suppress(psutil.NoSuchProcess):
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        tree = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
         group = random.choice([*([each] for each in tree), tree])
         send(signal.SIGSTOP, *group)
         time.sleep(seconds)
