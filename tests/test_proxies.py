@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import pytest
@@ -87,6 +88,26 @@ def test_every_kind_of_proxy_leads_to_http_and_https(
         resolves_here = scheme in {"socks4", "socks5"}
         assert tunnel.asked == [f"{PUBLIC if resolves_here else 'images.example'}:443"]
         assert set(tunnel.kinds) == {"CONNECT" if scheme == "http" else scheme.rstrip("ha")}
+
+
+@pytest.mark.parametrize("robots", ["respect", "ignore"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_proxy_is_told_the_host_of_each_request(loop: str, robots: str) -> None:
+    # RFC 9112, 3.2: the Host of a request is the authority of its target; proxies that pass it on lead elsewhere else.
+    hosts = ("a.example", "b.example:8080", "c.example", "a.example", PUBLIC, "[2606:4700::1111]", "c.example")
+    with Origin({"a.jpg": b"x"}) as proxy:
+        spec = HttpSpec.model_validate({**LIMITS, "robots": robots, "proxy": proxy.base})
+        client_of_test = Client(spec, ByteBudget(1_000_000))
+
+        async def scenario() -> list[Fetched]:
+            async with client_of_test as client:
+                return [await client.get(f"http://{host}/a.jpg") for host in hosts]
+
+        fetched = run_on(loop, scenario())
+    assert [one.outcome for one in fetched] == [Outcome.SUCCESS] * len(hosts)
+    asked = [(urlsplit(one.target).netloc, one.headers["host"]) for one in proxy.received]
+    assert len(asked) == len(hosts) + (len(set(hosts)) if robots == "respect" else 0)
+    assert all(target == host for target, host in asked), asked
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

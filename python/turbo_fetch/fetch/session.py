@@ -139,7 +139,8 @@ class Session:
             url,
             loop=asyncio.get_running_loop(),
             proxy=http_proxy,
-            proxy_headers=None if http_proxy is None else self._headers,
+            # A copy, for aiohttp writes the Host of this request into it.
+            proxy_headers=None if http_proxy is None else self._headers.copy(),
         )
         is_asked_of_proxy = http_proxy is not None and url.scheme == "http"
         headers = CIMultiDict({"Host": url.host_port_subcomponent or ""})
