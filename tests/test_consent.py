@@ -332,9 +332,9 @@ def test_robots_txt_can_be_ignored_and_its_absence_allows() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome", "detail"),
     [
-        ("fault=status&code=503", Outcome.HTTP_5XX, "rules.txt: HTTP Error 503: Service Unavailable"),
-        ("fault=status&code=429", Outcome.RATE_LIMITED, "rules.txt: HTTP Error 429: Too Many Requests"),
-        ("fault=close_before_headers", Outcome.CONNECT, "connection closed before the response"),
+        ("fault=status&code=503", Outcome.HTTP_5XX, "robots.txt: HTTP Error 503: Service Unavailable"),
+        ("fault=status&code=429", Outcome.RATE_LIMITED, "robots.txt: HTTP Error 429: Too Many Requests"),
+        ("fault=close_before_headers", Outcome.CONNECT, "robots.txt: connection closed before the response"),
         ("fault=status&code=403", Outcome.SUCCESS, None),
         ("fault=redirect_loop", Outcome.SUCCESS, None),
         ("fault=redirect&hops=5", Outcome.ROBOTS, "robots.txt: Disallow: /a"),
@@ -482,16 +482,3 @@ def test_workers_of_a_machine_keep_the_limit_of_a_domain_and_ask_for_robots_txt_
     ]
     assert len(told) >= 3
     assert not any(b"hush" in text for text in told)
-
-
-@pytest.mark.parametrize("name", ["robots.txt", "tdmrep.json"])
-def test_a_document_that_cannot_be_had_is_named(name: str) -> None:
-    client_of_test = Client(HttpSpec(**LIMITS), ByteBudget(1_000_000))
-
-    async def ask(address: str) -> Document:
-        async with client_of_test as client:
-            return await client._document(address)
-
-    with Origin({name: b""}) as origin:
-        document = run_on(LOOP, ask(origin.url(name, "status", code=503)))
-    assert document.failure == (Outcome.HTTP_5XX, f"{name}: HTTP Error 503: Service Unavailable")

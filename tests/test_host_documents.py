@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,12 +97,24 @@ def test_a_host_that_refuses_is_left_alone_by_all_for_longer_each_time(desk: Hos
         _tell(desk, 1, BUSY, now_s)
         assert _said(desk) == {2: ({"u": BUSY}, [])}
         now_s += failure_lasts_s(in_a_row)
-        _want(desk, 3, now_s=now_s - 0.1)
-        assert _said(desk) == {3: ({"u": BUSY}, [])}
+        _want(desk, 3, now_s=now_s - 0.25)
+        assert _said(desk) == {3: ({"u": replace(BUSY, lasts_s=0.25)}, [])}
     _want(desk, 1, now_s=now_s)
     _tell(desk, 1, FOUND, now_s)
     _want(desk, 2, now_s=now_s)
     assert _said(desk)[2] == ({"u": FOUND}, [])
+
+
+def test_a_host_that_says_for_how_long_it_refuses_is_left_alone_by_all_until_then(
+    desk: HostDocuments,
+) -> None:
+    _want(desk, 1)
+    _tell(desk, 1, replace(BUSY, lasts_s=10.0))
+    _said(desk)
+    _want(desk, 2, now_s=4.0)
+    assert _said(desk) == {2: ({"u": replace(BUSY, lasts_s=6.0)}, [])}
+    _want(desk, 2, now_s=10.0)
+    assert _said(desk) == {2: ({}, ["u"])}
 
 
 @given(st.data(), st.integers(1, 4))

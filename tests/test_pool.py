@@ -13,6 +13,7 @@ import pytest
 from loops import LOOPS, run_on
 from origin import Origin
 from processes import wait_until
+from turbo_fetch.fetch import hosts
 from turbo_fetch.fetch.budget import ByteBudget
 from turbo_fetch.fetch.client import Client, Fetched
 from turbo_fetch.fetch.pool import FetchPool
@@ -322,6 +323,32 @@ def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> No
         assert slow.hits["/robots.txt"] == quick.hits["/robots.txt"] == 1
         # The last of them were asked for when the rules came.
         assert set(list(shard.ended)[:16]) <= set(range(20, 40))
+
+
+@pytest.mark.parametrize(("asked", "pause_s"), [("", 1.0), ("&retry_after=2", 2.0)])
+@pytest.mark.parametrize("code", [429, 503])
+def test_rows_of_a_host_whose_rules_cannot_be_had_wait_until_it_may_be_asked_again(
+    loop: str, code: int, asked: str, pause_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "ROBOTS_TXT", f"/rules?fault=status&code={code}&times=1{asked}")
+    with Origin({f"{number}.jpg": BODY for number in range(20)}) as origin:
+        (shard,) = run_shards(loop, rows(origin, range(20)), robots="respect", retries=1)
+        assert shard.outcomes == {Outcome.SUCCESS}
+        assert origin.hits["/rules"] == 2
+        first, then = (one.at_s for one in origin.received[:2])
+        assert then - first > pause_s - 0.01
+
+
+def test_rows_of_a_host_that_keeps_its_rules_back_for_long_end_at_once(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "ROBOTS_TXT", "/rules?fault=status&code=503&retry_after=60")
+    with Origin({f"{number}.jpg": BODY for number in range(20)}) as origin:
+        (shard,) = run_shards(loop, rows(origin, range(20)), robots="respect", retries=4)
+        assert origin.hits == {"/rules": 1}
+    assert {(one.outcome, one.attempts, one.detail) for one in shard.ended.values()} == {
+        (Outcome.HTTP_5XX, 1, "robots.txt: HTTP Error 503: Service Unavailable")
+    }
 
 
 def test_a_crawl_delay_and_a_preset_set_the_pace(loop: str) -> None:

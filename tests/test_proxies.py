@@ -94,7 +94,15 @@ def test_every_kind_of_proxy_leads_to_http_and_https(
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_proxy_is_told_the_host_of_each_request(loop: str, robots: str) -> None:
     # RFC 9112, 3.2: the Host of a request is the authority of its target; proxies that pass it on lead elsewhere else.
-    hosts = ("a.example", "b.example:8080", "c.example", "a.example", PUBLIC, "[2606:4700::1111]", "c.example")
+    hosts = (
+        "a.example",
+        "b.example:8080",
+        "c.example",
+        "a.example",
+        PUBLIC,
+        "[2606:4700::1111]",
+        "c.example",
+    )
     with Origin({"a.jpg": b"x"}) as proxy:
         spec = HttpSpec.model_validate({**LIMITS, "robots": robots, "proxy": proxy.base})
         client_of_test = Client(spec, ByteBudget(1_000_000))

@@ -20,6 +20,8 @@ PROXY_FAULT: Final = "proxy"
 """Begins the details of failures of the proxy itself."""
 TUNNEL_FAULT: Final = "through the proxy"
 """Begins the details of failures that are the proxy's or the host's: only the proxy knows."""
+RULES_FAULT: Final = "robots.txt: "
+"""Begins the details of failures to get the rules of a host, without which it is not asked for images."""
 GIVEN_UP: Final = "; the host was given up"
 """Ends the details of rows that were not asked for after others had met that failure."""
 
@@ -45,7 +47,7 @@ def local_cause(outcome: Outcome, detail: str | None) -> Cause | None:
         return "resolver"
     if outcome is not Outcome.CONNECT and outcome is not Outcome.TIMEOUT:
         return None
-    detail = (detail or "").removesuffix(GIVEN_UP)
+    detail = (detail or "").removesuffix(GIVEN_UP).removeprefix(RULES_FAULT)
     if detail.startswith(PROXY_FAULT):
         return "proxy"
     if detail.startswith(TUNNEL_FAULT):

@@ -168,7 +168,10 @@ class Client:
         if self._asks_hosts:
             host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
             rules, path = host.rules, path_of(address)
-            problem = host.failure or (self._host_refuses(rules.robots, path) if rules.robots else None)
+            if host.failure is not None:
+                draft.pause_s = self.hosts.lasts_s(host)
+                return draft.end(*host.failure)
+            problem = self._host_refuses(rules.robots, path) if rules.robots else None
             if problem is not None:
                 return draft.end(*problem)
         if origin.url.explicit_port is not None or self._proxies:

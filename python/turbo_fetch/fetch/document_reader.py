@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import time
 from typing import Final
 
 from turbo_fetch.fetch.codings import CodingError, Unpacker
 from turbo_fetch.fetch.deadline import Deadline
-from turbo_fetch.fetch.documents import Document
+from turbo_fetch.fetch.documents import LIFETIME_S, Document
 from turbo_fetch.fetch.failures import Failure, status_failure
 from turbo_fetch.fetch.origins import Origin
 from turbo_fetch.fetch.redirects import drain, has_credentials, is_redirect, redirect_target
 from turbo_fetch.fetch.response import Response
+from turbo_fetch.fetch.retry_policy import retry_after_s
 from turbo_fetch.fetch.robots import MAX_BYTES
 from turbo_fetch.fetch.session import Session
 
@@ -23,7 +25,6 @@ async def read_document(
     address: str, session: Session, problem_of: Callable[[Origin], Failure | None], deadline: Deadline
 ) -> Document:
     """Return the document at an address, with up to five redirects; `problem_of` says where not to go."""
-    name = address.partition("?")[0].rpartition("/")[2]
     for _ in range(MAX_REDIRECTS + 1):
         origin = session.origin(address)
         problem = problem_of(origin)
@@ -39,8 +40,9 @@ async def read_document(
                 address = onward
                 continue
             if response.status == 429 or response.status >= 500:
-                outcome, detail = status_failure(response.status, response.reason)
-                return Document(response.status, failure=(outcome, f"{name}: {detail}"))
+                asked_s = retry_after_s(response.headers.get("Retry-After", ""), time()) or 0.0
+                failure = status_failure(response.status, response.reason)
+                return Document(response.status, failure=failure, lasts_s=min(asked_s, LIFETIME_S))
             if not 200 <= response.status < 300:
                 await drain(response)
                 return Document(response.status)

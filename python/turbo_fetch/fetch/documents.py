@@ -28,6 +28,8 @@ class Document:
     status: int = 0
     text: str = ""
     failure: tuple[Outcome, str] | None = None
+    lasts_s: float = 0.0
+    """Seconds that a failure holds at least: what Retry-After asks for, or what is left of it."""
 
 
 def failure_lasts_s(in_a_row: int) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, TypeVar
 
+from turbo_fetch.causes import RULES_FAULT
 from turbo_fetch.fetch.consent import SILENT, TDMREP_JSON, HostRules, Reservations, parse_reservations
 from turbo_fetch.fetch.documents import LIFETIME_S, Document, failure_lasts_s
 from turbo_fetch.fetch.failures import Failure
@@ -79,6 +80,10 @@ class Hosts:
         host = self._known.get(origin)
         return host if host is not None and self._clock() < host.expires_s else None
 
+    def lasts_s(self, host: Host) -> float:
+        """Return for how long what is known of a host still holds."""
+        return max(0.0, host.expires_s - self._clock())
+
     async def learn(self, origin: str) -> Host:
         """Return what is known of a host, asking it if need be."""
         host = self.known(origin)
@@ -127,8 +132,10 @@ class Hosts:
 
     async def _host(self, robots_txt: Document | None, tdmrep: Document | None, failures: int) -> Host:
         if robots_txt is not None and robots_txt.failure is not None:
-            ends_s = self._clock() + failure_lasts_s(failures + 1)
-            return Host(SILENT, robots_txt.failure, ends_s, failures + 1)
+            outcome, detail = robots_txt.failure
+            lasts_s = max(robots_txt.lasts_s, failure_lasts_s(failures + 1))
+            failure = (outcome, f"{RULES_FAULT}{detail}")
+            return Host(SILENT, failure, self._clock() + lasts_s, failures + 1)
         rules = HostRules(
             await self._parsed(robots_txt, lambda text: Robots(text, self._token)),
             await self._parsed(tdmrep, parse_reservations),

@@ -8,6 +8,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from turbo_fetch.causes import RULES_FAULT
 from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.fetch.response_reader import EXCESSES
 from turbo_fetch.outcomes import Outcome
@@ -34,16 +35,15 @@ def next_step(
     """Decide what follows an attempt, the `attempts`-th of its row.
 
     `random_unit` is uniform in [0, 1) and `now_s` the time since the epoch. Retry-After is a lower bound of
-    the pause; a server that asks for more than `http.max_backoff_s` is not asked for this row again. Without
-    it the pause is exponential with full jitter:
+    the pause, and so is the time until the host may be asked for its rules again; a server that asks for more than
+    `http.max_backoff_s` is not asked for this row again. Beyond that the pause is exponential with full jitter:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    if not fetched.outcome.retryable or attempts > http.retries or fetched.detail in EXCESSES:
+    detail = (fetched.detail or "").removeprefix(RULES_FAULT)
+    if not fetched.outcome.retryable or attempts > http.retries or detail in EXCESSES:
         return GiveUp()
     jitter_s = random_unit * backoff_ceiling_s(attempts, http)
-    asked_s = asked_pause_s(fetched, now_s)
-    if asked_s is None:
-        return Retry(jitter_s)
+    asked_s = max(asked_pause_s(fetched, now_s) or 0.0, fetched.pause_s)
     return GiveUp() if asked_s > http.max_backoff_s else Retry(min(asked_s + jitter_s, http.max_backoff_s))
 
 

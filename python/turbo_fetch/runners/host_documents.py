@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from turbo_fetch.fetch.documents import Document, DocumentAnswers, DocumentNews, failure_lasts_s
@@ -64,7 +64,8 @@ class HostDocuments:
             elif url in self._questions:
                 self._questions[url].waiting.append(worker)
             elif refusal is not None and now_s < refusal.ends_s:
-                self._answer(worker).found[url] = refusal.document
+                left = replace(refusal.document, lasts_s=refusal.ends_s - now_s)
+                self._answer(worker).found[url] = left
             else:
                 self._ask(worker, url, now_s)
 
@@ -105,7 +106,8 @@ class HostDocuments:
     def _refuse(self, url: str, document: Document, now_s: float) -> None:
         before = self._refusals.pop(url, None)
         in_a_row = 1 if before is None else before.in_a_row + 1
-        self._refusals[url] = _Refusal(document, now_s + failure_lasts_s(in_a_row), in_a_row)
+        ends_s = now_s + max(document.lasts_s, failure_lasts_s(in_a_row))
+        self._refusals[url] = _Refusal(document, ends_s, in_a_row)
         if len(self._refusals) > MAX_FAILURES:
             self._refusals.popitem(last=False)
 
