@@ -135,6 +135,16 @@ def test_the_total_deadline_spans_redirects(loop: str) -> None:
     assert 1 <= len(fetched.redirects) <= 2
 
 
+def test_a_redirect_may_lead_back_once_as_from_a_server_that_makes_an_image_when_it_is_asked(
+    loop: str,
+) -> None:
+    with Origin({PATH: BODY}) as fresh:
+        (fetched,) = fetch(loop, fresh.url(PATH, "redirect_loop", times=1))
+        assert (fetched.body, len(fetched.redirects)) == (BODY, 1)
+        (fetched,) = fetch(loop, fresh.url(PATH, "redirect_loop"))
+        assert (fetched.detail, len(fetched.redirects)) == ("redirect loop", 1)
+
+
 def test_every_redirect_is_recorded(loop: str) -> None:
     with Origin({PATH: BODY}) as fresh:
         (fetched,) = fetch(loop, fresh.url(PATH, "redirect", hops=3, code=307))

@@ -160,6 +160,32 @@ def test_deny_lists_by_url_domain_and_hash(origin: Origin, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["urls", "domains"])
+def test_a_denied_address_is_not_asked_for_where_a_redirect_leads_there(
+    origin: Origin, tmp_path: Path, kind: str
+) -> None:
+    with Origin(ALBUM, address="127.0.0.2") as denied:
+        # It would fail for a while, and it would lead on.
+        targets = [
+            denied.url(NAMES[0], "status", code=503),
+            denied.url(NAMES[1], "redirect_to", to=origin.url(NAMES[1])),
+        ]
+        (tmp_path / "urls.txt").write_text("\n".join(targets))
+        (tmp_path / "domains.txt").write_text("127.0.0.2")
+        urls = [origin.url(NAMES[2], "redirect_to", to=to) for to in targets]
+        listed = write_list(tmp_path / "list.parquet", urls)
+        http = {"retries": 2, "robots": "respect"}
+        spec = job_spec(listed, tmp_path / "out", http=http)
+        turbo_fetch.run(_and(spec, deny={kind: [str(tmp_path / f"{kind}.txt")]}))
+        assert not denied.hits
+    what = "URL" if kind == "urls" else "domain"
+    assert (
+        _outcomes(ledger(tmp_path / "out"))
+        == [("denied", f"{what} is on a deny list, to which it redirects")] * 2
+    )
+    assert [row["redirects"] for row in ledger(tmp_path / "out")] == [[target] for target in targets]
+
+
+@pytest.mark.parametrize("kind", ["urls", "domains"])
 def test_a_denied_address_is_known_though_its_secrets_are_not_told(
     origin: Origin, tmp_path: Path, kind: str
 ) -> None:

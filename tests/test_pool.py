@@ -426,6 +426,34 @@ def test_headers_of_a_domain_go_to_it_alone(loop: str, origin: Origin) -> None:
     }
 
 
+def test_headers_of_a_domain_go_to_its_hosts_after_redirects_and_its_secrets_not_to_where_others_lead(
+    loop: str, origin: Origin
+) -> None:
+    images = {"a.jpg": BODY, "b.jpg": BODY}
+    with (
+        Origin(images, address="127.0.0.2") as other_port,
+        Origin(images, address="127.0.0.2") as host,
+        Origin(images, address="127.0.0.3") as elsewhere,
+    ):
+        back = host.url("b.jpg", "redirect_to", to=other_port.url("b.jpg"))
+        leads = [
+            Request(0, host.url("a.jpg", "redirect_to", to=other_port.url("a.jpg")), "127.0.0.2"),
+            Request(1, elsewhere.url("b.jpg", "redirect_to", to=back), "127.0.0.3"),
+        ]
+        headers = {"Referer": "x", "Authorization": "Bearer a"}
+        run_shards(loop, leads, domains={"127.0.0.2": {"headers": headers}})
+
+        def sent(server: Origin) -> dict[str, tuple[str | None, str | None]]:
+            return {
+                one.target.partition("?")[0]: (one.headers.get("referer"), one.headers.get("authorization"))
+                for one in server.received
+            }
+
+        assert sent(host) == {"/a.jpg": ("x", "Bearer a"), "/b.jpg": ("x", None)}
+        assert sent(other_port) == {"/a.jpg": ("x", "Bearer a"), "/b.jpg": ("x", None)}
+        assert sent(elsewhere) == {"/b.jpg": (None, None)}
+
+
 def test_rows_are_taken_back_of_which_none_has_begun_and_others_go_on(loop: str, origin: Origin) -> None:
     spec = HttpSpec(**{**LIMITS, "per_domain": 1})
     budget = ByteBudget(10_000_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -49,8 +49,8 @@ class _Wanted:
     """What a request says beside the headers of all requests."""
 
     conditions: Mapping[str, str] | None
-    own: dict[str, str] | None
-    """Headers for the host of the row alone: they do not follow redirects elsewhere."""
+    more: Mapping[str, str]
+    """Those of the spec that are not for all requests."""
 
     @property
     def has_conditions(self) -> bool:
@@ -64,21 +64,20 @@ class _Wanted:
         first, _, last = self.conditions["Range"].removeprefix("bytes=").partition("-")
         return int(last) + 1 - int(first)
 
-    def headers(self, is_own_host: bool) -> Mapping[str, str] | None:
-        """Return the headers for one hop."""
-        if self.own is None or not is_own_host:
-            return self.conditions
-        return {**(self.conditions or {}), **self.own}
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        return {**(self.conditions or {}), **self.more} if self.more else self.conditions
 
 
-_NOTHING: Final = _Wanted(None, None)
+_NOTHING: Final = _Wanted(None, {})
 
 
 class Client:
     """One session for all requests of an event loop; an async context manager.
 
     Bodies are charged to `budget`; whoever takes a body releases its length when done with it. Raises
-    SpecError if `http.ca_file` cannot be read, or a header is masked.
+    SpecError if `http.ca_file` cannot be read, or a header is masked. `denied` says why a redirect to an address is
+    not to be followed, if so.
     """
 
     gate = staticmethod(public_socket)
@@ -91,12 +90,14 @@ class Client:
         resolver: Resolver | None = None,
         documents: SharedDocuments | None = None,
         proxies: Proxies | None = None,
+        denied: Callable[[str], str | None] | None = None,
     ) -> None:
         self.http = http
         self.budget = budget
         self._resolver = resolver or Resolver()
         self._tls = tls_context(http)
         self._headers = request_headers(http)
+        self._denied = denied
         self._max_body_bytes = int(http.max_body_mb * 1e6)
         self._secrets = {name: value for name, value in http.headers.items() if is_secret(name, http)}
         self._consent = Consent.of(http, self._headers["User-Agent"])
@@ -145,13 +146,13 @@ class Client:
     ) -> Fetched | Hop:
         """Make one request of an attempt, as `get` makes them; go on from a redirect with the hop."""
         if hop is None:
-            hop = Hop(url, domain, Draft(domain), {url}, self.http.timeout_s)
+            hop = Hop(url, domain, Draft(domain), [url], self.http.timeout_s)
         else:
             hop.draft.pause(monotonic() - hop.since_s)
         draft = hop.draft
         try:
             with Deadline(self._loop, hop.left_s, self.http.stall_timeout_s) as deadline:
-                return await self._ask(origin_of(url), hop, self._wanted(headers, domain), deadline)
+                return await self._ask(hop, self._wanted(url, headers, domain, hop), deadline)
         except DeadlineExpired as expired:
             outcome, detail = deadline_failure(expired.limit, self.http)
         except Exception as error:
@@ -160,8 +161,8 @@ class Client:
                 outcome = Outcome.REDIRECT
         return draft.end(outcome, detail)
 
-    async def _ask(self, own: str, hop: Hop, wanted: _Wanted, deadline: Deadline) -> Fetched | Hop:
-        """Request the address of a hop; `own` is the origin of the row."""
+    async def _ask(self, hop: Hop, wanted: _Wanted, deadline: Deadline) -> Fetched | Hop:
+        """Request the address of a hop."""
         address, draft = hop.address, hop.draft
         origin = self._session.origin(address)
         rules, path = SILENT, ""
@@ -178,8 +179,7 @@ class Client:
             problem = self._address_problem(origin)
             if problem is not None:
                 return draft.end(*problem)
-        headers = None if wanted is _NOTHING else wanted.headers(origin.name == own)
-        response = await self._session.get(origin, address, headers)
+        response = await self._session.get(origin, address, wanted.headers)
         try:
             draft.answered(address, response.status, response.headers)
             if not is_redirect(response):
@@ -193,7 +193,10 @@ class Client:
         if problem_text is not None or onward is None:
             return draft.end(Outcome.REDIRECT, problem_text)
         draft.redirects.append(redact(onward))
-        hop.visited.add(onward)
+        objection = None if self._denied is None else self._denied(onward)
+        if objection is not None:
+            return draft.end(Outcome.DENIED, objection)
+        hop.visited.append(onward)
         leads_to = self._session.origin(onward)
         domain = hop.domain if leads_to.name == origin.name else domain_of(leads_to.name)
         return Hop(onward, domain, draft, hop.visited, deadline.left_s, draft.address)
@@ -226,11 +229,21 @@ class Client:
         except Exception as error:
             return Document(failure=error_failure(error, self.http))
 
-    def _wanted(self, headers: Mapping[str, str] | None, domain: str) -> _Wanted:
-        """Return what a request says besides: for the host of a row alone are secrets, and what is of its domain."""
+    def _wanted(self, url: str, headers: Mapping[str, str] | None, domain: str, hop: Hop) -> _Wanted:
+        """Return what the request of a hop says besides, for a row with this URL, of this domain.
+
+        The secrets of all requests are for the host of the row alone, those of its domain for this domain, but not
+        without TLS where it was asked with it. The other headers of a domain are for whatever leads there.
+        """
         if not (headers or self._secrets or self.http.domains):
             return _NOTHING
-        return _Wanted(headers, {**self._secrets, **self.http.preset(domain).headers} or None)
+        more = dict(self._secrets) if origin_of(hop.address) == origin_of(url) else {}
+        lost_tls = url.startswith("https:") and not hop.address.startswith("https:")
+        keeps_secrets = hop.domain == domain and not lost_tls
+        for name, value in self.http.preset(hop.domain).headers.items():
+            if keeps_secrets or not is_secret(name, self.http):
+                more[name] = value
+        return _Wanted(headers, more)
 
     async def _receive(
         self,

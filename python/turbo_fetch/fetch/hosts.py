@@ -15,6 +15,7 @@ from turbo_fetch.fetch.documents import LIFETIME_S, Document, failure_lasts_s
 from turbo_fetch.fetch.failures import Failure
 from turbo_fetch.fetch.robots import ROBOTS_TXT, Robots
 from turbo_fetch.fetch.shared_documents import Ask, SharedDocuments
+from turbo_fetch.outcomes import Outcome
 from turbo_fetch.spec import HttpSpec
 
 MAX_HOSTS: Final = 16_384
@@ -23,6 +24,8 @@ MAX_RULE_BYTES: Final = 32_000_000
 
 LONG_TEXT: Final = 4_000
 """Characters of a document from which on it is parsed in a thread, for it would stop the loop."""
+
+_OF_HOST: Final = frozenset({Outcome.ADDRESS, Outcome.DNS, Outcome.URL})
 
 R = TypeVar("R", Robots, Reservations)
 
@@ -134,7 +137,8 @@ class Hosts:
         if robots_txt is not None and robots_txt.failure is not None:
             outcome, detail = robots_txt.failure
             lasts_s = max(robots_txt.lasts_s, failure_lasts_s(failures + 1))
-            failure = (outcome, f"{RULES_FAULT}{detail}")
+            # What is said of the host alone is true of its images as well.
+            failure = (outcome, detail if outcome in _OF_HOST else f"{RULES_FAULT}{detail}")
             return Host(SILENT, failure, self._clock() + lasts_s, failures + 1)
         rules = HostRules(
             await self._parsed(robots_txt, lambda text: Robots(text, self._token)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from functools import lru_cache
 from typing import Final
 
 import aiohttp
-import pyarrow as pa
 from multidict import CIMultiDict
 from yarl import URL
 
 from turbo_fetch.fetch.connections import BoundedConnector
 from turbo_fetch.fetch.library_internals import ConnectionKey
-from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.plan.urls import parse_url
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -56,12 +54,7 @@ def origin_of(url: str) -> str:
 @lru_cache(maxsize=16_384)
 def domain_of(origin: str) -> str:
     """Return the registrable domain of an origin, an IP address or a single label where that stands for it."""
-    address = f"{origin}/".encode()
-    # Made of its parts, since `pa.array` may import pandas, and the loop would wait for it.
-    offsets = struct.pack("=ii", 0, len(address))
-    (domain,) = parse_urls(
-        pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(address))
-    ).domain
+    _, _, domain = parse_url(f"{origin}/")
     return domain or origin
 
 

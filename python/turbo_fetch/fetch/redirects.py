@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import aiohttp
@@ -15,6 +16,9 @@ DRAIN_BYTES: Final = 16_384
 
 MAX_LOCATION_CHARACTERS: Final = 16_384
 """Of a redirect; no server takes so much in one line."""
+
+MOST_VISITS: Final = 1
+"""To an address, after which another one is a loop: some servers make an image at the first, and send us back to it."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CHOICES: Final = 300
@@ -42,7 +46,7 @@ def has_credentials(address: str) -> bool:
     return "@" in address.partition("://")[2].partition("/")[0]
 
 
-def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> str | None:
+def redirect_problem(onward: str | None, visited: Sequence[str], http: HttpSpec) -> str | None:
     """Return why a redirect is not followed."""
     if onward is None:
         return "redirect without a usable Location"
@@ -51,7 +55,7 @@ def redirect_problem(onward: str | None, visited: set[str], http: HttpSpec) -> s
         return f"redirect to the scheme {scheme}, expected http or https"
     if has_credentials(onward):
         return "redirect to an address with a user name or password"
-    if onward in visited:
+    if visited.count(onward) > MOST_VISITS:
         return "redirect loop"
     if len(visited) > http.max_redirects:
         return f"more than {http.max_redirects} redirects"

@@ -152,7 +152,7 @@ class Hop:
     address: str
     domain: str
     draft: Draft
-    visited: set[str]
+    visited: list[str]
     left_s: float
     """What is left of the time for the whole request."""
     led_by: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,3 +39,12 @@ def parse_urls(urls: pa.Array) -> ParsedUrls:
     return ParsedUrls(
         *[parsed.column(name).to_pylist() for name in ("normalised", "host", "domain", "error")]
     )
+
+
+def parse_url(url: str) -> tuple[str | None, str | None, str | None]:
+    """Return what :func:`parse_urls` finds of one URL: normalised, host and domain, each None if it is a bad one."""
+    address = url.encode("utf-8", "surrogatepass")
+    # Made of its parts, since `pa.array` may import pandas, and the loop would wait for it.
+    offsets = struct.pack("=ii", 0, len(address))
+    parsed = parse_urls(pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(address)))
+    return parsed.normalised[0], parsed.host[0], parsed.domain[0]

@@ -358,11 +358,12 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         _output(setup) as storage,
     ):
         documents = SharedDocuments()
-        async with Client(http, budget, documents=documents, proxies=setup.proxies) as client:
+        deny = DenyList.open(setup.fetch, storage)
+        denied = None if deny is None else deny.objects_to
+        async with Client(http, budget, None, documents, setup.proxies, denied) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
             pool = FetchPool(client, paced, limiter=limiter)
-            deny = DenyList.open(setup.fetch, storage)
             router = Router(setup.fetch, deny)
             records = None if setup.fetch.input.warc is None else ArchiveRecords(http)
             tools = Tools(

@@ -23,7 +23,7 @@ from turbo_fetch.plan.columns import Columns
 from turbo_fetch.plan.list_notes import ListNotes, sentences
 from turbo_fetch.plan.lists import ListFile, find_lists
 from turbo_fetch.plan.reader import ListReader
-from turbo_fetch.plan.urls import parse_urls
+from turbo_fetch.plan.urls import parse_url, parse_urls
 from turbo_fetch.sources.identity import Identities
 from turbo_fetch.spec import FetchSpec, InputSpec
 from turbo_fetch.storage import Storage
@@ -104,6 +104,12 @@ class DenyList:
         if self.urls is not None and self.urls.contains([text_key(url)])[0]:
             return "URL is on a deny list"
         return None
+
+    def objects_to(self, address: str) -> str | None:
+        """Return why an address that a redirect leads to must not be used, or None."""
+        url, host, _ = parse_url(address)
+        reason = None if url is None else self.reason(url, host)
+        return None if reason is None else f"{reason}, to which it redirects"
 
 
 def _parents(host: str) -> list[str]:

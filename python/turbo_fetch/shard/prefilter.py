@@ -11,7 +11,6 @@ from turbo_fetch.arrow.binaries import Blob
 from turbo_fetch.arrow.schemas import BOXES, EXPECTED_HASH
 from turbo_fetch.fetch.request import Fetched
 from turbo_fetch.outcomes import Outcome
-from turbo_fetch.plan.urls import parse_urls
 from turbo_fetch.shard.boxes import Box, used_boxes
 from turbo_fetch.shard.deny_lists import HASH_KINDS, DenyList, hash_key, is_hex
 from turbo_fetch.shard.transform import digests
@@ -38,7 +37,6 @@ def prefilter(ended: Ended, source: pa.RecordBatch, rules: InputSpec, deny: Deny
     if rules.on_hash_mismatch == "drop":
         ended = _turned_away(ended, mismatches, Outcome.HASH_MISMATCH)
     if deny is not None:
-        ended = _turned_away(ended, _denied_redirects(ended, deny), Outcome.DENIED)
         ended = _turned_away(ended, _denied_hashes(ended, deny), Outcome.DENIED)
     if rules.boxes_column is None:
         boxes: dict[int, list[Box]] = {}
@@ -93,19 +91,6 @@ def _mismatch(expected: str | None, digest: str, kind: HashKind) -> str | None:
     if HASH_KINDS.get(len(text)) != kind or not is_hex(text):
         return f"{MISMATCH}: the list's is no {kind} in hex"
     return MISMATCH
-
-
-def _denied_redirects(ended: Ended, deny: DenyList) -> dict[int, str]:
-    led = [(row, fetched.address) for row, fetched in ended if fetched.body is not None and fetched.redirects]
-    if not led:
-        return {}
-    parsed = parse_urls(pa.array([url for _, url in led], pa.string()))
-    reasons = {
-        row: deny.reason(url, host)
-        for (row, _), url, host in zip(led, parsed.normalised, parsed.host, strict=True)
-        if url is not None and host is not None
-    }
-    return {row: f"{reason}, to which it redirects" for row, reason in reasons.items() if reason is not None}
 
 
 def _denied_hashes(ended: Ended, deny: DenyList) -> dict[int, str]:

@@ -262,7 +262,8 @@ class DomainSpec(Table):
     delay_s: float | None = Field(default=None, ge=0, le=3600)
     """Seconds from the start of one request to the start of the next; overrides Crawl-delay."""
     headers: HeaderValues = Field(default_factory=dict)
-    """Request headers for this domain alone; never sent elsewhere."""
+    """Request headers for this domain alone, also where redirects lead to it; secret ones not where those of other
+    domains do."""
 
 
 # Constructed, since to validate it would build a validator in every process.

@@ -16,7 +16,24 @@ pub fn resolve(base: &str, location: &[u8]) -> Option<String> {
     if location.len() > MAX_URL_BYTES {
         return None;
     }
-    let mut text = String::with_capacity(location.len());
+    let blanks = |byte: &u8| *byte <= b' ';
+    let slashes = |byte: &u8| matches!(byte, b'/' | b'\\' | b'\t' | b'\n' | b'\r');
+    let start = location.iter().take_while(|byte| blanks(byte)).count();
+    let led_by = location[start..].iter().take_while(|byte| slashes(byte)).count();
+    let count = location[start..start + led_by]
+        .iter()
+        .filter(|byte| matches!(byte, b'/' | b'\\'))
+        .count();
+    // As many slashes as there may be lead to a host; the crate takes two of them.
+    let location = if count > 2 {
+        &location[start + led_by..]
+    } else {
+        location
+    };
+    let mut text = String::with_capacity(location.len() + 2);
+    if count > 2 {
+        text.push_str("//");
+    }
     for &byte in location {
         if byte.is_ascii() {
             text.push(char::from(byte));
@@ -51,7 +68,7 @@ mod tests {
 
     #[test]
     fn references_are_resolved_as_browsers_do() {
-        let cases: [(&[u8], &str); 17] = [
+        let cases: [(&[u8], &str); 23] = [
             (b"/synspr\xf8ve.jpg", "http://a.example/synspr%F8ve.jpg"),
             (b"/caf\xc3\xa9.jpg", "http://a.example/caf%C3%A9.jpg"),
             (b"x.jpg", "http://a.example/b/x.jpg"),
@@ -61,6 +78,12 @@ mod tests {
             (b"#top", "http://a.example/b/c.jpg?d=e"),
             (b"//b.example/x", "http://b.example/x"),
             (b"\\\\b.example\\x", "http://b.example/x"),
+            (b"///b.example/x", "http://b.example/x"),
+            (b"////b.example/x", "http://b.example/x"),
+            (b" /\t//b.example//x", "http://b.example//x"),
+            (b"\\/\\b.example/x", "http://b.example/x"),
+            (b"/\tx", "http://a.example/x"),
+            (b"http:///b.example/x", "http://b.example/x"),
             (b"https:/x", "https://x/"),
             (b"http:x.jpg", "http://a.example/b/x.jpg"),
             (b" \t/x y\t.jpg \r", "http://a.example/x%20y.jpg"),
