@@ -110,3 +110,13 @@ def test_no_retry_after_text_raises_or_asks_for_the_past(value: str) -> None:
 )
 def test_a_refusal_is_a_429_or_a_5xx_that_asks_for_a_pause(fetched: Fetched, pause_s: float | None) -> None:
     assert refusal_s(fetched, NOW_S) == pause_s
+
+
+@pytest.mark.parametrize("retry_after", [None, "1"])
+def test_rows_without_the_rules_of_their_host_wait_for_them_and_are_no_refusals(
+    retry_after: str | None,
+) -> None:
+    held = replace(ended(Outcome.RATE_LIMITED, retry_after), pause_s=7.0)
+    assert next_step(held, 1, HTTP, 0.5, NOW_S) == Retry(7.25)
+    assert next_step(replace(held, pause_s=31.0), 1, HTTP, 0.5, NOW_S) == GiveUp()
+    assert refusal_s(held, NOW_S) is None

@@ -50,8 +50,11 @@ def next_step(
 def refusal_s(fetched: Fetched, now_s: float) -> float | None:
     """Return the pause in seconds that a refusal asks for, 0 if it names none, or None if it is no refusal.
 
-    A refusal is an answer by which the server says that it gets too many requests.
+    A refusal is an answer by which the server says that it gets too many requests; for want of the host's rules none
+    was made.
     """
+    if fetched.pause_s:
+        return None
     asked_s = asked_pause_s(fetched, now_s)
     if fetched.outcome is Outcome.RATE_LIMITED:
         return asked_s or 0.0
