@@ -116,7 +116,7 @@ def test_a_refusal_is_a_429_or_a_5xx_that_asks_for_a_pause(fetched: Fetched, pau
 def test_rows_without_the_rules_of_their_host_wait_for_them_and_are_no_refusals(
     retry_after: str | None,
 ) -> None:
-    held = replace(ended(Outcome.RATE_LIMITED, retry_after), pause_s=7.0)
+    held = replace(ended(Outcome.RATE_LIMITED, retry_after), held_s=7.0)
     assert next_step(held, 1, HTTP, 0.5, NOW_S) == Retry(7.25)
-    assert next_step(replace(held, pause_s=31.0), 1, HTTP, 0.5, NOW_S) == GiveUp()
+    assert next_step(replace(held, held_s=31.0), 1, HTTP, 0.5, NOW_S) == GiveUp()
     assert refusal_s(held, NOW_S) is None

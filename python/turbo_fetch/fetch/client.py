@@ -170,7 +170,7 @@ class Client:
             host = self.hosts.known(origin.name) or await self.hosts.learn(origin.name)
             rules, path = host.rules, path_of(address)
             if host.failure is not None:
-                draft.pause_s = self.hosts.lasts_s(host)
+                draft.held_s = self.hosts.lasts_s(host)
                 return draft.end(*host.failure)
             problem = self._host_refuses(rules.robots, path) if rules.robots else None
             if problem is not None:

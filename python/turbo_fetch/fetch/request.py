@@ -54,7 +54,7 @@ class Fetched:
     """The Retry-After header of the last response, as sent."""
     address: str | None = None
     """`final_url` with its secrets, but without a user name. It is never recorded."""
-    pause_s: float = 0.0
+    held_s: float = 0.0
     """Seconds for which another attempt cannot end otherwise: until the host may be asked for its rules again."""
 
 
@@ -76,7 +76,7 @@ class Draft:
     address: str | None = None
     first_byte_ms: float | None = None
     body_bytes: int = 0
-    pause_s: float = 0.0
+    held_s: float = 0.0
 
     def answered(self, address: str, status: int, headers: Mapping[str, str]) -> None:
         """Note the head of a response."""
@@ -108,7 +108,7 @@ class Draft:
             total_ms=self._elapsed_ms(),
             retry_after=self.retry_after,
             address=self.address,
-            pause_s=self.pause_s,
+            held_s=self.held_s,
         )
 
     def pause(self, seconds: float) -> None:

@@ -43,7 +43,7 @@ def next_step(
     if not fetched.outcome.retryable or attempts > http.retries or detail in EXCESSES:
         return GiveUp()
     jitter_s = random_unit * backoff_ceiling_s(attempts, http)
-    asked_s = max(asked_pause_s(fetched, now_s) or 0.0, fetched.pause_s)
+    asked_s = max(asked_pause_s(fetched, now_s) or 0.0, fetched.held_s)
     return GiveUp() if asked_s > http.max_backoff_s else Retry(min(asked_s + jitter_s, http.max_backoff_s))
 
 
@@ -53,7 +53,7 @@ def refusal_s(fetched: Fetched, now_s: float) -> float | None:
     A refusal is an answer by which the server says that it gets too many requests; for want of the host's rules none
     was made.
     """
-    if fetched.pause_s:
+    if fetched.held_s:
         return None
     asked_s = asked_pause_s(fetched, now_s)
     if fetched.outcome is Outcome.RATE_LIMITED:
