@@ -16,25 +16,9 @@ pub fn resolve(base: &str, location: &[u8]) -> Option<String> {
     if location.len() > MAX_URL_BYTES {
         return None;
     }
-    let blanks = |byte: &u8| *byte <= b' ';
-    let slashes = |byte: &u8| matches!(byte, b'/' | b'\\' | b'\t' | b'\n' | b'\r');
-    let start = location.iter().take_while(|byte| blanks(byte)).count();
-    let led_by = location[start..].iter().take_while(|byte| slashes(byte)).count();
-    let count = location[start..start + led_by]
-        .iter()
-        .filter(|byte| matches!(byte, b'/' | b'\\'))
-        .count();
-    // As many slashes as there may be lead to a host; the crate takes two of them.
-    let location = if count > 2 {
-        &location[start + led_by..]
-    } else {
-        location
-    };
-    let mut text = String::with_capacity(location.len() + 2);
-    if count > 2 {
-        text.push_str("//");
-    }
-    for &byte in location {
+    let behind = behind_slashes(location);
+    let mut text = String::from(if behind.is_some() { "//" } else { "" });
+    for &byte in behind.unwrap_or(location) {
         if byte.is_ascii() {
             text.push(char::from(byte));
         } else {
@@ -44,6 +28,19 @@ pub fn resolve(base: &str, location: &[u8]) -> Option<String> {
     let mut url = Url::parse(base).ok()?.join(&text).ok()?;
     url.set_fragment(None);
     Some(url.into())
+}
+
+/// What follows the slashes at the beginning, if there are more than two: as many as there may be, they lead to a host,
+/// but the crate takes two of them. Tabs and line ends among them do not count.
+fn behind_slashes(location: &[u8]) -> Option<&[u8]> {
+    let is_slash = |byte: &&u8| matches!(byte, b'/' | b'\\');
+    let text = location.trim_ascii_start();
+    let length = text
+        .iter()
+        .take_while(|byte| is_slash(byte) || matches!(byte, b'\t' | b'\n' | b'\r'))
+        .count();
+    let count = text[..length].iter().filter(is_slash).count();
+    (count > 2).then(|| &text[length..])
 }
 
 #[cfg(test)]
