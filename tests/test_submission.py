@@ -19,7 +19,7 @@ import pytest
 
 import processes
 from album import album
-from jobs import content_hashes, job_spec, wait_for_hits, write_list
+from jobs import amid, content_hashes, job_spec, write_list
 from origin import Origin
 from processes import PATIENCE_S, finished, free_port, wait_until
 from ray_nodes import ray_cluster, worker_processes
@@ -102,20 +102,22 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(dashboard: str
 
 
 def test_ctrl_c_leaves_the_job_and_names_the_commands_for_it(dashboard: str, tmp_path: Path) -> None:
-    with Origin(ALBUM, latency_s=0.3) as origin:
-        spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http={"concurrency": 2})
+    with Origin(ALBUM) as origin:
+        patient: dict[str, object] = {"timeout_s": 500, "stall_timeout_s": 500}
+        spec = _write(tmp_path, [origin.url(name) for name in ALBUM], http=patient)
         process = processes.start(
             [sys.executable, "-m", "turbo_fetch", "submit", spec, "--address", dashboard, "--id", "left"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=tmp_path,
         )
-        wait_for_hits(process, origin, 10)
-        process.send_signal(signal.SIGINT)
-        _, err = finished(process)
+        with amid(process, origin, 10):
+            process.send_signal(signal.SIGINT)
+            _, err = finished(process)
         assert process.returncode == 130, err
         commands = re.findall(r"`ray job ([^`]*)`", " ".join(err.split()))
         assert len(commands) == 2, err
+        assert "Traceback" not in err
         followed = _ray_job(*commands[0].split())
         assert "60 of 60 rows (100.0%)" in followed.stdout
     assert _ray_job(*commands[1].split()).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -63,8 +64,19 @@ def _follow(jobs: Jobs, name: str, where: str) -> None:
             sys.stdout.write(lines)
             sys.stdout.flush()
 
+    async def tail_until_interrupted() -> None:
+        # Asked for by a cancellation, which whoever is at work in there may lose, the end would not come.
+        interrupted = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+        following = asyncio.ensure_future(tail())
+        stopping = asyncio.ensure_future(interrupted.wait())
+        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        await following
+
     try:
-        asyncio.run(tail())
+        asyncio.run(tail_until_interrupted())
     except KeyboardInterrupt:
         typer.echo(
             f"\nthe job continues: `ray job logs {name} --follow{where}` follows it, "
