@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -303,22 +304,30 @@ def test_a_dead_host_is_asked_a_few_times_and_its_rows_end_with_its_failure(
     assert origin.hits.total() <= 2 * 20
 
 
-def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> None:
-    images = {f"{number}.jpg": BODY for number in range(40)}
-    with Origin(images) as slow, Origin(images) as quick, ThreadPoolExecutor(1) as thread:
-        held = threading.Event()
+@contextmanager
+def _held_until(origin: Origin, what: str, happened: Callable[[], bool]) -> Iterator[None]:
+    """Let an origin answer nothing until something has happened in the block."""
+    held = threading.Event()
 
-        def hold() -> None:
-            with slow.holding_after(0):
-                held.set()
-                wait_until("the quick ones", lambda: quick.hits.total() >= 1 + 20)
+    def hold() -> None:
+        with origin.holding_after(0):
+            held.set()
+            wait_until(what, happened)
 
+    with ThreadPoolExecutor(1) as thread:
         holding = thread.submit(hold)
         held.wait()
+        yield
+        holding.result()
+
+
+def test_rows_of_a_host_whose_rules_are_asked_for_hold_no_slots(loop: str) -> None:
+    images = {f"{number}.jpg": BODY for number in range(40)}
+    with Origin(images) as slow, Origin(images) as quick:
         waiting = [Request(row, slow.url(f"{row}.jpg"), "slow") for row in range(20)]
         others = [Request(row, quick.url(f"{row}.jpg"), "quick") for row in range(20, 40)]
-        (shard,) = run_shards(loop, waiting + others, concurrency=4, per_domain=0, robots="respect")
-        holding.result()
+        with _held_until(slow, "the quick ones", lambda: quick.hits.total() >= 1 + 20):
+            (shard,) = run_shards(loop, waiting + others, concurrency=4, per_domain=0, robots="respect")
         assert shard.outcomes == {Outcome.SUCCESS}
         assert slow.hits["/robots.txt"] == quick.hits["/robots.txt"] == 1
         # The last of them were asked for when the rules came.
@@ -396,21 +405,11 @@ def test_hosts_of_a_domain_keep_one_pace_which_is_that_of_the_slowest(loop: str)
     with (
         Origin({**images, "robots.txt": quick_rules}) as quick,
         Origin({**images, "robots.txt": slow_rules}) as slow,
-        ThreadPoolExecutor(1) as thread,
     ):
-        held = threading.Event()
-
-        def hold() -> None:
-            with slow.holding_after(0):
-                held.set()
-                wait_until("the pace of the quick one is known", lambda: quick.hits.total() >= 1 + 2)
-
-        holding = thread.submit(hold)
-        held.wait()
         # The first of the slow one has a permit from before there was a pace.
         requests = [Request(row, host.url(f"{row}.jpg"), "one") for row, host in enumerate([slow, quick] * 5)]
-        (shard,) = run_shards(loop, requests, robots="respect")
-        holding.result()
+        with _held_until(slow, "the pace of the quick one is known", lambda: quick.hits.total() >= 1 + 2):
+            (shard,) = run_shards(loop, requests, robots="respect")
     assert min(_gaps_ms(shard.ended.values())) > 80
     with_slow = [one for one in shard.ended.values() if one.started_us >= shard.ended[0].started_us]
     assert len(with_slow) >= 5

@@ -12,6 +12,7 @@ import pytest
 
 import turbo_fetch
 from album import album
+from attack.pace import TICK_S
 from jobs import amid, job_spec, ledger, start, wait_for_hits, waiting_for, write_list
 from origin import Origin
 from processes import descendants, finished, kill
@@ -22,9 +23,6 @@ from turbo_fetch.runners.worker import MAX_OPEN_SHARDS
 from turbo_fetch.spec import Spec
 
 ALBUM = album(MAX_OPEN_SHARDS + 26, side=64)
-TIMER_TICK_S = 0.001
-"""The clock that a request waits for counts milliseconds."""
-
 POLITE = {"per_domain": 8, "robots": "respect", "concurrency": 32, "retries": 4}
 
 
@@ -48,7 +46,7 @@ def _check_pace(origin: Origin, output: Path, delay_s: float = 0.4) -> list[floa
     gaps_s = []
     for earlier, later in pairwise(images):
         gaps_s.append(later.at_s - earlier.at_s)
-        assert gaps_s[-1] + took_s[origin.url(earlier.target[1:])] > delay_s - TIMER_TICK_S
+        assert gaps_s[-1] + took_s[origin.url(earlier.target[1:])] > delay_s - TICK_S
     return gaps_s
 
 

@@ -32,10 +32,10 @@ class Document:
     """Seconds that a failure holds at least: what Retry-After asks for, or what is left of it."""
 
 
-def failure_lasts_s(in_a_row: int) -> float:
-    """Return how long a failure holds that is one of so many in a row."""
+def failure_lasts_s(in_a_row: int, least_s: float = 0.0) -> float:
+    """Return how long a failure holds that is one of so many in a row, and holds for `least_s`."""
     doublings = min(in_a_row - 1, MOST_DOUBLINGS)
-    return min(LONGEST_FAILURE_S, FAILURE_S * 2.0**doublings)
+    return max(least_s, min(LONGEST_FAILURE_S, FAILURE_S * 2.0**doublings))
 
 
 @dataclass(slots=True)

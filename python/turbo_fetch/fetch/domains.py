@@ -82,6 +82,11 @@ class Domain:
         return min(free, 1) if self.min_interval_s else free
 
     @property
+    def is_left_alone(self) -> bool:
+        """Whether nothing may be asked of it for now, since it refused."""
+        return self.is_cooling_down or self.is_closed
+
+    @property
     def window(self) -> float:
         """Requests that the server is trusted to bear."""
         return math.inf if self._window is None else self._window
@@ -112,7 +117,7 @@ class Domain:
         """Note a refusal that asks for `pause_s`; return the seconds of the cooldown that begins, if any."""
         self._refusals += 1
         self.overloaded(http)
-        if self.is_cooling_down or self.is_closed or self._refusals < REFUSALS_TO_COOL_DOWN:
+        if self.is_left_alone or self._refusals < REFUSALS_TO_COOL_DOWN:
             return None
         self.cooldowns += 1
         if pause_s > http.max_backoff_s or self.cooldowns > COOLDOWNS_TO_CLOSE:
@@ -123,7 +128,7 @@ class Domain:
 
     def cool_down(self, cooldown: Cooldown) -> bool:
         """Take over a cooldown that another worker met; return whether it is news."""
-        if self.is_cooling_down or self.is_closed:
+        if self.is_left_alone:
             return False
         self._refusals, self.cooldowns = REFUSALS_TO_COOL_DOWN, cooldown.in_a_row
         self.is_closed = cooldown.is_closed
@@ -210,7 +215,7 @@ class Domains:
         alone since, or ask for an interval.
         """
         domain = self._domains[name]
-        if domain.is_cooling_down or domain.is_closed:
+        if domain.is_left_alone:
             return False
         if self._limiter is not None and domain.allocation is not None:
             return self._limiter.start(name, domain.allocation)
@@ -235,7 +240,7 @@ class Domains:
     def may_follow(self, name: str) -> bool:
         """Whether another request may follow one in flight at once, with its permit."""
         domain = self._domains[name]
-        if domain.is_cooling_down or domain.is_closed:
+        if domain.is_left_alone:
             return False
         return not (domain if domain.allocation is None else domain.allocation).min_interval_s
 

@@ -136,7 +136,7 @@ class Hosts:
     async def _host(self, robots_txt: Document | None, tdmrep: Document | None, failures: int) -> Host:
         if robots_txt is not None and robots_txt.failure is not None:
             outcome, detail = robots_txt.failure
-            lasts_s = max(robots_txt.lasts_s, failure_lasts_s(failures + 1))
+            lasts_s = failure_lasts_s(failures + 1, robots_txt.lasts_s)
             # What is said of the host alone is true of its images as well.
             failure = (outcome, detail if outcome in _OF_HOST else f"{RULES_FAULT}{detail}")
             return Host(SILENT, failure, self._clock() + lasts_s, failures + 1)

@@ -106,7 +106,7 @@ class HostDocuments:
     def _refuse(self, url: str, document: Document, now_s: float) -> None:
         before = self._refusals.pop(url, None)
         in_a_row = 1 if before is None else before.in_a_row + 1
-        ends_s = now_s + max(document.lasts_s, failure_lasts_s(in_a_row))
+        ends_s = now_s + failure_lasts_s(in_a_row, document.lasts_s)
         self._refusals[url] = _Refusal(document, ends_s, in_a_row)
         if len(self._refusals) > MAX_FAILURES:
             self._refusals.popitem(last=False)

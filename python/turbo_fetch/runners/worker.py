@@ -360,7 +360,7 @@ async def work(channel: Channel, setup: Setup, started: Callable[[Worker], None]
         documents = SharedDocuments()
         deny = DenyList.open(setup.fetch, storage)
         denied = None if deny is None else deny.objects_to
-        async with Client(http, budget, None, documents, setup.proxies, denied) as client:
+        async with Client(http, budget, documents=documents, proxies=setup.proxies, denied=denied) as client:
             limiter = LimiterClient(http) if setup.shares_limits else None
             paced = http.model_copy(update={"concurrency": requests_at_once(http)})
             pool = FetchPool(client, paced, limiter=limiter)
